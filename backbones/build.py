@@ -131,7 +131,7 @@ def _each(block: Callable[[StageSpec, float], nn.Module]) -> Callable[[StageSpec
 
 def _c2f(stage: StageSpec, rates: Sequence[float]) -> Stage:
     """Build a stage of one module with `depth` bottlenecks; it has no residual branch to drop."""
-    return Stage([C2f(stage.width, stage.depth, _hidden(stage))])
+    return Stage([C2f(stage.width, stage.depth, _hidden(stage), stage.kernel_size, light=stage.block == "light_c2f")])
 
 
 def _windowed(stage: StageSpec, rates: Sequence[float]) -> Stage:
@@ -208,7 +208,7 @@ def _repdw(stage: StageSpec, rates: Sequence[float]) -> Stage:
     """Build a stage in which the first block of each period has squeeze-excitation, if any has."""
     squeezes = [None if i % stage.period else _squeeze(stage) for i in range(stage.depth)]
     blocks = zip(rates, squeezes, strict=True)
-    return Stage([RepDW(stage.width, _hidden(stage), rate, squeeze) for rate, squeeze in blocks])
+    return Stage([RepDW(stage.width, _hidden(stage), rate, squeeze, stage.kernel_size) for rate, squeeze in blocks])
 
 
 def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
@@ -225,13 +225,14 @@ def _vit(stage: StageSpec, rates: Sequence[float]) -> Stage:
 # Builders of the stages of each block. The fields that they read are listed in `search_space.arch.BLOCKS`.
 BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "c2f": _c2f,
+    "light_c2f": _c2f,
     "basic": _each(lambda stage, rate: Basic(stage.width, _hidden(stage), rate)),
     "bottleneck": _each(
         lambda stage, rate: Bottleneck(stage.width, _hidden(stage), rate, stage.group_width, _squeeze(stage))
     ),
-    "mbconv": _each(lambda stage, rate: MBConv(stage.width, _hidden(stage), rate, _squeeze(stage))),
+    "mbconv": _each(lambda stage, rate: MBConv(stage.width, _hidden(stage), rate, _squeeze(stage), stage.kernel_size)),
     "fused_mbconv": _each(lambda stage, rate: FusedMBConv(stage.width, _hidden(stage), rate)),
-    "convnext": _each(lambda stage, rate: ConvNeXt(stage.width, _hidden(stage), rate)),
+    "convnext": _each(lambda stage, rate: ConvNeXt(stage.width, _hidden(stage), rate, stage.kernel_size)),
     "repdw": _repdw,
     "pool": _each(lambda stage, rate: PoolMixer(stage.width, _hidden(stage), rate)),
     "window": _windowed,

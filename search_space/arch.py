@@ -18,13 +18,14 @@ from search_space.checks import SpecError, shown, whole, within, within_choices
 # The fields that each block reads in addition to `depth` and `width`; `backbones.build.BLOCKS` builds the blocks.
 _LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
 BLOCKS: dict[str, frozenset[str]] = {
-    "c2f": frozenset({"expansion"}),
+    "c2f": frozenset({"expansion", "kernel"}),
+    "light_c2f": frozenset({"expansion", "kernel"}),
     "basic": frozenset({"expansion"}),
     "bottleneck": frozenset({"expansion", "group_width", "squeeze"}),
-    "mbconv": frozenset({"expansion", "squeeze"}),
+    "mbconv": frozenset({"expansion", "squeeze", "kernel"}),
     "fused_mbconv": frozenset({"expansion"}),
-    "convnext": frozenset({"expansion"}),
-    "repdw": frozenset({"expansion", "squeeze"}),
+    "convnext": frozenset({"expansion", "kernel"}),
+    "repdw": frozenset({"expansion", "squeeze", "kernel"}),
     "pool": frozenset({"expansion"}),
     "window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden"}) | _LAYER,
     "mr_window": frozenset({"expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling", "ratios"})
@@ -41,7 +42,10 @@ BLOCKS: dict[str, frozenset[str]] = {
 OPTIONAL = (
     *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
     *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid", "key_width"),
+    "kernel",
 )
+KERNELS = (3, 5, 7)
+DEFAULT_KERNELS = {"light_c2f": 5, "convnext": 7}  # other blocks: 3
 PRE_CONVS = ("none", "depthwise", "dense", "grouped")
 MLPS = ("gelu", "swiglu")
 MR_RATIOS = (2, 1)
@@ -80,6 +84,7 @@ class StageSpec:
         grid: side of the map that positions are learned for: vit's embeddings, bn_attention's biases of offsets. They
             are interpolated to other sizes.
         key_width: channels of a head's queries and keys.
+        kernel: side of the spatial convolutions' kernel, one of `KERNELS`; None: the block's default.
     """
 
     block: str
@@ -100,6 +105,7 @@ class StageSpec:
     squeeze: float | None = None
     grid: int | None = None
     key_width: int | None = None
+    kernel: int | None = None
 
     def __post_init__(self) -> None:
         within_choices("block", self.block, BLOCKS)
@@ -128,6 +134,9 @@ class StageSpec:
             object.__setattr__(self, "squeeze", within("squeeze", self.squeeze, 1 / 64, 1))
             if int(self.width * self.squeeze) < 1:
                 raise SpecError(f"squeeze: {self.squeeze} leaves no channel of width {self.width}; use a larger one")
+        if self.kernel is not None:
+            within_choices("kernel", whole("kernel", self.kernel, max(KERNELS)), KERNELS)
+            object.__setattr__(self, "kernel", None if self.kernel == default_kernel(self.block) else self.kernel)
 
     def _check_attention(self) -> None:
         reads = BLOCKS[self.block]
@@ -200,6 +209,11 @@ class StageSpec:
         assert self.window is not None
         windows = self.window if isinstance(self.window, tuple) else (self.window,) * len(self._ratios)
         return self._ratios, windows
+
+    @property
+    def kernel_size(self) -> int:
+        """Side of the spatial convolutions' kernel, in blocks that have such convolutions."""
+        return self.kernel or default_kernel(self.block)
 
     @property
     def attended(self) -> int:
@@ -329,6 +343,11 @@ def shrinking_heads(width: int) -> tuple[int, int]:
     """
     key_width = 32 if width >= 192 else 16
     return max(width // key_width, 1), key_width
+
+
+def default_kernel(block: str) -> int:
+    """Return the side of the kernel of a block's spatial convolutions where the spec names none."""
+    return DEFAULT_KERNELS.get(block, 3)
 
 
 def _check_keys(name: str, data: object, *, required: Iterable[str], allowed: Iterable[str]) -> None:

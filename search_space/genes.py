@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from search_space.arch import BLOCKS, STEMS
+from search_space.arch import BLOCKS, DEFAULT_KERNELS, STEMS, default_kernel
 
 Choice = str | int | float | None
 LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec
 NARROW = frozenset(
-    {"c2f", "basic", "bottleneck"}
+    {"c2f", "light_c2f", "basic", "bottleneck"}
 )  # hidden width at most the stage's; in all other blocks it is larger, as in MLPs
 
 
@@ -66,6 +66,7 @@ class StageChoices:
         group_widths: see `StageSpec.group_width`.
         squeezes: see `StageSpec.squeeze`.
         key_widths: see `StageSpec.key_width`.
+        kernels: sides of kernels; a block's default is None in its gene. Without any, all blocks have their default.
     """
 
     blocks: tuple[str, ...]
@@ -83,6 +84,7 @@ class StageChoices:
     group_widths: tuple[int | None, ...] = (None,)
     squeezes: tuple[float | None, ...] = (None,)
     key_widths: tuple[int, ...] = (16,)
+    kernels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:
         ("squeeze", "squeeze", stage.squeezes, _readers("squeeze")),
         ("grid", "grid", (stage.grid,), _readers("grid")),
         ("key_width", "key_width", stage.key_widths, _readers("key_width")),
+        ("kernel", "kernel", _kernels(stage, "mbconv"), _readers("kernel") - set(DEFAULT_KERNELS)),
+        *((f"{block}_kernel", "kernel", _kernels(stage, block), frozenset({block})) for block in DEFAULT_KERNELS),
     ]
     genes = [Gene(f"{prefix}.{name}", stage_index, name, choices) for name, choices in _shape(stage)]
     for name, field, choices, blocks in table:
@@ -149,6 +153,11 @@ def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:
         if when and choices != (None,):
             genes.append(Gene(f"{prefix}.{name}", stage_index, field, choices, f"{prefix}.block", when))
     return genes
+
+
+def _kernels(stage: StageChoices, block: str) -> tuple[Choice, ...]:
+    """Return the choices of a block's kernel: None for its default, as in the spec."""
+    return tuple(None if side == default_kernel(block) else side for side in stage.kernels) or (None,)
 
 
 def _readers(field: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ from search_space.arch import ArchSpec, StageSpec
 
 
 def outline(spec: ArchSpec) -> str:
-    """Return stem, stages and neck in one line; a stage has its block, depth, width, heads and windows.
+    """Return stem, stages and neck in one line; a stage has its block, depth, width, heads, windows and kernel.
 
     Example: "conv stem 16 | c2f x1 16 | mbconv x2 48 | mr_window x2 128 (4 heads, window 2) | vit x1 256 (8 heads)".
     """
@@ -21,5 +21,7 @@ def _stage(stage: StageSpec) -> str:
     if stage.window:
         windows = stage.window if isinstance(stage.window, tuple) else (stage.window,)
         details.append(f"window {'/'.join(map(str, windows))}")
+    if stage.kernel:
+        details.append(f"kernel {stage.kernel}")
     suffix = f" ({', '.join(details)})" if details else ""
     return f"{stage.block} x{stage.depth} {stage.width}{suffix}"

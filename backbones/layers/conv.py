@@ -88,18 +88,34 @@ class PreConv(nn.Module):
         return self
 
 
+def dense_conv(channels: int, kernel: int) -> nn.Module:
+    """Build a Conv-BN-SiLU. (B, channels, H, W) -> same."""
+    return ConvNorm(channels, channels, kernel, activation=silu)
+
+
+def light_conv(channels: int, kernel: int) -> nn.Module:
+    """Build HGNetV2's light convolution: pointwise Conv-BN, then depthwise Conv-BN-SiLU. (B, channels, H, W) -> same.
+
+    HGNetV2 is the backbone of RT-DETR, arXiv 2304.08069. Its activation is ReLU.
+    """
+    depthwise = ConvNorm(channels, channels, kernel, groups=channels, activation=silu)
+    return nn.Sequential(ConvNorm(channels, channels, 1), depthwise)
+
+
 class C2f(nn.Module):
     """YOLOv8's C2f: a 1x1 convolution split in two parts, `depth` residual bottlenecks on the last, all concatenated.
 
     hidden: width of each part (half of `channels` in E-RADIO).
+    kernel: side of the kernels of a bottleneck's two convolutions.
+    light: whether these are light convolutions.
     """
 
-    def __init__(self, channels: int, depth: int, hidden: int) -> None:
+    def __init__(self, channels: int, depth: int, hidden: int, kernel: int = 3, light: bool = False) -> None:
         super().__init__()
+        conv = light_conv if light else dense_conv
         self.split = ConvNorm(channels, 2 * hidden, 1, activation=silu)
         self.bottlenecks = nn.ModuleList(
-            nn.Sequential(ConvNorm(hidden, hidden, 3, activation=silu), ConvNorm(hidden, hidden, 3, activation=silu))
-            for _ in range(depth)
+            nn.Sequential(conv(hidden, kernel), conv(hidden, kernel)) for _ in range(depth)
         )
         self.merge = ConvNorm((2 + depth) * hidden, channels, 1, activation=silu)
 
@@ -130,16 +146,19 @@ class Basic(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual: 1x1 up to `hidden`, 3x3 depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381.
+    """Inverted residual: 1x1 up to `hidden`, depthwise, 1x1 down, a skip. MobileNetV2, arXiv 1801.04381.
 
     squeeze: width of a squeeze-excitation after the depthwise convolution, as in EfficientNets; None: none.
+    kernel: side of the depthwise kernel, 3 or 5 in EfficientNets.
     """
 
-    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0, squeeze: int | None = None) -> None:
+    def __init__(
+        self, channels: int, hidden: int, drop_path: float = 0.0, squeeze: int | None = None, kernel: int = 3
+    ) -> None:
         super().__init__()
         self.drop_path = DropPath(drop_path)
         self.expand = ConvNorm(channels, hidden, 1, activation=silu)
-        self.depthwise = ConvNorm(hidden, hidden, 3, groups=hidden, activation=silu)
+        self.depthwise = ConvNorm(hidden, hidden, kernel, groups=hidden, activation=silu)
         self.squeeze: nn.Module = squeeze_excite(hidden, squeeze)
         self.project = ConvNorm(hidden, channels, 1)
 

@@ -44,14 +44,14 @@ class SwiGlu(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """7x7 depthwise convolution, LayerNorm, MLP, a skip. (B, C, H, W) -> same. arXiv 2201.03545.
+    """Depthwise convolution (7x7 in the paper), LayerNorm, MLP, a skip. (B, C, H, W) -> same. arXiv 2201.03545.
 
     Without layer scale, because factors that start at 1e-6 would suppress a block throughout a short training.
     """
 
-    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0) -> None:
+    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0, kernel: int = 7) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.depthwise = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.mlp = Mlp(channels, hidden)
         self.drop_path = DropPath(drop_path)

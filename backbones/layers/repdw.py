@@ -14,11 +14,14 @@ from backbones.layers.squeeze import squeeze_excite
 
 
 class MergedDepthwise(nn.Module):
-    """x -> Conv-BN 3x3 (x) + Conv-BN 1x1 (x) + x, both depthwise. One 3x3 convolution once it is fused."""
+    """x -> Conv-BN (x) + Conv-BN 1x1 (x) + x, both depthwise. One convolution once it is fused.
 
-    def __init__(self, channels: int) -> None:
+    kernel: side of the first convolution's kernel.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3) -> None:
         super().__init__()
-        self.conv = ConvNorm(channels, channels, 3, groups=channels)
+        self.conv = ConvNorm(channels, channels, kernel, groups=channels)
         self.point: ConvNorm | None = ConvNorm(channels, channels, 1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,13 +30,14 @@ class MergedDepthwise(nn.Module):
         return y if self.point is None else y + self.point(x) + x
 
     def fuse(self) -> Self:
-        """Add the 1x1 convolution and the skip to the center of the 3x3 kernel."""
+        """Add the 1x1 convolution and the skip to the center of the larger kernel."""
         if self.point is not None:
             conv, point = self.conv.fuse().conv, self.point.fuse().conv
             assert conv.bias is not None
             assert point.bias is not None
             with torch.no_grad():
-                conv.weight[:, :, 1, 1] += point.weight[:, :, 0, 0] + 1
+                center = conv.kernel_size[0] // 2
+                conv.weight[:, :, center, center] += point.weight[:, :, 0, 0] + 1
                 conv.bias += point.bias
             self.point = None
         return self
@@ -45,11 +49,14 @@ class RepDW(nn.Module):
     RepViT, arXiv 2307.09283, and FastViT, arXiv 2303.14189.
 
     squeeze: width of a squeeze-excitation after the depthwise convolutions; None: none.
+    kernel: side of the merged depthwise kernel, 3 in RepViT.
     """
 
-    def __init__(self, channels: int, hidden: int, drop_path: float = 0.0, squeeze: int | None = None) -> None:
+    def __init__(
+        self, channels: int, hidden: int, drop_path: float = 0.0, squeeze: int | None = None, kernel: int = 3
+    ) -> None:
         super().__init__()
-        self.mix = MergedDepthwise(channels)
+        self.mix = MergedDepthwise(channels, kernel)
         self.squeeze: nn.Module = squeeze_excite(channels, squeeze, F.relu)
         self.expand = ConvNorm(channels, hidden, 1, activation=nn.GELU)
         self.project = ConvNorm(hidden, channels, 1)

@@ -19,9 +19,20 @@ def squeeze(spec, channels):
     return 2 * channels * int(spec.width * (spec.squeeze or 0))
 
 
+def kernel(spec, default):
+    """Places of a kernel."""
+    return (spec.kernel or default) ** 2
+
+
 def c2f(spec, side):
     c, h = spec.width, hidden(spec)
-    return side**2 * (c * 2 * h + spec.depth * 2 * 9 * h * h + (2 + spec.depth) * h * c)
+    return side**2 * (c * 2 * h + spec.depth * 2 * kernel(spec, 3) * h * h + (2 + spec.depth) * h * c)
+
+
+def light_c2f(spec, side):
+    """Two pairs of a pointwise and a depthwise convolution in each bottleneck."""
+    c, h = spec.width, hidden(spec)
+    return side**2 * (c * 2 * h + spec.depth * 2 * (h * h + kernel(spec, 5) * h) + (2 + spec.depth) * h * c)
 
 
 def basic(spec, side):
@@ -35,7 +46,7 @@ def bottleneck(spec, side):
 
 def mbconv(spec, side):
     c, h = spec.width, hidden(spec)
-    return spec.depth * (side**2 * (2 * c * h + 9 * h) + squeeze(spec, h))
+    return spec.depth * (side**2 * (2 * c * h + kernel(spec, 3) * h) + squeeze(spec, h))
 
 
 def fused_mbconv(spec, side):
@@ -43,14 +54,14 @@ def fused_mbconv(spec, side):
 
 
 def convnext(spec, side):
-    return spec.depth * side**2 * (49 * spec.width + 2 * spec.width * hidden(spec))
+    return spec.depth * side**2 * (kernel(spec, 7) * spec.width + 2 * spec.width * hidden(spec))
 
 
 def repdw(spec, side):
-    """Both depthwise kernels of the training form, nine and one; every other block has squeeze-excitation."""
+    """Both depthwise kernels of the training form, one of 1 x 1; every other block has squeeze-excitation."""
     c = spec.width
     squeezes = (spec.depth + 1) // 2 * squeeze(spec, c)
-    return spec.depth * side**2 * (10 * c + 2 * c * hidden(spec)) + squeezes
+    return spec.depth * side**2 * ((kernel(spec, 3) + 1) * c + 2 * c * hidden(spec)) + squeezes
 
 
 def pool(spec, side):
@@ -143,6 +154,7 @@ def vit(spec, side):
 
 FORMULAS = {
     "c2f": c2f,
+    "light_c2f": light_c2f,
     "basic": basic,
     "bottleneck": bottleneck,
     "mbconv": mbconv,

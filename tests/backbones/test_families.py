@@ -14,7 +14,7 @@ from backbones.layers.vit import PositionEmbedding
 from nas.measure.counts import count
 from search_space import PRESETS, ArchSpec, StageSpec
 from search_space.families import FAMILIES
-from tests.backbones.builders import ATTENTION, STAGES, WINDOWED
+from tests.backbones.builders import ATTENTION, STAGES, WINDOWED, randomized
 
 # Million parameters without classifier and GMACs of the network itself, as timm builds it (FasterViT's: of its paper),
 # with the resolution in px. Measured with `nas.measure.counts`; beside the papers' own in search_space/families.py.
@@ -143,6 +143,35 @@ def test_how_far_each_attention_reaches():
         assert reach(STAGES[kind]).all()
     assert reach(StageSpec("carrier", 1, 16, **WINDOWED)).all()
     assert not reach(STAGES["window"]).all()
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("block", ["mbconv", "convnext", "repdw"])
+def test_a_block_of_one_spatial_convolution_reaches_as_far_as_its_kernel(block, kernel):
+    seen = reach(StageSpec(block, 1, 16, expansion=2.0, kernel=kernel), 4).nonzero()
+    assert seen.min() == 4 - kernel // 2
+    assert seen.max() == 4 + kernel // 2
+    assert len(seen) == kernel**2
+
+
+@pytest.mark.parametrize("block", ["c2f", "light_c2f"])
+def test_a_bottleneck_has_two_spatial_convolutions(block):
+    assert reach(StageSpec(block, 1, 16, expansion=0.5, kernel=3), 4).sum() == 5**2
+    assert reach(StageSpec(block, 1, 16, expansion=0.5, kernel=5), 4).sum() == 8**2  # 9 x 9, cut at the border
+
+
+@torch.no_grad()
+def test_light_c2f_is_c2f_of_pointwise_and_depthwise_convolutions():
+    (block,) = randomized(build_stage(STAGES["light_c2f"])).blocks
+    x = torch.randn(2, 16, 6, 5)
+    parts = list(block.split(x).chunk(2, 1))
+    for pair in block.bottlenecks:
+        y = parts[-1]
+        for point, depthwise in pair:
+            y = point.norm(F.conv2d(y, point.conv.weight.view(8, 8, 1, 1)))
+            y = F.silu(depthwise.norm(F.conv2d(y, depthwise.conv.weight.view(8, 1, 5, 5), padding=2, groups=8)))
+        parts.append(y + parts[-1])
+    torch.testing.assert_close(block(x), block.merge(torch.cat(parts, 1)), atol=1e-5, rtol=1e-5)
 
 
 def test_relu_attention_is_the_quadratic_definition():

@@ -52,6 +52,18 @@ def test_options_that_say_nothing_are_none():
     assert "squeeze" not in ArchSpec((bare,), stem="patch").to_json()
 
 
+def test_a_block_s_own_kernel_is_none():
+    for block, default in (("c2f", 3), ("light_c2f", 5), ("mbconv", 3), ("convnext", 7), ("repdw", 3)):
+        bare = StageSpec(block, 1, 32, expansion=0.5)
+        assert StageSpec(block, 1, 32, expansion=0.5, kernel=default) == bare
+        assert bare.kernel_size == default
+        others = [StageSpec(block, 1, 32, expansion=0.5, kernel=k) for k in (3, 5, 7) if k != default]
+        assert [stage.kernel_size for stage in others] == [stage.kernel for stage in others]
+        assert len({ArchSpec((stage,), stem="patch").arch_id for stage in (bare, *others)}) == 3
+        assert "kernel" not in ArchSpec((bare,), stem="patch").to_json()
+    assert StageSpec("pool", 1, 32, expansion=0.5, kernel=5).kernel is None
+
+
 def test_strides_follow_stem_and_number_of_stages():
     assert PICO.strides == (4, 8, 16, 32)
     assert VIT.strides == (16,)
@@ -149,6 +161,8 @@ def test_json_round_trip(name):
         ({"block": "bottleneck", "group_width": 7}, ("group_width", "7", "hidden width 384")),
         ({"block": "bottleneck", "group_width": 0}, ("group_width", "0", "from 1")),
         ({"block": "mbconv", "squeeze": 0}, ("squeeze", "0", "0.015625")),
+        ({"block": "mbconv", "kernel": 4}, ("kernel", "4", "3, 5, 7")),
+        ({"block": "repdw", "kernel": 5.0}, ("kernel", "5.0", "to 7")),
         ({"block": "maxvit", "squeeze": 2.0}, ("squeeze", "2.0", "to 1")),
         ({"block": "swin", "window": None}, ("window", "None")),
         ({"block": "swin", "window": (2, 4)}, ("window", "(2, 4)", "one number")),

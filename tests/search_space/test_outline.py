@@ -13,11 +13,15 @@ from search_space.outline import outline
 def test_an_outline_by_hand() -> None:
     stages = (
         StageSpec("c2f", 1, 16, expansion=0.5),
+        StageSpec("mbconv", 2, 48, expansion=2, kernel=5),
         StageSpec("mr_window", 2, 128, expansion=2, heads=4, pre_conv="none", window=(2, 4), cpb_hidden=8,
                   subsampling="conv"),
     )  # fmt: skip
     text = outline(ArchSpec(stages, stem="patch", neck="stage1", neck_dim=96))
-    assert text == "patch stem | c2f x1 16 | mr_window x2 128 (4 heads, window 2/4) | neck stage1 96"
+    assert (
+        text
+        == "patch stem | c2f x1 16 | mbconv x2 48 (kernel 5) | mr_window x2 128 (4 heads, window 2/4) | neck stage1 96"
+    )
 
 
 @pytest.mark.parametrize("space", SPACES)

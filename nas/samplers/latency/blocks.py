@@ -23,7 +23,7 @@ from nas.samplers.latency.operator_costs import (
 from search_space import StageSpec
 
 CARRIERS = 4  # per window
-WHOLE = ("c2f", "repdw")  # whose function returns the operators of all blocks
+WHOLE = ("c2f", "light_c2f", "repdw")  # whose function returns the operators of all blocks
 
 
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -39,8 +39,10 @@ def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
 
 def _c2f(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return the operators of the whole stage: C2f is one module, whatever its depth."""
-    c, h, n = stage.width, _hidden(stage), at.places
-    half, joined = (conv(at, h, h, 3), memory("silu", n * h)), (2 + stage.depth) * h
+    c, h, n, k = stage.width, _hidden(stage), at.places, stage.kernel_size
+    light = conv(at, h, h), conv(at, h, h, k, groups=h)
+    half = *(light if stage.block == "light_c2f" else (conv(at, h, h, k),)), memory("silu", n * h)
+    joined = (2 + stage.depth) * h
     bottleneck = (*half, *half, memory("add", n * h, 3))
     merge = memory("copy", n * joined), conv(at, joined, c), memory("silu", n * c)
     return conv(at, c, 2 * h), memory("silu", n * 2 * h), *bottleneck * stage.depth, *merge
@@ -59,7 +61,7 @@ def _bottleneck(stage: StageSpec, at: FeatureMap) -> Operators:
 
 def _mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h = stage.width, _hidden(stage)
-    act, middle = memory("silu", at.places * h), conv(at, h, h, 3, groups=h)
+    act, middle = memory("silu", at.places * h), conv(at, h, h, stage.kernel_size, groups=h)
     return conv(at, c, h), act, middle, act, *_squeeze(stage, at, h, "silu"), conv(at, h, c), *_skip(stage, at)
 
 
@@ -70,13 +72,13 @@ def _fused_mbconv(stage: StageSpec, at: FeatureMap) -> Operators:
 
 def _convnext(stage: StageSpec, at: FeatureMap) -> Operators:
     c, n = stage.width, at.places
-    return conv(at, c, c, 7, groups=c), memory("norm", n * c), *_mlp(n, stage), *_skip(stage, at)
+    return conv(at, c, c, stage.kernel_size, groups=c), memory("norm", n * c), *_mlp(n, stage), *_skip(stage, at)
 
 
 def _repdw(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return the whole stage; the first block of each period has squeeze-excitation, if any has."""
     c, h = stage.width, _hidden(stage)
-    mixing = (conv(at, c, c, 3, groups=c),)
+    mixing = (conv(at, c, c, stage.kernel_size, groups=c),)
     mlp = conv(at, c, h), memory("gelu", at.places * h), conv(at, h, c), *_skip(stage, at)
     blocks: Operators = ()
     for i in range(stage.depth):
@@ -225,6 +227,7 @@ def _mlp(tokens: int, stage: StageSpec) -> Operators:
 # The operators of one block or layer of each kind, or of the whole stage for those in WHOLE.
 BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
     "c2f": _c2f,
+    "light_c2f": _c2f,
     "basic": _basic,
     "bottleneck": _bottleneck,
     "mbconv": _mbconv,

@@ -82,7 +82,7 @@ def _conv16(width: int, at: FeatureMap) -> Operators:
 @lru_cache(MAX_KEPT)
 def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
     window = max(stage.resolutions[1]) if stage.window else 1
-    shape = (stage.width, stage.expansion or 1.0, stage.depth, at.side, stage.heads or 1, window)
+    shape = (stage.width, stage.expansion or 1.0, stage.depth, at.side, stage.heads or 1, window, stage.kernel_size)
     return StageCost(f"stage{number}", stage.block, shape, stage_operators(stage, at))
 
 

@@ -93,7 +93,7 @@ def small(block: str) -> ArchSpec:
     """Return an architecture of one block, whose windows do not divide its map of 8 x 8."""
     values = {
         "expansion": 2.0, "heads": 2, "pre_conv": "depthwise", "window": 3, "cpb_hidden": 8, "subsampling": "pool",
-        "group_width": 8, "squeeze": 0.25, "grid": 4, "key_width": 8,
+        "group_width": 8, "squeeze": 0.25, "grid": 4, "key_width": 8, "kernel": 5,
     }  # fmt: skip
     read = {name: value for name, value in values.items() if name in BLOCKS[block]}
     return ArchSpec((StageSpec(block, 1, 16, **read),), stem="patch")

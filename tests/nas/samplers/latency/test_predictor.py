@@ -63,7 +63,16 @@ def one_of_each_option(block: str) -> list[StageSpec]:
     needed = {"pre_conv": "dense", "window": 2, "cpb_hidden": 16, "subsampling": "conv", "grid": 8, "key_width": 16}
     stage = StageSpec(block, 2, 128, expansion=2.0, heads=4, **needed)
     changes = ("squeeze", 0.25), ("group_width", 16), ("pre_conv", "depthwise"), ("subsampling", "pool"), ("window", 4)
-    more = [*changes, ("pre_conv", "none"), ("mlp", "swiglu"), ("ratios", (4, 1)), ("depth", 3), ("key_width", 32)]
+    more = [
+        *changes,
+        ("pre_conv", "none"),
+        ("mlp", "swiglu"),
+        ("ratios", (4, 1)),
+        ("depth", 3),
+        ("key_width", 32),
+        ("kernel", 3),
+        ("kernel", 5),
+    ]
     return list({stage, *(replace(stage, **{name: value}) for name, value in more)})
 
 
