@@ -28,6 +28,8 @@ from backbones.layers.resample import (
     conv_downsampling,
     conv_resample,
     conv_stem,
+    fused_mbconv_downsampling,
+    mbconv_downsampling,
     overlap_stem,
     patch_downsampling,
     patch_stem,
@@ -49,6 +51,7 @@ DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
     "pool": pool_downsampling,
     "attention": lambda channels, width: AttentionDownsampling(channels, width, *shrinking_heads(channels)),
 }
+EXPANDING_DOWNSAMPLINGS = {"mbconv": mbconv_downsampling, "fused_mbconv": fused_mbconv_downsampling}
 TILING = ("patch", "pool")  # downsamplings that leave out the last row and column of a map of odd sides
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}
 STEMS: dict[str, Callable[[int], nn.Module]] = {
@@ -113,7 +116,10 @@ def _build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
 
 def build_downsampling(spec: ArchSpec, index: int) -> nn.Module:
     """Build the layer from stage `index` to the next, (B, C, H, W) -> (B, width, ceil(H/2), ceil(W/2))."""
-    layer = DOWNSAMPLINGS[spec.downsampling](spec.stages[index].width, spec.stages[index + 1].width)
+    channels, width = spec.stages[index].width, spec.stages[index + 1].width
+    if spec.downsampling_expansion is not None:
+        return EXPANDING_DOWNSAMPLINGS[spec.downsampling](channels, width, int(channels * spec.downsampling_expansion))
+    layer = DOWNSAMPLINGS[spec.downsampling](channels, width)
     if spec.downsampling in TILING and spec.strides[index] % SIZE_MULTIPLE_PX == 0:  # sides may be odd there
         return nn.Sequential(ToEven(), layer)
     return layer

@@ -51,7 +51,8 @@ MLPS = ("gelu", "swiglu")
 MR_RATIOS = (2, 1)
 SUBSAMPLINGS = ("conv", "pool")
 STEMS = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # stride
-DOWNSAMPLINGS = ("conv", "patch", "pool", "attention")
+EXPANDING_DOWNSAMPLINGS = ("mbconv", "fused_mbconv")
+DOWNSAMPLINGS = ("conv", "patch", "pool", "attention", *EXPANDING_DOWNSAMPLINGS)
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 STAGES = 4
 MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
@@ -255,6 +256,8 @@ class ArchSpec:
         downsampling: the layers between stages, one of `DOWNSAMPLINGS`; "conv" where there is one stage only.
         neck: "stageN" fuses stage N and all later ones at stage N's resolution; "none": no neck.
         neck_dim: channels of the neck's map; None without a neck.
+        downsampling_expansion: channels inside a downsampling layer / channels of the map before it; None for layers
+            that do not expand.
     """
 
     stages: tuple[StageSpec, ...]
@@ -263,6 +266,7 @@ class ArchSpec:
     downsampling: str = "conv"
     neck: str = "none"
     neck_dim: int | None = None
+    downsampling_expansion: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -277,6 +281,9 @@ class ArchSpec:
         within_choices("downsampling", self.downsampling, DOWNSAMPLINGS)
         if len(self.stages) == 1:
             object.__setattr__(self, "downsampling", DOWNSAMPLINGS[0])
+        expands = self.downsampling in EXPANDING_DOWNSAMPLINGS
+        expansion = within("downsampling_expansion", self.downsampling_expansion, 1, 32) if expands else None
+        object.__setattr__(self, "downsampling_expansion", expansion)
         within_choices("neck", self.neck, NECKS)
         if self.stem != "conv":
             object.__setattr__(self, "stem_width", None)

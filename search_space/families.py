@@ -14,8 +14,10 @@ from its paper), and as its paper reports them. Images have 224 px, 384 px for E
 | like_regnetx_032      | 15.0 / 3.15  | 14.3 / 3.18  | 15.3 / 3.2   | 2003.13678 |
 | like_regnety_016      | 11.2 / 1.60  | 10.3 / 1.61  | 11.2 / 1.6   | 2003.13678 |
 | like_convnext_tiny    | 27.8 / 4.46  | 27.8 / 4.46  | 29 / 4.5     | 2201.03545 |
-| like_efficientnetv2_s | 21.4 / 9.11  | 19.9 / 8.37  | 22 / 8.8     | 2104.00298 |
+| like_efficientnetv2_s | 19.7 / 8.53  | 19.9 / 8.37  | 22 / 8.8     | 2104.00298 |
 | like_efficientvit_b1  | 4.8 / 0.53   | 4.6 / 0.52   | 9.1 / 0.52   | 2205.14756 |
+| like_efficientvit_l1  | 38.6 / 5.11  | 38.0 / 5.17  | 53 / 5.3     | 2205.14756 |
+| like_hgnetv2_b4       | 13.6 / 2.68  | 13.6 / 2.73  | -            | 2304.08069 |
 | like_swin_tiny        | 27.5 / 4.49  | 27.5 / 4.49  | 29 / 4.5     | 2103.14030 |
 | like_maxvit_tiny      | 32.2 / 5.04  | 30.1 / 5.55  | 31 / 5.6     | 2204.01697 |
 | like_poolformer_s12   | 11.4 / 1.81  | 11.4 / 1.81  | 12 / 1.8     | 2111.11418 |
@@ -25,7 +27,7 @@ from its paper), and as its paper reports them. Images have 224 px, 384 px for E
 | like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
 
 ResNet cannot be matched closer than 14 %: where it has one block that downsamples, our spec has a downsampling layer
-and a block. EfficientViT's paper counts a head of 4.5 M. ResNet-50's 3.8 GMACs are of the version whose 1x1
+and a block. EfficientViT's paper counts heads of 4.5 and 15 M. ResNet-50's 3.8 GMACs are of the version whose 1x1
 convolutions downsample; in timm's version they don't. SHViT cannot be matched closer than 6 %: its last stage has
 stride 64, ours 32, where the same parameters take four times the MACs.
 """
@@ -70,16 +72,41 @@ FAMILIES: dict[str, ArchSpec] = {
     "like_convnext_tiny": ArchSpec(
         _stages("convnext", (3, 3, 9, 3), (96, 192, 384, 768), expansion=4.0), stem="patch", downsampling="patch"
     ),
-    # The paper's six stages have 2, 4, 4, 6, 9 and 15 blocks; its first is at stride 2, its fourth and fifth at 16.
+    # The paper's six stages have 2, 4, 4, 6, 9 and 15 blocks; its first is at stride 2, its fourth and fifth at 16. Our
+    # downsampling layers are blocks there.
     "like_efficientnetv2_s": ArchSpec(
-        _stages("fused_mbconv", (4, 4), (48, 64), expansion=4.0)
-        + _stages("mbconv", (12, 15), (160, 256), expansion=6.0, squeeze=0.25),
+        _stages("fused_mbconv", (4, 3), (48, 64), expansion=4.0)
+        + _stages("mbconv", (11, 14), (160, 256), expansion=6.0, squeeze=0.25),
         stem_width=24,
+        downsampling="mbconv",
+        downsampling_expansion=4.0,
     ),
     "like_efficientvit_b1": ArchSpec(
         _stages("mbconv", (2, 3), (32, 64), expansion=4.0)
         + _stages("linear_attention", (3, 4), (128, 256), head_width=16, expansion=4.0),
         stem_width=16,
+    ),
+    # The paper's depths are 1, 1, 6 and 6 after one block at stride 2. It downsamples by fused_mbconv of expansion 16
+    # before the first two stages, by mbconv of expansion 16 and 24 before the last two.
+    "like_efficientvit_l1": ArchSpec(
+        _stages("fused_mbconv", (2, 1), (64, 128), expansion=4.0)
+        + _stages("mbconv", (7,), (256,), expansion=4.0)
+        + _stages("linear_attention", (6,), (512,), head_width=32, expansion=6.0),
+        stem_width=32,
+        downsampling="mbconv",
+        downsampling_expansion=24.0,
+    ),
+    # HGNetV2 has 6, 6, 18 and 6 convolutions of these hidden widths, light in the last two stages; a block of six
+    # concatenates the outputs of all, ours of every second one. It downsamples by depthwise convolutions.
+    "like_hgnetv2_b4": ArchSpec(
+        (
+            StageSpec("c2f", 4, 128, expansion=48 / 128),
+            StageSpec("c2f", 3, 512, expansion=96 / 512),
+            StageSpec("light_c2f", 9, 1024, expansion=192 / 1024),
+            StageSpec("light_c2f", 3, 2048, expansion=384 / 2048),
+        ),
+        stem_width=32,
+        downsampling="pool",
     ),
     "like_swin_tiny": ArchSpec(
         _stages("swin", (2, 2, 6, 2), (96, 192, 384, 768), head_width=32, expansion=4.0, window=7),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from search_space.arch import BLOCKS, DEFAULT_KERNELS, STEMS, default_kernel
+from search_space.arch import BLOCKS, DEFAULT_KERNELS, EXPANDING_DOWNSAMPLINGS, STEMS, default_kernel
 
 Choice = str | int | float | None
 LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec
@@ -98,6 +98,7 @@ class Layout:
         necks: "none" or "stageN", where N counts the stages of the space, not of the architecture.
         neck_dims: see `ArchSpec.neck_dim`.
         last_strides: strides of the last stage; none: that of the space's last stage.
+        downsampling_expansions: see `ArchSpec.downsampling_expansion`.
     """
 
     stems: tuple[str, ...]
@@ -106,6 +107,7 @@ class Layout:
     necks: tuple[str, ...] = ("none",)
     neck_dims: tuple[int, ...] = ()
     last_strides: tuple[int, ...] = ()
+    downsampling_expansions: tuple[float, ...] = ()
 
     @property
     def stride(self) -> int:
@@ -120,11 +122,17 @@ def layout_genes(layout: Layout, prefix: str) -> list[Gene]:
         genes.append(Gene(f"{prefix}stem_width", None, "stem_width", layout.stem_widths, "stem", frozenset({"conv"})))
     if len(layout.last_strides) > 1:
         genes.append(Gene(f"{prefix}last_stride", None, LAST_STRIDE, layout.last_strides))
+    down, expanding = f"{prefix}downsampling", frozenset[Choice](layout.downsamplings) & set(EXPANDING_DOWNSAMPLINGS)
     neck, fused = f"{prefix}neck", frozenset[Choice](layout.necks) - {"none"}
-    genes.append(Gene(f"{prefix}downsampling", None, "downsampling", layout.downsamplings))
+    genes.append(Gene(down, None, "downsampling", layout.downsamplings))
     genes.append(Gene(neck, None, "neck", layout.necks))
     if fused:
         genes.append(Gene(f"{prefix}neck_dim", None, "neck_dim", layout.neck_dims, neck, fused))
+    if expanding:
+        expansions = layout.downsampling_expansions
+        genes.append(
+            Gene(f"{prefix}downsampling_expansion", None, "downsampling_expansion", expansions, down, expanding)
+        )
     return genes
 
 

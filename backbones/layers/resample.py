@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.conv import ConvNorm, relu
+from backbones.layers.conv import ConvNorm, relu, silu
 
 
 def conv_stem(hidden: int, width: int) -> nn.Module:
@@ -47,6 +47,26 @@ def patch_downsampling(channels: int, width: int) -> nn.Module:
 def pool_downsampling(channels: int, width: int) -> nn.Module:
     """Build the cheapest downsampling: 2x2 average pooling, then Conv-BN 1x1."""
     return nn.Sequential(nn.AvgPool2d(2), ConvNorm(channels, width, 1))
+
+
+def mbconv_downsampling(channels: int, width: int, hidden: int) -> nn.Module:
+    """Build the first block of EfficientViT-L's late stages, arXiv 2205.14756: an MBConv of stride 2 without a skip.
+
+    1x1 up to `hidden`, depthwise 3x3 of stride 2, 1x1 down. (B, channels, H, W) -> (B, width, ceil(H/2), ceil(W/2)).
+    """
+    return nn.Sequential(
+        ConvNorm(channels, hidden, 1, activation=silu),
+        ConvNorm(hidden, hidden, 3, 2, groups=hidden, activation=silu),
+        ConvNorm(hidden, width, 1),
+    )
+
+
+def fused_mbconv_downsampling(channels: int, width: int, hidden: int) -> nn.Module:
+    """Build the first block of EfficientNetV2's early stages, arXiv 2104.00298: dense 3x3 of stride 2, 1x1 down.
+
+    (B, channels, H, W) -> (B, width, ceil(H/2), ceil(W/2)).
+    """
+    return nn.Sequential(ConvNorm(channels, hidden, 3, 2, activation=silu), ConvNorm(hidden, width, 1))
 
 
 class ToEven(nn.Module):

@@ -5,14 +5,14 @@ const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} head
   ['kernel', v => `kernel ${v}`], ['key_width', v => `keys of ${v}`], ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `subsampled by ${v}`], ['mlp', v => v]];
 
 function parts(t) {
-  const { stem, stem_width, neck, neck_dim, downsampling } = t.spec, stride = STEM_STRIDES[stem] || 4;
+  const { stem, stem_width, neck, neck_dim, downsampling, downsampling_expansion } = t.spec, stride = STEM_STRIDES[stem] || 4;
   const px = t.measurement ? t.measurement.resolution : info.config.distill && info.config.distill.img_size;
   const map = s => px ? `/${s}, ${Math.ceil(px / s)}×${Math.ceil(px / s)}` : `/${s}`;
   const stages = stagesOf(t).map((s, i) => ({
     name: `stage ${i + 1}`, at: map(stride * 2 ** i), slabs: s.depth, width: s.width, words: `${s.block} ×${s.depth}, ${s.width} channels`,
     more: DETAILS.filter(([key]) => known(s[key])).map(([key, say]) => say(s[key])).filter(Boolean).join(', '),
   }));
-  const first = { name: 'stem', at: map(stride), slabs: 1, width: stem_width || (stages[0] && stages[0].width), words: `${stem}${stem_width ? `, ${stem_width} inner channels` : ''}`, more: downsampling ? `downsampling by ${downsampling} between stages` : '' };
+  const first = { name: 'stem', at: map(stride), slabs: 1, width: stem_width || (stages[0] && stages[0].width), words: `${stem}${stem_width ? `, ${stem_width} inner channels` : ''}`, more: downsampling ? `downsampling by ${downsampling}${downsampling_expansion ? ` of expansion ${downsampling_expansion}` : ''} between stages` : '' };
   const from = /^stage(\d+)$/.exec(neck || '');
   const last = from ? [{ name: 'neck', at: map(stride * 2 ** (from[1] - 1)), slabs: 1, width: neck_dim, words: `stages ${from[1]} to ${stages.length} fused, ${neck_dim} channels`, more: 'gives the spatial features; the summary is from the last stage' }] : [];
   return [first, ...stages, ...last];

@@ -25,8 +25,13 @@ MILLIONS = {
 }
 FORMS = [
     *zip([stem for stem in STEMS if STEMS[stem] == 4], DOWNSAMPLINGS, NECKS, strict=False),
-    ("patch", "attention", "none"),
+    *(("patch", downsampling, "none") for downsampling in DOWNSAMPLINGS[3:]),
 ]
+
+
+def form(stage, stem, downsampling, neck):
+    options = {"downsampling_expansion": 3.0, "neck_dim": 24}  # read by some forms only
+    return spec_of(stage, stem=stem, downsampling=downsampling, neck=neck, **options)
 
 
 def on_meta(spec):
@@ -115,7 +120,7 @@ def test_other_inputs_are_refused_in_one_line(shape):
 @pytest.mark.parametrize(("stem", "downsampling", "neck"), FORMS)
 def test_gradient_reaches_every_parameter(stem, downsampling, neck):
     torch.manual_seed(0)
-    model = build(spec_of(STAGES["basic"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
+    model = build(form(STAGES["basic"], stem, downsampling, neck))
     summary, spatial = model.encode(torch.randn(4, 3, 64, 64))
     ((summary * torch.randn_like(summary)).sum() + (spatial * torch.randn_like(spatial)).sum()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
@@ -124,7 +129,7 @@ def test_gradient_reaches_every_parameter(stem, downsampling, neck):
 @pytest.mark.parametrize(("stem", "downsampling", "neck"), FORMS)
 def test_fused_equals_unfused(stem, downsampling, neck):
     torch.manual_seed(0)
-    model = build(spec_of(STAGES["c2f"], stem=stem, downsampling=downsampling, neck=neck, neck_dim=24))
+    model = build(form(STAGES["c2f"], stem, downsampling, neck))
     calibrate(model)
     fused, x = fuse(model), torch.randn(2, 3, 96, 64)
     with torch.no_grad():

@@ -64,6 +64,17 @@ def test_a_block_s_own_kernel_is_none():
     assert StageSpec("pool", 1, 32, expansion=0.5, kernel=5).kernel is None
 
 
+def test_only_some_downsampling_layers_have_an_expansion():
+    plain = dataclasses.replace(PICO, downsampling_expansion=4.0)
+    assert plain == PICO
+    assert "downsampling_expansion" not in plain.to_json()
+    wide = [dataclasses.replace(PICO, downsampling="mbconv", downsampling_expansion=e) for e in (4, 4.0, 6)]
+    assert wide[0] == wide[1]
+    assert wide[0].arch_id == wide[1].arch_id
+    assert wide[0].arch_id != wide[2].arch_id
+    assert ArchSpec.from_json(wide[2].to_json()).downsampling_expansion == 6.0
+
+
 def test_strides_follow_stem_and_number_of_stages():
     assert PICO.strides == (4, 8, 16, 32)
     assert VIT.strides == (16,)
@@ -190,7 +201,9 @@ def test_stage_errors_name_field_value_and_choices(change, words):
         ({"stages": PICO.stages[:2]}, ("neck", "'stage3'", "stage2")),
         ({"stem": "patch16"}, ("stages", "4", "'patch16'", "3")),
         ({"stem": "deep"}, ("stem", "'deep'", "patch")),
-        ({"downsampling": "x"}, ("downsampling", "'x'", "conv")),
+        ({"downsampling": "x"}, ("downsampling", "'x'", "conv", "fused_mbconv")),
+        ({"downsampling": "mbconv"}, ("downsampling_expansion", "None", "from 1 to 32")),
+        ({"downsampling": "fused_mbconv", "downsampling_expansion": 0.5}, ("downsampling_expansion", "0.5")),
         ({"neck": "stage9"}, ("neck", "'stage9'", "stage3")),
         ({"neck_dim": 0}, ("neck_dim", "0")),
     ],

@@ -64,6 +64,11 @@ KERNELS = Space(
     ),
     layouts=(Layout(("patch",), ("conv",)),),
 )
+EXPANDING = Space(
+    name="expanding",
+    stages=(STAGE, STAGE),
+    layouts=(Layout(("patch",), ("conv", "mbconv"), downsampling_expansions=(2.0, 4.0)),),
+)
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from(sorted(SPACES))
 
@@ -80,6 +85,8 @@ NAMES = st.sampled_from(sorted(SPACES))
         (MIXED, (8 + 16) * 2 * 2 + 2 * 3 * (2 + 2 * (4 + 8))),
         # Three kernels for each block that has one; its default is one of them.
         (KERNELS, 3 + 3 + 3 + 1),
+        # Two of each stage; two expansions for the one downsampling that expands.
+        (EXPANDING, 2 * 2 * (1 + 2)),
     ],
 )
 def test_count_agrees_with_brute_force(space, number):
@@ -236,6 +243,18 @@ def test_a_kernel_s_default_is_a_choice_of_its_own_gene():
         spec = KERNELS.sample(random.Random(seed))
         assert KERNELS.decode(KERNELS.encode(spec)) == spec
     assert not [gene for gene in TINY.genes if gene.field == "kernel"]
+
+
+def test_a_downsampling_that_expands_has_a_gene_of_its_own():
+    seen = set()
+    for seed in range(30):
+        spec = EXPANDING.sample(random.Random(seed))
+        assert EXPANDING.decode(EXPANDING.encode(spec)) == spec
+        seen.add((spec.downsampling, spec.downsampling_expansion))
+    assert seen == {("conv", None), ("mbconv", 2.0), ("mbconv", 4.0)}
+    with pytest.raises(SpecError, match="downsampling_expansion"):
+        Space("odd", (STAGE, STAGE), (Layout(("patch",), ("fused_mbconv",)),))
+    assert "downsampling_expansion" not in TINY.choices()
 
 
 def test_same_seed_same_specs():

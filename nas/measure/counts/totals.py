@@ -46,7 +46,7 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
     parts = [_part(("stem", spec.stem, spec.stem_width, widths[0]), partial(build_stem, spec), (1, 3, resolution))]
     parts += [_stage(stage, entering) for stage, entering in zip(spec.stages, maps, strict=True)]
     for i, (between, entering) in enumerate(zip(pairwise(widths), maps, strict=False)):
-        key = "down", spec.downsampling, between, spec.strides[i]
+        key = "down", spec.downsampling, spec.downsampling_expansion, between, spec.strides[i]
         parts.append(_part(key, partial(build_downsampling, spec, i), entering))
     parts.append(Totals(0, 2 * widths[-1]))  # the last norm
     if spec.neck_dim is not None:

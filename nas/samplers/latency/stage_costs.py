@@ -44,7 +44,8 @@ def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
     stages = [_stem(spec.stem, spec.stem_width, widths[0], spec.strides[0], FeatureMap(batch, resolution))]
     for i, (stage, at) in enumerate(zip(spec.stages, maps, strict=True)):
         if i:
-            stages.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], widths[i]))
+            hidden = int(widths[i - 1] * (spec.downsampling_expansion or 1.0))
+            stages.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], hidden, widths[i]))
         stages.append(_stage(i + 1, stage, at))
     stages.append(_norm(widths[-1], maps[-1]))
     if spec.neck_dim is not None:
@@ -87,15 +88,22 @@ def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
 
 
 @lru_cache(MAX_KEPT)
-def _down(number: int, kind: str, at: FeatureMap, before: int, after: int) -> StageCost:
+def _down(number: int, kind: str, at: FeatureMap, before: int, hidden: int, after: int) -> StageCost:
+    coarse = at.shrunk(2)
+    act, narrow = memory("silu", coarse.places * hidden), conv(coarse, hidden, after)
     operators: Operators
     if kind == "pool":
-        operators = pooled(at, before, 2), conv(at.shrunk(2), before, after)
+        operators = pooled(at, before, 2), conv(coarse, before, after)
     elif kind == "attention":
         operators = _shrinking(at, before, after)
+    elif kind == "fused_mbconv":
+        operators = conv(at, before, hidden, 3, 2), act, narrow
+    elif kind == "mbconv":
+        wide = conv(at, before, hidden), memory("silu", at.places * hidden)
+        operators = *wide, conv(at, hidden, hidden, 3, 2, groups=hidden), act, narrow
     else:
         operators = (conv(at, before, after, {"conv": 3, "patch": 2}[kind], 2),)
-    return StageCost(f"down{number}", f"{kind} down", (before, after, at.side), operators)
+    return StageCost(f"down{number}", f"{kind} down", (before, after, at.side, hidden / before), operators)
 
 
 def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:

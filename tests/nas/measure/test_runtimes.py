@@ -40,6 +40,8 @@ NETS = [
     ("like_convnext_tiny", 64),
     ("like_efficientnetv2_s", 64),
     ("like_efficientvit_b1", 64),
+    ("like_efficientvit_l1", 64),
+    ("like_hgnetv2_b4", 64),
     ("like_swin_tiny", 64),
     ("like_maxvit_tiny", 64),
     ("like_poolformer_s12", 64),

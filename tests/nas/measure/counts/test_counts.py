@@ -18,6 +18,7 @@ from nas.measure.counts import compare_counters, count, totals
 from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
 from nas.measure.counts.shapes import RULES
 from search_space import BLOCKS, PRESETS, SPACES, ArchSpec
+from search_space.arch import EXPANDING_DOWNSAMPLINGS
 from tests.backbones.builders import STAGES
 
 
@@ -217,6 +218,16 @@ def test_each_further_block_of_a_stage_costs_what_the_second_does(kind):
         with skip_init():
             counts = count(build(spec), 96)
         assert totals(spec, 96) == (counts.macs, counts.params)
+
+
+def test_downsampling_layers_of_each_kind_and_expansion_are_counted():
+    for kind in EXPANDING_DOWNSAMPLINGS:
+        for expansion in (2.0, 3.0):
+            options = {"downsampling": kind, "downsampling_expansion": expansion}
+            spec = ArchSpec((STAGES["pool"],) * 3, stem="patch", **options)
+            with skip_init():
+                counts = count(build(spec), 96)
+            assert totals(spec, 96) == (counts.macs, counts.params)
 
 
 def test_totals_refuse_a_size_that_the_network_would():

@@ -21,6 +21,7 @@ from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
 from nas.samplers.latency.stage_costs import StageCost, stage_costs
 from search_space import BLOCKS, SPACES, ArchSpec, StageSpec
+from search_space.arch import EXPANDING_DOWNSAMPLINGS
 
 BATCH, PX = 4, 64
 TIMED = Path(__file__).parents[4] / "experiments" / "results" / "predictor_micro.json"
@@ -80,6 +81,13 @@ def one_of_each_option(block: str) -> list[StageSpec]:
 def test_every_block_does_the_work_that_its_network_does(block):
     for stage in one_of_each_option(block):
         check_work(ArchSpec((StageSpec("pool", 1, 8, expansion=1.0), replace(stage, width=128)), stem="patch"))
+
+
+@pytest.mark.parametrize("kind", EXPANDING_DOWNSAMPLINGS)
+def test_every_downsampling_does_the_work_that_its_network_does(kind):
+    stages = (StageSpec("pool", 1, 32, expansion=1.0), StageSpec("pool", 1, 128, expansion=1.0))
+    for expansion in (4.0, 24.0):
+        check_work(ArchSpec(stages, stem="patch", downsampling=kind, downsampling_expansion=expansion))
 
 
 @pytest.mark.parametrize("seed", range(8))
