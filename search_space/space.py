@@ -13,6 +13,7 @@ from search_space.arch import STEMS, ArchSpec, StageSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
 
+DOWNSAMPLING_FIELDS = ("downsampling", "downsampling_expansion")  # which one stage alone does not read
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
 
 
@@ -76,7 +77,7 @@ class Space:
         for layout in self.layouts:
             for end in self._ends(layout):
                 stages = slice(self.strides.index(layout.stride), self.strides.index(end) + 1)
-                hidden = {LAST_STRIDE, "downsampling"} if end == layout.stride else {LAST_STRIDE}
+                hidden = {LAST_STRIDE, *(() if end > layout.stride else DOWNSAMPLING_FIELDS)}
                 stem = Gene("stem", None, "stem", layout.stems)
                 own = [g for g in self._own_genes[layout] if g.field not in hidden]
                 total += math.prod(per_stage[stages]) * count([stem, *own])
@@ -198,7 +199,8 @@ class Space:
                     for gene in self.genes
                     if gene.stage_index is not None and layout.stride <= self.strides[gene.stage_index] <= end
                 ]
-                own = [g for g in self._own_genes[layout] if end > layout.stride or g.field != "downsampling"]
+                hidden = () if end > layout.stride else DOWNSAMPLING_FIELDS
+                own = [g for g in self._own_genes[layout] if g.field not in hidden]
                 stem = [gene for gene in self.genes if gene.name == "stem"]
                 present[layout, end] = (*genes, *stem, *own)
         return present

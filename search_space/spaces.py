@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from search_space.arch import SUBSAMPLINGS, ArchSpec
+from search_space.arch import KERNELS, SUBSAMPLINGS, ArchSpec
 from search_space.genes import Layout, StageChoices
 from search_space.space import Space
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
-ZOO_CONV_BLOCKS = ("bottleneck", "fused_mbconv", "repdw")
+ZOO_CONV_BLOCKS = ("light_c2f", "bottleneck", "fused_mbconv", "repdw")
 ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "bn_attention", "swin", "maxvit", "carrier", "vit")
 PHOTO_PX = 224  # for specs of no space
 STEMS = ("conv", "overlap", "patch")  # those of stride 4
 STEMS16 = ("conv16", "patch16")
 DOWNSAMPLINGS = ("conv", "patch", "pool")
 DOWNSAMPLINGS16 = (*DOWNSAMPLINGS, "attention")  # whose cost grows with the square of a map's places
-FAST_BLOCKS = ("repdw", "single_head", "bn_attention")
+FAST_BLOCKS = ("light_c2f", "repdw", "single_head", "bn_attention")
 NECK_DIMS = (256, 512, 1024, 1536)
 SQUEEZES = (None, 0.25)
 KEY_WIDTHS = (16, 32)
@@ -75,8 +75,8 @@ MICRO = Space(
 LAPTOP = Space(
     name="laptop",
     stages=(
-        replace(MICRO.stages[0], blocks=(*CONV_BLOCKS, "repdw"), squeezes=SQUEEZES),
-        replace(MICRO.stages[1], blocks=(*CONV_BLOCKS, "repdw"), squeezes=SQUEEZES),
+        replace(MICRO.stages[0], blocks=(*CONV_BLOCKS, "light_c2f", "repdw"), squeezes=SQUEEZES, kernels=KERNELS),
+        replace(MICRO.stages[1], blocks=(*CONV_BLOCKS, "light_c2f", "repdw"), squeezes=SQUEEZES, kernels=KERNELS),
         replace(
             MICRO.stages[2],
             blocks=(*ALL_BLOCKS, *FAST_BLOCKS),
@@ -84,6 +84,7 @@ LAPTOP = Space(
             widths=(64, 96, 128, 160, 192),
             squeezes=SQUEEZES,
             key_widths=(8, 16),
+            kernels=KERNELS,
             grid=4,
         ),
         replace(
@@ -92,6 +93,7 @@ LAPTOP = Space(
             depths=(1, 2, 3),
             squeezes=SQUEEZES,
             key_widths=(8, 16),
+            kernels=(3, 7),  # which cover the same places of a 2 x 2 map
             grid=2,
         ),
     ),
@@ -114,6 +116,7 @@ FULL = Space(
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
             group_widths=(None, 4),
             squeezes=SQUEEZES,
+            kernels=KERNELS,
         ),
         StageChoices(
             blocks=(*CONV_BLOCKS, *ZOO_CONV_BLOCKS),
@@ -123,6 +126,7 @@ FULL = Space(
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
             group_widths=(None, 8),
             squeezes=SQUEEZES,
+            kernels=KERNELS,
         ),
         StageChoices(
             blocks=(*ALL_BLOCKS, *ZOO_BLOCKS),
@@ -138,6 +142,7 @@ FULL = Space(
             cpb_hidden=512,
             group_widths=(None, 16),
             squeezes=SQUEEZES,
+            kernels=KERNELS,
             key_widths=KEY_WIDTHS,
         ),
         StageChoices(
@@ -153,6 +158,7 @@ FULL = Space(
             grid=7,
             group_widths=(None, 32),
             squeezes=SQUEEZES,
+            kernels=KERNELS,
             key_widths=KEY_WIDTHS,
         ),
         StageChoices(
@@ -164,12 +170,29 @@ FULL = Space(
             pre_convs=PRE_CONVS,
             grid=4,
             squeezes=SQUEEZES,
+            kernels=KERNELS,
             key_widths=KEY_WIDTHS,
         ),
     ),
     layouts=(
-        Layout(STEMS, DOWNSAMPLINGS, (32, 64), NECKS, NECK_DIMS, last_strides=(16, 32)),
-        Layout(STEMS16, DOWNSAMPLINGS16, (), ("none", "stage3"), NECK_DIMS, last_strides=(16, 32, 64)),
+        Layout(
+            STEMS,
+            (*DOWNSAMPLINGS, "mbconv", "fused_mbconv"),
+            (32, 64),
+            NECKS,
+            NECK_DIMS,
+            downsampling_expansions=(4.0, 16.0),
+            last_strides=(16, 32),
+        ),
+        Layout(
+            STEMS16,
+            (*DOWNSAMPLINGS16, "mbconv"),
+            (),
+            ("none", "stage3"),
+            NECK_DIMS,
+            downsampling_expansions=(4.0,),
+            last_strides=(16, 32, 64),
+        ),
     ),
 )
 

@@ -9,7 +9,7 @@ from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError
 from search_space.arch import STEMS
 from search_space.genes import Layout, StageChoices
 
-CONV_LIKE = {"c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "repdw", "pool"}
+CONV_LIKE = {"c2f", "light_c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "repdw", "pool"}
 
 ONE = StageChoices(blocks=("basic",), depths=(1,), widths=(16,))
 TINY = Space(
@@ -54,7 +54,7 @@ MIXED = Space(
     stages=(STAGE,) * 5,
     layouts=(
         Layout(("conv",), ("conv",), (8, 16), ("none", "stage2"), (8,), last_strides=(16, 32)),
-        Layout(("conv16", "patch16"), ("conv", "pool"), (), ("none", "stage3"), (8, 16), last_strides=(16, 32, 64)),
+        Layout(("conv16", "patch16"), ("mbconv", "pool"), (), ("none", "stage3"), (8, 16), (16, 32, 64), (2.0, 4.0)),
     ),
 )
 KERNELS = Space(
@@ -81,8 +81,8 @@ NAMES = st.sampled_from(sorted(SPACES))
         (TINY, 6 * (8 + 8 + 4 + 2) * 4 * 3),
         # bottleneck 2x2x3, maxvit 3, fused_mbconv 1; downsampling 2.
         (OPTIONAL, (12 + 3 + 1) * 2),
-        # 2 of each stage. Stride 4: stem 2, neck 2. Stride 16: stem 2, neck 1 + 2, downsampling 2 where there is any.
-        (MIXED, (8 + 16) * 2 * 2 + 2 * 3 * (2 + 2 * (4 + 8))),
+        # 2 of each stage. Stride 4: stem 2, neck 2. Stride 16: stem 2, neck 1 + 2, downsampling 3 if any.
+        (MIXED, (8 + 16) * 2 * 2 + 2 * 3 * (2 + 3 * (4 + 8))),
         # Three kernels for each block that has one; its default is one of them.
         (KERNELS, 3 + 3 + 3 + 1),
         # Two of each stage; two expansions for the one downsampling that expands.
@@ -107,10 +107,9 @@ def test_the_laptop_space_contains_the_micro_space():
 
 
 def test_the_full_space_offers_every_block():
-    later = {"light_c2f"}  # not offered yet
     blocks = [set(stage.blocks) for stage in SPACES["full"].stages]
-    assert blocks[2] == set(BLOCKS) - later
-    assert blocks[3] == set(BLOCKS) - later - {"mr_window"}
+    assert blocks[2] == set(BLOCKS)
+    assert blocks[3] == set(BLOCKS) - {"mr_window"}
     assert blocks[0] == blocks[1] == CONV_LIKE
 
 
