@@ -79,7 +79,8 @@ def test_random_specs_give_what_they_declare(space):
 def test_three_stages_from_stride_16_take_any_multiple_of_32(stem, neck, downsampling, size):
     """At stride 64 the maps of 96 px have two places a side, of which the second one is half outside."""
     torch.manual_seed(0)
-    spec = ArchSpec((STAGES["repdw"],) * 3, stem=stem, downsampling=downsampling, neck=neck, neck_dim=24)
+    down = {"downsampling": downsampling, "downsampling_expansion": 2.0}
+    spec = ArchSpec((STAGES["repdw"],) * 3, stem=stem, neck=neck, neck_dim=24, **down)
     model = build(spec)
     calibrate(model)
     fused, x = fuse(model), torch.randn(2, 3, *size)
