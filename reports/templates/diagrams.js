@@ -1,5 +1,5 @@
 // Drawings of a card: the stages of an architecture, and its score by steps. One unit is one pixel, so text stays legible on a phone.
-const STEM_STRIDES = { conv: 4, overlap: 4, patch: 4, patch16: 16 };
+const STEM_STRIDES = { conv: 4, overlap: 4, patch: 4, conv16: 16, patch16: 16 };
 const label = (x, y, text, attributes = {}) => svg('text', { x, y, ...attributes }, text);
 const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} heads`], ['window', v => `window ${v}`], ['pre_conv', v => v === 'none' ? '' : `${v} conv before`], ['squeeze', v => `squeeze ${v}`],
   ['kernel', v => `kernel ${v}`], ['key_width', v => `keys of ${v}`], ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `subsampled by ${v}`], ['mlp', v => v]];

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 
 from nas.study.records import StudyRecord, TrialRecord, TrialState
+from reports.document import TEMPLATES
 from reports.formatting import packed_json
 from reports.page import render, write_page
 from reports.summary import summarize
+from search_space.arch import STEMS
 from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.browser import needs_chromium
@@ -186,3 +188,9 @@ def test_the_page_holds_no_secret_of_a_url() -> None:
     assert "https://host/a.tar" in page
     assert "s3cret" not in page
     assert "pw0rd" not in page
+
+
+def test_the_drawing_of_a_card_knows_the_stride_of_every_stem() -> None:
+    line = re.search(r"STEM_STRIDES = \{([^}]*)\}", (TEMPLATES / "diagrams.js").read_text())
+    assert line is not None
+    assert dict(pair.split(": ") for pair in line[1].strip().split(", ")) == {k: str(v) for k, v in STEMS.items()}
