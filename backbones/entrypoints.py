@@ -100,14 +100,17 @@ def image_px(spec: ArchSpec) -> int:
     """Return the side in px of the images that a spec is designed for.
 
     E-RADIO's rule in reverse: the map of the last windowed stage is one window of its coarsest attention (window = side
-    / 32 in the family), or the grid of its position embeddings. Otherwise that of its space.
+    / 32 in the family), or the maps of all stages fit into the grids that their positions are learned for. Otherwise
+    that of its space.
     """
-    for place, stage in reversed(list(enumerate(spec.stages))):
-        cells = stage.grid
+    pairs = list(zip(spec.strides, spec.stages, strict=True))
+    grids_px = [stride * stage.grid for stride, stage in pairs if stage.grid is not None]
+    for stride, stage in reversed(pairs):
         if stage.window is not None:
-            cells = max(r * w for r, w in zip(*stage.resolutions, strict=True))
-        if cells is not None:
-            return math.lcm(cells * spec.strides[place], SIZE_MULTIPLE_PX)
+            windows_px = stride * max(r * w for r, w in zip(*stage.resolutions, strict=True))
+            return math.lcm(windows_px, SIZE_MULTIPLE_PX)
+        if stage.grid is not None:
+            return math.lcm(min(grids_px), SIZE_MULTIPLE_PX)
     return image_px_of(spec)
 
 

@@ -23,13 +23,13 @@ from its paper), and as its paper reports them. Images have 224 px, 384 px for E
 | like_poolformer_s12   | 11.4 / 1.81  | 11.4 / 1.81  | 12 / 1.8     | 2111.11418 |
 | like_fastervit_0      | 28.2 / 3.38  | 30.9 / 3.3   | 31.4 / 3.3   | 2306.06189 |
 | like_repvit_m0_9      | 4.8 / 0.82   | 4.7 / 0.82   | 5.1 / 0.8    | 2307.09283 |
-| like_shvit_s4         | 15.1 / 1.04  | 16.1 / 0.99  | 16.5 / 0.99  | 2401.16456 |
+| like_shvit_s4         | 16.1 / 0.97  | 16.1 / 0.99  | 16.5 / 0.99  | 2401.16456 |
+| like_levit_256        | 17.9 / 1.13  | 17.9 / 1.13  | 18.9 / 1.12  | 2104.01136 |
 | like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
 
 ResNet cannot be matched closer than 14 %: where it has one block that downsamples, our spec has a downsampling layer
 and a block. EfficientViT's paper counts heads of 4.5 and 15 M. ResNet-50's 3.8 GMACs are of the version whose 1x1
-convolutions downsample; in timm's version they don't. SHViT cannot be matched closer than 6 %: its last stage has
-stride 64, ours 32, where the same parameters take four times the MACs.
+convolutions downsample; in timm's version they don't.
 """
 
 from __future__ import annotations
@@ -131,12 +131,21 @@ FAMILIES: dict[str, ArchSpec] = {
         stem_width=24,
         downsampling="pool",
     ),
-    # The paper has 4, 7 and 6 blocks of 224, 336 and 448 channels at strides 16, 32, 64, the first without attention.
+    # The paper's depths are 4, 7 and 6. Its downsampling layers have squeeze-excitation, and a block without attention
+    # before and after them: these are blocks of our last two stages.
     "like_shvit_s4": ArchSpec(
-        _stages("repdw", (1,), (224,), expansion=2.0)
-        + _stages("single_head", (14,), (448,), expansion=2.0, key_width=16),
-        stem="patch16",
-        downsampling="patch",
+        _stages("repdw", (4,), (224,), expansion=2.0)
+        + _stages("single_head", (9, 8), (336, 448), expansion=2.0, key_width=16),
+        stem="conv16",
+        downsampling="mbconv",
+        downsampling_expansion=4.0,
+    ),
+    "like_levit_256": ArchSpec(
+        _stages("bn_attention", (4,), (256,), head_width=64, expansion=2.0, key_width=32, grid=14)
+        + _stages("bn_attention", (4,), (384,), head_width=64, expansion=2.0, key_width=32, grid=7)
+        + _stages("bn_attention", (4,), (512,), head_width=64, expansion=2.0, key_width=32, grid=4),
+        stem="conv16",
+        downsampling="attention",
     ),
     # As in RADIO: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
     "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14), stem="patch16"),

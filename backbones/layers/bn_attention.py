@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from backbones.layers.attend import attend
@@ -42,16 +43,18 @@ class OffsetBias(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Return the bias for a map of `height` x `width` tokens, (1, heads, queries, keys)."""
-        if self.constant is not None and (height, width) == (self.grid, self.grid):
+        # A graph of images of any size cannot decide; interpolation to the grid's own size changes nothing.
+        learned = all(statically_known_true(side == self.grid) for side in (height, width))
+        if self.constant is not None and learned:
             return self.constant.unsqueeze(0)
         table: Tensor = self.table
-        if table.shape[1:] != (height, width):
+        if not learned:
             size = (height, width)
             table = F.interpolate(table.unsqueeze(0), size=size, mode="bilinear", align_corners=True).squeeze(0)
         rows, columns = (self._offsets(side, table.device) for side in (height, width))
         bias = table.index_select(1, rows.flatten()).index_select(2, columns.flatten())
         by_axis = bias.view(-1, *rows.shape, *columns.shape)  # heads, query row, key row, query column, key column
-        return by_axis.transpose(2, 3).reshape(1, len(table), len(rows) * len(columns), height * width)
+        return by_axis.transpose(2, 3).reshape(1, -1, rows.shape[0] * columns.shape[0], height * width)
 
     def _offsets(self, side: int, device: torch.device) -> Tensor:
         """Return the absolute offsets along an axis, (queries, keys)."""

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.export import Dim
 from torch.nn import functional as F
 
 from backbones import fuse
@@ -87,6 +88,17 @@ def test_the_bias_of_the_grid_is_constant_when_deployed_and_others_follow_the_ta
 def test_no_bias_of_a_large_map_is_kept():
     assert fuse(OffsetBias(MAX_CONSTANT_GRID, 1)).constant is not None
     assert fuse(OffsetBias(MAX_CONSTANT_GRID + 1, 1)).constant is None
+
+
+@torch.no_grad()
+def test_a_graph_of_any_size_has_the_bias_of_each_map():
+    attention = fuse(lively(NarrowAttention(8, heads=2, key_width=4, grid=3)))
+    sides = {2: Dim("rows", min=2), 3: Dim("columns", min=2)}
+    example = (torch.randn(2, 8, 4, 5),)
+    graph = torch.export.export(attention, example, dynamic_shapes={"x": sides}, strict=False).module()
+    for size in ((3, 3), (4, 5), (6, 2)):
+        x = torch.randn(2, 8, *size)
+        torch.testing.assert_close(graph(x), attention(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(14, 14), (7, 7), (5, 2), (1, 1)])

@@ -17,6 +17,7 @@ from timm.utils import reparameterize_model
 from backbones import InputSizeError, WeightsError, build, entrypoints, load, save
 from backbones.entrypoints import default_cfg, image_px
 from search_space import PRESETS, StageSpec
+from search_space.arch import SIZE_MULTIPLE_PX
 from search_space.presets import eradio
 from tests.backbones.builders import STAGES, calibrate, spec_of
 
@@ -70,7 +71,7 @@ def test_default_cfg_tells_what_the_network_is(name):
     assert cfg["first_conv"] == convolutions[0]
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
     assert model.neck is None
-    assert side % (model.strides[-1] * max(last.resolutions[1] if last.window else [1])) == 0
+    assert side % (model.strides[-1] * max(last.resolutions[1]) if last.window else SIZE_MULTIPLE_PX) == 0
 
 
 def test_images_follow_the_windows():
@@ -79,6 +80,7 @@ def test_images_follow_the_windows():
     assert [sizes[f"eradio_{n}"] for n in ("b", "l", "s", "xxxtiny_8x_ws12", "xxxtiny")] == [224, 224, 224, 384, 512]
     assert default_cfg(spec_of(STAGES["basic"]))["input_size"] == (3, 224, 224)
     assert image_px(spec_of(STAGES["window"])) == 64  # two tokens at stride 32
+    assert sizes["like_levit_256"] == 224  # 14, 7 and 3.5 tokens a side
     assert image_px(replace(PRESETS["like_vit_base16"], stages=(StageSpec("vit", 1, 8, 1.0, 1, grid=16),))) == 256
 
 

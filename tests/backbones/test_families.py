@@ -36,9 +36,10 @@ NAMESAKES = {
     "like_fastervit_0": (30.9, 3.3, 224),
     "like_repvit_m0_9": (4.718, 0.8165, 224),
     "like_shvit_s4": (16.14, 0.9858, 256),
+    "like_levit_256": (17.866, 1.1262, 224),
     "like_vit_base16": (85.80, 17.564, 224),
 }
-CLOSE = ("like_efficientnetv2_s", "like_efficientvit_l1", "like_hgnetv2_b4")
+CLOSE = ("like_efficientnetv2_s", "like_efficientvit_l1", "like_hgnetv2_b4", "like_shvit_s4", "like_levit_256")
 
 
 @pytest.fixture(scope="module")

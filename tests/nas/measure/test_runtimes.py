@@ -48,6 +48,7 @@ NETS = [
     ("like_fastervit_0", 64),
     ("like_repvit_m0_9", 64),
     ("like_shvit_s4", 64),
+    ("like_levit_256", 64),
     ("like_vit_base16", 64),
     ("timm:resnet18", 64),
     ("timm:vit_tiny_patch16_224", 224),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from backbones import build, fuse
+from nas.measure.counts import count
 from nas.measure.counts.operators import operators, operators_inside
 from nas.samplers.latency import LatencyPredictor, Observation, Prediction
 from nas.samplers.latency.operator_costs import OperatorCost
@@ -98,6 +99,14 @@ def test_every_part_does_the_work_that_its_network_does(seed):
 def test_attention_between_stages_does_the_work_that_its_network_does():
     stages = StageSpec("pool", 1, 256, expansion=1.0), StageSpec("pool", 1, 24, expansion=1.0)
     check_work(ArchSpec(stages, stem="patch16", downsampling="attention"), 224)  # of 14 x 14, whose bias is constant
+
+
+def test_attention_between_stages_of_odd_maps_has_the_macs_of_its_network():
+    stages = tuple(StageSpec("pool", 1, width, expansion=1.0) for width in (64, 256, 24))
+    spec = ArchSpec(stages, stem="patch16", downsampling="attention")
+    macs = {part.name: part.macs for part in stage_costs(spec, 1, 224)}
+    counted = count(build(spec), 224).module_macs
+    assert [macs[f"down{i}"] for i in (1, 2)] == [counted[f"downs.{i}"] for i in (0, 1)]
 
 
 def check_work(spec: ArchSpec, px: int = PX) -> None:
