@@ -40,7 +40,7 @@ class Backbone(nn.Module):
 
     Built by `backbones.build` or by `timm.create_model` (see `backbones.entrypoints`). Inputs are (B, in_chans, H, W)
     of any memory format, H and W multiples of 32; others raise InputSizeError. `stages[i]` keeps the size of its map,
-    `downs[i]` leads from stage i to i + 1. The classifier reads the last stage, not the neck.
+    `downs[i]` leads from stage i to i + 1. The classifier reads the last stage, neither the neck nor a summary token.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         downs: Sequence[nn.Module],
         widths: tuple[int, ...],
         neck: nn.Module | None,
+        summary_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -66,6 +67,7 @@ class Backbone(nn.Module):
         self.downs = nn.ModuleList(downs)
         self.norm: nn.Module = nn.BatchNorm2d(widths[-1], eps=1e-5)
         self.neck = neck
+        self.summary_norm = summary_norm
         self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
         self.head_drop = nn.Dropout(0.0)
         self.head: nn.Module = nn.Identity()
@@ -85,11 +87,12 @@ class Backbone(nn.Module):
         """Return summary and spatial map of images (B, in_chans, H, W).
 
         Without a neck the spatial map is the last stage's after the last norm. The summary is the mean of that map,
-        independent of the classifier's `global_pool`.
+        independent of the classifier's `global_pool`, or the token of `ArchSpec.summary` after `summary_norm`.
         """
-        maps = self._stage_maps(x)
+        maps, token = self._run_stages(x, with_token=self.summary_norm is not None)
         last: Tensor = self.norm(maps[-1])
-        return Features(last.mean((2, 3)), last if self.neck is None else self.neck(maps[self.neck_start :]))
+        summary = last.mean((2, 3)) if self.summary_norm is None else self.summary_norm(token)
+        return Features(summary, last if self.neck is None else self.neck(maps[self.neck_start :]))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after the last norm, (B, num_features, ceil(H/s), ceil(W/s)) at its stride s."""
@@ -175,7 +178,7 @@ class Backbone(nn.Module):
         neck and classifier come last.
         """
         layer = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
-        joined = ((pattern, WITH_LAYER_BEFORE) for pattern in (r"^downs\.(\d+)", r"^norm"))
+        joined = ((pattern, WITH_LAYER_BEFORE) for pattern in (r"^downs\.(\d+)", r"^(?:summary_)?norm"))
         return {"stem": r"^stem", "blocks": [(layer, None), *joined]}
 
     def prune_intermediate_layers(
@@ -183,7 +186,8 @@ class Backbone(nn.Module):
     ) -> list[int]:
         """Remove all stages after the last of `indices`, in place; return the indices counted from 0.
 
-        If a stage is removed, so are last norm, neck, pooling and classifier. timm's `features_only=True` calls this.
+        If a stage is removed, so are last norm, neck, summary token, pooling and classifier. timm calls this for
+        `features_only=True`.
         """
         kept = self._stage_indices(indices)
         end = max(kept, default=-1) + 1
@@ -197,7 +201,7 @@ class Backbone(nn.Module):
             self.norm = nn.Identity().train(self.training)
         if cut or prune_head:
             self.reset_classifier(0, "")
-            self.neck = None
+            self.neck = self.summary_norm = None
             self.neck_start, self.spatial_dim, self.spatial_stride = end - 1, self.num_features, self.strides[end - 1]
         return kept
 
@@ -205,7 +209,8 @@ class Backbone(nn.Module):
         """Set the windows of all windowed stages for images of `resolution` = side or (H, W) px.
 
         E-RADIO's rule: the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map. Blocks
-        with a method `resize(window)` are windowed. Raises InputSizeError for sides that are no multiples of 32.
+        with a method `resize(window)` follow it; all others keep their windows, with which they take any map. Raises
+        InputSizeError for sides that are no multiples of 32.
         """
         height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
         check_size(height, width)
@@ -222,23 +227,35 @@ class Backbone(nn.Module):
         self.spec = replace(self.spec, stages=tuple(specs))
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
-        """Return names and modules in the order they run: stem, stage1, down1, ..., stage4, norm, neck."""
+        """Return names and modules in the order they run: stem, stage1, down1, ..., norm, summary_norm, neck."""
         parts: list[tuple[str, nn.Module]] = [("stem", self.stem)]
         for i, stage in enumerate(self.stages, start=1):
             parts.append((f"stage{i}", stage))
             parts += [(f"down{i}", self.downs[i - 1])] if i <= len(self.downs) else []
         parts.append(("norm", self.norm))
+        parts += [] if self.summary_norm is None else [("summary_norm", self.summary_norm)]
         return parts if self.neck is None else [*parts, ("neck", self.neck)]
 
     def _stage_maps(self, x: Tensor, count: int | None = None) -> list[Tensor]:
+        return self._run_stages(x, count)[0]
+
+    def _run_stages(
+        self, x: Tensor, count: int | None = None, with_token: bool = False
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return the maps of the first `count` stages, and the last stage's first register, if wanted."""
         check_input(x, self.in_chans)
         maps: list[Tensor] = []
+        token: Tensor | None = None
         # Channels last: tokens are then views of a map, and convolutions run 1.2 to 1.5 times faster on a CPU.
         y: Tensor = self.stem(x.contiguous(memory_format=torch.channels_last))
         for i in range(len(self.stages) if count is None else count):
-            y = self.stages[i](self.downs[i - 1](y) if i else y)
+            y = self.downs[i - 1](y) if i else y
+            if with_token and i == len(self.stages) - 1:
+                y, token = self.stages[i](y, with_token=True)
+            else:
+                y = self.stages[i](y)
             maps.append(y)
-        return maps
+        return maps, token
 
     def _stage_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         total = len(self.stages)

@@ -39,7 +39,8 @@ from backbones.layers.resample import (
 from backbones.layers.single_head import SingleHead
 from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
-from backbones.layers.vit import PositionEmbedding, ViT
+from backbones.layers.transformer import BiasedLayer
+from backbones.layers.vit import PositionEmbedding, TokenEmbedding, ViT, ViTStage
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
 from search_space.arch import SIZE_MULTIPLE_PX, shrinking_heads
@@ -107,6 +108,7 @@ def _build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         downs=[build_downsampling(spec, i) for i in range(len(widths) - 1)],
         widths=widths,
         neck=_neck(spec, widths),
+        summary_norm=nn.LayerNorm(widths[-1], eps=1e-5) if spec.summary == "token" else None,
     )
     if not next(backbone.parameters()).is_meta:  # on the meta device, both steps would only cost time
         backbone.apply(_initialize)
@@ -223,9 +225,22 @@ def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
     return Stage([carrier], step=window)
 
 
-def _vit(stage: StageSpec, rates: Sequence[float]) -> Stage:
-    layers = [ViT(stage.width, _hidden(stage), _read(stage.heads), rate) for rate in rates]
-    return Stage([PositionEmbedding(stage.width, _read(stage.grid)), *layers])
+def _vit(stage: StageSpec, rates: Sequence[float]) -> ViTStage:
+    heads, gated = _read(stage.heads), stage.mlp == "swiglu"
+    layer = partial(BiasedLayer, stage.width, _hidden(stage), heads, gated=gated, layer_scale=stage.layer_scale)
+    layers = [
+        ViT(layer(drop_path=rate), None if is_global else _side(stage))
+        for rate, is_global in zip(rates, stage.global_layers, strict=True)
+    ]
+    embedding = TokenEmbedding(_positions(stage), stage.width, stage.registers)
+    return ViTStage([embedding, *layers], stage.width // heads if stage.positions == "rotary" else None)
+
+
+def _positions(stage: StageSpec) -> nn.Module:
+    """Return the module that tells tokens of a map their places; rotations are the attention's part."""
+    if stage.positions is None:
+        return PositionEmbedding(stage.width, _read(stage.grid))
+    return PreConv(stage.width, stage.width) if stage.positions == "conditional" else nn.Identity()
 
 
 # Builders of the stages of each block. The fields that they read are listed in `search_space.arch.BLOCKS`.

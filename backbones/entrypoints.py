@@ -1,10 +1,10 @@
 """Presets as timm models: after ``import backbones``, ``timm.create_model("eradio_b")`` builds one.
 
 ``timm.list_models(module="entrypoints")`` lists the presets, `register` adds any other spec. The models accept timm's
-usual arguments and `neck`. By default they have no neck, because classification does not use it and its parameters
-would get no gradient; `backbones.build` keeps it. There are no published weights: ``pretrained=True`` needs a
-.safetensors file that `backbones.load` accepts, ``pretrained_cfg_overlay={"file": path}``. If the file has no
-classifier, the model gets a new one.
+usual arguments and `neck`. By default they have neither neck nor summary token, because classification does not use
+them and their parameters would get no gradient; `backbones.build` keeps them. There are no published weights:
+``pretrained=True`` needs a .safetensors file that `backbones.load` accepts, ``pretrained_cfg_overlay={"file": path}``.
+If the file has no classifier, the model gets a new one.
 
 `backbone_nas` builds any architecture from its spec. Folders of ``nas.export --format timm`` use it:
 ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
@@ -65,12 +65,12 @@ def create(
         img_size: side or (H, W) px to set the windows for; None keeps the spec's, which accept any size.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
-        neck: whether to keep the spec's neck.
+        neck: whether to keep the spec's neck and summary token, which only `Backbone.encode` reads.
         device: of the parameters; None: torch's default.
         dtype: of the parameters; None: float32.
     """
     with torch.device(device or torch.get_default_device()):
-        model = build(cfg if neck else replace(cfg, neck="none"), drop_path_rate)
+        model = build(cfg if neck else for_classification(cfg), drop_path_rate)
         if in_chans != model.in_chans:
             _set_channels(model, in_chans)
         if img_size is not None:
@@ -78,6 +78,11 @@ def create(
         model.head_drop.p = drop_rate
         model.reset_classifier(num_classes, global_pool)
     return model if dtype is None else model.to(dtype)
+
+
+def for_classification(spec: ArchSpec) -> ArchSpec:
+    """Return the spec without the parts that a classifier does not read."""
+    return replace(spec, neck="none", summary=None)
 
 
 def _set_channels(model: Backbone, in_chans: int) -> None:
@@ -106,11 +111,11 @@ def image_px(spec: ArchSpec) -> int:
     pairs = list(zip(spec.strides, spec.stages, strict=True))
     grids_px = [stride * stage.grid for stride, stage in pairs if stage.grid is not None]
     for stride, stage in reversed(pairs):
+        if stage.grid is not None:  # also of a vit with windows, which fit any map
+            return math.lcm(min(grids_px), SIZE_MULTIPLE_PX)
         if stage.window is not None:
             windows_px = stride * max(r * w for r, w in zip(*stage.resolutions, strict=True))
             return math.lcm(windows_px, SIZE_MULTIPLE_PX)
-        if stage.grid is not None:
-            return math.lcm(min(grids_px), SIZE_MULTIPLE_PX)
     return image_px_of(spec)
 
 
@@ -135,7 +140,7 @@ def fit_state(state: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]
     """
     target = model.state_dict()
     missing = [key for key in target if key not in state and not key.startswith("head.")]
-    foreign = [key for key in state if key not in target and not key.startswith(("head.", "neck."))]
+    foreign = [key for key in state if key not in target and not key.startswith(("head.", "neck.", "summary_norm."))]
     if missing or foreign:
         misfit = f"lack {missing[0]!r}" if missing else f"have {foreign[0]!r} of another architecture"
         raise WeightsError(f"pretrained: the weights do not fit the architecture: they {misfit}")
@@ -143,11 +148,11 @@ def fit_state(state: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]
 
 
 def check_file(path: Path, spec: ArchSpec) -> None:
-    """Raise WeightsError unless `backbones.load` accepts the file and its spec is `spec`, apart from the neck."""
+    """Raise WeightsError unless `backbones.load` accepts the file and its spec is `spec`, but for neck and summary."""
     if path.suffix != ".safetensors":  # timm would unpickle it
         raise WeightsError(f"{path}: not a .safetensors file; other formats are not supported")
     stored = load(path).spec
-    if replace(stored, neck="none") != replace(spec, neck="none"):
+    if for_classification(stored) != for_classification(spec):
         raise WeightsError(f"{path}: holds architecture {stored.arch_id}, not {spec.arch_id}")
 
 

@@ -37,12 +37,14 @@ BLOCKS: dict[str, frozenset[str]] = {
     "swin": frozenset({"expansion", "heads", "window"}),
     "maxvit": frozenset({"expansion", "heads", "window", "squeeze"}),
     "carrier": frozenset({"expansion", "heads", "window", "cpb_hidden"}),
-    "vit": frozenset({"expansion", "heads", "grid"}),
+    "vit": frozenset({"expansion", "heads", "positions", "grid", "window", "global_every", "registers"})
+    | {"mlp", "layer_scale"},
 }
 OPTIONAL = (
     *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
     *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid", "key_width"),
     "kernel",
+    *("global_every", "registers", "positions"),
 )
 KERNELS = (3, 5, 7)
 DEFAULT_KERNELS = {"light_c2f": 5, "convnext": 7}  # other blocks: 3
@@ -54,6 +56,8 @@ STEMS = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # st
 EXPANDING_DOWNSAMPLINGS = ("mbconv", "fused_mbconv")
 DOWNSAMPLINGS = ("conv", "patch", "pool", "attention", *EXPANDING_DOWNSAMPLINGS)
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
+SUMMARIES = (None, "token")
+POSITIONS = (None, "conditional", "rotary")
 STAGES = 4
 MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
 SIZE_MULTIPLE_PX = 32  # sides of images are multiples of it
@@ -72,7 +76,8 @@ class StageSpec:
         expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; attention blocks: of the MLP).
         heads: number of attention heads.
         pre_conv: 3x3 convolution before attention, one of `PRE_CONVS`.
-        window: side of a window in tokens; mr_window may have one for each of its ratios.
+        window: side of a window in tokens; mr_window may have one for each of its ratios. In vit: largest side of a
+            window of its layers; None: all layers are global.
         cpb_hidden: width of the position-bias MLP.
         subsampling: how mr_window makes its coarser maps, one of `SUBSAMPLINGS`.
         ratios: subsampling ratio of each attention block of mr_window; None: (2, 1).
@@ -83,9 +88,13 @@ class StageSpec:
         group_width: channels per group in bottleneck's 3x3 convolution; None: dense.
         squeeze: width of squeeze-excitation / width, in repdw only of every other block; None: no squeeze-excitation.
         grid: side of the map that positions are learned for: vit's embeddings, bn_attention's biases of offsets. They
-            are interpolated to other sizes.
+            are interpolated to other sizes. None where a vit's `positions` are others.
         key_width: channels of a head's queries and keys.
         kernel: side of the spatial convolutions' kernel, one of `KERNELS`; None: the block's default.
+        global_every: every such layer of a vit with windows attends to the whole map; None: no layer does.
+        registers: number of vit's learned tokens without a place in the map. They take part in its global layers.
+        positions: how vit knows its tokens' places. None: learned embeddings of a `grid`; "conditional": a depthwise
+            convolution before the first layer; "rotary": queries and keys are rotated by rows and columns.
     """
 
     block: str
@@ -107,6 +116,9 @@ class StageSpec:
     grid: int | None = None
     key_width: int | None = None
     kernel: int | None = None
+    global_every: int | None = None
+    registers: int | None = None
+    positions: str | None = None
 
     def __post_init__(self) -> None:
         within_choices("block", self.block, BLOCKS)
@@ -149,9 +161,13 @@ class StageSpec:
             self._check_pre_conv()
         if "cpb_hidden" in reads:
             whole("cpb_hidden", self.cpb_hidden, 4096)
-        if "window" in reads:
+        if "window" in reads and not (self.block == "vit" and self.window is None):
             self._check_windows()
-        if "grid" in reads:
+        if "global_every" in reads:
+            self._check_global_layers()
+        if "positions" in reads:
+            self._check_positions()
+        elif "grid" in reads:
             whole("grid", self.grid, 256)
         if "key_width" in reads:
             whole("key_width", self.key_width, self.width)
@@ -187,6 +203,26 @@ class StageSpec:
         same = len(set(self.window)) == 1
         object.__setattr__(self, "window", self.window[0] if same else tuple(self.window))
 
+    def _check_global_layers(self) -> None:
+        if self.window is None:
+            object.__setattr__(self, "global_every", None)
+        elif self.global_every is not None and whole("global_every", self.global_every, self.depth) == 1:
+            raise SpecError("global_every: 1 makes all layers global; leave out window and global_every instead")
+        if self.registers is not None:
+            whole("registers", self.registers, 64)
+            if not any(self.global_layers):
+                raise SpecError(f"registers: {self.registers} take part in global layers only; set global_every")
+
+    def _check_positions(self) -> None:
+        within_choices("positions", self.positions, POSITIONS)
+        if self.positions is None:
+            whole("grid", self.grid, 256)
+        else:
+            object.__setattr__(self, "grid", None)
+        head_width = self.width // (self.heads or 1)
+        if self.positions == "rotary" and head_width % 4:
+            raise SpecError(f"positions: 'rotary' needs heads of a multiple of 4 channels, not {head_width}")
+
     def _check_layer(self) -> None:
         if self.mlp is not None:
             within_choices("mlp", self.mlp, MLPS)
@@ -217,22 +253,32 @@ class StageSpec:
         return self.kernel or default_kernel(self.block)
 
     @property
+    def global_layers(self) -> tuple[bool, ...]:
+        """Whether each layer of vit attends to the whole map, in the order they run."""
+        every = 1 if self.window is None else self.global_every
+        return tuple(every is not None and place % every == 0 for place in range(1, self.depth + 1))
+
+    @property
     def attended(self) -> int:
         """Channels among which single_head attends: width / 4.67, in steps of 8 for the kernels of GPUs."""
         return min(max(round(self.width / (14 / 3) / 8), 1) * 8, self.width)
 
     @property
     def period(self) -> int:
-        """Number of blocks after which the stage repeats itself: 2 where every other block has squeeze-excitation."""
-        return 2 if self.block == "repdw" and self.squeeze is not None else 1
+        """Number of blocks after which the stage repeats itself.
+
+        2 where every other block has squeeze-excitation, `global_every` in a vit with windows and global layers.
+        """
+        return self.global_every or (2 if self.block == "repdw" and self.squeeze is not None else 1)
 
     def shortened(self) -> tuple[StageSpec, StageSpec, int]:
         """Return the stage with its first blocks only, with one period more of them, and how many periods it has more.
 
         A sum over all blocks is that of the first stage, plus the difference of the two for each of these periods.
         """
-        repeats, rest = divmod(self.depth - 1, self.period)
-        short = replace(self, depth=rest + 1)
+        fewest = self.global_every or 1  # with less, no layer would be global
+        repeats, rest = divmod(self.depth - fewest, self.period)
+        short = replace(self, depth=fewest + rest)
         return short, replace(short, depth=min(short.depth + self.period, self.depth)), repeats
 
     @classmethod
@@ -258,6 +304,8 @@ class ArchSpec:
         neck_dim: channels of the neck's map; None without a neck.
         downsampling_expansion: channels inside a downsampling layer / channels of the map before it; None for layers
             that do not expand.
+        summary: the summary of an image, one of `SUMMARIES`. None: the mean of the last map; "token": the first
+            register of the last stage, a vit, after a norm.
     """
 
     stages: tuple[StageSpec, ...]
@@ -267,6 +315,7 @@ class ArchSpec:
     neck: str = "none"
     neck_dim: int | None = None
     downsampling_expansion: float | None = None
+    summary: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -294,6 +343,9 @@ class ArchSpec:
         else:
             whole("neck_dim", self.neck_dim, 8192)
             within_choices("neck", self.neck, NECKS[: len(self.stages) + 1])
+        within_choices("summary", self.summary, SUMMARIES)
+        if self.summary == "token" and self.stages[-1].registers is None:
+            raise SpecError("summary: 'token' is a register of the last stage, which must be a vit with registers")
 
     @cached_property
     def strides(self) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ wherever it can be folded, and a last BatchNorm. In the papers the first block o
 networks are available as `timm:NAME`.
 
 The table has million parameters / GMACs of our spec, of the namesake without its classifier (timm's build; FasterViT's
-from its paper), and as its paper reports them. Images have 224 px, 384 px for EfficientNetV2, 256 px for SHViT.
+from its paper), and as its paper reports them. Images have 224 px, 384 px for EfficientNetV2, 256 px for SHViT, the ViT
+with registers and DINOv3.
 
 | preset                | ours         | namesake     | its paper    | arXiv      |
 |-----------------------|--------------|--------------|--------------|------------|
@@ -26,10 +27,15 @@ from its paper), and as its paper reports them. Images have 224 px, 384 px for E
 | like_shvit_s4         | 16.1 / 0.97  | 16.1 / 0.99  | 16.5 / 0.99  | 2401.16456 |
 | like_levit_256        | 17.9 / 1.13  | 17.9 / 1.13  | 18.9 / 1.12  | 2104.01136 |
 | like_vit_base16       | 85.8 / 17.47 | 85.8 / 17.56 | 86 / 17.6    | 2010.11929 |
+| like_samvit_base16    | 85.8 / 17.47 | 85.7 / 17.52 | -            | 2304.02643 |
+| like_vit_medium_reg4  | 38.4 / 10.75 | 38.4 / 10.75 | -            | 2309.16588 |
+| like_vitdet_medium    | 38.3 / 8.00  | 38.3 / 8.12  | -            | 2203.16527 |
+| like_dinov3_small16   | 21.6 / 6.25  | 21.6 / 6.25  | 21 / -       | 2508.10104 |
 
 ResNet cannot be matched closer than 14 %: where it has one block that downsamples, our spec has a downsampling layer
 and a block. EfficientViT's paper counts heads of 4.5 and 15 M. ResNet-50's 3.8 GMACs are of the version whose 1x1
-convolutions downsample; in timm's version they don't.
+convolutions downsample; in timm's version they don't. like_vitdet_medium's namesake is that of like_vit_medium_reg4 at
+224 px, where the windows are the whole map.
 """
 
 from __future__ import annotations
@@ -149,4 +155,22 @@ FAMILIES: dict[str, ArchSpec] = {
     ),
     # As in RADIO: one stage at stride 16, position embeddings interpolated from a 14 x 14 grid.
     "like_vit_base16": ArchSpec(_stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14), stem="patch16"),
+    # Segment Anything's encoder, which is ViTDet's, has a bias for relative positions as well.
+    "like_samvit_base16": ArchSpec(
+        _stages("vit", (12,), (768,), head_width=64, expansion=4.0, grid=14, window=14, global_every=3), stem="patch16"
+    ),
+    "like_vit_medium_reg4": ArchSpec(
+        _stages("vit", (12,), (512,), head_width=64, expansion=4.0, grid=16, registers=4), stem="patch16"
+    ),
+    # The same for 224 px, with ViTDet's windows, as C-RADIOv4 runs its networks at high resolution (arXiv 2601.17237).
+    "like_vitdet_medium": ArchSpec(
+        _stages(*("vit", (12,), (512,), 64), expansion=4.0, grid=14, window=14, global_every=3, registers=4),
+        stem="patch16",
+    ),
+    # Class token and four registers are five registers here.
+    "like_dinov3_small16": ArchSpec(
+        _stages("vit", (12,), (384,), head_width=64, expansion=4.0, positions="rotary", registers=5),
+        stem="patch16",
+        summary="token",
+    ),
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from search_space.arch import BLOCKS, DEFAULT_KERNELS, EXPANDING_DOWNSAMPLINGS, STEMS, default_kernel
+from search_space.arch import BLOCKS, DEFAULT_KERNELS, EXPANDING_DOWNSAMPLINGS, STEMS, StageSpec, default_kernel
+from search_space.checks import SpecError
 
 Choice = str | int | float | None
 LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec
@@ -19,8 +22,9 @@ NARROW = frozenset(
 class Gene:
     """One categorical parameter.
 
-    A gene with a parent is active only where the parent has a value in `when`, and where the architecture has the
-    gene's stage and layout (see `Space.active`). Genes that set the same field of the same stage have disjoint `when`.
+    A gene with a parent is active only where the parent is active and has a value in `when`, and where the architecture
+    has the gene's stage and layout (see `Space.active`). Genes that set the same field of the same stage have disjoint
+    conditions.
 
     Attributes:
         name: the parameter's name, unique in its space.
@@ -29,6 +33,8 @@ class Gene:
         choices: allowed values.
         parent: name of another gene.
         when: values of the parent.
+        ancestor: name of the parent's own parent, if it has one.
+        ancestor_when: values of the ancestor for which the parent is active.
     """
 
     name: str
@@ -37,18 +43,21 @@ class Gene:
     choices: tuple[Choice, ...]
     parent: str | None = None
     when: frozenset[Choice] = frozenset()
+    ancestor: str | None = None
+    ancestor_when: frozenset[Choice] = frozenset()
 
     def active(self, values: Mapping[str, Choice]) -> bool:
-        """Tell whether the parent's value allows the gene, given the `values` of all genes."""
-        return self.parent is None or values[self.parent] in self.when
+        """Tell whether the values of parent and ancestor allow the gene, given the `values` of all genes."""
+        conditions = ((self.parent, self.when), (self.ancestor, self.ancestor_when))
+        return all(name is None or values[name] in when for name, when in conditions)
 
 
 @dataclass(frozen=True)
 class StageChoices:
     """The choices of one stage. Options that no block of the stage reads are ignored.
 
-    `cpb_hidden` and `grid` are single values, because they hardly change a model's cost. In `group_widths` and
-    `squeezes`, None leaves the option out; with None alone there is no gene.
+    `cpb_hidden` and `grid` are single values, because they hardly change a model's cost. Choices with None are options
+    that None leaves out; with None alone there is no gene.
 
     Attributes:
         blocks: keys of `BLOCKS`.
@@ -58,7 +67,7 @@ class StageChoices:
         mlp_expansions: expansions of all other blocks.
         heads: numbers of attention heads; they divide all widths.
         pre_convs: see `StageSpec.pre_conv`.
-        windows: windows of all blocks but mr_window.
+        windows: windows of all blocks but mr_window and vit.
         mr_windows: windows of mr_window, which resizes its map to a multiple of twice the window.
         subsamplings: see `StageSpec.subsampling`.
         cpb_hidden: see `StageSpec.cpb_hidden`.
@@ -67,6 +76,10 @@ class StageChoices:
         squeezes: see `StageSpec.squeeze`.
         key_widths: see `StageSpec.key_width`.
         kernels: sides of kernels; a block's default is None in its gene. Without any, all blocks have their default.
+        vit_windows: windows of vit; None: all of its layers are global.
+        global_everies: see `StageSpec.global_every`; of a vit with windows. None of them may exceed a depth.
+        registers: see `StageSpec.registers`.
+        positions: see `StageSpec.positions`.
     """
 
     blocks: tuple[str, ...]
@@ -85,6 +98,10 @@ class StageChoices:
     squeezes: tuple[float | None, ...] = (None,)
     key_widths: tuple[int, ...] = (16,)
     kernels: tuple[int, ...] = ()
+    vit_windows: tuple[int | None, ...] = (None,)
+    global_everies: tuple[int | None, ...] = (None,)
+    registers: tuple[int | None, ...] = (None,)
+    positions: tuple[str | None, ...] = (None,)
 
 
 @dataclass(frozen=True)
@@ -139,28 +156,69 @@ def layout_genes(layout: Layout, prefix: str) -> list[Gene]:
 def stage_genes(stage: StageChoices, stage_index: int) -> list[Gene]:
     """Return the genes of the stage at index `stage_index`; in names, stages count from 1."""
     prefix = f"stage{stage_index + 1}"
+    several_positions = stage.positions != (None,)  # vit then has a grid only with some of them
     table: list[tuple[str, str, tuple[Choice, ...], frozenset[str]]] = [
         ("conv_expansion", "expansion", stage.conv_expansions, NARROW),
         ("mlp_expansion", "expansion", stage.mlp_expansions, _readers("expansion") - NARROW),
         ("heads", "heads", stage.heads, _readers("heads")),
         ("pre_conv", "pre_conv", stage.pre_convs, _readers("pre_conv")),
-        ("window", "window", stage.windows, _readers("window") - _readers("ratios")),
+        ("window", "window", stage.windows, _readers("window") - _readers("ratios") - _readers("global_every")),
         ("mr_window", "window", stage.mr_windows, _readers("ratios")),
         ("subsampling", "subsampling", stage.subsamplings, _readers("subsampling")),
         ("cpb_hidden", "cpb_hidden", (stage.cpb_hidden,), _readers("cpb_hidden")),
         ("group_width", "group_width", stage.group_widths, _readers("group_width")),
         ("squeeze", "squeeze", stage.squeezes, _readers("squeeze")),
-        ("grid", "grid", (stage.grid,), _readers("grid")),
+        ("grid", "grid", (stage.grid,), _readers("grid") - (_readers("positions") if several_positions else set())),
         ("key_width", "key_width", stage.key_widths, _readers("key_width")),
         ("kernel", "kernel", _kernels(stage, "mbconv"), _readers("kernel") - set(DEFAULT_KERNELS)),
         *((f"{block}_kernel", "kernel", _kernels(stage, block), frozenset({block})) for block in DEFAULT_KERNELS),
+        ("vit_window", "window", stage.vit_windows, _readers("global_every")),
+        ("registers", "registers", stage.registers, _readers("registers")),
+        ("positions", "positions", stage.positions, _readers("positions")),
     ]
     genes = [Gene(f"{prefix}.{name}", stage_index, name, choices) for name, choices in _shape(stage)]
     for name, field, choices, blocks in table:
         when = frozenset[Choice](blocks & set(stage.blocks))
         if when and choices != (None,):
             genes.append(Gene(f"{prefix}.{name}", stage_index, field, choices, f"{prefix}.block", when))
-    return genes
+    return genes + _vit_options(stage, genes, prefix)
+
+
+def _vit_options(stage: StageChoices, genes: Sequence[Gene], prefix: str) -> list[Gene]:
+    """Return the genes of vit that depend on its windows and positions.
+
+    Raises:
+        SpecError: Not every combination of vit's choices is a stage.
+    """
+    if "vit" in stage.blocks:
+        _check_vit(stage, prefix)
+    windows, places = frozenset[Choice](stage.vit_windows) - {None}, frozenset[Choice]({None})
+    table: tuple[tuple[str, str, tuple[Choice, ...], str, frozenset[Choice]], ...] = (
+        ("global_every", "global_every", stage.global_everies, "vit_window", windows),
+        ("vit_grid", "grid", (stage.grid,), "positions", places & set(stage.positions)),
+    )
+    parents = {gene.name: gene for gene in genes}
+    found = []
+    for name, field, choices, parent_name, when in table:
+        parent = parents.get(f"{prefix}.{parent_name}")
+        if parent is not None and when and choices != (None,):
+            above = parent.parent, parent.when
+            found.append(Gene(f"{prefix}.{name}", parent.stage_index, field, choices, parent.name, when, *above))
+    return found
+
+
+def _check_vit(stage: StageChoices, prefix: str) -> None:
+    patterns = itertools.product(stage.vit_windows, stage.global_everies, stage.registers)
+    names, fewest = ("window", "global_every", "registers"), min(stage.depths)
+    tried: list[dict[str, Any]]
+    tried = [{"width": stage.widths[0], "heads": stage.heads[0], **dict(zip(names, p, strict=True))} for p in patterns]
+    shapes = itertools.product(stage.widths, stage.heads, stage.positions)
+    tried += [{"width": width, "heads": heads, "positions": positions} for width, heads, positions in shapes]
+    try:
+        for fields in tried:
+            StageSpec("vit", fewest, **fields, expansion=stage.mlp_expansions[0], grid=stage.grid)
+    except SpecError as error:
+        raise SpecError(f"{prefix}: {error}") from None
 
 
 def _kernels(stage: StageChoices, block: str) -> tuple[Choice, ...]:
@@ -178,10 +236,11 @@ def _shape(stage: StageChoices) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
 
 
 def count(genes: Iterable[Gene]) -> int:
-    """Return the exact number of distinct settings of `genes`, without inactive ones. Parents must not have parents."""
+    """Return the exact number of distinct settings of `genes`, without inactive ones."""
     genes = tuple(genes)
-    total = 1
-    for root in (g for g in genes if g.parent is None):
-        children = [g for g in genes if g.parent == root.name]
-        total *= sum(math.prod(len(c.choices) for c in children if value in c.when) for value in root.choices)
-    return total
+
+    def settings(gene: Gene) -> int:
+        children = [g for g in genes if g.parent == gene.name]
+        return sum(math.prod(settings(c) for c in children if value in c.when) for value in gene.choices)
+
+    return math.prod(settings(root) for root in genes if root.parent is None)

@@ -6,13 +6,17 @@ from search_space.arch import ArchSpec, StageSpec
 
 
 def outline(spec: ArchSpec) -> str:
-    """Return stem, stages and neck in one line; a stage has its block, depth, width, heads, windows and kernel.
+    """Return stem, stages, neck and summary in one line.
+
+    A stage has its block, depth, width, heads, windows, kernel and registers.
 
     Example: "conv stem 16 | c2f x1 16 | mbconv x2 48 | mr_window x2 128 (4 heads, window 2) | vit x1 256 (8 heads)".
     """
     parts = [f"{spec.stem} stem" + (f" {spec.stem_width}" if spec.stem_width else ""), *map(_stage, spec.stages)]
     if spec.neck != "none":
         parts.append(f"neck {spec.neck} {spec.neck_dim}")
+    if spec.summary:
+        parts.append(f"summary {spec.summary}")
     return " | ".join(parts)
 
 
@@ -23,5 +27,15 @@ def _stage(stage: StageSpec) -> str:
         details.append(f"window {'/'.join(map(str, windows))}")
     if stage.kernel:
         details.append(f"kernel {stage.kernel}")
+    if stage.global_every:
+        details.append(f"every {ordinal(stage.global_every)} layer global")
+    if stage.registers:
+        details.append(f"{stage.registers} register" + "s" * (stage.registers > 1))
     suffix = f" ({', '.join(details)})" if details else ""
     return f"{stage.block} x{stage.depth} {stage.width}{suffix}"
+
+
+def ordinal(number: int) -> str:
+    """Return a number as an ordinal: 2nd, 3rd, 4th, 11th."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -150,10 +150,8 @@ class TransformerLayer(nn.Module):
 
     def fuse(self) -> Self:
         """Fold the layer scale into the linears before it."""
-        for gamma, linear in ((self.gamma1, self.attention.proj), (self.gamma2, self.mlp.fc2)):
-            if gamma is not None:
-                with torch.no_grad():
-                    linear.weight.mul_(gamma.unsqueeze(1))
+        fold_scale(self.gamma1, self.attention.proj)
+        fold_scale(self.gamma2, self.mlp.fc2)
         self.gamma1 = self.gamma2 = None
         return self
 
@@ -170,3 +168,12 @@ def subsample_tokens(x: Tensor, stride: Subsample) -> Tensor:
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
     """Return `x` times a factor per channel (last axis), or `x` itself; in the type of `x`, also under autocast."""
     return x if gamma is None else x * gamma.to(x.dtype)
+
+
+def fold_scale(gamma: Tensor | None, linear: nn.Linear) -> None:
+    """Fold `scaled` into the linear before it, in place."""
+    if gamma is not None:
+        with torch.no_grad():
+            linear.weight.mul_(gamma.unsqueeze(1))
+            if linear.bias is not None:
+                linear.bias.mul_(gamma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +36,25 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all blocks, (B, C, H, W) -> same."""
+        return join([self._resized(part) for part in self.parts(x)])
+
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
+        """Split a batch into the images to run at a time: on a CPU in eval mode, those whose maps fit into its cache.
+
+        A block's output is then still in the cache, and the allocator does not return large buffers to the system,
+        which would zero them again. This gains 12 % at batch 8, 256 px.
+        """
         if self.training or torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._resized(x)
-        # Some images at a time: a block's output is then still in the CPU's cache, and the allocator does not return
-        # large buffers to the system, which would zero them again. This gains 12 % at batch 8, 256 px.
-        parts = x.split(max(1, CHUNK_VALUES // (x.shape[1] * self._fitting(x)[0] * self._fitting(x)[1])))
-        return self._resized(x) if len(parts) == 1 else torch.cat([self._resized(part) for part in parts])
+            return (x,)
+        h, w = self._fitting(x)
+        split: Sequence[Tensor] = x.split(max(1, CHUNK_VALUES // (x.shape[1] * h * w)))
+        return split
+
+    def call(self, block: nn.Module, *inputs: Any) -> Any:
+        """Run a block; with `grad_checkpointing`, the backward pass recomputes it."""
+        if self.grad_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return fp32_fallback(block, *inputs)
 
     def _fitting(self, x: Tensor) -> tuple[int, int]:
         h, w = x.shape[2:]
@@ -60,9 +74,10 @@ class Stage(nn.Module):
     def _run(self, x: Tensor, stride: Subsample | None = None) -> Tensor:
         """Run all blocks; return each `stride`-th row and column of the last one's result."""
         for i, block in enumerate(self.blocks, start=1):
-            rest = (stride,) if stride is not None and i == len(self.blocks) else ()
-            if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, *rest, use_reentrant=False)
-            else:
-                x = fp32_fallback(block, x, *rest)
+            x = self.call(block, x, *((stride,) if stride is not None and i == len(self.blocks) else ()))
         return x
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate the results of `Stage.parts`; without a copy where there is one only."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,20 +47,24 @@ class PartitionedLayer(nn.Module):
         h, w = tokens.shape[1:3]
         padded = [-(-side // self.window) * self.window for side in (h, w)]
         shifts = [self.shift if side > self.window else 0 for side in padded]  # a single window needs no shift
-        regions = None
+        labels = None
         if padded != [h, w] or any(shifts):
-            regions = self._regions((h, w), padded, shifts, x.device)
+            labels = partition(regions((h, w), padded, shifts, x.device), self.window, self.grid)[0, :, :, 0]
             tokens = F.pad(tokens, (0, 0, 0, padded[1] - w, 0, padded[0] - h)).roll([-s for s in shifts], (1, 2))
-        groups = self.layer(partition(tokens, self.window, self.grid), regions)
+        groups = self.layer(partition(tokens, self.window, self.grid), labels)
         tokens = unpartition(groups, self.window, self.grid, *padded)
-        if regions is not None:
+        if labels is not None:
             tokens = tokens.roll(shifts, (1, 2))[:, :h, :w]
         return tokens.permute(0, 3, 1, 2)
 
-    def _regions(self, size: tuple[int, int], padded: list[int], shifts: list[int], device: torch.device) -> Tensor:
-        rows, columns = (axis_labels(*axis, device) for axis in zip(size, padded, shifts, strict=True))
-        labels = (4 * rows.unsqueeze(1) + columns).view(1, *padded, 1)
-        return partition(labels, self.window, self.grid).view(-1, self.window**2)
+
+def regions(size: Sequence[int], padded: Sequence[int], shifts: Sequence[int], device: torch.device) -> Tensor:
+    """Label the places of a map that was padded from `size` and rolled back by `shifts`, (1, *padded, 1).
+
+    Places with different labels must not attend to each other.
+    """
+    rows, columns = (axis_labels(*axis, device) for axis in zip(size, padded, shifts, strict=True))
+    return (4 * rows.unsqueeze(1) + columns).view(1, *padded, 1)
 
 
 def axis_labels(side: int, padded: int, shift: int, device: torch.device) -> Tensor:
@@ -70,19 +76,25 @@ def axis_labels(side: int, padded: int, shift: int, device: torch.device) -> Ten
     return (place >= padded).int() + 2 * (place % padded >= side).int()
 
 
-def partition(x: Tensor, window: int, grid: bool = False) -> Tensor:
-    """Split (B, H, W, C) into (B, groups, window^2, C); H and W must be multiples of `window`."""
+def partition(x: Tensor, window: int | tuple[int, int], grid: bool = False) -> Tensor:
+    """Split (B, H, W, C) into (B, groups, window^2, C); H and W must be multiples of `window`, a side or two."""
     b, h, w, c = x.shape
+    rows, columns = _sides(window)
     if grid:
-        x = x.reshape(b, window, h // window, window, w // window, c).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(b, rows, h // rows, columns, w // columns, c).permute(0, 2, 4, 1, 3, 5)
     else:
-        x = x.reshape(b, h // window, window, w // window, window, c).transpose(2, 3)
-    return x.reshape(b, -1, window * window, c)
+        x = x.reshape(b, h // rows, rows, w // columns, columns, c).transpose(2, 3)
+    return x.reshape(b, -1, rows * columns, c)
 
 
-def unpartition(groups: Tensor, window: int, grid: bool, height: int, width: int) -> Tensor:
+def unpartition(groups: Tensor, window: int | tuple[int, int], grid: bool, height: int, width: int) -> Tensor:
     """Join the groups of `partition` to a map of `height` x `width`, (B, H, W, C)."""
     b, _, _, c = groups.shape
-    x = groups.view(b, height // window, width // window, window, window, c)
+    rows, columns = _sides(window)
+    x = groups.view(b, height // rows, width // columns, rows, columns, c)
     x = x.permute(0, 3, 1, 4, 2, 5) if grid else x.transpose(2, 3)
     return x.reshape(b, height, width, c)
+
+
+def _sides(window: int | tuple[int, int]) -> tuple[int, int]:
+    return (window, window) if isinstance(window, int) else window

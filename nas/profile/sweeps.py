@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone
+from backbones.layers.vit import fitted_window
 from nas.measure.conditions import watching
 from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
@@ -18,6 +19,7 @@ from nas.measure.pair import watch_for
 from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Call, timer_for
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
+from search_space import StageSpec
 
 BUFFERS = 2
 
@@ -38,14 +40,23 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
             continue
         side = -(-resolution // stride)
         resized = _up(side, int(module.step))  # type: ignore[arg-type]
-        ratios, windows = stage.resolutions
-        needed = sum((side / ratio) ** 2 for ratio in ratios)
-        run = sum(_up(-(-resized // r), window) ** 2 for r, window in zip(ratios, windows, strict=True))
+        windows = stage.resolutions[1]
+        needed, run = _tokens(stage, side, resized)
         if run > needed:
             fitting_macs = round(_macs_on(module, stage.width, resized) * needed / run)
             extra_macs = stage_macs[number] - fitting_macs
             costs.append(WindowCost(number, windows, side, resized, run / needed - 1, extra_macs))
     return costs
+
+
+def _tokens(stage: StageSpec, side: int, resized: int) -> tuple[float, int]:
+    """Return how many tokens the attention blocks of a stage need for its map, and on how many they run."""
+    ratios, windows = stage.resolutions
+    if stage.block == "vit":
+        padded = _up(side, fitted_window(side, windows[0]))
+        return stage.depth * side**2, sum((side if each else padded) ** 2 for each in stage.global_layers)
+    needed = sum((side / ratio) ** 2 for ratio in ratios)
+    return needed, sum(_up(-(-resized // r), window) ** 2 for r, window in zip(ratios, windows, strict=True))
 
 
 def _macs_on(stage: nn.Module, width: int, side: int) -> int:

@@ -2,7 +2,8 @@
 const STEM_STRIDES = { conv: 4, overlap: 4, patch: 4, conv16: 16, patch16: 16 };
 const label = (x, y, text, attributes = {}) => svg('text', { x, y, ...attributes }, text);
 const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} heads`], ['window', v => `window ${v}`], ['pre_conv', v => v === 'none' ? '' : `${v} conv before`], ['squeeze', v => `squeeze ${v}`],
-  ['kernel', v => `kernel ${v}`], ['key_width', v => `keys of ${v}`], ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `subsampled by ${v}`], ['mlp', v => v]];
+  ['kernel', v => `kernel ${v}`], ['key_width', v => `keys of ${v}`], ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `subsampled by ${v}`], ['mlp', v => v],
+  ['global_every', v => `every ${v} layers one is global`], ['registers', v => v > 1 ? `${v} registers` : 'one register'], ['positions', v => `${v} positions`]];
 
 function parts(t) {
   const { stem, stem_width, neck, neck_dim, downsampling, downsampling_expansion } = t.spec, stride = STEM_STRIDES[stem] || 4;

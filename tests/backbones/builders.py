@@ -43,6 +43,13 @@ STAGES = {
     "carrier": StageSpec("carrier", 2, 16, **WINDOWED),
     "carrier odd": StageSpec("carrier", 1, 16, **{**WINDOWED, "window": 3}),
     "vit": StageSpec("vit", 2, 16, grid=3, **ATTENTION),
+    "vit windows": StageSpec("vit", 4, 16, grid=3, window=5, global_every=2, registers=4, **ATTENTION),
+    "vit conditional": StageSpec(
+        "vit", 1, 16, expansion=8.0, heads=2, window=2, positions="conditional", mlp="swiglu", layer_scale=0.5
+    ),
+    "vit rotary": StageSpec(
+        "vit", 2, 16, window=3, global_every=2, registers=1, positions="rotary", layer_scale=0.5, **ATTENTION
+    ),
 }
 
 

@@ -71,7 +71,8 @@ def pool(spec, side):
 def layer(spec, groups, tokens):
     """Attention (qkv, two products, projection) and MLP of `groups` groups of `tokens` tokens."""
     c = spec.width
-    return groups * tokens * (4 * c * c + 2 * tokens * c + 2 * c * hidden(spec))
+    mlp = 3 * (hidden(spec) // 2 // 64 * 64) if spec.mlp == "swiglu" else 2 * hidden(spec)
+    return groups * tokens * (4 * c * c + 2 * tokens * c + c * mlp)
 
 
 def pre_conv(spec, side):
@@ -149,7 +150,14 @@ def carrier(spec, side):
 
 
 def vit(spec, side):
-    return spec.depth * layer(spec, 1, side**2)
+    """As few windows as possible, and as small as these allow; registers join the global layers only."""
+    across = spec.depth if spec.window is None else spec.depth // (spec.global_every or spec.depth + 1)
+    whole = across * layer(spec, 1, side**2 + (spec.registers or 0))
+    places = 9 * spec.width * side**2 if spec.positions == "conditional" else 0
+    if across == spec.depth:
+        return places + whole
+    windows = -(-side // spec.window)
+    return places + whole + (spec.depth - across) * layer(spec, windows**2, (-(-side // windows)) ** 2)
 
 
 FORMULAS = {

@@ -34,7 +34,7 @@ class Alone(torch.nn.Module):
 def test_every_block_is_tested_and_can_be_built():
     assert set(BLOCKS) == set(READS) == {spec.block for spec in STAGES.values()}
     read = {(spec.block, field) for spec in STAGES.values() for field in READS[spec.block] if getattr(spec, field)}
-    new = {"group_width", "squeeze", "key_width", "kernel"}
+    new = {"group_width", "squeeze", "key_width", "kernel", "global_every", "registers", "positions"}
     assert {(block, field) for block in READS for field in READS[block] & new} <= read
 
 

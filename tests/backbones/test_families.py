@@ -38,8 +38,16 @@ NAMESAKES = {
     "like_shvit_s4": (16.14, 0.9858, 256),
     "like_levit_256": (17.866, 1.1262, 224),
     "like_vit_base16": (85.80, 17.564, 224),
+    "like_samvit_base16": (85.69, 17.521, 224),
+    "like_vit_medium_reg4": (38.37, 10.746, 256),
+    "like_vitdet_medium": (38.34, 8.1183, 224),
+    "like_dinov3_small16": (21.59, 6.2453, 256),
 }
-CLOSE = ("like_efficientnetv2_s", "like_efficientvit_l1", "like_hgnetv2_b4", "like_shvit_s4", "like_levit_256")
+CLOSE = (
+    *("like_efficientnetv2_s", "like_efficientvit_l1", "like_hgnetv2_b4", "like_shvit_s4", "like_levit_256"),
+    *("like_vit_base16", "like_samvit_base16"),
+    *("like_vit_medium_reg4", "like_vitdet_medium", "like_dinov3_small16"),
+)
 
 
 @pytest.fixture(scope="module")

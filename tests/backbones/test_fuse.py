@@ -38,14 +38,14 @@ def test_attention_gets_its_mask_without_a_copy():
     assert all(mask.stride(-1) == 1 and mask.is_contiguous() for mask in masks)
 
 
-@pytest.mark.parametrize("kind", ["window depthwise", "mr_window pool", "c2f", "carrier", "swin"])
+@pytest.mark.parametrize("kind", ["window depthwise", "mr_window pool", "c2f", "carrier", "swin", "vit windows"])
 def test_images_by_the_cacheful_or_all_at_once(kind, monkeypatch):
     module, x = randomized(build_stage(STAGES[kind])), torch.randn(5, 16, 7, 4)
     with torch.no_grad():
         whole = module(x)
         monkeypatch.setattr(stage, "CHUNK_VALUES", 2 * 16 * 8 * 4)
         sizes = []
-        module.blocks[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+        module.blocks[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
         close(module(x), whole)
         assert max(sizes) < 5
         assert sum(sizes) == 5

@@ -27,6 +27,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "backb
 
 BLOCKS = {stage.block: stage for stage in reversed(STAGES.values())}
 MICRO = {f"micro_{block}": spec_of(stage) for block, stage in BLOCKS.items()}
+MICRO["micro_vit_windows"] = spec_of(STAGES["vit windows"], summary="token")
 ON_EVERY_BLOCK = (
     "test_model_forward",
     "test_model_backward",

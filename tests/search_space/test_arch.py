@@ -16,6 +16,7 @@ ARCH_IDS = {
     "eradio_b": "82513747af52",
     "eradio_l_fullres": "4a23f631d68d",
     "eradio_xxxtiny_8x_ws16": "1c3de552b05c",
+    "like_vit_base16": "b9edafce492b",
 }
 
 
@@ -117,6 +118,64 @@ def test_a_shortened_stage_ends_with_the_same_block_of_its_period(squeeze, depth
     few, more, times = StageSpec("repdw", depth, 32, expansion=2, squeeze=squeeze).shortened()
     assert (few.depth, more.depth, times) == (short, longer, repeats)
     assert few.squeeze == more.squeeze == squeeze
+
+
+def vit(**fields):
+    return StageSpec("vit", **{"depth": 12, "width": 32, "expansion": 4, "heads": 4, "grid": 14} | fields)
+
+
+@pytest.mark.parametrize(
+    ("depth", "every", "short", "longer", "repeats"),
+    [(12, None, 1, 2, 11), (12, 4, 4, 8, 2), (13, 4, 5, 9, 2), (7, 4, 7, 7, 0), (4, 4, 4, 4, 0), (9, 2, 3, 5, 3)],
+)
+def test_a_shortened_vit_keeps_its_share_of_global_layers(depth, every, short, longer, repeats):
+    few, more, times = vit(depth=depth, window=7, global_every=every).shortened()
+    assert (few.depth, more.depth, times) == (short, longer, repeats)
+    for place in range(depth):
+        assert vit(depth=depth, window=7, global_every=every).global_layers[place] == (
+            every is not None and (place + 1) % every == 0
+        )
+
+
+def test_options_of_a_vit_that_say_nothing_are_none():
+    assert vit(global_every=3) == vit()
+    assert vit(window=(7,)) == vit(window=7) != vit()
+    assert vit(positions="conditional", grid=14) == vit(positions="conditional", grid=None) != vit()
+    assert vit().global_layers == (True,) * 12
+    assert ArchSpec((vit(),), stem="patch16").to_dict().keys() == {"stages", "stem", "downsampling", "neck"}
+    specs = [vit(), *(vit(**more) for more in ({"window": 7}, {"registers": 1}, {"registers": 4}, {"mlp": "swiglu"}))]
+    specs += [vit(window=7, global_every=3), vit(window=7, global_every=4), vit(layer_scale=1), vit(window=8)]
+    archs = [ArchSpec((stage,), stem="patch16") for stage in specs]
+    archs.append(ArchSpec((vit(registers=1),), stem="patch16", summary="token"))
+    assert len({arch.arch_id for arch in archs}) == len(archs)
+    assert all(ArchSpec.from_json(arch.to_json()) == arch for arch in archs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"window": 7, "global_every": 13}, ("global_every", "13", "to 12")),
+        ({"window": 7, "global_every": 1}, ("global_every", "1", "leave out")),
+        ({"window": 7, "registers": 4}, ("registers", "4", "global_every")),
+        ({"registers": 0}, ("registers", "0", "from 1")),
+        ({"window": 65}, ("window", "65", "64")),
+        ({"positions": "learned"}, ("positions", "'learned'", "conditional")),
+        ({"grid": None}, ("grid", "None")),
+        ({"positions": "rotary", "width": 24}, ("positions", "'rotary'", "multiple of 4", "6")),
+    ],
+)
+def test_errors_of_a_vit_name_field_value_and_choices(fields, words):
+    with pytest.raises(SpecError) as error:
+        vit(**fields)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_summary_token_needs_registers_in_the_last_stage():
+    for stages in ((vit(),), (vit(registers=4), PICO.stages[3])):
+        with pytest.raises(SpecError, match=r"summary: 'token'.*registers"):
+            ArchSpec(stages, stem="patch16", summary="token")
+    with pytest.raises(SpecError, match="summary: 'mean'"):
+        ArchSpec((vit(),), stem="patch16", summary="mean")
 
 
 def test_every_field_that_is_read_changes_the_identity():

@@ -24,6 +24,13 @@ def test_an_outline_by_hand() -> None:
     )
 
 
+def test_windows_and_registers_of_a_vit() -> None:
+    vit = StageSpec("vit", 12, 384, expansion=4, heads=6, grid=14, window=8, global_every=3, registers=4)
+    text = outline(ArchSpec((vit,), stem="patch16", summary="token"))
+    details = "6 heads, window 8, every 3rd layer global, 4 registers"
+    assert text == f"patch16 stem | vit x12 384 ({details}) | summary token"
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_every_architecture_has_a_line(space: str) -> None:
     rng = random.Random(0)

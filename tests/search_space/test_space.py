@@ -69,6 +69,22 @@ EXPANDING = Space(
     stages=(STAGE, STAGE),
     layouts=(Layout(("patch",), ("conv", "mbconv"), downsampling_expansions=(2.0, 4.0)),),
 )
+VIT = Space(
+    name="vit",
+    stages=(
+        StageChoices(
+            blocks=("pool", "bn_attention", "vit"),
+            depths=(3, 4),
+            widths=(16,),
+            vit_windows=(None, 4, 8),
+            global_everies=(2, 3),
+            registers=(None, 1),
+            positions=(None, "conditional"),
+        ),
+        StageChoices(blocks=("vit",), depths=(1,), widths=(16,), vit_windows=(None, 4)),
+    ),
+    layouts=(Layout(("patch16",), ("conv",)),),
+)
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from(sorted(SPACES))
 
@@ -87,6 +103,8 @@ NAMES = st.sampled_from(sorted(SPACES))
         (KERNELS, 3 + 3 + 3 + 1),
         # Two of each stage; two expansions for the one downsampling that expands.
         (EXPANDING, 2 * 2 * (1 + 2)),
+        # pool, bn_attention: 1; vit: no window, or two windows of two patterns; times registers, times positions.
+        (VIT, (1 + 1 + (1 + 2 * 2) * 2 * 2) * 2 * 2),
     ],
 )
 def test_count_agrees_with_brute_force(space, number):
@@ -254,6 +272,32 @@ def test_a_downsampling_that_expands_has_a_gene_of_its_own():
     with pytest.raises(SpecError, match="downsampling_expansion"):
         Space("odd", (STAGE, STAGE), (Layout(("patch",), ("fused_mbconv",)),))
     assert "downsampling_expansion" not in TINY.choices()
+
+
+def test_windows_of_a_vit_round_trip_and_mutate():
+    rng, seen = random.Random(0), set()
+    spec = VIT.sample(rng)
+    for _ in range(600):
+        assert VIT.decode(VIT.encode(spec)) == spec
+        first = spec.stages[0]
+        seen |= {(first.window, first.global_every, first.registers, first.grid)} if first.block == "vit" else set()
+        spec = VIT.mutate(spec, rng) if rng.random() < 0.5 else VIT.crossover(spec, VIT.sample(rng), rng)
+    patterns = [(None, None), *itertools.product((4, 8), (2, 3))]
+    assert seen == {(*pattern, *rest) for pattern in patterns for rest in itertools.product((None, 1), (None, 14))}
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"global_everies": (2, 3)}, "stage2: global_every: 3"),
+        ({"global_everies": (None, 2), "registers": (None, 4)}, "stage2: registers: 4"),
+        ({"heads": (1, 8), "positions": (None, "rotary")}, "stage2: positions: 'rotary'"),
+    ],
+)
+def test_patterns_that_a_vit_cannot_have_are_refused_when_the_space_is_made(choices, words):
+    odd = StageChoices(blocks=("vit",), depths=(2, 6), widths=(16,), vit_windows=(None, 4), **choices)
+    with pytest.raises(SpecError, match=words):
+        Space("odd", (ONE, odd), (Layout(("patch16",), ("conv",)),))
 
 
 def test_same_seed_same_specs():

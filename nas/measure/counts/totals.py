@@ -48,7 +48,7 @@ def totals(spec: ArchSpec, resolution: int) -> Totals:
     for i, (between, entering) in enumerate(zip(pairwise(widths), maps, strict=False)):
         key = "down", spec.downsampling, spec.downsampling_expansion, between, spec.strides[i]
         parts.append(_part(key, partial(build_downsampling, spec, i), entering))
-    parts.append(Totals(0, 2 * widths[-1]))  # the last norm
+    parts += [Totals(0, 2 * widths[-1])] * (1 if spec.summary is None else 2)  # the last norm, that of a summary token
     if spec.neck_dim is not None:
         start = int(spec.neck.removeprefix("stage")) - 1
         neck = partial(Neck, widths[start:], spec.neck_dim)

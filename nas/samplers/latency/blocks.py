@@ -2,8 +2,8 @@
 
 Each block of `backbones.layers` has a second definition here, as the fused model runs it in eval mode: norms folded
 into convolutions, position biases constant. The tests compare all of them with `nas.measure.counts.operators`. Not
-included are the copies of Swin's shifted windows, ViT's position embedding, biases of maps that are not the grid they
-are learned for, and the savings where a map was enlarged for a window.
+included are the copies of Swin's shifted windows, masks of padded windows, ViT's position embedding, biases of maps
+that are not the grid they are learned for, and the savings where a map was enlarged for a window.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nas.samplers.latency.operator_costs import (
 from search_space import StageSpec
 
 CARRIERS = 4  # per window
-WHOLE = ("c2f", "light_c2f", "repdw")  # whose function returns the operators of all blocks
+WHOLE = ("c2f", "light_c2f", "repdw", "vit")  # whose function returns the operators of all blocks
 
 
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -168,7 +168,20 @@ def _carrier_setup(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _vit(stage: StageSpec, at: FeatureMap) -> Operators:
-    return _layer(at.places, at.side**2, stage)
+    """Return the whole stage: windowed layers, and global ones, which registers join."""
+    extra = stage.registers or 0
+    joined = (memory("copy", (at.places + extra * at.batch) * stage.width),) if extra else ()
+    across = *joined, *_layer(at.places + extra * at.batch, at.side**2 + extra, stage)
+    places = (conv(at, stage.width, stage.width, 3, groups=stage.width),) if stage.positions == "conditional" else ()
+    if stage.window is None:
+        return *places, *across * stage.depth
+    windows = -(-at.side // stage.resolutions[1][0])  # along a side
+    window = -(-at.side // windows)
+    padded = at.padded(window)
+    copies = () if windows == 1 else (memory("copy", padded.places * stage.width),)
+    within = *copies, *_layer(padded.places, window**2, stage), *copies
+    is_global = stage.global_layers
+    return *places, *across * sum(is_global), *within * is_global.count(False)
 
 
 def _hidden(stage: StageSpec) -> int:
@@ -212,8 +225,22 @@ def _resampling(stage: StageSpec, at: FeatureMap, ratio: int) -> tuple[Operators
 def _layer(tokens: int, seen: int, stage: StageSpec) -> Operators:
     """Return a transformer layer in which each token attends to `seen` tokens."""
     c, norm, add = stage.width, memory("norm", tokens * stage.width), memory("add", tokens * stage.width, 3)
-    mixing = linear(tokens, c, 3 * c), *attention(tokens, seen, c, stage.heads or 1), linear(tokens, c, c)
+    mixing = (
+        linear(tokens, c, 3 * c),
+        *_rotation(tokens, stage),
+        *attention(tokens, seen, c, stage.heads or 1),
+        linear(tokens, c, c),
+    )
     return norm, *mixing, add, norm, *_mlp(tokens, stage), add
+
+
+def _rotation(tokens: int, stage: StageSpec) -> Operators:
+    """Return the rotation of queries and keys: x cos + half-swapped x sin."""
+    if stage.positions != "rotary":
+        return ()
+    whole = tokens * stage.width
+    products = (memory("mul", whole),) * 2
+    return (*products, memory("neg", whole // 2), memory("copy", whole), memory("add", whole, 3)) * 2
 
 
 def _mlp(tokens: int, stage: StageSpec) -> Operators:

@@ -21,8 +21,8 @@ MAX_KEPT = 20_000  # stages, some kB each
 class StageCost:
     """The operators of one stage, with the names of `Backbone.stage_modules`."""
 
-    name: str  # stem, stage1, down1, ..., norm, neck
-    kind: str  # "c2f", "patch stem", "pool down", "norm", "neck"
+    name: str  # stem, stage1, down1, ..., norm, summary_norm, neck
+    kind: str  # "c2f", "patch stem", "pool down", "norm", "summary norm", "neck"
     shape: tuple[float, ...]  # sizes, all positive; equally many for every stage of a kind
     operators: Operators
 
@@ -48,6 +48,8 @@ def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
             stages.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], hidden, widths[i]))
         stages.append(_stage(i + 1, stage, at))
     stages.append(_norm(widths[-1], maps[-1]))
+    if spec.summary == "token":
+        stages.append(_summary_norm(widths[-1], batch))
     if spec.neck_dim is not None:
         start = int(spec.neck.removeprefix("stage")) - 1
         stages.append(_neck(spec.neck_dim, maps[start], widths[start:]))
@@ -120,6 +122,11 @@ def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:
 @lru_cache(MAX_KEPT)
 def _norm(width: int, at: FeatureMap) -> StageCost:
     return StageCost("norm", "norm", (width, at.side), (memory("norm", at.places * width),))
+
+
+@lru_cache(MAX_KEPT)
+def _summary_norm(width: int, batch: int) -> StageCost:
+    return StageCost("summary_norm", "summary norm", (width,), (memory("norm", batch * width),))
 
 
 @lru_cache(MAX_KEPT)

@@ -50,6 +50,7 @@ NETS = [
     ("like_shvit_s4", 64),
     ("like_levit_256", 64),
     ("like_vit_base16", 64),
+    ("like_vitdet_medium", 64),
     ("timm:resnet18", 64),
     ("timm:vit_tiny_patch16_224", 224),
 ]
@@ -96,10 +97,11 @@ def small(block: str) -> ArchSpec:
     """Return an architecture of one block, whose windows do not divide its map of 8 x 8."""
     values = {
         "expansion": 2.0, "heads": 2, "pre_conv": "depthwise", "window": 3, "cpb_hidden": 8, "subsampling": "pool",
-        "group_width": 8, "squeeze": 0.25, "grid": 4, "key_width": 8, "kernel": 5,
+        "group_width": 8, "squeeze": 0.25, "grid": 4, "key_width": 8, "kernel": 5, "global_every": 2, "registers": 2,
     }  # fmt: skip
     read = {name: value for name, value in values.items() if name in BLOCKS[block]}
-    return ArchSpec((StageSpec(block, 1, 16, **read),), stem="patch")
+    stage = StageSpec(block, 2 if "global_every" in read else 1, 16, **read)
+    return ArchSpec((stage,), stem="patch", summary="token" if stage.registers else None)
 
 
 def runtimes_here() -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from backbones import build
 from nas.measure.counts import count
 from nas.profile.sweeps import window_costs
-from search_space import PRESETS
+from search_space import PRESETS, ArchSpec, StageSpec
 
 
 def costs(name, resolution):
@@ -53,3 +53,17 @@ def test_extra_macs_are_what_a_fitting_window_saves():
     per_token = count(fitting, 256).module_macs["stages.2"]
     # Attention itself goes by the window's tokens (49 against 16), all else is per token: equal to a few percent.
     assert macs[3] - third.extra_macs == pytest.approx(per_token, rel=0.06)
+
+
+def test_windows_of_a_vit_shrink_before_they_pad():
+    stage = StageSpec("vit", 3, 32, expansion=2, heads=2, grid=16, window=7, global_every=3, registers=1)
+    with torch.device("meta"):
+        model = build(ArchSpec((stage,), stem="patch16"))
+    macs = count(model, 256).module_macs["stages.0"]
+    # 16 tokens a side are three windows of 6 with two tokens of padding; the third layer has none.
+    (cost,) = window_costs(model, 256, {1: macs})
+    assert (cost.map_side, cost.resized_side, cost.windows) == (16, 16, (7,))
+    assert cost.extra_tokens == pytest.approx((2 * 18**2 + 16**2) / (3 * 16**2) - 1)
+    assert cost.extra_macs == macs - round(macs / (1 + cost.extra_tokens))
+    assert window_costs(model, 224, {1: 1}) == []  # two windows of 7
+    assert window_costs(model, 192, {1: 1}) == []  # two windows of 6

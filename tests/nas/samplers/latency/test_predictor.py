@@ -75,7 +75,13 @@ def one_of_each_option(block: str) -> list[StageSpec]:
         ("kernel", 3),
         ("kernel", 5),
     ]
-    return list({stage, *(replace(stage, **{name: value}) for name, value in more)})
+    stages = {stage, *(replace(stage, **{name: value}) for name, value in more)}
+    if block == "vit":
+        windowed, whole = {"depth": 4, "global_every": 2}, {"window": None}
+        options = (whole, windowed, windowed | {"registers": 4}, whole | {"registers": 1}, {"window": 5})
+        stages |= {replace(stage, **fields) for fields in (*options, {"positions": "conditional"}, {"layer_scale": 1})}
+        stages.add(replace(stage, **windowed, registers=2, positions="rotary"))
+    return list(stages)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -89,6 +95,11 @@ def test_every_downsampling_does_the_work_that_its_network_does(kind):
     stages = (StageSpec("pool", 1, 32, expansion=1.0), StageSpec("pool", 1, 128, expansion=1.0))
     for expansion in (4.0, 24.0):
         check_work(ArchSpec(stages, stem="patch", downsampling=kind, downsampling_expansion=expansion))
+
+
+def test_the_norm_of_a_summary_token_is_a_part():
+    stage = StageSpec("vit", 2, 128, expansion=2.0, heads=4, grid=4, registers=4)
+    check_work(ArchSpec((stage,), stem="patch", summary="token"))
 
 
 @pytest.mark.parametrize("seed", range(8))
