@@ -448,6 +448,11 @@ def checkpoint_path(folder: Path, arch_id: str) -> Path:
     return folder / f"{arch_id}.pt"
 
 
+def image_scores_path(folder: Path, arch_id: str, steps: int) -> Path:
+    """Return the NumPy file, in a folder, of the scores (N,) of the held-out images after so many training steps."""
+    return folder / f"{arch_id}-{steps}.npy"
+
+
 def checkpoint_interval_s() -> float:
     """Return the seconds of training between checkpoints: the variable BACKBONE_NAS_CHECKPOINT_S, else 30.
 

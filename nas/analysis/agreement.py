@@ -1,14 +1,14 @@
-"""Measure the agreement of two rankings of the same candidates: Kendall's tau-b, its interval, swapped pairs. Pure."""
+"""Measure the agreement of two rankings of the same candidates: tau-b, rho, their intervals, swapped pairs. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
 from nas.analysis.front import FrontPoint
 from nas.analysis.noise import CONFIDENCE_LEVEL
@@ -31,6 +31,15 @@ class RankCorrelation:
     high: float | None
 
 
+@dataclass(frozen=True)
+class SpearmanCorrelation:
+    """Spearman's rho of two rankings with its 95 % interval; None as in `RankCorrelation`."""
+
+    rho: float | None
+    low: float | None
+    high: float | None
+
+
 def kendall(pairs: Pairs) -> tuple[float | None, float | None]:
     """Return Kendall's tau-b and its p value; None where `RankCorrelation.tau` is None."""
     if len(pairs) < MIN_CANDIDATES:
@@ -43,27 +52,47 @@ def kendall(pairs: Pairs) -> tuple[float | None, float | None]:
 
 def rank_correlation(pairs: Pairs) -> RankCorrelation:
     """Return Kendall's tau-b with a reproducible interval (fixed seed)."""
-    if len(pairs) < MIN_CANDIDATES:
-        return RankCorrelation(len(pairs), None, None, None)
-    columns = np.asarray(pairs)
-    return RankCorrelation(len(pairs), _tau(columns), *_bootstrap_interval(columns))
+    return RankCorrelation(len(pairs), *_with_interval(pairs, tau_b))
 
 
-def _tau(columns: Array) -> float | None:
-    """Return tau-b alone: a bootstrap has no time for exact p values."""
+def spearman_correlation(pairs: Pairs) -> SpearmanCorrelation:
+    """Return Spearman's rho with a reproducible interval (fixed seed)."""
+    return SpearmanCorrelation(*_with_interval(pairs, _rho))
+
+
+def tau_b(columns: Array) -> float | None:
+    """Return the tau-b of two columns (candidates, 2) alone: a bootstrap has no time for exact p values."""
     tau = float(kendalltau(columns[:, 0], columns[:, 1], method="asymptotic").statistic)
     return tau if math.isfinite(tau) else None
 
 
-def _bootstrap_interval(columns: Array) -> tuple[float | None, float | None]:
+def _rho(columns: Array) -> float | None:
+    if (columns == columns[0]).all(axis=0).any():
+        return None  # a constant ranking has no rho; SciPy would warn
+    return float(spearmanr(columns[:, 0], columns[:, 1]).statistic)
+
+
+def _with_interval(
+    pairs: Pairs, statistic: Callable[[Array], float | None]
+) -> tuple[float | None, float | None, float | None]:
+    """Return a statistic of the pairs and the ends of its interval."""
+    if len(pairs) < MIN_CANDIDATES:
+        return None, None, None
+    columns = np.asarray(pairs, dtype=np.float64)
+    return statistic(columns), *_bootstrap_interval(columns, statistic)
+
+
+def _bootstrap_interval(
+    columns: Array, statistic: Callable[[Array], float | None]
+) -> tuple[float | None, float | None]:
     if len(columns) < MIN_FOR_INTERVAL:
         return None, None
     rng = np.random.default_rng(0)
     resamples = (columns[rng.integers(0, len(columns), len(columns))] for _ in range(RESAMPLES))
-    taus = [tau for tau in map(_tau, resamples) if tau is not None]  # None: the resample is one candidate repeated
-    if not taus:
+    values = [value for value in map(statistic, resamples) if value is not None]  # None: one candidate repeated
+    if not values:
         return None, None
-    low, high = np.quantile(taus, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
+    low, high = np.quantile(values, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -26,7 +26,7 @@ from nas.study.records import RungResult, TrialRecord
 if TYPE_CHECKING:
     from nas.distill.run import TrialContext
 
-CHECKPOINTS = "checkpoints"  # in a job's folder
+CHECKPOINTS, IMAGE_SCORES = "checkpoints", "image_scores"  # in a job's folder
 MAX_REASON_CHARACTERS = 300
 # By default glibc returns large buffers to the kernel and faults them in again at every training step.
 MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
@@ -43,12 +43,14 @@ class TrainingJob:
         config: Settings of the training, with its seed.
         folder: Takes weights, contact sheets and checkpoints.
         start: File of the weights to continue from, with the heads in the same folder; None for initial weights.
+        image_scores: Whether the folder also takes every held-out image's share of the score at each rung.
     """
 
     trial: TrialRecord
     config: SearchConfig
     folder: Path
     start: Path | None = None
+    image_scores: bool = False
 
     def __post_init__(self) -> None:
         if self.ranks > 1 and len(self.config.distill.rung_steps) > 1:
@@ -353,7 +355,8 @@ def _context(spec: RankSpec) -> TrialContext:
     from nas.study.contact_sheet import FOLDER
 
     job = spec.job
-    folders = {name: job.folder / name for name in (WEIGHTS, FOLDER, CHECKPOINTS)}
+    names = (WEIGHTS, FOLDER, CHECKPOINTS, *((IMAGE_SCORES,) if job.image_scores else ()))
+    folders = {name: job.folder / name for name in names}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     return TrialContext(
@@ -366,4 +369,5 @@ def _context(spec: RankSpec) -> TrialContext:
         pictures_dir=folders[FOLDER],
         checkpoint_dir=folders[CHECKPOINTS],
         checkpoint_s=spec.checkpoint_s,
+        image_scores_dir=folders.get(IMAGE_SCORES),
     )

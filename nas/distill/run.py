@@ -7,22 +7,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from zipfile import ZipFile
 
+import numpy as np
 import torch
 
 from backbones import Backbone, build
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
-from nas.cli import checkpoint_path
+from nas.cli import checkpoint_path, image_scores_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
-from nas.distill.evaluation.explained_variance import explained_variance
+from nas.distill.evaluation.explained_variance import ImageShares, explained_by_image, mean_over_images
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.folded_heads import fold, save_heads
@@ -37,6 +38,7 @@ from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
 
 _LOG = logging.getLogger(__name__)
+_Number = TypeVar("_Number", float, ImageShares)
 TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
 
@@ -54,6 +56,7 @@ class TrialContext:
         pictures_dir: takes their contact sheets.
         checkpoint_dir: takes the state of trials under way.
         checkpoint_s: shortest time between two checkpoints of a training.
+        image_scores_dir: takes every held-out image's share of the score at each rung; None: it is not kept.
         train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
             process trains.
     """
@@ -67,6 +70,7 @@ class TrialContext:
     pictures_dir: Path
     checkpoint_dir: Path
     checkpoint_s: float = 30.0
+    image_scores_dir: Path | None = None
     train_in_ranks: TrainInRanks | None = None
 
 
@@ -194,17 +198,21 @@ class Training:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
         with self._slot():
-            teachers = explained_variance(averaged, targets.val, config.device)
+            by_image = explained_by_image(averaged, targets.val, config.device)
             if config.distill.summary_loss in DIRECTIONS:
-                teachers = {name: {"spatial": heads["spatial"]} for name, heads in teachers.items()}
+                by_image = {name: {"spatial": heads["spatial"]} for name, heads in by_image.items()}
             metrics = student_metrics(averaged, targets, config.device) if last else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
+        teachers = mean_over_images(by_image)
         score = distillation_score(teachers, config.distill.score)
         if not math.isfinite(score):
             raise TrainingError(f"the distillation score is not finite after {self._distiller.step} steps")
         if sheet is not None:
             sheet.write(sheet_path(self._context.pictures_dir, self._arch_id))
             self._save_model()
+        if (folder := self._context.image_scores_dir) is not None:
+            path = image_scores_path(folder, self._arch_id, self._distiller.step)
+            np.save(path, distillation_score(by_image, config.distill.score))
         return RungResult(
             rung=rung,
             steps=self._distiller.step,
@@ -271,10 +279,19 @@ class TimedSlot:
                 self.busy_s += time.perf_counter() - began
 
 
-def distillation_score(teachers: Mapping[str, Mapping[str, float]], score: str) -> float:
-    """Return the mean explained variance over teachers, of their maps or ("both") of the mean over each one's heads."""
-    means = [sum(heads.values()) / len(heads) if score == "both" else heads["spatial"] for heads in teachers.values()]
-    return sum(means) / len(means)
+def distillation_score(teachers: Mapping[str, Mapping[str, _Number]], score: str) -> _Number:
+    """Return the mean explained variance over teachers, of their maps or ("both") of the mean over each one's heads.
+
+    Args:
+        teachers: Teacher -> head -> explained variance, or the (N,) shares of N images in it.
+        score: As of `DistillConfig`.
+    """
+    means = [_mean(list(heads.values())) if score == "both" else heads["spatial"] for heads in teachers.values()]
+    return _mean(means)
+
+
+def _mean(values: Sequence[_Number]) -> _Number:
+    return cast(_Number, sum(values) / len(values))
 
 
 def train_rank(record: TrialRecord, rung: int, context: TrialContext) -> RungResult | None:

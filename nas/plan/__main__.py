@@ -1,4 +1,7 @@
-"""``backbone-nas plan``: predict the cost of a search by a short probe and a simulation. Nothing is kept."""
+"""``backbone-nas plan``: predict the cost of a search by a short probe and a simulation, or run its pilot.
+
+A plan keeps nothing, a pilot its trainings.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nas.cli import FAILED, StageProgress, exit_code, stderr_console, stdout_console
-from nas.plan.arguments import PlanSettings, parse, parser
-from nas.search.preconditions import check_sources
-from nas.study.redaction import public_text
+from nas.cli import FAILED, StageProgress, check_cache, command_line, exit_code, stderr_console, stdout_console
+from nas.plan.arguments import PilotSettings, PlanSettings, parse, parser
+from nas.search.preconditions import check_limits, check_sources
+from nas.study.redaction import public_text, public_word
 from nas.study.teacher_names import check_teacher_names
 from nas.terminal import write_line
 
@@ -19,7 +22,46 @@ __all__ = ["main", "parser"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _plan(parse(words)), public_text, "nothing was written")
+    pilots: list[PilotSettings] = []
+
+    def work() -> int:
+        settings = parse(words)
+        if isinstance(settings, PlanSettings):
+            return _plan(settings)
+        pilots.append(settings)
+        return _pilot(settings, command_line("plan", [public_word(word) for word in words]))
+
+    return exit_code(work, public_text, lambda: _after_interruption(pilots))
+
+
+def _after_interruption(pilots: Sequence[PilotSettings]) -> str:
+    if not pilots:
+        return "nothing was written"
+    from nas.plan.pilot_trainings import kept_words
+
+    return kept_words(pilots[0])
+
+
+def _pilot(settings: PilotSettings, command: str) -> int:
+    check_sources(settings.config.data, settings.config.teachers, settings.weights)
+    check_cache(settings.cache)
+    if settings.config.limits:
+        check_limits(settings.config)
+    from nas.plan.pilot import run_pilot  # imports torch, which takes seconds: after the arguments are checked
+    from nas.plan.pilot_tables import pilot_json, show_pilot
+
+    progress = StageProgress(stderr_console())
+    with progress.showing():
+        pilot = run_pilot(settings, command, progress)
+    if settings.plot is not None:
+        from nas.plan.plots import plot_pilot  # matplotlib takes a second to import
+
+        plot_pilot(pilot, settings.plot)
+    if settings.json:
+        write_line(json.dumps(pilot_json(pilot)))
+    else:
+        show_pilot(pilot, stdout_console())
+    return FAILED if pilot.failed else 0
 
 
 def _plan(settings: PlanSettings) -> int:

@@ -1,18 +1,18 @@
-"""Parse the arguments of ``backbone-nas plan``: the settings of the search, and those of the plan."""
+"""Parse the arguments of ``backbone-nas plan``: the settings of the search, and those of the plan or of the pilot."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, OneLineParser, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, check_local_workers, whole_numbers
 from nas.flags import add_flag
 from nas.search.arguments import add_settings
 from nas.search.preconditions import check_device
-from nas.search.settings import default_workers, device_source, new_config, with_file
+from nas.search.settings import NODE_REMEDY, check_size, default_workers, device_source, new_config, with_file
 from nas.study.config import ConfigError, SearchConfig
 
 _EXAMPLES = """examples:
@@ -21,11 +21,21 @@ _EXAMPLES = """examples:
   backbone-nas plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
   backbone-nas plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
   backbone-nas search --budget 500 --plan               the same as backbone-nas plan with these flags
+  backbone-nas plan --pilot --train-images 50000 --rung-steps 3000    which rungs and how many images to search with?
 """
 # Ray and the imports of two workers on two idle CPUs, from experiments/results/recorded_search.json.
 START_S = 17.0
 MFU = 0.3
+PILOT_MODELS = 12
 MAX_BUDGET = 5_000  # 6 s of simulation for each size of cluster, and the seconds grow with the budget's square
+_OF_A_PLAN = (
+    *("gpus", "max_hours", "probe", "assume_tflops", "mfu", "assume_measure_seconds", "usd_per_hour"),
+    *("start_seconds", "ask_seconds"),
+)
+_PILOT_HELP = (
+    "A plan trains nothing, a pilot trains its models to the last rung, and keeps them; the same command continues an"
+    " interrupted one."
+)
 _ASSUME = (
     "plan for one that is not here with --assume-tflops X (peak of dense bf16: A100 312, H100 989), or with a table"
     " [plan] in the file, as the recipes have it"
@@ -74,9 +84,7 @@ class PlanSettings:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.config.budget > MAX_BUDGET:
-            allowed = f"a plan simulates {MAX_BUDGET:,} architectures at most; hours grow with the budget"
-            raise ConfigError(f"--budget: {self.config.budget}: {allowed}")
+        _check_budget(self.config)
         for flag, value in (("--mfu", self.mfu), ("--assume-measure-seconds", self.assume_measure_s)):
             if value is not None and self.here:
                 raise ConfigError(f"{flag}: only with --assume-tflops; on this device it is measured")
@@ -87,7 +95,46 @@ class PlanSettings:
         return self.assume_tflops is None
 
 
-def parse(words: Sequence[str]) -> PlanSettings:
+@dataclass(frozen=True)
+class PilotSettings:
+    """A search, and the settings of the pilot that proposes its rungs and its number of images.
+
+    Args:
+        config: Settings of the search.
+        workers: Trainings at a time.
+        run: Folder that keeps the trainings; None for one that is named after the settings, see `pilot_folder`.
+        models: Number of random architectures to train.
+        weights: Files of teachers' weights, by teacher.
+        cache: Folder of images and teacher outputs; None: the user's default.
+        json: Whether to print one JSON object instead of tables.
+        plot: File of the picture; None: no picture.
+
+    Raises:
+        ConfigError: The budget is too large to simulate, or the last rung has a single step.
+    """
+
+    config: SearchConfig
+    workers: int
+    run: Path | None = None
+    models: int = PILOT_MODELS
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    cache: str | None = None
+    json: bool = False
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_budget(self.config)
+        if (last := self.config.distill.rung_steps[-1]) < 2:
+            raise ConfigError(f"--rung-steps: {last}: a pilot needs a last rung of 2 steps or more")
+
+
+def _check_budget(config: SearchConfig) -> None:
+    if config.budget > MAX_BUDGET:
+        allowed = f"a plan simulates {MAX_BUDGET:,} architectures at most; hours grow with the budget"
+        raise ConfigError(f"--budget: {config.budget}: {allowed}")
+
+
+def parse(words: Sequence[str]) -> PlanSettings | PilotSettings:
     """Parse a command line.
 
     Args:
@@ -99,6 +146,31 @@ def parse(words: Sequence[str]) -> PlanSettings:
     """
     given = vars(parser().parse_args(words))
     options = with_file(given)
+    return _pilot(given, options) if "pilot" in given else _plan(given, options)
+
+
+def _pilot(given: Mapping[str, Any], options: Mapping[str, Any]) -> PilotSettings:
+    if refused := next((name for name in given if name in _OF_A_PLAN), None):
+        raise ConfigError(f"--{refused.replace('_', '-')}: does not go with --pilot, which trains on this machine")
+    config = new_config(options)
+    check_device(config, device_source(given), NODE_REMEDY)
+    check_size(options, config)
+    check_local_workers(options.get("workers"))
+    alone = replace(config, distill=replace(config.distill, ranks=1))  # a pilot trains each model in one process
+    return PilotSettings(
+        config=config,
+        workers=options.get("workers", default_workers(alone)),
+        run=Path(given["run"]) if "run" in given else None,
+        models=options.get("pilot_models", PILOT_MODELS),
+        weights=options.get("teacher_weights", {}),
+        plot=Path(options["plot"]) if "plot" in options else None,
+        **{name: options[name] for name in ("cache", "json") if name in options},
+    )
+
+
+def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
+    if lone := next((name for name in ("pilot_models", "run") if name in given), None):
+        raise ConfigError(f"--{lone.replace('_', '-')}: only with --pilot")
     tflops = options.get("assume_tflops")
     if tflops is not None and "workers" in given:
         raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
@@ -131,7 +203,20 @@ def parser() -> OneLineParser:
     add_settings(built)
     workers = "trials at a time (default: one per CPU or GPU)"
     built.add_argument_group("where it runs").add_argument("--workers", type=int, metavar="N", help=workers)
+    _add_pilot(built.add_argument_group("the pilot", _PILOT_HELP).add_argument)
     return built
+
+
+def _add_pilot(add: Any) -> None:
+    pilot = (
+        "train a few random architectures to the last step of --rung-steps, and propose --rung-steps and --val-images "
+        "for the search (default: plan)"
+    )
+    add("--pilot", action="store_true", help=pilot)
+    models = f"random architectures to train; more of them later add to those of the folder (default: {PILOT_MODELS})"
+    add("--pilot-models", type=int, metavar="N", help=models)
+    folder = "with --pilot: folder that keeps the trainings (default: runs/pilot-SPACE-ID, with an ID of the settings)"
+    add("--run", metavar="DIR", help=folder)
 
 
 def add_plan(add: Any) -> None:
@@ -157,4 +242,4 @@ def add_plan(add: Any) -> None:
     ask = "seconds that the driver takes for a new trial (default: measured here)"
     add("--ask-seconds", type=float, metavar="S", help=ask)
     add_flag(add, "--json", "no")
-    add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker")
+    add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker, or of the pilot's scores")

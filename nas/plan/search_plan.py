@@ -73,7 +73,9 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         basis, device = Basis.ASSUMED, f"a device of {assumed.tflops:g} TFLOP/s at an assumed MFU of {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     costs = _costs(config, material, probed, infeasible, basis)
-    cluster = _planned_cluster(settings, driver)
+    by_device = workers_per_device(config, settings.workers) if settings.here else 1
+    start = settings.start_s, driver.ask_s if settings.ask_s is None else settings.ask_s, driver.tell_s
+    cluster = Cluster(settings.workers // by_device, by_device, *start)
     clusters = forecasts(config, costs, cluster, settings.gpus or SIZES, settings.max_hours)
     planned = next(forecast for forecast in clusters if forecast.planned)
     figures = [
@@ -94,16 +96,14 @@ def _assumed_device(settings: PlanSettings) -> AssumedDevice:
     return AssumedDevice(settings.assume_tflops or 0.0, MFU if settings.mfu is None else settings.mfu, measure_s)
 
 
-def _planned_cluster(settings: PlanSettings, driver: DriverTimes) -> Cluster:
-    """Return a cluster of this machine, or of the assumed devices."""
-    by_device = settings.workers if settings.here and settings.config.device == "cpu" else 1
-    return Cluster(
-        devices=settings.workers // by_device,
-        workers_per_device=by_device,
-        start_s=settings.start_s,
-        ask_s=driver.ask_s if settings.ask_s is None else settings.ask_s,
-        tell_s=driver.tell_s,
-    )
+def workers_per_device(config: SearchConfig, workers: int) -> int:
+    """Return how many of this machine's trials at a time share a device: the CPU has them all, a GPU one.
+
+    Args:
+        config: Settings of the search.
+        workers: Trials at a time.
+    """
+    return workers if config.device == "cpu" else 1
 
 
 def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:

@@ -61,7 +61,7 @@ _SETTINGS = {name: hint for name, hint in declared(SearchConfig).items() if name
 # The options of a command line or a call, of which some have no key in a file.
 _OPTIONS = _SETTINGS | TABLES["limits"] | RUN_KEYS | PLAN_KEYS | {"teacher_weights": dict[str, Any]}
 _OPTIONS |= {name: TABLES["distill"][name] for name in RECIPE_FLAGS}
-_OPTIONS |= {"extend": Budget, "probe": Annotated[int, Range(1, 300)]}
+_OPTIONS |= {"extend": Budget, "probe": Annotated[int, Range(1, 300)], "pilot_models": Annotated[int, Range(6, 128)]}
 _HEADER = f"""\
 # All settings of this search. Start it again in a new folder, from the folder where it was started:
 #   {PROGRAM} search --config {FILE_NAME}

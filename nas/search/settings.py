@@ -112,7 +112,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     if not options.get("dry_run"):
         check_device(config, source, NODE_REMEDY)
     if not resume:
-        _check_size(options, config)
+        check_size(options, config)
     return SearchCommand(
         config=config,
         run=Path(options["resume"]) if resume else _run_folder(options, config),
@@ -257,10 +257,14 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     return replace(stored, budget=stored.budget + options.get("extend", 0))
 
 
-def _check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
+def check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
     """Refuse to spend a GPU or a cluster on the budget of a laptop unless the user names one.
 
     A GPU that was found and not asked for runs it on the built-in data: that is a demonstration, and is called so.
+
+    Args:
+        options: Options of the command line or a file by name, without those that were not given.
+        config: The settings that they make.
 
     Raises:
         ConfigError: The options ask for what a laptop does not have, and name neither a file nor the training's size.

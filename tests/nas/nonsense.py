@@ -52,10 +52,12 @@ BASES: dict[str, tuple[str, ...]] = {
     "select": ("RUN",),
     "export": ("RUN", "--format", "onnx"),
 }
+PILOT_BASE = ("--pilot", "--device", "cpu")
 SPACE_BASE = ("--space", "micro", "--device", "cpu", "--measure-seconds", "9")
 # Where the work of a command begins that reads no study.
 WORK = (
-    *("nas.search.session.search", "nas.plan.search_plan.plan_search", "nas.cache.command.manage_cache"),
+    *("nas.search.session.search", "nas.plan.search_plan.plan_search", "nas.plan.pilot.run_pilot"),
+    "nas.cache.command.manage_cache",
     *("nas.profile.command.profile", "nas.replay.command.replay", "nas.doctor.command.examine"),
 )
 
@@ -93,6 +95,7 @@ def command_lines() -> Iterator[Trial]:
         if isinstance(action, argparse._HelpAction):
             continue
         base = SPACE_BASE if command == ("profile",) and action.dest in SPACE_ONLY else BASES[command[0]]
+        base = PILOT_BASE if command == ("plan",) and action.dest in ("pilot_models", "run") else base
         flag = action.option_strings[0] if action.option_strings else ""
         for value, refused in values_of(action):
             tried = (f"{flag}={value}",) if flag else (value,)

@@ -15,6 +15,7 @@ COMMAND_LINES = (
     *("search --device cpu --runtime tensorrt", "search --config bad.toml", "search --device cpu --max-peak-memory 1"),
     *("search --max-params 1", "search --max-gmacs 1e-9 --space full"),
     *("plan --teachers nonsense", "plan --data nonsense", "plan --device nonsense", "plan --teacher-weights a=b"),
+    *("plan --pilot --teachers nonsense", "plan --pilot --gpus 8", "plan --pilot --max-params 1"),
     *("plan --budget 100000", "plan --assume-tflops 300 --teachers nonsense", "plan --mfu 0.3"),
     *("profile --arch nonsense", "profile --arch timm:nonsense", "profile --arch no/such.json"),
     *("profile --arch eradio_femto --device nonsense", "profile --arch eradio_femto --runtime nonsense"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.cache.shards import TargetArray
@@ -15,6 +16,7 @@ from nas.cache.targets import SplitTargets
 from nas.distill.heads import Predictions, normalize
 from nas.distill.losses import array_of
 
+ImageShares = NDArray[np.float64]
 _ROWS = 256  # read at a time
 _variances: dict[int, float] = {}  # id of a living array -> its total variance
 
@@ -56,20 +58,43 @@ def explained_variance(
     Raises:
         ValueError: a teacher's targets are the same for all images.
     """
-    errors: dict[tuple[str, str], Tensor] = {}
+    return mean_over_images(explained_by_image(model, split, device))
+
+
+def mean_over_images(explained: Mapping[str, Mapping[str, ImageShares]]) -> dict[str, dict[str, float]]:
+    """Return the explained variance of what `explained_by_image` returns."""
+    return {teacher: {head: float(each.mean()) for head, each in heads.items()} for teacher, heads in explained.items()}
+
+
+def explained_by_image(
+    model: TargetPredictor, split: SplitTargets, device: str | torch.device
+) -> dict[str, dict[str, ImageShares]]:
+    """Return teacher -> head -> (N,) shares of the N images, whose mean is the explained variance.
+
+    An image's share is 1 - (its squared error) / (variance of the teacher's targets, divided by N).
+
+    Args:
+        model: as of `explained_variance`.
+        split: as of `explained_variance`.
+        device: as of `explained_variance`.
+
+    Raises:
+        ValueError: a teacher's targets are the same for all images.
+    """
+    errors: dict[tuple[str, str], list[Tensor]] = {}
     for rows, predictions in predict(model.predict_targets, split, device):
         for teacher, heads in predictions.items():
             for head, prediction in heads.items():
                 target = read(array_of(split, f"{teacher}/{head}"), rows).float().to(prediction.device)
-                squared = ((prediction.float() - target) ** 2).sum().double()
-                errors[teacher, head] = errors[teacher, head] + squared if (teacher, head) in errors else squared
-    scores: dict[str, dict[str, float]] = {}
-    for (teacher, head), error in zip(errors, torch.stack(list(errors.values())).tolist(), strict=True):
+                squared = ((prediction.float() - target) ** 2).flatten(1).sum(1).double()
+                errors.setdefault((teacher, head), []).append(squared)
+    explained: dict[str, dict[str, ImageShares]] = {}
+    for (teacher, head), parts in errors.items():
         variance = total_variance(array_of(split, f"{teacher}/{head}"))
         if variance == 0:
             raise ValueError(f"{teacher}/{head} is the same on all held-out images: no variance to explain")
-        scores.setdefault(teacher, {})[head] = 1.0 - error / variance
-    return scores
+        explained.setdefault(teacher, {})[head] = 1.0 - len(split) / variance * torch.cat(parts).cpu().numpy()
+    return explained
 
 
 def total_variance(array: TargetArray) -> float:

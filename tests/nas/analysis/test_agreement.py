@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.analysis.agreement import speed_agreement
+from nas.analysis.agreement import spearman_correlation, speed_agreement
 from nas.analysis.front import FrontPoint
 
 
@@ -47,3 +47,16 @@ def test_the_interval_of_tau_holds_it_and_is_the_same_each_time() -> None:
     assert a.correlation.tau is not None
     assert a.correlation.high is not None
     assert 0 < a.correlation.low < a.correlation.tau < a.correlation.high <= 1
+
+
+def test_rho_by_hand() -> None:
+    """1 - 6 x (1 + 1) / (6 x 35): one pair of neighbors is swapped."""
+    result = spearman_correlation([(1, 10), (2, 20), (3, 40), (4, 30), (5, 50), (6, 60)])
+    assert result.rho == pytest.approx(1 - 12 / 210)
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < result.rho < result.high <= 1
+    assert spearman_correlation([(1, 2), (2, 2), (3, 2)]).rho is None
+    assert spearman_correlation([(1, 2), (2, 1)]).rho is None
+    few = spearman_correlation([(1, 2), (2, 3), (3, 4)])
+    assert (few.rho, few.low) == (pytest.approx(1), None)

@@ -1,0 +1,211 @@
+"""Choose the rungs of a search, from models that were trained to the end and scored on the way. Pure.
+
+A rung is of use if the scores there rank the models as those of the last rung do. How well they do is known only as
+well as a few models can tell, so that a rung is judged by Kendall's tau and by the lower end of its interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from nas.analysis.agreement import (
+    RESAMPLES,
+    Array,
+    RankCorrelation,
+    SpearmanCorrelation,
+    rank_correlation,
+    spearman_correlation,
+)
+
+# The default first rung has a tau of 0.66 (0.43 to 0.84, 30 models) to the last one. Early stopping there missed one of
+# the ten candidates that had come closest to the front (docs/explanation/early_stopping.md).
+MIN_TAU = 0.6
+MIN_TAU_LOW = 0.3  # of the 95 % interval; below it, a few models do not exclude that the order is nearly chance
+MEASURED_RUNGS = 6
+SURVIVAL_FACTORS = (2, 3, 4)  # reduction factors for which a table shows whether the best model survives
+
+
+@dataclass(frozen=True)
+class PilotTraining:
+    """The scores of one model at each measured rung, and its seconds from rung to rung.
+
+    Args:
+        arch_id: Its architecture.
+        macs: Multiply-accumulates of one image.
+        scores: Score at each rung.
+        seconds: Seconds of training and evaluation since the rung before.
+    """
+
+    arch_id: str
+    macs: int
+    scores: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RungEvidence:
+    """How well the scores at a rung predict the order at the last one.
+
+    Args:
+        steps: Training steps of the rung.
+        seconds: Median seconds of a model until there.
+        kendall: Kendall's tau to the scores at the last rung.
+        spearman: Spearman's rho to them.
+        survival: Reduction factor -> share of resamples in which the best model of the last rung continues here.
+    """
+
+    steps: int
+    seconds: float
+    kendall: RankCorrelation
+    spearman: SpearmanCorrelation
+    survival: dict[int, float]
+
+    @property
+    def keeps_order(self) -> bool:
+        """Return whether tau and the lower end of its interval are as large as a first rung needs."""
+        tau, low = self.kendall.tau, self.kendall.low
+        return tau is not None and low is not None and tau >= MIN_TAU and low >= MIN_TAU_LOW
+
+
+def measured_rungs(last: int, factor: int, first: int, own: Sequence[int]) -> tuple[int, ...]:
+    """Return the steps at which a pilot scores its models: a geometric ladder that ends at the last rung.
+
+    It descends by the reduction factor where `MEASURED_RUNGS` rungs of it are above `first`, else by its square root.
+
+    Args:
+        last: Steps of the last rung.
+        factor: Reduction factor of the search.
+        first: Steps before which no rung is of use: those of the warm-up.
+        own: Further rungs below `last`: those of the settings.
+    """
+    ratio = factor if last / factor ** (MEASURED_RUNGS - 1) >= first else math.sqrt(factor)
+    ladder = {round(last / ratio**i) for i in range(MEASURED_RUNGS)}
+    rungs = sorted(steps for steps in {*ladder, *own} if 1 <= steps <= last)
+    return tuple(rungs) if len(rungs) > 1 else (max(1, last // 2), last)
+
+
+def rung_evidence(trainings: Sequence[PilotTraining], rungs: Sequence[int], factor: int) -> tuple[RungEvidence, ...]:
+    """Return the evidence on every measured rung but the last.
+
+    Args:
+        trainings: The models.
+        rungs: The measured rungs, rising.
+        factor: Reduction factor of the search, in addition to `SURVIVAL_FACTORS`.
+    """
+    scores = np.array([training.scores for training in trainings])
+    factors = sorted({*SURVIVAL_FACTORS, factor})
+    return tuple(
+        RungEvidence(
+            steps=steps,
+            seconds=median(sum(training.seconds[: rung + 1]) for training in trainings),
+            kendall=rank_correlation(scores[:, [rung, -1]].tolist()),
+            spearman=spearman_correlation(scores[:, [rung, -1]].tolist()),
+            survival={each: _survival(scores, [rung], each) for each in factors},
+        )
+        for rung, steps in enumerate(rungs[:-1])
+    )
+
+
+def size_correlation(trainings: Sequence[PilotTraining]) -> RankCorrelation:
+    """Return Kendall's tau of the models' MACs to their scores at the last rung, which costs no training."""
+    return rank_correlation([(training.macs, training.scores[-1]) for training in trainings])
+
+
+def first_rung(evidence: Sequence[RungEvidence]) -> RungEvidence | None:
+    """Return the earliest rung from which on every measured rung keeps the order; None where there is none."""
+    first = None
+    for rung in reversed(evidence):
+        if not rung.keeps_order:
+            break
+        first = rung
+    return first
+
+
+def ladder_from(first: int, rungs: Sequence[int], factor: int) -> tuple[int, ...]:
+    """Return the rungs of a search: `first`, then measured rungs that rise by about the factor, then the last one.
+
+    The last step may be larger than the others, by up to the factor to the power of 1.75.
+
+    Args:
+        first: A measured rung.
+        rungs: The measured rungs, rising.
+        factor: Reduction factor.
+    """
+    last, ladder = rungs[-1], [first]
+    while ladder[-1] < last:
+        target = ladder[-1] * factor
+        if last < target * factor**0.75:
+            ladder.append(last)
+        else:
+            higher = [steps for steps in rungs if steps > ladder[-1]]
+            ladder.append(min(higher, key=lambda steps: abs(math.log(steps / target))))
+    return tuple(ladder)
+
+
+def ladder_survival(
+    trainings: Sequence[PilotTraining], rungs: Sequence[int], ladder: Sequence[int], factor: int
+) -> float:
+    """Return the share of resamples in which the best model of the last rung continues at every earlier rung.
+
+    Args:
+        trainings: The models.
+        rungs: The measured rungs, rising.
+        ladder: Those that the search has; the last one is the last of `rungs`.
+        factor: Reduction factor.
+    """
+    scores = np.array([training.scores for training in trainings])
+    return _survival(scores, [rungs.index(steps) for steps in ladder[:-1]], factor)
+
+
+def _survival(scores: Array, columns: Sequence[int], factor: int) -> float:
+    """Return the share of resamples of the models (rows) whose best one of the last column survives some columns."""
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, len(scores), (RESAMPLES, len(scores)))
+    return float(np.mean([_best_survives(scores[rows], columns, factor) for rows in samples]))
+
+
+def _best_survives(scores: Array, columns: Sequence[int], factor: int) -> bool:
+    best, alive = scores[:, -1].max(), scores
+    for column in columns:
+        allowed = math.ceil(len(alive) / factor)
+        at_rung = alive[:, column]
+        alive = alive[at_rung >= np.sort(at_rung)[-allowed]]  # a model that was drawn several times stays or goes whole
+    return bool((alive[:, -1] == best).any())
+
+
+def ladder_seconds(training: PilotTraining, rungs: Sequence[int], ladder: Sequence[int]) -> tuple[float, ...]:
+    """Return a model's seconds from rung to rung of a ladder, without the evaluations that the ladder leaves out.
+
+    Args:
+        training: The model.
+        rungs: The measured rungs, rising.
+        ladder: Those that the search has.
+    """
+    evaluation_s = _evaluation_seconds(training, rungs)
+    seconds, spent = [], 0.0
+    for steps, since in zip(rungs, training.seconds, strict=True):
+        spent += since
+        if steps in ladder:
+            seconds.append(spent)
+            spent = 0.0
+        else:
+            spent -= evaluation_s
+    return tuple(seconds)
+
+
+def _evaluation_seconds(training: PilotTraining, rungs: Sequence[int]) -> float:
+    """Return the seconds of an evaluation: where the line through the seconds by steps begins.
+
+    The last rung is not on the line, for it has probes and pictures in addition.
+    """
+    steps = np.diff([0, *rungs])[:-1]
+    seconds = training.seconds[:-1]
+    if len(set(steps.tolist())) < 2:
+        return 0.0
+    _, begin = np.polyfit(steps, seconds, 1)
+    return float(np.clip(begin, 0.0, min(seconds)))

@@ -1,0 +1,222 @@
+"""Print what a pilot proposes and why, or return it as JSON data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nas.analysis.agreement import RankCorrelation
+from nas.analysis.image_choice import MIN_IMAGE_TAU
+from nas.analysis.rung_choice import MIN_TAU, MIN_TAU_LOW, RungEvidence
+from nas.numbers import fixed, fixed_interval
+from nas.plan.pilot import LadderForecast, Pilot
+from nas.plan.tables import seconds
+from nas.study.redaction import public_word
+
+_WIDTH = 120  # columns without a terminal
+
+
+def show_pilot(pilot: Pilot, console: Console) -> None:
+    """Print the rungs, the searches and the images, the notes, and the proposal last."""
+    if not console.is_terminal:
+        console.width = _WIDTH
+    console.print(_rungs(pilot))
+    console.print(_searches(pilot))
+    if pilot.images:
+        console.print(_images(pilot))
+    for note in (*_reasons(pilot), *_notes(pilot)):
+        console.print(f"- {note}", markup=False)
+    console.print(f"proposal: {flags(pilot)}", style="bold", markup=False, highlight=False, soft_wrap=True)
+
+
+def flags(pilot: Pilot) -> str:
+    """Return the proposal as flags of a search."""
+    return f"--rung-steps {_comma_list(pilot.proposal.rungs)} --val-images {pilot.val_images}"
+
+
+def _comma_list(steps: Sequence[int]) -> str:
+    return ",".join(map(str, steps))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _rungs(pilot: Pilot) -> Table:
+    last, factors = pilot.rungs[-1], list(pilot.evidence[0].survival) if pilot.evidence else []
+    best = [f"best survives,\nbest 1/{factor} stay" for factor in factors]
+    models = f"{len(pilot.trainings)} models of {pilot.config.space}"
+    table = _table(
+        f"Rungs: {models}, trained to {last} steps, seed {pilot.config.seed}",
+        "steps", "seconds\na model", f"Kendall's tau\nto {last} steps", "Spearman's rho", *best,
+    )  # fmt: skip
+    table.add_row("MACs only", "0", _estimate(pilot.size.tau, pilot.size.low, pilot.size.high), "", *[""] * len(best))
+    for rung in pilot.evidence:
+        k, s = rung.kendall, rung.spearman
+        chances = [f"{chance:.0%}" for chance in rung.survival.values()]
+        correlations = _estimate(k.tau, k.low, k.high), _estimate(s.rho, s.low, s.high)
+        style = "bold" if pilot.first is rung else ""
+        table.add_row(str(rung.steps), seconds(rung.seconds), *correlations, *chances, style=style)
+    whole = sorted(sum(training.seconds) for training in pilot.trainings)[len(pilot.trainings) // 2]
+    table.add_row(str(last), seconds(whole), "", "", *[""] * len(best))
+    return table
+
+
+def _estimate(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "-"
+    return fixed(value, 2) + ("" if low is None or high is None else f" ({fixed_interval(low, high, 2)})")
+
+
+def _searches(pilot: Pilot) -> Table:
+    config = pilot.config
+    whole = pilot.ladders[-1]
+    table = _table(
+        f"A search of {config.budget} candidates with {pilot.workers} at a time here, simulated,"
+        f" best 1/{config.reduction_factor} stay",
+        "rungs", "candidates at\neach rung", "training\nsteps", "search", f"of that to\n{pilot.rungs[-1]} for all",
+        "best survives\nall rungs",
+    )  # fmt: skip
+    for ladder in pilot.ladders:
+        table.add_row(
+            _comma_list(ladder.rungs),
+            " ".join(map(str, ladder.reached)),
+            f"{ladder.steps:,}",
+            seconds(ladder.wall_s),
+            f"{ladder.wall_s / whole.wall_s:.0%}",
+            f"{ladder.survival:.0%}",
+            style="bold" if ladder is pilot.proposal else "",
+        )
+    return table
+
+
+def _images(pilot: Pilot) -> Table:
+    columns = [f"tau of two draws,\n{steps} steps" for steps in pilot.images]
+    columns += [f"tau to all,\n{pilot.rungs[-1]} steps", f"noise / spread,\n{pilot.rungs[-1]} steps"]
+    table = _table("Held-out images", "images", *columns)
+    for numbers in zip(*pilot.images.values(), strict=True):
+        last = numbers[-1]
+        cells = [fixed(each.tau_of_draws, 2, "-") for each in numbers]
+        cells += [fixed(last.tau_to_all, 2, "-"), "-" if last.noise is None else f"{last.noise:.0%}"]
+        style = "bold" if last.images == pilot.enough else ""
+        table.add_row(f"{last.images:,}", *cells, style=style)
+    return table
+
+
+def _reasons(pilot: Pilot) -> list[str]:
+    """Return why the proposal is what it is."""
+    asked = f"a Kendall's tau of {MIN_TAU:g}, and {MIN_TAU_LOW:g} for the lower end of its 95 % interval"
+    last, first, reasons = pilot.rungs[-1], pilot.first, []
+    if first is not None:
+        reasons.append(
+            f"Rungs: from {first.steps} steps on, every measured rung ranks the models as {last} steps do, with"
+            f" {asked}. On the built-in data, the default's first rung has 0.66 (0.43 to 0.84, 30 models)."
+        )
+        if pilot.size.tau is not None and first.kendall.tau is not None and first.kendall.tau <= pilot.size.tau:
+            reasons.append("The models' MACs alone rank them as well as that rung does: it tells little about them.")
+    else:
+        closest = max(pilot.evidence, key=lambda rung: -1.0 if rung.kendall.tau is None else rung.kendall.tau)
+        reasons.append(
+            f"Rungs: no rung before the last one ranks the models as {last} steps do, with {asked}; closest are"
+            f" {closest.steps} steps, {_in_words(closest.kendall)}. So train every candidate to the"
+            f" end{_advice(closest)}."
+        )
+    if pilot.enough is not None:
+        reasons.append(
+            f"Images: two separate draws of {pilot.enough:,} held-out images rank the models alike at these rungs, with"
+            f" a tau of {MIN_IMAGE_TAU:g} or more. Probes and pictures of the last rung use the held-out images, too."
+        )
+    elif pilot.images:
+        reasons.append(
+            f"Images: two separate halves of the {pilot.config.val_images:,} held-out images rank the models with a tau"
+            f" below {MIN_IMAGE_TAU:g}, so keep them all; whether more would help is unknown."
+        )
+    return reasons
+
+
+def _in_words(kendall: RankCorrelation) -> str:
+    return _estimate(kendall.tau, kendall.low, kendall.high)
+
+
+def _advice(closest: RungEvidence) -> str:
+    """Return what may narrow an interval that alone is too wide."""
+    if closest.kendall.tau is None or closest.kendall.tau < MIN_TAU:
+        return ""
+    return f", or add models, as --pilot-models {2 * closest.kendall.candidates}: the interval is wide"
+
+
+def _notes(pilot: Pilot) -> list[str]:
+    """Return what the pilot assumes and cannot know."""
+    config, models = pilot.config, len(pilot.trainings)
+    notes = [
+        f"{models} models tell no more than the intervals say: 95 %, by a bootstrap over the models. More models narrow"
+        " them.",
+        "The models are random, spread over the costs of the space. Candidates that a sampler proposes are closer to"
+        " each other, and a rung ranks them less well.",
+        "All models have one seed, as in a search; how far another seed changes the order is not measured here.",
+        "Whether the best survives is judged by the score alone, in groups of the same size that are drawn from these"
+        " models with replacement. A search compares by score and costs together.",
+        "The searches are simulated as by a plan, with the models' seconds and without teachers; a measurement counts"
+        f" {config.measure_seconds:g} s. Simulated candidates have the same order at every rung.",
+        _training_images(pilot),
+    ]
+    if pilot.failed:
+        named = "; ".join(f"{arch_id}: {reason}" for arch_id, reason in pilot.failed.items())
+        notes.append(f"{len(pilot.failed)} of {pilot.models} models failed, and are left out: {named}")
+    kept = f"{pilot.folder} keeps the trainings: more --pilot-models add to them, another --budget trains nothing."
+    return [*notes, kept]
+
+
+def _training_images(pilot: Pilot) -> str:
+    """Return how often a training image is seen: fewer of them were not tried."""
+    config = pilot.config
+    unknown = "How many images to train on is not measured: that takes trainings on fewer."
+    if config.distill.groups:
+        return unknown
+    seen, stored = pilot.rungs[-1] * config.distill.batch_size, config.train_images * config.views
+    line = f"{unknown} A training to the last rung takes {seen:,} images, {seen / stored:.2g} times the {stored:,}"
+    return f"{line}; it would see no more than {seen:,} of a larger number."
+
+
+def pilot_json(pilot: Pilot) -> dict[str, Any]:
+    """Return plain JSON data, with times in seconds."""
+    return {
+        "settings": pilot.config.to_dict() | {"data": public_word(pilot.config.data)},
+        "folder": str(pilot.folder),
+        "models": [asdict(training) for training in pilot.trainings],
+        "failed": pilot.failed,
+        "measured_rungs": list(pilot.rungs),
+        "rungs": [
+            asdict(rung) | {"survival": {str(factor): chance for factor, chance in rung.survival.items()}}
+            for rung in pilot.evidence
+        ],
+        "macs_only": asdict(pilot.size),
+        "searches": [_search_json(ladder) for ladder in pilot.ladders],
+        "images": {str(steps): [asdict(each) for each in numbers] for steps, numbers in pilot.images.items()},
+        "asked_for": {"tau": MIN_TAU, "tau_low": MIN_TAU_LOW, "image_tau": MIN_IMAGE_TAU},
+        "proposal": {
+            "rung_steps": list(pilot.proposal.rungs),
+            "val_images": pilot.val_images,
+            "flags": flags(pilot),
+            "reasons": _reasons(pilot),
+        },
+        "notes": _notes(pilot),
+    }
+
+
+def _search_json(ladder: LadderForecast) -> dict[str, Any]:
+    return {
+        "rung_steps": list(ladder.rungs),
+        "reached": list(ladder.reached),
+        "training_steps": ladder.steps,
+        "search_s": ladder.wall_s,
+        "best_survives": ladder.survival,
+    }

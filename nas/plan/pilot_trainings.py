@@ -1,0 +1,274 @@
+"""Train random architectures to the last rung, score them on the way, and keep what they give: the work of a pilot.
+
+They are trained as a search trains its candidates: with its images, teachers, seed and recipe, whose learning rate is
+constant after the warm-up, so that a score at a rung is the one that a search with that rung would see.
+
+The folder has `pilot.json`, a `PilotRecord`, and the files of the trainings (`nas.backend.pool`). A finished training
+is recorded at once; an unfinished one continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nas.analysis.rung_choice import measured_rungs
+from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
+from nas.cache import Targets, open_study_targets
+from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
+from nas.command_log import announce, log_to
+from nas.distill.precision import choose_precision
+from nas.files import atomic_write, parse_json
+from nas.measure.counts.totals import totals
+from nas.measure.environment import device_key, device_line, torch_device
+from nas.plan.arguments import PilotSettings
+from nas.search.preconditions import check_image_count
+from nas.study.config import REFERENCES, ConfigError, DistillConfig, SearchConfig
+from nas.study.limits import CountedCosts, broken_limit
+from nas.study.records import Record, TrialRecord, TrialState
+from nas.study.redaction import public_word
+from search_space import SPACES, preset
+
+FILE_NAME = "pilot.json"
+_POOL = 256  # random architectures, among which the models are chosen by their cost
+_MAX_DRAWS = 1024  # until there are so many within the limits
+# The settings that a pilot's numbers depend on: one pilot serves searches that differ in the others.
+_SETTINGS = (
+    *("seed", "space", "data", "teachers", "train_images", "val_images", "views", "target_dtype", "device", "limits"),
+    "distill",
+)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PilotRecord(Record):
+    """What a pilot keeps."""
+
+    settings: dict[str, Any]  # of `_SETTINGS`, with the measured rungs
+    precision: str  # of all trainings, where the settings leave it to the search
+    targets: str  # fingerprint of images and teachers
+    trials: tuple[TrialRecord, ...] = ()  # that have ended; failed ones are trained again
+    format: int = 1
+
+
+def pilot_folder(settings: PilotSettings) -> Path:
+    """Return the folder of a pilot: the given one, or one that the same settings always have."""
+    if settings.run is not None:
+        return settings.run
+    content = json.dumps(recorded_settings(settings.config), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return Path(f"runs/pilot-{settings.config.space}-{digest}")
+
+
+def kept_words(settings: PilotSettings) -> str:
+    """Say what an interrupted pilot keeps."""
+    folder = pilot_folder(settings)
+    try:
+        record = _read(folder, settings.config)
+    except ValueError:
+        record = None
+    done = 0 if record is None else sum(trial.state is TrialState.COMPLETE for trial in record.trials)
+    return f"{folder} keeps {done} finished trainings and the others' checkpoints; the same command continues"
+
+
+def train_models(settings: PilotSettings, command: str, progress: StageProgress) -> tuple[TrialRecord, ...]:
+    """Train the models that are not trained yet, and return all of them, complete or failed.
+
+    Args:
+        settings: The search and the pilot.
+        command: Command line, for the log.
+        progress: Shows the trained steps.
+
+    Raises:
+        ConfigError: The folder has a pilot of other settings or images, or another command works there.
+    """
+    folder, config = pilot_folder(settings), settings.config
+    trials = pilot_trials(config, settings.models)
+    with _only_command(folder):
+        log_to(folder, "pilot", command)
+        record = _read(folder, config)
+        done = {trial.arch_id for trial in record.trials if trial.state is TrialState.COMPLETE} if record else set()
+        remaining = [trial for trial in trials if trial.arch_id not in done]
+        if record is None or remaining:
+            record, targets = _begin(folder, settings, record, progress)
+            record = _train(folder, settings, record, remaining, targets, progress)
+    ended = {trial.arch_id: trial for trial in record.trials}
+    return tuple(replace(ended[trial.arch_id], number=trial.number) for trial in trials)
+
+
+def recorded_settings(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings that a pilot's numbers depend on, without secrets.
+
+    Args:
+        config: Settings of the search.
+    """
+    plain = replace(config, distill=pilot_recipe(config)).to_dict()
+    return {name: plain[name] for name in _SETTINGS} | {"data": public_word(config.data)}
+
+
+def pilot_recipe(config: SearchConfig) -> DistillConfig:
+    """Return the recipe of the trainings, whose rungs are the measured ones.
+
+    One process trains a model: ranks share batches and their statistics, so that the training is the same.
+
+    Args:
+        config: Settings of the search.
+    """
+    recipe = config.distill
+    own, last = recipe.rung_steps, recipe.rung_steps[-1]
+    rungs = measured_rungs(last, config.reduction_factor, recipe.warmup_steps, own)
+    return replace(recipe, rung_steps=rungs, ranks=1)
+
+
+def pilot_trials(config: SearchConfig, number: int) -> tuple[TrialRecord, ...]:
+    """Return random architectures within the limits on counted costs, spread over the cost of such architectures.
+
+    Of `_POOL` random architectures in the order of their MACs, the first is from the middle, the next from the
+    quarters, then from the eighths, and so on (the sequence of van der Corput): more models include those of fewer.
+
+    Args:
+        config: Settings of the search.
+        number: Number of architectures.
+
+    Raises:
+        ConfigError: Too few random architectures are within the limits.
+    """
+    rng, space = random.Random(f"pilot/{config.seed}"), SPACES[config.space]
+    drawn: dict[str, TrialRecord] = {}
+    for _ in range(_MAX_DRAWS):
+        spec = space.sample(rng)
+        counts = totals(spec, config.distill.img_size)
+        if not broken_limit(CountedCosts(counts.params, counts.macs), config.limits):
+            drawn[spec.arch_id] = TrialRecord(
+                0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, params=counts.params, macs=counts.macs
+            )
+        if len(drawn) == _POOL:
+            break
+    if len(drawn) < number:
+        raise ConfigError(
+            f"limits: only {len(drawn)} of {_MAX_DRAWS} random architectures of the space are within them"
+        )
+    by_cost = sorted(drawn.values(), key=lambda trial: (trial.macs or 0, trial.arch_id))
+    places = list(dict.fromkeys(int(share * len(by_cost)) for share in _van_der_corput(2 * _POOL)))
+    return tuple(replace(by_cost[place], number=i) for i, place in enumerate(places[:number]))
+
+
+def _van_der_corput(count: int) -> Iterator[float]:
+    """Yield the first numbers of the sequence 1/2, 1/4, 3/4, 1/8, 5/8, ...: any beginning of it is spread evenly."""
+    for number in range(1, count + 1):
+        yield int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length()
+
+
+@contextmanager
+def _only_command(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock; ConfigError where another command works there or it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "pilot.lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"--run: another pilot is working in {str(folder)!r}") from None
+    except OSError as error:
+        raise ConfigError(f"--run: cannot write {str(folder)!r}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read(folder: Path, config: SearchConfig) -> PilotRecord | None:
+    """Return the record of a folder, None where there is none; ConfigError for one that this pilot cannot continue."""
+    path = folder / FILE_NAME
+    try:
+        record = PilotRecord.from_dict(parse_json(path.read_bytes()))
+        ours, theirs = map(_flat, (record.settings, recorded_settings(config)))
+    except FileNotFoundError:
+        return None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not the record of a pilot: {one_line(error)}") from None
+    changed = [f"{name}: {ours.get(name)} -> {value}" for name, value in theirs.items() if ours.get(name) != value]
+    if changed:
+        raise ConfigError(f"--run: {folder} has a pilot of other settings: {'; '.join(changed)}; name another folder")
+    return record
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, **settings["distill"], "distill": None}
+
+
+def _begin(
+    folder: Path, settings: PilotSettings, record: PilotRecord | None, progress: StageProgress
+) -> tuple[PilotRecord, Targets]:
+    """Open images and teachers, and choose the precision where no training has it; return the record with both."""
+    config = settings.config
+    announce(device_line(torch_device(config.device)), _LOG)
+
+    def check_counts(train: int, val: int) -> None:
+        if too_few := check_image_count(config, train, val):
+            announce(f"warning: --data {too_few}", _LOG, level=logging.WARNING)
+
+    targets = open_study_targets(
+        config, cache_root(settings.cache), weights=settings.weights, progress=progress,
+        announce=partial(announce, log=_LOG), check_counts=check_counts,
+    )  # fmt: skip
+    config.distill.check_teachers(list(targets.teachers))
+    if record is not None and record.targets != targets.fingerprint:
+        raise ConfigError(f"--run: {folder} has a pilot of other images or teachers; name another folder")
+    if record is None:
+        precision = config.distill.precision
+        if precision == "auto":
+            threads, locks = max(1, cpu_count() // settings.workers), lock_dir() / device_key(config.device)
+            choice = choose_precision(preset(REFERENCES[config.space]), targets, config, threads, locks)
+            announce(str(choice), _LOG)
+            precision = choice.precision
+        record = PilotRecord(recorded_settings(config), precision, targets.fingerprint)
+        _write(folder, record)
+    return record, targets
+
+
+def _write(folder: Path, record: PilotRecord) -> None:
+    atomic_write(folder / FILE_NAME, json.dumps(record.to_dict()), sync=True)
+
+
+def _train(
+    folder: Path,
+    settings: PilotSettings,
+    record: PilotRecord,
+    remaining: Sequence[TrialRecord],
+    targets: Targets,
+    progress: StageProgress,
+) -> PilotRecord:
+    """Train models, and record each as soon as it ends; return the record."""
+    recipe = replace(pilot_recipe(settings.config), precision=record.precision)
+    config = replace(settings.config, distill=recipe)
+    jobs = [TrainingJob(trial, config, folder, image_scores=True) for trial in remaining]
+    gpus = visible_gpus() if config.device == "cuda" else ()
+    last, total = recipe.rung_steps[-1], settings.models * recipe.rung_steps[-1]
+    reached = {job.trial.arch_id: 0 for job in jobs}
+    before = total - last * len(jobs)
+    stage = f"steps trained, of {settings.models} models"
+    progress(stage, before, total)
+    with closing(TrainingPool(targets.path, settings.workers, gpus).run(jobs)) as updates:
+        for update in updates:
+            trial = update.job.trial
+            reached[trial.arch_id] = last if update.ended else update.steps
+            if update.ended:
+                state = TrialState.COMPLETE if update.reason is None else TrialState.FAILED
+                ended = replace(trial, state=state, rungs=update.rungs, reason=update.reason)
+                others = tuple(other for other in record.trials if other.arch_id != trial.arch_id)
+                record = replace(record, trials=(*others, ended))
+                _write(folder, record)
+            if update.reason:
+                announce(f"model {trial.number} ({trial.arch_id}): {update.reason}", _LOG, level=logging.WARNING)
+            progress(stage, before + sum(reached.values()), total)
+    return record

@@ -1,0 +1,294 @@
+"""The pilot as a user runs it: real trainings, interrupted and continued; and what it makes of recorded ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from nas.backend.pool import IMAGE_SCORES, TrainingJob, TrainingPool
+from nas.cli import StageProgress, image_scores_path, stderr_console
+from nas.plan.__main__ import main
+from nas.plan.arguments import PilotSettings, parse
+from nas.plan.pilot import Pilot, PilotFailed, outcome, run_pilot
+from nas.plan.pilot_tables import flags, pilot_json, show_pilot
+from nas.plan.pilot_trainings import (
+    FILE_NAME,
+    PilotRecord,
+    pilot_folder,
+    pilot_recipe,
+    pilot_trials,
+    recorded_settings,
+)
+from nas.plan.plots import plot_pilot
+from nas.study.config import SearchConfig
+from nas.study.records import RungResult, TrialRecord, TrialState
+from tests.nas.backend.processes import children, gone
+from tests.nas.backend.real_targets import open_real_targets
+from tests.waiting import PATIENCE_S, until
+
+WORDS = ["--pilot", "--budget", "9", "--device", "cpu", "--distill", "precision=fp32", "--seed", "3"]
+REAL = [*WORDS, "--pilot-models", "6", "--teachers", "hed", "--train-images", "64", "--val-images", "32"]
+REAL += ["--rung-steps", "9", "--workers", "2"]
+
+
+def settings_of(words: Sequence[str]) -> PilotSettings:
+    settings = parse(list(words))
+    assert isinstance(settings, PilotSettings)
+    return settings
+
+
+def trained(settings: PilotSettings, noise: Sequence[float], lost: int = 0) -> list[TrialRecord]:
+    """Models whose scores at each rung are those of the last with some noise; the first are lost."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for trial in pilot_trials(settings.config, settings.models):
+        if trial.number < lost:
+            trials.append(replace(trial, state=TrialState.FAILED, reason="no memory"))
+            continue
+        final = 0.3 + 0.02 * trial.number
+        rungs = tuple(
+            RungResult(i, steps, final + size * rng.standard_normal(), {}, {}, {}, 0.1 * steps)
+            for i, (steps, size) in enumerate(zip(pilot_recipe(settings.config).rung_steps, noise, strict=True))
+        )
+        trials.append(replace(trial, state=TrialState.COMPLETE, rungs=rungs))
+    return trials
+
+
+def write_pilot(folder: Path, settings: PilotSettings, trials: Sequence[TrialRecord]) -> None:
+    """Write what a pilot keeps, with shares of 64 images whose noise all models have in common."""
+    (folder / IMAGE_SCORES).mkdir(parents=True)
+    noise = np.random.default_rng(0).standard_normal(64)
+    for trial in trials:
+        for rung in trial.rungs:
+            path = image_scores_path(folder / IMAGE_SCORES, trial.arch_id, rung.steps)
+            np.save(path, rung.score + noise - noise.mean())
+    record = PilotRecord(recorded_settings(settings.config), "fp32", "of no targets", tuple(trials))
+    (folder / FILE_NAME).write_text(json.dumps(record.to_dict()))
+
+
+@pytest.fixture(scope="module")
+def pilot(tmp_path_factory: pytest.TempPathFactory) -> Pilot:
+    """What twelve recorded models tell, whose order is nearly that of the end from the third rung on."""
+    folder = tmp_path_factory.mktemp("pilot") / "run"
+    settings = settings_of([*WORDS, "--run", str(folder), "--val-images", "64"])
+    write_pilot(folder, settings, trained(settings, noise=(1.0, 1.0, 0.01, 0.01, 0.0, 0.0)))
+    return run_pilot(settings, "backbone-nas plan --pilot", StageProgress(stderr_console()))
+
+
+def test_recorded_models_propose_rungs_and_images(pilot: Pilot) -> None:
+    assert pilot.rungs == (17, 30, 52, 90, 156, 270)
+    assert pilot.first is not None
+    assert pilot.first.steps == 52
+    assert pilot.proposal.rungs == (52, 270)
+    assert [ladder.rungs for ladder in pilot.ladders] == [
+        (17, 52, 270), (30, 90, 270), (52, 270), (90, 270), (156, 270), (270,),
+    ]  # fmt: skip
+    assert pilot.ladders[-1].steps == 9 * 270
+    assert pilot.ladders[-1].survival == 1.0
+    assert pilot.proposal.steps < pilot.ladders[-1].steps
+    assert pilot.proposal.wall_s < pilot.ladders[-1].wall_s
+    assert pilot.proposal.survival > pilot.ladders[0].survival
+    assert set(pilot.images) == {52, 270}
+    assert pilot.enough == 32  # all noise of the images is common to the models
+    assert flags(pilot) == "--rung-steps 52,270 --val-images 32"
+
+
+def test_tables_say_what_is_proposed_and_what_is_not_known(pilot: Pilot) -> None:
+    console = Console(record=True, file=open(os.devnull, "w"), width=300)  # noqa: SIM115, PTH123
+    show_pilot(pilot, console)
+    text = console.export_text()
+    for words in ("12 models of micro", "MACs only", "Spearman's rho", "A search of 9 candidates", "Held-out images"):
+        assert words in text
+    for words in ("from 52 steps on", "tell no more than the intervals say", "One seed", "8,640 images"):
+        assert words.lower() in " ".join(text.lower().split())
+    assert text.rstrip().splitlines()[-1].strip() == "proposal: --rung-steps 52,270 --val-images 32"
+    assert max(map(len, text.splitlines())) <= 300
+    plain = json.loads(json.dumps(pilot_json(pilot)))
+    assert plain["proposal"]["rung_steps"] == [52, 270]
+    assert plain["rungs"][2]["kendall"]["tau"] == pilot.evidence[2].kendall.tau
+    assert plain["rungs"][2]["survival"].keys() == {"2", "3", "4"}
+    assert len(plain["models"]) == 12
+
+
+def test_picture(pilot: Pilot, tmp_path: Path) -> None:
+    plot_pilot(pilot, tmp_path / "pilot.svg")
+    text = (tmp_path / "pilot.svg").read_text()
+    assert text.count("<path") > 24
+    assert "MACs, without training" in text or "<text" not in text  # matplotlib may draw text as paths
+
+
+def test_no_order_before_the_end_proposes_to_train_all_to_the_end(tmp_path: Path) -> None:
+    settings = settings_of([*WORDS, "--run", str(tmp_path / "run"), "--val-images", "64"])
+    found = outcome(settings, trained(settings, noise=(1.0, 1.0, 1.0, 1.0, 1.0, 0.0), lost=2))
+    assert found.images == {}
+    assert found.val_images == 64
+    assert found.first is None
+    assert found.proposal.rungs == (270,)
+    assert len(found.trainings) == 10
+    notes = pilot_json(found)["notes"]
+    assert any("2 of 12 models failed" in note and "no memory" in note for note in notes)
+    (reason, *_) = pilot_json(found)["proposal"]["reasons"]
+    assert "train every candidate to the end" in reason
+
+
+def test_too_few_trained_models_are_a_failure() -> None:
+    settings = settings_of(WORDS)
+    with pytest.raises(PilotFailed, match=r"only 5 of 12 models could be trained, 6 are needed; .*no memory"):
+        outcome(settings, trained(settings, noise=(0.0,) * 6, lost=7))
+
+
+def test_models_are_spread_over_the_cost_and_more_include_fewer() -> None:
+    config = SearchConfig(seed=1)
+    many = pilot_trials(config, 24)
+    assert [trial.arch_id for trial in pilot_trials(config, 6)] == [trial.arch_id for trial in many[:6]]
+    assert len({trial.arch_id for trial in many}) == 24
+    costs = [trial.macs or 0 for trial in many]
+    middle, lower, upper = costs[:3]
+    assert lower < middle < upper
+    assert sum(cost < middle for cost in costs) in (11, 12)  # as evenly as 24 can be
+    assert sum(cost < lower for cost in costs) in (5, 6)
+    assert [trial.arch_id for trial in pilot_trials(replace(config, seed=2), 6)] != [t.arch_id for t in many[:6]]
+    limited = pilot_trials(replace(config, limits={"max_params": 1e6}), 6)
+    assert all((trial.params or 0) <= 1e6 for trial in limited)
+
+
+def test_one_folder_for_settings_that_train_alike() -> None:
+    plain = pilot_folder(settings_of(WORDS))
+    assert plain.name.startswith("pilot-micro-")
+    assert pilot_folder(settings_of([*WORDS, "--budget", "50", "--sampler", "random", "--pilot-models", "20"])) == plain
+    assert pilot_folder(settings_of([*WORDS, "--rung-steps", "52,270"])) == plain  # the measured rungs are the same
+    for other in (["--val-images", "64"], ["--rung-steps", "300"], ["--seed", "4"], ["--distill", "learning_rate=1"]):
+        assert pilot_folder(settings_of([*WORDS, *other])) != plain
+    assert pilot_folder(settings_of([*WORDS, "--run", "there"])) == Path("there")
+
+
+def test_a_pilot_of_other_settings_is_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    settings = settings_of([*WORDS, "--run", str(run)])
+    write_pilot(run, settings, trained(settings, noise=(0.0,) * 6))
+    assert main([*WORDS, "--run", str(run), "--val-images", "99"]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "val_images: 600 -> 99" in line
+    assert "\n" not in line
+    (run / FILE_NAME).write_text("{}")
+    assert main([*WORDS, "--run", str(run)]) == 2
+    assert "not the record of a pilot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "somewhere"], "--run: only with --pilot"),
+        (["--pilot-models", "9"], "--pilot-models: only with --pilot"),
+        (["--pilot", "--pilot-models", "5"], "--pilot-models: 5: must be"),
+        (["--pilot", "--pilot-models", "129"], "--pilot-models: 129: must be"),
+        (["--pilot", "--assume-tflops", "9"], "--assume-tflops: does not go with --pilot"),
+        (["--pilot", "--gpus", "8"], "--gpus: does not go with --pilot"),
+        (["--pilot", "--rung-steps", "1"], "--rung-steps: 1: a pilot needs"),
+        (["--pilot", "--space", "full"], "would train on a laptop's budget"),
+        (["--pilot", "--budget", "100000"], "--budget: 100000: a plan simulates 5,000"),
+        (["--pilot", "--teachers", "nobody"], "nobody"),
+        (["--pilot", "--max-params", "1"], "far below"),
+        (["--pilot", "--workers", "1000"], "--workers: 1000: must be at most"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_assumes_a_device_is_a_pilot_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'device = "cpu"\ntrain_images = 64\n[distill]\nrung_steps = [4, 8]\n'
+        '[plan]\nassume_tflops = 9\n[run]\nrun = "r"\n'
+    )
+    settings = settings_of(["--pilot", "--config", str(tmp_path / "mine.toml")])
+    assert settings.config.train_images == 64
+    assert settings.run is None  # of the search
+
+
+def start(words: Sequence[str], locks: Path) -> subprocess.Popen[str]:
+    locks.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "nas.plan", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0", "TMPDIR": str(locks)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    )  # fmt: skip
+
+
+def complete(folder: Path) -> dict[str, TrialRecord]:
+    record = PilotRecord.from_dict(json.loads((folder / FILE_NAME).read_text()))
+    return {trial.arch_id: trial for trial in record.trials if trial.state is TrialState.COMPLETE}
+
+
+@pytest.mark.slow
+def test_interrupted_continued_and_enlarged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, cache, locks = tmp_path / "run", tmp_path / "cache", tmp_path / "locks"
+    words = [*REAL, "--run", str(run), "--cache", str(cache)]
+
+    # Interrupted after at least one training was over.
+    process = start(words, locks)
+    until(lambda: ((run / FILE_NAME).exists() and complete(run)) or process.poll() is not None)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, errors
+    assert "finished trainings and the others' checkpoints; the same command continues" in errors
+    until(lambda: all(gone(pid) for pid in workers))
+    kept = complete(run)
+    assert kept
+
+    # To the end, as JSON and with a picture.
+    process = start([*words, "--json", "--plot", str(tmp_path / "pilot.png")], locks)
+    out, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert "steps trained, of 6 models: 54/54" in errors
+    plain = json.loads(out)
+    trials = complete(run)
+    assert {arch_id: trial for arch_id, trial in trials.items() if arch_id in kept} == kept  # never trained again
+    assert plain["measured_rungs"] == [1, 2, 3, 5, 9]
+    assert [model["scores"] for model in plain["models"]] == [
+        [rung.score for rung in trials[model["arch_id"]].rungs] for model in plain["models"]
+    ]
+    assert plain["proposal"]["rung_steps"][-1] == 9
+    assert {each["images"] for numbers in plain["images"].values() for each in numbers} == {32}
+    assert (tmp_path / "pilot.png").stat().st_size > 10_000
+    for trial in trials.values():
+        for rung in trial.rungs:
+            shares = np.load(image_scores_path(run / IMAGE_SCORES, trial.arch_id, rung.steps))
+            assert shares.mean() == pytest.approx(rung.score)
+
+    # A search with a rung of its own sees the scores that the pilot measured.
+    settings = settings_of(words)
+    config = replace(settings.config, distill=replace(settings.config.distill, rung_steps=(5,)))
+    (trial, *_) = trials.values()
+    job = TrainingJob(replace(trial, rungs=(), state=TrialState.RUNNING), config, tmp_path / "alone")
+    *_, last = TrainingPool(open_real_targets(config, cache).path, workers=2).run([job])
+    assert last.rungs[0].score == pytest.approx(trial.rungs[3].score, rel=1e-6)
+
+    # Finished trainings are only shown, without a cache.
+    capsys.readouterr()
+    assert main([*words, "--cache", str(tmp_path / "nowhere")]) == 0
+    assert not (tmp_path / "nowhere").exists()
+    assert "proposal: --rung-steps" in capsys.readouterr().out
+    assert complete(run) == trials
