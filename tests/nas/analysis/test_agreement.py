@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
-from nas.analysis.agreement import spearman_correlation, speed_agreement
+from nas.analysis.agreement import rank_correlation, spearman_correlation, speed_agreement
 from nas.analysis.front import FrontPoint
 
 
@@ -47,6 +49,15 @@ def test_the_interval_of_tau_holds_it_and_is_the_same_each_time() -> None:
     assert a.correlation.tau is not None
     assert a.correlation.high is not None
     assert 0 < a.correlation.low < a.correlation.tau < a.correlation.high <= 1
+
+
+def test_tau_and_rho_are_those_of_scipy_with_and_without_ties() -> None:
+    rng = np.random.default_rng(0)
+    few = np.array([[0, 1], [1, 1], [0, 0], [1, 1]])
+    for columns in (rng.standard_normal((20, 2)), rng.integers(0, 4, (20, 2)), few):
+        pairs = columns.tolist()
+        assert rank_correlation(pairs).tau == pytest.approx(kendalltau(*columns.T).statistic)
+        assert spearman_correlation(pairs).rho == pytest.approx(spearmanr(*columns.T).statistic)
 
 
 def test_rho_by_hand() -> None:

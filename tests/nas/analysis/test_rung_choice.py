@@ -62,7 +62,7 @@ def test_the_best_survives_as_often_as_its_place_at_the_rung_lets_it() -> None:
     at_first = (*SAME[:9], 11, 12, 10)
     (rung,) = rung_evidence(trainings(at_first, SAME), (10, 30), factor=6)
     assert rung.survival[2] > 0.95
-    assert rung.survival[6] < 0.5
+    assert 0.4 < rung.survival[6] < 0.7  # in a third of the resamples the best is another
     assert rung.survival[2] > rung.survival[3] > rung.survival[4] > rung.survival[6]
 
 

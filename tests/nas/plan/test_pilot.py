@@ -258,13 +258,15 @@ def test_interrupted_continued_and_enlarged(tmp_path: Path, capsys: pytest.Captu
     kept = complete(run)
     assert kept
 
-    # To the end, as JSON and with a picture.
+    # To the end, with one model more, as JSON and with a picture.
+    words += ["--pilot-models", "7"]
     process = start([*words, "--json", "--plot", str(tmp_path / "pilot.png")], locks)
     out, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
-    assert "steps trained, of 6 models: 54/54" in errors
+    assert "steps trained, of 7 models: 63/63" in errors
     plain = json.loads(out)
     trials = complete(run)
+    assert len(trials) == 7
     assert {arch_id: trial for arch_id, trial in trials.items() if arch_id in kept} == kept  # never trained again
     assert plain["measured_rungs"] == [1, 2, 3, 5, 9]
     assert [model["scores"] for model in plain["models"]] == [
