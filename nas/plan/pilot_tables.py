@@ -113,7 +113,7 @@ def _images(pilot: Pilot) -> Table:
 
 def _reasons(pilot: Pilot) -> list[str]:
     """Return why the proposal is what it is."""
-    asked = f"a Kendall's tau of {MIN_TAU:g}, and {MIN_TAU_LOW:g} for the lower end of its 95 % interval"
+    asked = f"a Kendall's tau of {MIN_TAU:g} or more, and {MIN_TAU_LOW:g} or more at the lower end of its interval"
     last, first, reasons = pilot.rungs[-1], pilot.first, []
     if first is not None:
         reasons.append(

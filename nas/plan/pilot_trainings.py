@@ -260,7 +260,7 @@ def _train(
     progress(stage, before, total)
     with closing(TrainingPool(targets.path, settings.workers, gpus).run(jobs)) as updates:
         for update in updates:
-            trial = update.job.trial
+            trial, trained = update.job.trial, sum(reached.values())
             reached[trial.arch_id] = last if update.ended else update.steps
             if update.ended:
                 state = TrialState.COMPLETE if update.reason is None else TrialState.FAILED
@@ -270,5 +270,6 @@ def _train(
                 _write(folder, record)
             if update.reason:
                 announce(f"model {trial.number} ({trial.arch_id}): {update.reason}", _LOG, level=logging.WARNING)
-            progress(stage, before + sum(reached.values()), total)
+            if (now := sum(reached.values())) > trained:
+                progress(stage, before + now, total)
     return record
