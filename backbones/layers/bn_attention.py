@@ -43,8 +43,11 @@ class OffsetBias(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Return the bias for a map of `height` x `width` tokens, (1, heads, queries, keys)."""
-        # A graph of images of any size cannot decide; interpolation to the grid's own size changes nothing.
-        learned = all(statically_known_true(side == self.grid) for side in (height, width))
+        # A graph of images of any size cannot decide, and a trace would keep the decision of its example.
+        # Interpolation to the grid's own size changes nothing.
+        learned = not torch.jit.is_tracing() and all(
+            statically_known_true(side == self.grid) for side in (height, width)
+        )
         if self.constant is not None and learned:
             return self.constant.unsqueeze(0)
         table: Tensor = self.table

@@ -101,6 +101,15 @@ def test_a_graph_of_any_size_has_the_bias_of_each_map():
         torch.testing.assert_close(graph(x), attention(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("example", [(3, 3), (4, 5)])
+def test_a_trace_has_the_bias_of_each_map(example):
+    attention = fuse(lively(NarrowAttention(8, heads=2, key_width=4, grid=3)))
+    trace = torch.jit.trace(attention, torch.randn(2, 8, *example), check_trace=False)
+    for size in ((3, 3), (4, 5), (6, 2)):
+        x = torch.randn(2, 8, *size)
+        torch.testing.assert_close(trace(x), attention(x), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(14, 14), (7, 7), (5, 2), (1, 1)])
 def test_a_downsampling_has_half_the_side_rounded_up_and_fuses(size):
     down, x = randomized(AttentionDownsampling(16, 24, heads=2, key_width=8)), torch.randn(2, 16, *size)

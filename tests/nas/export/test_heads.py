@@ -65,6 +65,8 @@ def test_exported_heads_explain_as_much_as_in_training(neck: str, stride: int, t
 
 
 COARSE = ArchSpec((StageSpec("repdw", 1, 32, 1.0),) * 3, stem="conv16", downsampling="pool")
+NARROW = StageSpec("bn_attention", 1, 32, 1.0, heads=2, grid=2, key_width=8)  # its grid is the first map at 32 px
+OFFSETS = ArchSpec((NARROW, NARROW), stem="patch16", downsampling="attention")
 
 
 def test_heads_of_a_map_at_stride_64_cover_the_image_and_no_more(tmp_path: Path) -> None:
@@ -78,11 +80,12 @@ def test_heads_of_a_map_at_stride_64_cover_the_image_and_no_more(tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("neck", ["none", "stage2", "coarse"])
+@pytest.mark.parametrize("neck", ["none", "stage2", "coarse", "offsets"])
 def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
     # Without windows, whose number a trace fixes.
     stages = (*SPEC.stages[:2], StageSpec("convnext", 1, 64, 1.0), SPEC.stages[3])
-    like, neck = (COARSE, "none") if neck == "coarse" else (replace(SPEC, stages=stages), neck)
+    models = {"coarse": COARSE, "offsets": OFFSETS}
+    like, neck = (models[neck], "none") if neck in models else (replace(SPEC, stages=stages), neck)
     given, _ = trained(tmp_path, neck, like)
     assert outputs(given)[-1] == "colour.spatial"
     traced = to_torchscript.write(given, tmp_path, fused=True)
