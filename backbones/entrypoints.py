@@ -105,14 +105,14 @@ def image_px(spec: ArchSpec) -> int:
     """Return the side in px of the images that a spec is designed for.
 
     E-RADIO's rule in reverse: the map of the last windowed stage is one window of its coarsest attention (window = side
-    / 32 in the family), or the maps of all stages fit into the grids that their positions are learned for. Otherwise
-    that of its space.
+    / 32 in the family), or the maps are the smallest that fill the grids that their positions are learned for.
+    Otherwise that of its space.
     """
     pairs = list(zip(spec.strides, spec.stages, strict=True))
-    grids_px = [stride * stage.grid for stride, stage in pairs if stage.grid is not None]
+    lacking_px = [stride * (stage.grid - 1) for stride, stage in pairs if stage.grid is not None]
     for stride, stage in reversed(pairs):
         if stage.grid is not None:  # also of a vit with windows, which fit any map
-            return math.lcm(min(grids_px), SIZE_MULTIPLE_PX)
+            return (max(lacking_px) // SIZE_MULTIPLE_PX + 1) * SIZE_MULTIPLE_PX
         if stage.window is not None:
             windows_px = stride * max(r * w for r, w in zip(*stage.resolutions, strict=True))
             return math.lcm(windows_px, SIZE_MULTIPLE_PX)

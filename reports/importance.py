@@ -91,10 +91,12 @@ def _of_objective(objective: Objective, models: Sequence[ScoredTrial]) -> list[I
 def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a spec into choices with readable names: "stage 1 block", "stem"."""
     flat: dict[str, Any] = {}
-    first = (STEMS.get(spec.get("stem", ""), MIN_STRIDE) // MIN_STRIDE).bit_length()
+    stride = STEMS.get(spec.get("stem", ""))
+    first = (stride // MIN_STRIDE).bit_length() if stride else 1
     for name, value in spec.items():
         if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
-            flat[f"{prefix}number of {name}"] = len(value)
+            if stride:
+                flat["last stride"] = stride * 2 ** (len(value) - 1)
             for number, part in enumerate(value, start=first):
                 flat |= _choices(part, f"{prefix}{name.removesuffix('s')} {number} ")
         else:
@@ -106,14 +108,14 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Array, list[str]]:
     """Return centered indicator columns (rows, columns), and the choice that each column belongs to.
 
     An option is centered within each value of the choice it depends on, so that it explains nothing that the other
-    choice explains.
+    choice explains. A choice that some specs lack, such as a stage's width, is centered among those that have it.
     """
     columns, owners = [], []
     for name in dict.fromkeys(name for row in rows for name in row):
         levels = _coded(row.get(name) for row in rows)
         stage, _, field = name.rpartition(" ")
         parent = f"{stage} {PARENTS[field]}".strip() if field in PARENTS else None
-        within = _coded(row.get(parent) for row in rows) if parent else np.zeros(len(rows), dtype=np.int64)
+        within = _coded(row.get(parent) if parent else name in row for row in rows)
         for level in range(min(int(levels.max()) + 1, MAX_VALUES)) if levels.any() else ():
             indicator = (levels == level).astype(np.float64)
             centered = indicator - (np.bincount(within, indicator) / np.maximum(np.bincount(within), 1))[within]

@@ -132,24 +132,36 @@ class Layout:
         return STEMS[self.stems[0]]
 
 
-def layout_genes(layout: Layout, prefix: str) -> list[Gene]:
-    """Return the genes of a layout, all but the stem; the prefix comes before their names."""
+def layout_genes(layout: Layout, prefix: str, number: int, lone: bool) -> list[Gene]:
+    """Return the genes of architectures of a layout, all but the stem.
+
+    A neck fuses a stage with later ones, so that architectures that end earlier have fewer choices of it. One stage
+    alone has no downsampling.
+
+    Args:
+        layout: the layout.
+        prefix: what comes before the names.
+        number: of the last stage, counted as in `Layout.necks`.
+        lone: whether the architectures have one stage only.
+    """
     genes = []
     if "conv" in layout.stems:
         genes.append(Gene(f"{prefix}stem_width", None, "stem_width", layout.stem_widths, "stem", frozenset({"conv"})))
     if len(layout.last_strides) > 1:
         genes.append(Gene(f"{prefix}last_stride", None, LAST_STRIDE, layout.last_strides))
     down, expanding = f"{prefix}downsampling", frozenset[Choice](layout.downsamplings) & set(EXPANDING_DOWNSAMPLINGS)
-    neck, fused = f"{prefix}neck", frozenset[Choice](layout.necks) - {"none"}
-    genes.append(Gene(down, None, "downsampling", layout.downsamplings))
-    genes.append(Gene(neck, None, "neck", layout.necks))
-    if fused:
-        genes.append(Gene(f"{prefix}neck_dim", None, "neck_dim", layout.neck_dims, neck, fused))
-    if expanding:
+    if not lone:
+        genes.append(Gene(down, None, "downsampling", layout.downsamplings))
+    if expanding and not lone:
         expansions = layout.downsampling_expansions
-        genes.append(
-            Gene(f"{prefix}downsampling_expansion", None, "downsampling_expansion", expansions, down, expanding)
-        )
+        genes.append(Gene(f"{down}_expansion", None, "downsampling_expansion", expansions, down, expanding))
+    necks = tuple(neck for neck in layout.necks if neck == "none" or int(neck.removeprefix("stage")) < number)
+    neck = f"{prefix}neck" if necks == layout.necks else f"{prefix}neck_until_stage{number}"
+    fused = frozenset[Choice](necks) - {"none"}
+    if necks == layout.necks or fused:
+        genes.append(Gene(neck, None, "neck", necks))
+    if fused:
+        genes.append(Gene(neck.replace("neck", "neck_dim"), None, "neck_dim", layout.neck_dims, neck, fused))
     return genes
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 from search_space.arch import STEMS, ArchSpec, StageSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
 
-DOWNSAMPLING_FIELDS = ("downsampling", "downsampling_expansion")  # which one stage alone does not read
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
 
 
@@ -37,13 +36,13 @@ class Space:
     image_px: int = 224
 
     def __post_init__(self) -> None:
+        for stem in self._layouts:
+            within_choices("stems", stem, STEMS)
+        for layout in self.layouts:
+            self._check_layout(layout)
         for gene in self.genes:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise SpecError(f"{gene.name}: {gene.choices!r}; need distinct choices, at least one")
-        for layout in self.layouts:
-            strides, ends = {STEMS[stem] for stem in layout.stems}, self._ends(layout)
-            if len(strides) > 1 or not all(layout.stride <= end <= self.strides[-1] for end in ends):
-                raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides of its stages")
         for number, stage in enumerate(self.stages, start=1):
             wrong = [(w, h) for w in stage.widths for h in stage.heads if w % h]
             if wrong:
@@ -53,12 +52,22 @@ class Space:
             for g, h in ((g, h) for g in groups for h in hidden if h % g or h == g):
                 raise SpecError(f"stage {number}: group_width {g} makes no groups of hidden width {h}")
 
+    def _check_layout(self, layout: Layout) -> None:
+        ends, last = self._ends(layout), max(self._ends(layout))
+        one_stride = all(STEMS[stem] == layout.stride for stem in layout.stems)
+        if not one_stride or min(ends) < layout.stride or last > self.strides[-1]:
+            raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides of its stages")
+        stages = {f"stage{i}": stride for i, stride in enumerate(self.strides, start=1)}
+        for neck in layout.necks:
+            if neck != "none" and not layout.stride <= stages.get(neck, 0) < last:
+                raise SpecError(f"necks: {neck}; need a stage at stride {layout.stride} or more, and below {last}")
+
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
         """All parameters, in a fixed order."""
-        genes = [gene for index, stage in enumerate(self.stages) for gene in stage_genes(stage, index)]
-        genes.append(Gene("stem", None, "stem", tuple(stem for layout in self.layouts for stem in layout.stems)))
-        return (*genes, *(gene for layout in self.layouts for gene in self._own_genes[layout]))
+        stages = (gene for index, stage in enumerate(self.stages) for gene in stage_genes(stage, index))
+        every = (gene for present in self._present_genes.values() for gene in present)
+        return tuple(dict.fromkeys((*stages, *every)))
 
     @cached_property
     def strides(self) -> tuple[int, ...]:
@@ -72,15 +81,10 @@ class Space:
 
     def count(self) -> int:
         """Return the exact number of distinct specs."""
-        per_stage = [count(stage_genes(stage, index)) for index, stage in enumerate(self.stages)]
         total = 0
-        for layout in self.layouts:
-            for end in self._ends(layout):
-                stages = slice(self.strides.index(layout.stride), self.strides.index(end) + 1)
-                hidden = {LAST_STRIDE, *(() if end > layout.stride else DOWNSAMPLING_FIELDS)}
-                stem = Gene("stem", None, "stem", layout.stems)
-                own = [g for g in self._own_genes[layout] if g.field not in hidden]
-                total += math.prod(per_stage[stages]) * count([stem, *own])
+        for (layout, _), present in self._present_genes.items():
+            stem = Gene("stem", None, "stem", layout.stems)
+            total += count([stem, *(gene for gene in present if gene.field not in ("stem", LAST_STRIDE))])
         return total
 
     def active(self, params: Mapping[str, Choice]) -> tuple[Gene, ...]:
@@ -100,7 +104,7 @@ class Space:
                 stage_fields.setdefault(gene.stage_index, {})[gene.field] = params[gene.name]
             elif gene.field != LAST_STRIDE:
                 spec_fields[gene.field] = params[gene.name]
-        spec_fields["neck"] = _renumbered(spec_fields["neck"], -min(stage_fields))
+        spec_fields["neck"] = _shifted(spec_fields.get("neck", "none"), -min(stage_fields))
         return ArchSpec(stages=tuple(_stage(**fields) for fields in stage_fields.values()), **spec_fields)
 
     def encode(self, spec: ArchSpec) -> dict[str, Choice]:
@@ -116,19 +120,17 @@ class Space:
         layout = self._layouts[spec.stem]
         within_choices(f"{self._prefix(layout)}{LAST_STRIDE}", spec.strides[-1], self._ends(layout))
         skipped = self.strides.index(layout.stride)
+        values = {**vars(spec), LAST_STRIDE: spec.strides[-1], "neck": _shifted(spec.neck, skipped)}
         params |= {"stem": spec.stem, f"{self._prefix(layout)}{LAST_STRIDE}": spec.strides[-1]}
-        for gene in self._present(params):
-            if not gene.active(params):
-                continue
-            if gene.stage_index is not None:
-                value = getattr(spec.stages[gene.stage_index - skipped], gene.field)
-            elif gene.field == LAST_STRIDE:
-                value = spec.strides[-1]
-            else:
-                value = getattr(spec, gene.field)
-                value = _renumbered(value, skipped) if gene.field == "neck" else value
-            within_choices(gene.name, value, gene.choices)
-            params[gene.name] = value
+        present = self._present(params)
+        if not any(gene.field == "neck" for gene in present):
+            within_choices("neck", spec.neck, ("none",))
+        for gene in present:
+            if gene.active(params):
+                index = gene.stage_index
+                value = values[gene.field] if index is None else getattr(spec.stages[index - skipped], gene.field)
+                within_choices(gene.name, value, gene.choices)
+                params[gene.name] = value
         return {gene.name: params[gene.name] for gene in self.genes}
 
     def parse(self, plain: Mapping[str, Any]) -> ArchSpec:
@@ -185,24 +187,17 @@ class Space:
         return {stem: layout for layout in self.layouts for stem in layout.stems}
 
     @cached_property
-    def _own_genes(self) -> dict[Layout, list[Gene]]:
-        return {layout: layout_genes(layout, self._prefix(layout)) for layout in self.layouts}
-
-    @cached_property
     def _present_genes(self) -> dict[tuple[Layout, int], tuple[Gene, ...]]:
         """The genes of an architecture by its layout and last stride, whatever its blocks are."""
+        stages = [stage_genes(stage, index) for index, stage in enumerate(self.stages)]
+        stem = Gene("stem", None, "stem", tuple(stem for layout in self.layouts for stem in layout.stems))
         present = {}
         for layout in self.layouts:
+            first = self.strides.index(layout.stride)
             for end in self._ends(layout):
-                genes = [
-                    gene
-                    for gene in self.genes
-                    if gene.stage_index is not None and layout.stride <= self.strides[gene.stage_index] <= end
-                ]
-                hidden = () if end > layout.stride else DOWNSAMPLING_FIELDS
-                own = [g for g in self._own_genes[layout] if g.field not in hidden]
-                stem = [gene for gene in self.genes if gene.name == "stem"]
-                present[layout, end] = (*genes, *stem, *own)
+                number = self.strides.index(end) + 1
+                own = layout_genes(layout, self._prefix(layout), number, lone=end == layout.stride)
+                present[layout, end] = (*chain(*stages[first:number]), stem, *own)
         return present
 
     def _present(self, params: Mapping[str, Choice]) -> tuple[Gene, ...]:
@@ -222,6 +217,6 @@ class Space:
         return {gene.name: rng.choice(gene.choices) for gene in self.genes}
 
 
-def _renumbered(neck: str, by: int) -> str:
-    """Return the neck from a stage whose number is larger `by` a number."""
+def _shifted(neck: str, by: int) -> str:
+    """Return a neck with its stage's number increased; "none" stays."""
     return neck if neck == "none" else f"stage{int(neck.removeprefix('stage')) + by}"

@@ -93,13 +93,12 @@ LAPTOP = Space(
             depths=(1, 2, 3),
             squeezes=SQUEEZES,
             key_widths=(8, 16),
-            kernels=(3, 7),  # which cover the same places of a 2 x 2 map
             grid=2,
         ),
     ),
     layouts=(
         Layout(STEMS, DOWNSAMPLINGS, (8, 16, 24), NECKS, (64, 128, 192, 256), last_strides=(16, 32)),
-        Layout(STEMS16, DOWNSAMPLINGS16, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
+        Layout(STEMS16, DOWNSAMPLINGS, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
     ),
     image_px=64,
 )
@@ -200,5 +199,5 @@ SPACES: dict[str, Space] = {space.name: space for space in (MICRO, LAPTOP, FULL)
 
 
 def image_px_of(spec: ArchSpec) -> int:
-    """Return the side in px of the images that the space of a spec is designed for; 224 for specs of no space."""
+    """Return the side in px of the images of the first space that has a spec; 224 for specs of no space."""
     return next((space.image_px for space in SPACES.values() if space.contains(spec)), PHOTO_PX)

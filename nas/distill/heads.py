@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones import Features
-from nas.distill.adaptor import mlp, module_name
+from nas.distill.adaptor import mlp, module_name, on_grid, within_image
 from nas.distill.losses import TargetTransform
 
 Predictions = dict[str, dict[str, Tensor]]  # teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}
@@ -84,19 +84,11 @@ class TeacherHeads(nn.Module):
 
 
 def resize(spatial: Tensor, grid: int) -> Tensor:
-    """Resize (B, C, h, w) to (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller.
-
-    A map whose last row reaches beyond the image, as at stride 64 those of 224 px do, is enlarged and cut.
-    """
+    """Resize (B, C, h, w) to (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller."""
     if spatial.shape[-2:] == (grid, grid):
         return spatial
     if min(spatial.shape[-2:]) >= grid:
         return F.adaptive_avg_pool2d(spatial, grid)
-    side = spatial.shape[-1]
-    factor = 1 << ((grid - 1) // side).bit_length()  # the smallest power of two that reaches the grid
-    if spatial.shape[-2] == side and side * factor - grid < factor:
-        enlarged = F.interpolate(spatial, scale_factor=float(factor), mode="bilinear", align_corners=False)
-        return enlarged[..., :grid, :grid]
     return F.interpolate(spatial, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
@@ -110,13 +102,23 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor, teachers: Sequence[str] | None = None) -> Predictions:
         """Map (B, 3, S, S) normalized images to the heads' answers, each in its own space."""
-        features = self.backbone.encode(images)  # type: ignore[operator]
-        predictions: Predictions = self.heads(features, teachers)
+        predictions: Predictions = self.heads(self.encode(images), teachers)
         return predictions
+
+    def encode(self, images: Tensor) -> Features:
+        """Return the backbone's features of (B, 3, S, S) normalized images, the map cut to what covers them.
+
+        At stride 64 a map of 224 px has four places a side, of which the last ones reach beyond the image.
+        """
+        features: Features = self.backbone.encode(images)  # type: ignore[operator]
+        stride = int(self.backbone.spatial_stride)  # type: ignore[arg-type]
+        if all(side * stride <= px for side, px in zip(features.spatial.shape[2:], images.shape[2:], strict=True)):
+            return features
+        return Features(features.summary, within_image(on_grid(features.spatial, stride), images))
 
     def predict_targets(self, images: Tensor) -> Predictions:
         """Map (B, 3, S, S) normalized images to PHI-S targets, as the cache stores them."""
-        return self.heads.predict_targets(self.backbone.encode(images))  # type: ignore[operator]
+        return self.heads.predict_targets(self.encode(images))
 
 
 def normalize(images: Tensor) -> Tensor:

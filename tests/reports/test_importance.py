@@ -1,6 +1,8 @@
 import math
 from dataclasses import replace
 
+import pytest
+
 from nas.study.records import Objective, StudyRecord, TrialState
 from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
 from reports.summary import summarize
@@ -71,13 +73,30 @@ def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():
     assert {r.objective for r in found} == {"latency_ms", "knn"}
 
 
+def cut(study: StudyRecord) -> StudyRecord:
+    """Let every second architecture start at stride 16, and every third end there."""
+    trials = []
+    for t in study.trials:
+        first, last = 2 if t.number % 2 else 0, 3 if t.number % 3 == 0 else 4
+        stem = "patch16" if first else t.spec["stem"]
+        trials.append(replace(t, spec={**t.spec, "stem": stem, "stages": t.spec["stages"][first:last]}))
+    return replace(study, trials=tuple(trials))
+
+
 def test_stages_of_one_stride_have_one_name_whatever_stem_is_before_them():
-    """Every second model starts at stride 16: its first stage is the third one of the others."""
-    study = planted(400)
+    score = of(cut(planted(400)), "score")
+    assert list(score)[:2] == ["stage 3 block", "stage 3 width"]
+
+
+@pytest.mark.parametrize(("cause", "choice"), [(2, "stem"), (3, "last stride")])
+def test_the_number_of_stages_is_one_choice(cause: int, choice: str):
+    """A stage that is not there would else share its effect among its block, depth and width."""
+    study = cut(planted(400))
     trials = tuple(
-        replace(t, spec={**t.spec, "stem": "patch16", "stages": t.spec["stages"][2:]}) if t.number % 2 else t
+        replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], score=0.3 + 0.2 * (t.number % cause == 0))))
         for t in study.trials
     )
-    score, speed = of(replace(study, trials=trials), "score"), of(replace(study, trials=trials), "throughput")
-    assert list(score)[:2] == ["stage 3 block", "stage 3 width"]
-    assert next(iter(speed)) == "stage 4 width"
+    score = of(replace(study, trials=trials), "score")
+    assert next(iter(score)) == choice
+    assert score[choice].share > 0.9
+    assert all(row.share < 0.02 for name, row in score.items() if name != choice)

@@ -97,8 +97,8 @@ NAMES = st.sampled_from(sorted(SPACES))
         (TINY, 6 * (8 + 8 + 4 + 2) * 4 * 3),
         # bottleneck 2x2x3, maxvit 3, fused_mbconv 1; downsampling 2.
         (OPTIONAL, (12 + 3 + 1) * 2),
-        # 2 of each stage. Stride 4: stem 2, neck 2. Stride 16: stem 2, neck 1 + 2, downsampling 3 if any.
-        (MIXED, (8 + 16) * 2 * 2 + 2 * 3 * (2 + 3 * (4 + 8))),
+        # 2 of each stage. Stride 4: stem 2, neck 2. Stride 16: stem 2; with more stages downsampling 3 and neck 1 + 2.
+        (MIXED, (8 + 16) * 2 * 2 + 2 * (2 + (4 + 8) * 3 * 3)),
         # Three kernels for each block that has one; its default is one of them.
         (KERNELS, 3 + 3 + 3 + 1),
         # Two of each stage; two expansions for the one downsampling that expands.
@@ -161,7 +161,9 @@ def test_stems_decide_the_stages(space):
         assert set(spec.strides) <= set(space.strides)
         if spec.neck != "none":
             fused = spec.strides[int(spec.neck.removeprefix("stage")) - 1]
-            assert params[f"{prefix}neck"] == f"stage{space.strides.index(fused) + 1}"
+            (gene,) = (gene for gene in space.active(params) if gene.field == "neck")
+            assert params[gene.name] == f"stage{space.strides.index(fused) + 1}"
+            assert fused < spec.strides[-1]
         for stage, stride in zip(spec.stages, spec.strides, strict=True):
             assert params[f"stage{space.strides.index(stride) + 1}.width"] == stage.width
         seen.add(spec.strides)
@@ -182,6 +184,16 @@ def test_layouts_that_cannot_be_are_refused_when_the_space_is_made():
     for layout in (Layout(("conv", "patch16"), ("conv",), (8,)), Layout(("patch",), ("conv",), last_strides=(64,))):
         with pytest.raises(SpecError, match=f"stems: {', '.join(layout.stems)}; need one stride"):
             Space("odd", (ONE,) * 3, (layout,))
+
+
+def test_necks_and_stems_that_cannot_be_are_refused_when_the_space_is_made():
+    for neck in ("stage1", "stage3", "stage9"):  # before the stem, the last one, none of the space
+        layout = Layout(("patch16",), ("conv",), necks=("none", neck), neck_dims=(8,))
+        other = Layout(("patch",), ("conv",), last_strides=(8,))
+        with pytest.raises(SpecError, match=f"necks: {neck}; need a stage at stride 16 or more, and below 16"):
+            Space("odd", (ONE,) * 3, (other, layout))
+    with pytest.raises(SpecError, match="stems: 'deep' is not one of conv"):
+        Space("odd", (ONE,), (Layout(("deep",), ("conv",)),))
 
 
 def test_a_stranger_is_not_contained_and_encode_names_the_parameter():

@@ -64,7 +64,7 @@ def contact_sheet(student: Student, targets: Targets, device: str | torch.device
     shown = [position[row] for row in chosen]
     images = torch.from_numpy(np.array(split.images[np.array(fitted)]))
     with torch.inference_mode():
-        features = student.backbone.encode(normalize(images.to(device)))  # type: ignore[operator]
+        features = student.encode(normalize(images.to(device)))
         predictions = student.heads.predict_targets(features)
     student_maps = features.spatial.float().cpu()
     rows = [((IMAGE, ""), images[shown].permute(0, 2, 3, 1).numpy())]

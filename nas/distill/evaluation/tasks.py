@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backbones import Features
 from nas.cache.targets import SplitTargets, Targets
 from nas.distill.evaluation.explained_variance import predict, read, slices
 from nas.distill.evaluation.probes import (
@@ -292,8 +291,7 @@ def evaluate(features: FeaturesOf, targets: Targets, images: int) -> Evaluation:
 
 def student_features(student: Student, device: str, split: SplitTargets, count: int) -> Iterator[FeatureBatch]:
     """Yield the backbone's features of the first `count` images; FloatingPointError where they are not finite."""
-    encode: Callable[[Tensor], Features] = student.backbone.encode  # type: ignore[assignment]
-    for rows, features in predict(encode, split, device, images=count):
+    for rows, features in predict(student.encode, split, device, images=count):
         summary, spatial = features.summary.float().cpu(), resize(features.spatial.float(), student.heads.grid).cpu()
         if not (summary.isfinite().all() and spatial.isfinite().all()):
             raise FloatingPointError(f"features of images {rows.start} to {rows.stop} are not finite")

@@ -17,7 +17,9 @@ Look = Callable[[Tensor], Tensor]
 
 
 class Known(nn.Module):
-    """A backbone whose features are functions of the normalized images."""
+    """A backbone whose features are functions of the normalized images, and whose map covers them exactly."""
+
+    spatial_stride = 1
 
     def __init__(self, summary: Look, spatial: Look) -> None:
         super().__init__()

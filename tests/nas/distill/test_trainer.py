@@ -15,13 +15,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbones import build
+from backbones import Features, build
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
-from nas.distill.adaptor import on_grid, within_image
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
-from nas.distill.heads import normalize, resize
+from nas.distill.heads import Student, normalize, resize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint, Training, TrialContext
 from nas.distill.trainer import Distiller, TrainingError
@@ -246,14 +245,26 @@ def test_resize_averages_down_and_interpolates_up() -> None:
     assert resize(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
 
 
+class Coarse(torch.nn.Module):
+    """A backbone of stride 64 whose map grows from left to right."""
+
+    spatial_stride = 64
+
+    def encode(self, images: Tensor) -> Features:
+        rows, columns = (-(-side // 64) for side in images.shape[2:])
+        return Features(images.mean((2, 3)), torch.arange(float(columns)).expand(1, 1, rows, columns))
+
+
 def test_a_map_that_reaches_beyond_the_image_is_cut() -> None:
     """At stride 64, 224 px have 4 places of 4 cells of 16 px, of which 14 are the image's."""
-    ramp = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4)
-    whole = F.interpolate(ramp, scale_factor=4.0, mode="bilinear", align_corners=False)
-    assert resize(ramp, 14).equal(whole[..., :14, :14])
-    assert within_image(on_grid(ramp, 64), torch.empty(1, 3, 224, 224)).equal(resize(ramp, 14))
-    # Three places do not reach over 14 cells: a network that leaves out the rest of the image.
-    assert resize(ramp[..., :3, :3], 14).shape == (1, 1, 14, 14)
+    student = Student(Coarse(), torch.nn.Identity())  # type: ignore[arg-type]
+    spatial = student.encode(torch.zeros(1, 3, 224, 96)).spatial
+    whole = F.interpolate(torch.arange(2.0).expand(1, 1, 4, 2), scale_factor=4.0, mode="bilinear", align_corners=False)
+    assert spatial.equal(whole[..., :14, :6])
+    exact = student.encode(torch.zeros(1, 3, 128, 128)).spatial
+    assert exact.equal(torch.arange(2.0).expand(1, 1, 2, 2))
+    assert resize(exact, 14)[0, 0, 0].tolist() == pytest.approx(resize(exact, 14)[0, 0, 13].tolist())
+    assert resize(exact, 14)[0, 0, 0, 13] == 1.0  # the last cell is the image's last, also for another grid
 
 
 def test_normalize_centres_bytes() -> None:
