@@ -45,7 +45,7 @@ class OffsetBias(nn.Module):
         """Return the bias for a map of `height` x `width` tokens, (1, heads, queries, keys)."""
         # A graph of images of any size cannot decide, and a trace would keep the decision of its example.
         # Interpolation to the grid's own size changes nothing.
-        learned = not torch.jit.is_tracing() and all(
+        learned = not torch.jit.is_tracing() and all(  # type: ignore[attr-defined]
             statically_known_true(side == self.grid) for side in (height, width)
         )
         if self.constant is not None and learned:
