@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import build_rotary_pos_embed
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from backbones.layers.stage import Stage, join
@@ -33,7 +33,10 @@ class PositionEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the embeddings to a map, (B, C, H, W) -> same."""
         table: Tensor = self.table
-        if table.shape[2:] != x.shape[2:]:
+        # A graph of images of any size cannot decide, and a trace would keep the decision of its example.
+        # Interpolation to the grid's own size changes nothing.
+        pairs = zip(table.shape[2:], x.shape[2:], strict=True)
+        if torch.jit.is_tracing() or not all(statically_known_true(own == side) for own, side in pairs):
             table = F.interpolate(table, size=x.shape[2:], mode="bilinear")
         return x + table.to(x.dtype)
 
@@ -49,7 +52,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tokens:
         """Return the map with positions, (B, C, H, W), and the registers, (B, R, C), or None."""
         y: Tensor = self.position(x)
-        return y, None if self.registers is None else self.registers.to(x.dtype).expand(len(x), -1, -1)
+        return y, None if self.registers is None else self.registers.to(x.dtype).expand(x.shape[0], -1, -1)
 
 
 class ViT(nn.Module):
@@ -127,10 +130,11 @@ def rotary_embedding(height: int, width: int, head_width: int, device: torch.dev
     """
     axis = head_width // 4
     bands = 2 * math.pi * ROTARY_BASE ** -(torch.arange(axis, device=device, dtype=torch.float32) / axis)
-    embedding = build_rotary_pos_embed(
-        [height, width], bands=bands, grid_type="centered", rotate_half=True, device=device
-    )
-    return torch.cat(embedding, -1).view(1, height, width, -1)
+    rows, columns = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (height, width))
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+    angles = (grid.unsqueeze(-1) * bands).flatten(2)
+    sines, cosines = angles.sin(), angles.cos()
+    return torch.cat([sines, sines, cosines, cosines], -1).unsqueeze(0)
 
 
 class ViTStage(Stage):

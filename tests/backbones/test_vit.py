@@ -202,9 +202,25 @@ def test_fused_and_exported_are_the_same_function(images):
         def forward(self, x):
             return tuple(self.model.encode(x))
 
-    exported = torch.export.export(Encoder(), (images,), strict=False).module()
+    batch = {"x": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(Encoder(), (images[:2],), dynamic_shapes=batch, strict=False).module()
     for a, b in zip(exported(images), expected, strict=True):
         close(a, b)
+
+
+@pytest.mark.parametrize("positions", [None, "conditional", "rotary"])
+@torch.no_grad()
+def test_a_stage_without_windows_is_exported_for_any_size(positions):
+    torch.manual_seed(0)
+    part = randomized(build_stage(replace(FULL, window=None, registers=2, positions=positions, grid=4)))
+    dims = {axis: torch.export.Dim(name, min=2) for axis, name in ((0, "batch"), (2, "rows"), (3, "columns"))}
+    example = torch.randn(2, 16, 4, 6)  # as high as the grid, which must not count
+    exported = torch.export.export(part, (example,), dynamic_shapes=(dims,), strict=False).module()
+    traced = torch.jit.trace(part, example[..., :4])
+    for shape in ((2, 16, 4, 6), (3, 16, 4, 4), (5, 16, 7, 3)):
+        x = torch.randn(shape)
+        close(exported(x), part(x))
+        close(traced(x), part(x))
 
 
 def test_checkpointing_saves_activations_and_changes_no_gradient(images):
