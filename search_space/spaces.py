@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from search_space.arch import KERNELS, SUBSAMPLINGS, ArchSpec
+from search_space.arch import KERNELS, POSITIONS, SUBSAMPLINGS, ArchSpec
 from search_space.genes import Layout, StageChoices
 from search_space.space import Space
 
@@ -21,6 +21,7 @@ FAST_BLOCKS = ("light_c2f", "repdw", "single_head", "bn_attention")
 NECK_DIMS = (256, 512, 1024, 1536)
 SQUEEZES = (None, 0.25)
 KEY_WIDTHS = (16, 32)
+REGISTERS = (None, 4)
 PRE_CONVS = ("none", "depthwise", "dense")
 NECKS = ("none", "stage2", "stage3")
 
@@ -139,6 +140,10 @@ FULL = Space(
             mr_windows=(7,),
             subsamplings=SUBSAMPLINGS,
             cpb_hidden=512,
+            vit_windows=(None, 7),
+            global_everies=(2,),
+            registers=REGISTERS,
+            positions=POSITIONS,
             group_widths=(None, 16),
             squeezes=SQUEEZES,
             kernels=KERNELS,
@@ -155,6 +160,8 @@ FULL = Space(
             windows=(7,),
             cpb_hidden=512,
             grid=7,
+            registers=REGISTERS,
+            positions=POSITIONS,
             group_widths=(None, 32),
             squeezes=SQUEEZES,
             kernels=KERNELS,
