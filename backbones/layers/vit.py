@@ -35,9 +35,9 @@ class PositionEmbedding(nn.Module):
         table: Tensor = self.table
         # A graph of images of any size cannot decide, and a trace would keep the decision of its example.
         # Interpolation to the grid's own size changes nothing.
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
         sides = zip(table.shape[2:], x.shape[2:], strict=True)
-        learned = all(statically_known_true(own == side) for own, side in sides)
-        if not learned or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if tracing or not all(statically_known_true(own == side) for own, side in sides):
             table = F.interpolate(table, size=x.shape[2:], mode="bilinear")
         return x + table.to(x.dtype)
 
