@@ -43,17 +43,16 @@ from backbones.layers.transformer import BiasedLayer
 from backbones.layers.vit import PositionEmbedding, TokenEmbedding, ViT, ViTStage
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
-from search_space.arch import SIZE_MULTIPLE_PX, shrinking_heads
+from search_space.arch import SHRINKING_GRID, shrinking_heads
 from search_space.memory import check_memory
 
 DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
     "conv": conv_downsampling,
     "patch": patch_downsampling,
     "pool": pool_downsampling,
-    "attention": lambda channels, width: AttentionDownsampling(channels, width, *shrinking_heads(channels)),
+    "attention": lambda c, width: AttentionDownsampling(c, width, *shrinking_heads(c), SHRINKING_GRID),
 }
 EXPANDING_DOWNSAMPLINGS = {"mbconv": mbconv_downsampling, "fused_mbconv": fused_mbconv_downsampling}
-TILING = ("patch", "pool")  # downsamplings that leave out the last row and column of a map of odd sides
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}
 STEMS: dict[str, Callable[[int], nn.Module]] = {
     "overlap": overlap_stem,
@@ -122,9 +121,7 @@ def build_downsampling(spec: ArchSpec, index: int) -> nn.Module:
     if spec.downsampling_expansion is not None:
         return EXPANDING_DOWNSAMPLINGS[spec.downsampling](channels, width, int(channels * spec.downsampling_expansion))
     layer = DOWNSAMPLINGS[spec.downsampling](channels, width)
-    if spec.downsampling in TILING and spec.strides[index] % SIZE_MULTIPLE_PX == 0:  # sides may be odd there
-        return nn.Sequential(ToEven(), layer)
-    return layer
+    return nn.Sequential(ToEven(), layer) if spec.is_padded(index) else layer
 
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:

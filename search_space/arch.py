@@ -55,11 +55,13 @@ SUBSAMPLINGS = ("conv", "pool")
 STEMS = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # stride
 EXPANDING_DOWNSAMPLINGS = ("mbconv", "fused_mbconv")
 DOWNSAMPLINGS = ("conv", "patch", "pool", "attention", *EXPANDING_DOWNSAMPLINGS)
+TILING_DOWNSAMPLINGS = ("patch", "pool")  # they would leave out the last row and column of a map of odd sides
 NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 SUMMARIES = (None, "token")
 POSITIONS = (None, "conditional", "rotary")
 STAGES = 4
 MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
+SHRINKING_GRID = 14  # of the downsampling "attention": side of the first map that LeViT shrinks, at 224 px
 SIZE_MULTIPLE_PX = 32  # sides of images are multiples of it
 
 
@@ -351,6 +353,10 @@ class ArchSpec:
     def strides(self) -> tuple[int, ...]:
         """Stride of each stage's map with respect to the image."""
         return tuple(STEMS[self.stem] * 2**i for i in range(len(self.stages)))
+
+    def is_padded(self, index: int) -> bool:
+        """Return whether the map of stage `index` passes a padding to even sides before it is downsampled."""
+        return self.downsampling in TILING_DOWNSAMPLINGS and self.strides[index] % SIZE_MULTIPLE_PX == 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data, without the fields that don't apply."""

@@ -18,7 +18,6 @@ from backbones.layers.conv import ConvNorm, hardswish
 
 VALUE_RATIO = 2  # channels of a head's values / of its keys
 SHRINKING_VALUE_RATIO = 4  # the same where the map shrinks, because each output stands for four tokens
-SHRINKING_GRID = 14  # side of the first map that LeViT shrinks, at 224 px
 MAX_CONSTANT_GRID = 32  # of a deployed bias: 4 MB a head
 
 
@@ -108,14 +107,15 @@ class ShrinkingAttention(nn.Module):
         width: channels of the result.
         heads: number of heads.
         key_width: channels of a head's queries and keys; its values have `SHRINKING_VALUE_RATIO` times as many.
+        grid: see `OffsetBias`.
     """
 
-    def __init__(self, channels: int, width: int, heads: int, key_width: int) -> None:
+    def __init__(self, channels: int, width: int, heads: int, key_width: int, grid: int) -> None:
         super().__init__()
         self.heads, self.parts = heads, (key_width, SHRINKING_VALUE_RATIO * key_width)
         self.q = ConvNorm(channels, heads * key_width, 1, 2)
         self.kv = ConvNorm(channels, heads * sum(self.parts), 1)
-        self.position = OffsetBias(SHRINKING_GRID, heads, 2)
+        self.position = OffsetBias(grid, heads, 2)
         self.project = ConvNorm(heads * SHRINKING_VALUE_RATIO * key_width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,9 +154,9 @@ class AttentionDownsampling(nn.Module):
     (B, C, H, W) -> (B, width, ceil(H/2), ceil(W/2)). For the arguments see `ShrinkingAttention`.
     """
 
-    def __init__(self, channels: int, width: int, heads: int, key_width: int) -> None:
+    def __init__(self, channels: int, width: int, heads: int, key_width: int, grid: int) -> None:
         super().__init__()
-        self.attention = ShrinkingAttention(channels, width, heads, key_width)
+        self.attention = ShrinkingAttention(channels, width, heads, key_width, grid)
         self.mlp = _mlp(width, 2 * width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def test_a_block_attends_by_its_definition():
 
 @torch.no_grad()
 def test_a_downsampling_attends_from_every_second_token_to_all():
-    attention, x = lively(ShrinkingAttention(8, 12, heads=2, key_width=4)), torch.randn(1, 8, 14, 14)
+    attention, x = lively(ShrinkingAttention(8, 12, heads=2, key_width=4, grid=14)), torch.randn(1, 8, 14, 14)
     q = attention.q.norm(F.conv2d(x, attention.q.conv.weight))[:, :, ::2, ::2].reshape(2, 4, 7, 7)
     k, v = attention.kv(x).view(2, 20, 14, 14).split((4, 16), 1)
     expected = attention.project(F.hardswish(by_place(q, k, v, attention.position.table, 2)))
@@ -112,7 +112,7 @@ def test_a_trace_has_the_bias_of_each_map(example):
 
 @pytest.mark.parametrize("size", [(14, 14), (7, 7), (5, 2), (1, 1)])
 def test_a_downsampling_has_half_the_side_rounded_up_and_fuses(size):
-    down, x = randomized(AttentionDownsampling(16, 24, heads=2, key_width=8)), torch.randn(2, 16, *size)
+    down, x = randomized(AttentionDownsampling(16, 24, heads=2, key_width=8, grid=14)), torch.randn(2, 16, *size)
     fused = fuse(down)
     assert not [m for m in fused.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_a_downsampling_has_half_the_side_rounded_up_and_fuses(size):
 
 
 def test_the_mlp_of_a_downsampling_has_a_skip_and_its_attention_none():
-    down, x = randomized(AttentionDownsampling(16, 24, heads=2, key_width=8)), torch.randn(2, 16, 4, 4)
+    down, x = randomized(AttentionDownsampling(16, 24, heads=2, key_width=8, grid=14)), torch.randn(2, 16, 4, 4)
     attended = down.attention(x)
     torch.testing.assert_close(down(x), attended + down.mlp(attended))
     torch.nn.init.zeros_(down.attention.project.norm.weight)

@@ -2,13 +2,14 @@
 
 Each block of `backbones.layers` has a second definition here, as the fused model runs it in eval mode: norms folded
 into convolutions, position biases constant. The tests compare all of them with `nas.measure.counts.operators`. Not
-included are the copies of Swin's shifted windows, masks of padded windows, ViT's position embedding, biases of maps
-that are not the grid they are learned for, and the savings where a map was enlarged for a window.
+included are the copies of Swin's shifted windows, masks of padded windows, ViT's position embedding, and the savings
+where a map was enlarged for a window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from nas.samplers.latency.operator_costs import (
     FeatureMap,
@@ -130,9 +131,24 @@ def _bn_attention(stage: StageSpec, at: FeatureMap) -> Operators:
     c, h, n, heads = stage.width, _hidden(stage), at.places, stage.heads or 1
     keys = heads * (stage.key_width or 1)
     values = 2 * keys
-    head = conv(at, c, 2 * keys + values), *attention(n, at.side**2, values, heads, keys)
+    logits = *offset_bias(at.side, heads, stage.grid or 1), *attention(n, at.side**2, values, heads, keys)
+    head = conv(at, c, 2 * keys + values), *logits
     mixing = *head, memory("hardswish", n * values), conv(at, values, c), *_skip(stage, at)
     return *mixing, conv(at, c, h), memory("hardswish", n * h), conv(at, h, c), *_skip(stage, at)
+
+
+def offset_bias(side: int, heads: int, grid: int, stride: int = 1) -> Operators:
+    """Return the bias of every `stride`-th row and column of queries: a constant on the map that it is learned for.
+
+    On another map the table is interpolated and then read by offsets of rows and of columns, whatever the batch.
+    """
+    if side == grid:
+        return ()
+    pairs = -(-side // stride) * side  # of a query and a key along an axis
+    offsets = memory("copy", side, 1), memory("add", pairs), memory("neg", pairs)
+    sizes = grid**2, side**2, pairs * side, pairs**2  # of a head: the table, interpolated, by rows, by both axes
+    reads = (memory("copy", heads * (before + after), 1) for before, after in pairwise(sizes))
+    return *offsets, *offsets, *reads, memory("copy", heads * pairs**2)
 
 
 def _swin(stage: StageSpec, at: FeatureMap) -> Operators:

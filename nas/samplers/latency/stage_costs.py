@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
-from nas.samplers.latency.blocks import stage_operators
+from nas.samplers.latency.blocks import offset_bias, stage_operators
 from nas.samplers.latency.operator_costs import FeatureMap, Operators, attention, conv, memory, pooled
 from search_space import ArchSpec, StageSpec
-from search_space.arch import shrinking_heads
+from search_space.arch import SHRINKING_GRID, shrinking_heads
 
 MAX_KEPT = 20_000  # stages, some kB each
 
@@ -45,7 +45,8 @@ def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
     for i, (stage, at) in enumerate(zip(spec.stages, maps, strict=True)):
         if i:
             hidden = int(widths[i - 1] * (spec.downsampling_expansion or 1.0))
-            stages.append(_down(i, spec.downsampling, maps[i - 1], widths[i - 1], hidden, widths[i]))
+            down = _down(i, spec.downsampling, maps[i - 1], widths[i - 1], hidden, widths[i], spec.is_padded(i - 1))
+            stages.append(down)
         stages.append(_stage(i + 1, stage, at))
     stages.append(_norm(widths[-1], maps[-1]))
     if spec.summary == "token":
@@ -90,8 +91,11 @@ def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
 
 
 @lru_cache(MAX_KEPT)
-def _down(number: int, kind: str, at: FeatureMap, before: int, hidden: int, after: int) -> StageCost:
-    coarse = at.shrunk(2)
+def _down(number: int, kind: str, at: FeatureMap, before: int, hidden: int, after: int, is_padded: bool) -> StageCost:
+    shape, coarse = (before, after, at.side, hidden / before), at.shrunk(2)
+    padding: Operators = ()
+    if is_padded:
+        at, padding = at.padded(2), (memory("copy", (at.places + at.padded(2).places) * before, 1),)
     act, narrow = memory("silu", coarse.places * hidden), conv(coarse, hidden, after)
     operators: Operators
     if kind == "pool":
@@ -105,7 +109,7 @@ def _down(number: int, kind: str, at: FeatureMap, before: int, hidden: int, afte
         operators = *wide, conv(at, hidden, hidden, 3, 2, groups=hidden), act, narrow
     else:
         operators = (conv(at, before, after, {"conv": 3, "patch": 2}[kind], 2),)
-    return StageCost(f"down{number}", f"{kind} down", (before, after, at.side, hidden / before), operators)
+    return StageCost(f"down{number}", f"{kind} down", shape, (*padding, *operators))
 
 
 def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:
@@ -114,7 +118,8 @@ def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:
     smaller, keys, values = at.shrunk(2), heads * key_width, 4 * heads * key_width
     n = smaller.places
     qkv = conv(at, before, keys, 1, 2), conv(at, before, keys + values)
-    head = *attention(n, at.side**2, values, heads, keys, at.places), memory("hardswish", n * values)
+    bias = offset_bias(at.side, heads, SHRINKING_GRID, 2)
+    head = *bias, *attention(n, at.side**2, values, heads, keys, at.places), memory("hardswish", n * values)
     mlp = conv(smaller, after, 2 * after), memory("hardswish", n * 2 * after), conv(smaller, 2 * after, after)
     return *qkv, *head, conv(smaller, values, after), *mlp, memory("add", n * after, 3)
 
