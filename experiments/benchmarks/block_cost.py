@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,18 +27,19 @@ from nas.measure.counts.macs import MacCountingMode
 from nas.measure.environment import environment
 from nas.measure.interleave import compare
 from nas.measure.timers import Call, timer_for
-from search_space import StageSpec
+from search_space import BLOCKS, StageSpec
 
 DEPTH, REFERENCE = 2, "basic"
 
 
 def stages(width: int, side: int) -> dict[str, StageSpec]:
-    """Return a stage of each block, with the options that its presets have."""
+    """Return a stage of each block, with the options that its presets have, and "vit" also with ViTDet's windows."""
     window = 7 if side % 7 == 0 else 4
     heads = {"expansion": 4.0, "heads": width // 32}
     windowed = {**heads, "window": window, "cpb_hidden": 512, "pre_conv": "none", "subsampling": "conv"}
     options = {
         "c2f": {"expansion": 0.5},
+        "light_c2f": {"expansion": 0.5},
         "basic": {"expansion": 1.0},
         "bottleneck": {"expansion": 1.0, "group_width": 16},
         "mbconv": {"expansion": 4.0},
@@ -50,12 +52,18 @@ def stages(width: int, side: int) -> dict[str, StageSpec]:
         "attention": {**heads, "pre_conv": "none"},
         "linear_attention": heads,
         "single_head": {"expansion": 2.0, "key_width": 16},
+        "bn_attention": {"expansion": 2.0, "heads": width // 64, "key_width": 32, "grid": side},
         "swin": {**heads, "window": window},
         "maxvit": {**heads, "window": window},
         "carrier": windowed,
         "vit": {**heads, "grid": side},
     }
-    return {block: StageSpec(block, DEPTH, width, **fields) for block, fields in options.items()}  # type: ignore[arg-type]
+    missing = BLOCKS.keys() - options.keys()
+    assert not missing, f"no options for the blocks {sorted(missing)}"
+    found = {block: StageSpec(block, DEPTH, width, **fields) for block, fields in options.items()}  # type: ignore[arg-type]
+    # One layer with windows, one without.
+    found["vit_windows"] = replace(found["vit"], window=window, global_every=DEPTH, registers=4)
+    return found
 
 
 def inference(stage: nn.Module, x: Tensor) -> Call:
