@@ -12,6 +12,7 @@ regression is fitted to models drawn with replacement and evaluated on the model
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 
-from nas.study.records import Objective, StudyInfo
+from nas.study.records import Objective, StudyInfo, TrialRecord
 from reports.scored_trials import ScoredTrial, coordinate_of
 from reports.summary import StudySummary
 from search_space.arch import OPTIONAL, STEMS
@@ -73,6 +74,11 @@ def importances(info: StudyInfo, summary: StudySummary) -> tuple[Importance, ...
         return tuple(row for objective in info.objectives for row in _of_objective(objective, summary.complete))
 
 
+def have_coarse_stems(trials: Iterable[TrialRecord]) -> bool:
+    """Tell whether any trial's architecture begins at a larger stride than 4: its first stage is not stage 1."""
+    return any(_first_stage(trial.spec) > 1 for trial in trials)
+
+
 def _of_objective(objective: Objective, models: Sequence[ScoredTrial]) -> list[Importance]:
     data = [(model, y) for model in models if (y := coordinate_of(model.trial, objective)) is not None]
     data = data[:: -(-len(data) // MAX_MODELS) or 1]
@@ -92,7 +98,7 @@ def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a spec into choices with readable names: "stage 1 block", "stem"."""
     flat: dict[str, Any] = {}
     stride = STEMS.get(spec.get("stem", ""))
-    first = (stride // MIN_STRIDE).bit_length() if stride else 1
+    first = _first_stage(spec)
     for name, value in spec.items():
         if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
             if stride:
@@ -101,7 +107,14 @@ def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
                 flat |= _choices(part, f"{prefix}{name.removesuffix('s')} {number} ")
         else:
             flat[f"{prefix}{name}"] = value
+    if (neck := re.fullmatch(r"stage(\d+)", str(flat.get("neck")))) is not None:
+        flat["neck"] = f"stage{int(neck[1]) + first - 1}"
     return flat
+
+
+def _first_stage(spec: Mapping[str, Any]) -> int:
+    """Return the number of a spec's first stage, counted by stride: 1 at the smallest stride of all stems."""
+    return (STEMS.get(spec.get("stem", ""), MIN_STRIDE) // MIN_STRIDE).bit_length()
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Array, list[str]]:

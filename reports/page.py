@@ -33,7 +33,7 @@ from reports.document import asset, chart_svg, policy, templates, vega_bundle
 from reports.figure_data import BASELINE, FRONT, STOPPED, FigureData, prepare
 from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
 from reports.gallery import Gallery, read_gallery
-from reports.importance import importances
+from reports.importance import have_coarse_stems, importances
 from reports.metrics import (
     IN_TABLES,
     metric_names,
@@ -140,6 +140,7 @@ def render(
         gallery=pictures,
         retraining=retraining,
         importances=choices,
+        coarse_stems=have_coarse_stems(study.trials),
         objective_words=OBJECTIVE_WORDS,
         run=run,
         contents=CONTENTS,

@@ -1,12 +1,13 @@
 // Drawings of a card: the stages of an architecture, and its score by steps. One unit is one pixel, so text stays legible on a phone.
 const STEM_STRIDES = { conv: 4, overlap: 4, patch: 4, conv16: 16, patch16: 16 };
+const stemStride = t => STEM_STRIDES[t.spec.stem] || 4;
 const label = (x, y, text, attributes = {}) => svg('text', { x, y, ...attributes }, text);
 const DETAILS = [['expansion', v => `expansion ${v}`], ['heads', v => `${v} heads`], ['window', v => `window ${v}`], ['pre_conv', v => v === 'none' ? '' : `${v} conv before`], ['squeeze', v => `squeeze ${v}`],
   ['kernel', v => `kernel ${v}`], ['key_width', v => `keys of ${v}`], ['group_width', v => `groups of ${v}`], ['ratios', v => `ratios ${v}`], ['subsampling', v => `subsampled by ${v}`], ['mlp', v => v],
   ['global_every', v => `every ${v} layers one is global`], ['registers', v => v > 1 ? `${v} registers` : 'one register'], ['positions', v => `${v} positions`]];
 
 function parts(t) {
-  const { stem, stem_width, neck, neck_dim, downsampling, downsampling_expansion } = t.spec, stride = STEM_STRIDES[stem] || 4;
+  const { stem, stem_width, neck, neck_dim, downsampling, downsampling_expansion } = t.spec, stride = stemStride(t);
   const px = t.measurement ? t.measurement.resolution : info.config.distill && info.config.distill.img_size;
   const map = s => px ? `/${s}, ${Math.ceil(px / s)}×${Math.ceil(px / s)}` : `/${s}`;
   const stages = stagesOf(t).map((s, i) => ({

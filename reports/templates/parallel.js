@@ -1,6 +1,10 @@
 // Parallel coordinates, a line per candidate. Canvases draw ten thousand lines; the picked line has a canvas of its own.
 const TOP = 46, BOTTOM = 26, HEIGHT = 340, AXIS_PX = 74, GRAB_PX = 16, PRINTED = 800;
 const total = (t, key) => stagesOf(t).length ? sum(stagesOf(t).map(s => s[key])) : null;
+// As in the importance of choices, stages are counted by stride, whatever the stem: stage 1 has stride 4, stage 3 has 16.
+const stagesBefore = t => Math.log2(stemStride(t) / 4);
+const blockOf = (t, number) => { const s = stagesOf(t)[number - 1 - stagesBefore(t)]; return s && s.block; };
+const neckOf = t => known(t.spec.neck) ? String(t.spec.neck).replace(/^stage(\d+)$/, (_, n) => `stage${Number(n) + stagesBefore(t)}`) : null;
 const teachers = Object.keys(info.teachers).length ? Object.keys(info.teachers) : [...new Set(trials.flatMap(t => Object.keys((lastRung(t) || { teachers: {} }).teachers)))];
 const scoreOn = (t, name) => { const heads = lastRung(t) && lastRung(t).teachers[name]; return heads ? teacherScore(heads) : null; };
 const log2 = value => value > 0 ? Math.log2(value) : null;
@@ -11,8 +15,8 @@ const objectives = [log(`× ${info.reference}`, ratio, 2), linear('score', score
 const SETS = {
   'throughput and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 1),
     log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
-  'architecture': [...objectives, category('stem', t => t.spec.stem), ...[0, 1, 2, 3].map(i => category(`stage ${i + 1}`, t => stagesOf(t)[i] && stagesOf(t)[i].block)),
-    category('neck', t => t.spec.neck), category('blocks', t => total(t, 'depth')), linear('channels', t => total(t, 'width'), 0)],
+  'architecture': [...objectives, category('stem', t => t.spec.stem), ...[1, 2, 3, 4, 5].map(number => category(`stage ${number}`, t => blockOf(t, number))),
+    category('neck', neckOf), category('blocks', t => total(t, 'depth')), linear('channels', t => total(t, 'width'), 0)],
   'teachers and metrics': [...objectives, ...teachers.map(name => linear(bySpatial ? `${name} spatial` : name, t => scoreOn(t, name), 3)),
     ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => linear(label, t => metric(t, name), 3))],
 };

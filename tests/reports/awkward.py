@@ -120,6 +120,18 @@ def planted(trials: int) -> StudyRecord:
     return replace(study, trials=tuple(records))
 
 
+def cut(study: StudyRecord) -> StudyRecord:
+    """Let every second architecture start at stride 16, with a neck of the same stride, and every third end there."""
+    trials = []
+    for t in study.trials:
+        first, last = 2 if t.number % 2 else 0, 3 if t.number % 3 == 0 else 4
+        spec = {**t.spec, "stages": t.spec["stages"][first:last]}
+        if first:
+            spec |= {"stem": "patch16", "neck": "stage1" if t.spec["neck"] == "stage3" else "none"}
+        trials.append(replace(t, spec=spec))
+    return replace(study, trials=tuple(trials))
+
+
 ATTACKS = (
     "<script>document.title='owned'</script>",
     "</script><script>document.title='owned'</script>",

@@ -5,9 +5,10 @@ import pytest
 
 from nas.study.records import Objective, StudyRecord, TrialState
 from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
+from reports.page import render
 from reports.summary import summarize
 from tests.reports import synthetic
-from tests.reports.awkward import planted
+from tests.reports.awkward import cut, planted
 
 
 def of(study: StudyRecord, objective: str) -> dict[str, Importance]:
@@ -73,16 +74,6 @@ def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():
     assert {r.objective for r in found} == {"latency_ms", "knn"}
 
 
-def cut(study: StudyRecord) -> StudyRecord:
-    """Let every second architecture start at stride 16, and every third end there."""
-    trials = []
-    for t in study.trials:
-        first, last = 2 if t.number % 2 else 0, 3 if t.number % 3 == 0 else 4
-        stem = "patch16" if first else t.spec["stem"]
-        trials.append(replace(t, spec={**t.spec, "stem": stem, "stages": t.spec["stages"][first:last]}))
-    return replace(study, trials=tuple(trials))
-
-
 def test_stages_of_one_stride_have_one_name_whatever_stem_is_before_them():
     score = of(cut(planted(400)), "score")
     assert list(score)[:2] == ["stage 3 block", "stage 3 width"]
@@ -100,3 +91,15 @@ def test_the_number_of_stages_is_one_choice(cause: int, choice: str):
     assert next(iter(score)) == choice
     assert score[choice].share > 0.9
     assert all(row.share < 0.02 for name, row in score.items() if name != choice)
+
+
+def test_a_neck_has_the_name_of_its_stride_too():
+    study = planted(400)
+    same = replace(study, trials=tuple(replace(t, spec={**t.spec, "neck": "stage3"}) for t in study.trials))
+    assert "neck" not in of(cut(same), "score")
+
+
+def test_the_page_says_how_stages_are_counted_only_where_stems_differ_from_stride_4():
+    words = "Stages are counted by stride"
+    for study, said in ((planted(60), False), (cut(planted(60)), True)):
+        assert (words in render(study, summarize(study))) is said

@@ -15,7 +15,7 @@ from reports import figure_data
 from reports.page import write_page
 from reports.summary import summarize
 from tests.reports import synthetic
-from tests.reports.awkward import ATTACKS, hostile
+from tests.reports.awkward import ATTACKS, cut, hostile
 from tests.reports.browser import Browser, needs_chromium
 
 pytestmark = needs_chromium
@@ -181,6 +181,30 @@ def test_brushing_an_axis_filters_the_table_and_the_front(tab, study):
     tab.wait(f"{drawn} < {len(shown) + 20}")
     tab.evaluate("document.querySelector('.readout [data-clear]').click()")
     tab.wait(f"{ROWS} === {len(study.trials)}")
+
+
+def test_axes_of_stages_and_necks_count_by_stride_whatever_the_stem(browser, tmp_path):
+    """Stage 1 at stride 4 and stage 3 at stride 16 have different blocks; half of the models begin with stage 3."""
+    study = synthetic.study(40, only=TrialState.COMPLETE, baselines=False)
+    blocks = ("c2f", "basic", "attention", "window"), ("mbconv", "convnext", "pool", "mr_window")
+    trials = []
+    for t in study.trials:
+        named = zip(t.spec["stages"], blocks[t.number // 2 % 2], strict=True)
+        stages = [{**stage, "block": block} for stage, block in named]
+        trials.append(replace(t, spec={**t.spec, "stages": stages, "neck": ("stage2", "stage3")[t.number // 2 % 2]}))
+    study = cut(replace(study, trials=tuple(trials)))
+    write_page(study, tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    browser.evaluate("document.querySelectorAll('#axis-sets input')[1].click()")
+    axes = browser.evaluate(
+        "(() => { const axes = {}; let last; for (const text of document.querySelectorAll('#axes text')) {"
+        " if (text.matches('.title')) axes[last = text.querySelector('title').textContent] = [];"
+        " else axes[last].push(text.textContent); } return axes; })()"
+    )
+    wanted = {f"stage {i + 1}": sorted(pair) for i, pair in enumerate(zip(*blocks, strict=True))}
+    assert {name: values for name, values in axes.items() if name.startswith("stage")} == wanted
+    assert axes["neck"] == ["none", "stage2", "stage3"]
+    assert browser.console == []
 
 
 def test_what_was_searched_for_is_not_downloaded(tab, study):
