@@ -608,8 +608,9 @@ class Model:
     def load(self) -> Backbone:
         """Return the model with its trained weights, in eval mode on the CPU.
 
-        `encode(images)` returns the summary (B, C) and the spatial features (B, D, H / stride, W / stride) of images
-        (B, 3, H, W) whose sides are multiples of 32, normalized as `(x - 0.5) / 0.25` for x in [0, 1].
+        `encode(images)` returns the summary (B, C) and the spatial features (B, D, H / stride, W / stride), sides
+        rounded up, of images (B, 3, H, W) whose sides are multiples of 32, normalized as `(x - 0.5) / 0.25` for x in
+        [0, 1].
 
         Raises:
             SelectionError: The weight file is missing.

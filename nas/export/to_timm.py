@@ -25,8 +25,8 @@ images = transform(Image.open("photo.jpg").convert("RGB"))[None]
 pyramid = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True).eval()
 with torch.inference_mode():
     summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w); with a neck this is the neck's map
-    last = model.forward_features(images)  # the last stage's map: stride 32, no neck
-    maps = pyramid(images)  # one map of each stage: strides 4, 8, 16, 32
+    last = model.forward_features(images)  # the last stage's map: stride LAST_STRIDE, no neck
+    maps = pyramid(images)  # one map of each stage (strides: STRIDES)
 classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # for fine-tuning
 deploy = timm.utils.reparameterize_model(model)  # BatchNorm folded"""
 HEADS_USAGE = """
@@ -44,7 +44,9 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
         save_heads(source.adaptors, folder / HEADS, checksum)
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")
     _check(source, folder)
-    usage = USAGE + HEADS_USAGE * bool(source.adaptors)
+    strides = [str(stride) for stride in source.model.spec.strides]
+    usage = USAGE.replace("LAST_STRIDE", strides[-1]).replace("STRIDES", ", ".join(strides))
+    usage += HEADS_USAGE * bool(source.adaptors)
     return FormatReport(usage, ("opened by timm: features and maps of all stages are equal",))
 
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -16,16 +17,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backbones import load
+from backbones import build, load
+from nas.analysis.run_files import TrainedWeights
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads
-from nas.export import to_hf, to_onnx
+from nas.export import to_hf, to_onnx, to_timm
 from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
+from nas.export.source import ExportSource
 from nas.export.to_hf import copied_modules
 from nas.measure.arms import ArmError
 from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
+from search_space import ArchSpec
 from tests.nas.export.builders import SPEC, Made
 from tests.waiting import PATIENCE_S
 
@@ -77,6 +81,23 @@ def features(net: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch
     with torch.inference_mode():
         summary, spatial = net.encode((x - 0.5) / 0.25)  # type: ignore[operator]
     return summary, spatial
+
+
+FROM_16 = replace(SPEC, stages=SPEC.stages[2:], stem="patch16", stem_width=None, neck="stage1")
+THREE = replace(SPEC, stages=SPEC.stages[:3])
+
+
+@pytest.mark.parametrize(
+    ("spec", "strides", "last"), [(SPEC, "4, 8, 16, 32", 32), (FROM_16, "16, 32", 32), (THREE, "4, 8, 16", 16)]
+)
+def test_the_example_for_timm_names_the_strides_of_the_model(
+    made: Made, tmp_path: Path, spec: ArchSpec, strides: str, last: int
+) -> None:
+    trial = made.study.trials[1]
+    weights = TrainedWeights(made.run, trial.rungs[-1], 0, "the search")
+    report = to_timm.write(ExportSource(trial, weights, build(spec).eval(), {}, 64), tmp_path, False)
+    assert f"(strides: {strides})" in report.usage
+    assert f"the last stage's map: stride {last}," in report.usage
 
 
 def test_timm_opens_the_folder(made: Made, net: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
