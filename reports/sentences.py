@@ -21,7 +21,11 @@ from reports.scored_trials import OBJECTIVE_WORDS
 from reports.statistics import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_SPANS
+from search_space import SPACES
 
+SMALL_PX = 64
+# Our small presets: the baselines of the spaces for images of that side.
+OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in BASELINES[space.name]}
 TRAINED_ONCE = (
     "The search trained each model once, and briefly: scores have no interval, differences in score may be luck, and "
     "longer training may reverse them."
@@ -85,7 +89,7 @@ def baseline_words(info: StudyInfo) -> str:
     """Say what a study's baselines are: our small presets in E-RADIO's style, its presets, or networks of timm."""
     px = info.config.get("distill", {}).get("img_size")
     size = f" {px} px" if isinstance(px, int) else ""
-    if info.baselines and set(info.baselines) <= set(BASELINES["micro"]):
+    if info.baselines and set(info.baselines) <= OWN_BASELINES:
         return f"E\u2011RADIO-style{size} baselines (ours)"  # a hyphen at which no line breaks
     if info.baselines and all(name.startswith("eradio") for name in info.baselines):
         return "E\u2011RADIO baselines" + (f" at{size}" if size else "")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.study.config import BASELINES
 from nas.study.records import Retraining, StudyRecord, TrialState
 from reports.page import render
 from reports.sentences import baseline_words
@@ -20,6 +21,7 @@ from reports.verdict import (
     tiles,
     weights_place,
 )
+from search_space import SPACES, Space
 from tests.nas.study.builders import search_config, study_info
 from tests.reports import synthetic
 from tests.reports.brute_force import Page
@@ -183,6 +185,11 @@ def test_a_recommendation_of_an_unfinished_study_is_one_so_far():
         )
         assert ("Recommended so far: trial 3" in page.words) is bool(words)
         assert words in page.words
+
+
+@pytest.mark.parametrize("space", [space for space in SPACES.values() if space.image_px == 64])
+def test_the_baselines_of_spaces_for_64_px_are_ours(space: Space) -> None:
+    assert baseline_words(study_info(search_config(baselines=BASELINES[space.name]))).endswith("(ours)")
 
 
 @pytest.mark.parametrize(
