@@ -283,6 +283,15 @@ def first_line(thing: Any) -> str:
 # --- spaces, presets
 
 
+def choice_of(gene: Any, value: object) -> str:
+    """Return a gene's choice as text: for the kernel None, the default of the blocks that the gene is for."""
+    from search_space.arch import default_kernel
+
+    if value is None and gene.field == "kernel":
+        return f"{default_kernel(next(iter(gene.when)))} (default)"
+    return "none" if value is None else str(value)
+
+
 def spaces_page() -> str:
     """Return the page of the search spaces and the presets."""
     import torch
@@ -299,10 +308,15 @@ def spaces_page() -> str:
         " of stems of stride 16.",
         "Every combination of choices is valid, and two different combinations of choices that have an effect are two"
         " architectures. `backbone-nas profile --space micro` shows the range of costs.",
+        "Which one? `micro`, the default, is for images of 64 px and a machine without a GPU, and is frozen, so that"
+        " new studies compare with published ones. `laptop` is for the same images and machines, contains `micro`, and"
+        " adds blocks of today's fast networks, other kernels, more depth in stages 3 and 4, and stems of stride 16;"
+        " no measured comparison of the two exists yet. `full` is for images of 224 px and for GPUs. The recipe"
+        " `laptop` is named after the machine and searches `micro`; `--recipe laptop --space laptop` searches the"
+        " space `laptop`.",
     ]
     for space in SPACES.values():
-        choices = space.choices().items()
-        rows = [(f"`{name}`", ", ".join("none" if v is None else str(v) for v in values)) for name, values in choices]
+        rows = [(f"`{gene.name}`", ", ".join(choice_of(gene, value) for value in gene.choices)) for gene in space.genes]
         about = f"{space.count():,} architectures ({space.count():.1e}), {len(rows)} choices."
         parts += [f"## `{space.name}`", about, table(["choice", "values"], rows)]
     columns = ["preset", "parameters (M)", "GMACs at 64 px", "GMACs at 224 px", "neck"]

@@ -232,8 +232,7 @@ def parser() -> OneLineParser:
     add_flag(add, "--runtime", _defaults(), more=f"; words: {_words()}")
     seconds = f"{SECONDS:g}; {RUNTIME_SECONDS:g} with --runtimes; a sample is not timed"
     add_flag(add, "--measure-seconds", seconds, more=_SECONDS)
-    space_references = ", ".join(f"{name} for {space}" for space, name in REFERENCES.items())
-    reference = f"network that each is timed against (default: {NETWORK_REFERENCE}; with --space {space_references})"
+    reference = f"network that each is timed against (default: {NETWORK_REFERENCE}; with --space {_references()})"
     add("--reference", metavar="ARCH", help=reference)
     add_flag(add, "--threads", "one per core")
     ceilings = "measure the roofline's ceilings again (default: measure them once and keep them)"
@@ -275,3 +274,9 @@ def _words() -> str:
 
 def _joined(sizes: Sequence[int]) -> str:
     return ",".join(map(str, sizes))
+
+
+def _references() -> str:
+    """Return the reference of each space, in words: spaces with the same one are named together."""
+    names = dict.fromkeys(REFERENCES.values())
+    return ", ".join(f"{n} for {' and '.join(s for s, name in REFERENCES.items() if name == n)}" for n in names)
