@@ -13,9 +13,8 @@ from search_space.checks import SpecError
 
 Choice = str | int | float | None
 LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec
-NARROW = frozenset(
-    {"c2f", "light_c2f", "basic", "bottleneck"}
-)  # hidden width at most the stage's; in all other blocks it is larger, as in MLPs
+# Hidden width at most the stage's; in all other blocks it is larger, as in MLPs.
+NARROW = frozenset({"c2f", "light_c2f", "basic", "bottleneck"})
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "bn_attention
 PHOTO_PX = 224  # for specs of no space
 STEMS = ("conv", "overlap", "patch")  # those of stride 4
 STEMS16 = ("conv16", "patch16")
-DOWNSAMPLINGS = ("conv", "patch", "pool")
-DOWNSAMPLINGS16 = (*DOWNSAMPLINGS, "attention")  # whose cost grows with the square of a map's places
+PLAIN_DOWNSAMPLINGS = ("conv", "patch", "pool")
+DOWNSAMPLINGS16 = (*PLAIN_DOWNSAMPLINGS, "attention")  # whose cost grows with the square of a map's places
 FAST_BLOCKS = ("light_c2f", "repdw", "single_head", "bn_attention")
 NECK_DIMS = (256, 512, 1024, 1536)
 SQUEEZES = (None, 0.25)
@@ -68,7 +68,7 @@ MICRO = Space(
             windows=(2,),
         ),
     ),
-    layouts=(Layout(STEMS, DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
+    layouts=(Layout(STEMS, PLAIN_DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
     image_px=64,
 )
 
@@ -98,8 +98,8 @@ LAPTOP = Space(
         ),
     ),
     layouts=(
-        Layout(STEMS, DOWNSAMPLINGS, (8, 16, 24), NECKS, (64, 128, 192, 256), last_strides=(16, 32)),
-        Layout(STEMS16, DOWNSAMPLINGS, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
+        Layout(STEMS, PLAIN_DOWNSAMPLINGS, (8, 16, 24), NECKS, (64, 128, 192, 256), last_strides=(16, 32)),
+        Layout(STEMS16, PLAIN_DOWNSAMPLINGS, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
     ),
     image_px=64,
 )
@@ -183,7 +183,7 @@ FULL = Space(
     layouts=(
         Layout(
             STEMS,
-            (*DOWNSAMPLINGS, "mbconv", "fused_mbconv"),
+            (*PLAIN_DOWNSAMPLINGS, "mbconv", "fused_mbconv"),
             (32, 64),
             NECKS,
             NECK_DIMS,

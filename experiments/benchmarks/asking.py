@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.asking --latency gpu_latency.csv:titan_rtx_256_ms
 
-Covers replayed cells, whose costs come from a table, and the spaces "micro" and "full", whose costs come from the
-latency predictor. The study is in memory: `experiments.benchmarks.overhead` times the database.
+Covers replayed cells, whose costs come from a table, and all search spaces, whose costs come from the latency
+predictor. The study is in memory: `experiments.benchmarks.overhead` times the database.
 """
 
 from __future__ import annotations
