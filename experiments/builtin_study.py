@@ -41,6 +41,7 @@ METHODS = {
     "old": (),  # of another checkout
     "evolution": ("--sampler", "evolution"),
     "random": ("--sampler", "random"),
+    "laptop": ("--space", "laptop"),
     "random-full": ("--sampler", "random", "--rung-steps", "270"),
 }
 SHOWN = (15, 30, 60, 100, 150, 200)  # evaluations
