@@ -240,7 +240,7 @@ def _positions(stage: StageSpec) -> nn.Module:
     return PreConv(stage.width, stage.width) if stage.positions == "conditional" else nn.Identity()
 
 
-# Builders of the stages of each block. The fields that they read are listed in `search_space.arch.BLOCKS`.
+# Builders of the stages of each block. The fields that they read are listed in `search_space.stage.BLOCKS`.
 BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "c2f": _c2f,
     "light_c2f": _c2f,

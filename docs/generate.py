@@ -285,7 +285,7 @@ def first_line(thing: Any) -> str:
 
 def choice_of(gene: Any, value: object) -> str:
     """Return a gene's choice as text: for the kernel None, the default of the blocks that the gene is for."""
-    from search_space.arch import default_kernel
+    from search_space.stage import default_kernel
 
     if value is None and gene.field == "kernel":
         return f"{default_kernel(next(iter(gene.when)))} (default)"

@@ -449,7 +449,7 @@ def checkpoint_path(folder: Path, arch_id: str) -> Path:
 
 
 def image_scores_path(folder: Path, arch_id: str, steps: int) -> Path:
-    """Return the NumPy file, in a folder, of the scores (N,) of the held-out images after so many training steps."""
+    """Return the path of the NumPy file with each held-out image's score, (N,), after a number of training steps."""
     return folder / f"{arch_id}-{steps}.npy"
 
 

@@ -26,7 +26,8 @@ from threadpoolctl import threadpool_limits
 from nas.study.records import Objective, StudyInfo, TrialRecord
 from reports.scored_trials import ScoredTrial, coordinate_of
 from reports.summary import StudySummary
-from search_space.arch import OPTIONAL, STEMS
+from search_space.arch import STEMS
+from search_space.stage import OPTIONAL
 
 MIN_MODELS = 30
 MIN_STRIDE = min(STEMS.values())

@@ -1,9 +1,10 @@
 """The search space as plain data: specs of backbones, named presets, and spaces to sample them from. No torch."""
 
-from search_space.arch import BLOCKS, ArchSpec, StageSpec
+from search_space.arch import ArchSpec
 from search_space.checks import SpecError
 from search_space.presets import PRESETS, find_spec, preset
 from search_space.space import Space
 from search_space.spaces import SPACES
+from search_space.stage import BLOCKS, StageSpec
 
 __all__ = ["BLOCKS", "PRESETS", "SPACES", "ArchSpec", "Space", "SpecError", "StageSpec", "find_spec", "preset"]

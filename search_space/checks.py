@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**24  # of a file that a person writes: specs and settings take some kilobytes
@@ -61,3 +61,15 @@ def read_text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
+
+
+def check_keys(name: str, data: object, *, required: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise SpecError unless `data` is an object with all required fields and no others than the allowed ones."""
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{name}: {shown(data)}; need an object with the fields {', '.join(allowed)}")
+    unknown = sorted(str(key) for key in set(data) - set(allowed))
+    if unknown:
+        raise SpecError(f"{name}: unknown field {shown(unknown[0])}; choose from {', '.join(allowed)}")
+    missing = sorted(set(required) - set(data))
+    if missing:
+        raise SpecError(f"{name}: field {missing[0]!r} is missing")

@@ -43,7 +43,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from search_space.arch import ArchSpec, StageSpec
+from search_space.arch import ArchSpec
+from search_space.stage import StageSpec
 
 
 def _stages(

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search_space.arch import BLOCKS, DEFAULT_KERNELS, EXPANDING_DOWNSAMPLINGS, STEMS, StageSpec, default_kernel
+from search_space.arch import EXPANDING_DOWNSAMPLINGS, STEMS
 from search_space.checks import SpecError
+from search_space.stage import BLOCKS, DEFAULT_KERNELS, StageSpec, default_kernel
 
 Choice = str | int | float | None
 LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.arch import ArchSpec, StageSpec
+from search_space.arch import ArchSpec
+from search_space.stage import StageSpec
 
 
 def outline(spec: ArchSpec) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from search_space.arch import ArchSpec, StageSpec
+from search_space.arch import ArchSpec
 from search_space.checks import SpecError, read_text
 from search_space.families import FAMILIES
+from search_space.stage import StageSpec
 
 
 def eradio(

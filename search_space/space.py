@@ -9,9 +9,10 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
-from search_space.arch import STEMS, ArchSpec, StageSpec
+from search_space.arch import STAGES, STEMS, ArchSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
+from search_space.stage import StageSpec
 
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
 
@@ -55,8 +56,9 @@ class Space:
     def _check_layout(self, layout: Layout) -> None:
         ends, last = self._ends(layout), max(self._ends(layout))
         one_stride = all(STEMS[stem] == layout.stride for stem in layout.stems)
-        if not one_stride or min(ends) < layout.stride or last > self.strides[-1]:
-            raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides of its stages")
+        largest = min(self.strides[-1], layout.stride * 2 ** (STAGES - 1))
+        if not one_stride or min(ends) < layout.stride or last > largest:
+            raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides from it to {largest}")
         stages = {f"stage{i}": stride for i, stride in enumerate(self.strides, start=1)}
         for neck in layout.necks:
             if neck != "none" and not layout.stride <= stages.get(neck, 0) < last:

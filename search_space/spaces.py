@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from search_space.arch import KERNELS, POSITIONS, SUBSAMPLINGS, ArchSpec
+from search_space.arch import ArchSpec
 from search_space.genes import Layout, StageChoices
 from search_space.space import Space
+from search_space.stage import KERNELS, POSITIONS, SUBSAMPLINGS
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")

@@ -25,7 +25,7 @@ class ImageEvidence:
 
     Args:
         images: The number.
-        tau_to_all: Kendall's tau between the scores on so many images and those on all; mean over random draws.
+        tau_to_all: Kendall's tau between the scores on this number of images and on all; mean over random draws.
         tau_of_draws: Kendall's tau between the scores on two draws that share no image, mean over random draws; None
             for more than half of the images.
         noise: Standard deviation of a model's score over draws of images, without what all models have in common, in

@@ -41,7 +41,7 @@ from search_space import SPACES, preset
 
 FILE_NAME = "pilot.json"
 _POOL = 256  # random architectures, among which the models are chosen by their cost
-_MAX_DRAWS = 1024  # until there are so many within the limits
+_MAX_DRAWS = 1024  # random architectures that are counted at most, to find _POOL within the limits
 # The settings that a pilot's numbers depend on: one pilot serves searches that differ in the others.
 _SETTINGS = (
     *("seed", "space", "data", "teachers", "train_images", "val_images", "views", "target_dtype", "device", "limits"),

@@ -18,7 +18,7 @@ from nas.measure.arms import RUNTIMES, Arm, ArmError
 from nas.measure.prepare import Setting
 from nas.measure.runtimes import RUNNERS, contract, runner
 from search_space import ArchSpec
-from search_space.arch import BLOCKS, StageSpec
+from search_space.stage import BLOCKS, StageSpec
 from tests.nas.measure.networks import (
     Net,
     Out,
