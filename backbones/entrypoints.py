@@ -37,7 +37,7 @@ from backbones.layers.stage import Stage
 from backbones.weights import WeightsError, load
 from search_space import PRESETS, ArchSpec, SpecError
 from search_space.arch import SIZE_MULTIPLE_PX
-from search_space.spaces import image_px_of
+from search_space.spaces import PHOTO_PX, space_of
 
 FOLDER_WEIGHTS = "model.safetensors"  # file name in a folder that timm opens as local-dir
 
@@ -102,12 +102,14 @@ def first_conv(spec: ArchSpec) -> str:
 
 
 def image_px(spec: ArchSpec) -> int:
-    """Return the side in px of the images that a spec is designed for.
+    """Return the side in px of the images that a spec is designed for: those of its space, where it is in one.
 
-    E-RADIO's rule in reverse: the map of the last windowed stage is one window of its coarsest attention (window = side
-    / 32 in the family), or the maps are the smallest that fill the grids that their positions are learned for.
-    Otherwise that of its space.
+    Otherwise E-RADIO's rule in reverse: the map of the last windowed stage is one window of its coarsest attention
+    (window = side / 32 in the family), or the maps are the smallest that fill the grids that their positions are
+    learned for. 224 without windows and grids.
     """
+    if (space := space_of(spec)) is not None:
+        return space.image_px
     pairs = list(zip(spec.strides, spec.stages, strict=True))
     lacking_px = [stride * (stage.grid - 1) for stride, stage in pairs if stage.grid is not None]
     for stride, stage in reversed(pairs):
@@ -116,12 +118,17 @@ def image_px(spec: ArchSpec) -> int:
         if stage.window is not None:
             windows_px = stride * max(r * w for r, w in zip(*stage.resolutions, strict=True))
             return math.lcm(windows_px, SIZE_MULTIPLE_PX)
-    return image_px_of(spec)
+    return PHOTO_PX
 
 
-def default_cfg(spec: ArchSpec) -> dict[str, Any]:
-    """Return timm's description of a model; mean and std are timm's defaults, ImageNet's."""
-    side = image_px(spec)
+def default_cfg(spec: ArchSpec, px: int | None = None) -> dict[str, Any]:
+    """Return timm's description of a model; mean and std are timm's defaults, ImageNet's.
+
+    Args:
+        spec: the architecture.
+        px: side of its images; None: that of `image_px`.
+    """
+    side = image_px(spec) if px is None else px
     pool = -(-side // spec.strides[-1])
     return {
         "input_size": (3, side, side),

@@ -206,6 +206,6 @@ FULL = Space(
 SPACES: dict[str, Space] = {space.name: space for space in (MICRO, LAPTOP, FULL)}
 
 
-def image_px_of(spec: ArchSpec) -> int:
-    """Return the side in px of the images of the first space that has a spec; 224 for specs of no space."""
-    return next((space.image_px for space in SPACES.values() if space.contains(spec)), PHOTO_PX)
+def space_of(spec: ArchSpec) -> Space | None:
+    """Return the first space that contains a spec; None where none does."""
+    return next((space for space in SPACES.values() if space.contains(spec)), None)

@@ -51,11 +51,8 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
 
 
 def _config(source: ExportSource) -> dict[str, object]:
-    px, spec = source.image_px, source.model.spec
-    pool = -(-px // spec.strides[-1])
+    spec = source.model.spec
     preprocessing = {
-        "input_size": [3, px, px],
-        "pool_size": [pool, pool],
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "crop_mode": "center",
@@ -63,13 +60,12 @@ def _config(source: ExportSource) -> dict[str, object]:
         "std": list(STD),
         "num_classes": 0,
     }
-    layers = {name: default_cfg(spec)[name] for name in ("first_conv", "classifier")}
     return {
         "architecture": "backbone_nas",
         "num_classes": 0,
         "num_features": source.model.num_features,
         "model_args": {"spec": spec.to_dict(), "neck": True},
-        "pretrained_cfg": preprocessing | layers,
+        "pretrained_cfg": default_cfg(spec, source.image_px) | preprocessing,
     }
 
 

@@ -33,7 +33,7 @@ from nas.profile.profiles import (
 )
 from nas.profile.sweeps import SWEEPS, images
 from search_space import ArchSpec
-from search_space.spaces import PHOTO_PX, image_px_of
+from search_space.spaces import PHOTO_PX, space_of
 
 SMALL_PX = 128
 TIMING, PARTS = "timing", "stages and layers"
@@ -182,7 +182,8 @@ def _measure(
 
 def default_resolution(spec: ArchSpec | None) -> int:
     """Return the side in px of the images that a spec's space is designed for."""
-    return PHOTO_PX if spec is None else image_px_of(spec)
+    space = None if spec is None else space_of(spec)
+    return PHOTO_PX if space is None else space.image_px
 
 
 def default_batch(device: torch.device, resolution: int) -> int:

@@ -1,5 +1,6 @@
 """Our presets through timm's front door: what timm's users do with a model works with ours."""
 
+import random
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from timm.utils import reparameterize_model
 
 from backbones import InputSizeError, WeightsError, build, entrypoints, load, save
 from backbones.entrypoints import default_cfg, image_px
-from search_space import PRESETS, StageSpec
+from search_space import PRESETS, SPACES, ArchSpec, StageSpec
 from search_space.arch import SIZE_MULTIPLE_PX
 from search_space.presets import eradio
 from tests.backbones.builders import STAGES, calibrate, spec_of
@@ -81,7 +82,23 @@ def test_images_follow_the_windows():
     assert default_cfg(spec_of(STAGES["basic"]))["input_size"] == (3, 224, 224)
     assert image_px(spec_of(STAGES["window"])) == 64  # two tokens at stride 32
     assert sizes["like_levit_256"] == 224  # 14, 7 and 3.5 tokens a side
+    attention = {"expansion": 1.0, "heads": 1, "key_width": 4}
+    for grids in ((14, 2), (2, 7)):  # the grid that asks for the larger image
+        stages = [StageSpec("bn_attention", 1, 8, grid=grid, **attention) for grid in grids]
+        assert image_px(ArchSpec(stages, stem="patch16")) == 224
     assert image_px(replace(PRESETS["like_vit_base16"], stages=(StageSpec("vit", 1, 8, 1.0, 1, grid=16),))) == 256
+
+
+def test_images_of_a_space_s_architectures_are_the_space_s():
+    rng = random.Random(0)
+    for space in (SPACES["micro"], SPACES["full"]):
+        specs = [spec for spec in (space.sample(rng) for _ in range(300)) if len(spec.stages) > 1]
+        assert {image_px(spec) for spec in specs} == {space.image_px}
+
+
+def test_a_description_is_for_the_images_that_are_asked_for():
+    cfg = default_cfg(PRESETS["like_shvit_s4"], 96)
+    assert (cfg["input_size"], cfg["pool_size"]) == ((3, 96, 96), (2, 2))  # of stride 64, so that the sides round up
 
 
 def test_neck_only_on_request(images):

@@ -1,11 +1,12 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError
+from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError, StageSpec
 from search_space.arch import STEMS
 from search_space.genes import Layout, StageChoices
 
@@ -168,6 +169,14 @@ def test_stems_decide_the_stages(space):
             assert params[f"stage{space.strides.index(stride) + 1}.width"] == stage.width
         seen.add(spec.strides)
     assert seen == {(4, 8, 16), (4, 8, 16, 32), (16,), (16, 32), (16, 32, 64)}
+
+
+def test_a_neck_of_a_stage_alone_is_in_no_space():
+    """It has no later stage to fuse; the layout of stride 16 has no gene for it."""
+    spec = ArchSpec((StageSpec("basic", 1, 16, expansion=0.5),), stem="patch16")
+    assert MIXED.contains(spec)
+    with pytest.raises(SpecError, match="neck: 'stage1' is not one of none"):
+        MIXED.encode(replace(spec, neck="stage1", neck_dim=8))
 
 
 def test_layouts_that_cannot_be_are_refused_when_the_space_is_made():

@@ -13,10 +13,11 @@ from torch import Tensor
 from backbones import build, save
 from nas.analysis.run_files import TrainedWeights
 from nas.distill.evaluation.explained_variance import explained_variance
-from nas.distill.folded_heads import fold, load_heads, save_heads
+from nas.distill.folded_heads import describe, fold, load_heads, save_heads
 from nas.distill.trainer import Distiller
 from nas.export import to_onnx, to_torchscript
 from nas.export.graph import DeployedModel, outputs
+from nas.export.radio import BackboneNasConfig, BackboneNasModel
 from nas.export.source import ExportSource, open_source
 from nas.study.config import DistillConfig
 from search_space import ArchSpec, StageSpec
@@ -77,6 +78,10 @@ def test_heads_of_a_map_at_stride_64_cover_the_image_and_no_more(tmp_path: Path)
         wanted["colour"], abs=1e-4
     )
     assert [deployed(torch.randn(1, 3, 96, 224))[i].shape[2:] for i in (1, 3)] == [(2, 4), (6, 14)]
+    about = {name: describe(adaptor) for name, adaptor in given.adaptors.items()}
+    opened = BackboneNasModel(BackboneNasConfig(spec=COARSE.to_dict(), adaptors=about, adaptor_names=["colour"]))
+    maps = opened.eval()(torch.rand(1, 3, 96, 224), feature_fmt="NCHW")
+    assert [maps[name].features.shape[2:] for name in ("backbone", "colour")] == [(2, 4), (6, 14)]
 
 
 @pytest.mark.slow

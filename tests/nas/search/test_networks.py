@@ -10,8 +10,8 @@ from nas.measure.counts import network_totals
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
-from nas.study.config import ConfigError, SearchConfig
-from search_space import preset
+from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig
+from search_space import SPACES, preset
 
 
 def config_of(*words: str) -> SearchConfig:
@@ -81,3 +81,10 @@ def test_none_is_no_network() -> None:
 def test_the_default_networks_for_scale_exist_and_take_the_images_of_both_spaces() -> None:
     for name in SearchConfig().scale:
         assert network_totals(name, 64).macs < network_totals(name, 224).macs
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_space_brings_its_images_and_networks(space: str) -> None:
+    config = config_of("--space", space)
+    assert config.distill.img_size == SPACES[space].image_px
+    assert (config.reference, config.baselines) == (REFERENCES[space], BASELINES[space])

@@ -117,6 +117,14 @@ def test_a_map_of_stride_32_is_padded_before_its_tiles_are_joined(kind, px):
     check_work(ArchSpec(stages, stem="patch16", downsampling=kind), px)
 
 
+def test_the_stem_of_four_convolutions_has_three_activations():
+    """Its last convolution has none; `check_work` allows for a quarter more operators."""
+    spec = ArchSpec((StageSpec("pool", 1, 64, expansion=1.0),), stem="conv16")
+    check_work(spec)
+    kinds = [operator.kind for operator in stage_costs(spec, BATCH, PX)[0].operators]
+    assert kinds == ["conv", "relu"] * 3 + ["conv"]
+
+
 def test_attention_between_stages_does_the_work_that_its_network_does():
     stages = tuple(StageSpec("pool", 1, width, expansion=1.0) for width in (64, 256, 24))
     # The first map is 14 x 14, whose bias is constant; that of 7 x 7 is interpolated.
