@@ -37,11 +37,13 @@ BUDGET = 200
 ROWS = Path(__file__).parent / "results" / "builtin_study.json"
 METHODS = {
     "new": (),
-    "first": ("--measure-first",),
+    "halving": ("--front-gain", "0"),
+    "first": ("--measure-first", "--front-gain", "0"),
     "old": (),  # of another checkout
     "evolution": ("--sampler", "evolution"),
     "random": ("--sampler", "random"),
     "laptop": ("--space", "laptop"),
+    "laptop-halving": ("--space", "laptop", "--front-gain", "0"),
     "random-full": ("--sampler", "random", "--rung-steps", "270"),
 }
 SHOWN = (15, 30, 60, 100, 150, 200)  # evaluations

@@ -8,6 +8,7 @@ Hardware:  any; it trains nothing
 Rules at the last rung but one:
     halving          the search's default
     halving:E        the best 1/E continue
+    front:G          at every rung: halving, or a gain of the share G of the front's hypervolume: --front-gain G
     chance:P         halving, and a chance of P or more to be on the front: --last-rung-chance P
     near:P           the same, where less than a seed's deviation below the front is on it too
     near:P:count     in place of halving: that chance, and at most 1/3 of those that reached the rung
@@ -61,7 +62,7 @@ RECORDED, REPORT = ROOT / "experiments/results/recorded_search.json", ROOT / "do
 STEPS, ETA, DRAWS = np.array([30, 90, 270]), 3, 256
 SEED_DEVIATION = {"recorded": 0.0075, "macro": 0.2}  # of score; of accuracy in %, median over the table's networks
 REFERENCE = (0.0, -3.0)  # of score and log2 of relative throughput
-AXES = (Objective("score", "", "", reference=0.0), Objective("throughput", "", "", reference=0.0))
+AXES = (Objective("score", "", "", reference=0.0), Objective("throughput", "", "", reference=-3.0))
 MACRO_RULES = ("halving", "chance:0.5", "halving:6")
 RULES = ("halving", "chance:0.3", "chance:0.5", "chance:0.7", "chance:0.5+0.5", "halving:4", "halving:6")
 RULES = (*RULES, "near:0.15", "near:0.15:count", "near:0.15:count+0.15", "near:0.15:alone")
@@ -109,6 +110,10 @@ class RuledLoop(StudyLoop):
     def _reason_to_stop(self, record: TrialRecord) -> str | None:
         kind, *words = self._rule
         rung = len(self.info.rung_steps) - 2
+        if kind == "front":
+            self.config = replace(self.config, front_gain=float(words[0]))
+            return super()._reason_to_stop(record)
+        self.config = replace(self.config, front_gain=0.0)
         if kind == "chance":
             self.config = replace(self.config, last_rung_chance=float(words[0]))
         new = len(record.rungs) > len(self.trials[record.number].rungs)

@@ -66,6 +66,10 @@ _ADDRESS_HELP = (
     "the same paths, and the same code; start them with RAY_worker_niceness=0 ray start, and on a shared network with "
     "RAY_AUTH_MODE=token, which this command then needs too (default: this machine alone)"
 )
+_FRONT_GAIN_HELP = (
+    "a candidate that halving would stop continues if its final score, predicted from all scores so far, would raise "
+    "the hypervolume of the front by this share or more; 0: halving alone decides (default: 0.02)"
+)
 _LAST_RUNG_HELP = (
     "a candidate that halving sends to the last rung also needs a chance of P or more to be on the Pareto front, "
     "predicted from all scores so far; fewer steps, and fewer models on the front (default: 0, halving alone)"
@@ -145,9 +149,11 @@ def add_settings(built: argparse.ArgumentParser) -> None:
     """Add the flags that a search's numbers depend on, and those that say where images and teachers come from."""
     _add_file(built.add_argument_group("a file of settings").add_argument)
     _add_what_to_search(built.add_argument_group("what to search").add_argument)
-    _add_data(built.add_argument_group("data and teachers").add_argument)
+    add_data_flags(built.add_argument_group("data and teachers").add_argument)
     _add_training(built.add_argument_group("training").add_argument)
-    _add_measuring(built.add_argument_group("measuring").add_argument)
+    measuring = built.add_argument_group("measuring").add_argument
+    add_measuring_flags(measuring)
+    measuring("--measure-first", action="store_true", help=_MEASURE_FIRST_HELP)
     add_limit_flags(built, LIMITS_HELP)
 
 
@@ -168,7 +174,8 @@ def _add_what_to_search(add: Add) -> None:
     add_network_flags(add)
 
 
-def _add_data(add: Add) -> None:
+def add_data_flags(add: Add) -> None:
+    """Add the flags that choose images, teachers and their cache."""
     defaults = SearchConfig()
     add("--data", metavar="URI", help=_DATA_HELP)
     add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
@@ -183,24 +190,31 @@ def _add_data(add: Add) -> None:
 
 def _add_training(add: Add) -> None:
     defaults = SearchConfig()
-    recipe, rungs = defaults.distill, ",".join(map(str, defaults.distill.rung_steps))
-    add_flag(add, "--img-size", f"{recipe.img_size}; 224 with --space full")
-    add("--batch-size", type=int, metavar="N", help=f"images per training step (default: {recipe.batch_size})")
+    rungs = ",".join(map(str, defaults.distill.rung_steps))
+    add_flag(add, "--img-size", f"{defaults.distill.img_size}; 224 with --space full")
+    add_recipe_flags(add)
     add("--rung-steps", type=whole_numbers, metavar="A,B,C", help=f"training steps of the rungs (default: {rungs})")
     factor = f"at a rung, the best 1/N of the candidates continue (default: {defaults.reduction_factor})"
     add("--reduction-factor", type=int, metavar="N", help=factor)
+    add("--front-gain", type=float, metavar="SHARE", help=_FRONT_GAIN_HELP)
     add("--last-rung-chance", type=float, metavar="P", help=_LAST_RUNG_HELP)
+
+
+def add_recipe_flags(add: Add) -> None:
+    """Add the flags of the training recipe that all trainings have."""
+    batch = f"images per training step (default: {SearchConfig().distill.batch_size})"
+    add("--batch-size", type=int, metavar="N", help=batch)
     add("--distill", action=_Setting, dest="distill_settings", metavar="KEY=VALUE", help=_DISTILL_HELP)
 
 
-def _add_measuring(add: Add) -> None:
+def add_measuring_flags(add: Add) -> None:
+    """Add the flags that say how networks are measured."""
     defaults = SearchConfig()
     add_flag(add, "--device", defaults.device)
     add_flag(add, "--runtime", "eager+fp32+channels-last+fused; on CUDA compiled+bf16")
     add_flag(add, "--measure-batch-size", f"{defaults.measure_batch_size}; 128 on CUDA")
     earlier = "; it ends earlier when it is exact to 1 %%"
     add_flag(add, "--measure-seconds", f"{defaults.measure_seconds:g}", more=earlier)
-    add("--measure-first", action="store_true", help=_MEASURE_FIRST_HELP)
 
 
 def _add_where_it_runs(add: Add) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Self
@@ -43,6 +44,7 @@ SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
+SCHEDULES = ("constant", "cosine")
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 # What the searches of a space compare with, by the space's name.
 REFERENCES = {"micro": "eradio_pico", "laptop": "eradio_pico", "full": "eradio_xt"}
@@ -99,7 +101,8 @@ class DistillConfig:
     Attributes:
         img_size: Side of the candidates' input in px, a multiple of 32. Spatial targets have a cell for every 16 px.
         batch_size: Images of a training step, a multiple of `accumulate` times `ranks`.
-        learning_rate: Learning rate of AdamW, constant after the warm-up.
+        learning_rate: Learning rate of AdamW at the end of the warm-up.
+        schedule: Learning rate after the warm-up: "constant", or "cosine", which falls to 0 at the last rung.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Steps in which the learning rate rises to its value.
         ema_decay: Decay of the averaged weights (EMA), which are scored and exported; 0 for no averaging.
@@ -117,12 +120,14 @@ class DistillConfig:
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
         accumulate: Parts of a batch whose gradients add up to those of a step.
         grad_checkpointing: Whether activations are computed again in the backward pass, to save memory.
+        compile: Whether torch.compile compiles the student and its losses.
         ranks: Processes that train one architecture together, on CUDA each on its own GPU.
     """
 
     img_size: Pixels = 64
     batch_size: BatchSize = 32
     learning_rate: Annotated[float, Range(0, 100, above=True)] = 2e-3
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
     weight_decay: Annotated[float, Range(0, 100)] = 0.02
     warmup_steps: Steps = 10
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.98
@@ -139,6 +144,7 @@ class DistillConfig:
     max_grad_norm: Annotated[float, Range(0, 1_000_000_000)] = 0.0
     accumulate: Annotated[int, Range(1, 4_096)] = 1
     grad_checkpointing: bool = False
+    compile: bool = False
     ranks: Annotated[int, Range(1, 1_024)] = 1
 
     def __post_init__(self) -> None:
@@ -155,6 +161,18 @@ class DistillConfig:
                 )
         for group in self.groups:
             self._check_group(group)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step.
+
+        Args:
+            step: 0 for the first one.
+        """
+        warmed_up = self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
+        if self.schedule == "constant":
+            return warmed_up
+        falling = max(1, self.rung_steps[-1] - self.warmup_steps)
+        return warmed_up * (1 + math.cos(math.pi * min(1.0, max(0, step - self.warmup_steps) / falling))) / 2
 
     @property
     def largest_batch(self) -> int:
@@ -224,6 +242,8 @@ class SearchConfig:
         measure_first: Whether every candidate is measured before its training. Otherwise one whose throughput is
             predicted well is measured when it has passed the first rung.
         reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
+        front_gain: Share of the front's hypervolume that a candidate has to add, predicted from the scores so far, to
+            continue although halving would stop it; 0: halving alone decides.
         last_rung_chance: Smallest chance to be on the Pareto front for which a candidate that halving continues also
             trains to the last rung; 0: halving alone decides.
         reference: Network that every throughput is relative to: a preset, a key of `specs` or timm:NAME.
@@ -251,6 +271,7 @@ class SearchConfig:
     measure_seconds: MeasureSeconds = 2.0
     measure_first: bool = False
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
+    front_gain: Annotated[float, Range(0, 1)] = 0.02
     last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
     reference: Text = REFERENCES["micro"]
     baselines: tuple[Text, ...] = BASELINES["micro"]

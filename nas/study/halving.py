@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.fidelity import at_last_rung
-from nas.study.pareto import Point, coordinate, coordinates, crowding, ranks
+from nas.study.pareto import Point, coordinate, coordinates, crowding, hypervolume, ranks
 from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
@@ -122,6 +122,28 @@ def front_chance(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, se
     rivals, own = values[:, :-1], values[:, -1:]
     dominates = np.all(rivals >= own, axis=2) & np.any(rivals > own, axis=2)
     return float(1.0 - np.mean(np.any(dominates, axis=1)))
+
+
+def front_gain(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, reference: Point) -> float:
+    """Return the hypervolume that a trial, trained to the last rung, would add to that of the rivals among `others`.
+
+    It is a share of the rivals' hypervolume, infinite where they have none. Final scores are predicted from the scores
+    so far of all trials, as by `front_chance`; their means count.
+
+    Args:
+        trial: The trial.
+        others: The other trials, early-stopped ones included, which inform the prediction.
+        rungs: Number of rungs.
+        reference: Coordinates of the hypervolume's reference point: that of the score, then those of the costs.
+    """
+    curves = [*sorted(others), trial]
+    mean, _ = at_last_rung([curve.scores for curve in curves], rungs)
+    points = [(float(score), *curve.costs) for score, curve in zip(mean, curves, strict=True)]
+    rivals = [point for point, curve in zip(points[:-1], curves[:-1], strict=True) if curve.rival]
+    before, after = hypervolume(rivals, reference), hypervolume([*rivals, points[-1]], reference)
+    if not before:
+        return math.inf if after else 0.0
+    return after / before - 1
 
 
 def ladder(first: int, rungs: int, eta: int) -> tuple[int, ...]:

@@ -20,9 +20,9 @@ from nas.study.architectures import SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.convergence import gain_over_noise, is_below_noise
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
-from nas.study.halving import front_chance, score_curve, should_continue
+from nas.study.halving import ScoreCurve, front_chance, front_gain, score_curve, should_continue
 from nas.study.objectives import unknown_before_training
-from nas.study.pareto import coordinates
+from nas.study.pareto import coordinates, reference_point
 from nas.study.proposer import TrialProposer
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.study_store import StudyStore
@@ -401,23 +401,39 @@ class StudyLoop:
         if record.baseline or (again and not (timed and self._just_measured(record))):
             return None
         rung, least = len(record.rungs) - 1, self.config.last_rung_chance
-        point = coordinates(record, self.info.objectives, rung)
+        point, eta = coordinates(record, self.info.objectives, rung), self.config.reduction_factor
         others = self.trials.points(rung, exclude=record.number)
-        if point is None or not should_continue(point, others, self.config.reduction_factor):
-            return f"not among the best 1/{self.config.reduction_factor} at rung {rung}"
+        if point is None or not (should_continue(point, others, eta) or self._gains_much(record)):
+            return f"not among the best 1/{eta} at rung {rung}"
         if not least or rung != len(self.info.rung_steps) - 2:
             return None
         chance = self._front_chance(record)
         return f"chance {chance:.2f} to be on the front at rung {rung}, under {least:g}" if chance < least else None
 
+    def _gains_much(self, record: TrialRecord) -> bool:
+        """Return whether a trial that halving would stop continues, because it would add much to the front.
+
+        Halving compares with all trials that reached the rung, stopped ones included. Those that a sampler proposes
+        where the front has no model would stop each other.
+        """
+        least = self.config.front_gain
+        own, others = self._curves(record)
+        if not least or own is None or not own.costs:  # a best third without costs is the best third by score
+            return False
+        objectives = sorted(self.info.objectives, key=lambda objective: objective.name != "score")
+        return front_gain(own, others, len(self.info.rung_steps), reference_point(objectives)) >= least
+
     def _front_chance(self, record: TrialRecord) -> float:
         """Return a trial's chance to be on the front if it trains to the last rung."""
+        own, others = self._curves(record)
+        return 0.0 if own is None else front_chance(own, others, len(self.info.rung_steps), self.config.seed)
+
+    def _curves(self, record: TrialRecord) -> tuple[ScoreCurve | None, list[ScoreCurve]]:
+        """Return the scores of a trial so far, and those of the others, as far as they have values."""
         rungs, objectives = len(self.info.rung_steps), self.info.objectives
         curves = {t.number: score_curve(t, objectives, rungs) for t in (*self.trials.values(), record)}
         own = curves.pop(record.number)
-        if own is None:
-            return 0.0
-        return front_chance(own, [c for c in curves.values() if c is not None], rungs, self.config.seed)
+        return own, [curve for curve in curves.values() if curve is not None]
 
     def _store_record(self, record: TrialRecord) -> bool:
         """Store a record; return False if another driver has taken the trial over.

@@ -241,12 +241,18 @@ def cautions(*studies: StudyRecord) -> tuple[str, ...]:
 def test_other_rungs_shares_and_storage_are_cautions():
     a, b = known_cost(), control()
     first, second = (
-        {**s.info.config, "reduction_factor": factor, "last_rung_chance": chance, "target_dtype": kind}
-        for s, factor, chance, kind in ((a, 3, 0.0, "int8"), (b, 2, 0.5, "int4"))
+        {
+            **s.info.config,
+            "reduction_factor": factor,
+            "front_gain": gain,
+            "last_rung_chance": chance,
+            "target_dtype": kind,
+        }
+        for s, factor, gain, chance, kind in ((a, 3, 0.02, 0.0, "int8"), (b, 2, 0.0, 0.5, "int4"))
     )
     steps = (30, *b.info.rung_steps[1:])
     text = " ".join(cautions(with_info(a, config=first), with_info(b, config=second, rung_steps=steps)))
-    shares = "A: 1/3; B: 1/2, to the last one with a chance of 0.5."
+    shares = "A: 1/3, and those that would add 2% to the front; B: 1/2, to the last one with a chance of 0.5."
     for values in ("A: 60, 180 steps; B: 30, 180 steps.", shares, "A: int8; B: int4."):
         assert values in text
 

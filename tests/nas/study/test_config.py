@@ -15,6 +15,7 @@ from nas.study.limits import LimitError
         ({"budget": -3}, "--budget: -3"),
         ({"reduction_factor": 1}, "--reduction-factor: 1"),
         ({"last_rung_chance": 1.5}, "--last-rung-chance: 1.5"),
+        ({"front_gain": -0.1}, "--front-gain: -0.1"),
         ({"last_rung_chance": float("nan")}, "--last-rung-chance: nan"),
         ({"measure_seconds": 0}, "--measure-seconds: 0"),
         ({"measure_seconds": float("nan")}, "--measure-seconds: nan"),

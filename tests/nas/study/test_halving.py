@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.study.halving import ScoreCurve, front_chance, ladder, score_curve, should_continue
+from nas.study.halving import ScoreCurve, front_chance, front_gain, ladder, score_curve, should_continue
 from nas.study.pareto import best_first
 from nas.study.records import TrialState
 from tests.nas.study.builders import OBJECTIVES, record
@@ -138,3 +138,21 @@ def test_a_curve_has_the_scores_the_costs_and_the_deviations_of_its_trial() -> N
     assert score_curve(under_way, OBJECTIVES, rungs=3) == made._replace(scores=(0.2,), rival=False)
     assert score_curve(replace(trial, baseline="eradio_pico"), OBJECTIVES, rungs=2) is None
     assert score_curve(replace(trial, measurement=None), OBJECTIVES, rungs=2) is None
+
+
+def test_the_gain_of_a_trial_is_what_it_adds_to_the_hypervolume_of_the_rivals() -> None:
+    reference = (0.0, -3.0)
+    slow = curve(1, 0.5, cost=1.0, rival=True)
+    for scores, cost, gain in (((0.2,), 3.0, 0.2), ((0.4,), 0.5, 0.0), ((1.0,), 1.0, 1.0), ((0.2,), -4.0, 0.0)):
+        trial = curve(0, *scores, cost=cost)
+        assert front_gain(trial, [slow], 1, reference) == pytest.approx(gain)
+        assert front_gain(trial, [], 1, reference) == (math.inf if cost > -3 else 0.0)
+    stopped = curve(2, 0.9, cost=5.0, rival=False)
+    assert front_gain(curve(0, 0.2, cost=3.0), [slow, stopped], 1, reference) == pytest.approx(0.2), "no rival"
+
+
+def test_the_gain_counts_the_score_that_is_predicted() -> None:
+    """Scores of the pairs double from rung to rung, so that 0.2 becomes about 0.4."""
+    pairs = [curve(i, 0.1 * i, 0.2 * i, cost=0.0, rival=True) for i in range(1, 6)]
+    gain = front_gain(curve(0, 0.2, cost=1.0), pairs, 2, (0.0, -3.0))
+    assert gain == pytest.approx(0.4 / 3, rel=0.15)

@@ -59,6 +59,44 @@ def test_a_chance_for_the_last_rung_stops_more_trials_and_says_so(tmp_path: Path
     assert all(re.fullmatch(r"chance 0\.[0-4]\d to be on the front at rung 0, under 0\.5", r or "") for r in reasons)
 
 
+def run_as(loop: StudyLoop, ratio: float, score: float) -> TrialState:
+    """Run the next trial with a throughput and a score, which doubles from rung to rung; return how it ended."""
+    record = replace(started(loop), params=1, macs=1, measurement=measurement(ratio))
+    loop.report(record)
+    for index, state in enumerate((TrialState.RUNNING, TrialState.COMPLETE)):
+        record = replace(record, rungs=(*record.rungs, rung(index, score * 2**index)), state=state)
+        if not loop.report(record):
+            break
+    return loop.trials[record.number].state
+
+
+@pytest.mark.parametrize("least", [0.0, 0.02])
+def test_trials_where_the_front_has_no_model_do_not_stop_each_other(tmp_path: Path, least: float) -> None:
+    """Of the first fast ones each is outside the best third of its rung, though no model is as fast as they are."""
+    config = search_config(budget=20, baselines=(), sampler="random", front_gain=least)
+    loop = StudyLoop(new_store(tmp_path, config))
+    stopped, complete = TrialState.STOPPED, TrialState.COMPLETE
+    assert run_as(loop, ratio=1.0, score=0.3) is complete
+    assert run_as(loop, ratio=16.0, score=0.05) is (complete if least else stopped)
+    assert run_as(loop, ratio=8.0, score=0.2) is (complete if least else stopped)
+    assert run_as(loop, ratio=4.0, score=0.1) is stopped, "another is faster and better"
+    assert run_as(loop, ratio=15.0, score=0.01) is stopped
+    assert "not among the best 1/3" in (loop.trials[4].reason or "")
+
+
+def test_trials_that_would_add_much_to_the_front_are_added_to_those_of_halving(tmp_path: Path) -> None:
+    """The sampler is random, so that both searches have the same trials."""
+    loops = []
+    for least in (0.0, 0.02):
+        config = search_config(budget=60, sampler="random", front_gain=least)
+        loops.append(StudyLoop(new_store(tmp_path / str(least), config)))
+        drive(loops[-1])
+    halving, both = ({n for n, t in loop.trials.items() if t.state is TrialState.COMPLETE} for loop in loops)
+    assert halving < both
+    assert len(both) < 2 * len(halving)
+    assert loops[1].front_summary()[1] >= loops[0].front_summary()[1]
+
+
 def test_a_resumed_study_decides_by_the_same_chances(tmp_path: Path) -> None:
     config = search_config(budget=40, sampler="random", last_rung_chance=0.5)
     whole = StudyLoop(new_store(tmp_path / "whole", config))
