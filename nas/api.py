@@ -11,11 +11,12 @@ best.export("winner", format="timm")
 study.report()
 ```
 
-These functions are the commands' own: `search` is ``backbone-nas search``, `Study.select` is ``backbone-nas select``,
-and so on. What a command prints as an error is an exception here, with the same line: `ConfigError` for an impossible
-setting, `StoreError` for a study that cannot be read or written, `SelectionError` where no model answers,
-`ExportError` for a model that cannot be exported, `SearchFailed` for a search that gave up or lost most of its
-models. All but the last are subclasses of ValueError.
+These functions are the commands' own: `search` is ``backbone-nas search``, `train` is ``backbone-nas train``,
+`Study.select` is ``backbone-nas select``, and so on. What a command prints as an error is an exception here, with the
+same line: `ConfigError` for an impossible setting, `StoreError` for a study that cannot be read or written,
+`SelectionError` where no model answers, `ExportError` for a model that cannot be exported, `SearchFailed` for a search
+that gave up or lost most of its models, `TrainingFailed` for a training that broke down. All but the last two are
+subclasses of ValueError.
 
 Importing this module imports neither PyTorch nor Ray: `Model.load` and `Model.export` need the first, `search` both.
 """
@@ -71,6 +72,7 @@ __all__ = [
     "Study",
     "load_study",
     "search",
+    "train",
 ]
 
 ExportFormat = Literal["timm", "hf", "onnx", "torchscript"]
@@ -198,6 +200,36 @@ def _code(value: object) -> str:
     default = type(value)()
     changed = [(f.name, v) for f in fields(value) if (v := getattr(value, f.name)) != getattr(default, f.name)]
     return f"{type(value).__name__}({', '.join(f'{name}={_code(v)}' for name, v in changed)})"
+
+
+def train(arch: str | Path | ArchSpec | None = None, run_dir: str | Path | None = None, **options: Any) -> Study:
+    """Distil one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
+
+    Ctrl-C, or the interruption of a notebook's kernel, saves the training's state and raises KeyboardInterrupt:
+    `train(resume=RUN)` continues.
+
+    Args:
+        arch: A preset, a spec, a spec's .json file, or the run folder of a search, whose recommended model is trained.
+        run_dir: Folder of the training; None for runs/<date>-train-<name>.
+        options: Options of the command by name: train_steps or epochs, trial, warm, data, teachers, img_size,
+            batch_size, schedule, live, workers, log, ...; distill_settings is a dict of settings of the recipe.
+
+    Raises:
+        ConfigError: A setting is impossible.
+        StoreError: There is no study to resume or no such folder, or the study cannot be written.
+        TrainingFailed: The training broke down; its last checkpoint is kept.
+    """
+    from nas.train.command import train as run_train
+    from nas.train.training_settings import command_of
+
+    given = {"arch": str(arch) if isinstance(arch, Path) else arch, "run": run_dir and str(run_dir), **options}
+    given = {name: value for name, value in given.items() if value is not None}
+    call = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    with CommandLog(public_text), logged_work():
+        command = command_of(given, public_text(f"nas.api.train({call})"))
+        log_to(command.session.run, "train", command.session.text)
+        run_train(command, stderr_console())
+    return load_study(command.session.run)
 
 
 def load_study(run_dir: str | Path = LATEST) -> Study:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+from markupsafe import Markup
 
 from nas.study.records import Objective
+from reports.document import chart_svg
 from reports.figure_data import (
     BASELINE,
     DOMINATED,
@@ -52,6 +54,32 @@ SHOW_STOPPED = "show_stopped"  # parameter of the front's chart: whether early-s
 OTHERS = "other candidates"
 TIME_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 RETRAINED_SCORE = "mean score of the longer trainings"
+
+
+STATIC_SIZES_PX = {"wide": (860, 400), "narrow": (330, 300)}  # of a page without scripts
+_FIT = {"type": "fit", "contains": "padding"}
+
+
+def static_chart(chart: Any, height_share: float = 1.0) -> Markup:
+    """Draw a chart as SVG for a page without scripts: once wide, and once for narrow screens.
+
+    Args:
+        chart: The chart.
+        height_share: Its height as a share of the usual one.
+    """
+    drawn = []
+    for size, (width, height) in STATIC_SIZES_PX.items():
+        height = round(height * height_share)
+        specification = (
+            chart.properties(width=width, height=height, background="transparent", autosize=_FIT)
+            .configure(font=FONT, aria=False)
+            .configure_view(stroke=None)
+            .configure_axis(gridColor=GRID, domainColor=FAINT, tickColor=FAINT, titleLimit=height - 60, **TEXT_STYLE)
+            .configure_legend(symbolBaseFillColor=INK, **TEXT_STYLE)
+            .to_dict()
+        )
+        drawn.append(f'<div class="chart {size}">{chart_svg(specification)}</div>')
+    return Markup("".join(drawn))
 
 
 def page_charts(data: FigureData) -> dict[str, Specification]:

@@ -20,6 +20,7 @@ from nas.study.metrics import METRICS, metric_label
 from nas.study.records import Measurement, StudyRecord
 from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
+from nas.study.training_files import is_training
 from reports import sentences, verdict
 from reports.charts import (
     Specification,
@@ -46,6 +47,7 @@ from reports.retraining import read_evidence, retraining_points, retraining_resu
 from reports.scored_trials import OBJECTIVE_WORDS, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
+from reports.training_page import write_training_page
 from reports.trust import trust_checks, verdict_sentence
 
 Datasets = dict[str, list[dict[str, Any]]]  # of the charts, by name
@@ -94,13 +96,16 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def write_page(study: StudyRecord, out: Path, run_dir: Path) -> None:
-    """Write a study's report to `out`, replacing an old one only once the new one is complete.
+    """Write a study's report to `out`, or that of a training, replacing an old one once the new one is complete.
 
     Args:
         study: records of the study.
         out: file to write.
         run_dir: folder that may hold contact sheets and the records of retraining and remeasuring.
     """
+    if is_training(run_dir):
+        write_training_page(study, out, run_dir)
+        return
     evidence = read_evidence(run_dir, study)
     summary, retraining = summarize(evidence.study, evidence), retraining_results(evidence)
     folder = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir

@@ -9,6 +9,7 @@ from pathlib import Path
 from nas.analysis.answer import Latencies
 from nas.files import parse_json
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
+from nas.study.training_files import is_training
 
 WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last has one folder per seed
 
@@ -73,7 +74,8 @@ def trained_weights(
     searched = weights_file(run_dir, trial.arch_id)
     if trial.state is TrialState.COMPLETE and trial.rungs and searched.is_file():
         seed = int(study.info.config.get("seed", 0))
-        candidates.append(TrainedWeights(searched, trial.rungs[-1], seed, "the search's last rung"))
+        origin = "the training's last step" if is_training(run_dir) else "the search's last rung"
+        candidates.append(TrainedWeights(searched, trial.rungs[-1], seed, origin))
     last_of_seed = {r.seed: r for r in sorted(retrainings, key=lambda r: r.created) if r.number == trial.number}
     for seed, retraining in last_of_seed.items():
         file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)

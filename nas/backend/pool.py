@@ -1,7 +1,8 @@
 """Train several candidates at a time on this machine, each in processes of its own.
 
-A training leaves checkpoints. A killed or interrupted training loses the steps after its last checkpoint, and the same
-job continues from there. Its memory and its state on the device end with its processes, which end with this process.
+A training leaves checkpoints, and the same job continues from there. A training that is asked to end, by SIGTERM or by
+closing the pool, saves its state first; a killed one loses the steps after its last checkpoint. Its memory and its
+state on the device end with its processes, which end with this process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -24,10 +26,12 @@ from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
 
 if TYPE_CHECKING:
+    from nas.distill.live import LiveTeachers
     from nas.distill.run import TrialContext
 
 CHECKPOINTS, IMAGE_SCORES = "checkpoints", "image_scores"  # in a job's folder
 MAX_REASON_CHARACTERS = 300
+STOPPING_S = 30.0  # for a training that is asked to end, to reach the end of its steps and save its state
 # By default glibc returns large buffers to the kernel and faults them in again at every training step.
 MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 
@@ -36,14 +40,16 @@ MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOL
 class TrainingJob:
     """A training of one candidate through all rungs of `config`, by one process per rank.
 
-    A training by several ranks has one rung: a search trains each rung in processes of its own.
-
     Args:
         trial: The candidate.
         config: Settings of the training, with its seed.
         folder: Takes weights, contact sheets and checkpoints.
         start: File of the weights to continue from, with the heads in the same folder; None for initial weights.
         image_scores: Whether the folder also takes every held-out image's share of the score at each rung.
+        history: Whether the folder also takes the training's history, and every rung is probed, see `TrialContext`.
+        event_logs: Where the history is shown, too; names of `nas.distill.event_logs`.
+        kept_checkpoints: Number of checkpoints that are kept.
+        live: Teachers that run while the student trains; None for the cached targets.
     """
 
     trial: TrialRecord
@@ -51,10 +57,10 @@ class TrainingJob:
     folder: Path
     start: Path | None = None
     image_scores: bool = False
-
-    def __post_init__(self) -> None:
-        if self.ranks > 1 and len(self.config.distill.rung_steps) > 1:
-            raise ValueError("a training by several ranks has one rung")
+    history: bool = False
+    event_logs: tuple[str, ...] = ("tensorboard",)
+    kept_checkpoints: int = 1
+    live: LiveTeachers | None = None
 
     @property
     def steps(self) -> int:
@@ -104,6 +110,7 @@ class RankSpec:
         threads: CPU threads.
         gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
         meeting_point: File by which the ranks find each other.
+        local_rank: Number of the process among the ranks on its machine.
     """
 
     job: TrainingJob
@@ -114,6 +121,7 @@ class RankSpec:
     threads: int
     gpus: str | None
     meeting_point: Path
+    local_rank: int = 0
 
 
 class TrainingPool:
@@ -133,7 +141,8 @@ class TrainingPool:
         """Yield the progress of the jobs, often; the last progress of a job has `ended` set.
 
         A job's checkpoint is removed when the caller has kept the result and asks for the next progress. Closing the
-        iterator ends all processes; running the same jobs again continues from their checkpoints.
+        iterator lets all trainings save their state and ends their processes; running the same jobs again continues
+        from there.
         """
         waiting, slots = list(jobs), list(range(self._workers))
         running: list[_RunningJob] = []
@@ -153,8 +162,7 @@ class TrainingPool:
                         if progress.ended and progress.reason is None:
                             _remove_checkpoint(progress.job)
             finally:
-                for job in running:
-                    job.kill()
+                _stop(running)
 
     def _start(self, job: TrainingJob, slot: int, meeting_point: Path) -> _RunningJob:
         for name, value in MALLOC_SETTINGS.items():
@@ -171,7 +179,7 @@ class TrainingPool:
             gpus=self._gpus_of(slot, job.ranks),
             meeting_point=meeting_point,
         )
-        specs = [replace(spec, rank=rank) for rank in range(job.ranks)]
+        specs = [replace(spec, rank=rank, local_rank=rank) for rank in range(job.ranks)]
         processes = [
             context.Process(target=_train_rank, args=(spec, None if spec.rank else sender), daemon=True)
             for spec in specs
@@ -256,6 +264,21 @@ class _RunningJob:
             process.join()
 
 
+def _stop(jobs: Sequence[_RunningJob]) -> None:
+    """Ask the processes of jobs to save their state and end; kill those that do not."""
+    try:
+        for job in jobs:
+            for process in job.processes:
+                process.terminate()
+        until = time.monotonic() + STOPPING_S
+        for job in jobs:
+            for process in job.processes:
+                process.join(max(0.0, until - time.monotonic()))
+    finally:
+        for job in jobs:
+            job.kill()
+
+
 def visible_gpus() -> tuple[str, ...]:
     """Return the names of this process's GPUs, as CUDA_VISIBLE_DEVICES has them."""
     import torch
@@ -312,11 +335,33 @@ def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
 
 
 def _train(spec: RankSpec, sender: Connection | None) -> None:
+    from nas.distill import distributed
+
+    job = spec.job
+    ranks = (
+        distributed.process_group(spec.rank, job.ranks, spec.meeting_point, job.config.device)
+        if job.ranks > 1
+        else nullcontext()
+    )
+    with ranks:
+        for result in train_as_rank(spec, sender.send if sender is not None else lambda steps: None):
+            if sender is not None:
+                sender.send(result)
+
+
+def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[RungResult | None]:
+    """Train this process's part of a job and yield the result of every rung; None in ranks above 0.
+
+    SIGTERM no longer ends this process at once: the training saves its state and raises TrainingStopped.
+
+    Args:
+        spec: The process's settings. With several ranks it has joined their process group.
+        on_steps: Gets the number of steps done, every few steps.
+    """
     import torch
 
     from backbones import build, load
     from backbones.weights import checksum_of
-    from nas.distill import distributed
     from nas.distill.folded_heads import load_heads
     from nas.distill.run import Training
     from search_space import ArchSpec
@@ -326,24 +371,24 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(job.config.seed)
     if device == "cuda":
-        torch.cuda.set_device(spec.rank)
+        torch.cuda.set_device(spec.local_rank)
     model, adaptors = build(arch), None
     if job.start is not None:
         heads = job.start.with_suffix(".heads.safetensors")
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
-    ranks = (
-        distributed.process_group(spec.rank, job.ranks, spec.meeting_point, device) if job.ranks > 1 else nullcontext()
-    )
-    with ranks:
-        tell = sender.send if sender is not None else lambda steps: None
-        training = Training(job.trial.arch_id, model, context, adaptors, tell)
-        try:
-            for rung in range(len(job.config.distill.rung_steps)):
-                result = training.rung(rung)
-                if sender is not None:
-                    sender.send(result)
-        finally:
-            training.close()
+    training = Training(job.trial.arch_id, model, context, adaptors, on_steps)
+    try:
+        for rung in range(len(job.config.distill.rung_steps)):
+            yield training.rung(rung)
+    finally:
+        training.close()
+
+
+def _asked_to_end() -> Callable[[], bool]:
+    """Return whether this process has got SIGTERM, which no longer ends it at once."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    return asked.is_set
 
 
 def _context(spec: RankSpec) -> TrialContext:
@@ -370,4 +415,10 @@ def _context(spec: RankSpec) -> TrialContext:
         checkpoint_dir=folders[CHECKPOINTS],
         checkpoint_s=spec.checkpoint_s,
         image_scores_dir=folders.get(IMAGE_SCORES),
+        history_dir=job.folder if job.history else None,
+        event_logs=job.event_logs,
+        probes=job.history,
+        kept_checkpoints=job.kept_checkpoints,
+        live=job.live,
+        should_stop=_asked_to_end(),
     )

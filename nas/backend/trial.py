@@ -20,7 +20,7 @@ from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
-from nas.measure.service import save_samples
+from nas.measure.service import MeasurementService, save_samples
 from nas.measure.sweep import out_of_memory
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure
@@ -72,7 +72,7 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
 
 def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: Mapping[str, float]) -> TrialRecord:
     """Return the record with its measurement, which an earlier run may have made, or as infeasible."""
-    record = replace(record, measurement=record.measurement or _measure(record, context))
+    record = replace(record, measurement=record.measurement or _measure_in(record, context))
     broken = broken_limit(record, limits) or _smaller_batch(record)
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
@@ -84,7 +84,7 @@ def _measured_for_scale(record: TrialRecord, context: TrialContext) -> TrialReco
     except ValueError as error:  # it does not take images of this size
         return replace(record, state=TrialState.INFEASIBLE, reason=str(error))
     record = replace(record, params=counted.params, macs=counted.macs)
-    record = replace(record, measurement=_measure(record, context), state=TrialState.MEASURED)
+    record = replace(record, measurement=_measure_in(record, context), state=TrialState.MEASURED)
     if smaller := _smaller_batch(record):
         return replace(record, state=TrialState.INFEASIBLE, reason=smaller)
     return record
@@ -98,17 +98,35 @@ def _smaller_batch(record: TrialRecord) -> str | None:
     return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
 
 
-def _measure(record: TrialRecord, context: TrialContext) -> Measurement:
-    """Measure the throughput, interleaved with the reference's, while nothing trains on the device."""
-    config = context.config
-    setting = setting_of(config)
-    if record.rungs and config.device.startswith("cuda"):
+def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
+    if record.rungs and context.config.device.startswith("cuda"):
         torch.cuda.empty_cache()  # of the training that waits: another process measures
-    with measuring(context.lock_dir):
-        measured = context.service.measure(
-            record.spec or record.arch_id, config.arch(config.reference), setting, name_of_reference=config.reference
+    return measure(record, context.config, context.service, context.lock_dir, context.samples_dir)
+
+
+def measure(
+    record: TrialRecord, config: SearchConfig, service: MeasurementService, lock_dir: Path, samples_dir: Path
+) -> Measurement:
+    """Measure the throughput, interleaved with the reference's, while nothing trains on the device.
+
+    Args:
+        record: The network.
+        config: Settings of the study, which say how it is measured.
+        service: Measures in a process of its own.
+        lock_dir: Folder of the device's locks.
+        samples_dir: Takes the raw samples.
+
+    Raises:
+        MeasurementError: The measurement gives no number, or the outputs are wrong.
+    """
+    with measuring(lock_dir):
+        measured = service.measure(
+            record.spec or record.arch_id,
+            config.arch(config.reference),
+            setting_of(config),
+            name_of_reference=config.reference,
         )
-    save_samples(measured, context.samples_dir / f"{record.arch_id.replace('/', '-')}.json")
+    save_samples(measured, samples_dir / f"{record.arch_id.replace('/', '-')}.json")
     if measured.record.verdict == "wrong output":
         error = measured.record.output_error
         raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")

@@ -6,10 +6,11 @@ sees those that it would have seen.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -29,11 +30,12 @@ _READERS = 2
 
 
 class BatchPlan(NamedTuple):
-    """One step: its group, the rows of its images (rising), and the student's input side in px."""
+    """One step: its group, the rows of its images (rising), the student's input side in px, and the group's epoch."""
 
     group: Group
     rows: Indices
     image_px: int
+    epoch: int = 0
 
 
 class Schedule:
@@ -63,7 +65,7 @@ class Schedule:
         rows = np.sort(order[position * group.batch_size : (position + 1) * group.batch_size])
         sizes = group.img_size
         size = sizes[int(np.random.default_rng((self._seed, 2, step)).integers(len(sizes)))]
-        return BatchPlan(group, rows, size)
+        return BatchPlan(group, rows, size, epoch)
 
     def _groups_until(self, step: int) -> Indices:
         """Draw the group of every step up to `step`; a longer draw begins with a shorter one."""
@@ -107,35 +109,35 @@ class Batch:
         return [type(self)(part, {key: value[i] for key, value in targets.items()}) for i, part in enumerate(images)]
 
 
-class BatchLoader:
-    """Reads this rank's slice of every batch of a schedule, some batches ahead, for one consumer.
+class BatchSource(Protocol):
+    """Where the images and targets of a training come from. Several threads read at the same time."""
 
-    An error of a reading thread is raised in the step that asks for the batch.
-    """
+    def __len__(self) -> int:
+        """Return the number of images of an epoch."""
 
-    def __init__(self, split: SplitTargets, schedule: Schedule, device: torch.device) -> None:
-        self._split, self._schedule, self._device = split, schedule, device
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="batches")
-        self._ahead: dict[int, Future[Batch]] = {}
+    def read(self, plan: BatchPlan, rows: Indices, device: torch.device) -> Batch:
+        """Return the batch of these rows of a plan, on a device.
 
-    def __getitem__(self, step: int) -> Batch:
-        """Return the batch of a step and begin to read those after it."""
-        steps = range(step, step + 1 + _READ_AHEAD)
-        self._ahead = {number: future for number, future in self._ahead.items() if number in steps}
-        for number in steps:
-            if number not in self._ahead:
-                self._ahead[number] = self._readers.submit(self._read, self._schedule[number])
-        return self._ahead.pop(step).result()
+        Args:
+            plan: The step.
+            rows: This rank's part of the plan's rows.
+            device: Device of the student.
+        """
 
-    def close(self) -> None:
-        """End the reading threads and drop their batches."""
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        self._ahead.clear()
 
-    def _read(self, plan: BatchPlan) -> Batch:
-        rows = plan.rows[distributed.rank() :: distributed.world_size()]
-        images = resize_images(normalize(self._rows(self._split.images, rows)), plan.image_px)
-        return Batch(images, {key: self._rows(array, rows) for key, array in self._arrays(plan.group)})
+class CachedSource:
+    """Images and targets of a cache."""
+
+    def __init__(self, split: SplitTargets) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def read(self, plan: BatchPlan, rows: Indices, device: torch.device) -> Batch:
+        """Return the batch of these rows of a plan, on a device."""
+        images = resize_images(normalize(_rows(self._split.images, rows, device)), plan.image_px)
+        return Batch(images, {key: _rows(array, rows, device) for key, array in self._arrays(plan.group)})
 
     def _arrays(self, group: Group) -> list[tuple[str, Any]]:
         arrays = []
@@ -145,11 +147,49 @@ class BatchLoader:
             arrays.append((f"{teacher}/spatial", self._split.spatial[teacher]))
         return arrays
 
-    def _rows(self, array: Any, index: Indices) -> Tensor:
-        rows = torch.from_numpy(array[index])
-        if rows.dtype == torch.float16:
-            rows = rows.float()
-        return rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows
+
+def _rows(array: Any, index: Indices, device: torch.device) -> Tensor:
+    rows = torch.from_numpy(array[index])
+    if rows.dtype == torch.float16:
+        rows = rows.float()
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
+
+
+class BatchLoader:
+    """Reads this rank's slice of every batch of a schedule, some batches ahead, for one consumer.
+
+    An error of a reading thread is raised in the step that asks for the batch.
+
+    Attributes:
+        waiting_s: seconds that the consumer has waited for batches.
+    """
+
+    def __init__(self, source: BatchSource, schedule: Schedule, device: torch.device) -> None:
+        self._source, self._schedule, self._device = source, schedule, device
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="batches")
+        self._ahead: dict[int, Future[Batch]] = {}
+        self.waiting_s = 0.0
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step and begin to read those after it."""
+        steps = range(step, step + 1 + _READ_AHEAD)
+        self._ahead = {number: future for number, future in self._ahead.items() if number in steps}
+        for number in steps:
+            if number not in self._ahead:
+                self._ahead[number] = self._readers.submit(self._read, self._schedule[number])
+        began = time.perf_counter()
+        batch = self._ahead.pop(step).result()
+        self.waiting_s += time.perf_counter() - began
+        return batch
+
+    def close(self) -> None:
+        """End the reading threads and drop their batches."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._ahead.clear()
+
+    def _read(self, plan: BatchPlan) -> Batch:
+        rows = plan.rows[distributed.rank() :: distributed.world_size()]
+        return self._source.read(plan, rows, self._device)
 
 
 def resize_images(images: Tensor, side_px: int) -> Tensor:

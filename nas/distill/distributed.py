@@ -15,12 +15,15 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+PATIENCE = timedelta(days=1)  # of ranks that wait for rank 0, which evaluates and writes alone
 
 
 @contextmanager
@@ -37,9 +40,27 @@ def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "c
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        backend, init_method=f"file://{rendezvous}", rank=rank, world_size=world_size, timeout=PATIENCE
+    )
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
+
+
+@contextmanager
+def launched_group() -> Iterator[None]:
+    """Make this process, which torchrun has started, one of its ranks within the block."""
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backends, timeout=PATIENCE)
+    yield
+    dist.destroy_process_group()
+
+
+def from_rank_0(text: str) -> str:
+    """Return the text that rank 0 gives, on all ranks."""
+    texts = [text]
+    dist.broadcast_object_list(texts, device=torch.device("cpu"))
+    return texts[0]
 
 
 def rank() -> int:
@@ -59,6 +80,11 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Return whether the flag of any rank is set, the same on all ranks."""
+    return flag if world_size() == 1 else bool(all_reduce_mean(torch.tensor(float(flag), device=device)) > 0)
 
 
 def barrier() -> None:

@@ -9,9 +9,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zipfile import ZipFile
 
 import numpy as np
@@ -23,11 +24,13 @@ from nas.cache.targets import Targets
 from nas.cli import checkpoint_path, image_scores_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
+from nas.distill.batches import BatchSource
 from nas.distill.evaluation.explained_variance import ImageShares, explained_by_image, mean_over_images
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.folded_heads import fold, save_heads
-from nas.distill.trainer import Distiller, TrainingError
+from nas.distill.trainer import Distiller, TrainingError, indexed_device
+from nas.distill.training_history import History
 from nas.files import atomic_path
 from nas.measure.device_lock import training
 from nas.measure.service import MeasurementService
@@ -36,6 +39,9 @@ from nas.study.config import DIRECTIONS, SearchConfig
 from nas.study.contact_sheet import sheet_path
 from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
+
+if TYPE_CHECKING:
+    from nas.distill.live import LiveTeachers
 
 _LOG = logging.getLogger(__name__)
 _Number = TypeVar("_Number", float, ImageShares)
@@ -57,6 +63,12 @@ class TrialContext:
         checkpoint_dir: takes the state of trials under way.
         checkpoint_s: shortest time between two checkpoints of a training.
         image_scores_dir: takes every held-out image's share of the score at each rung; None: it is not kept.
+        history_dir: takes the history of each training, see `nas.distill.training_history`; None: it is not kept.
+        event_logs: where the history is shown, too; names of `nas.distill.event_logs`.
+        probes: whether every rung is evaluated on the present tasks; else the last one alone.
+        kept_checkpoints: number of checkpoints of a training that are kept.
+        live: teachers that run while the student trains, on images of their own; None: the cached targets.
+        should_stop: tells, every few steps, whether the training is to save its state and end.
         train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
             process trains.
     """
@@ -72,21 +84,33 @@ class TrialContext:
     checkpoint_s: float = 30.0
     image_scores_dir: Path | None = None
     train_in_ranks: TrainInRanks | None = None
+    history_dir: Path | None = None
+    event_logs: tuple[str, ...] = ("tensorboard",)
+    probes: bool = False
+    kept_checkpoints: int = 1
+    live: LiveTeachers | None = None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class TrainingStopped(Exception):
+    """A training has saved its state and ended, because it was asked to."""
 
 
 class Checkpoint:
-    """The one checkpoint of a training, from which it resumes to the same numbers.
+    """The last checkpoints of a training, from which it resumes to the same numbers.
 
-    It is read with ``weights_only``: tensors and plain containers, nothing that runs.
+    They are read with ``weights_only``: tensors and plain containers, nothing that runs.
 
     Args:
-        path: its file.
+        path: file of the newest; those before it are PATH.1, PATH.2, ...
         identity: all that the training's numbers depend on; a damaged file or one of another identity counts as none.
         every_s: `due` after this time.
+        kept: number of files, 1 or more.
     """
 
-    def __init__(self, path: Path, identity: str, every_s: float = 30.0) -> None:
-        self._path, self._identity, self._every_s = path, identity, every_s
+    def __init__(self, path: Path, identity: str, every_s: float = 30.0, kept: int = 1) -> None:
+        self._identity, self._every_s = identity, every_s
+        self._paths = [path, *(path.with_name(f"{path.name}.{age}") for age in range(1, kept))]
         self._written = time.monotonic()
 
     @property
@@ -95,30 +119,37 @@ class Checkpoint:
         return time.monotonic() - self._written >= self._every_s
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replace the checkpoint as a whole by tensors and plain values.
+        """Write tensors and plain values as the newest checkpoint, as a whole or not at all; the oldest is removed.
 
         Raises:
             OSError: It cannot be written, for example to a full disk. PyTorch's error has this one as its context: its
                 own writer would raise RuntimeErrors that do not say why, so it gets an open file.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self._path, sync=True) as unfinished, unfinished.open("wb") as file:
+        newest = self._paths[0]
+        newest.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(newest, sync=True) as unfinished, unfinished.open("wb") as file:
             torch.save({"identity": self._identity, "content": content}, file)
+            for earlier, later in reversed(list(pairwise(self._paths))):
+                if earlier.exists():
+                    earlier.replace(later)
         self._written = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the last saved state, or None."""
+        """Return the last state that can be read, or None."""
+        return next((state for path in self._paths if (state := self._read(path)) is not None), None)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
         try:
-            with ZipFile(self._path) as archive:
+            with ZipFile(path) as archive:
                 if archive.testzip() is not None:  # torch leaves the archive's checksums unread
-                    return None
-            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+                    raise ValueError("its checksums are wrong")
+            saved = torch.load(path, map_location="cpu", weights_only=True)
             return dict(saved["content"]) if saved["identity"] == self._identity else None
         except Exception as error:  # a damaged archive, or what it unpickles to, raises errors of many types
             if out_of_memory(error):
                 raise
             if not isinstance(error, FileNotFoundError):
-                _LOG.warning("%s is no readable checkpoint (%s); its training starts again", self._path, error)
+                _LOG.warning("%s is no readable checkpoint (%s); one before it is taken, if any", path, error)
             return None
 
 
@@ -143,7 +174,8 @@ class Training:
     ) -> None:
         self._arch_id, self._context, self._on_steps = arch_id, context, on_steps
         self._slot = TimedSlot(context.lock_dir)
-        self._rungs: list[RungResult] = []
+        self._source = live_source(context)
+        self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context)
         saved = self._checkpoint.load()
         initial = None if saved is None else copy.deepcopy(backbone.state_dict())
@@ -152,6 +184,9 @@ class Training:
             backbone.load_state_dict(initial)
             self._distiller.close()
             self._distiller = self._begin(backbone, adaptors)
+        self._history: History | None = None
+        if context.history_dir is not None and distributed.rank() == 0:
+            self._history = History(context.history_dir, self._distiller, context.event_logs)
 
     def _begin(self, backbone: Backbone, adaptors: Mapping[str, Adaptor] | None) -> Distiller:
         """Return a distiller that has trained no step."""
@@ -159,7 +194,13 @@ class Training:
         # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
         slot = self._slot if distributed.rank() == 0 else nullcontext
         distiller = Distiller(
-            backbone, self._context.targets, config.distill, seed=config.seed, device=config.device, slot=slot
+            backbone,
+            self._context.targets,
+            config.distill,
+            seed=config.seed,
+            device=config.device,
+            source=self._source,
+            slot=slot,
         )
         if adaptors is not None:
             distiller.load_heads(adaptors)
@@ -175,7 +216,7 @@ class Training:
                 raise
             _LOG.warning("the checkpoint of %s lacks something (%s); its training starts again", self._arch_id, error)
             return False
-        self._rungs, self._slot.busy_s = rungs, busy_s
+        self._rungs, self._slot.busy_s = list(rungs), busy_s
         return True
 
     def rung(self, rung: int) -> RungResult | None:
@@ -183,16 +224,17 @@ class Training:
         if rung == len(self._rungs):
             steps = self._context.config.distill.rung_steps
             self._distiller.train_until(steps[rung], self._between)
-            if distributed.rank() > 0:
-                return None
-            self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0))
-            if distributed.world_size() > 1:
-                self._save()  # the next rung begins in other processes
+            first = distributed.rank() == 0
+            self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0) if first else None)
+            if first and distributed.world_size() > 1:
+                self._save()  # the next rung may begin in other processes
         return self._rungs[rung]
 
     def close(self) -> None:
-        """End the reading ahead."""
+        """End the reading ahead and close the history."""
         self._distiller.close()
+        if self._history is not None:
+            self._history.close()
 
     def _evaluate(self, rung: int, since: int) -> RungResult:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
@@ -201,7 +243,8 @@ class Training:
             by_image = explained_by_image(averaged, targets.val, config.device)
             if config.distill.summary_loss in DIRECTIONS:
                 by_image = {name: {"spatial": heads["spatial"]} for name, heads in by_image.items()}
-            metrics = student_metrics(averaged, targets, config.device) if last else {}
+            probed = last or self._context.probes
+            metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
         teachers = mean_over_images(by_image)
         score = distillation_score(teachers, config.distill.score)
@@ -213,15 +256,18 @@ class Training:
         if (folder := self._context.image_scores_dir) is not None:
             path = image_scores_path(folder, self._arch_id, self._distiller.step)
             np.save(path, distillation_score(by_image, config.distill.score))
-        return RungResult(
+        result = RungResult(
             rung=rung,
             steps=self._distiller.step,
             score=score,
             teachers=teachers,
             losses=self._distiller.mean_losses(since),
             metrics=metrics,
-            seconds=self._slot.busy_s - sum(done.seconds for done in self._rungs),
+            seconds=self._slot.busy_s - sum(done.seconds for done in self._rungs if done is not None),
         )
+        if self._history is not None:
+            self._history.add_result(result, self._distiller)
+        return result
 
     def _save_model(self) -> None:
         """Write the averaged weights and the folded heads."""
@@ -233,11 +279,16 @@ class Training:
 
     def _between(self) -> None:
         self._on_steps(self._distiller.step)
-        if self._checkpoint.due and distributed.rank() == 0:
+        if self._history is not None:
+            self._history.add_steps(self._distiller)
+        stop = distributed.any_rank(self._context.should_stop(), self._distiller.device)
+        if (self._checkpoint.due or stop) and distributed.rank() == 0:
             self._save()
+        if stop:
+            raise TrainingStopped("its process was asked to end; its state is saved")
 
     def _save(self) -> None:
-        rungs = [rung.to_dict() for rung in self._rungs]
+        rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
         self._checkpoint.save({"distiller": self._distiller.state_dict(), "rungs": rungs, "busy_s": self._slot.busy_s})
 
 
@@ -252,13 +303,24 @@ def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
 
 def _checkpoint(arch_id: str, context: TrialContext) -> Checkpoint:
     path = checkpoint_path(context.checkpoint_dir, arch_id)
-    return Checkpoint(path, _identity(arch_id, context), context.checkpoint_s)
+    return Checkpoint(path, _identity(arch_id, context), context.checkpoint_s, context.kept_checkpoints)
 
 
 def _identity(arch_id: str, context: TrialContext) -> str:
-    """Return all that a training's numbers depend on."""
+    """Return all that a training's numbers depend on: any number of ranks takes the same steps, up to rounding."""
     config = context.config
-    return json.dumps([arch_id, context.targets.fingerprint, config.seed, config.to_dict()["distill"]], sort_keys=True)
+    recipe = {**asdict(config.distill), "ranks": 1}
+    live = [] if context.live is None else [context.live.identity]
+    return json.dumps([arch_id, context.targets.fingerprint, config.seed, recipe, *live], sort_keys=True)
+
+
+def live_source(context: TrialContext) -> BatchSource | None:
+    """Return the source of batches of live teachers; None without them."""
+    if context.live is None:
+        return None
+    from nas.distill.live import LiveSource  # imports the teachers' libraries
+
+    return LiveSource(context.live, context.targets, indexed_device(context.config.device))
 
 
 class TimedSlot:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,16 +17,18 @@ from nas.cache.targets import Targets
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.balance import BALANCES, Balance
-from nas.distill.batches import Batch, BatchLoader, Schedule
+from nas.distill.batches import Batch, BatchLoader, BatchSource, CachedSource, Schedule
 from nas.distill.convolutions import train_convolutions
 from nas.distill.folded_heads import unfold
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
 from nas.study.config import DistillConfig, Group
 
-_GRAD_NORM = "gradient norm"  # among a step's values
+GRAD_NORM = "gradient norm"  # among a step's values
+KEPT_STEPS = 3000  # whose losses are kept, so that the checkpoints of a long training do not grow
 _STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement, and read from, this often
 Slot = Callable[[], AbstractContextManager[Any]]
+_Value = TypeVar("_Value")
 
 
 class TrainingError(RuntimeError):
@@ -83,14 +85,18 @@ class Distiller:
         config: the recipe.
         seed: of the heads' initial weights and of the order of the images.
         device: "cpu" or "cuda".
+        source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
         slot: context manager in which every few steps run, e.g. a lock that a measurement can take.
 
     Attributes:
         student: backbone and heads under training.
         averaged: their EMA, in evaluation mode.
         step: number of steps done.
-        losses: "teacher/head" -> loss, one entry a step; complete whenever `train_until` returns or calls `between`.
-        grad_norms: the gradient's norm before clipping, one entry a step; empty without clipping.
+        images: number of images that all ranks have trained on since this object was made.
+        losses: "teacher/head" -> loss of each of the last KEPT_STEPS steps; complete whenever `train_until` returns or
+            calls `between`.
+        grad_norms: the gradient's norm before clipping in each of these steps; empty without clipping.
+        loss_names: all "teacher/head".
     """
 
     def __init__(
@@ -101,9 +107,10 @@ class Distiller:
         *,
         seed: int,
         device: str = "cpu",
+        source: BatchSource | None = None,
         slot: Slot = nullcontext,
     ) -> None:
-        self.config, self.device, self._slot = config, _indexed_device(device), slot
+        self.config, self.device, self._slot = config, indexed_device(device), slot
         self._teachers = targets.teachers
         torch.manual_seed(seed)
         loss = DistillationLoss(targets, config, self.device)
@@ -116,7 +123,10 @@ class Distiller:
             train_convolutions(self.student)
         distributed.convert_sync_batchnorm(self.student, self.device)
         self._statistics = distributed.RunningStatistics(self.student)
+        self.loss_names = tuple(loss.weights)
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)
+        if config.compile:
+            self.student.compile()
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.img_size,)),)
         self._module = distributed.data_parallel(
@@ -127,9 +137,10 @@ class Distiller:
         self._parameters = [p for m in (self.student, self._balance) for p in m.parameters() if p.requires_grad]
         self._optimizer = _adamw(self._parameters, config)
         self._ema_pairs = _float_pairs(self.averaged, self.student)
-        self._loader = BatchLoader(targets.train, Schedule(groups, len(targets.train), seed), self.device)
+        source = source or CachedSource(targets.train)
+        self._loader = BatchLoader(source, Schedule(groups, len(source), seed), self.device)
         self._unread = StepValues()
-        self.step = 0
+        self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
 
@@ -146,7 +157,7 @@ class Distiller:
         """Train until `step` steps are done; call `between` every few steps.
 
         Raises:
-            TrainingError: a loss is not finite; the message names the step.
+            TrainingError: a loss is not finite; the message names the step, the teacher and its head.
         """
         while self.step < step:
             with self._slot():
@@ -159,16 +170,18 @@ class Distiller:
     def train_step(self) -> None:
         """Take one step; no value leaves the device."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup_steps)
+            group["lr"] = self.config.learning_rate_at(self.step)
         self._optimizer.zero_grad(set_to_none=True)
-        parts = self._loader[self.step].micro_batches(self.config.accumulate)
+        batch = self._loader[self.step]
+        self.images += len(batch.images) * distributed.world_size()
+        parts = batch.micro_batches(self.config.accumulate)
         with distributed.no_gradient_sync(self._module):
             means = [self._backward(part, 1 / len(parts)) for part in parts[:-1]]
         means.append(self._backward(parts[-1], 1 / len(parts)))
         names, values = list(means[0]), torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
         if self.config.max_grad_norm:
             norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
-            names, values = [*names, _GRAD_NORM], torch.cat([values, norm[None]])
+            names, values = [*names, GRAD_NORM], torch.cat([values, norm[None]])
         self._unread.append(names, values)
         self._optimizer.step()
         self._statistics.average()
@@ -186,10 +199,18 @@ class Distiller:
 
     def mean_losses(self, since: int) -> dict[str, float]:
         """Return the mean of each loss over the last third of the steps since `since`; steadier than the last value."""
-        recent = self.losses[since:]
-        recent = recent[-max(1, len(recent) // 3) :]
-        keys = dict.fromkeys(key for entry in recent for key in entry)
-        return {key: float(np.mean([entry[key] for entry in recent if key in entry])) for key in keys}
+        recent = _since(since, self.losses, self.step)
+        return _means(recent[-max(1, len(recent) // 3) :])
+
+    def means(self, since: int) -> dict[str, float]:
+        """Return the mean of each loss, and of "gradient norm" with clipping, over the steps since `since`."""
+        norms = [{GRAD_NORM: norm} for norm in _since(since, self.grad_norms, self.step)]
+        return _means(_since(since, self.losses, self.step)) | _means(norms)
+
+    @property
+    def waiting_s(self) -> float:
+        """Return the seconds that this process has waited for images and targets."""
+        return self._loader.waiting_s
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that resuming needs to give the same numbers: tensors and plain values."""
@@ -230,17 +251,29 @@ class Distiller:
 
     def _read_losses(self) -> None:
         """Fetch the losses of the steps since the last call; TrainingError names the first that is not finite."""
-        for losses in self._unread.read():
+        unread = self._unread.read()
+        for step, losses in enumerate(unread, start=self.step - len(unread) + 1):
             for name, value in losses.items():
                 if not math.isfinite(value):
-                    quantity = name if name == _GRAD_NORM else "loss"
-                    raise TrainingError(f"the {quantity} is not finite at step {len(self.losses) + 1}")
-            if _GRAD_NORM in losses:
-                self.grad_norms.append(losses.pop(_GRAD_NORM))
+                    quantity = name if name == GRAD_NORM else f"loss of {name}"
+                    raise TrainingError(f"the {quantity} is not finite at step {step}")
+            if GRAD_NORM in losses:
+                self.grad_norms.append(losses.pop(GRAD_NORM))
             self.losses.append(losses)
+        del self.losses[:-KEPT_STEPS], self.grad_norms[:-KEPT_STEPS]
 
 
-def _indexed_device(device: str) -> torch.device:
+def _since(step: int, values: Sequence[_Value], now: int) -> Sequence[_Value]:
+    """Return the values of the steps after `step`, of a list that ends with step `now`."""
+    return values[max(0, step - now + len(values)) :]
+
+
+def _means(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    return {name: float(np.mean([entry[name] for entry in entries if name in entry])) for name in names}
+
+
+def indexed_device(device: str) -> torch.device:
     """Return the device with its index: which GPU is current belongs to a thread, and batches are read in others."""
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 

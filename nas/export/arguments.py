@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
 from nas.export import ExportError
-from nas.flags import add_flag, add_run, add_training_flags
-from nas.measure.devices import device_type
-from nas.ranges import Pixels, Steps, check_fields
+from nas.flags import add_flag, add_run
+from nas.ranges import Pixels, check_fields
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
@@ -29,17 +28,13 @@ _EXAMPLES = """examples:
   backbone-nas export runs/mine --trials 17 --format onnx --out winner
   backbone-nas export runs/mine --trials 3fa9 --format torchscript --heads lite0
   backbone-nas export runs/mine --format torchscript --img-size 224 --out winner-224
-  backbone-nas export runs/mine --format timm --extra-steps 5000
 
 The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
 with the measurements. It appears when everything is written and checked. An existing folder is replaced only if it is
 an export to which no files were added. If `backbone-nas retrain` has retrained the trial, the weights with most
 training steps are exported; all weights are averaged ones (EMA).
 
---extra-steps continues from the study's weights and heads. The recipe's learning rate is constant, so a continued
-training needs no new schedule. The optimizer's moments were not saved: they start at zero, behind the recipe's warm-up.
-The images come in another order. A trial without weights is trained from initial weights. The training uses the largest
-number of GPUs that divides the batch. After Ctrl-C the same command continues.
+RUN may also be a folder of `backbone-nas train`, which trains one architecture at full length.
 """
 
 _TRIAL_HELP = (
@@ -65,18 +60,10 @@ class ExportSettings:
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
     img_size: Pixels | None = None  # side of the images that a graph is traced with; None: that of the distillation
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
-    extra_steps: Steps | None = None  # steps of distillation before the export
-    device: str | None = None  # of the training; None: auto
-    cache: str | None = None
-    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     overwrite: bool = False  # replace a folder that is no export, or one of longer-trained weights
 
     def __post_init__(self) -> None:
         check_fields(self)
-        device_type(self.device or "auto")
-        training = {"device": self.device, "cache": self.cache, "teacher-weights": self.teacher_weights}
-        if self.extra_steps is None and (useless := [name for name, value in training.items() if value]):
-            raise ValueError(f"--{useless[0]}: only for training; add --extra-steps STEPS, or remove it")
         if self.img_size is not None and self.format not in GRAPHS:
             raise ValueError(
                 f"--img-size: only for {' and '.join(GRAPHS)}; a model of the format {self.format} takes any size in "
@@ -119,13 +106,6 @@ def parser() -> OneLineParser:
     add_flag(add, "--img-size", "that of the distillation", more=graphs)
     heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
     add("--heads", metavar="NAMES", help=heads)
-    add(
-        "--extra-steps",
-        type=int,
-        metavar="N",
-        help="steps of further distillation before the export (default: none)",
-    )
-    add_training_flags(built.add_argument_group("training", "Only with --extra-steps.").add_argument)
     overwrite = (
         "replace a folder even if it is no export, has other files or weights that were trained longer; its content is "
         "deleted (default: no)"

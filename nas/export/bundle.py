@@ -68,7 +68,6 @@ def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]
         "study": data.study.info.name,
         "teachers": data.study.info.teachers,
         "weights": {"origin": weights.origin, "seed": weights.seed, "result": weights.result.to_dict()},
-        "before": None if data.continued_from is None else data.continued_from.result.to_dict(),
         "measurement": None if measured is None else measured.to_dict(),
         "params": data.trial.params,
         "macs": data.trial.macs,

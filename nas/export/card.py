@@ -42,7 +42,6 @@ class CardData:
     evidence: StudyEvidence
     trial: TrialRecord  # with its most trusted timing
     weights: TrainedWeights  # the exported ones
-    continued_from: TrainedWeights | None  # where `weights` were trained longer
     latencies_s: Sequence[float]  # of the single-image calls of that timing
     command: str
     versions: dict[str, str]
@@ -141,10 +140,8 @@ def _score(data: CardData) -> str:
 
 
 def _trainings(data: CardData, scatter: SeedScatter) -> str:
-    trained = [(f"exported weights: {data.weights.origin}", data.weights)]
-    if data.continued_from is not None:
-        trained.append((f"before: {data.continued_from.origin}", data.continued_from))
-    rows = [(name, weights.result.steps, weights.result.score, 1) for name, weights in trained]
+    weights = data.weights
+    rows = [(f"exported weights: {weights.origin}", weights.result.steps, weights.result.score, 1)]
     for candidate in data.retraining.candidates if data.retraining else ():
         if candidate.trial.number == data.trial.number and candidate.mean is not None:
             seeds = len(candidate.scores)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 
 from nas.analysis.evidence import find_trial, gather_evidence, place_words
-from nas.analysis.run_files import TrainedWeights, latencies_s, samples_folder, trained_weights
-from nas.cli import StageProgress, stderr_console
-from nas.command_log import announce, log_to
+from nas.analysis.run_files import latencies_s, samples_folder, trained_weights
+from nas.cli import command_line
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, check_installed
 from nas.export.bundle import check_not_shorter, check_room, check_writable, write_bundle
 from nas.export.card import CardData
-from nas.search.config_file import recorded_sources
 from nas.storage.store import Store
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from nas.terminal import write_line
 from search_space import ArchSpec
 
 MAX_NAMED_TRIALS = 8
-_LOG = logging.getLogger(__name__)
 
 
 def export(settings: ExportSettings, command: str) -> int:
@@ -56,23 +51,20 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
     _check_heads(settings.heads, study.info.teachers)
-    existing = trained_weights(settings.run, study, trial, retrainings)
-    if existing is None and settings.extra_steps is None:
+    weights = trained_weights(settings.run, study, trial, retrainings)
+    if weights is None:
         raise ExportError(
-            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with --extra-steps STEPS, "
-            f"or choose another --trials: {_with_weights(settings.run, study, retrainings)}"
+            f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with "
+            f"{command_line('train', [str(settings.run), '--trial', str(trial.number)])} --train-steps N, or choose "
+            f"another --trials: {_with_weights(settings.run, study, retrainings)}"
         )
-    more = settings.extra_steps
-    check_not_shorter(out, (existing.result.steps if existing else 0) + (more or 0), settings.overwrite)
+    check_not_shorter(out, weights.result.steps, settings.overwrite)
     from nas.measure.environment import versions  # imports torch, which takes seconds: not for a refusal
 
-    weights = existing if more is None else _continued(settings, study, trial, existing, more, command)
-    assert weights is not None
     data = CardData(
         evidence=evidence,
         trial=trial,
         weights=weights,
-        continued_from=None if settings.extra_steps is None else existing,
         latencies_s=latencies_s(samples_folder(settings.run, evidence.remeasured.get(trial.number)), trial.arch_id),
         command=command,
         versions=versions(),
@@ -110,31 +102,3 @@ def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
 def _with_weights(run_dir: Path, study: StudyRecord, retrainings: Sequence[Retraining]) -> str:
     trained = [str(t.number) for t in study.trials if trained_weights(run_dir, study, t, retrainings)]
     return ", ".join([*trained[:MAX_NAMED_TRIALS], *["..."] * (len(trained) > MAX_NAMED_TRIALS)]) or "none has weights"
-
-
-def _continued(
-    settings: ExportSettings,
-    study: StudyRecord,
-    trial: TrialRecord,
-    start: TrainedWeights | None,
-    steps: int,
-    command: str,
-) -> TrainedWeights:
-    """Train for `steps` more steps and return the weights; an earlier identical training is reused."""
-    from nas.cache import open_recorded_targets
-    from nas.export.continue_training import continue_training, plan_continued
-    from nas.measure.environment import device_line, torch_device
-
-    training = plan_continued(settings.run, study, trial, start, steps, settings.device)
-    if (weights := training.result()) is not None:
-        return weights
-    source = "initial weights" if start is None else f"{start.origin} ({start.result.steps} steps)"
-    log_to(settings.run, "export", command)
-    processes = "1 process" if training.ranks == 1 else f"{training.ranks} processes"
-    announce(device_line(torch_device(training.job.config.device)), _LOG)
-    announce(f"trial {trial.number}: {steps} steps from {source}, {processes}", _LOG)
-    progress = StageProgress(stderr_console())
-    with progress.showing():
-        root, files = recorded_sources(settings.run, settings.cache, settings.teacher_weights)
-        targets = open_recorded_targets(study.info, root, files, progress, partial(announce, log=_LOG))
-        return continue_training(training, targets.path, progress)

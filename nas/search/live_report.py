@@ -83,7 +83,7 @@ def end_search(
         console: Takes the last lines; the path of the report goes to stdout.
         command_s: Seconds since the command began.
     """
-    _store_time_spent(loop, workers, teacher_seconds)
+    store_time_spent(loop, workers, teacher_seconds)
     announce(_ending_line(loop, ending, command_s), _LOG, console)
     for trial in loop.trials.values():
         if trial.baseline and trial.state in (TrialState.FAILED, TrialState.INFEASIBLE):
@@ -92,7 +92,7 @@ def end_search(
         return
     if ending is not None:
         _show_result(run_dir, console)
-    _write_report(run_dir, console)
+    write_report(run_dir, console)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class LostModels:
         return f"{self.reasons.total()} of {self.ended} models failed: {'; '.join([*shown, *more])}"
 
 
-def _store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
+def store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
     """Store the workers' seconds by purpose, over all sessions."""
     busy = trial_seconds([*loop.trials.values(), *loop.scale.values()], loop.info.rung_steps)
     idle = {"waiting and start-up": max(0.0, loop.worker_seconds(workers) - sum(busy.values()))}
@@ -168,6 +168,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
     following = {
         command_line("report", [run, "--open"]): "open the report",
         command_line("retrain", [run, "--baselines"]): "does the front hold after longer training, with new seeds?",
+        command_line("train", [run, "--train-steps", "20000"]): "distil the recommended model at full length",
         command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
     }
     width = max(map(len, following))
@@ -176,7 +177,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
         announce(f"  {command:<{width}}  {purpose}", _LOG, console)
 
 
-def _write_report(run_dir: Path, console: Console) -> None:
+def write_report(run_dir: Path, console: Console) -> None:
     """Build the report and say where it is; an error is shown, and must not hide an interruption under way."""
     from reports.page import build_report
 

@@ -67,13 +67,13 @@ def search(command: SearchCommand, console: Console) -> int:
         StoreError: The study cannot be created, resumed or written, or another search is about to create it.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
-    with _claimed(command), linked_as_latest(command.run, holds_study):
+    with claimed(command), linked_as_latest(command.run, holds_study):
         _search(command, console)
     return 0
 
 
 @contextmanager
-def _claimed(command: SearchCommand) -> Iterator[None]:
+def claimed(command: SearchCommand) -> Iterator[None]:
     """Keep the folder of a new study for this process; StoreError where another search has it.
 
     A study exists only after its teachers have run: without a claim, the second of two searches that start together
@@ -102,29 +102,29 @@ def _search(command: SearchCommand, console: Console) -> None:
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
-    _show_device(command.config, show)
+    show_device(command.config, show)
     if limits:
         show(f"limits: {limits}")
-    targets, teacher_facts = _open_targets(command, console, show)
-    command, precision_ms = _with_precision(command, targets, show)
+    targets, teacher_facts = open_targets(command, console, show)
+    command, precision_ms = with_precision(command, targets, show)
     config = command.config
     study_objectives = objectives(config.objectives, config.distill.score)
     sampler = make_sampler(config, SPACES[config.space], study_objectives)
     with ExitStack() as stores:
         existing = stores.enter_context(Store.open(command.run, sampler, command.storage)) if command.resume else None
         if existing is not None:
-            _refuse_changes(existing.info, targets, study_objectives)
+            refuse_changes(existing.info, targets, study_objectives)
 
         def create_or_extend() -> Store:
             if existing is None:
-                info = replace(_describe_study(command, targets, teacher_facts), precision_ms=precision_ms)
+                info = replace(describe_study(command, targets, teacher_facts), precision_ms=precision_ms)
                 created = stores.enter_context(Store.create(command.run, info, sampler, command.storage))
-                _write_config(command)
+                write_config(command)
                 return created
             existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
             if command.extend:
                 _extend(existing, command.extend)
-                _write_config(command)
+                write_config(command)
             return existing
 
         deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
@@ -133,13 +133,19 @@ def _search(command: SearchCommand, console: Console) -> None:
         _run(command, targets, resumed, create_or_extend, start_loop, console, show, began_s)
 
 
-def _show_device(config: SearchConfig, show: Announce) -> None:
+def show_device(config: SearchConfig, show: Announce) -> None:
+    """Show a line about the device that measures and trains.
+
+    Args:
+        config: The settings.
+        show: Takes the line.
+    """
     from nas.measure.environment import device_line, torch_device
 
     show(device_line(torch_device(config.device)))
 
 
-def _open_targets(command: SearchCommand, console: Console, show: Announce) -> tuple[Targets, dict[str, TeacherFacts]]:
+def open_targets(command: SearchCommand, console: Console, show: Announce) -> tuple[Targets, dict[str, TeacherFacts]]:
     """Return the teachers' outputs, computed where they are missing, and the facts about a new study's teachers."""
     from nas.cache import open_study_targets
     from nas.distill.evaluation.zero_shot import embed_class_names
@@ -163,7 +169,7 @@ def _open_targets(command: SearchCommand, console: Console, show: Announce) -> t
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
 
 
-def _with_precision(command: SearchCommand, targets: Targets, show: Announce) -> tuple[SearchCommand, dict[str, float]]:
+def with_precision(command: SearchCommand, targets: Targets, show: Announce) -> tuple[SearchCommand, dict[str, float]]:
     """Return the command with a training precision in place of "auto", and the ms of a step in each if timed."""
     config = command.config
     if config.distill.precision != "auto":
@@ -187,7 +193,7 @@ def _teacher_facts(command: SearchCommand, targets: Targets, progress: StageProg
     return teacher_facts(targets, {spec.name: f"{spec.network}: {spec.preprocessing}" for spec in teachers}, progress)
 
 
-def _refuse_changes(info: StudyInfo, targets: Targets, study_objectives: Sequence[Objective]) -> None:
+def refuse_changes(info: StudyInfo, targets: Targets, study_objectives: Sequence[Objective]) -> None:
     """Raise StoreError where a study began with other teachers, images or objectives."""
     teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
     changed = compatibility.of_objectives(info, study_objectives)
@@ -196,7 +202,7 @@ def _refuse_changes(info: StudyInfo, targets: Targets, study_objectives: Sequenc
         raise StoreError(f"the study began with other settings than those of --resume: {'; '.join(changed)}")
 
 
-def _describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict[str, TeacherFacts]) -> StudyInfo:
+def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict[str, TeacherFacts]) -> StudyInfo:
     """Return the description of a new study."""
     from nas.distill.evaluation.reference_scores import chance
     from nas.measure.environment import environment
@@ -223,7 +229,7 @@ def _describe_study(command: SearchCommand, targets: Targets, teacher_facts: dic
     )
 
 
-def _write_config(command: SearchCommand) -> None:
+def write_config(command: SearchCommand) -> None:
     """Write the file that starts the search again."""
     atomic_write(command.run / FILE_NAME, config_text(command.config.to_dict(), run_table(command)))
 

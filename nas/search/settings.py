@@ -187,7 +187,20 @@ def new_config(options: Mapping[str, Any]) -> SearchConfig:
     Raises:
         ConfigError: A name is unknown or a number out of its range.
     """
-    config = _config(options, _defaults(options))
+    return changed_config(options, _defaults(options))
+
+
+def changed_config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
+    """Return the settings of `base` with those that the options change.
+
+    Args:
+        options: Options of the command line by name, without those that were not given.
+        base: The settings to change.
+
+    Raises:
+        ConfigError: A name is unknown or a number out of its range.
+    """
+    config = _config(options, base)
     _check_names(config)
     return config
 
@@ -289,28 +302,46 @@ def check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
 
 
 def _run_folder(options: Mapping[str, Any], config: SearchConfig) -> Path:
-    """Return the folder of a new study, and make it: one that cannot be written is refused before an hour of work.
+    """Return the folder of a new study; it is made unless this is a dry run."""
+    default = default_folder(f"{config.sampler}-s{config.seed}")
+    if options.get("dry_run"):
+        return Path(options.get("run", default))
+    return new_folder(options, default)
 
-    A dry run makes no folder.
+
+def default_folder(name: str) -> Path:
+    """Return the folder of a new study that the user does not name.
+
+    Args:
+        name: What the study is, in a word or two.
+    """
+    return Path(f"runs/{datetime.now(UTC).strftime('%Y-%m-%d-%H%M%S')}-{name}")
+
+
+def new_folder(options: Mapping[str, Any], default: Path) -> Path:
+    """Make the folder of a new study and return it: one that cannot be written is refused before an hour of work.
+
+    Args:
+        options: Options of the command line by name: "run" and "storage".
+        default: The folder where the user names none; if there is one already, a number is added.
+
+    Raises:
+        StoreError: The folder has a study, or cannot be written.
     """
     from nas.storage.store import Store, StoreError
 
-    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    default = Path(f"runs/{stamp}-{config.sampler}-s{config.seed}")
     run_dir = Path(options.get("run", default))
-    if options.get("dry_run"):
-        return run_dir
     Store.check_free(run_dir, options.get("storage"))
     try:
         if "run" not in options:
-            return _new_folder(default)
+            return _unused_folder(default)
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"--run: cannot write {str(run_dir)!r}: {error.strerror}") from error
     return run_dir
 
 
-def _new_folder(path: Path) -> Path:
+def _unused_folder(path: Path) -> Path:
     """Make a folder that no other search has: searches that start in the same second get the same default name."""
     folder, number = path, 1
     while True:

@@ -18,17 +18,15 @@ from nas.files import atomic_write
 from nas.numbers import fixed
 from nas.study.records import Objective, StudyInfo
 from nas.study.timing_doubts import drawn_ends
-from reports.charts import FAINT, FONT, GRID, INK, RATIO_TICKS, TEXT_STYLE, count_axis
+from reports.charts import RATIO_TICKS, count_axis, static_chart
 from reports.compare.comparison import MIN_RANKED, ComparedStudy, StudyComparison, StudyPair
-from reports.document import asset, chart_svg, policy, templates
+from reports.document import asset, policy, templates
 from reports.figure_data import SERIES, axis_range
 from reports.formatting import flat
 from reports.scored_trials import ScoredTrial
 
 MAX_SHARED = 25  # architectures in a table
 SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross")
-SIZES_PX = {"wide": (860, 400), "narrow": (330, 300)}
-FIT = {"type": "fit", "contains": "padding"}
 MAX_DOMINATED = 1500  # points drawn for a study
 ONE_SEARCH = (
     "Each study is one search: another seed would have found another front, so a small difference proves nothing about "
@@ -183,7 +181,7 @@ def draw_charts(comparison: StudyComparison) -> dict[str, Markup]:
         charts["curve"] = _hypervolume_curves(studies)
     else:
         charts |= {f"front-{each.letter}": _fronts(studies, [each]) for each in studies}
-    return {name: _svgs(chart) for name, chart in charts.items() if chart is not None}
+    return {name: static_chart(chart) for name, chart in charts.items() if chart is not None}
 
 
 def _fronts(studies: Sequence[ComparedStudy], shown: Sequence[ComparedStudy]) -> Any:
@@ -262,18 +260,3 @@ def _title(objective: Objective) -> str:
 def _scale(objective: Objective, values: Sequence[float]) -> Any:
     kind = {"type": "log", "base": 2} if objective.log else {"zero": False}
     return alt.Scale(domain=list(axis_range(values, log=objective.log)), nice=False, **kind)
-
-
-def _svgs(chart: Any) -> Markup:
-    drawn = []
-    for size, (width, height) in SIZES_PX.items():
-        specification = (
-            chart.properties(width=width, height=height, background="transparent", autosize=FIT)
-            .configure(font=FONT, aria=False)
-            .configure_view(stroke=None)
-            .configure_axis(gridColor=GRID, domainColor=FAINT, tickColor=FAINT, titleLimit=height - 60, **TEXT_STYLE)
-            .configure_legend(symbolBaseFillColor=INK, **TEXT_STYLE)
-            .to_dict()
-        )
-        drawn.append(f'<div class="chart {size}">{chart_svg(specification)}</div>')
-    return Markup("".join(drawn))

@@ -50,6 +50,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "retrain": ("RUN",),
     "remeasure": ("RUN", "--device", "cpu"),
     "select": ("RUN",),
+    "train": ("eradio_femto", "--train-steps", "5", "--device", "cpu"),
     "export": ("RUN", "--format", "onnx"),
 }
 PILOT_BASE = ("--pilot", "--device", "cpu")
@@ -57,7 +58,7 @@ SPACE_BASE = ("--space", "micro", "--device", "cpu", "--measure-seconds", "9")
 # Where the work of a command begins that reads no study.
 WORK = (
     *("nas.search.session.search", "nas.plan.search_plan.plan_search", "nas.plan.pilot.run_pilot"),
-    "nas.cache.command.manage_cache",
+    *("nas.cache.command.manage_cache", "nas.train.command.train"),
     *("nas.profile.command.profile", "nas.replay.command.replay", "nas.doctor.command.examine"),
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nas.backend.pool import MALLOC_SETTINGS, TrainingJob, TrainingPool, TrainingProgress
 from nas.cli import image_scores_path, lock_dir
@@ -83,6 +84,52 @@ def test_a_killed_training_has_a_reason_and_continues_from_its_checkpoint_until_
         assert next(updates).steps >= killed_at
         (pid,) = trainings(os.getpid())
     assert gone(pid)
+
+
+def test_a_closed_pool_lets_a_training_save_its_state(
+    targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "1000000")
+    job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
+    with closing(TrainingPool(targets, workers=1).run([job])) as updates:
+        reached = next(updates).steps
+        (pid,) = trainings(os.getpid())
+        assert not job.checkpoint.exists()
+    assert gone(pid)
+    saved = torch.load(job.checkpoint, weights_only=True)["content"]["distiller"]["step"]
+    assert saved >= reached > 0
+    with closing(TrainingPool(targets, workers=1).run([job])) as updates:
+        assert next(updates).steps > saved
+
+
+def test_a_training_whose_process_is_asked_to_end_says_so(targets: Path, tmp_path: Path) -> None:
+    job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
+    updates = TrainingPool(targets, workers=1).run([job])
+    next(updates)
+    (pid,) = trainings(os.getpid())
+    os.kill(pid, signal.SIGTERM)
+    *_, last = updates
+    assert last.ended
+    assert last.reason == "TrainingStopped: its process was asked to end; its state is saved"
+    assert job.checkpoint.exists()
+
+
+@pytest.mark.slow
+def test_ranks_train_through_all_rungs_and_save_their_state_when_closed(targets: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=2, rung_steps=(5, 10)))
+    *_, last = TrainingPool(targets, workers=1).run([TrainingJob(record(1, (), 1.0), config, tmp_path / "job")])
+    assert [rung.steps for rung in last.rungs] == [5, 10]
+    endless = replace(config, distill=replace(config.distill, rung_steps=(5, 1_000_000)))
+    job = TrainingJob(record(1, (), 1.0), endless, tmp_path / "endless")
+    with closing(TrainingPool(targets, workers=1).run([job])) as updates:
+        reached = next(update.steps for update in updates if update.rungs and update.steps > 5)
+        pids = trainings(os.getpid())
+    assert len(pids) == 2
+    assert all(gone(pid) for pid in pids)
+    alone = replace(job, config=replace(endless, distill=replace(endless.distill, ranks=1)))
+    with closing(TrainingPool(targets, workers=1).run([alone])) as updates:  # one process continues what two began
+        assert next(updates).steps == 5, "the evaluation is not made again"
+        assert next(update.steps for update in updates if update.steps > 5) > reached
 
 
 @pytest.mark.slow

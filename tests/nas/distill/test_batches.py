@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nas.cache.targets import SplitTargets
-from nas.distill.batches import WINDOW, BatchLoader, Schedule, shuffled
+from nas.distill.batches import WINDOW, BatchLoader, CachedSource, Schedule, shuffled
 from nas.distill.heads import normalize
 from nas.study.config import Group
 from tests.waiting import until
@@ -99,7 +99,7 @@ def spatial() -> Rows:
 @pytest.fixture
 def loader(spatial: Rows) -> Iterator[BatchLoader]:
     split = SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": spatial})
-    made = BatchLoader(split, Schedule(GROUPS, 16, 0), torch.device("cpu"))
+    made = BatchLoader(CachedSource(split), Schedule(GROUPS, 16, 0), torch.device("cpu"))
     yield made
     made.close()
 
@@ -136,7 +136,7 @@ def test_a_closed_loader_keeps_neither_threads_nor_arrays() -> None:
 
     before, array = reading(), Rows(16, (2, 1, 1))
     split = SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": array})
-    loader, gone = BatchLoader(split, Schedule(GROUPS, 16, 0), torch.device("cpu")), weakref.ref(array)
+    loader, gone = BatchLoader(CachedSource(split), Schedule(GROUPS, 16, 0), torch.device("cpu")), weakref.ref(array)
     loader[0]
     assert reading() - before
     loader.close()

@@ -71,4 +71,4 @@ def test_running_statistics_are_shared(found: list[dict[str, Any]]) -> None:
 
 
 def test_a_loss_that_is_not_finite_in_one_rank_stops_all(found: list[dict[str, Any]]) -> None:
-    assert [f["broken"] for f in found] == ["the loss is not finite at step 1"] * WORLD
+    assert [f["broken"] for f in found] == ["the loss of colour/spatial is not finite at step 1"] * WORLD

@@ -23,7 +23,7 @@ from nas.distill.folded_heads import fold
 from nas.distill.heads import Student, normalize, resize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint, Training, TrialContext
-from nas.distill.trainer import Distiller, TrainingError
+from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
 from search_space import preset
@@ -233,9 +233,64 @@ def stretched(whole: Targets) -> Targets:
 
 def test_mean_losses_cover_the_last_third(tmp_path: Path) -> None:
     run = distiller(tmp_path)
-    run.losses = [{"a/summary": float(i)} for i in range(9)]
+    run.losses, run.step = [{"a/summary": float(i)} for i in range(9)], 9
     assert run.mean_losses(0) == {"a/summary": 7.0}
     assert run.mean_losses(6) == {"a/summary": 8.0}
+
+
+def test_losses_of_a_long_training_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.distill.trainer.KEPT_STEPS", 6)
+    run = distiller(tmp_path, replace(CONFIG, max_grad_norm=1.0))
+    run.train_until(10)
+    assert len(run.losses) == len(run.grad_norms) == 6
+    assert run.means(8) == {**_mean(run.losses[-2:]), GRAD_NORM: float(np.mean(run.grad_norms[-2:]))}
+    assert run.means(0) == {**_mean(run.losses), GRAD_NORM: float(np.mean(run.grad_norms))}
+    run.student.register_forward_pre_hook(lambda _, inputs: (inputs[0] * float("nan"), *inputs[1:]))
+    with pytest.raises(TrainingError, match=r"loss of colour/summary is not finite at step 11$"):
+        run.train_until(12)
+
+
+def _mean(entries: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([entry[name] for entry in entries])) for name in entries[0]}
+
+
+def test_a_cosine_schedule_warms_up_and_ends_near_zero(tmp_path: Path) -> None:
+    config = replace(CONFIG, schedule="cosine", warmup_steps=4, rung_steps=(10, 24), learning_rate=0.1)
+    rates = [config.learning_rate_at(step) for step in range(24)]
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert rates[4] == pytest.approx(0.1)
+    assert rates[14] == pytest.approx(0.05), "half of the way from the warm-up to the end"
+    assert sorted(rates[4:], reverse=True) == rates[4:]
+    assert 0 < rates[-1] < 0.001
+    run = distiller(tmp_path, config)
+    run.train_until(15)
+    assert run._optimizer.param_groups[0]["lr"] == rates[14]
+    assert replace(config, schedule="constant").learning_rate_at(23) == 0.1
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
+    plain, compiled = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, compile=True))
+    plain.train_until(3)
+    compiled.train_until(3)
+    for mine, theirs in zip(compiled.losses, plain.losses, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    assert compiled.averaged.state_dict().keys() == plain.averaged.state_dict().keys()
+
+
+def test_the_last_checkpoints_are_kept_and_a_damaged_one_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    for step in range(5):
+        Checkpoint(path, "me", kept=3).save({"step": step})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pt", "c.pt.1", "c.pt.2"]
+    assert [Checkpoint(tmp_path / name, "me").load() for name in ("c.pt", "c.pt.1", "c.pt.2")] == [
+        {"step": 4}, {"step": 3}, {"step": 2},
+    ]  # fmt: skip
+    path.write_bytes(path.read_bytes()[:100])
+    assert Checkpoint(path, "me", kept=3).load() == {"step": 3}
+    path.unlink()  # killed between the two renames
+    assert Checkpoint(path, "me", kept=3).load() == {"step": 3}
+    assert Checkpoint(path, "me").load() is None
 
 
 def test_resize_averages_down_and_interpolates_up() -> None:

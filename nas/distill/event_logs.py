@@ -1,0 +1,131 @@
+"""Where the values of a training's steps and evaluations are shown: TensorBoard, Weights & Biases, MLflow.
+
+Weights & Biases and MLflow take their settings from their own environment variables (WANDB_PROJECT, WANDB_MODE,
+MLFLOW_TRACKING_URI, ...).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas.study.training_files import EVENTS
+
+MLFLOW_FILE = "mlflow.db"  # in the folder of a training
+PROJECT = "backbone-nas"  # unless the environment names another one
+
+
+class EventLog(Protocol):
+    """Takes values by name, step by step."""
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Log the values of a step."""
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+
+class TensorBoard:
+    """Event files in the folder of a training.
+
+    Args:
+        folder: Folder of the training.
+        step: Step at which the training begins or resumes: TensorBoard does not show what came after it.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / EVENTS), **({"purge_step": step + 1} if step else {}))
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Log the values of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, which a resumed training continues.
+
+    Args:
+        folder: Folder of the training.
+        step: Step at which the training begins or resumes.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        import wandb
+
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        self._run: Any = wandb.init(
+            project=project, name=folder.name, id=_identity(folder), dir=str(folder), resume="allow"
+        )
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Log the values of a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._run.finish()
+
+
+class MLflow:
+    """A run of MLflow, which a resumed training continues; in RUN/mlflow.db unless MLFLOW_TRACKING_URI says otherwise.
+
+    Args:
+        folder: Folder of the training.
+        step: Step at which the training begins or resumes.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        import mlflow
+
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / MLFLOW_FILE}")
+        self._client: Any = mlflow.MlflowClient()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        number = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        tag = {"backbone-nas.training": _identity(folder)}
+        earlier = self._client.search_runs([number], f"tags.`backbone-nas.training` = '{_identity(folder)}'")
+        run = earlier[0] if earlier else self._client.create_run(number, run_name=folder.name, tags=tag)
+        self._run_id: str = run.info.run_id
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Log the values of a step."""
+        for name, value in values.items():
+            self._client.log_metric(self._run_id, name, value, step=step)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._client.set_terminated(self._run_id)
+
+
+def _identity(folder: Path) -> str:
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+EVENT_LOGS: dict[str, Callable[[Path, int], EventLog]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def open_event_logs(names: Sequence[str], folder: Path, step: int) -> list[EventLog]:
+    """Open the logs of a training.
+
+    Args:
+        names: Keys of EVENT_LOGS.
+        folder: Folder of the training.
+        step: Step at which it begins or resumes.
+    """
+    return [EVENT_LOGS[name](folder, step) for name in names]

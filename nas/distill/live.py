@@ -1,0 +1,182 @@
+"""Batches whose targets the teachers compute while the student trains, on images that no cache has to hold.
+
+Every epoch shows each image in another augmentation: a resized crop, a flip, colors. Student and teachers see the same
+one, each at its own size. Without augmentation they see the central squares of the images, as a cache stores them. The
+targets are standardized like cached ones, by the statistics of the cached images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.cache import CacheError
+from nas.cache.build import STUDY_SEED
+from nas.cache.standardize import Standardizer, to_grid
+from nas.cache.targets import Targets, read_cache_set
+from nas.data import CorruptImage, ImageSet, open_images
+from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
+from nas.distill.heads import normalize
+from nas.teachers import Teacher, TeacherSpec, specs
+from nas.teachers.base import activation_fingerprint, same_activations
+from search_space.arch import SIZE_MULTIPLE_PX
+
+MAX_EPOCHS = 1_000_000
+TEACHER_BATCH = 32  # images of a teacher's forward pass
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LiveTeachers:
+    """Teachers that run while the student trains.
+
+    Args:
+        data: The images, as `nas.data.open_images` takes them.
+        images: Number of images to train on.
+        teachers: A comma list of teachers and sets.
+        root: Folder of downloads.
+        weights: Files with teachers' weights, by teacher.
+        devices: Devices of the teachers, one after another in turns; none for the student's.
+        augment: Whether the images are augmented.
+    """
+
+    data: str
+    images: int
+    teachers: str
+    root: Path
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    augment: bool = True
+
+    @property
+    def identity(self) -> list[Any]:
+        """Return what a training's numbers depend on."""
+        return [self.data, self.images, self.augment]
+
+    def open(self, px: int) -> ImageSet:
+        """Open the images as squares of `px`, in MAX_EPOCHS views, of which the first shows them as they are."""
+        return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS)
+
+    def count(self) -> int:
+        """Return the number of images that there are."""
+        return len(self.open(SIZE_MULTIPLE_PX)) // MAX_EPOCHS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        files = {name: str(path) for name, path in self.weights.items()}
+        return {**asdict(self), "root": str(self.root), "weights": files, "devices": list(self.devices)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> LiveTeachers:
+        """Return the settings of the result of `to_dict`."""
+        weights = {name: Path(file) for name, file in plain["weights"].items()}
+        typed = {"root": Path(plain["root"]), "weights": weights, "devices": tuple(plain["devices"])}
+        return cls(**{**plain, **typed})
+
+
+class LiveSource:
+    """A source of batches, see `nas.distill.batches.BatchSource`.
+
+    Args:
+        settings: Images and teachers.
+        targets: The cached targets, whose statistics standardize the teachers' features.
+        device: Device of the student.
+
+    Raises:
+        CacheError: A teacher is not the one whose statistics are cached, or answers differently.
+        DataError: The images cannot be opened.
+        TeacherError: A teacher cannot be loaded.
+    """
+
+    def __init__(self, settings: LiveTeachers, targets: Targets, device: torch.device) -> None:
+        self._augment, self._grid = settings.augment, targets.grid
+        devices = [torch.device(name) for name in settings.devices] or [device]
+        chosen = specs(settings.teachers, settings.weights)
+        self._teachers = {
+            spec.name: _LiveTeacher(spec, targets, devices[number % len(devices)]) for number, spec in enumerate(chosen)
+        }
+        sizes = {targets.image_px, *(teacher.image_px for teacher in self._teachers.values())}
+        self._image_px = targets.image_px
+        self._sets = {px: settings.open(px) for px in sizes}
+        self._count = len(self._sets[targets.image_px]) // MAX_EPOCHS
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, plan: BatchPlan, rows: Indices, device: torch.device) -> Batch:
+        """Return the batch of these rows of a plan, on a device."""
+        shown = {px: self._pixels(px, plan.epoch, rows) for px in self._needed(plan)}
+        images = resize_images(normalize(shown[self._image_px].to(device)), plan.image_px)
+        targets: dict[str, Tensor] = {}
+        for name in plan.group.teachers:
+            teacher = self._teachers[name]
+            targets |= teacher.targets(shown[teacher.image_px], self._grid, device)
+        return Batch(images, targets)
+
+    def _needed(self, plan: BatchPlan) -> set[int]:
+        return {self._image_px, *(self._teachers[name].image_px for name in plan.group.teachers)}
+
+    def _pixels(self, px: int, epoch: int, rows: Indices) -> Tensor:
+        """Return images (B, 3, px, px), uint8."""
+        images = np.stack([self._image(px, epoch, int(row)) for row in rows])
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def _image(self, px: int, epoch: int, row: int) -> np.ndarray[Any, Any]:
+        """Return an image, or the next one that can be decoded."""
+        view = 1 + epoch if self._augment else 0
+        for other in range(self._count):
+            try:
+                return self._sets[px].read(view * self._count + (row + other) % self._count).image
+            except CorruptImage as error:
+                _LOG.warning("%s; the next image takes its place", error)
+        raise CacheError("--data: no image can be decoded")
+
+
+class _LiveTeacher:
+    """One teacher on its device, with the statistics of its heads."""
+
+    def __init__(self, spec: TeacherSpec, targets: Targets, device: torch.device) -> None:
+        cached = targets.teachers[spec.name]
+        if spec.fingerprint != cached.fingerprint:
+            raise CacheError(f"teacher {spec.name}: its weights or its preprocessing are not those of the cache")
+        self._name, self._device = spec.name, device
+        self._teacher: Teacher = spec.load().to(device)
+        recorded = read_cache_set(targets.path).teachers[spec.name].manifest["activations"]
+        if not same_activations(activation_fingerprint(self._teacher), recorded):
+            raise CacheError(f"teacher {spec.name}: it computes other features now than for the cache")
+        self.image_px = max(targets.image_px, spec.source_px)
+        heads = {"summary": cached.summary, "spatial": cached.spatial}
+        self._heads = {head: _OnDevice(s, device) for head, s in heads.items() if s is not None}
+
+    def targets(self, images: Tensor, grid: int, device: torch.device) -> dict[str, Tensor]:
+        """Return "teacher/head" -> standardized targets of images (B, 3, px, px), uint8, on a device."""
+        parts = [self._features(part, grid) for part in torch.split(images, TEACHER_BATCH)]
+        return {
+            f"{self._name}/{head}": torch.cat([part[head] for part in parts]).to(device, non_blocking=True)
+            for head in self._heads
+        }
+
+    @torch.inference_mode()
+    def _features(self, images: Tensor, grid: int) -> dict[str, Tensor]:
+        summary, spatial = self._teacher(images.to(self._device).float() / 255)
+        heads = {"spatial": to_grid(spatial, grid)} | ({} if summary is None else {"summary": summary})
+        return {head: standardizer.apply(heads[head].float()) for head, standardizer in self._heads.items()}
+
+
+class _OnDevice:
+    """A standardizer of features (N, C) or (N, C, g, g) on a device."""
+
+    def __init__(self, standardizer: Standardizer, device: torch.device) -> None:
+        self._mean = torch.from_numpy(standardizer.mean).to(device, torch.float32)
+        self._forward = torch.from_numpy(standardizer.forward).to(device, torch.float32)
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Return the targets, (N, k) or (N, k, g, g)."""
+        return ((features.movedim(1, -1) - self._mean) @ self._forward.T).movedim(-1, 1).contiguous()

@@ -1,0 +1,1 @@
+"""``backbone-nas train``: distil one architecture, for as long as it takes."""

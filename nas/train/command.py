@@ -1,0 +1,233 @@
+"""Train one architecture and measure it: a study of this one model, whose rungs are the training's evaluations.
+
+The training runs in processes of its own, one per rank, which keep checkpoints (`nas.backend.pool`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nas.analysis.run_files import SAMPLES
+from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
+from nas.cli import OperationFailed, StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
+from nas.command_log import announce
+from nas.files import atomic_write
+from nas.samplers import make_sampler
+from nas.search.live_report import store_time_spent, write_report
+from nas.search.session import (
+    claimed,
+    describe_study,
+    open_targets,
+    refuse_changes,
+    show_device,
+    with_precision,
+    write_config,
+)
+from nas.storage.store import Store
+from nas.study.config import SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.metrics import metric_label
+from nas.study.objectives import objectives
+from nas.study.records import RungResult, TrialRecord, TrialState
+from nas.study.training_files import PLAN
+from nas.train.one_architecture import OneArchitecture
+from nas.train.torchrun import lead
+from nas.train.training_settings import TrainCommand, launched_ranks, with_steps
+from search_space import ArchSpec
+
+if TYPE_CHECKING:
+    from nas.cache import Targets
+    from nas.distill.live import LiveTeachers
+
+_LOG = logging.getLogger(__name__)
+Announce = Callable[[str], None]
+
+
+class TrainingFailed(OperationFailed, RuntimeError):
+    """A training or its measurement broke down; the message is one line with the reason."""
+
+
+def train(command: TrainCommand, console: Console) -> int:
+    """Train, or continue to train, and measure; return 0 when it is done.
+
+    Args:
+        command: The settings.
+        console: Shows the progress.
+
+    Raises:
+        ConfigError: The images or the teachers do not fit the settings.
+        StoreError: The study cannot be created, resumed or written.
+        TrainingFailed: The training broke down; its last checkpoint is kept. Or another command trains it.
+    """
+    with claimed(command.session):
+        _train(command, console)
+    return 0
+
+
+def _train(command: TrainCommand, console: Console) -> None:
+    began_s = time.monotonic()
+    show = partial(announce, log=_LOG, console=console)
+    show_device(command.session.config, show)
+    with ExitStack() as stack:
+        targets, loop = _begin(command, console, show, stack)
+        ended = False
+        try:
+            record = loop.next_trial()
+            if record is None and not loop.finished:
+                raise TrainingFailed(f"another command trains {command.session.run}")
+            if record is not None:
+                _run(command, loop, record, targets, console, show)
+            ended = True
+        finally:
+            store_time_spent(loop, 1, targets.build_seconds)
+            if ended:
+                _show_end(command, loop, clock(time.monotonic() - began_s), show)
+            write_report(command.session.run, console)
+
+
+def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitStack) -> tuple[Targets, StudyLoop]:
+    """Open the targets and create the study, or open the one to continue."""
+    session, plan = command.session, command.plan
+    space = OneArchitecture(plan.name, plan.architecture)
+    targets, facts = open_targets(session, console, show)
+    study_objectives = objectives(session.config.objectives, session.config.distill.score)
+    sampler = make_sampler(session.config, space, study_objectives)
+    if session.resume:
+        store = stack.enter_context(Store.open(session.run, sampler))
+        refuse_changes(store.info, targets, study_objectives)
+    else:
+        session, precision_ms = with_precision(session, targets, show)
+        if plan.epochs is not None:
+            steps = plan.epochs * max(1, _images(command, targets) // session.config.distill.batch_size)
+            session = replace(session, config=with_steps(session.config, plan, steps))
+        info = describe_study(session, targets, facts)
+        choices = {name: list(values) for name, values in space.choices().items()}
+        info = replace(info, precision_ms=precision_ms, space=choices)
+        store = stack.enter_context(Store.create(session.run, info, sampler))
+        write_config(session)
+        atomic_write(session.run / PLAN, json.dumps(plan.to_dict(), indent=1))
+    store.notify = show
+    return targets, StudyLoop(store, space=space)
+
+
+def _run(
+    command: TrainCommand, loop: StudyLoop, record: TrialRecord, targets: Targets, console: Console, show: Announce
+) -> None:
+    """Measure and train the model, and report it to the study; a failure is not final, so that it can continue."""
+    ranks = command.session.config.distill.ranks
+    config = replace(loop.config, distill=replace(loop.config.distill, ranks=ranks))
+    record = _counted_and_measured(record, config, command.session.run)
+    loop.report(record)
+    assert record.measurement is not None
+    show(f"{record.measurement.throughput_img_s:,.0f} img/s, {record.measurement.ratio:.2f}x {config.reference}")
+    job = TrainingJob(
+        record,
+        config,
+        command.session.run,
+        None if command.plan.start is None else Path(command.plan.start),
+        history=True,
+        event_logs=command.plan.event_logs,
+        kept_checkpoints=command.plan.kept_checkpoints,
+        live=_live_teachers(command),
+    )
+    processes = "one process" if ranks == 1 else f"{ranks} processes"
+    show(f"{command.plan.name}: {job.steps:,} steps of {config.distill.batch_size} images, {processes}")
+    progress = StageProgress(console)
+    with progress.showing():
+        for rung in _rungs(job, targets.path, progress):
+            last = len(record.rungs) + 1 == len(config.distill.rung_steps)
+            record = replace(record, rungs=(*record.rungs, rung))
+            show(_evaluation_line(rung))
+            loop.report(replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING))
+
+
+def _live_teachers(command: TrainCommand) -> LiveTeachers | None:
+    """Return the teachers that run while the student trains, if any."""
+    from nas.distill.live import LiveTeachers
+
+    session, plan = command.session, command.plan
+    if plan.live_images is None:
+        return None
+    return LiveTeachers(
+        data=session.config.data,
+        images=plan.live_images,
+        teachers=session.config.teachers,
+        root=cache_root(session.cache),
+        weights=session.teacher_weights,
+        devices=plan.teacher_devices,
+        augment=plan.augment,
+    )
+
+
+def _images(command: TrainCommand, targets: Targets) -> int:
+    """Return the number of images of an epoch."""
+    live = _live_teachers(command)
+    return len(targets.train) if live is None else live.count()
+
+
+def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) -> TrialRecord:
+    """Return the record with its size and its timing, which an earlier session may have measured."""
+    from nas.backend.trial import measure
+    from nas.measure.counts import totals
+    from nas.measure.environment import device_key
+    from nas.measure.service import MeasurementService
+
+    if record.measurement is not None:
+        return record
+    counted = totals(ArchSpec.from_dict(record.spec), config.distill.img_size)
+    (samples := run / SAMPLES).mkdir(exist_ok=True)
+    with MeasurementService(max(1, cpu_count() - 1)) as service:  # as many threads as in a search
+        measurement = measure(record, config, service, lock_dir() / device_key(config.device), samples)
+    return replace(record, params=counted.params, macs=counted.macs, measurement=measurement)
+
+
+def _rungs(job: TrainingJob, targets: Path, progress: StageProgress) -> Iterator[RungResult]:
+    """Train, in processes of its own or in torchrun's, and yield the evaluations; those of an earlier session first.
+
+    Raises:
+        TrainingFailed: The training broke down.
+        KeyboardInterrupt: It was asked to end, and has saved its state.
+    """
+    if launched_ranks() is not None:
+        from nas.distill.run import TrainingStopped
+
+        try:
+            yield from lead(job, targets, lambda steps: progress("steps trained", steps, job.steps))
+        except TrainingStopped:
+            raise KeyboardInterrupt from None
+        return
+    gpus = visible_gpus() if job.config.device == "cuda" else ()
+    known = 0
+    with closing(TrainingPool(targets, 1, gpus).run([job])) as updates:
+        for update in updates:
+            if update.reason is not None:
+                raise TrainingFailed(update.reason)
+            progress("steps trained", update.steps, job.steps)
+            yield from update.rungs[known:]
+            known = len(update.rungs)
+
+
+def _evaluation_line(rung: RungResult) -> str:
+    metrics = "".join(f", {metric_label(name)} {value:.3f}" for name, value in rung.metrics.items())
+    return f"after {rung.steps:,} steps: score {rung.score:.3f}{metrics}"
+
+
+def _show_end(command: TrainCommand, loop: StudyLoop, duration: str, show: Announce) -> None:
+    """Show the outcome and the commands that follow."""
+    (trial,) = loop.trials.values()
+    run = str(command.session.run)
+    outcome = f"{command.plan.name} scores {trial.final_score:.3f} after {trial.rungs[-1].steps:,} steps"
+    show(f"done after {duration}: {outcome}")
+    show("next:")
+    show(f"  {command_line('export', [run, '--format', 'timm'])}    write the model to a folder")
+    show(f"  {command_line('report', [run, '--open'])}    open the report")

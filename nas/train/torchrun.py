@@ -1,0 +1,82 @@
+"""Train in the processes that torchrun has started: `torchrun --nproc-per-node 8 -m nas.train -- ARCH ...`.
+
+Rank 0 does what the command does without torchrun; the others wait until it trains, and train with it. All machines
+need the run folder and the cache under the same paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
+from nas.cli import checkpoint_interval_s, cpu_count, lock_dir
+from nas.study.config import SearchConfig
+from nas.study.records import RungResult, TrialRecord
+
+
+def lead(job: TrainingJob, targets: Path, on_steps: Callable[[int], None]) -> Iterator[RungResult]:
+    """Train as rank 0, and yield the evaluations.
+
+    Args:
+        job: The training.
+        targets: File of the teachers' outputs.
+        on_steps: Gets the number of steps done, every few steps.
+    """
+    from nas.distill import distributed
+
+    with distributed.launched_group():
+        distributed.from_rank_0(_to_text(job, targets))
+        for result in train_as_rank(_rank_spec(job, targets.resolve()), on_steps):
+            assert result is not None
+            yield result
+
+
+def follow() -> None:
+    """Train as a rank above 0, as rank 0 says."""
+    from nas.distill import distributed
+
+    with distributed.launched_group():
+        job, targets = _from_text(distributed.from_rank_0(""))
+        for _ in train_as_rank(_rank_spec(job, targets), lambda steps: None):
+            pass
+
+
+def _rank_spec(job: TrainingJob, targets: Path) -> RankSpec:
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return RankSpec(
+        job=job,
+        rank=int(os.environ["RANK"]),
+        targets=targets,
+        lock_dir=lock_dir(),
+        checkpoint_s=checkpoint_interval_s(),
+        threads=max(1, cpu_count() // on_this_machine),
+        gpus=None,
+        meeting_point=Path(),  # torchrun has its own
+        local_rank=int(os.environ["LOCAL_RANK"]),
+    )
+
+
+def _to_text(job: TrainingJob, targets: Path) -> str:
+    paths = {"folder": str(job.folder.resolve()), "start": None if job.start is None else str(job.start.resolve())}
+    plain = {**vars(job), "trial": job.trial.to_dict(), "config": job.config.to_dict(), **paths}
+    plain["live"] = None if job.live is None else job.live.to_dict()
+    return json.dumps({"job": plain, "targets": str(targets.resolve())})
+
+
+def _from_text(text: str) -> tuple[TrainingJob, Path]:
+    from nas.distill.live import LiveTeachers
+
+    content = json.loads(text)
+    plain = content["job"]
+    typed = {
+        "trial": TrialRecord.from_dict(plain["trial"]),
+        "config": SearchConfig.from_dict(plain["config"]),
+        "folder": Path(plain["folder"]),
+        "start": None if plain["start"] is None else Path(plain["start"]),
+        "event_logs": tuple(plain["event_logs"]),
+        "live": None if plain["live"] is None else LiveTeachers.from_dict(plain["live"]),
+    }
+    return TrainingJob(**{**plain, **typed}), Path(content["targets"])

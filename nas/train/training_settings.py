@@ -1,0 +1,283 @@
+"""The settings of a training: the options of a command line, checked and completed by those of a search."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec as find_module
+from pathlib import Path
+from typing import Any
+
+from nas.analysis import BEST
+from nas.files import parse_json
+from nas.ranges import Steps, Workers, check_values
+from nas.search.config_file import RECORDED_KEYS, with_recorded
+from nas.search.preconditions import check_device
+from nas.search.settings import NODE_REMEDY, SearchCommand, changed_config, default_folder, new_config, new_folder
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.records import Record
+from nas.study.training_files import PLAN
+from search_space import ArchSpec, SpecError, find_spec
+from search_space.checks import shown
+from search_space.spaces import space_of
+
+# Beyond the recipe of a search: the length of a training is known from its start.
+LONG_RECIPE: dict[str, Any] = {"schedule": "cosine", "ema_decay": 0.999, "max_grad_norm": 0.3}
+EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
+KEPT_CHECKPOINTS = 2
+LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+CALIBRATION_IMAGES = 2048  # that are cached for the statistics of live teachers
+_RESUMED_WITH = ("resume", "workers", "cache", "teacher_weights")
+
+
+@dataclass(frozen=True)
+class TrainingPlan(Record):
+    """What a training's folder keeps in addition to its study.
+
+    Args:
+        name: The architecture's name, for people.
+        spec: The architecture, as ArchSpec.to_dict().
+        start: File of the weights that it begins with, the heads beside it; None for initial weights.
+        eval_every: Steps between two evaluations; None for a tenth of all.
+        epochs: Passes through the training images; None where the number of steps was given.
+        kept_checkpoints: Checkpoints that are kept.
+        event_logs: Where the course of the training is shown, names of `nas.distill.event_logs`.
+        live_images: Images that live teachers see; None for cached targets.
+        augment: Whether live teachers see augmented images.
+        teacher_devices: Devices of live teachers; none for the student's.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    start: str | None = None
+    eval_every: int | None = None
+    epochs: int | None = None
+    kept_checkpoints: int = KEPT_CHECKPOINTS
+    event_logs: tuple[str, ...] = ("tensorboard",)
+    live_images: int | None = None
+    augment: bool = True
+    teacher_devices: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> ArchSpec:
+        """Return the architecture."""
+        return ArchSpec.from_dict(self.spec)
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """What a user asks of ``backbone-nas train``.
+
+    Args:
+        session: The settings that a training shares with a search: recipe, data, device, folders.
+        plan: What is trained.
+    """
+
+    session: SearchCommand
+    plan: TrainingPlan
+
+
+def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
+    """Return the settings of a training, and make the folder of a new one.
+
+    Args:
+        options: Options of the command line by name, without those that were not given.
+        text: Command line that the study records, without secrets.
+
+    Raises:
+        ConfigError: A setting is impossible, or would be ignored.
+        StoreError: There is no such study or trial, or no place for a new one.
+    """
+    _check(options)
+    if "resume" in options:
+        return _resumed(options, text)
+    of_run = _is_run(options["arch"])
+    plan, options, base = (_of_run if of_run else _of_name)(options["arch"], options)
+    plan = replace(
+        plan,
+        eval_every=options.get("eval_every"),
+        epochs=options.get("epochs"),
+        kept_checkpoints=options.get("keep_checkpoints", KEPT_CHECKPOINTS),
+        event_logs=options.get("log", ("tensorboard",)),
+        augment=not options.get("no_augment", False),
+        teacher_devices=options.get("teacher_devices", ()),
+    )
+    alone = _alone(options)
+    config = new_config(alone) if base is None else changed_config(alone, replace(base, limits={}, specs={}))
+    if options.get("live"):
+        plan = replace(plan, live_images=config.train_images)
+        config = replace(config, train_images=min(config.train_images, CALIBRATION_IMAGES), views=1)
+    config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
+    check_device(config, "--device", NODE_REMEDY)
+    config = with_workers(config, _workers(options))
+    return TrainCommand(
+        _session(config, new_folder(options, default_folder(f"train-{plan.name}")), options, text), plan
+    )
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for options that are missing, contradict each other, or are out of range."""
+    check_values(options, {"train_steps": Steps, "epochs": Steps, "eval_every": Steps, "keep_checkpoints": Workers})
+    _check_logs(options.get("log", ()))
+    if "resume" in options:
+        if ignored := sorted(set(options) - set(_RESUMED_WITH)):
+            flag = "ARCH" if ignored[0] == "arch" else f"--{ignored[0].replace('_', '-')}"
+            raise ConfigError(f"{flag}: does not go with --resume, which keeps the training's own settings")
+        return
+    if "arch" not in options:
+        raise ConfigError("ARCH: name a preset, a spec's .json file or a run folder, or continue with --resume RUN")
+    if ("train_steps" in options) == ("epochs" in options):
+        raise ConfigError("--train-steps: give the number of steps, or else --epochs")
+    if not options.get("live") and (only := [name for name in ("no_augment", "teacher_devices") if name in options]):
+        raise ConfigError(f"--{only[0].replace('_', '-')}: only with --live")
+    for name in options.get("teacher_devices", ()):
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+            raise ConfigError(f"--teacher-devices: {shown(name)}: must be cpu, cuda or cuda:N")
+    if options.get("live") and "views" in options:
+        raise ConfigError("--views: not with --live, where every epoch has views of its own")
+    if not _is_run(options["arch"]) and (only := [name for name in ("trial", "warm") if name in options]):
+        raise ConfigError(f"--{only[0]}: only with the run folder of a search; {shown(options['arch'])} is none")
+
+
+def _check_logs(names: Sequence[str]) -> None:
+    """Raise ConfigError for a log that does not exist, or whose library is not installed."""
+    for name in names:
+        if name not in LOG_LIBRARIES:
+            raise ConfigError(f"--log: {shown(name)}: choose from {', '.join(LOG_LIBRARIES)}, or none")
+        if find_module(LOG_LIBRARIES[name]) is None:
+            raise ConfigError(f"--log: {name} is not installed: pip install {LOG_LIBRARIES[name]}")
+
+
+def _is_run(arch: str | ArchSpec) -> bool:
+    return isinstance(arch, str) and Path(arch).is_dir()
+
+
+def _named_spec(arch: str | ArchSpec) -> tuple[str, ArchSpec]:
+    if isinstance(arch, ArchSpec):
+        return arch.arch_id, arch
+    if arch.startswith("timm:"):
+        raise ConfigError(f"ARCH: {arch}: a network of timm cannot be trained; choose a preset or a spec's .json file")
+    try:
+        return find_spec(arch)
+    except SpecError as error:
+        raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}, or name a run folder") from None
+
+
+def _of_name(
+    arch: str | ArchSpec, options: Mapping[str, Any]
+) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:
+    """Return what is trained, and the options with those that suit the architecture."""
+    name, spec = _named_spec(arch)
+    from backbones.entrypoints import image_px  # imports torch
+
+    space = space_of(spec)
+    suitable = {"space": "full" if space is None else space.name, "img_size": image_px(spec)}
+    return TrainingPlan(name, spec.to_dict()), {**suitable, **options}, None
+
+
+def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:
+    """Return what is trained, the options with what the search recorded, and the search's settings."""
+    from nas.analysis.evidence import find_trial, gather_evidence
+    from nas.analysis.run_files import trained_weights
+    from nas.storage.store import Store
+
+    folder = Path(run)
+    with Store.open(folder, read_only=True) as store:
+        study, retrainings, remeasurements = store.read_all()
+    trial = find_trial(gather_evidence(study, retrainings, remeasurements), options.get("trial", BEST))
+    weights = trained_weights(folder, study, trial, retrainings) if options.get("warm") else None
+    if options.get("warm") and weights is None:
+        raise ConfigError(f"--warm: trial {trial.number} has no weights: it was not trained to the last rung")
+    start = None if weights is None else str(weights.weights.resolve())
+    recorded = {name: value for name, value in with_recorded(folder, options).items() if name in RECORDED_KEYS}
+    plan = TrainingPlan(trial.baseline or f"trial{trial.number}", dict(trial.spec), start)
+    return plan, {**recorded, **options}, SearchConfig.from_dict(study.info.config)
+
+
+def _alone(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a study of one architecture, with the recipe of a long training."""
+    recipe = LONG_RECIPE | {"ranks": 1} | ({"schedule": options["schedule"]} if "schedule" in options else {})
+    alone = {"budget": 1, "sampler": "random", "baselines": (), "scale": (), "objectives": ("score", "throughput")}
+    return {**options, **alone, "distill_settings": {**recipe, **options.get("distill_settings", {})}}
+
+
+def with_steps(config: SearchConfig, plan: TrainingPlan, steps: int) -> SearchConfig:
+    """Return the settings with a number of steps: the last rung is its end, the others are the evaluations before.
+
+    Args:
+        config: The settings.
+        plan: What is trained.
+        steps: Number of steps.
+    """
+    every = plan.eval_every or max(1, round(steps / EVALUATIONS))
+    return replace(config, distill=replace(config.distill, rung_steps=(*range(every, steps, every), steps)))
+
+
+def launched_ranks() -> int | None:
+    """Return how many processes torchrun has started; None without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else None
+
+
+def is_follower() -> bool:
+    """Return whether torchrun has started this process as one that follows rank 0."""
+    return launched_ranks() is not None and os.environ["RANK"] != "0"
+
+
+def _workers(options: Mapping[str, Any]) -> int | None:
+    """Return the number of processes that the user or torchrun asks for, if any."""
+    launched = launched_ranks()
+    if launched is not None and "workers" in options:
+        raise ConfigError("--workers: torchrun has started the processes; remove the flag")
+    return options.get("workers") if launched is None else launched
+
+
+def with_workers(config: SearchConfig, workers: int | None) -> SearchConfig:
+    """Return the settings with a number of processes that share each batch.
+
+    Args:
+        config: The settings.
+        workers: The number; None for as many GPUs as divide the batch, and one process on a CPU.
+
+    Raises:
+        ConfigError: The number does not divide the batch.
+    """
+    if workers is not None:
+        try:
+            return replace(config, distill=replace(config.distill, ranks=workers))
+        except ConfigError as error:
+            raise ConfigError(f"--workers: {workers}: {error}") from None
+    if config.device != "cuda":
+        return config
+    from nas.backend.pool import visible_gpus
+
+    for ranks in range(len(visible_gpus()), 1, -1):
+        with suppress(ConfigError):
+            return replace(config, distill=replace(config.distill, ranks=ranks))
+    return config
+
+
+def _session(
+    config: SearchConfig, run: Path, options: Mapping[str, Any], text: str, resume: bool = False
+) -> SearchCommand:
+    weights = options.get("teacher_weights", {})
+    return SearchCommand(config, run, resume, teacher_weights=weights, cache=options.get("cache"), text=text)
+
+
+def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
+    """Return the settings of a training that has begun, in another number of processes perhaps."""
+    from nas.storage.store import Store
+
+    run = Path(options["resume"])
+    with Store.open(run, read_only=True) as store:
+        config = SearchConfig.from_dict(store.info.config)
+    try:
+        plan = TrainingPlan.from_dict(parse_json((run / PLAN).read_bytes()))
+    except (OSError, ValueError):
+        raise ConfigError(f"--resume: {str(run)!r} is no folder of backbone-nas train") from None
+    check_device(config, f"the device of {run}", NODE_REMEDY)
+    if (workers := _workers(options)) is not None:
+        config = with_workers(config, workers)
+    return TrainCommand(_session(config, run, with_recorded(run, options), text, resume=True), plan)

@@ -1,0 +1,136 @@
+"""Live teachers give the student what a cache would, and new views of the images in every epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones import build
+from nas.cache import CacheError, open_targets
+from nas.cache.targets import Targets
+from nas.data import open_images
+from nas.distill.batches import Batch, BatchPlan, CachedSource, Schedule
+from nas.distill.live import LiveSource, LiveTeachers
+from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig, Group
+from search_space import preset
+
+TEACHERS = "lite0,hed"
+IMAGES = 48
+CPU = torch.device("cpu")
+GROUP = Group(("lite0", "hed"), 16, (64,))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def targets(cache: Path) -> Targets:
+    """Return exact targets of all train images."""
+    return open_targets(
+        "builtin", TEACHERS, root=cache, train_images=IMAGES, val_images=16, image_px=64, grid=4, seed=0,
+        storage="fp32", share=1.0,
+    )  # fmt: skip
+
+
+def live(cache: Path, **settings: object) -> LiveTeachers:
+    plain = {"data": "builtin", "images": IMAGES, "teachers": TEACHERS, "root": cache}
+    return LiveTeachers(**{**plain, **settings})  # type: ignore[arg-type]
+
+
+def batch(source: LiveSource | CachedSource, step: int = 1) -> Batch:
+    plan = Schedule((GROUP,), len(source), 0)[step]
+    return source.read(plan, plan.rows, CPU)
+
+
+def test_without_augmentation_batches_are_those_of_an_exact_cache(targets: Targets, cache: Path) -> None:
+    source = LiveSource(live(cache, augment=False), targets, CPU)
+    assert len(source) == IMAGES
+    mine, theirs = batch(source), batch(CachedSource(targets.train))
+    assert torch.equal(mine.images, theirs.images)
+    heads = {f"{teacher}/{head}" for teacher in ("lite0", "hed") for head in ("summary", "spatial")}
+    assert mine.targets.keys() == theirs.targets.keys() == heads
+    for name, values in mine.targets.items():
+        torch.testing.assert_close(values, theirs.targets[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_student_has_the_losses_of_an_exact_cache(targets: Targets, cache: Path) -> None:
+    config = DistillConfig(batch_size=16, precision="fp32", rung_steps=(4,))
+    losses = []
+    for source in (None, LiveSource(live(cache, augment=False), targets, CPU)):
+        torch.manual_seed(0)
+        run = Distiller(build(preset("eradio_femto")), targets, config, seed=0, source=source)
+        run.train_until(4)
+        run.close()
+        losses.append(run.losses)
+    for mine, theirs in zip(*losses, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def test_every_epoch_has_views_of_its_own_which_a_second_source_repeats(targets: Targets, cache: Path) -> None:
+    source, again = (LiveSource(live(cache), targets, CPU) for _ in range(2))
+    first = BatchPlan(GROUP, np.arange(8), 64, epoch=0)
+    later = first._replace(epoch=1)
+    one, two = (source.read(plan, plan.rows, CPU) for plan in (first, later))
+    plain = torch.from_numpy(targets.train.images[:8])
+    assert not torch.equal(one.images, two.images)
+    unchanged = LiveSource(live(cache, augment=False), targets, CPU).read(first, first.rows, CPU)
+    assert not torch.equal(one.images, unchanged.images)
+    assert torch.equal(two.images, again.read(later, later.rows, CPU).images)
+    assert one.images.shape == (8, *plain.shape[1:])
+    for name, values in one.targets.items():
+        assert not torch.allclose(values, two.targets[name], atol=0.01), "the teacher sees the view, too"
+
+
+def test_smaller_students_see_the_same_views(targets: Targets, cache: Path) -> None:
+    source = LiveSource(live(cache), targets, CPU)
+    large = BatchPlan(GROUP, np.arange(4), 64)
+    small = source.read(large._replace(image_px=32), large.rows, CPU)
+    whole = source.read(large, large.rows, CPU)
+    assert small.images.shape[-1] == 32
+    assert torch.equal(small.targets["hed/spatial"], whole.targets["hed/spatial"])
+
+
+def test_an_image_that_cannot_be_decoded_is_replaced_by_the_next(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(photos / f"{i:02d}.png")
+    settings = live(tmp_path, data=f"imagefolder:{photos}", teachers="hed", augment=False)
+    exact = open_targets(
+        settings.data, "hed", root=tmp_path, train_images=IMAGES, val_images=16, image_px=64, grid=4, seed=0
+    )  # fmt: skip
+    source = LiveSource(settings, exact, CPU)
+    plan = BatchPlan(Group(("hed",), 4, (64,)), np.arange(4), 64)
+    before = source.read(plan, plan.rows, CPU).images
+    names = open_images(settings.data, "train", IMAGES, 0, 64, tmp_path).names  # type: ignore[attr-defined]
+    (photos / names[1]).write_bytes(b"no image")
+    after = source.read(plan, plan.rows, CPU).images
+    assert torch.equal(after, before[[0, 2, 2, 3]])
+
+
+def test_teachers_that_are_not_those_of_the_cache_are_refused(targets: Targets, cache: Path) -> None:
+    other = replace(targets, teachers={**targets.teachers, "hed": replace(targets.teachers["hed"], fingerprint="0")})
+    with pytest.raises(CacheError, match="teacher hed: its weights or its preprocessing are not those of the cache"):
+        LiveSource(live(cache), other, CPU)
+
+
+def test_a_teacher_that_computes_other_features_is_refused(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.distill.live.activation_fingerprint", lambda teacher: (0.5,) * 16)
+    with pytest.raises(CacheError, match="teacher lite0: it computes other features now than for the cache"):
+        LiveSource(live(cache), targets, CPU)
+
+
+def test_settings_are_plain_data(cache: Path) -> None:
+    settings = live(cache, weights={"vit": Path("vit.safetensors")}, devices=("cuda:1",), augment=False)
+    assert LiveTeachers.from_dict(settings.to_dict()) == settings

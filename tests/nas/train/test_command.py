@@ -1,0 +1,194 @@
+"""Train one architecture as a user does: real teachers, killed, interrupted and continued; its folder serves others."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from backbones import load
+from nas.api import load_study, train
+from nas.cli import INTERRUPTED
+from nas.export.__main__ import main as export
+from nas.storage.store import Store, read_study
+from nas.study.records import StudyRecord, TrialState
+from nas.study.training_files import EVENTS, STEP, read_history
+from nas.train.__main__ import main
+from search_space import preset
+from tests.waiting import PATIENCE_S, until
+
+SPEC = preset("eradio_femto")
+STEPS = 40
+FEW_IMAGES = ("--train-images", "64", "--val-images", "32", "--teachers", "hed", "--batch-size", "16")
+SHORT_TIMING = ("--measure-batch-size", "2", "--measure-seconds", "0.2", "--device", "cpu")
+RECIPE = ("--distill", "precision=fp32")
+
+
+def words(run: Path, cache: Path, *more: str) -> list[str]:
+    settings = (*FEW_IMAGES, *SHORT_TIMING, *RECIPE, "--cache", str(cache), "--run", str(run))
+    return ["eradio_femto", "--train-steps", str(STEPS), "--eval-every", "20", *settings, *more]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Return the folder of a training without a break."""
+    folder = tmp_path_factory.mktemp("train")
+    with chdir(folder):
+        assert main(words(folder / "run", cache)) == 0
+    return folder / "run"
+
+
+def vector(run: Path) -> torch.Tensor:
+    return torch.cat(
+        [p.detach().flatten() for p in load(run / "weights" / f"{SPEC.arch_id}.safetensors", SPEC).parameters()]
+    )
+
+
+def comparable(study: StudyRecord) -> list[object]:
+    return [replace(rung, seconds=0.0) for trial in study.trials for rung in trial.rungs]
+
+
+def test_the_folder_has_the_study_of_one_model(trained: Path) -> None:
+    study = read_study(trained)
+    (trial,) = study.trials
+    assert (trial.state, trial.arch_id, trial.baseline) == (TrialState.COMPLETE, SPEC.arch_id, None)
+    assert [rung.steps for rung in trial.rungs] == [20, 40]
+    assert all(rung.metrics for rung in trial.rungs), "every evaluation has the probes"
+    assert trial.measurement is not None
+    assert trial.measurement.ratio > 0
+    assert study.info.config["distill"]["schedule"] == "cosine"
+    assert read_history(trained)[STEP] == [10, 20, 30, 40]
+    assert list((trained / EVENTS).iterdir())
+    assert not list((trained / "checkpoints").iterdir()), "of a finished training none is kept"
+    assert "<html" in (trained / "report.html").read_text()
+    assert load_study(trained).best().score == trial.final_score
+
+
+def test_the_model_can_be_exported(trained: Path, tmp_path: Path) -> None:
+    assert export([str(trained), "--format", "timm", "--out", str(tmp_path / "model"), "--heads", "all"]) == 0
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_finished_training_is_not_repeated(
+    trained: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.train.command.TrainingPool", None)
+    assert main(["--resume", str(trained), "--cache", str(cache)]) == 0
+    score = read_study(trained).trials[0].final_score
+    assert f"eradio_femto scores {score:.3f} after 40 steps" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_python_api_trains_a_spec(cache: Path, tmp_path: Path) -> None:
+    study = train(
+        SPEC, tmp_path / "run", train_steps=2, train_images=64, val_images=32, teachers="hed", batch_size=16,
+        measure_batch_size=2, measure_seconds=0.2, device="cpu", cache=str(cache), log=(),
+        distill_settings={"precision": "fp32"},
+    )  # fmt: skip
+    assert study.best().spec == SPEC
+    assert [rung.steps for rung in study.trials[0].rungs] == [1, 2]
+    assert not (tmp_path / "run" / EVENTS).exists()
+
+
+def start(run: Path, cache: Path, arguments: list[str], checkpoint_s: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": checkpoint_s}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nas.train", *arguments], stderr=subprocess.PIPE, text=True, env=environment,
+        cwd=run.parent,
+    )  # fmt: skip
+
+
+def step_of(run: Path) -> float:
+    return max(read_history(run).get(STEP, []), default=0)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_training_continues_to_the_same_numbers(
+    trained: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run, cache, words(run, cache), checkpoint_s="1000000")
+    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == INTERRUPTED, errors
+    assert f"resume with: backbone-nas train --resume {run}" in errors
+    assert list((run / "checkpoints").glob("*.pt")), "SIGTERM alone has saved the state"
+    assert Store.open(run, read_only=True).read().trials[0].state is TrialState.RUNNING
+
+    process = start(run, cache, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="0")
+    until(lambda: step_of(run) >= 30 or process.poll() is not None)
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+
+    process = start(run, cache, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="30")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert torch.equal(vector(run), vector(trained))
+    assert comparable(read_study(run)) == comparable(read_study(trained))
+    one, two = (read_history(folder) for folder in (run, trained))
+    assert all(one[name] == two[name] for name in one if name.startswith(("step", "loss", "gradient", "learning")))
+
+
+@pytest.mark.slow
+def test_a_second_command_leaves_the_training_to_the_first(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [word if word != str(STEPS) else "1000000" for word in words(run, cache)]
+    process = start(run, cache, arguments, checkpoint_s="0")
+    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    second = start(run, cache, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="0")
+    _, errors = second.communicate(timeout=PATIENCE_S)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 1
+    assert f"another command trains {run}" in errors
+    assert process.returncode == INTERRUPTED
+
+
+@pytest.mark.slow
+def test_a_warm_training_begins_with_the_weights_of_the_search(trained: Path, cache: Path, tmp_path: Path) -> None:
+    """The folder of a training is that of a study, so that it can be trained further in the same way."""
+    scores = []
+    for name, more in (("cold", ()), ("warm", ("--warm",))):
+        arguments = [str(trained), "--train-steps", "2", "--run", str(tmp_path / name), "--cache", str(cache), *more]
+        process = start(tmp_path / name, cache, arguments, checkpoint_s="30")
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, errors
+        scores.append(read_study(tmp_path / name).trials[0].final_score)
+    assert scores[1] > scores[0] + 0.05
+
+
+@pytest.mark.slow
+def test_a_training_that_breaks_down_says_where(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = words(run, cache, "--distill", "learning_rate=100", "--distill", "weight_decay=100")
+    process = start(run, cache, arguments, checkpoint_s="0")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1, errors
+    quantity = r"(loss of hed/\w+|gradient norm)"
+    assert re.search(rf"^error: TrainingError: the {quantity} is not finite at step \d+$", errors, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_epochs_are_counted_in_the_images_that_there_are(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = words(run, cache)
+    arguments[arguments.index("--train-steps") : arguments.index("--train-steps") + 2] = ["--epochs", "3"]
+    process = start(run, cache, arguments, checkpoint_s="30")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert read_study(run).trials[0].rungs[-1].steps == 3 * 64 // 16

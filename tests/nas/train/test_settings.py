@@ -1,0 +1,135 @@
+"""What a command line of `backbone-nas train` means, and what it is refused for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.cli import BAD_INPUT
+from nas.study.config import ConfigError, SearchConfig
+from nas.train.__main__ import main
+from nas.train.arguments import parse
+from nas.train.training_settings import LONG_RECIPE, TrainCommand, TrainingPlan, with_steps, with_workers
+from search_space import SPACES, preset
+from tests.nas.analysis.builders import new_store, small_study
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*words: str) -> TrainCommand:
+    return parse([*words, "--device", "cpu"])
+
+
+def test_a_preset_is_trained_alone_with_the_recipe_of_a_long_training() -> None:
+    made = command("eradio_pico", "--train-steps", "95", "--distill", "learning_rate=0.001")
+    config = made.session.config
+    assert made.plan.architecture == preset("eradio_pico")
+    assert config.distill.rung_steps == (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+    assert {name: getattr(config.distill, name) for name in LONG_RECIPE} == LONG_RECIPE
+    assert (config.distill.learning_rate, config.distill.img_size, config.reference) == (0.001, 64, "eradio_pico")
+    assert (config.baselines, config.scale, config.budget, config.limits) == ((), (), 1, {})
+    assert made.session.run.is_dir()
+    assert made.session.run.name.endswith("-train-eradio_pico")
+    assert not made.session.resume
+
+
+def test_images_and_reference_suit_the_architecture(tmp_path: Path) -> None:
+    large = command("eradio_xt", "--train-steps", "10").session.config
+    assert (large.distill.img_size, large.reference) == (224, "eradio_xt")
+    (tmp_path / "mine.json").write_text(preset("like_levit_256").to_json())
+    mine = command("mine.json", "--train-steps", "10", "--img-size", "96")
+    assert (mine.plan.name, mine.session.config.distill.img_size) == ("mine", 96)
+
+
+def test_flags_decide_before_the_recipe_of_a_long_training() -> None:
+    made = command(
+        *("eradio_femto", "--train-steps", "40", "--eval-every", "15", "--schedule", "constant"),
+        *("--distill", "max_grad_norm=0", "--keep-checkpoints", "4", "--run", "there", "--seed", "3"),
+    )
+    distill = made.session.config.distill
+    assert (distill.schedule, distill.max_grad_norm, distill.rung_steps) == ("constant", 0, (15, 30, 40))
+    assert (made.plan.kept_checkpoints, made.session.run, made.session.config.seed) == (4, Path("there"), 3)
+
+
+def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: Path) -> None:
+    study = small_study({0: (0.2, 1.0), 1: (0.3, 2.0), 2: (0.25, 4.0)})
+    config = replace(SearchConfig.from_dict(study.info.config), val_images=99, limits={"max_params": 1.0})
+    new_store(tmp_path / "search", replace(study, info=replace(study.info, config=config.to_dict())))
+    best, second = (command("search", "--train-steps", "10", *more) for more in ((), ("--trial", "1")))
+    assert best.plan.architecture.arch_id == study.trials[2].arch_id
+    assert second.plan.architecture.arch_id == study.trials[1].arch_id
+    assert (best.session.config.val_images, best.session.config.limits) == (99, {})
+    assert best.session.config.distill.schedule == "cosine"
+    with pytest.raises(ConfigError, match="--warm: trial 1 has no weights"):
+        command("search", "--train-steps", "10", "--trial", "1", "--warm")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "ARCH: name a preset"),
+        (["eradio_pico"], "--train-steps: give the number of steps, or else --epochs"),
+        (["eradio_pico", "--train-steps", "5", "--epochs", "1"], "--train-steps: give the number of steps"),
+        (["eradio_pico", "--train-steps", "0"], "--train-steps: 0: must be"),
+        (["eradio_pico", "--epochs", "-1"], "--epochs: -1: must be"),
+        (["eradio_pick", "--train-steps", "5"], "ARCH: no preset 'eradio_pick'"),
+        (["timm:resnet18", "--train-steps", "5"], "ARCH: timm:resnet18: a network of timm cannot be trained"),
+        (["eradio_pico", "--train-steps", "5", "--warm"], "--warm: only with the run folder of a search"),
+        (["eradio_pico", "--train-steps", "5", "--trial", "3"], "--trial: only with the run folder of a search"),
+        (["eradio_pico", "--train-steps", "5", "--workers", "5"], "--workers: 5: --batch-size: 32: must be a multiple"),
+        (["eradio_pico", "--train-steps", "5", "--img-size", "50"], "--img-size: 50: must be"),
+        (["eradio_pico", "--train-steps", "5", "--distill", 'schedule="steep"'], "schedule"),
+        (["eradio_pico", "--train-steps", "5", "--data", "imagefolder:nowhere"], "no such folder"),
+        (["eradio_pico", "--train-steps", "5", "--teachers", "nobody"], "nobody"),
+        (["eradio_pico", "--train-steps", "5", "--log", "paper"], "--log: 'paper': choose from tensorboard, wandb"),
+        (["eradio_pico", "--train-steps", "5", "--no-augment"], "--no-augment: only with --live"),
+        (["eradio_pico", "--train-steps", "5", "--teacher-devices", "cpu"], "--teacher-devices: only with --live"),
+        (["eradio_pico", "--train-steps", "5", "--live", "--teacher-devices", "tpu"], "--teacher-devices: 'tpu': must"),
+        (["eradio_pico", "--train-steps", "5", "--live", "--views", "2"], "--views: not with --live"),
+        (["--resume", "."], "no study"),
+        (["eradio_pico", "--resume", "."], "ARCH: does not go with --resume"),
+        (["--resume", ".", "--train-steps", "9"], "--train-steps: does not go with --resume"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_line(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(words)
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    said = capsys.readouterr().err
+    assert code == BAD_INPUT, said
+    assert error in said
+    assert said.count("\n") == 1
+
+
+def test_a_search_is_no_training_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_store(tmp_path / "search", small_study({0: (0.2, 1.0)}))
+    assert main(["--resume", "search"]) == BAD_INPUT
+    assert "--resume: 'search' is no folder of backbone-nas train" in capsys.readouterr().err
+
+
+def test_evaluations_end_with_the_last_step() -> None:
+    plan = TrainingPlan("x", {})
+    for steps in (1, 2, 9, 10, 11, 99, 1000, 12345):
+        rungs = with_steps(SearchConfig(), plan, steps).distill.rung_steps
+        assert rungs[-1] == steps
+        assert len(rungs) <= 11
+        assert list(rungs) == sorted(set(rungs))
+
+
+def test_workers_share_the_batch() -> None:
+    config = SearchConfig(device="cpu")
+    assert with_workers(config, None).distill.ranks == 1
+    assert with_workers(config, 4).distill.ranks == 4
+    with pytest.raises(ConfigError, match="--workers: 3: "):
+        with_workers(config, 3)
+
+
+def test_a_plan_is_plain_data() -> None:
+    plan = TrainingPlan("x", SPACES["micro"].decode(SPACES["micro"].encode(preset("eradio_pico"))).to_dict(), epochs=3)
+    assert TrainingPlan.from_dict(plan.to_dict()) == plan

@@ -1,0 +1,53 @@
+"""Two processes that torchrun starts train one model, and save their state when they are asked to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.storage.store import read_study
+from nas.study.config import ConfigError
+from nas.study.records import TrialState
+from nas.train.arguments import parse
+from tests.nas.train.test_command import step_of, words
+from tests.waiting import PATIENCE_S, until
+
+
+def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = [*torchrun, "-m", "nas.train", "--"]
+    environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "1000000", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*launch, *arguments], stderr=subprocess.PIPE, text=True, env=environment, cwd=run.parent)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    process = start(run, *words(run, cache))
+    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert "2 processes" in errors
+    assert list((run / "checkpoints").glob("*.pt")), errors
+    assert read_study(run).trials[0].state is TrialState.RUNNING
+
+    process = start(run, "--resume", str(run), "--cache", str(cache))
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    (trial,) = read_study(run).trials
+    assert (trial.state, trial.rungs[-1].steps) == (TrialState.COMPLETE, 40)
+
+
+def test_workers_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    arguments = ("eradio_pico", "--train-steps", "10", "--device", "cpu")
+    assert parse(arguments).session.config.distill.ranks == 4
+    with pytest.raises(ConfigError, match="--workers: torchrun has started the processes"):
+        parse([*arguments, "--workers", "2"])
