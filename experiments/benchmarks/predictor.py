@@ -234,7 +234,7 @@ def compared(rows: Sequence[Row]) -> None:
 def kinds(scale: Scale, observations: Sequence[Observation]) -> dict[str, int]:
     """Return the blocks, stems and downsamplings, each with the number of architectures that have it.
 
-    Left out are those of fewer than FEWEST architectures, or of all but so many, which nothing can be fitted without.
+    Each one returned is in at least FEWEST architectures, to predict, and at least as many lack it, to fit.
     """
     counts = Counter(kind for o in observations for kind in _kinds(scale, o.spec))
     return {kind: n for kind, n in sorted(counts.items()) if FEWEST <= n <= len(observations) - FEWEST}

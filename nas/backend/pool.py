@@ -352,7 +352,8 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
 def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[RungResult | None]:
     """Train this process's part of a job and yield the result of every rung; None in ranks above 0.
 
-    SIGTERM no longer ends this process at once: the training saves its state and raises TrainingStopped.
+    Meanwhile SIGTERM and Ctrl-C do not end this process at once: the training saves its state and raises
+    TrainingStopped.
 
     Args:
         spec: The process's settings. With several ranks it has joined their process group.
@@ -366,7 +367,7 @@ def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[R
     from nas.distill.run import Training
     from search_space import ArchSpec
 
-    job, context = spec.job, _context(spec)
+    job = spec.job
     arch, device = ArchSpec.from_dict(job.trial.spec), job.config.device
     torch.set_num_threads(spec.threads)
     torch.manual_seed(job.config.seed)
@@ -376,22 +377,30 @@ def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[R
     if job.start is not None:
         heads = job.start.with_suffix(".heads.safetensors")
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
-    training = Training(job.trial.arch_id, model, context, adaptors, on_steps)
-    try:
-        for rung in range(len(job.config.distill.rung_steps)):
-            yield training.rung(rung)
-    finally:
-        training.close()
+    with _asked_to_end() as should_stop:
+        training = Training(job.trial.arch_id, model, _context(spec, should_stop), adaptors, on_steps)
+        try:
+            for rung in range(len(job.config.distill.rung_steps)):
+                yield training.rung(rung)
+        finally:
+            training.close()
 
 
-def _asked_to_end() -> Callable[[], bool]:
-    """Return whether this process has got SIGTERM, which no longer ends it at once."""
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM and SIGINT only be noted within the block, and yield a function that tells whether one came."""
     asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    return asked.is_set
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda number, frame: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _context(spec: RankSpec) -> TrialContext:
+def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
     """Return the context of a training of this job: its settings, targets and folders."""
     from nas.cache.targets import load_targets
     from nas.distill.run import TrialContext
@@ -420,5 +429,5 @@ def _context(spec: RankSpec) -> TrialContext:
         probes=job.history,
         kept_checkpoints=job.kept_checkpoints,
         live=job.live,
-        should_stop=_asked_to_end(),
+        should_stop=should_stop,
     )

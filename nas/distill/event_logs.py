@@ -39,7 +39,7 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / EVENTS), **({"purge_step": step + 1} if step else {}))
+        self._writer = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Log the values of a step."""

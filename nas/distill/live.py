@@ -22,6 +22,7 @@ from nas.cache.build import STUDY_SEED
 from nas.cache.standardize import Standardizer, to_grid
 from nas.cache.targets import Targets, read_cache_set
 from nas.data import CorruptImage, ImageSet, open_images
+from nas.data.dataset import digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
 from nas.distill.heads import normalize
 from nas.teachers import Teacher, TeacherSpec, specs
@@ -54,11 +55,6 @@ class LiveTeachers:
     weights: Mapping[str, Path] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     augment: bool = True
-
-    @property
-    def identity(self) -> list[Any]:
-        """Return what a training's numbers depend on."""
-        return [self.data, self.images, self.augment]
 
     def open(self, px: int) -> ImageSet:
         """Open the images as squares of `px`, in MAX_EPOCHS views, of which the first shows them as they are."""
@@ -106,6 +102,11 @@ class LiveSource:
         self._image_px = targets.image_px
         self._sets = {px: settings.open(px) for px in sizes}
         self._count = len(self._sets[targets.image_px]) // MAX_EPOCHS
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a digest of the images and of whether they are augmented."""
+        return digest([self._sets[self._image_px].fingerprint, self._augment])
 
     def __len__(self) -> int:
         return self._count

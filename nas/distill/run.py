@@ -24,7 +24,6 @@ from nas.cache.targets import Targets
 from nas.cli import checkpoint_path, image_scores_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
-from nas.distill.batches import BatchSource
 from nas.distill.evaluation.explained_variance import ImageShares, explained_by_image, mean_over_images
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
@@ -41,7 +40,7 @@ from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
 
 if TYPE_CHECKING:
-    from nas.distill.live import LiveTeachers
+    from nas.distill.live import LiveSource, LiveTeachers
 
 _LOG = logging.getLogger(__name__)
 _Number = TypeVar("_Number", float, ImageShares)
@@ -144,12 +143,14 @@ class Checkpoint:
                 if archive.testzip() is not None:  # torch leaves the archive's checksums unread
                     raise ValueError("its checksums are wrong")
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            return dict(saved["content"]) if saved["identity"] == self._identity else None
+            if saved["identity"] != self._identity:
+                raise ValueError("it is of other settings or images")
+            return dict(saved["content"])
         except Exception as error:  # a damaged archive, or what it unpickles to, raises errors of many types
             if out_of_memory(error):
                 raise
             if not isinstance(error, FileNotFoundError):
-                _LOG.warning("%s is no readable checkpoint (%s); one before it is taken, if any", path, error)
+                _LOG.warning("%s is no checkpoint of this training (%s); one before it is taken, if any", path, error)
             return None
 
 
@@ -174,9 +175,9 @@ class Training:
     ) -> None:
         self._arch_id, self._context, self._on_steps = arch_id, context, on_steps
         self._slot = TimedSlot(context.lock_dir)
-        self._source = live_source(context)
+        self._source = _live_source(context)
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
-        self._checkpoint = _checkpoint(arch_id, context)
+        self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
         saved = self._checkpoint.load()
         initial = None if saved is None else copy.deepcopy(backbone.state_dict())
         self._distiller = self._begin(backbone, adaptors)
@@ -301,20 +302,20 @@ def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
         return []
 
 
-def _checkpoint(arch_id: str, context: TrialContext) -> Checkpoint:
+def _checkpoint(arch_id: str, context: TrialContext, live_images: str = "") -> Checkpoint:
     path = checkpoint_path(context.checkpoint_dir, arch_id)
-    return Checkpoint(path, _identity(arch_id, context), context.checkpoint_s, context.kept_checkpoints)
+    identity = _identity(arch_id, context, live_images)
+    return Checkpoint(path, identity, context.checkpoint_s, context.kept_checkpoints)
 
 
-def _identity(arch_id: str, context: TrialContext) -> str:
+def _identity(arch_id: str, context: TrialContext, live_images: str) -> str:
     """Return all that a training's numbers depend on: any number of ranks takes the same steps, up to rounding."""
     config = context.config
     recipe = {**asdict(config.distill), "ranks": 1}
-    live = [] if context.live is None else [context.live.identity]
-    return json.dumps([arch_id, context.targets.fingerprint, config.seed, recipe, *live], sort_keys=True)
+    return json.dumps([arch_id, context.targets.fingerprint, config.seed, recipe, live_images], sort_keys=True)
 
 
-def live_source(context: TrialContext) -> BatchSource | None:
+def _live_source(context: TrialContext) -> LiveSource | None:
     """Return the source of batches of live teachers; None without them."""
     if context.live is None:
         return None

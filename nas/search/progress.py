@@ -23,6 +23,8 @@ from nas.study.timing_doubts import timing_doubt
 MIN_EVALUATED = 5  # candidates of a session before the first estimate of its remaining time
 SMALL_SEARCH = 10  # candidates; a session of fewer gets a rough estimate earlier
 MIN_EVALUATED_OF_SMALL = 2
+_EARLY = 20  # candidates of a study that train longer than later ones: the front has few models yet
+_PRIOR_CANDIDATES = 10  # that the steps of halving weigh as much as
 _RECENT = 40  # evaluated candidates that the pace is taken from, at least; more where the session has more
 _MAX_SHOWN = 8  # running trials on the panel
 _LOG = logging.getLogger(__name__)
@@ -48,10 +50,12 @@ class RecentPace:
 
     The clock starts with the session's first candidate, so that baselines, networks for scale and the teachers do not
     count. The seconds of candidates under way do count: early-stopped candidates end first, and alone they would
-    promise too much.
+    promise too much. The first candidates of a study train longer than later ones: for those to come, the mean steps
+    of the recent ones are shrunk towards those of halving.
     """
 
     def __init__(self) -> None:
+        self._steps: list[int] = []  # of each candidate that this session has evaluated
         self._history: list[tuple[float, int]] = []  # seconds of the session, candidates evaluated until then
         self._workers = 0  # the most trials of this session at a time
 
@@ -62,6 +66,8 @@ class RecentPace:
         self._workers = max(self._workers, loop.running)
         if not self._history:
             self._history.append((loop.session_s, loop.evaluated - record.counts))
+        if record.counts:
+            self._steps.append(record.rungs[-1].steps)
         if loop.evaluated > self._history[-1][1]:
             self._history.append((loop.session_s, loop.evaluated))
 
@@ -79,8 +85,21 @@ class RecentPace:
         latest_s, evaluated = self._history[-1]
         recent = evaluated - max(_RECENT, done // 2)
         began_s, before = next((point for point in self._history if point[1] >= recent), self._history[0])
-        seconds = (latest_s - began_s) / (evaluated - before) * max(0, loop.config.budget - loop.evaluated)
-        return Remaining(min(seconds, loop.left_s), rough=done < MIN_EVALUATED)
+        left = max(0, loop.config.budget - loop.evaluated)
+        early = min(left, max(0, _EARLY - loop.evaluated))
+        shares = early + (left - early) * self._share_of_steps(loop, evaluated - before)
+        pace_s = (latest_s - began_s) / (evaluated - before)
+        return Remaining(min(pace_s * shares, loop.left_s), rough=done < MIN_EVALUATED)
+
+    def _share_of_steps(self, loop: StudyLoop, count: int) -> float:
+        """Return the mean steps that later candidates are expected to take, as a share of the last `count` ones'."""
+        recent = self._steps[-count:]
+        if not recent:
+            return 1.0
+        steps, eta = (0, *loop.info.rung_steps), loop.config.reduction_factor
+        of_halving = sum((steps[i + 1] - steps[i]) / eta**i for i in range(len(steps) - 1))
+        expected = (sum(recent) + _PRIOR_CANDIDATES * of_halving) / (len(recent) + _PRIOR_CANDIDATES)
+        return expected / (sum(recent) / len(recent))
 
 
 class SearchProgress:

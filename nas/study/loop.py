@@ -417,8 +417,10 @@ class StudyLoop:
         where the front has no model would stop each other.
         """
         least = self.config.front_gain
+        if not least or len(self.info.objectives) == 1:  # by score alone, the best third is the front's
+            return False
         own, others = self._curves(record)
-        if not least or own is None or not own.costs:  # a best third without costs is the best third by score
+        if own is None:
             return False
         objectives = sorted(self.info.objectives, key=lambda objective: objective.name != "score")
         return front_gain(own, others, len(self.info.rung_steps), reference_point(objectives)) >= least

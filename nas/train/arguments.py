@@ -63,7 +63,7 @@ def parser() -> OneLineParser:
     schedule = f"learning rate after the warm-up; cosine falls to 0 at the end (default: {LONG_RECIPE['schedule']})"
     training("--schedule", choices=SCHEDULES, help=schedule)
     training("--seed", type=int, help="seed of initial weights and image order (default: 0)")
-    add_measuring_flags(built.add_argument_group("measuring", "After the training.").add_argument)
+    add_measuring_flags(built.add_argument_group("measuring", "Before the training.").add_argument)
     _add_session(built.add_argument_group("the session").add_argument)
     return built
 
@@ -83,8 +83,8 @@ def _add_what(add: Add) -> None:
 
 def _add_live(add: Add) -> None:
     live = (
-        "run the teachers while the student trains, on images that are augmented anew in every epoch; cached are only "
-        f"{CALIBRATION_IMAGES:,} images for their statistics, and the held-out images (default: all outputs are cached)"
+        "run the teachers while the student trains, and augment the images differently in every epoch; the cache has "
+        f"the held-out images and {CALIBRATION_IMAGES:,} others, for the statistics (default: all images are cached)"
     )
     add("--live", action="store_true", help=live)
     add("--no-augment", action="store_true", help="with --live: images as they are (default: crops, flips and colors)")

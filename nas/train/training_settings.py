@@ -40,7 +40,7 @@ class TrainingPlan(Record):
     Args:
         name: The architecture's name, for people.
         spec: The architecture, as ArchSpec.to_dict().
-        start: File of the weights that it begins with, the heads beside it; None for initial weights.
+        start: File of the weights that it begins with, in a folder with their heads; None for initial weights.
         eval_every: Steps between two evaluations; None for a tenth of all.
         epochs: Passes through the training images; None where the number of steps was given.
         kept_checkpoints: Checkpoints that are kept.

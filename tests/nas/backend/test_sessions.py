@@ -187,16 +187,17 @@ def test_twenty_failures_in_a_row_end_the_search_and_fewer_do_not(tmp_path: Path
 
 
 def test_a_trial_is_compared_with_those_of_other_drivers(tmp_path: Path) -> None:
-    """The other driver's trials reach the rung after this driver's last question to the store."""
-    config = search_config(budget=9, baselines=(), sampler="random", front_gain=0.0)
+    """The other driver's trials reach the rungs after this driver's last question to the store."""
+    config = search_config(budget=9, baselines=(), sampler="random")
     loop = StudyLoop(new_store(tmp_path, config))
     record = replace(next_trial(loop), measurement=measurement(1.0), params=1, macs=1, rungs=(rung(0, 0.1),))
     other = Store.open(tmp_path, make_sampler(search_config(sampler="random", seed=1), SPACES["micro"], OBJECTIVES))
     for _ in range(3):
         number, params, _ = other.ask(SPACES["micro"].choices())
         spec = SPACES["micro"].decode(params)
-        better = TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.STOPPED)
-        other.save(replace(better, measurement=measurement(2.0), params=1, macs=1, rungs=(rung(0, 0.5),)))
+        better = TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.COMPLETE)
+        rungs = (rung(0, 0.5), rung(1, 0.6))
+        other.save(replace(better, measurement=measurement(2.0), params=1, macs=1, rungs=rungs), (0.6, 1.0))
     assert not loop.report(record)
 
 
