@@ -232,7 +232,7 @@ def compared(rows: Sequence[Row]) -> None:
 
 
 def kinds(scale: Scale, observations: Sequence[Observation]) -> dict[str, int]:
-    """Return the blocks, stems and downsamplings, each with the number of architectures that have it.
+    """Return the kinds of stages, as blocks, stems and downsamplings, each with its number of architectures.
 
     Each one returned is in at least FEWEST architectures, to predict, and at least as many lack it, to fit.
     """

@@ -117,6 +117,14 @@ def test_an_image_that_cannot_be_decoded_is_replaced_by_the_next(tmp_path: Path)
     assert torch.equal(after, before[[0, 2, 2, 3]])
 
 
+def test_other_images_and_other_augmentation_are_another_training(targets: Targets, cache: Path) -> None:
+    def fingerprint(**settings: object) -> str:
+        return LiveSource(live(cache, **settings), targets, CPU).fingerprint
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(images=IMAGES - 1), fingerprint(augment=False)}) == 3
+
+
 def test_teachers_that_are_not_those_of_the_cache_are_refused(targets: Targets, cache: Path) -> None:
     other = replace(targets, teachers={**targets.teachers, "hed": replace(targets.teachers["hed"], fingerprint="0")})
     with pytest.raises(CacheError, match="teacher hed: its weights or its preprocessing are not those of the cache"):

@@ -102,6 +102,18 @@ def test_a_resumed_training_has_the_history_of_one_without_a_break(tmp_path: Pat
     assert starts == [1, 26], "TensorBoard is told to drop what was trained twice"
 
 
+def test_the_share_of_waiting_is_that_of_the_time_since_the_last_line(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    history = History(tmp_path / "run", run)
+    run.train_until(10)
+    history._began -= 60.0  # as if these steps had taken a minute longer, half of it waiting
+    run._loader.waiting_s += 30.0
+    history.add_steps(run)
+    history.close()
+    run.close()
+    assert read_history(tmp_path / "run")[WAITING] == [pytest.approx(0.5, abs=0.1)]
+
+
 def test_a_table_of_other_teachers_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / TABLE).write_text("step,learning_rate,loss/other/spatial\n10,0.1,0.2\n")
     run = distiller(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -80,6 +81,8 @@ def test_the_folder_has_the_study_of_one_model(trained: Path) -> None:
 def test_the_model_can_be_exported(trained: Path, tmp_path: Path) -> None:
     assert export([str(trained), "--format", "timm", "--out", str(tmp_path / "model"), "--heads", "all"]) == 0
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    about = json.loads((tmp_path / "model" / "export.json").read_text())
+    assert about["weights"]["origin"] == "the training's last step"
 
 
 def test_a_finished_training_is_not_repeated(
@@ -170,6 +173,22 @@ def test_a_warm_training_begins_with_the_weights_of_the_search(trained: Path, ca
         assert process.returncode == 0, errors
         scores.append(read_study(tmp_path / name).trials[0].final_score)
     assert scores[1] > scores[0] + 0.05
+
+
+@pytest.mark.slow
+def test_live_teachers_and_two_processes_train_and_continue(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, cache, words(run, cache, "--live", "--workers", "2"), checkpoint_s="0")
+    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == INTERRUPTED, errors
+    process = start(run, cache, ["--resume", str(run), "--cache", str(cache), "--workers", "1"], checkpoint_s="30")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert "no checkpoint of this training" not in errors
+    assert read_history(run)[STEP] == [10, 20, 30, 40]
+    assert read_study(run).trials[0].rungs[-1].score > 0
 
 
 @pytest.mark.slow

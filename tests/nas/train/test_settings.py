@@ -11,7 +11,14 @@ from nas.cli import BAD_INPUT
 from nas.study.config import ConfigError, SearchConfig
 from nas.train.__main__ import main
 from nas.train.arguments import parse
-from nas.train.training_settings import LONG_RECIPE, TrainCommand, TrainingPlan, with_steps, with_workers
+from nas.train.training_settings import (
+    CALIBRATION_IMAGES,
+    LONG_RECIPE,
+    TrainCommand,
+    TrainingPlan,
+    with_steps,
+    with_workers,
+)
 from search_space import SPACES, preset
 from tests.nas.analysis.builders import new_store, small_study
 
@@ -67,6 +74,17 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
     assert best.session.config.distill.schedule == "cosine"
     with pytest.raises(ConfigError, match="--warm: trial 1 has no weights"):
         command("search", "--train-steps", "10", "--trial", "1", "--warm")
+
+
+def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
+    words = ("eradio_pico", "--train-steps", "5", "--train-images", "9000", "--live", "--teacher-devices", "cpu,cuda:1")
+    made = command(*words)
+    assert (made.plan.live_images, made.session.config.train_images) == (9000, CALIBRATION_IMAGES)
+    assert (made.plan.augment, made.plan.teacher_devices) == (True, ("cpu", "cuda:1"))
+    assert not command(*words, "--no-augment").plan.augment
+    cached = command(*words[:5])
+    assert (cached.plan.live_images, cached.session.config.train_images) == (None, 9000)
+    assert command(*words[:3], "--live", "--train-images", "64").session.config.train_images == 64
 
 
 @pytest.mark.parametrize(
