@@ -121,10 +121,10 @@ def values_of(action: argparse.Action) -> Iterator[tuple[str, bool]]:
 def recipe_settings() -> Iterator[str]:
     """Yield KEY=VALUE with a JSON value that the recipe's setting cannot have."""
     plain = ("NaN", "Infinity", "-1", "1e999", "9" * 30, "9" * 5000, "null", '""', "", DEEP, '{"a": NaN}', "[[]]")
-    for key in declared(DistillConfig):
+    for key, hint in declared(DistillConfig).items():
         for value in plain:
             yield f"{key}={value}"
-        if key != "grad_checkpointing":
+        if hint is not bool:
             yield f"{key}=true"
 
 
