@@ -159,7 +159,7 @@ def check_file(path: Path, spec: ArchSpec) -> None:
     if path.suffix != ".safetensors":  # timm would unpickle it
         raise WeightsError(f"{path}: not a .safetensors file; other formats are not supported")
     stored = load(path).spec
-    if for_classification(stored) != for_classification(spec):
+    if not isinstance(stored, ArchSpec) or for_classification(stored) != for_classification(spec):
         raise WeightsError(f"{path}: holds architecture {stored.arch_id}, not {spec.arch_id}")
 
 

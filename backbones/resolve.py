@@ -1,14 +1,16 @@
-"""Resolve the value of ``--arch`` to a model."""
+"""Build a network: of the value of ``--arch``, or of a spec of either kind."""
 
 from __future__ import annotations
 
 from backbones.backbone import Backbone
 from backbones.build import build
 from backbones.timm_models import TimmBackbone
-from search_space import find_spec
+from search_space import NetworkSpec, TimmSpec, find_spec
+
+Network = Backbone | TimmBackbone
 
 
-def resolve(arch: str) -> tuple[str, Backbone | TimmBackbone]:
+def resolve(arch: str) -> tuple[str, Network]:
     """Return name and model, newly initialized, of a preset, of ``timm:NAME`` or of a spec's .json file.
 
     Raises:
@@ -18,3 +20,12 @@ def resolve(arch: str) -> tuple[str, Backbone | TimmBackbone]:
         return arch, TimmBackbone(arch.removeprefix("timm:"))
     name, spec = find_spec(arch)
     return name, build(spec)
+
+
+def build_network(spec: NetworkSpec) -> Network:
+    """Build the network of a spec, newly initialized, in training mode.
+
+    Raises:
+        SpecError: Its parameters do not fit into this machine's memory, or timm cannot build it.
+    """
+    return TimmBackbone(spec.name) if isinstance(spec, TimmSpec) else build(spec)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from backbones.backbone import Features, count_parameters
 from backbones.folding import batch_norms_left, fold_batch_norms
-from search_space import SpecError
+from search_space import SpecError, TimmSpec
+from search_space.arch import SIZE_MULTIPLE_PX
 from search_space.memory import check_memory
+from search_space.spaces import PHOTO_PX
 from search_space.timm_names import unknown_network
 
 
@@ -28,6 +30,7 @@ class TimmBackbone(nn.Module):
     """
 
     fuses_parts = True
+    num_classes = 0
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -35,10 +38,10 @@ class TimmBackbone(nn.Module):
         check_name(name)
         _check_size(name)
         self.name = name
-        self.model = create(name, num_classes=0)
+        self.model, self.model_args = _create_flexible(name, num_classes=0)
         self.has_head = all(hasattr(self.model, method) for method in ("forward_intermediates", "get_classifier"))
         if not self.has_head:
-            self.model = create(name, features_only=True)
+            self.model, self.model_args = _create_flexible(name, features_only=True)
         info = self.feature_info
         self.widths = tuple(int(i["num_chs"]) for i in info)
         self.strides = tuple(int(i["reduction"]) for i in info)
@@ -47,6 +50,11 @@ class TimmBackbone(nn.Module):
         self.summary_dim = int(getattr(self.model, "head_hidden_size", None) or self.num_features)
         self.input_px = int(self.model.default_cfg["input_size"][-1])
         self.batch_norms_left: int | None = None  # set by `fuse`; 0 if every BatchNorm is folded
+
+    @property
+    def spec(self) -> TimmSpec:
+        """The network as a spec."""
+        return TimmSpec(self.name)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -85,6 +93,13 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the summary (B, summary_dim), as there is no classifier."""
         return self.encode(x).summary
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether the backward pass recomputes activations; SpecError where the model cannot."""
+        try:
+            self.model.set_grad_checkpointing(enable)
+        except (AttributeError, AssertionError):  # as timm's models without it say
+            raise SpecError(f"timm:{self.name}: it cannot recompute activations") from None
 
     def fuse(self) -> None:
         """Reparameterize the model with timm, then fold each BatchNorm that is the only reader of a convolution.
@@ -131,6 +146,12 @@ def check_name(name: str) -> None:
         raise unknown_network(name)
 
 
+def image_px(name: str) -> int:
+    """Return the side in px of the images that timm declares for a network; 224 where that is no multiple of 32."""
+    px = int(timm.get_pretrained_cfg(name).input_size[-1])
+    return PHOTO_PX if px % SIZE_MULTIPLE_PX else px
+
+
 @cache
 def _check_size(name: str) -> None:
     """Raise SpecError for a network whose parameters do not fit into this machine's memory."""
@@ -143,6 +164,11 @@ def _check_size(name: str) -> None:
 
 def create(name: str, **options: Any) -> nn.Module:
     """Build a timm model with random weights, for any image size where its constructor has such an option."""
+    return _create_flexible(name, **options)[0]
+
+
+def _create_flexible(name: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model of `create`, and the option of its constructor that lets it take any image size."""
     for flexible in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **options, **flexible)
@@ -150,5 +176,5 @@ def create(name: str, **options: Any) -> nn.Module:
             continue
         except RuntimeError as error:  # an unknown tag after the name's dot
             raise SpecError(f"arch: timm:{name}: {error}") from None
-        return model
+        return model, dict(flexible)
     raise SpecError(f"arch: timm:{name} cannot be built with {', '.join(options)}")

@@ -22,13 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from backbones.backbone import Backbone
-from backbones.build import build
+from backbones.resolve import Network, build_network
 from backbones.skip_init import skip_init
-from search_space import ArchSpec
+from search_space import ArchSpec, NetworkSpec
+from search_space.timm_spec import network_spec_from_json
 
 FORMAT = "backbone-nas/2"  # 1 had a checksum of the tensors only
 FIELDS = ("format", "num_classes", "spec", "sha256")
-DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # in safetensors' names; the only types that `build` creates
+# In safetensors' names. `build` creates the first two types alone, networks of timm also others.
+DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL", torch.float64: "F64"}
 HEADER_LIMIT = 8 << 20  # bytes; the deepest spec has 41,000 tensors of about 135 bytes in the header
 SPEC_LIMIT = 64 << 10  # characters; specs have less than 4,000
 DERIVED_LIMIT = 4 << 30  # bytes of buffers that are not in the file: a position index has window^4 numbers
@@ -40,7 +42,7 @@ class WeightsError(ValueError):
     """Weights that cannot be used; the message names the file and the error, in one line."""
 
 
-def save(model: Backbone, path: Path) -> str:
+def save(model: Network, path: Path) -> str:
     """Write a model's weights and its spec; an existing file is replaced as a whole or not at all.
 
     Returns:
@@ -89,8 +91,8 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     path.chmod(mode)
 
 
-def load(path: Path, spec: ArchSpec | None = None) -> Backbone:
-    """Load a backbone, in training mode. Raises WeightsError, also for an architecture other than `spec`."""
+def load(path: Path, spec: NetworkSpec | None = None) -> Network:
+    """Load a network, in training mode. Raises WeightsError, also for an architecture other than `spec`."""
     with open_tensors(path) as (file, metadata):
         stored, num_classes = _read_metadata(path, metadata)
         if spec is not None and stored != spec:
@@ -170,7 +172,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[ArchSpec, int]:
+def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[NetworkSpec, int]:
     """Return spec and number of classes."""
     if "spec" not in metadata:
         raise _refusal(path, "no spec in its metadata; not written by backbones.save")
@@ -184,12 +186,15 @@ def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[ArchSpec, i
     if len(metadata["spec"]) > SPEC_LIMIT:
         raise _refusal(path, f"its spec has {len(metadata['spec'])} characters, more than any spec can have")
     try:
-        return ArchSpec.from_json(metadata["spec"]), int(metadata["num_classes"])
+        spec, num_classes = network_spec_from_json(metadata["spec"]), int(metadata["num_classes"])
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _refusal(path, f"its spec is not valid ({error})") from None
+    if num_classes and not isinstance(spec, ArchSpec):
+        raise _refusal(path, f"num_classes {num_classes}: a network of timm has no classifier here")
+    return spec, num_classes
 
 
-def _check_layout(path: Path, layout: Layout, model: Backbone) -> None:
+def _check_layout(path: Path, layout: Layout, model: Network) -> None:
     """Refuse a file whose tensors are not the model's, or whose model is out of proportion to the file."""
     misfit = _misfit(layout, _layout(model.state_dict()))
     if misfit:
@@ -216,19 +221,25 @@ def _misfit(layout: Layout, expected: Layout) -> str | None:
     return f"tensor {left_over[0]!r} is not part of the architecture" if left_over else None
 
 
-def _build(spec: ArchSpec, num_classes: int) -> Backbone:
-    model = build(spec)
-    model.reset_classifier(num_classes)
+def _build(spec: NetworkSpec, num_classes: int) -> Network:
+    model = build_network(spec)
+    if isinstance(model, Backbone):
+        model.reset_classifier(num_classes)
     return model
 
 
-def _meta_network(spec: ArchSpec, num_classes: int) -> Backbone:
+def _meta_network(spec: NetworkSpec, num_classes: int) -> Network:
     """Build a model on the meta device, for names, shapes and types of its tensors."""
-    with skip_init():
+    try:
+        with skip_init():
+            return _build(spec, num_classes)
+    except (NotImplementedError, RuntimeError):  # some networks of timm compute while they are built
+        if isinstance(spec, ArchSpec):
+            raise
         return _build(spec, num_classes)
 
 
-def _real_tensors(path: Path, model: Backbone) -> dict[str, Tensor]:
+def _real_tensors(path: Path, model: Network) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     empty = next((key for key, value in state.items() if value.is_meta), None)
     if empty is not None:

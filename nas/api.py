@@ -51,14 +51,14 @@ from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchCon
 from nas.study.limits import check_bounds
 from nas.study.records import Measurement, Remeasurement, StudyInfo, TrialRecord
 from nas.study.redaction import public_text
-from search_space import ArchSpec
+from search_space import NetworkSpec, network_spec
 from search_space.outline import outline
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from backbones import Backbone
+    from backbones import Network
     from reports.summary import StudySummary
 
 __all__ = [
@@ -202,14 +202,15 @@ def _code(value: object) -> str:
     return f"{type(value).__name__}({', '.join(f'{name}={_code(v)}' for name, v in changed)})"
 
 
-def train(arch: str | Path | ArchSpec | None = None, run_dir: str | Path | None = None, **options: Any) -> Study:
+def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | None = None, **options: Any) -> Study:
     """Distil one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
 
     Ctrl-C, or the interruption of a notebook's kernel, saves the training's state and raises KeyboardInterrupt:
     `train(resume=RUN)` continues.
 
     Args:
-        arch: A preset, a spec, a spec's .json file, or the run folder of a search, whose recommended model is trained.
+        arch: A preset, timm:NAME, a spec, a spec's .json file, or the run folder of a search, whose recommended model
+            is trained.
         run_dir: Folder of the training; None for runs/<date>-train-<name>.
         options: Options of the command by name: train_steps or epochs, trial, warm, data, teachers, img_size,
             batch_size, schedule, live, workers, log, ...; distill_settings is a dict of settings of the recipe.
@@ -602,9 +603,9 @@ class Model:
         return self.trial.arch_id
 
     @property
-    def spec(self) -> ArchSpec:
-        """Return its architecture, from which `backbones.build` builds an untrained model."""
-        return ArchSpec.from_dict(self.trial.spec)
+    def spec(self) -> NetworkSpec:
+        """Return its architecture, from which `backbones.build_network` builds an untrained model."""
+        return network_spec(self.trial.spec)
 
     @property
     def params(self) -> int | None:
@@ -637,7 +638,7 @@ class Model:
         found = self.study._weights(self.trial)
         return None if found is None else found.weights
 
-    def load(self) -> Backbone:
+    def load(self) -> Network:
         """Return the model with its trained weights, in eval mode on the CPU.
 
         `encode(images)` returns the summary (B, C) and the spatial features (B, D, H / stride, W / stride), sides

@@ -6,5 +6,19 @@ from search_space.presets import PRESETS, find_spec, preset
 from search_space.space import Space
 from search_space.spaces import SPACES
 from search_space.stage import BLOCKS, StageSpec
+from search_space.timm_spec import NetworkSpec, TimmSpec, network_spec
 
-__all__ = ["BLOCKS", "PRESETS", "SPACES", "ArchSpec", "Space", "SpecError", "StageSpec", "find_spec", "preset"]
+__all__ = [
+    "BLOCKS",
+    "PRESETS",
+    "SPACES",
+    "ArchSpec",
+    "NetworkSpec",
+    "Space",
+    "SpecError",
+    "StageSpec",
+    "TimmSpec",
+    "find_spec",
+    "network_spec",
+    "preset",
+]

@@ -29,7 +29,7 @@ from nas.numbers import fixed
 from nas.study.limits import LIMITS
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
-from search_space import ArchSpec
+from search_space import network_spec
 from search_space.outline import outline
 
 CHANCES = (
@@ -67,7 +67,7 @@ class MeasuredCandidate(TrustedModel):
     @property
     def outline(self) -> str:
         """Return the architecture on one line."""
-        return outline(ArchSpec.from_dict(self.trial.spec))
+        return outline(network_spec(self.trial.spec))
 
 
 @dataclass(frozen=True)

@@ -361,19 +361,19 @@ def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[R
     """
     import torch
 
-    from backbones import build, load
+    from backbones import build_network, load
     from backbones.weights import checksum_of
     from nas.distill.folded_heads import load_heads
     from nas.distill.run import Training
-    from search_space import ArchSpec
+    from search_space import network_spec
 
     job = spec.job
-    arch, device = ArchSpec.from_dict(job.trial.spec), job.config.device
+    arch, device = network_spec(job.trial.spec), job.config.device
     torch.set_num_threads(spec.threads)
     torch.manual_seed(job.config.seed)
     if device == "cuda":
         torch.cuda.set_device(spec.local_rank)
-    model, adaptors = build(arch), None
+    model, adaptors = build_network(arch), None
     if job.start is not None:
         heads = job.start.with_suffix(".heads.safetensors")
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 
-from backbones import Backbone, build
+from backbones import Network, build
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
 from nas.cli import checkpoint_path, image_scores_path
@@ -168,7 +168,7 @@ class Training:
     def __init__(
         self,
         arch_id: str,
-        backbone: Backbone,
+        backbone: Network,
         context: TrialContext,
         adaptors: Mapping[str, Adaptor] | None = None,
         on_steps: Callable[[int], None] = lambda steps: None,
@@ -189,7 +189,7 @@ class Training:
         if context.history_dir is not None and distributed.rank() == 0:
             self._history = History(context.history_dir, self._distiller, context.event_logs)
 
-    def _begin(self, backbone: Backbone, adaptors: Mapping[str, Adaptor] | None) -> Distiller:
+    def _begin(self, backbone: Network, adaptors: Mapping[str, Adaptor] | None) -> Distiller:
         """Return a distiller that has trained no step."""
         config = self._context.config
         # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
@@ -273,7 +273,7 @@ class Training:
     def _save_model(self) -> None:
         """Write the averaged weights and the folded heads."""
         averaged, folder = self._distiller.averaged, self._context.weights_dir
-        backbone = cast(Backbone, averaged.backbone)
+        backbone = cast(Network, averaged.backbone)
         checksum = save_weights(backbone, folder / f"{self._arch_id}.safetensors")
         heads = fold(averaged.heads, self._context.targets.teachers, backbone.spatial_stride)
         save_heads(heads, folder / f"{self._arch_id}.heads.safetensors", checksum)

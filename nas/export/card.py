@@ -20,7 +20,7 @@ from nas.numbers import fixed, fixed_interval
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
 from nas.study.timing_doubts import no_interval, throughput_interval, timing_doubt
-from search_space import ArchSpec
+from search_space import network_spec
 from search_space.outline import outline
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def model_card(
         "license: other\nlicense_name: see-the-section-license\nlicense_link: README.md\n---",
         f"# {code(trial.baseline or trial.arch_id)}",
         f"A vision backbone found by backbone-nas and distilled from {_names(data.study.info.teachers)}: "
-        f"{outline(ArchSpec.from_dict(trial.spec))}. Trial {trial.number} of the study {code(data.study.info.name)}; "
+        f"{outline(network_spec(trial.spec))}. Trial {trial.number} of the study {code(data.study.info.name)}; "
         f"the study's report shows it under {code(f'report.html#{trial.arch_id}')}.{_place(data)}",
         "## Use",
         f"```python\n{usage}\n```",

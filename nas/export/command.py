@@ -15,7 +15,7 @@ from nas.export.card import CardData
 from nas.storage.store import Store
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from nas.terminal import write_line
-from search_space import ArchSpec
+from search_space import network_spec
 
 MAX_NAMED_TRIALS = 8
 
@@ -47,7 +47,7 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         study, retrainings, remeasurements = store.read_all()
     evidence = gather_evidence(study, retrainings, remeasurements)
     trial = find_trial(evidence, settings.trials)
-    if ArchSpec.from_dict(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
+    if network_spec(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
     _check_heads(settings.heads, study.info.teachers)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backbones import Backbone, fuse
+from backbones import Network, TimmBackbone, fuse
 from nas.cli import lock_dir
 from nas.distill.adaptor import module_name, within_image
 from nas.export import ExportFailed
@@ -63,8 +63,13 @@ def outputs(source: ExportSource) -> list[str]:
     return names
 
 
-def size_step(model: Backbone) -> int:
-    """Return the step of image sides, in px, that fits all windows, so that no stage resizes its map."""
+def size_step(model: Network) -> int:
+    """Return the step of image sides, in px, that fits all windows, so that no stage resizes its map.
+
+    The windows of timm's networks are not known here: what a graph does at other sizes is tested.
+    """
+    if isinstance(model, TimmBackbone):
+        return SIZE_MULTIPLE_PX
     steps = zip((int(stage.step) for stage in model.stages), model.strides, strict=True)  # type: ignore[arg-type]
     return math.lcm(SIZE_MULTIPLE_PX, *(step * stride for step, stride in steps if step > 1))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backbones import Backbone, WeightsError, load
+from backbones import Network, WeightsError, load
 from backbones.weights import checksum_of
 from nas.analysis.run_files import TrainedWeights
 from nas.distill.adaptor import Adaptor
@@ -14,7 +14,7 @@ from nas.distill.folded_heads import load_heads
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS
 from nas.study.records import TrialRecord
-from search_space import ArchSpec
+from search_space import network_spec
 
 # As in `nas.distill.heads.normalize`, the students' convention.
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -27,7 +27,7 @@ class ExportSource:
 
     trial: TrialRecord
     weights: TrainedWeights
-    model: Backbone
+    model: Network
     adaptors: Mapping[str, Adaptor]  # by teacher
     image_px: int  # side of the images that the folder is for: that of the distillation, or --img-size
 
@@ -48,7 +48,7 @@ def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str
         ExportError: the files are damaged, of another architecture, or lack requested heads.
     """
     try:
-        model = load(weights.weights, ArchSpec.from_dict(trial.spec))
+        model = load(weights.weights, network_spec(trial.spec))
         teachers = None if ALL_HEADS in heads else heads
         adaptors = load_heads(weights.heads, teachers, checksum_of(weights.weights)) if heads else {}
     except WeightsError as error:  # or HeadsError

@@ -24,10 +24,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backbones import Backbone
 from backbones.weights import write_tensors
 from nas.distill.adaptor import module_name
 from nas.distill.folded_heads import describe
-from nas.export import ExportFailed
+from nas.export import ExportError, ExportFailed
 from nas.export.graph import TOLERANCE
 from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport
 from nas.scratch import scratch_folder
@@ -73,6 +74,8 @@ save_file({"summary": summary.contiguous(), "features": features.contiguous()}, 
 
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Write weights, config and code, and open them in a process that cannot import this project."""
+    if not isinstance(source.model, Backbone):
+        raise ExportError(f"--format hf: {source.model.name} is a network of timm; choose timm, onnx or torchscript")
     for name, text in copied_modules(MODEL_MODULE, MODULE).items():
         (folder / name).write_text(text)
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import torch
 
-from backbones import Backbone, build, resolve
-from backbones.timm_models import TimmBackbone
+from backbones import Network, resolve
+from backbones import build_network as build_of_spec
 from nas.measure import Measured, Setting, measure_pair
 from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.forkserver import ForkServer
-from search_space import ArchSpec
+from search_space import network_spec
 
 Arch = str | Mapping[str, Any]  # a name for `backbones.resolve`, or ArchSpec.to_dict()
 LIMIT_S, LIMIT_PER_BUDGET_S, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
@@ -87,13 +87,13 @@ def default_limit_s(setting: Setting) -> float:
     )
 
 
-def build_network(arch: Arch) -> Backbone | TimmBackbone:
+def build_network(arch: Arch) -> Network:
     """Build the network of a name, a spec's file or a spec, freshly initialized.
 
     Raises:
         SpecError: There is no such architecture.
     """
-    return resolve(arch)[1] if isinstance(arch, str) else build(ArchSpec.from_dict(arch))
+    return resolve(arch)[1] if isinstance(arch, str) else build_of_spec(network_spec(arch))
 
 
 def save_samples(measured: Measured, path: Path) -> None:

@@ -98,7 +98,7 @@ class RecentPace:
             return 1.0
         steps, eta = (0, *loop.info.rung_steps), loop.config.reduction_factor
         of_halving = sum((steps[i + 1] - steps[i]) / eta**i for i in range(len(steps) - 1))
-        expected = (sum(recent) + _PRIOR_CANDIDATES * of_halving) / (len(recent) + _PRIOR_CANDIDATES)
+        expected: float = (sum(recent) + _PRIOR_CANDIDATES * of_halving) / (len(recent) + _PRIOR_CANDIDATES)
         return expected / (sum(recent) / len(recent))
 
 

@@ -39,7 +39,8 @@ from nas.study.architectures import ExpectingSampler, Proposal
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
 from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
-from search_space import ArchSpec, SpecError
+from search_space import SpecError
+from search_space.timm_spec import network_spec_from_json
 
 __all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "trial_records"]
 
@@ -435,7 +436,7 @@ def _check_contents(record: Record, replayed: bool) -> None:
 @lru_cache(maxsize=10_000)
 def _check_spec(spec: str, field: str) -> None:
     try:
-        ArchSpec.from_json(spec)
+        network_spec_from_json(spec)
     except SpecError as error:
         raise ValueError(f"{field}: {error}") from None
 

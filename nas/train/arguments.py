@@ -23,6 +23,7 @@ from nas.train.training_settings import (
 _EXAMPLES = f"""examples:
   backbone-nas train eradio_pico --train-steps 3000           a preset, on the built-in images and teachers
   backbone-nas train winner.json --epochs 30 --data imagefolder:PHOTOS --teachers am_radio
+  backbone-nas train timm:convnext_atto --img-size 64 --train-steps 3000    a network of timm, from random weights
   backbone-nas train runs/mine --train-steps 20000            the model that a search recommends, on the search's images
   backbone-nas train runs/mine --trial 17 --warm --train-steps 5000    from the search's weights
   backbone-nas train eradio_xt --img-size 224 --batch-size 256 --workers 8 --distill precision=bf16
@@ -69,7 +70,7 @@ def parser() -> OneLineParser:
 
 
 def _add_what(add: Add) -> None:
-    arch = "a preset, a spec's .json file, or the run folder of a search"
+    arch = "a preset, timm:NAME, a spec's .json file, or the run folder of a search"
     add("arch", nargs="?", metavar="ARCH", help=arch)
     trial = f"with a run folder: the trial's number, the beginning of its arch_id, or best (default: {BEST})"
     add("--trial", metavar="TRIAL", help=trial)

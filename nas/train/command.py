@@ -43,7 +43,6 @@ from nas.study.training_files import PLAN
 from nas.train.one_architecture import OneArchitecture
 from nas.train.torchrun import lead
 from nas.train.training_settings import TrainCommand, launched_ranks, with_steps
-from search_space import ArchSpec
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -178,13 +177,13 @@ def _images(command: TrainCommand, targets: Targets) -> int:
 def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) -> TrialRecord:
     """Return the record with its size and its timing, which an earlier session may have measured."""
     from nas.backend.trial import measure
-    from nas.measure.counts import totals
+    from nas.measure.counts import network_totals
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
 
     if record.measurement is not None:
         return record
-    counted = totals(ArchSpec.from_dict(record.spec), config.distill.img_size)
+    counted = network_totals(record.spec, config.distill.img_size)
     (samples := run / SAMPLES).mkdir(exist_ok=True)
     with MeasurementService(max(1, cpu_count() - 1)) as service:  # as many threads as in a search
         measurement = measure(record, config, service, lock_dir() / device_key(config.device), samples)

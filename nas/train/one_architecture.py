@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_space import ArchSpec
+from search_space import NetworkSpec, network_spec
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class OneArchitecture:
     """
 
     name: str
-    spec: ArchSpec
+    spec: NetworkSpec
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         """Return the only choice."""
@@ -30,30 +30,30 @@ class OneArchitecture:
         """Return 1."""
         return 1
 
-    def decode(self, params: Mapping[str, Any]) -> ArchSpec:
+    def decode(self, params: Mapping[str, Any]) -> NetworkSpec:
         """Return the architecture."""
         return self.spec
 
-    def encode(self, spec: ArchSpec) -> dict[str, Any]:
+    def encode(self, spec: NetworkSpec) -> dict[str, Any]:
         """Return the architecture's name as the only parameter."""
         return {"architecture": self.name}
 
-    def parse(self, plain: Mapping[str, Any]) -> ArchSpec:
+    def parse(self, plain: Mapping[str, Any]) -> NetworkSpec:
         """Return the architecture of its plain data."""
-        return ArchSpec.from_dict(plain)
+        return network_spec(plain)
 
-    def contains(self, spec: ArchSpec) -> bool:
+    def contains(self, spec: NetworkSpec) -> bool:
         """Return whether this is the architecture."""
         return spec == self.spec
 
-    def sample(self, rng: random.Random) -> ArchSpec:
+    def sample(self, rng: random.Random) -> NetworkSpec:
         """Return the architecture."""
         return self.spec
 
-    def mutate(self, spec: ArchSpec, rng: random.Random) -> ArchSpec:
+    def mutate(self, spec: NetworkSpec, rng: random.Random) -> NetworkSpec:
         """Return the architecture, which has no neighbor."""
         return self.spec
 
-    def crossover(self, a: ArchSpec, b: ArchSpec, rng: random.Random) -> ArchSpec:
+    def crossover(self, a: NetworkSpec, b: NetworkSpec, rng: random.Random) -> NetworkSpec:
         """Return the architecture."""
         return self.spec

@@ -20,9 +20,10 @@ from nas.search.settings import NODE_REMEDY, SearchCommand, changed_config, defa
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
-from search_space import ArchSpec, SpecError, find_spec
+from search_space import SPACES, NetworkSpec, SpecError, TimmSpec, find_spec, network_spec
 from search_space.checks import shown
 from search_space.spaces import space_of
+from search_space.timm_names import PREFIX
 
 # Beyond the recipe of a search: the length of a training is known from its start.
 LONG_RECIPE: dict[str, Any] = {"schedule": "cosine", "ema_decay": 0.999, "max_grad_norm": 0.3}
@@ -39,7 +40,7 @@ class TrainingPlan(Record):
 
     Args:
         name: The architecture's name, for people.
-        spec: The architecture, as ArchSpec.to_dict().
+        spec: The architecture as plain data, as `search_space.network_spec` takes it.
         start: File of the weights that it begins with, in a folder with their heads; None for initial weights.
         eval_every: Steps between two evaluations; None for a tenth of all.
         epochs: Passes through the training images; None where the number of steps was given.
@@ -62,9 +63,9 @@ class TrainingPlan(Record):
     teacher_devices: tuple[str, ...] = ()
 
     @property
-    def architecture(self) -> ArchSpec:
+    def architecture(self) -> NetworkSpec:
         """Return the architecture."""
-        return ArchSpec.from_dict(self.spec)
+        return network_spec(self.spec)
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         config = replace(config, train_images=min(config.train_images, CALIBRATION_IMAGES), views=1)
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
+    _check_image_size(plan, config.distill.img_size)
     config = with_workers(config, _workers(options))
-    return TrainCommand(
-        _session(config, new_folder(options, default_folder(f"train-{plan.name}")), options, text), plan
-    )
+    run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
+    return TrainCommand(_session(config, run, options, text), plan)
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -128,7 +129,8 @@ def _check(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"{flag}: does not go with --resume, which keeps the training's own settings")
         return
     if "arch" not in options:
-        raise ConfigError("ARCH: name a preset, a spec's .json file or a run folder, or continue with --resume RUN")
+        choices = "a preset, timm:NAME, a spec's .json file or a run folder"
+        raise ConfigError(f"ARCH: name {choices}, or continue with --resume RUN")
     if ("train_steps" in options) == ("epochs" in options):
         raise ConfigError("--train-steps: give the number of steps, or else --epochs")
     if not options.get("live") and (only := [name for name in ("no_augment", "teacher_devices") if name in options]):
@@ -151,31 +153,53 @@ def _check_logs(names: Sequence[str]) -> None:
             raise ConfigError(f"--log: {name} is not installed: pip install {LOG_LIBRARIES[name]}")
 
 
-def _is_run(arch: str | ArchSpec) -> bool:
+def _is_run(arch: str | NetworkSpec) -> bool:
     return isinstance(arch, str) and Path(arch).is_dir()
 
 
-def _named_spec(arch: str | ArchSpec) -> tuple[str, ArchSpec]:
-    if isinstance(arch, ArchSpec):
-        return arch.arch_id, arch
-    if arch.startswith("timm:"):
-        raise ConfigError(f"ARCH: {arch}: a network of timm cannot be trained; choose a preset or a spec's .json file")
+def _named_spec(arch: str | NetworkSpec) -> tuple[str, NetworkSpec]:
+    if not isinstance(arch, str):
+        return (f"{PREFIX}{arch.name}" if isinstance(arch, TimmSpec) else arch.arch_id), arch
     try:
-        return find_spec(arch)
+        return (arch, TimmSpec(arch.removeprefix(PREFIX))) if arch.startswith(PREFIX) else find_spec(arch)
     except SpecError as error:
         raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}, or name a run folder") from None
 
 
 def _of_name(
-    arch: str | ArchSpec, options: Mapping[str, Any]
+    arch: str | NetworkSpec, options: Mapping[str, Any]
 ) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:
     """Return what is trained, and the options with those that suit the architecture."""
     name, spec = _named_spec(arch)
-    from backbones.entrypoints import image_px  # imports torch
+    if isinstance(spec, TimmSpec):
+        suitable = _suitable_for_timm(spec, options)
+    else:
+        from backbones.entrypoints import image_px  # imports torch
 
-    space = space_of(spec)
-    suitable = {"space": "full" if space is None else space.name, "img_size": image_px(spec)}
+        space = space_of(spec)
+        suitable = {"space": "full" if space is None else space.name, "img_size": image_px(spec)}
     return TrainingPlan(name, spec.to_dict()), {**suitable, **options}, None
+
+
+def _suitable_for_timm(spec: TimmSpec, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that suit a network of timm: its own image size, and the reference of that size's space."""
+    from backbones.timm_models import image_px  # imports torch and timm
+
+    px = options.get("img_size", image_px(spec.name))
+    small = SearchConfig().space
+    return {"space": small if px == SPACES[small].image_px else "full", "img_size": px}
+
+
+def _check_image_size(plan: TrainingPlan, px: int) -> None:
+    """Raise ConfigError for a network of timm that does not take the images."""
+    if not isinstance(plan.architecture, TimmSpec):
+        return
+    from nas.measure.counts import network_totals  # imports torch and timm
+
+    try:
+        network_totals(plan.spec, px)
+    except ValueError as error:
+        raise ConfigError(f"--img-size: {error}") from None
 
 
 def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:

@@ -15,8 +15,9 @@ from backbones.build import build_downsampling, build_stage, build_stem
 from backbones.layers.neck import Neck
 from backbones.skip_init import skip_init
 from nas.measure.counts.macs import MacCountingMode, checked_count, evaluating
-from search_space import ArchSpec, StageSpec
+from search_space import ArchSpec, StageSpec, network_spec
 from search_space.arch import SIZE_MULTIPLE_PX
+from search_space.timm_names import PREFIX
 
 Map = tuple[int, int, int]  # batch, channels, side
 
@@ -60,7 +61,7 @@ def network_totals(arch: str | Mapping[str, Any], resolution: int) -> Totals:
     """Return MACs and parameters of a network, built on the meta device, for one image.
 
     Args:
-        arch: A name for `backbones.resolve`, or ArchSpec.to_dict().
+        arch: A name for `backbones.resolve`, or the plain data of a spec.
         resolution: Side of the image in px.
 
     Raises:
@@ -68,7 +69,10 @@ def network_totals(arch: str | Mapping[str, Any], resolution: int) -> Totals:
         ValueError: It cannot take the resolution; the message is one line.
     """
     if not isinstance(arch, str):
-        return totals(ArchSpec.from_dict(arch), resolution)
+        spec = network_spec(arch)
+        if isinstance(spec, ArchSpec):
+            return totals(spec, resolution)
+        arch = f"{PREFIX}{spec.name}"
     with skip_init():
         name, model = resolve(arch)
     counts = checked_count(name, model, resolution)

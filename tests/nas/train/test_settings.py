@@ -19,7 +19,7 @@ from nas.train.training_settings import (
     with_steps,
     with_workers,
 )
-from search_space import SPACES, preset
+from search_space import SPACES, TimmSpec, preset
 from tests.nas.analysis.builders import new_store, small_study
 
 
@@ -87,6 +87,16 @@ def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
     assert command(*words[:3], "--live", "--train-images", "64").session.config.train_images == 64
 
 
+def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() -> None:
+    large = command("timm:convnext_atto", "--train-steps", "5", "--device", "cpu")
+    assert (large.plan.name, large.plan.architecture) == ("timm:convnext_atto", TimmSpec("convnext_atto"))
+    config = large.session.config
+    assert (config.distill.img_size, config.space) == (224, "full")
+    assert large.session.run.name.endswith("-train-timm-convnext_atto")
+    small = command("timm:convnext_atto", "--train-steps", "5", "--device", "cpu", "--img-size", "64").session.config
+    assert (small.distill.img_size, small.space) == (64, SearchConfig().space)
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -96,7 +106,12 @@ def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
         (["eradio_pico", "--train-steps", "0"], "--train-steps: 0: must be"),
         (["eradio_pico", "--epochs", "-1"], "--epochs: -1: must be"),
         (["eradio_pick", "--train-steps", "5"], "ARCH: no preset 'eradio_pick'"),
-        (["timm:resnet18", "--train-steps", "5"], "ARCH: timm:resnet18: a network of timm cannot be trained"),
+        (["timm:resnet19", "--train-steps", "5"], "ARCH: timm has no model 'resnet19'; similar: resnet"),
+        (["timm:resnet18.a1_in1k", "--train-steps", "5"], "it begins with random weights; write timm:resnet18"),
+        (
+            ["timm:vit_small_patch14_dinov2", "--img-size", "64", "--train-steps", "5"],
+            "--img-size: timm:vit_small_patch14_dinov2",
+        ),
         (["eradio_pico", "--train-steps", "5", "--warm"], "--warm: only with the run folder of a search"),
         (["eradio_pico", "--train-steps", "5", "--trial", "3"], "--trial: only with the run folder of a search"),
         (["eradio_pico", "--train-steps", "5", "--workers", "5"], "--workers: 5: --batch-size: 32: must be a multiple"),

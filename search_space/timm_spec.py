@@ -1,0 +1,79 @@
+"""Networks of timm as architectures, which a training takes where it takes a spec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from search_space.arch import ArchSpec
+from search_space.checks import SpecError, shown
+from search_space.timm_names import PREFIX, check_timm_name
+
+FIELD = "timm"
+MAX_CHARACTERS = 100  # of a name
+
+
+@dataclass(frozen=True)
+class TimmSpec:
+    """A network of timm with random weights.
+
+    Args:
+        name: Its name in timm, as in ``timm.create_model(name)``, without a tag of pretrained weights.
+
+    Raises:
+        SpecError: timm has no such network, or the name has a tag.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or len(self.name) > MAX_CHARACTERS:
+            raise SpecError(f"{FIELD}: {shown(self.name)}: must be the name of a network of timm")
+        if "." in self.name:
+            network = self.name.partition(".")[0]
+            raise SpecError(f"arch: {PREFIX}{self.name}: it begins with random weights; write {PREFIX}{network}")
+        check_timm_name(self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {FIELD: self.name}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> TimmSpec:
+        """Return the network of the result of `to_dict`; SpecError where there is none."""
+        return cls(plain[FIELD])
+
+    def to_json(self) -> str:
+        """Return the canonical JSON text."""
+        return json.dumps(self.to_dict())
+
+    @cached_property
+    def arch_id(self) -> str:
+        """Identity of the network: the first 12 hex digits of the SHA-256 of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+NetworkSpec = ArchSpec | TimmSpec
+
+
+def network_spec(plain: Mapping[str, Any]) -> NetworkSpec:
+    """Return the architecture of plain JSON data, which has only a name where it is a network of timm.
+
+    Raises:
+        SpecError: There is no such architecture; the message names the field.
+    """
+    return TimmSpec.from_dict(plain) if set(plain) == {FIELD} else ArchSpec.from_dict(plain)
+
+
+def network_spec_from_json(text: str) -> NetworkSpec:
+    """Return the architecture of JSON text; SpecError as `network_spec`, also for text that is no JSON object."""
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError):
+        plain = None  # ArchSpec says what is wrong with the text
+    is_timm = isinstance(plain, dict) and set(plain) == {FIELD}
+    return TimmSpec.from_dict(plain) if is_timm else ArchSpec.from_json(text)

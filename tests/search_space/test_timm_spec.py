@@ -1,0 +1,52 @@
+"""Networks of timm as architectures: their plain data, their identity, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search_space import SpecError, TimmSpec, network_spec, preset
+from search_space.outline import outline
+from search_space.timm_spec import network_spec_from_json
+
+
+def test_plain_data_and_text_give_the_network_back() -> None:
+    spec = TimmSpec("convnext_atto")
+    assert spec.to_dict() == {"timm": "convnext_atto"}
+    assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
+    assert outline(spec) == "timm's convnext_atto"
+
+
+def test_a_spec_with_stages_is_a_spec_with_stages() -> None:
+    spec = preset("eradio_femto")
+    assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
+
+
+def test_different_networks_have_different_ids() -> None:
+    ids = {TimmSpec("resnet18").arch_id, TimmSpec("resnet34").arch_id, preset("eradio_femto").arch_id}
+    assert len(ids) == 3
+    assert all(len(arch_id) == 12 for arch_id in ids)
+
+
+@pytest.mark.parametrize(
+    ("plain", "error"),
+    [
+        ({"timm": "resnet19"}, "timm has no model 'resnet19'; similar: "),
+        ({"timm": "resnet18.a1_in1k"}, "it begins with random weights; write timm:resnet18"),
+        ({"timm": 5}, "timm: 5: must be the name of a network of timm"),
+        ({"timm": "x" * 101}, "must be the name of a network of timm"),
+        ({"timm": ["resnet18"]}, "must be the name of a network of timm"),
+        ({"timm": "resnet18", "stem": "conv"}, "timm"),
+        ({}, "stages"),
+    ],
+)
+def test_what_is_no_network_is_refused(plain: dict[str, Any], error: str) -> None:
+    with pytest.raises(SpecError, match=error):
+        network_spec(plain)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '"timm"', "[" * 5000])
+def test_text_that_is_no_spec_is_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        network_spec_from_json(text)
