@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(days=1)  # of ranks that wait for rank 0, which evaluates and writes alone
@@ -135,5 +136,9 @@ def no_gradient_sync(module: nn.Module) -> Iterator[None]:
     if isinstance(module, DistributedDataParallel):
         with module.no_sync():
             yield
+    elif isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(False)
+        yield
+        module.set_requires_gradient_sync(True)
     else:
         yield

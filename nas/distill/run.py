@@ -66,6 +66,7 @@ class TrialContext:
         event_logs: where the history is shown, too; names of `nas.distill.event_logs`.
         probes: whether every rung is evaluated on the present tasks; else the last one alone.
         kept_checkpoints: number of checkpoints of a training that are kept.
+        sharded: whether a student's parameters are divided among the ranks.
         live: teachers that run while the student trains, on images of their own; None: the cached targets.
         should_stop: tells, every few steps, whether the training is to save its state and end.
         train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
@@ -87,6 +88,7 @@ class TrialContext:
     event_logs: tuple[str, ...] = ("tensorboard",)
     probes: bool = False
     kept_checkpoints: int = 1
+    sharded: bool = False
     live: LiveTeachers | None = None
     should_stop: Callable[[], bool] = lambda: False
 
@@ -179,12 +181,11 @@ class Training:
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
         saved = self._checkpoint.load()
-        initial = None if saved is None else copy.deepcopy(backbone.state_dict())
+        untrained = None if saved is None else copy.deepcopy(backbone)
         self._distiller = self._begin(backbone, adaptors)
-        if saved is not None and initial is not None and not self._resume(saved):
-            backbone.load_state_dict(initial)
+        if saved is not None and untrained is not None and not self._resume(saved):
             self._distiller.close()
-            self._distiller = self._begin(backbone, adaptors)
+            self._distiller = self._begin(untrained, adaptors)
         self._history: History | None = None
         if context.history_dir is not None and distributed.rank() == 0:
             self._history = History(context.history_dir, self._distiller, context.event_logs)
@@ -194,18 +195,17 @@ class Training:
         config = self._context.config
         # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
         slot = self._slot if distributed.rank() == 0 else nullcontext
-        distiller = Distiller(
+        return Distiller(
             backbone,
             self._context.targets,
             config.distill,
             seed=config.seed,
             device=config.device,
             source=self._source,
+            adaptors=adaptors,
+            sharded=self._context.sharded,
             slot=slot,
         )
-        if adaptors is not None:
-            distiller.load_heads(adaptors)
-        return distiller
 
     def _resume(self, saved: Mapping[str, Any]) -> bool:
         """Continue from a checkpoint; return False, with a distiller of no use, where it lacks something."""
@@ -227,7 +227,7 @@ class Training:
             self._distiller.train_until(steps[rung], self._between)
             first = distributed.rank() == 0
             self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0) if first else None)
-            if first and distributed.world_size() > 1:
+            if distributed.world_size() > 1:
                 self._save()  # the next rung may begin in other processes
         return self._rungs[rung]
 
@@ -283,14 +283,23 @@ class Training:
         if self._history is not None:
             self._history.add_steps(self._distiller)
         stop = distributed.any_rank(self._context.should_stop(), self._distiller.device)
-        if (self._checkpoint.due or stop) and distributed.rank() == 0:
+        due = self._checkpoint.due and distributed.rank() == 0
+        if self._context.sharded:
+            due = distributed.any_rank(due, self._distiller.device)
+        if due or stop:
             self._save()
         if stop:
             raise TrainingStopped("its process was asked to end; its state is saved")
 
     def _save(self) -> None:
+        """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided."""
+        if distributed.rank() and not self._context.sharded:
+            return
+        state = self._distiller.state_dict()
+        if distributed.rank():
+            return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
-        self._checkpoint.save({"distiller": self._distiller.state_dict(), "rungs": rungs, "busy_s": self._slot.busy_s})
+        self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._slot.busy_s})
 
 
 def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backbones import Backbone
 from nas.cache.targets import Targets
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
@@ -22,6 +23,7 @@ from nas.distill.convolutions import train_convolutions
 from nas.distill.folded_heads import unfold
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
+from nas.distill.sharding import load_module, load_optimizer, local, shard, whole
 from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
@@ -86,11 +88,13 @@ class Distiller:
         seed: of the heads' initial weights and of the order of the images.
         device: "cpu" or "cuda".
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
+        adaptors: heads of an earlier training on the same targets to start from; None: fresh heads.
+        sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
         slot: context manager in which every few steps run, e.g. a lock that a measurement can take.
 
     Attributes:
         student: backbone and heads under training.
-        averaged: their EMA, in evaluation mode.
+        averaged: their EMA, in evaluation mode. With sharding, rank 0 alone has it, as of the end of `train_until`.
         step: number of steps done.
         images: number of images that all ranks have trained on since this object was made.
         losses: "teacher/head" -> loss of each of the last KEPT_STEPS steps; complete whenever `train_until` returns or
@@ -108,14 +112,19 @@ class Distiller:
         seed: int,
         device: str = "cpu",
         source: BatchSource | None = None,
+        adaptors: Mapping[str, Adaptor] | None = None,
+        sharded: bool = False,
         slot: Slot = nullcontext,
     ) -> None:
         self.config, self.device, self._slot = config, indexed_device(device), slot
-        self._teachers = targets.teachers
+        self._sharded = sharded and distributed.world_size() > 1
         torch.manual_seed(seed)
         loss = DistillationLoss(targets, config, self.device)
         self.student = Student(backbone, _heads(backbone, targets, config, loss))
-        self.student.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if adaptors is not None:
+            unfold(adaptors, self.student.heads, targets.teachers)
+        layout = torch.contiguous_format if self._sharded else torch.channels_last  # FSDP takes no other one
+        self.student.to(self.device, memory_format=layout).train()  # type: ignore[call-overload]
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
@@ -129,29 +138,23 @@ class Distiller:
             self.student.compile()
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.img_size,)),)
-        self._module = distributed.data_parallel(
-            DistillationModule(self.student, loss, self._balance, autocast),
-            self.device,
-            find_unused_parameters=_may_leave_unused(groups, targets),
-        )
+        module = DistillationModule(self.student, loss, self._balance, autocast)
+        unused = _may_leave_unused(groups, targets)
+        self._ema = self.averaged
+        self._module: nn.Module = module
+        if self._sharded:
+            self._shard(module)
+        else:
+            self._module = distributed.data_parallel(module, self.device, find_unused_parameters=unused)
         self._parameters = [p for m in (self.student, self._balance) for p in m.parameters() if p.requires_grad]
         self._optimizer = _adamw(self._parameters, config)
-        self._ema_pairs = _float_pairs(self.averaged, self.student)
+        self._ema_pairs = _float_pairs(self._ema, self.student)
         source = source or CachedSource(targets.train)
         self._loader = BatchLoader(source, Schedule(groups, len(source), seed), self.device)
         self._unread = StepValues()
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
-
-    def load_heads(self, adaptors: Mapping[str, Adaptor]) -> None:
-        """Start from the heads of an earlier training on the same targets; call it before the first step.
-
-        Raises:
-            HeadsError: an adaptor is missing, or of another version of its teacher.
-        """
-        for student in (self.student, self.averaged):
-            unfold(adaptors, student.heads, self._teachers)
 
     def train_until(self, step: int, between: Callable[[], None] = lambda: None) -> None:
         """Train until `step` steps are done; call `between` every few steps.
@@ -166,6 +169,7 @@ class Distiller:
                     self.train_step()
                 self._read_losses()
             between()
+        self._gather_averaged()
 
     def train_step(self) -> None:
         """Take one step; no value leaves the device."""
@@ -180,7 +184,7 @@ class Distiller:
         means.append(self._backward(parts[-1], 1 / len(parts)))
         names, values = list(means[0]), torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
         if self.config.max_grad_norm:
-            norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+            norm = whole(nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm))
             names, values = [*names, GRAD_NORM], torch.cat([values, norm[None]])
         self._unread.append(names, values)
         self._optimizer.step()
@@ -213,15 +217,18 @@ class Distiller:
         return self._loader.waiting_s
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that resuming needs to give the same numbers: tensors and plain values."""
+        """Return all that resuming needs to give the same numbers: tensors and plain values.
+
+        With sharding, all ranks have to call it.
+        """
         state = {
             "step": self.step,
             "losses": self.losses,
             "grad_norms": self.grad_norms,
-            "student": self.student.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "balance": self._balance.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "student": whole(self.student.state_dict()),
+            "averaged": whole(self._ema.state_dict()),
+            "balance": whole(self._balance.state_dict()),
+            "optimizer": whole(self._optimizer.state_dict()),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -231,10 +238,11 @@ class Distiller:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the `state_dict` of a distiller with the same arguments."""
         self.step, self.losses, self.grad_norms = int(state["step"]), list(state["losses"]), list(state["grad_norms"])
-        self.student.load_state_dict(state["student"])
-        self.averaged.load_state_dict(state["averaged"])
-        self._balance.load_state_dict(state["balance"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        modules = {"student": self.student, "averaged": self._ema, "balance": self._balance}
+        for name, module in modules.items():
+            load_module(module, state[name])
+        load_optimizer(self._optimizer, state["optimizer"])
+        self._gather_averaged()
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
@@ -242,6 +250,21 @@ class Distiller:
     def close(self) -> None:
         """End the reading ahead."""
         self._loader.close()
+
+    def _shard(self, module: DistillationModule) -> None:
+        """Divide the parameters of the student, of the balance and of the EMA among the ranks."""
+        self._ema = copy.deepcopy(self.student)
+        shard(self._ema, _parts(self._ema), self.device)
+        shard(module, _parts(self.student), self.device)
+        if distributed.rank():
+            self.averaged.to("meta")
+
+    def _gather_averaged(self) -> None:
+        """Bring the averaged weights together in rank 0, if they are divided."""
+        if self._sharded:
+            state = whole(self._ema.state_dict())
+            if distributed.rank() == 0:
+                self.averaged.load_state_dict(state)
 
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Add the gradients of a batch, times `share`; return the mean of each loss."""
@@ -303,7 +326,18 @@ def _adamw(parameters: Sequence[nn.Parameter], config: DistillConfig) -> torch.o
 
 
 def _float_pairs(averaged: nn.Module, current: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the floating-point parameters and buffers (BatchNorm statistics) of both modules, in the same order."""
-    averages = [t.detach() for t in averaged.state_dict(keep_vars=True).values() if t.is_floating_point()]
-    currents = [t.detach() for t in current.state_dict(keep_vars=True).values() if t.is_floating_point()]
+    """Return the floating-point parameters and buffers (BatchNorm statistics) of both modules, in the same order.
+
+    Of divided ones, this rank's parts.
+    """
+    averages = [local(t.detach()) for t in averaged.state_dict(keep_vars=True).values() if t.is_floating_point()]
+    currents = [local(t.detach()) for t in current.state_dict(keep_vars=True).values() if t.is_floating_point()]
     return averages, currents
+
+
+def _parts(student: Student) -> list[nn.Module]:
+    """Return the modules of a student of which one at a time is in use: its stages.
+
+    A network of timm has none here: it is put together as a whole for each step.
+    """
+    return list(student.backbone.stages) if isinstance(student.backbone, Backbone) else []

@@ -99,6 +99,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _add_session(add: Add) -> None:
     add("--workers", type=int, metavar="N", help="processes that share each batch (default: one per GPU; 1 on a CPU)")
+    fsdp = (
+        "divide parameters, gradients and optimizer state among the processes (FSDP), for a student that one GPU "
+        "cannot hold (default: each process holds all)"
+    )
+    add("--fsdp", action="store_true", help=fsdp)
     log = (
         f"comma list of {', '.join(LOG_LIBRARIES)}, or none: where the course of the training is shown in addition to "
         "history.csv (default: tensorboard)"

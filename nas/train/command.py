@@ -137,6 +137,7 @@ def _run(
         history=True,
         event_logs=command.plan.event_logs,
         kept_checkpoints=command.plan.kept_checkpoints,
+        sharded=command.plan.fsdp,
         live=_live_teachers(command),
     )
     processes = "one process" if ranks == 1 else f"{ranks} processes"

@@ -46,6 +46,7 @@ class TrainingPlan(Record):
         epochs: Passes through the training images; None where the number of steps was given.
         kept_checkpoints: Checkpoints that are kept.
         event_logs: Where the course of the training is shown, names of `nas.distill.event_logs`.
+        fsdp: Whether parameters, gradients and optimizer state are divided among the processes.
         live_images: Images that live teachers see; None for cached targets.
         augment: Whether live teachers see augmented images.
         teacher_devices: Devices of live teachers; none for the student's.
@@ -58,6 +59,7 @@ class TrainingPlan(Record):
     epochs: int | None = None
     kept_checkpoints: int = KEPT_CHECKPOINTS
     event_logs: tuple[str, ...] = ("tensorboard",)
+    fsdp: bool = False
     live_images: int | None = None
     augment: bool = True
     teacher_devices: tuple[str, ...] = ()
@@ -103,6 +105,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         epochs=options.get("epochs"),
         kept_checkpoints=options.get("keep_checkpoints", KEPT_CHECKPOINTS),
         event_logs=options.get("log", ("tensorboard",)),
+        fsdp=options.get("fsdp", False),
         augment=not options.get("no_augment", False),
         teacher_devices=options.get("teacher_devices", ()),
     )
@@ -115,6 +118,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     check_device(config, "--device", NODE_REMEDY)
     _check_image_size(plan, config.distill.img_size)
     config = with_workers(config, _workers(options))
+    _check_sharding(plan, config)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
     return TrainCommand(_session(config, run, options, text), plan)
 
@@ -142,6 +146,14 @@ def _check(options: Mapping[str, Any]) -> None:
         raise ConfigError("--views: not with --live, where every epoch has views of its own")
     if not _is_run(options["arch"]) and (only := [name for name in ("trial", "warm") if name in options]):
         raise ConfigError(f"--{only[0]}: only with the run folder of a search; {shown(options['arch'])} is none")
+
+
+def _check_sharding(plan: TrainingPlan, config: SearchConfig) -> None:
+    """Raise ConfigError where sharding has no effect, or is not supported."""
+    if plan.fsdp and config.distill.ranks == 1:
+        raise ConfigError("--fsdp: there is one process, and nothing to divide; add --workers N")
+    if plan.fsdp and config.distill.compile:
+        raise ConfigError("--fsdp: not with --distill compile=true")
 
 
 def _check_logs(names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,20 +29,22 @@ RECIPES = {
 State = dict[str, Any]
 
 
-def made(folder: Path, config: DistillConfig) -> Distiller:
+def made(folder: Path, config: DistillConfig, sharded: bool = False) -> Distiller:
     """Without BatchNorm's batch statistics, which are a rank's own on CPU, ranks and one process take equal steps."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    run = Distiller(build(preset("eradio_femto")), two_teachers(folder), config, seed=0)
+    run = Distiller(build(preset("eradio_femto")), two_teachers(folder), config, seed=0, sharded=sharded)
     for module in run.student.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
     return run
 
 
-def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: State | None = None) -> State:
+def trained(
+    folder: Path, config: DistillConfig, steps: int = STEPS, state: State | None = None, sharded: bool = False
+) -> State:
     """The state after `steps` steps, begun anew or from a state."""
-    run = made(folder, config)
+    run = made(folder, config, sharded)
     if state is not None:
         run.load_state_dict(state)
     run.train_until(steps)
@@ -59,6 +62,30 @@ def everything(folder: Path) -> dict[str, Any]:
     found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
     found["norms"] = _with_norms(folder)
     found["broken"] = _broken(folder)
+    return found
+
+
+def sharded(folder: Path) -> dict[str, Any]:
+    """What every rank finds with its part of the parameters: each recipe, and states that the other kind goes on from.
+
+    The memory format of the weights is another one than without sharding, which changes roundings.
+    """
+    found: dict[str, Any] = {name: trained(folder, recipe, sharded=True) for name, recipe in RECIPES.items()}
+    clipped = replace(RECIPES["drop"], max_grad_norm=0.1)
+    found["clipped"] = {kind: trained(folder, clipped, sharded=kind) for kind in (True, False)}
+    half = trained(folder, RECIPES["drop"], 3, sharded=True)
+    found["in two"] = {
+        kind: trained(folder, RECIPES["drop"], STEPS, copy.deepcopy(half), sharded=kind) for kind in (True, False)
+    }
+    run = made(folder, PLAIN, sharded=True)
+    run.train_until(2)
+    run.close()
+    state = run.state_dict()
+    found["mine"] = sum(p.to_local().numel() for p in run.student.parameters())  # type: ignore[attr-defined]
+    found["all"] = sum(p.numel() for p in run.student.parameters())
+    found["averaged"] = (
+        state["averaged"], run.averaged.state_dict() if distributed.rank() == 0 else state["averaged"]
+    )  # fmt: skip
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,26 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import get_context
 
-from tests.nas.distill.ranks import RECIPES, made, rank, trained
+from tests.nas.distill.ranks import RECIPES, everything, made, rank, sharded, trained
 
 WORLD = 2
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks found."""
-    folder = tmp_path_factory.mktemp("ranks")
+def run_ranks(folder: Path, work: Callable[[Path], Any]) -> list[dict[str, Any]]:
+    """Return what each of two ranks found."""
     context = get_context("spawn")
-    processes = [context.Process(target=rank, args=(number, WORLD, folder)) for number in range(WORLD)]
+    processes = [context.Process(target=rank, args=(number, WORLD, folder, work)) for number in range(WORLD)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(900)
     assert [process.exitcode for process in processes] == [0, 0]
     return [torch.load(folder / f"rank{number}.pt", weights_only=True) for number in range(WORLD)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_ranks(tmp_path_factory.mktemp("ranks"), everything)
 
 
 def vector(state: dict[str, Tensor]) -> Tensor:
@@ -72,3 +76,52 @@ def test_running_statistics_are_shared(found: list[dict[str, Any]]) -> None:
 
 def test_a_loss_that_is_not_finite_in_one_rank_stops_all(found: list[dict[str, Any]]) -> None:
     assert [f["broken"] for f in found] == ["the loss of colour/spatial is not finite at step 1"] * WORLD
+
+
+@pytest.fixture(scope="module")
+def sharded_found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_ranks(tmp_path_factory.mktemp("sharded"), sharded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_with_sharding_losses_and_averaged_weights_are_those_without(
+    name: str, found: list[dict[str, Any]], sharded_found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    whole, divided = found[0][name], sharded_found[0][name]
+    assert divided.keys() == whole.keys()
+    for mine, theirs in zip(divided["losses"], whole["losses"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    start, end = vector(made(tmp_path, RECIPES[name]).averaged.state_dict()), vector(whole["averaged"])
+    assert (vector(divided["averaged"]) - end).norm() < 0.02 * (end - start).norm()
+
+
+@pytest.mark.slow
+def test_with_sharding_each_rank_holds_about_half(sharded_found: list[dict[str, Any]]) -> None:
+    (all_of_them,) = {found["all"] for found in sharded_found}
+    assert sum(found["mine"] for found in sharded_found) == all_of_them
+    assert min(found["mine"] for found in sharded_found) > 0.45 * all_of_them
+
+
+@pytest.mark.slow
+def test_what_is_evaluated_is_the_divided_average(sharded_found: list[dict[str, Any]]) -> None:
+    together, evaluated = sharded_found[0]["averaged"]
+    assert torch.equal(vector(together), vector(evaluated))
+
+
+@pytest.mark.slow
+def test_with_and_without_sharding_a_training_goes_on_from_the_same_checkpoint(
+    sharded_found: list[dict[str, Any]],
+) -> None:
+    for found in sharded_found:
+        without_break = vector(found["drop"]["averaged"])
+        assert torch.equal(vector(found["in two"][True]["averaged"]), without_break)
+        assert (vector(found["in two"][False]["averaged"]) - without_break).norm() < 1e-3 * without_break.norm()
+
+
+@pytest.mark.slow
+def test_with_sharding_the_whole_gradient_is_clipped(sharded_found: list[dict[str, Any]]) -> None:
+    for found in sharded_found:
+        norms = {kind: found["clipped"][kind]["grad_norms"] for kind in (True, False)}
+        assert norms[True] == pytest.approx(norms[False], rel=1e-2)
+        assert min(norms[True]) > 0.1

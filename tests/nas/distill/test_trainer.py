@@ -74,8 +74,8 @@ def test_a_training_begins_where_an_earlier_one_ended(tmp_path: Path) -> None:
     ended.train_until(20)
     teachers = targets(tmp_path).teachers
     backbone = copy.deepcopy(ended.averaged.backbone).requires_grad_(True)
-    begun = Distiller(backbone, targets(tmp_path), CONFIG, seed=5)
-    begun.load_heads(fold(ended.averaged.heads, teachers, 16))
+    heads = fold(ended.averaged.heads, teachers, 16)
+    begun = Distiller(backbone, targets(tmp_path), CONFIG, seed=5, adaptors=heads)
     val = targets(tmp_path).val
     wanted, found = (explained_variance(run.averaged, val, "cpu")["colour"] for run in (ended, begun))
     assert found == pytest.approx(wanted, abs=1e-4)

@@ -192,6 +192,22 @@ def test_live_teachers_and_two_processes_train_and_continue(cache: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_divided_student_is_continued_in_one_process(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, cache, words(run, cache, "--fsdp", "--workers", "2"), checkpoint_s="0")
+    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == INTERRUPTED, errors
+    assert "UserWarning" not in errors
+    process = start(run, cache, ["--resume", str(run), "--cache", str(cache), "--workers", "1"], checkpoint_s="30")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert "no checkpoint of this training" not in errors
+    assert read_history(run)[STEP] == [10, 20, 30, 40]
+
+
+@pytest.mark.slow
 def test_a_training_that_breaks_down_says_where(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = words(run, cache, "--distill", "learning_rate=100", "--distill", "weight_decay=100")

@@ -106,6 +106,11 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["eradio_pico", "--train-steps", "0"], "--train-steps: 0: must be"),
         (["eradio_pico", "--epochs", "-1"], "--epochs: -1: must be"),
         (["eradio_pick", "--train-steps", "5"], "ARCH: no preset 'eradio_pick'"),
+        (["eradio_pico", "--train-steps", "5", "--fsdp"], "--fsdp: there is one process, and nothing to divide"),
+        (
+            ["eradio_pico", "--train-steps", "5", "--fsdp", "--workers", "2", "--distill", "compile=true"],
+            "--fsdp: not with --distill compile=true",
+        ),
         (["timm:resnet19", "--train-steps", "5"], "ARCH: timm has no model 'resnet19'; similar: resnet"),
         (["timm:resnet18.a1_in1k", "--train-steps", "5"], "it begins with random weights; write timm:resnet18"),
         (

@@ -1,0 +1,72 @@
+"""Divide a student's parameters, gradients and optimizer state among the ranks: FSDP, for what one GPU cannot hold.
+
+Checkpoints do not change: they hold whole tensors, so that any number of ranks, with or without sharding, continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
+
+from nas.distill import distributed
+
+
+def shard(module: nn.Module, parts: Sequence[nn.Module], device: torch.device) -> nn.Module:
+    """Divide the parameters of a module among the ranks, and return it; the gradients become means over the ranks.
+
+    Args:
+        module: The module, on the device, with contiguous parameters.
+        parts: Modules in it of which only one at a time has to be whole on a rank.
+        device: Where its parameters are.
+    """
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
+    for part in parts:
+        fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    return module
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor, which shares its memory; the tensor itself where it is not divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(content: Any) -> Any:
+    """Return nested plain data with whole tensors in place of divided ones. All ranks have to call it."""
+    return tree_map(lambda value: value.full_tensor() if isinstance(value, DTensor) else value, content)
+
+
+def load_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load the result of `whole` of a module's `state_dict()`. All ranks have to call it with the same tensors."""
+    current = module.state_dict()
+    module.load_state_dict({name: _like(value, current[name]) for name, value in state.items()})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the result of `whole` of an optimizer's `state_dict()`. All ranks have to call it with the same tensors."""
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    states = {
+        number: {name: _like(value, parameters[number]) for name, value in each.items()}
+        for number, each in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": states})
+
+
+def _like(value: Tensor, like: Tensor) -> Tensor:
+    """Return a copy of a whole tensor that is divided, and lies in memory, as one of the same shape does.
+
+    The fused optimizers pair the elements of a parameter and of its moments by their places in memory.
+    """
+    if value.shape != like.shape:  # the number of an optimizer's steps
+        return value
+    if isinstance(like, DTensor):
+        whole = value.to(like.device, like.dtype, copy=True).contiguous()
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+    return torch.empty_like(like).copy_(value)
