@@ -351,15 +351,16 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
                 sender.send(result)
 
 
-def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[RungResult | None]:
+def train_as_rank(
+    spec: RankSpec, on_steps: Callable[[int], None], should_stop: Callable[[], bool] | None = None
+) -> Iterator[RungResult | None]:
     """Train this process's part of a job and yield the result of every rung; None in ranks above 0.
-
-    Meanwhile SIGTERM and Ctrl-C do not end this process at once: the training saves its state and raises
-    TrainingStopped.
 
     Args:
         spec: The process's settings. With several ranks it has joined their process group.
         on_steps: Gets the number of steps done, every few steps.
+        should_stop: Tells whether the training is to save its state and raise TrainingStopped. None: whether SIGTERM or
+            Ctrl-C came, which do not end this process meanwhile.
     """
     import torch
 
@@ -379,8 +380,9 @@ def train_as_rank(spec: RankSpec, on_steps: Callable[[int], None]) -> Iterator[R
     if job.start is not None:
         heads = job.start.with_suffix(".heads.safetensors")
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
-    with _asked_to_end() as should_stop:
-        training = Training(job.trial.arch_id, model, _context(spec, should_stop), adaptors, on_steps)
+    asking = _asked_to_end() if should_stop is None else nullcontext(should_stop)
+    with asking as asked_to_end:
+        training = Training(job.trial.arch_id, model, _context(spec, asked_to_end), adaptors, on_steps)
         try:
             for rung in range(len(job.config.distill.rung_steps)):
                 yield training.rung(rung)

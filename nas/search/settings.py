@@ -220,12 +220,12 @@ def _check_flags(options: Mapping[str, Any]) -> None:
         raise ConfigError("--run: does not go with --resume")
     if "extend" in options and "resume" not in options:
         raise ConfigError("--extend: only with --resume")
-    _check_address(options.get("address", "auto"))
+    check_address(options.get("address", "auto"))
     if "address" not in options:
         check_local_workers(options.get("workers"))
 
 
-def _check_address(address: str) -> None:
+def check_address(address: str) -> None:
     """Raise ConfigError unless an address is that of a Ray cluster."""
     host, _, port = address.rpartition(":")
     if address != "auto" and not (host and port.isascii() and port.isdecimal() and 0 < int(port[:9]) < 2**16):

@@ -333,7 +333,7 @@ class StudyLoop:
         """Return whether it is time to look for trials that other drivers have left."""
         if not self.trials.running - self._running:
             return False
-        if not self._running and not self._waiting:
+        if not self._running and not self._waiting and self._store.retry_while_unavailable(self._active_drivers):
             self._waiting = True
             self._store.notify("no trial is left to start: waiting for the trials of other drivers")
         return self._clock() - self._polled >= _POLL_S

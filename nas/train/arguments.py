@@ -28,6 +28,7 @@ _EXAMPLES = f"""examples:
   backbone-nas train runs/mine --trial 17 --warm --train-steps 5000    from the search's weights
   backbone-nas train eradio_xt --img-size 224 --batch-size 256 --workers 8 --distill precision=bf16
   backbone-nas train winner.json --epochs 10 --live --data 'webdataset:/data/{{000..999}}.tar' --train-images 1000000
+  backbone-nas train winner.json --epochs 90 --address auto --workers 16 --run /shared/long --cache /shared/cache
   torchrun --nproc-per-node 8 -m nas.train -- winner.json --train-steps 100000     the processes are torchrun's
   backbone-nas train --resume runs/2026-11-27-train-eradio_pico        after an interruption
 
@@ -99,6 +100,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _add_session(add: Add) -> None:
     add("--workers", type=int, metavar="N", help="processes that share each batch (default: one per GPU; 1 on a CPU)")
+    address = (
+        "auto or HOST:PORT of a running Ray cluster whose processes train, as --workers says; its nodes need the run "
+        "folder and the cache under the same paths, and the same code (default: processes of this machine)"
+    )
+    add("--address", metavar="HOST:PORT", help=address)
     fsdp = (
         "divide parameters, gradients and optimizer state among the processes (FSDP), for a student that one GPU "
         "cannot hold (default: each process holds all)"

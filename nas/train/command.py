@@ -141,10 +141,11 @@ def _run(
         live=_live_teachers(command),
     )
     processes = "one process" if ranks == 1 else f"{ranks} processes"
+    processes += "" if command.session.address is None else f" of the Ray cluster at {command.session.address}"
     show(f"{command.plan.name}: {job.steps:,} steps of {config.distill.batch_size} images, {processes}")
     progress = StageProgress(console)
     with progress.showing():
-        for rung in _rungs(job, targets.path, progress):
+        for rung in _rungs(job, targets.path, command.session.address, progress, show):
             last = len(record.rungs) + 1 == len(config.distill.rung_steps)
             record = replace(record, rungs=(*record.rungs, rung))
             show(_evaluation_line(rung))
@@ -191,13 +192,32 @@ def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) 
     return replace(record, params=counted.params, macs=counted.macs, measurement=measurement)
 
 
-def _rungs(job: TrainingJob, targets: Path, progress: StageProgress) -> Iterator[RungResult]:
-    """Train, in processes of its own or in torchrun's, and yield the evaluations; those of an earlier session first.
+def _rungs(
+    job: TrainingJob, targets: Path, address: str | None, progress: StageProgress, show: Announce
+) -> Iterator[RungResult]:
+    """Train, and yield the evaluations; those of an earlier session first.
+
+    Args:
+        job: The training.
+        targets: File of the teachers' outputs.
+        address: Address of the Ray cluster whose processes train; None for torchrun's, or processes of this command.
+        progress: Shows the steps.
+        show: Shows a line.
 
     Raises:
         TrainingFailed: The training broke down.
         KeyboardInterrupt: It was asked to end, and has saved its state.
     """
+    if address is not None:
+        from nas.backend.ray_train import RayTrainingFailed, train_on_cluster  # imports Ray Train, which takes seconds
+
+        try:
+            yield from train_on_cluster(
+                job, targets, address, lambda steps: progress("steps trained", steps, job.steps), show
+            )
+        except RayTrainingFailed as error:
+            raise TrainingFailed(str(error)) from None
+        return
     if launched_ranks() is not None:
         from nas.distill.run import TrainingStopped
 

@@ -16,7 +16,15 @@ from nas.files import parse_json
 from nas.ranges import Steps, Workers, check_values
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
-from nas.search.settings import NODE_REMEDY, SearchCommand, changed_config, default_folder, new_config, new_folder
+from nas.search.settings import (
+    NODE_REMEDY,
+    SearchCommand,
+    changed_config,
+    check_address,
+    default_folder,
+    new_config,
+    new_folder,
+)
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
@@ -31,7 +39,7 @@ EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 CALIBRATION_IMAGES = 2048  # that are cached for the statistics of live teachers
-_RESUMED_WITH = ("resume", "workers", "cache", "teacher_weights")
+_RESUMED_WITH = ("resume", "workers", "address", "cache", "teacher_weights")
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,8 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
     _check_image_size(plan, config.distill.img_size)
+    if "address" in options and "workers" not in options:
+        raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     config = with_workers(config, _workers(options))
     _check_sharding(plan, config)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
@@ -299,7 +309,14 @@ def _session(
     config: SearchConfig, run: Path, options: Mapping[str, Any], text: str, resume: bool = False
 ) -> SearchCommand:
     weights = options.get("teacher_weights", {})
-    return SearchCommand(config, run, resume, teacher_weights=weights, cache=options.get("cache"), text=text)
+    address = options.get("address")
+    if address is not None:
+        check_address(address)
+        if launched_ranks() is not None:
+            raise ConfigError("--address: torchrun has started the processes; remove the flag")
+    return SearchCommand(
+        config, run, resume, teacher_weights=weights, cache=options.get("cache"), text=text, address=address
+    )
 
 
 def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:

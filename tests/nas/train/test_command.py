@@ -204,6 +204,7 @@ def test_a_divided_student_is_continued_in_one_process(cache: Path, tmp_path: Pa
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "no checkpoint of this training" not in errors
+    assert "other drivers" not in errors, "the one before has ended"
     assert read_history(run)[STEP] == [10, 20, 30, 40]
 
 

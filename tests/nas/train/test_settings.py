@@ -111,6 +111,8 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
             ["eradio_pico", "--train-steps", "5", "--fsdp", "--workers", "2", "--distill", "compile=true"],
             "--fsdp: not with --distill compile=true",
         ),
+        (["eradio_pico", "--train-steps", "5", "--address", "auto"], "--address: add --workers N"),
+        (["eradio_pico", "--train-steps", "5", "--address", "here", "--workers", "2"], "must be auto or HOST:PORT"),
         (["timm:resnet19", "--train-steps", "5"], "ARCH: timm has no model 'resnet19'; similar: resnet"),
         (["timm:resnet18.a1_in1k", "--train-steps", "5"], "it begins with random weights; write timm:resnet18"),
         (
