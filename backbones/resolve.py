@@ -5,7 +5,8 @@ from __future__ import annotations
 from backbones.backbone import Backbone
 from backbones.build import build
 from backbones.timm_models import TimmBackbone
-from search_space import NetworkSpec, TimmSpec, find_spec
+from search_space import NetworkSpec, TimmSpec
+from search_space.timm_spec import find_network
 
 Network = Backbone | TimmBackbone
 
@@ -18,8 +19,8 @@ def resolve(arch: str) -> tuple[str, Network]:
     """
     if arch.startswith("timm:"):
         return arch, TimmBackbone(arch.removeprefix("timm:"))
-    name, spec = find_spec(arch)
-    return name, build(spec)
+    name, spec = find_network(arch)
+    return name, build_network(spec)
 
 
 def build_network(spec: NetworkSpec) -> Network:

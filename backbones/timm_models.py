@@ -147,8 +147,14 @@ def check_name(name: str) -> None:
 
 
 def image_px(name: str) -> int:
-    """Return the side in px of the images that timm declares for a network; 224 where that is no multiple of 32."""
-    px = int(timm.get_pretrained_cfg(name).input_size[-1])
+    """Return the side in px of the images that timm declares for a network; 224 where that is no multiple of 32.
+
+    Raises:
+        SpecError: timm has no such network.
+    """
+    check_name(name)
+    declared = timm.get_pretrained_cfg(name)  # None for an earlier name of a network
+    px = PHOTO_PX if declared is None else int(declared.input_size[-1])
     return PHOTO_PX if px % SIZE_MULTIPLE_PX else px
 
 

@@ -51,12 +51,23 @@ def save(model: Network, path: Path) -> str:
     Raises:
         WeightsError: the model is fused, so that its weights no longer fit its spec, or the file cannot be written.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in _real_tensors(path, model).items()}
+    state = to_write(_real_tensors(path, model))
     misfit = _misfit(_layout(state), _layout(_meta_network(model.spec, model.num_classes).state_dict()))
     if misfit:
         raise _refusal(path, f"the model is fused or altered ({misfit}); save it before fuse(), in float32")
     metadata = {"format": FORMAT, "num_classes": str(model.num_classes), "spec": model.spec.to_json()}
     return save_checked(path, state, metadata)
+
+
+def to_write(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU that share no memory, as safetensors needs them; a network may share parameters."""
+    written, seen = {}, set()
+    for name, tensor in state.items():
+        here = tensor.detach().cpu().contiguous()
+        place = here.untyped_storage().data_ptr()
+        written[name] = here.clone() if place in seen else here
+        seen.add(place)
+    return written
 
 
 def save_checked(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

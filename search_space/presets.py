@@ -5,13 +5,16 @@ Source of E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from search_space.arch import ArchSpec
 from search_space.checks import SpecError, read_text
 from search_space.families import FAMILIES
 from search_space.stage import StageSpec
+
+Spec = TypeVar("Spec")
 
 
 def eradio(
@@ -108,8 +111,15 @@ def find_spec(arch: str) -> tuple[str, ArchSpec]:
     Raises:
         SpecError: There is no such preset, or the file has no valid spec; the message names the choices or the error.
     """
-    if arch in PRESETS:
-        return arch, PRESETS[arch]
+    return (arch, PRESETS[arch]) if arch in PRESETS else read_spec(arch, ArchSpec.from_json)
+
+
+def read_spec(arch: str, parse: Callable[[str], Spec]) -> tuple[str, Spec]:
+    """Return the name and the parsed content of a spec's .json file.
+
+    Raises:
+        SpecError: As `find_spec`.
+    """
     path = Path(arch)
     if path.suffix != ".json":
         raise SpecError(
@@ -117,7 +127,7 @@ def find_spec(arch: str) -> tuple[str, ArchSpec]:
         )
     try:
         name = path.absolute().parent.name if path.name == "spec.json" else path.stem
-        return name or path.stem, ArchSpec.from_json(read_text(path))
+        return name or path.stem, parse(read_text(path))
     except SpecError as error:
         raise SpecError(f"arch: {arch}: {error}") from None
     except (OSError, ValueError) as error:

@@ -59,6 +59,11 @@ def may_be_timm_name(name: str) -> bool:
     return architecture in _networks() and (not tag or tag in _networks()[architecture])
 
 
+def is_other_name(name: str) -> bool:
+    """Return whether a network is none of timm's own: this process has registered it."""
+    return is_recorded_version() and name not in _networks()
+
+
 @cache
 def tagged_names() -> tuple[str, ...]:
     """Return the recorded networks with weights, as NAME.TAG."""

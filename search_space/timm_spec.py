@@ -11,7 +11,8 @@ from typing import Any
 
 from search_space.arch import ArchSpec
 from search_space.checks import SpecError, shown
-from search_space.timm_names import PREFIX, check_timm_name
+from search_space.presets import PRESETS, read_spec
+from search_space.timm_names import PREFIX, check_timm_name, is_other_name
 
 FIELD = "timm"
 MAX_CHARACTERS = 100  # of a name
@@ -37,6 +38,10 @@ class TimmSpec:
             network = self.name.partition(".")[0]
             raise SpecError(f"arch: {PREFIX}{self.name}: it begins with random weights; write {PREFIX}{network}")
         check_timm_name(self.name)
+        if is_other_name(self.name):
+            raise SpecError(
+                f"arch: {PREFIX}{self.name}: this process has registered it; timm itself has no such network"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -67,6 +72,13 @@ def network_spec(plain: Mapping[str, Any]) -> NetworkSpec:
         SpecError: There is no such architecture; the message names the field.
     """
     return TimmSpec.from_dict(plain) if set(plain) == {FIELD} else ArchSpec.from_dict(plain)
+
+
+def find_network(arch: str) -> tuple[str, NetworkSpec]:
+    """Return name and spec of a preset, of timm:NAME or of a .json file of either kind; SpecError as `find_spec`."""
+    if arch.startswith(PREFIX):
+        return arch, TimmSpec(arch.removeprefix(PREFIX))
+    return (arch, PRESETS[arch]) if arch in PRESETS else read_spec(arch, network_spec_from_json)
 
 
 def network_spec_from_json(text: str) -> NetworkSpec:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm as to_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
@@ -88,6 +89,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return flag if world_size() == 1 else bool(all_reduce_mean(torch.tensor(float(flag), device=device)) > 0)
 
 
+def distinct(number: int) -> list[int]:
+    """Return the different numbers that the ranks give, rising, the same on all ranks."""
+    if world_size() == 1:
+        return [number]
+    numbers = [0] * world_size()
+    dist.all_gather_object(numbers, number)
+    return sorted(set(numbers))
+
+
 def barrier() -> None:
     """Wait until all ranks have arrived here."""
     if world_size() > 1:
@@ -113,7 +123,7 @@ class RunningStatistics:
 def convert_sync_batchnorm(student: nn.Module, device: torch.device) -> None:
     """Make BatchNorms normalize over all ranks' images where the device supports it."""
     if world_size() > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+        to_sync_batchnorm(student)  # timm's: torch's own would drop the activations of timm's BatchNorms
 
 
 def data_parallel(module: nn.Module, device: torch.device, *, find_unused_parameters: bool) -> nn.Module:

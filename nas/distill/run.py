@@ -181,6 +181,7 @@ class Training:
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
         saved = self._checkpoint.load()
+        _check_same_step(saved)
         untrained = None if saved is None else copy.deepcopy(backbone)
         self._distiller = self._begin(backbone, adaptors)
         if saved is not None and untrained is not None and not self._resume(saved):
@@ -300,6 +301,14 @@ class Training:
             return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
         self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._slot.busy_s})
+
+
+def _check_same_step(saved: Mapping[str, Any] | None) -> None:
+    """Raise TrainingError in all ranks where they have read different checkpoints."""
+    step = -1 if saved is None else int(saved["distiller"]["step"])
+    if len(steps := distributed.distinct(step)) > 1:
+        read = " and ".join("none" if each < 0 else f"that of step {each}" for each in steps)
+        raise TrainingError(f"the processes have read different checkpoints, {read}: is the folder's disk shared?")
 
 
 def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:

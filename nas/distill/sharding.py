@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
@@ -26,7 +27,8 @@ def shard(module: nn.Module, parts: Sequence[nn.Module], device: torch.device) -
         parts: Modules in it of which only one at a time has to be whole on a rank.
         device: Where its parameters are.
     """
-    mesh = init_device_mesh(device.type, (distributed.world_size(),))
+    assert dist.group.WORLD is not None
+    mesh = DeviceMesh.from_group(dist.group.WORLD, device.type)
     for part in parts:
         fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh)
@@ -38,19 +40,34 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(content: Any) -> Any:
-    """Return nested plain data with whole tensors in place of divided ones. All ranks have to call it."""
-    return tree_map(lambda value: value.full_tensor() if isinstance(value, DTensor) else value, content)
+def whole(tensor: Tensor) -> Tensor:
+    """Return a divided tensor as a whole in all ranks, which all have to call it; another tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(content: Any) -> Any:
+    """Return nested plain data with whole tensors on the CPU in place of divided ones, in rank 0; elsewhere with None.
+
+    All ranks have to call it. One tensor at a time is whole on the device.
+    """
+    return tree_map(_gathered, content)
+
+
+def _gathered(value: Any) -> Any:
+    if not isinstance(value, DTensor):
+        return value
+    whole = value.full_tensor()
+    return whole.cpu() if distributed.rank() == 0 else None
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load the result of `whole` of a module's `state_dict()`. All ranks have to call it with the same tensors."""
+    """Load what `gathered` gave rank 0 of a module's `state_dict()`; all ranks have to call it, with the same one."""
     current = module.state_dict()
     module.load_state_dict({name: _like(value, current[name]) for name, value in state.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the result of `whole` of an optimizer's `state_dict()`. All ranks have to call it with the same tensors."""
+    """Load what `gathered` gave rank 0 of an optimizer's `state_dict()`, in all ranks as `load_module`."""
     parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
     states = {
         number: {name: _like(value, parameters[number]) for name, value in each.items()}
@@ -67,6 +84,6 @@ def _like(value: Tensor, like: Tensor) -> Tensor:
     if value.shape != like.shape:  # the number of an optimizer's steps
         return value
     if isinstance(like, DTensor):
-        whole = value.to(like.device, like.dtype, copy=True).contiguous()
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        here = value.to(like.device, like.dtype, copy=True).contiguous()
+        return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
     return torch.empty_like(like).copy_(value)

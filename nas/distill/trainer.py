@@ -23,7 +23,7 @@ from nas.distill.convolutions import train_convolutions
 from nas.distill.folded_heads import unfold
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
-from nas.distill.sharding import load_module, load_optimizer, local, shard, whole
+from nas.distill.sharding import gathered, load_module, load_optimizer, local, shard, whole
 from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
@@ -123,8 +123,11 @@ class Distiller:
         self.student = Student(backbone, _heads(backbone, targets, config, loss))
         if adaptors is not None:
             unfold(adaptors, self.student.heads, targets.teachers)
-        layout = torch.contiguous_format if self._sharded else torch.channels_last  # FSDP takes no other one
-        self.student.to(self.device, memory_format=layout).train()  # type: ignore[call-overload]
+        if self._sharded:  # FSDP takes contiguous parameters alone, and moves them to the device part by part
+            self.student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        else:
+            self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student.train()
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
@@ -162,6 +165,8 @@ class Distiller:
         Raises:
             TrainingError: a loss is not finite; the message names the step, the teacher and its head.
         """
+        if self._sharded and distributed.rank() == 0:
+            self.averaged.to("cpu")  # until the next evaluation
         while self.step < step:
             with self._slot():
                 distributed.barrier()  # no rank computes before rank 0, which queues for all, has the device
@@ -198,7 +203,8 @@ class Distiller:
         The decay starts low, so that the initial weights do not weigh down early rungs.
         """
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged, current = self._ema_pairs
+        # FSDP may replace the memory of a divided parameter.
+        averaged, current = _float_pairs(self._ema, self.student) if self._sharded else self._ema_pairs
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def mean_losses(self, since: int) -> dict[str, float]:
@@ -219,16 +225,16 @@ class Distiller:
     def state_dict(self) -> dict[str, Any]:
         """Return all that resuming needs to give the same numbers: tensors and plain values.
 
-        With sharding, all ranks have to call it.
+        With sharding, all ranks have to call it, and rank 0 alone gets the tensors.
         """
         state = {
             "step": self.step,
             "losses": self.losses,
             "grad_norms": self.grad_norms,
-            "student": whole(self.student.state_dict()),
-            "averaged": whole(self._ema.state_dict()),
-            "balance": whole(self._balance.state_dict()),
-            "optimizer": whole(self._optimizer.state_dict()),
+            "student": gathered(self.student.state_dict()),
+            "averaged": gathered(self._ema.state_dict()),
+            "balance": gathered(self._balance.state_dict()),
+            "optimizer": gathered(self._optimizer.state_dict()),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -262,9 +268,10 @@ class Distiller:
     def _gather_averaged(self) -> None:
         """Bring the averaged weights together in rank 0, if they are divided."""
         if self._sharded:
-            state = whole(self._ema.state_dict())
+            state = gathered(self._ema.state_dict())
             if distributed.rank() == 0:
                 self.averaged.load_state_dict(state)
+                self.averaged.to(self.device)
 
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Add the gradients of a batch, times `share`; return the mean of each loss."""

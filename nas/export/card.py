@@ -75,7 +75,7 @@ def model_card(
         f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n"
         "license: other\nlicense_name: see-the-section-license\nlicense_link: README.md\n---",
         f"# {code(trial.baseline or trial.arch_id)}",
-        f"A vision backbone found by backbone-nas and distilled from {_names(data.study.info.teachers)}: "
+        f"A vision backbone, distilled by backbone-nas from {_names(data.study.info.teachers)}: "
         f"{outline(network_spec(trial.spec))}. Trial {trial.number} of the study {code(data.study.info.name)}; "
         f"the study's report shows it under {code(f'report.html#{trial.arch_id}')}.{_place(data)}",
         "## Use",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from backbones import Backbone, TimmBackbone, save
 from backbones.entrypoints import default_cfg
-from backbones.weights import save_checked
+from backbones.weights import save_checked, to_write
+from nas.cli import one_line
 from nas.distill.folded_heads import save_heads
 from nas.export import ExportError, ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
@@ -32,7 +33,7 @@ with torch.inference_mode():
     maps = pyramid(images)  # one map of each stage (strides: STRIDES)
 classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # for fine-tuning
 deploy = timm.utils.reparameterize_model(model)  # BatchNorm folded"""
-USAGE_OF_TIMM = """import timm  # nothing else: this is a network of timm
+USAGE_OF_TIMM = """import timm  # the network is timm's own
 import torch
 from PIL import Image
 
@@ -93,23 +94,34 @@ def _save_timm(model: TimmBackbone, folder: Path) -> str:
     """Write the weights of a network of timm under timm's own names; return their checksum."""
     if not model.has_head:
         raise ExportError(f"--format timm: timm's {model.name} has feature maps only; choose onnx or torchscript")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.model.state_dict().items()}
-    return save_checked(folder / WEIGHTS, state, {"format": "pt"})
+    return save_checked(folder / WEIGHTS, to_write(model.model.state_dict()), {"format": "pt"})
 
 
 def _timm_config(model: TimmBackbone, image_px: int) -> dict[str, Any]:
     declared = model.model.default_cfg
+    options = dict(model.model_args)
+    if declared.get("fixed_input_size"):  # timm built it for this size, which the folder's own must not replace
+        options["img_size"] = list(declared["input_size"][-2:])
     kept = {name: declared[name] for name in ("first_conv", "classifier", "pool_size") if declared.get(name)}
     return {
         "architecture": model.name,
         "num_classes": 0,
         "num_features": model.num_features,
-        "model_args": model.model_args,
+        "model_args": options,
         "pretrained_cfg": {**kept, "input_size": [3, image_px, image_px], **PREPROCESSING},
     }
 
 
 def _check(source: ExportSource, folder: Path) -> None:
+    try:
+        equal = _opens_equal(source, folder)
+    except Exception as error:  # of any network of timm
+        raise ExportFailed(f"--format timm: timm cannot open the model: {one_line(error)}") from None
+    if not equal:
+        raise ExportFailed("--format timm: the model that timm opens computes other features")
+
+
+def _opens_equal(source: ExportSource, folder: Path) -> bool:
     images = torch.randn(2, 3, source.image_px, source.image_px)
     opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
@@ -121,8 +133,7 @@ def _check(source: ExportSource, folder: Path) -> None:
             features, (spatial,) = opened.forward_intermediates(images, indices=1, output_fmt="NCHW")
             actual = [opened.forward_head(features, pre_logits=True), spatial]
             expected = [*source.model.encode(images)]
-    if not all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True)):
-        raise ExportFailed("--format timm: the model that timm opens computes other features")
+    return all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
 def _maps(model: Backbone, images: Tensor) -> list[Tensor]:

@@ -17,7 +17,7 @@ from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.forkserver import ForkServer
 from search_space import network_spec
 
-Arch = str | Mapping[str, Any]  # a name for `backbones.resolve`, or ArchSpec.to_dict()
+Arch = str | Mapping[str, Any]  # a name for `backbones.resolve`, or the plain data of a spec
 LIMIT_S, LIMIT_PER_BUDGET_S, COMPILING_LIMIT_S = 120.0, 10.0, 1200.0
 
 

@@ -60,7 +60,11 @@ def parser() -> OneLineParser:
     add_data_flags(data)
     _add_live(data)
     training = built.add_argument_group("training").add_argument
-    add_flag(training, "--img-size", "that of the search, or of the space that has the architecture, else 224")
+    add_flag(
+        training,
+        "--img-size",
+        "that of the search, of the architecture's space, or of the network of timm; else 224",
+    )
     add_recipe_flags(training)
     schedule = f"learning rate after the warm-up; cosine falls to 0 at the end (default: {LONG_RECIPE['schedule']})"
     training("--schedule", choices=SCHEDULES, help=schedule)

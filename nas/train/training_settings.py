@@ -28,10 +28,11 @@ from nas.search.settings import (
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
-from search_space import SPACES, NetworkSpec, SpecError, TimmSpec, find_spec, network_spec
+from search_space import SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
 from search_space.checks import shown
 from search_space.spaces import space_of
 from search_space.timm_names import PREFIX
+from search_space.timm_spec import find_network
 
 # Beyond the recipe of a search: the length of a training is known from its start.
 LONG_RECIPE: dict[str, Any] = {"schedule": "cosine", "ema_decay": 0.999, "max_grad_norm": 0.3}
@@ -124,7 +125,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         config = replace(config, train_images=min(config.train_images, CALIBRATION_IMAGES), views=1)
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
-    _check_image_size(plan, config.distill.img_size)
+    _check_network(plan, config)
     if "address" in options and "workers" not in options:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     config = with_workers(config, _workers(options))
@@ -183,7 +184,7 @@ def _named_spec(arch: str | NetworkSpec) -> tuple[str, NetworkSpec]:
     if not isinstance(arch, str):
         return (f"{PREFIX}{arch.name}" if isinstance(arch, TimmSpec) else arch.arch_id), arch
     try:
-        return (arch, TimmSpec(arch.removeprefix(PREFIX))) if arch.startswith(PREFIX) else find_spec(arch)
+        return find_network(arch)
     except SpecError as error:
         raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}, or name a run folder") from None
 
@@ -207,21 +208,37 @@ def _suitable_for_timm(spec: TimmSpec, options: Mapping[str, Any]) -> dict[str, 
     """Return the options that suit a network of timm: its own image size, and the reference of that size's space."""
     from backbones.timm_models import image_px  # imports torch and timm
 
-    px = options.get("img_size", image_px(spec.name))
+    px = options["img_size"] if "img_size" in options else image_px(spec.name)
     small = SearchConfig().space
     return {"space": small if px == SPACES[small].image_px else "full", "img_size": px}
 
 
-def _check_image_size(plan: TrainingPlan, px: int) -> None:
-    """Raise ConfigError for a network of timm that does not take the images."""
-    if not isinstance(plan.architecture, TimmSpec):
+def _check_network(plan: TrainingPlan, config: SearchConfig) -> None:
+    """Raise ConfigError for a network of timm that cannot be trained like this."""
+    spec = plan.architecture
+    if not isinstance(spec, TimmSpec):
         return
-    from nas.measure.counts import network_totals  # imports torch and timm
+    from backbones import build_network  # imports torch and timm
+    from backbones.skip_init import skip_init
+    from nas.measure.counts import network_totals
 
-    try:
-        network_totals(plan.spec, px)
-    except ValueError as error:
-        raise ConfigError(f"--img-size: {error}") from None
+    sizes = {"--img-size": {config.distill.img_size}}
+    sizes["--distill groups"] = {px for group in config.distill.groups for px in group.img_size}
+    for flag, sides_px in sizes.items():
+        for px in sorted(sides_px):
+            try:
+                network_totals(plan.spec, px)
+            except ValueError as error:
+                raise ConfigError(f"{flag}: {error}") from None
+    with skip_init():
+        network = build_network(spec)
+    if plan.fsdp and any(parameter.ndim == 0 for parameter in network.parameters()):
+        raise ConfigError(f"--fsdp: {plan.name} has parameters of a single number, which FSDP cannot divide")
+    if config.distill.grad_checkpointing:
+        try:
+            network.set_grad_checkpointing()
+        except SpecError as error:
+            raise ConfigError(f"--distill grad_checkpointing: {error}") from None
 
 
 def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:

@@ -72,20 +72,21 @@ def sharded(folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {name: trained(folder, recipe, sharded=True) for name, recipe in RECIPES.items()}
     clipped = replace(RECIPES["drop"], max_grad_norm=0.1)
-    found["clipped"] = {kind: trained(folder, clipped, sharded=kind) for kind in (True, False)}
-    half = trained(folder, RECIPES["drop"], 3, sharded=True)
+    found["clipped"] = {kind: trained(folder, clipped, sharded=kind)["grad_norms"] for kind in (True, False)}
+    torch.save(trained(folder, RECIPES["drop"], 3, sharded=True), folder / f"half{distributed.rank()}.pt")
+    distributed.barrier()
+    half = torch.load(folder / "half0.pt", weights_only=True)
     found["in two"] = {
         kind: trained(folder, RECIPES["drop"], STEPS, copy.deepcopy(half), sharded=kind) for kind in (True, False)
     }
+    found["steps"] = distributed.distinct(5), distributed.distinct(distributed.rank())
     run = made(folder, PLAIN, sharded=True)
     run.train_until(2)
     run.close()
     state = run.state_dict()
     found["mine"] = sum(p.to_local().numel() for p in run.student.parameters())  # type: ignore[attr-defined]
     found["all"] = sum(p.numel() for p in run.student.parameters())
-    found["averaged"] = (
-        state["averaged"], run.averaged.state_dict() if distributed.rank() == 0 else state["averaged"]
-    )  # fmt: skip
+    found["averaged"] = state["averaged"], run.averaged.state_dict() if distributed.rank() == 0 else None
     return found
 
 

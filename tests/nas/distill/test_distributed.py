@@ -113,15 +113,28 @@ def test_what_is_evaluated_is_the_divided_average(sharded_found: list[dict[str, 
 def test_with_and_without_sharding_a_training_goes_on_from_the_same_checkpoint(
     sharded_found: list[dict[str, Any]],
 ) -> None:
-    for found in sharded_found:
-        without_break = vector(found["drop"]["averaged"])
-        assert torch.equal(vector(found["in two"][True]["averaged"]), without_break)
-        assert (vector(found["in two"][False]["averaged"]) - without_break).norm() < 1e-3 * without_break.norm()
+    found = sharded_found[0]
+    without_break = vector(found["drop"]["averaged"])
+    assert torch.equal(vector(found["in two"][True]["averaged"]), without_break)
+    assert (vector(found["in two"][False]["averaged"]) - without_break).norm() < 1e-6 * without_break.norm()
+
+
+@pytest.mark.slow
+def test_with_sharding_only_rank_0_gets_the_whole_state(sharded_found: list[dict[str, Any]]) -> None:
+    first, second = (found["plain"]["student"] for found in sharded_found)
+    assert first.keys() == second.keys()
+    assert all(tensor.device.type == "cpu" for tensor in first.values())
+    assert all(second[name] is None for name in first if name.endswith(("weight", "bias")))
 
 
 @pytest.mark.slow
 def test_with_sharding_the_whole_gradient_is_clipped(sharded_found: list[dict[str, Any]]) -> None:
     for found in sharded_found:
-        norms = {kind: found["clipped"][kind]["grad_norms"] for kind in (True, False)}
-        assert norms[True] == pytest.approx(norms[False], rel=1e-2)
+        norms = found["clipped"]
+        assert norms[True] == pytest.approx(norms[False], rel=1e-4)
         assert min(norms[True]) > 0.1
+
+
+@pytest.mark.slow
+def test_ranks_know_whether_they_give_different_numbers(sharded_found: list[dict[str, Any]]) -> None:
+    assert [found["steps"] for found in sharded_found] == [([5], [0, 1])] * WORLD

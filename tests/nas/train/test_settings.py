@@ -93,6 +93,8 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
     config = large.session.config
     assert (config.distill.img_size, config.space) == (224, "full")
     assert large.session.run.name.endswith("-train-timm-convnext_atto")
+    earlier = command("timm:adv_inception_v3", "--train-steps", "5", "--device", "cpu").session.config
+    assert earlier.distill.img_size == 224
     small = command("timm:convnext_atto", "--train-steps", "5", "--device", "cpu", "--img-size", "64").session.config
     assert (small.distill.img_size, small.space) == (64, SearchConfig().space)
 
@@ -113,6 +115,21 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         ),
         (["eradio_pico", "--train-steps", "5", "--address", "auto"], "--address: add --workers N"),
         (["eradio_pico", "--train-steps", "5", "--address", "here", "--workers", "2"], "must be auto or HOST:PORT"),
+        (
+            ["timm:dm_nfnet_f0", "--img-size", "64", "--train-steps", "5", "--fsdp", "--workers", "2"],
+            "--fsdp: timm:dm_nfnet_f0 has parameters of a single number",
+        ),
+        (
+            ["timm:inception_v3", "--img-size", "96", "--train-steps", "5", "--distill", "grad_checkpointing=true"],
+            "--distill grad_checkpointing: timm:inception_v3: it cannot recompute activations",
+        ),
+        (
+            [
+                *("timm:levit_128s", "--train-steps", "5", "--distill"),
+                'groups=[{"teachers":["lite0","hed","xfeat"],"batch_size":32,"img_size":[192,224],"rate":1}]',
+            ],
+            "--distill groups: timm:levit_128s",
+        ),
         (["timm:resnet19", "--train-steps", "5"], "ARCH: timm has no model 'resnet19'; similar: resnet"),
         (["timm:resnet18.a1_in1k", "--train-steps", "5"], "it begins with random weights; write timm:resnet18"),
         (

@@ -7,18 +7,23 @@ import subprocess
 import sys
 from contextlib import chdir
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
-from backbones import TimmBackbone, WeightsError, build_network, load, save
+from backbones import TimmBackbone, WeightsError, build_network, load, resolve, save
 from nas.api import load_study
+from nas.distill import distributed
+from nas.export import to_timm
 from nas.export.__main__ import main as export
+from nas.export.source import ExportSource
 from nas.remeasure.__main__ import main as remeasure
 from nas.storage.store import read_study
 from nas.study.records import TrialState
 from nas.train.__main__ import main
 from search_space import TimmSpec, preset
+from search_space.timm_spec import find_network
 from tests.nas.train.test_command import words
 
 SPEC = TimmSpec("mobilenetv3_small_050")
@@ -93,6 +98,42 @@ def test_weights_are_loaded_as_they_were_saved(name: str, tmp_path: Path) -> Non
             assert torch.equal(actual, expected)
     with pytest.raises(WeightsError, match="holds architecture"):
         load(tmp_path / "weights.safetensors", preset("eradio_femto"))
+
+
+@pytest.mark.parametrize(
+    ("name", "px"),
+    [
+        ("vit_tiny_patch16_384", 384),
+        ("vit_tiny_patch16_224", 64),
+        ("maxvit_pico_rw_256", 256),
+        ("coat_tiny", 224),  # shares parameters
+        ("levit_128s", 224),
+    ],
+)
+def test_timm_builds_an_exported_network_for_the_same_images(name: str, px: int, tmp_path: Path) -> None:
+    model = build_network(TimmSpec(name)).eval().requires_grad_(False)
+    unused = cast(Any, None)
+    report = to_timm.write(ExportSource(unused, unused, model, {}, px), tmp_path, fused=False)
+    assert report.lines == ("opened by timm: summary and feature map are equal",)
+
+
+def test_activations_of_batch_norms_stay_where_ranks_share_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_network(SPEC).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = model.encode(images).summary
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        distributed.convert_sync_batchnorm(model, torch.device("cuda"))
+        assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
+        assert torch.equal(model.encode(images).summary, before)
+
+
+def test_a_spec_file_of_a_network_of_timm_names_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(SPEC.to_json())
+    assert find_network(str(path)) == ("best", SPEC)
+    name, model = resolve(str(path))
+    assert (name, model.spec) == ("best", SPEC)
 
 
 def test_a_network_that_cannot_recompute_activations_says_so() -> None:
