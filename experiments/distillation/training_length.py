@@ -8,7 +8,8 @@ Does one overtake the hybrids of a search when the training is longer than a sea
 architectures of two searches (experiments/archs) and the vision transformers of `VITS` are trained under the search's
 recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning rate is constant after the
 warm-up and the scores are those of averaged weights, so that each score is what a training of that length ends with.
-`--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step.
+`--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
+`constant` is that one without the fall, and `shifts` moves each batch by up to one cell of the targets.
 
 Rows are saved in experiments/results/training_length.json; existing ones are not trained again. The scores do not
 depend on what else the machine does.
@@ -45,7 +46,12 @@ RESULTS = Path(__file__).parents[1] / "results" / "training_length.json"
 ARCHS = Path(__file__).parents[1] / "archs"
 STEPS = (30, 90, 270, 810, 2700)
 PRESETS = ("eradio_pico", "eradio_nano")
-RECIPES: dict[str, dict[str, Any]] = {"search": {}, "long": LONG_RECIPE}
+RECIPES: dict[str, dict[str, Any]] = {
+    "search": {},
+    "long": LONG_RECIPE,
+    "constant": LONG_RECIPE | {"schedule": "constant"},
+    "shifts": LONG_RECIPE | {"max_shift": 1},
+}
 
 
 def vit(stem: str, depth: int, width: int, heads: int, **options: Any) -> ArchSpec:

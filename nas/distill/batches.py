@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -29,13 +29,25 @@ _READ_AHEAD = 3  # batches; one would do if every read took the same time, but t
 _READERS = 2
 
 
+Shift = tuple[int, int]
+
+
 class BatchPlan(NamedTuple):
-    """One step: its group, the rows of its images (rising), the student's input side in px, and the group's epoch."""
+    """One step.
+
+    Args:
+        group: Its teachers and the number of its images.
+        rows: Rows of its images, rising.
+        image_px: Side of the student's input.
+        epoch: Number of times that the group has been through the images before.
+        shift: Cells of the targets by which the student's images are moved, down and to the right.
+    """
 
     group: Group
     rows: Indices
     image_px: int
     epoch: int = 0
+    shift: Shift = (0, 0)
 
 
 class Schedule:
@@ -45,10 +57,11 @@ class Schedule:
         groups: drawn for each step in proportion to their rates; each goes through the images at its own pace.
         count: number of images.
         seed: of everything that is drawn here.
+        max_shift: largest shift of a step's images, in cells of the targets; each is as likely as any other.
     """
 
-    def __init__(self, groups: Sequence[Group], count: int, seed: int) -> None:
-        self._groups, self._count, self._seed = tuple(groups), count, seed
+    def __init__(self, groups: Sequence[Group], count: int, seed: int, max_shift: int = 0) -> None:
+        self._groups, self._count, self._seed, self._max_shift = tuple(groups), count, seed, max_shift
         rates = np.array([group.rate for group in groups], dtype=np.float64)
         self._edges = np.cumsum(rates / rates.sum())[:-1]
         self._drawn = np.zeros(0, dtype=np.int64)
@@ -65,7 +78,13 @@ class Schedule:
         rows = np.sort(order[position * group.batch_size : (position + 1) * group.batch_size])
         sizes = group.img_size
         size = sizes[int(np.random.default_rng((self._seed, 2, step)).integers(len(sizes)))]
-        return BatchPlan(group, rows, size, epoch)
+        return BatchPlan(group, rows, size, epoch, self._shift(step))
+
+    def _shift(self, step: int) -> Shift:
+        if not self._max_shift:
+            return (0, 0)
+        drawn = np.random.default_rng((self._seed, 3, step)).integers(-self._max_shift, self._max_shift + 1, 2)
+        return int(drawn[0]), int(drawn[1])
 
     def _groups_until(self, step: int) -> Indices:
         """Draw the group of every step up to `step`; a longer draw begins with a shorter one."""
@@ -97,16 +116,50 @@ def shuffled(count: int, rng: np.random.Generator) -> Indices:
 
 @dataclass(frozen=True)
 class Batch:
-    """images (B, 3, S, S), normalized; targets: "teacher/head" -> PHI-S targets (B, k) or (B, k, g, g)."""
+    """Images and targets of one step.
+
+    Args:
+        images: (B, 3, S, S), normalized.
+        targets: "teacher/head" -> PHI-S targets, (B, k), or (B, k, g, g) without the cells that a shift has moved out.
+        shift: Cells by which the images were moved, down and to the right.
+    """
 
     images: Tensor
     targets: dict[str, Tensor]
+    shift: Shift = (0, 0)
+
+    def shifted(self, shift: Shift) -> Self:
+        """Return the batch with its images moved by whole cells of the targets, which lose those that move out.
+
+        The edge pixels fill the images. A batch whose cells have no whole number of pixels stays as it is.
+        """
+        maps = [target for target in self.targets.values() if target.ndim == 4]
+        side, grid = self.images.shape[-1], maps[0].shape[-1] if maps else 0
+        if shift == (0, 0) or not grid or side % grid:
+            return self
+        down, right = (cells * side // grid for cells in shift)
+        padded = F.pad(self.images, (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)), mode="replicate")
+        top, left = max(-down, 0), max(-right, 0)
+        images = padded[..., top : top + side, left : left + side].contiguous(memory_format=torch.channels_last)
+        rows, columns = (slice(max(-cells, 0), grid - max(cells, 0)) for cells in shift)
+        targets = {key: each[..., rows, columns] if each.ndim == 4 else each for key, each in self.targets.items()}
+        return replace(self, images=images, targets=targets, shift=shift)
+
+    def with_targets(self, maps: Tensor) -> Tensor:
+        """Return the cells of the student's maps (B, k, g, g) that have targets."""
+        if self.shift == (0, 0):
+            return maps
+        rows, columns = (slice(max(cells, 0), maps.shape[-1] + min(cells, 0)) for cells in self.shift)
+        return maps[..., rows, columns]
 
     def micro_batches(self, parts: int) -> list[Self]:
         """Split the batch into `parts` equal ones, for gradient accumulation."""
         images = self.images.chunk(parts)
         targets = {key: value.chunk(parts) for key, value in self.targets.items()}
-        return [type(self)(part, {key: value[i] for key, value in targets.items()}) for i, part in enumerate(images)]
+        return [
+            replace(self, images=part, targets={key: value[i] for key, value in targets.items()})
+            for i, part in enumerate(images)
+        ]
 
 
 class BatchSource(Protocol):
@@ -189,7 +242,7 @@ class BatchLoader:
 
     def _read(self, plan: BatchPlan) -> Batch:
         rows = plan.rows[distributed.rank() :: distributed.world_size()]
-        return self._source.read(plan, rows, self._device)
+        return self._source.read(plan, rows, self._device).shifted(plan.shift)
 
 
 def resize_images(images: Tensor, side_px: int) -> Tensor:

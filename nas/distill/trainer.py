@@ -50,6 +50,8 @@ class DistillationModule(nn.Module):
         teachers = list(dict.fromkeys(key.rpartition("/")[0] for key in batch.targets))
         with self._autocast():
             predictions = self.student(batch.images, teachers)
+        for heads in predictions.values():
+            heads["spatial"] = batch.with_targets(heads["spatial"])
         losses = self._loss(predictions, batch.targets)
         return self.balance(losses), {key: loss.detach().mean() for key, loss in losses.items()}
 
@@ -153,7 +155,8 @@ class Distiller:
         self._optimizer = _adamw(self._parameters, config)
         self._ema_pairs = _float_pairs(self._ema, self.student)
         source = source or CachedSource(targets.train)
-        self._loader = BatchLoader(source, Schedule(groups, len(source), seed), self.device)
+        schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
+        self._loader = BatchLoader(source, schedule, self.device)
         self._unread = StepValues()
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []

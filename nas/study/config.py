@@ -119,6 +119,8 @@ class DistillConfig:
         groups: Teachers with batches of their own; none for all teachers together at `img_size`.
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
         accumulate: Parts of a batch whose gradients add up to those of a step.
+        max_shift: Largest shift of a batch's images, in cells of the targets (16 px at `img_size`), in each direction.
+            The loss is over the cells that the student and the teachers both see. 0 for none.
         grad_checkpointing: Whether activations are computed again in the backward pass, to save memory.
         compile: Whether torch.compile compiles the student and its losses.
         ranks: Processes that train one architecture together, on CUDA each on its own GPU.
@@ -143,6 +145,7 @@ class DistillConfig:
     groups: tuple[Group, ...] = ()
     max_grad_norm: Annotated[float, Range(0, 1_000_000_000)] = 0.0
     accumulate: Annotated[int, Range(1, 4_096)] = 1
+    max_shift: Annotated[int, Range(0, 64)] = 0
     grad_checkpointing: bool = False
     compile: bool = False
     ranks: Annotated[int, Range(1, 1_024)] = 1

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nas.cache.targets import SplitTargets
-from nas.distill.batches import WINDOW, BatchLoader, CachedSource, Schedule, shuffled
+from nas.distill.batches import WINDOW, Batch, BatchLoader, CachedSource, Schedule, shuffled
 from nas.distill.heads import normalize
 from nas.study.config import Group
 from tests.waiting import until
@@ -144,3 +144,42 @@ def test_a_closed_loader_keeps_neither_threads_nor_arrays() -> None:
     del loader, split, array
     gc.collect()
     assert gone() is None
+
+
+def batch_of_cells() -> Batch:
+    """Two images of 4 x 4 cells of 2 px, each of its own color, whose targets are these colors."""
+    cells = torch.arange(32.0).reshape(2, 1, 4, 4)
+    images = cells.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 3, -1, -1)
+    return Batch(images, {"a/spatial": cells, "a/summary": torch.arange(2.0)[:, None]})
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, -2), (-3, 3), (2, 1)])
+def test_a_shifted_student_is_compared_with_the_cells_that_it_sees(shift: tuple[int, int]) -> None:
+    batch = batch_of_cells().shifted(shift)
+    student_sees = batch.images[:, :1, ::2, ::2]  # a perfect student: the color of each cell
+    assert torch.equal(batch.with_targets(student_sees), batch.targets["a/spatial"])
+    kept = tuple(4 - abs(cells) for cells in shift)
+    assert batch.targets["a/spatial"].shape[2:] == kept
+    assert torch.equal(batch.targets["a/summary"], batch_of_cells().targets["a/summary"])
+    halves = batch.micro_batches(2)
+    assert torch.equal(torch.cat([half.with_targets(half.images[:, :1, ::2, ::2]) for half in halves]),
+                       torch.cat([half.targets["a/spatial"] for half in halves]))  # fmt: skip
+
+
+def test_an_image_is_moved_down_and_to_the_right_and_filled_by_its_edge() -> None:
+    images = batch_of_cells().shifted((1, 1)).images
+    before = batch_of_cells().images
+    assert torch.equal(images[..., 2:, 2:], before[..., :6, :6])
+    assert torch.equal(images[..., :2, 2:], before[..., :1, :6].expand(-1, -1, 2, -1))
+
+
+def test_cells_without_a_whole_number_of_pixels_are_not_shifted() -> None:
+    batch = Batch(torch.zeros(2, 3, 6, 6), {"a/spatial": torch.zeros(2, 1, 4, 4)})
+    assert batch.shifted((1, 1)) is batch
+
+
+def test_shifts_are_drawn_within_their_limit_for_each_step() -> None:
+    shifts = [Schedule(ONE, 96, 0, max_shift=1)[step].shift for step in range(300)]
+    assert set(shifts) == {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+    assert shifts == [Schedule(ONE, 96, 0, max_shift=1)[step].shift for step in range(300)]
+    assert {Schedule(ONE, 96, 0)[step].shift for step in range(50)} == {(0, 0)}
