@@ -15,19 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from search_space.checks import SpecError
-from search_space.presets import find_spec
 
 PREFIX = "timm:"
 RECORDED = Path(__file__).with_suffix(".json")
 _EXAMPLES = ("resnet18", "convnext_atto")  # where no name is similar
-
-
-def check_arch(arch: str) -> None:
-    """Raise SpecError for an arch that is no preset, no readable spec file and surely no network of timm."""
-    if arch.startswith(PREFIX):
-        check_timm_name(arch.removeprefix(PREFIX))
-    else:
-        find_spec(arch)
 
 
 def check_timm_name(name: str) -> None:

@@ -81,6 +81,14 @@ def find_network(arch: str) -> tuple[str, NetworkSpec]:
     return (arch, PRESETS[arch]) if arch in PRESETS else read_spec(arch, network_spec_from_json)
 
 
+def check_arch(arch: str) -> None:
+    """Raise SpecError for an arch that is no preset, no readable spec file and surely no network of timm."""
+    if arch.startswith(PREFIX):
+        check_timm_name(arch.removeprefix(PREFIX))  # which may have the tag of pretrained weights
+    else:
+        find_network(arch)
+
+
 def network_spec_from_json(text: str) -> NetworkSpec:
     """Return the architecture of JSON text; SpecError as `network_spec`, also for text that is no JSON object."""
     try:

@@ -162,7 +162,7 @@ class TrainingPool:
                             slots.append(job.slot)
                         yield progress
                         if progress.ended and progress.reason is None:
-                            _remove_checkpoint(progress.job)
+                            remove_checkpoint(progress.job)
             finally:
                 _stop(running)
 
@@ -198,7 +198,7 @@ class TrainingPool:
         return ",".join(self._gpus[(slot * ranks + rank) % len(self._gpus)] for rank in range(ranks))
 
 
-def _remove_checkpoint(job: TrainingJob) -> None:
+def remove_checkpoint(job: TrainingJob) -> None:
     """Remove the checkpoint of a finished job, and what its killed processes were writing."""
     for path in job.checkpoint.parent.glob(f"{job.checkpoint.name}*"):
         path.unlink(missing_ok=True)

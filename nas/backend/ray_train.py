@@ -1,14 +1,16 @@
 """Train one model in processes of a Ray cluster, which Ray Train starts and joins into a process group.
 
-Where a node or a process is lost, Ray Train starts all processes again, on the nodes that are left, and they continue
-from the last checkpoint. A training that breaks down by itself is not tried again.
+Where a node or a process is lost, Ray Train starts all processes again as soon as the cluster has processors for them,
+and they continue from the last checkpoint. A training that breaks down by itself is not tried again.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,17 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nas.backend.cluster import Announce, ClusterError
+from nas.backend.cluster import Announce, ray_watchdog
 from nas.backend.pool import MAX_REASON_CHARACTERS, RankSpec, TrainingJob, train_as_rank
-from nas.backend.ray_session import joined_ray
+from nas.backend.ray_session import head_address, joined_ray, raylet_socket
 from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
 from nas.study.records import RungResult
 
 POLL_S = 0.2
+NOTICE_S = 30.0  # without a message, after which missing processors are named
 LOST_PROCESSES = 5  # times that all processes are started again
 STOPPING_S = 60.0  # for a training that is asked to end, to save its state
+UNSTARTED_S = 5.0  # for one that waits for processors
 PATIENCE_S = 24 * 3600  # of ranks that wait for rank 0, which evaluates and writes alone
 
 
@@ -65,11 +69,12 @@ class Mailbox:
 
 @dataclass(frozen=True)
 class _Rank:
-    """The settings of all processes."""
+    """The settings of all processes; relative paths are from the folder."""
 
     job: TrainingJob
     targets: Path
     checkpoint_s: float
+    folder: Path
     mailbox: Any
 
 
@@ -86,48 +91,67 @@ def train_on_cluster(
         announce: Shows a line to the user.
 
     Raises:
-        ClusterError: The cluster cannot be joined, or does not have the processors.
-        RayTrainingFailed: The training broke down.
+        ClusterError: The cluster cannot be joined.
+        RayTrainingFailed: The training broke down, or Ray did.
         KeyboardInterrupt: As it was raised in the caller; the training has saved its state.
     """
     job = replace(job, folder=job.folder.resolve(), start=None if job.start is None else job.start.resolve())
+    advice = f"nothing stored is lost; resume with --resume {job.folder}"
     with joined_ray(address, job.folder, announce) as scratch:
-        _check_room(job)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        trainer = _trainer(_Rank(job, targets.resolve(), checkpoint_interval_s(), mailbox), scratch)
-        fitting = _Fitting(trainer)
-        known = 0
-        try:
-            while True:
-                running = fitting.is_alive()
-                for message in ray.get(mailbox.take.remote()):
-                    if isinstance(message, int):
-                        on_steps(message)
-                        continue
-                    if isinstance(message, str):
-                        raise RayTrainingFailed(message)
-                    rung = RungResult.from_dict(message)
-                    if rung.rung == known:  # processes that start again repeat the earlier ones
-                        known += 1
-                        yield rung
-                if not running:
-                    break
-                time.sleep(POLL_S)
-        except (KeyboardInterrupt, GeneratorExit):
-            ray.get(mailbox.stop.remote())
-            fitting.join(STOPPING_S)
-            raise
-        if fitting.error is not None:
-            raise RayTrainingFailed(one_line(fitting.error)[:MAX_REASON_CHARACTERS])
+        rank = _Rank(job, targets.resolve(), checkpoint_interval_s(), Path.cwd(), mailbox)
+        with ray_watchdog(head_address(), raylet_socket(), advice):
+            fitting = _Fitting(_trainer(rank, scratch))
+            try:
+                yield from _results(fitting, rank, on_steps, announce)
+            except ray.exceptions.RayError as error:
+                raise RayTrainingFailed(f"Ray: {one_line(error)[:MAX_REASON_CHARACTERS]}; {advice}") from error
+            finally:
+                fitting.end(mailbox, announce)
 
 
-def _check_room(job: TrainingJob) -> None:
-    """Raise ClusterError for more processes than the cluster has processors for: Ray would wait for them."""
+def _results(
+    fitting: _Fitting, rank: _Rank, on_steps: Callable[[int], None], announce: Announce
+) -> Iterator[RungResult]:
+    """Yield the evaluations as they come; RayTrainingFailed where the training breaks down."""
+    known, heard_s, waits = 0, time.monotonic(), False
+    while True:
+        running = fitting.is_alive()  # what ends now has posted all
+        for message in ray.get(rank.mailbox.take.remote()):
+            heard_s, waits, fitting.started = time.monotonic(), False, True
+            if isinstance(message, str):
+                raise RayTrainingFailed(message)
+            if isinstance(message, int):
+                on_steps(message)
+            elif (rung := RungResult.from_dict(message)).rung == known:  # restarted processes repeat earlier ones
+                known += 1
+                yield rung
+        if not running:
+            break
+        if not waits and time.monotonic() - heard_s > NOTICE_S and (lacking := _lacking(rank.job, fitting.started)):
+            announce(f"{lacking}; waiting for them, and Ctrl-C loses nothing")
+            waits = True
+        time.sleep(POLL_S)
+    if fitting.error is not None:
+        raise RayTrainingFailed(_reason(fitting.error))
+
+
+def _lacking(job: TrainingJob, started: bool) -> str | None:
+    """Say which processors the training needs and the cluster does not have; None where it has them."""
     kind = "GPU" if job.config.device == "cuda" else "CPU"
-    present = int(ray.cluster_resources().get(kind, 0))
-    if present < job.ranks:
-        raise ClusterError(f"--workers: {job.ranks}: the Ray cluster has {present} {kind}s")
+    resources = ray.cluster_resources() if started else ray.available_resources()  # a started one has some of them
+    present = int(resources.get(kind, 0))
+    needed = f"the training needs {job.ranks} {kind}s, and the Ray cluster has {present}"
+    return None if present >= job.ranks else f"{needed}{'' if started else ' free ones'}"
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of a failure on one line: the first error of a process, where Ray names one."""
+    failures = getattr(error, "worker_failures", {})
+    cause = failures[min(failures)] if failures else error
+    cause = getattr(cause, "_base_exc", None) or getattr(cause, "cause", None) or cause
+    return f"{type(cause).__name__}: {one_line(cause)}"[:MAX_REASON_CHARACTERS]
 
 
 def _trainer(rank: _Rank, scratch: str) -> TorchTrainer:
@@ -144,12 +168,18 @@ def _trainer(rank: _Rank, scratch: str) -> TorchTrainer:
 
 
 class _Fitting(threading.Thread):
-    """Runs the trainer, while the command reads the mailbox."""
+    """Runs the trainer, while the command reads the mailbox.
+
+    Attributes:
+        error: What Ray Train raised at the end.
+        started: Whether the training has told anything.
+    """
 
     def __init__(self, trainer: TorchTrainer) -> None:
         super().__init__(daemon=True)
         self._trainer = trainer
         self.error: Exception | None = None
+        self.started = False
         self.start()
 
     def run(self) -> None:
@@ -159,15 +189,30 @@ class _Fitting(threading.Thread):
         except Exception as error:
             self.error = error
 
+    def end(self, mailbox: Any, announce: Announce) -> None:
+        """Let the training save its state and end, if it still runs: Ray must not be left before."""
+        if not self.is_alive():
+            return
+        with suppress(ray.exceptions.RayError):
+            ray.get(mailbox.stop.remote())
+        self.join(STOPPING_S if self.started else UNSTARTED_S)
+        if self.started and self.is_alive():
+            announce(f"the training did not end within {STOPPING_S:.0f} s: what it has saved is its last checkpoint")
+
 
 def _train_rank(config: dict[str, Any]) -> None:
     """Train one rank; this is all that a process of the cluster does."""
+    from nas.distill import distributed
     from nas.distill.run import TrainingStopped
 
     rank: _Rank = config["rank"]
-    if ray.get(rank.mailbox.is_over.remote()):
+    with suppress(OSError):  # a node may lack it, where all paths are absolute
+        os.chdir(rank.folder)
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    is_over = ray.get(rank.mailbox.is_over.remote()) if first else False
+    if distributed.from_rank_0(str(is_over)) == str(True):
         return
-    context, first = ray.train.get_context(), ray.train.get_context().get_world_rank() == 0
     stop = threading.Event()
 
     def post(message: Any) -> None:
@@ -187,12 +232,15 @@ def _train_rank(config: dict[str, Any]) -> None:
         local_rank=device.index or 0,
     )
     try:
+        post(0)
         for result in train_as_rank(spec, post, stop.is_set):
-            post(None if result is None else result.to_dict())
+            if result is not None:
+                post(result.to_dict())
     except TrainingStopped:
         return
     except Exception as error:
-        if type(error) is RuntimeError or isinstance(error, torch.distributed.DistError):
-            raise  # probably of a rank that is lost, to those that waited for it; gloo has no type of its own
-        post(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS])
+        # Those that wait for a lost process raise a plain RuntimeError: gloo has no type of its own.
+        lost = type(error) is RuntimeError or isinstance(error, torch.distributed.DistError)
+        if not lost or rank.job.ranks == 1:
+            ray.get(rank.mailbox.post.remote(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS]))
         raise

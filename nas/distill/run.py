@@ -305,7 +305,10 @@ class Training:
 
 def _check_same_step(saved: Mapping[str, Any] | None) -> None:
     """Raise TrainingError in all ranks where they have read different checkpoints."""
-    step = -1 if saved is None else int(saved["distiller"]["step"])
+    try:
+        step = -1 if saved is None else int(saved["distiller"]["step"])
+    except (KeyError, TypeError, ValueError):  # it lacks something, and the training will begin again
+        step = -1
     if len(steps := distributed.distinct(step)) > 1:
         read = " and ".join("none" if each < 0 else f"that of step {each}" for each in steps)
         raise TrainingError(f"the processes have read different checkpoints, {read}: is the folder's disk shared?")

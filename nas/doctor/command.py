@@ -17,7 +17,7 @@ from nas.doctor.findings import FAIL, OK, WARN, Finding
 from nas.measure.devices import DeviceError, device_type
 from nas.measure.forkserver import ForkServer
 from nas.terminal import write_line
-from search_space.timm_names import check_arch
+from search_space.timm_spec import check_arch
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 INDENT = 6

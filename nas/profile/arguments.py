@@ -16,7 +16,7 @@ from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, 
 from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
-from search_space.timm_names import check_arch
+from search_space.timm_spec import check_arch
 
 if TYPE_CHECKING:
     import torch

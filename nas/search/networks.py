@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig, is_of_timm
-from search_space import PRESETS, ArchSpec, SpecError, find_spec
-from search_space.timm_names import check_arch
+from search_space import PRESETS, ArchSpec, SpecError, TimmSpec
+from search_space.timm_names import PREFIX
+from search_space.timm_spec import check_arch, find_network
 
 _ID_CHARACTERS = 8  # of an architecture's id, in the name of one that was read from a file
 
@@ -56,9 +57,11 @@ def read_spec_files(config: SearchConfig) -> SearchConfig:
         if arch in config.specs or not arch.endswith(".json"):
             return arch
         try:
-            file_name, spec = find_spec(arch)
+            file_name, spec = find_network(arch)
         except SpecError as error:
             raise ConfigError(f"--{flag}: {_reason(error)}") from None
+        if isinstance(spec, TimmSpec):
+            return f"{PREFIX}{spec.name}"
         name = f"{file_name}-{spec.arch_id[:_ID_CHARACTERS]}"
         specs[name] = spec.to_dict()
         return name

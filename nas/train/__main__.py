@@ -59,7 +59,9 @@ def _after_interruption(begun: Sequence[TrainCommand]) -> str:
 
     if not begun or not holds_study(begun[0].session.run):
         return "the training had not begun, and the cache keeps what it has; type the same command again"
-    resume = command_line("train", ["--resume", str(begun[0].session.run)])
+    session = begun[0].session
+    cluster = [] if session.address is None else ["--address", session.address]
+    resume = command_line("train", ["--resume", str(session.run), *cluster])
     return f"the training's state is saved\nresume with: {resume}"
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.analysis.run_files import SAMPLES
-from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
+from nas.backend.pool import TrainingJob, TrainingPool, remove_checkpoint, visible_gpus
 from nas.cli import OperationFailed, StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.files import atomic_write
@@ -34,7 +34,7 @@ from nas.search.session import (
     write_config,
 )
 from nas.storage.store import Store
-from nas.study.config import SearchConfig
+from nas.study.config import ConfigError, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.metrics import metric_label
 from nas.study.objectives import objectives
@@ -47,6 +47,7 @@ from nas.train.training_settings import TrainCommand, launched_ranks, with_steps
 if TYPE_CHECKING:
     from nas.cache import Targets
     from nas.distill.live import LiveTeachers
+    from nas.search.settings import SearchCommand
 
 _LOG = logging.getLogger(__name__)
 Announce = Callable[[str], None]
@@ -69,8 +70,22 @@ def train(command: TrainCommand, console: Console) -> int:
         TrainingFailed: The training broke down; its last checkpoint is kept. Or another command trains it.
     """
     with claimed(command.session):
+        _check_cluster(command.session)
         _train(command, console)
     return 0
+
+
+def _check_cluster(session: SearchCommand) -> None:
+    """Raise ConfigError for more processes than the cluster has processors for, ClusterError without a cluster."""
+    if session.address is None:
+        return
+    from nas.backend.ray_session import cluster_resources  # imports Ray, which takes seconds
+
+    session.run.mkdir(parents=True, exist_ok=True)
+    _, cpus, gpus = cluster_resources(session.address, session.run)
+    kind, present = ("GPU", gpus) if session.config.device == "cuda" else ("CPU", cpus)
+    if present < (ranks := session.config.distill.ranks):
+        raise ConfigError(f"--workers: {ranks}: the Ray cluster at {session.address} has {present:.0f} {kind}s")
 
 
 def _train(command: TrainCommand, console: Console) -> None:
@@ -217,6 +232,7 @@ def _rungs(
             )
         except RayTrainingFailed as error:
             raise TrainingFailed(str(error)) from None
+        remove_checkpoint(job)
         return
     if launched_ranks() is not None:
         from nas.distill.run import TrainingStopped
@@ -225,6 +241,7 @@ def _rungs(
             yield from lead(job, targets, lambda steps: progress("steps trained", steps, job.steps))
         except TrainingStopped:
             raise KeyboardInterrupt from None
+        remove_checkpoint(job)
         return
     gpus = visible_gpus() if job.config.device == "cuda" else ()
     known = 0

@@ -126,6 +126,8 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
     _check_network(plan, config)
+    if "address" in options and launched_ranks() is not None:
+        raise ConfigError("--address: torchrun has started the processes; remove the flag")
     if "address" in options and "workers" not in options:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     config = with_workers(config, _workers(options))
@@ -329,8 +331,6 @@ def _session(
     address = options.get("address")
     if address is not None:
         check_address(address)
-        if launched_ranks() is not None:
-            raise ConfigError("--address: torchrun has started the processes; remove the flag")
     return SearchCommand(
         config, run, resume, teacher_weights=weights, cache=options.get("cache"), text=text, address=address
     )

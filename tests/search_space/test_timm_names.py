@@ -11,7 +11,8 @@ from backbones.timm_models import names_to_record
 from nas.study.teacher_names import BUILTIN_TEACHERS, SETS, check_teacher_names, listed
 from nas.teachers import TEACHERS
 from search_space import SpecError, timm_names
-from search_space.timm_names import RECORDED, check_arch, is_recorded_version, may_be_timm_name, tagged_names
+from search_space.timm_names import RECORDED, is_recorded_version, may_be_timm_name, tagged_names
+from search_space.timm_spec import check_arch
 
 needs_recorded_version = pytest.mark.skipif(
     not is_recorded_version(), reason=f"timm {timm.__version__} is installed; the names of another version are recorded"

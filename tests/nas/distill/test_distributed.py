@@ -116,7 +116,7 @@ def test_with_and_without_sharding_a_training_goes_on_from_the_same_checkpoint(
     found = sharded_found[0]
     without_break = vector(found["drop"]["averaged"])
     assert torch.equal(vector(found["in two"][True]["averaged"]), without_break)
-    assert (vector(found["in two"][False]["averaged"]) - without_break).norm() < 1e-6 * without_break.norm()
+    assert (vector(found["in two"][False]["averaged"]) - without_break).norm() < 1e-5 * without_break.norm()
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from nas.doctor.readings import HubReading, PrecisionReading, RayReading, Runtim
 from nas.measure import MeasurementError
 from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
-from search_space.timm_names import check_arch
+from search_space.timm_spec import check_arch
 from tests.nas.doctor import gpus
 from tests.nas.profile.services import InProcess
 from tests.nas.study.builders import measurement
