@@ -129,6 +129,6 @@ def read_spec(arch: str, parse: Callable[[str], Spec]) -> tuple[str, Spec]:
         name = path.absolute().parent.name if path.name == "spec.json" else path.stem
         return name or path.stem, parse(read_text(path))
     except SpecError as error:
-        raise SpecError(f"arch: {arch}: {error}") from None
+        raise SpecError(f"arch: {arch}: {str(error).removeprefix('arch: ')}") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"arch: cannot read {arch!r} ({getattr(error, 'strerror', None) or error})") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 from timm.models import is_model, list_pretrained
@@ -58,3 +60,12 @@ def test_the_names_of_teachers_are_those_of_the_teachers() -> None:
     assert [teacher.name for teacher in TEACHERS.values()] == list(TEACHERS) == list(BUILTIN_TEACHERS)
     names = {name.partition("@")[0] for name in listed(",".join(SETS))} - set(TEACHERS)
     assert names <= set(tagged_names())
+
+
+def test_a_spec_file_of_a_network_is_an_arch(tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text('{"timm": "resnet18"}')
+    check_arch(str(path))
+    path.write_text('{"timm": "resnet181"}')
+    with pytest.raises(SpecError, match=r"best\.json: timm has no model 'resnet181'"):
+        check_arch(str(path))

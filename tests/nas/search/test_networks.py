@@ -54,6 +54,13 @@ def test_the_architecture_of_a_file_is_part_of_the_settings(tmp_path: Path) -> N
     assert config.spec(name) == spec
 
 
+def test_a_spec_file_of_a_network_of_timm_stands_for_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "best.json"
+    file.write_text('{"timm": "resnet18"}')
+    config = config_of("--reference", str(file), "--scale", str(file))
+    assert (config.reference, config.scale, config.specs) == ("timm:resnet18", ("timm:resnet18",), {})
+
+
 def test_two_files_of_one_name_are_two_networks(tmp_path: Path) -> None:
     files = [str(spec_file(tmp_path / arch, arch=arch)) for arch in ("eradio_femto", "eradio_pico")]
     assert len(config_of("--scale", ",".join(files)).specs) == 2
