@@ -23,9 +23,9 @@ def shard(module: nn.Module, parts: Sequence[nn.Module], device: torch.device) -
     """Divide the parameters of a module among the ranks, and return it; the gradients become means over the ranks.
 
     Args:
-        module: The module, on the device, with contiguous parameters.
+        module: The module, with contiguous parameters.
         parts: Modules in it of which only one at a time has to be whole on a rank.
-        device: Where its parameters are.
+        device: Where its parameters are, or are moved to.
     """
     assert dist.group.WORLD is not None
     mesh = DeviceMesh.from_group(dist.group.WORLD, device.type)
