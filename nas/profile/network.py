@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones import Backbone, resolve
-from backbones.timm_models import TimmBackbone
+from backbones import Network, resolve
 from nas.measure import Setting
 from nas.measure.counts import CounterResult, checked_count, compare_counters
 from nas.measure.counts.compare import format_macs
@@ -32,7 +31,7 @@ from nas.profile.profiles import (
     failure_reason,
 )
 from nas.profile.sweeps import SWEEPS, images
-from search_space import ArchSpec
+from search_space import ArchSpec, NetworkSpec
 from search_space.spaces import PHOTO_PX, space_of
 
 SMALL_PX = 128
@@ -180,9 +179,9 @@ def _measure(
         left_s -= settings.seconds
 
 
-def default_resolution(spec: ArchSpec | None) -> int:
-    """Return the side in px of the images that a spec's space is designed for."""
-    space = None if spec is None else space_of(spec)
+def default_resolution(spec: NetworkSpec) -> int:
+    """Return the side in px of the images that a spec's space is designed for; 224 where it is in no space."""
+    space = space_of(spec) if isinstance(spec, ArchSpec) else None
     return PHOTO_PX if space is None else space.image_px
 
 
@@ -193,18 +192,17 @@ def default_batch(device: torch.device, resolution: int) -> int:
     return 16 if resolution <= SMALL_PX else 4
 
 
-def count_network(name: str, model: Backbone | TimmBackbone, settings: NetworkSettings) -> Profile:
+def count_network(name: str, model: Network, settings: NetworkSettings) -> Profile:
     """Count a network without timing it.
 
     Raises:
         ValueError: The network does not accept the resolution.
     """
-    spec = getattr(model, "spec", None)
-    resolution = settings.resolution or default_resolution(spec)
+    resolution = settings.resolution or default_resolution(model.spec)
     counts = checked_count(name, model, resolution)
     return Profile(
         arch=name,
-        arch_id=spec.arch_id if spec is not None else None,
+        arch_id=model.spec.arch_id,
         batch=settings.batch or default_batch(settings.device, resolution),
         resolution=resolution,
         counts=counts,

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from backbones import resolve
+from backbones import Network, resolve
 from nas.measure import Arm, ArmError, Setting
 from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device
@@ -151,13 +150,12 @@ def compare_runtimes(
             yield profile
 
 
-def _count_network(name: str, model: nn.Module, settings: RuntimeSettings) -> RuntimesProfile:
-    spec = getattr(model, "spec", None)
-    resolution = settings.resolution or default_resolution(spec)
+def _count_network(name: str, model: Network, settings: RuntimeSettings) -> RuntimesProfile:
+    resolution = settings.resolution or default_resolution(model.spec)
     counts = checked_count(name, model, resolution)
     return RuntimesProfile(
         arch=name,
-        arch_id=spec.arch_id if spec is not None else None,
+        arch_id=model.spec.arch_id,
         params=counts.params,
         macs=counts.macs,
         batch=settings.batch or default_batch(settings.device, resolution),

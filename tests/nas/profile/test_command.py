@@ -25,7 +25,7 @@ from nas.profile.command import ProfileProgress
 from nas.profile.network import default_resolution
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
-from search_space import PRESETS, find_spec
+from search_space import PRESETS, TimmSpec, find_spec, preset
 from tests.nas.profile.services import InProcess, scripted
 
 KEYS = set(
@@ -282,7 +282,7 @@ def test_several_archs_are_one_comparison_and_one_plot(capsys, tmp_path):
     assert main([*several, "--json", "--plot", str(plot)]) == 0
     profiles = json.loads(capsys.readouterr().out)["profiles"]
     assert [p["arch"] for p in profiles] == ["eradio_femto", "timm:resnet10t"]
-    assert profiles[1]["arch_id"] is None
+    assert [p["arch_id"] for p in profiles] == [preset("eradio_femto").arch_id, TimmSpec("resnet10t").arch_id]
     text = plot.read_text()
     for word in ("eradio_femto", "timm:resnet10t", "GMACs of one image", "parameters"):
         assert word in text
@@ -328,7 +328,7 @@ def test_a_spec_of_an_export_has_the_name_of_its_folder(tmp_path, monkeypatch):
 def test_default_resolution_follows_the_scale():
     assert default_resolution(PRESETS["eradio_nano"]) == 64
     assert default_resolution(PRESETS["eradio"]) == 224
-    assert default_resolution(None) == 224
+    assert default_resolution(TimmSpec("resnet10t")) == 224
 
 
 @pytest.mark.parametrize(
