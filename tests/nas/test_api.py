@@ -268,7 +268,7 @@ def test_mypy_knows_the_types_of_what_the_front_door_returns(tmp_path: Path) -> 
     code = """
 from pathlib import Path
 from typing import assert_type
-from backbones import Backbone
+from backbones import Network
 from nas.api import ConfigError, Model, SearchConfig, Study, load_study, search
 
 study = search(SearchConfig(budget=20), run_dir="runs/nb", workers=1)
@@ -277,7 +277,7 @@ assert_type(load_study(), Study)
 assert_type(study.front(), tuple[Model, ...])
 best = study.select(max_latency_ms=13)
 assert_type(best, Model)
-assert_type(best.load(), Backbone)
+assert_type(best.load(), Network)
 assert_type(best.latency_ms, float)
 assert_type(best.export("winner", format="hf"), Path)
 assert_type(study.report(), Path)
