@@ -32,7 +32,7 @@ $(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
 ifeq ($(TORCH),cpu)
 	@echo "installing into $(VENV), with PyTorch's CPU build: about 2.1 GB, some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --index-url $(CPU_INDEX) torch torchvision
+	@$(PIP) --index-url $(CPU_INDEX) --no-deps torch torchvision  # the next line installs what they need
 else
 	@echo "installing into $(VENV), with PyPI's PyTorch and its CUDA libraries: several GB, some minutes;"
 	@echo "without a GPU, make setup TORCH=cpu needs less"

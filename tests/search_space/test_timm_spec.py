@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from timm.models._registry import _model_entrypoints
 
-from search_space import SpecError, TimmSpec, network_spec, preset
+from search_space import SpecError, TimmSpec, network_spec, preset, timm_names
 from search_space.outline import outline
 from search_space.timm_spec import network_spec_from_json
 
@@ -44,6 +45,13 @@ def test_different_networks_have_different_ids() -> None:
 def test_what_is_no_network_is_refused(plain: dict[str, Any], error: str) -> None:
     with pytest.raises(SpecError, match=error):
         network_spec(plain)
+
+
+def test_a_network_that_this_process_alone_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_model_entrypoints, "of_a_user", lambda: None)
+    monkeypatch.setattr(timm_names, "is_recorded_version", lambda: True)
+    with pytest.raises(SpecError, match="timm:of_a_user: this process has registered it"):
+        TimmSpec("of_a_user")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"timm"', "[" * 5000])

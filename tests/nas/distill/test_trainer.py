@@ -22,7 +22,7 @@ from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
 from nas.distill.heads import Student, normalize, resize
 from nas.distill.losses import DistillationLoss
-from nas.distill.run import Checkpoint, Training, TrialContext
+from nas.distill.run import Checkpoint, Training, TrialContext, _check_same_step
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
@@ -48,6 +48,28 @@ def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
     after = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
     assert after["spatial"] > 0.5 > before["spatial"]
     assert after["summary"] > 0.5 > before["summary"]
+
+
+def test_a_student_of_shifted_images_learns_its_teacher(tmp_path: Path) -> None:
+    run = distiller(tmp_path, replace(CONFIG, max_shift=1))
+    run.train_until(60)
+    assert explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]["spatial"] > 0.5
+    same = distiller(tmp_path)
+    same.train_until(8)
+    assert run.losses[:8] != same.losses
+
+
+def test_a_shift_leaves_cells_to_compare(tmp_path: Path) -> None:
+    run = distiller(tmp_path, replace(CONFIG, max_shift=64))
+    run.train_until(8)
+    assert all(np.isfinite(loss) for losses in run.losses for loss in losses.values())
+
+
+def test_ranks_that_have_read_different_checkpoints_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    _check_same_step({"distiller": {"step": 5}})
+    monkeypatch.setattr("nas.distill.run.distributed.distinct", lambda step: [-1, step])
+    with pytest.raises(TrainingError, match="different checkpoints, none and that of step 5"):
+        _check_same_step({"distiller": {"step": 5}})
 
 
 def test_same_seed_same_losses_and_in_one_go_or_in_two(tmp_path: Path) -> None:

@@ -115,6 +115,30 @@ def start(run: Path, cache: Path, arguments: list[str], checkpoint_s: str) -> su
     )  # fmt: skip
 
 
+def interrupt_after_some_steps(
+    run: Path, cache: Path, arguments: list[str], sent: signal.Signals, checkpoint_s: str
+) -> str:
+    """Start a training, end it by a signal after ten steps or more, and return what it has printed."""
+    process = start(run, cache, arguments, checkpoint_s)
+    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == INTERRUPTED, errors
+    return errors
+
+
+def continue_in_one_process(run: Path, cache: Path) -> str:
+    """Continue a training to its end, and return what it has printed."""
+    resume = ["--resume", str(run), "--cache", str(cache), "--workers", "1"]
+    process = start(run, cache, resume, checkpoint_s="30")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert "no checkpoint of this training" not in errors
+    assert "other drivers" not in errors, "the one before has ended"
+    assert read_history(run)[STEP] == [10, 20, 30, 40]
+    return errors
+
+
 def step_of(run: Path) -> float:
     return max(read_history(run).get(STEP, []), default=0)
 
@@ -124,11 +148,7 @@ def test_sigterm_saves_and_the_training_continues_to_the_same_numbers(
     trained: Path, cache: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(run, cache, words(run, cache), checkpoint_s="1000000")
-    until(lambda: step_of(run) >= 10 or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == INTERRUPTED, errors
+    errors = interrupt_after_some_steps(run, cache, words(run, cache), signal.SIGTERM, "1000000")
     assert f"resume with: backbone-nas train --resume {run}" in errors
     assert list((run / "checkpoints").glob("*.pt")), "SIGTERM alone has saved the state"
     assert Store.open(run, read_only=True).read().trials[0].state is TrialState.RUNNING
@@ -178,34 +198,17 @@ def test_a_warm_training_begins_with_the_weights_of_the_search(trained: Path, ca
 @pytest.mark.slow
 def test_live_teachers_and_two_processes_train_and_continue(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, cache, words(run, cache, "--live", "--workers", "2"), checkpoint_s="0")
-    until(lambda: step_of(run) >= 10 or process.poll() is not None)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == INTERRUPTED, errors
-    process = start(run, cache, ["--resume", str(run), "--cache", str(cache), "--workers", "1"], checkpoint_s="30")
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, errors
-    assert "no checkpoint of this training" not in errors
-    assert read_history(run)[STEP] == [10, 20, 30, 40]
+    interrupt_after_some_steps(run, cache, words(run, cache, "--live", "--workers", "2"), signal.SIGINT, "0")
+    continue_in_one_process(run, cache)
     assert read_study(run).trials[0].rungs[-1].score > 0
 
 
 @pytest.mark.slow
 def test_a_divided_student_is_continued_in_one_process(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, cache, words(run, cache, "--fsdp", "--workers", "2"), checkpoint_s="0")
-    until(lambda: step_of(run) >= 10 or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == INTERRUPTED, errors
-    assert "UserWarning" not in errors
-    process = start(run, cache, ["--resume", str(run), "--cache", str(cache), "--workers", "1"], checkpoint_s="30")
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, errors
-    assert "no checkpoint of this training" not in errors
-    assert "other drivers" not in errors, "the one before has ended"
-    assert read_history(run)[STEP] == [10, 20, 30, 40]
+    arguments = words(run, cache, "--fsdp", "--workers", "2")
+    assert "UserWarning" not in interrupt_after_some_steps(run, cache, arguments, signal.SIGTERM, "0")
+    continue_in_one_process(run, cache)
 
 
 @pytest.mark.slow

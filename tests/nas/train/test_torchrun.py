@@ -41,6 +41,7 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     assert process.returncode == 0, errors
     (trial,) = read_study(run).trials
     assert (trial.state, trial.rungs[-1].steps) == (TrialState.COMPLETE, 40)
+    assert not list((run / "checkpoints").iterdir()), "of a finished training none is kept"
 
 
 def test_workers_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
