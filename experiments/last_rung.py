@@ -30,7 +30,6 @@ import argparse
 import json
 import math
 import random
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -57,8 +56,8 @@ from nas.study.records import Objective, TrialRecord, TrialState
 
 Array = NDArray[np.float64]
 
-ROOT = Path(__file__).parents[1]
-RECORDED, REPORT = ROOT / "experiments/results/recorded_search.json", ROOT / "docs/sample_report.html"
+RESULTS = Path(__file__).parent / "results"
+KNOWN_COST, RECORDED = RESULTS / "known_cost_search.json", RESULTS / "recorded_search.json"
 STEPS, ETA, DRAWS = np.array([30, 90, 270]), 3, 256
 SEED_DEVIATION = {"recorded": 0.0075, "macro": 0.2}  # of score; of accuracy in %, median over the table's networks
 REFERENCE = (0.0, -3.0)  # of score and log2 of relative throughput
@@ -158,32 +157,16 @@ class Recorded(NamedTuple):
     seconds: list[list[float]]
 
 
-def reported_trials() -> list[dict[str, Any]]:
-    """Return the trials in the sample report that were trained, without baselines, in the order of asking."""
-    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', REPORT.read_text(), re.DOTALL)
-    assert text is not None
-    packed = json.loads(text[1])
-
-    def unpack(value: Any) -> Any:  # the inverse of reports.formatting.packed_json
-        if not isinstance(value, list):
-            return value
-        parts = [unpack(part) for part in value[1:]]
-        return parts if value[0] == -1 else dict(zip(packed["keys"][value[0]], parts, strict=False))
-
-    trials = [t for t in unpack(packed["data"])["trials"] if t["rungs"] and not t.get("baseline")]
-    return sorted(trials, key=lambda t: int(t["number"]))
-
-
 def recorded_searches() -> list[Recorded]:
-    """Return the search of known-cost in the sample report, and the stored one of evolution, in the order of asking."""
-    trials = reported_trials()
-    speeds = [[math.log2(t["measurement"][key]) for key in ("ratio", "ratio_low", "ratio_high")] for t in trials]
+    """Return the stored searches of known-cost and of evolution, in the order of asking."""
+    trials = json.loads(KNOWN_COST.read_text())
+    speeds = [[math.log2(ratio) for ratio in t["ratio"]] for t in trials]
     known_cost = Recorded(
         "known-cost",
-        [[rung["score"] for rung in t["rungs"]] for t in trials],
+        [[score for score, _ in t["rungs"]] for t in trials],
         [speed for speed, _, _ in speeds],
         [(high - low) / (2 * 1.96) for _, low, high in speeds],
-        [[rung["seconds"] for rung in t["rungs"]] for t in trials],
+        [[seconds for _, seconds in t["rungs"]] for t in trials],
     )
     rows = [t for t in json.loads(RECORDED.read_text())["trials"] if not t["baseline"]]
     scores = [[score for score, _ in t["points"]] for t in rows]

@@ -1,7 +1,7 @@
 """Compare searches that measure late with searches that measure first, and show when each converged.
 
-Command:   python -m nas.search --budget 200 --run runs/late
-           python -m nas.search --budget 200 --run runs/first --measure-first
+Command:   python -m nas.search --space micro --budget 200 --run runs/late
+           python -m nas.search --space micro --budget 200 --run runs/first --measure-first
            python -m experiments.late_measuring runs/late runs/first --save experiments/results/late_measuring.json
            python -m experiments.late_measuring experiments/results/late_measuring.json
 Hardware:  any for the last command; the searches run one after the other, on an otherwise idle machine

@@ -3,17 +3,18 @@
 Command:   python -m experiments.predicted_throughput
 Hardware:  any; it measures nothing
 
-The search is the one in the sample report. Errors are in octaves of the ratio to the reference; "trusted" is the share
-of predictions that would let a candidate train before it is measured.
+The search is that of experiments/results/known_cost_search.json. Errors are in octaves of the ratio to the reference;
+"trusted" is the share of predictions that would let a candidate train before it is measured.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 from statistics import median
 
-from experiments.last_rung import reported_trials
+from experiments.last_rung import KNOWN_COST
 from nas.samplers.cost_model import refit_size
 from nas.samplers.latency import MIN_MODELS, LatencyModel, Observation
 from nas.study.halving import TRUSTED_DEVIATION
@@ -25,8 +26,8 @@ ENDS = (MIN_MODELS, 20, 30, 50, 80, 120, 200)
 
 def main() -> None:
     """Print the errors and the predicted deviations by the number of models measured before."""
-    trials = [t for t in reported_trials() if t["measurement"]]
-    models = [Observation(ArchSpec.from_dict(t["spec"]), 1 / t["measurement"]["ratio"]) for t in trials]
+    trials = json.loads(KNOWN_COST.read_text())
+    models = [Observation(ArchSpec.from_dict(t["spec"]), 1 / t["ratio"][0]) for t in trials]
     rows, fits = [], {}
     for number in range(MIN_MODELS, len(models)):
         size = refit_size(number)

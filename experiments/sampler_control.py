@@ -78,7 +78,8 @@ def volume_after(study: StudyRecord, evaluated: int) -> float:
 
 def search(sampler: str, seed: int, budget: int, run: Path, more: list[str]) -> None:
     """Run one search; its log is next to its folder."""
-    command = [sys.executable, "-m", "nas.search", "--budget", str(budget), "--sampler", sampler, "--seed", str(seed)]
+    command = [sys.executable, "-m", "nas.search", "--space", "micro", "--budget", str(budget)]
+    command += ["--sampler", sampler, "--seed", str(seed)]
     with run.with_suffix(".log").open("w") as log:
         subprocess.run([*command, "--run", str(run), *more], stderr=log, stdout=log, check=True)
 

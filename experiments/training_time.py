@@ -1,7 +1,8 @@
 """Compare the training that studies need to reach a target study's final hypervolume.
 
 Command:   python -m experiments.training_time runs/random_full runs/known_cost [...] [--out FILE.json]
-           The first is the target, of: python -m nas.search --sampler random --rung-steps 270 --run runs/random_full
+           The first is the target, of:
+           python -m nas.search --space micro --sampler random --rung-steps 270 --run runs/random_full
 Hardware:  none; reads finished studies
 Expected:  the default search reaches the first one's hypervolume with a tenth of its training or less.
 

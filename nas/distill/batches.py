@@ -145,6 +145,11 @@ class Batch:
         targets = {key: each[..., rows, columns] if each.ndim == 4 else each for key, each in self.targets.items()}
         return replace(self, images=images, targets=targets, shift=shift)
 
+    def keep_for(self, stream: torch.cuda.Stream) -> None:
+        """Keep the batch's memory, which another stream has allocated, until `stream` has done what it was given."""
+        for tensor in (self.images, *self.targets.values()):
+            tensor.record_stream(stream)
+
     def with_targets(self, maps: Tensor) -> Tensor:
         """Return the cells of the student's maps (B, k, g, g) that have targets."""
         if self.shift == (0, 0):
@@ -211,7 +216,8 @@ def _rows(array: Any, index: Indices, device: torch.device) -> Tensor:
 class BatchLoader:
     """Reads this rank's slice of every batch of a schedule, some batches ahead, for one consumer.
 
-    An error of a reading thread is raised in the step that asks for the batch.
+    An error of a reading thread is raised in the step that asks for the batch. On a GPU batches are copied, and the
+    teachers of live targets compute, in a CUDA stream of their own, so that they overlap with the student's step.
 
     Attributes:
         waiting_s: seconds that the consumer has waited for batches.
@@ -221,6 +227,7 @@ class BatchLoader:
         self._source, self._schedule, self._device = source, schedule, device
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="batches")
         self._ahead: dict[int, Future[Batch]] = {}
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.waiting_s = 0.0
 
     def __getitem__(self, step: int) -> Batch:
@@ -233,6 +240,8 @@ class BatchLoader:
         began = time.perf_counter()
         batch = self._ahead.pop(step).result()
         self.waiting_s += time.perf_counter() - began
+        if self._stream is not None:
+            batch.keep_for(torch.cuda.current_stream(self._device))
         return batch
 
     def close(self) -> None:
@@ -242,7 +251,11 @@ class BatchLoader:
 
     def _read(self, plan: BatchPlan) -> Batch:
         rows = plan.rows[distributed.rank() :: distributed.world_size()]
-        return self._source.read(plan, rows, self._device).shifted(plan.shift)
+        with torch.cuda.stream(self._stream):  # nothing without a stream
+            batch = self._source.read(plan, rows, self._device).shifted(plan.shift)
+        if self._stream is not None:
+            self._stream.synchronize()  # blocks this thread only; the consumer's waiting is then waiting_s
+        return batch
 
 
 def resize_images(images: Tensor, side_px: int) -> Tensor:

@@ -46,6 +46,7 @@ BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
 SCHEDULES = ("constant", "cosine")
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
+DEFAULT_SPACE = "laptop"
 # What the searches of a space compare with, by the space's name.
 REFERENCES = {"micro": "eradio_pico", "laptop": "eradio_pico", "full": "eradio_xt"}
 BASELINES = {
@@ -230,7 +231,7 @@ class SearchConfig:
         budget: Unique architectures to evaluate; baselines do not count.
         seed: Seed of sampling, initial weights and the order of images.
         sampler: Sampler: "known-cost", "evolution", "random", "nsga2" or "tpe".
-        space: Search space: "micro" or "laptop" (64 px), or "full" (224 px).
+        space: Search space: "laptop" or "micro" (64 px), or "full" (224 px).
         data: Images as a URI: "builtin", "imagefolder:PATH", "webdataset:PATTERN" or "cifar10".
         teachers: Comma list of teachers and sets of teachers.
         train_images: Images to train on.
@@ -261,7 +262,7 @@ class SearchConfig:
     budget: Budget = 200
     seed: Seed = 0
     sampler: Text = "known-cost"
-    space: Text = "micro"
+    space: Text = DEFAULT_SPACE
     data: Text = "builtin"
     teachers: Text = "builtin"
     train_images: Images = 3000
@@ -276,8 +277,8 @@ class SearchConfig:
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
     front_gain: Annotated[float, Range(0, 1)] = 0.02
     last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
-    reference: Text = REFERENCES["micro"]
-    baselines: tuple[Text, ...] = BASELINES["micro"]
+    reference: Text = REFERENCES[DEFAULT_SPACE]
+    baselines: tuple[Text, ...] = BASELINES[DEFAULT_SPACE]
     scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)

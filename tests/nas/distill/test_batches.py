@@ -183,3 +183,23 @@ def test_shifts_are_drawn_within_their_limit_for_each_step() -> None:
     assert set(shifts) == {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
     assert shifts == [Schedule(ONE, 96, 0, max_shift=1)[step].shift for step in range(300)]
     assert {Schedule(ONE, 96, 0)[step].shift for step in range(50)} == {(0, 0)}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_s_batches_are_those_of_the_cpu_while_the_student_s_stream_is_busy() -> None:
+    source = CachedSource(SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, {"a": Rows(16, (2, 4, 4))}))
+    schedule, cpu = Schedule(GROUPS, 16, 0), torch.device("cpu")
+    loader, product = BatchLoader(source, schedule, torch.device("cuda")), torch.randn(4096, 4096, device="cuda")
+    try:
+        for step in range(40):
+            batch = loader[step]
+            for _ in range(20):
+                product = torch.tanh(product @ product)
+            images, maps = batch.images + 0, batch.targets["a/spatial"] + 0
+            del batch  # its memory is free again before the student's stream has read it
+            plain = source.read(schedule[step], schedule[step].rows, cpu)
+            torch.testing.assert_close(images.cpu(), plain.images)
+            assert torch.equal(maps.cpu(), plain.targets["a/spatial"])
+    finally:
+        loader.close()

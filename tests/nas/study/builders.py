@@ -47,5 +47,5 @@ def study_info(config: SearchConfig) -> StudyInfo:
 
 def search_config(**settings: object) -> SearchConfig:
     recipe = DistillConfig(rung_steps=(10, 30))
-    plain = {"budget": 12, "sampler": "evolution", "device": "cpu", "scale": (), "distill": recipe}
+    plain = {"budget": 12, "space": "micro", "sampler": "evolution", "device": "cpu", "scale": (), "distill": recipe}
     return SearchConfig(**{**plain, **settings})  # type: ignore[arg-type]
