@@ -307,13 +307,11 @@ def spaces_page() -> str:
         " before. An architecture with a coarser stem has no stages before it; choices that begin with `stride16.` are"
         " of stems of stride 16.",
         "Every combination of choices is valid, and two different combinations of choices that have an effect are two"
-        " architectures. `backbone-nas profile --space micro` shows the range of costs.",
-        "Which one? `micro`, the default, is for images of 64 px and a machine without a GPU, and is frozen, so that"
-        " new studies compare with published ones. `laptop` is for the same images and machines, contains `micro`, and"
-        " adds blocks of today's fast networks, other kernels, more depth in stages 3 and 4, and stems of stride 16;"
-        " in two pairs of searches its front had 25 and 22 % more hypervolume, and its fast end was 2.9 and 2.8 times"
-        " as fast. `full` is for images of 224 px and for GPUs. The recipe `laptop` is named after the machine and"
-        " searches `micro`; `--recipe laptop --space laptop` searches the space `laptop`.",
+        " architectures. `backbone-nas profile --space laptop` shows the range of costs.",
+        "Which one? `laptop`, the default, is for images of 64 px and a machine without a GPU. It contains `micro`, and"
+        " adds blocks of today's fast networks, other kernels, more depth in stages 3 and 4, and stems of stride 16; in"
+        " searches of 200 candidates [its fronts were better](../results/index.md#search). `micro` is frozen, so that"
+        " new studies compare with published ones. `full` is for images of 224 px and for GPUs.",
     ]
     for space in SPACES.values():
         rows = [(f"`{gene.name}`", ", ".join(choice_of(gene, value) for value in gene.choices)) for gene in space.genes]

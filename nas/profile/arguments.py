@@ -63,8 +63,8 @@ EXAMPLES = """examples:
   backbone-nas profile --arch eradio_nano --arch timm:resnet18 --img-size 64 --runtimes eager,compiled,onnxruntime
   backbone-nas profile --arch eradio_nano --runtimes fp32,bf16,bf16+nchw,bf16+unfused --plot runtimes.png
   backbone-nas profile --arch eradio_nano --runtimes all        the default runtime and every change of one word
-  backbone-nas profile --space micro --samples 500 --max-params 1e6 --max-gmacs 0.02
-  backbone-nas profile --space micro --measure-seconds 60 --max-latency-ms 5 --plot space.png
+  backbone-nas profile --space laptop --samples 500 --max-params 1e6 --max-gmacs 0.02
+  backbone-nas profile --space laptop --measure-seconds 60 --max-latency-ms 5 --plot space.png
 """
 
 _SECONDS = ", of each sweep, of each runtime with --runtimes, and of the whole sample with --space"
@@ -228,7 +228,7 @@ def parser() -> OneLineParser:
     add = built.add_argument_group("settings").add_argument
     add_flag(add, "--device", "auto", default="auto")
     add_batch_size(add, "128 on CUDA; 16 on a CPU up to 128 px, else 4")
-    add_flag(add, "--img-size", "64 for specs of the spaces micro and laptop, else 224")
+    add_flag(add, "--img-size", "64 for specs of the spaces laptop and micro, else 224")
     add_flag(add, "--runtime", _defaults(), more=f"; words: {_words()}")
     seconds = f"{SECONDS:g}; {RUNTIME_SECONDS:g} with --runtimes; a sample is not timed"
     add_flag(add, "--measure-seconds", seconds, more=_SECONDS)
