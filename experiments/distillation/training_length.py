@@ -9,7 +9,11 @@ architectures of two searches (experiments/archs) and the vision transformers of
 recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning rate is constant after the
 warm-up and the scores are those of averaged weights, so that each score is what a training of that length ends with.
 `--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
-`constant` is that one without the fall, and `shifts` moves each batch by up to one cell of the targets.
+`constant` is that one without the fall, and `shifts` moves each batch by up to one cell of the targets. `warm` trains
+270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged weights and the heads.
+
+Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
+of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.
 
 Rows are saved in experiments/results/training_length.json; existing ones are not trained again. The scores do not
 depend on what else the machine does.
@@ -24,6 +28,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +36,14 @@ import numpy as np
 import torch
 
 from backbones import build
-from nas.cache import open_study_targets
+from experiments.distillation.teachers import DATA, scenes_miou
+from nas.cache import open_study_targets, open_targets
+from nas.cache.targets import Targets
 from nas.cli import cache_root, clock
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.tasks import student_metrics
+from nas.distill.folded_heads import fold
+from nas.distill.heads import Student
 from nas.distill.trainer import Distiller
 from nas.files import atomic_write
 from nas.measure.counts import totals
@@ -52,6 +61,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "constant": LONG_RECIPE | {"schedule": "constant"},
     "shifts": LONG_RECIPE | {"max_shift": 1},
 }
+LABELS = {"knn": "CIFAR-10 kNN", "probe": "CIFAR-10 probe", "miou": "CamVid mIoU"}
+WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
 
 
 def vit(stem: str, depth: int, width: int, heads: int, **options: Any) -> ArchSpec:
@@ -78,19 +89,25 @@ def architectures() -> dict[str, ArchSpec]:
 def run(recipe: str, name: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
     """Train one network to the last of `STEPS`; return its row."""
     torch.set_num_threads(1)
-    config = DistillConfig(rung_steps=STEPS, precision="fp32", **RECIPES[recipe])
     targets = open_study_targets(SearchConfig(), cache_root(None))
     torch.manual_seed(seed)
-    distiller = Distiller(build(spec), targets, config, seed=seed)
     began, scores, teachers = time.perf_counter(), [], []
-    for step in STEPS:
-        distiller.train_until(step)
-        explained = explained_variance(distiller.averaged, targets.val, "cpu")
-        teachers.append({teacher: round(heads["spatial"], 5) for teacher, heads in explained.items()})
-        scores.append(round(float(np.mean(list(teachers[-1].values()))), 5))
-    distiller.close()
+    backbone, adaptors = build(spec), None
+    for part, before, steps in _parts(recipe):
+        rungs = tuple(step - before for step in steps)
+        config = DistillConfig(rung_steps=rungs, precision="fp32", **RECIPES[part])
+        distiller = Distiller(backbone, targets, config, seed=seed, adaptors=adaptors)
+        for rung in rungs:
+            distiller.train_until(rung)
+            explained = explained_variance(distiller.averaged, targets.val, "cpu")
+            teachers.append({teacher: round(heads["spatial"], 5) for teacher, heads in explained.items()})
+            scores.append(round(float(np.mean(list(teachers[-1].values()))), 5))
+        distiller.close()
+        backbone = deepcopy(distiller.averaged.backbone).requires_grad_(True)
+        adaptors = fold(distiller.averaged.heads, targets.teachers, backbone.spatial_stride)
     counts = totals(spec, config.img_size)
-    metrics = {key: round(value, 5) for key, value in student_metrics(distiller.averaged, targets, "cpu").items()}
+    found = student_metrics(distiller.averaged, targets, "cpu") | label_metrics(distiller.averaged)
+    metrics = {key: round(value, 5) for key, value in found.items()}
     return {
         "recipe": recipe, "arch": name, "arch_id": spec.arch_id, "seed": seed,
         "macs": counts.macs, "params": counts.params,
@@ -99,22 +116,47 @@ def run(recipe: str, name: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _parts(recipe: str) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Return the recipe of each part of a training, the steps before it, and the steps at which it is scored."""
+    if recipe != WARM:
+        return [(recipe, 0, STEPS)]
+    split = STEPS.index(SEARCHED) + 1
+    return [("search", 0, STEPS[:split]), ("long", SEARCHED, STEPS[split:])]
+
+
+def label_metrics(student: Student) -> dict[str, float]:
+    """Return accuracies on CIFAR-10 and the mIoU on CamVid of the frozen features; nothing without the images."""
+    if not DATA.exists():
+        return {}
+    found = student_metrics(student, _cifar(), "cpu", images=8000)
+    return {"knn": found["knn"], "probe": found["probe"], "miou": scenes_miou(student, cache_root(None))}
+
+
+def _cifar() -> Targets:
+    uri = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
+    return open_targets(
+        uri, "lite0", root=cache_root(None), train_images=8000, val_images=2000, image_px=64, grid=4, seed=0
+    )
+
+
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the score after each number of steps, mean over seeds, with the largest distance of a seed from it."""
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, WARM):
         if any(row["recipe"] == recipe for row in rows):
             print(f"\nrecipe {recipe}")
             _print_table([row for row in rows if row["recipe"] == recipe])
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    print(f"| architecture | MMACs | M params | seeds | {' | '.join(f'{steps:,} steps' for steps in STEPS)} |")
-    print(f"|---|--:|--:|--:|{'--:|' * len(STEPS)}")
+    labels = [name for name in LABELS if all(name in row["metrics"] for row in rows)]
+    heads = [*(f"{steps:,} steps" for steps in STEPS), *(LABELS[name] for name in labels)]
+    print(f"| architecture | MMACs | M params | seeds | {' | '.join(heads)} |")
+    print(f"|---|--:|--:|--:|{'--:|' * len(heads)}")
     for name in architectures():
         of = [row for row in rows if row["arch"] == name]
         if not of:
             continue
-        scores = np.array([row["scores"] for row in of])
+        scores = np.array([row["scores"] + [row["metrics"][name] for name in labels] for row in of])
         mean, spread = scores.mean(axis=0), np.abs(scores - scores.mean(axis=0)).max(axis=0)
         cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
         sizes = f"{of[0]['macs'] / 1e6:.1f} | {of[0]['params'] / 1e6:.2f} | {len(of)}"
@@ -126,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each architecture (default: 2)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: 2)")
-    parser.add_argument("--recipe", choices=RECIPES, default="search", help="recipe (default: search)")
+    parser.add_argument("--recipe", choices=(*RECIPES, WARM), default="search", help="recipe (default: search)")
     parser.add_argument("--archs", help="comma list of names, as the table has them (default: all)")
     parser.add_argument("--report", action="store_true", help="only print the table of existing rows (default: no)")
     arguments = parser.parse_args()
@@ -137,6 +179,8 @@ def main() -> None:
         wanted = [(arguments.recipe, *pair, seed) for seed in range(arguments.seeds) for pair in chosen.items()]
         missing = [job for job in wanted if (job[0], job[2].arch_id, job[3]) not in done]
         began = time.monotonic()
+        if DATA.exists() and missing:
+            _cifar()  # once, for all processes
         with ProcessPoolExecutor(arguments.workers) as pool:
             trainings = [pool.submit(run, *job) for job in missing]
             for ended, training in enumerate(as_completed(trainings), start=1):

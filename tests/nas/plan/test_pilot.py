@@ -107,7 +107,7 @@ def test_tables_say_what_is_proposed_and_what_is_not_known(pilot: Pilot) -> None
     console = Console(record=True, file=open(os.devnull, "w"), width=300)  # noqa: SIM115, PTH123
     show_pilot(pilot, console)
     text = console.export_text()
-    for words in ("12 models of micro", "MACs only", "Spearman's rho", "A search of 9 candidates", "Held-out images"):
+    for words in ("12 models of laptop", "MACs only", "Spearman's rho", "A search of 9 candidates", "Held-out images"):
         assert words in text
     for words in ("from 52 steps on", "tell no more than the intervals say", "One seed", "8,640 images"):
         assert words.lower() in " ".join(text.lower().split())
@@ -164,7 +164,7 @@ def test_models_are_spread_over_the_cost_and_more_include_fewer() -> None:
 
 def test_one_folder_for_settings_that_train_alike() -> None:
     plain = pilot_folder(settings_of(WORDS))
-    assert plain.name.startswith("pilot-micro-")
+    assert plain.name.startswith("pilot-laptop-")
     assert pilot_folder(settings_of([*WORDS, "--budget", "50", "--sampler", "random", "--pilot-models", "20"])) == plain
     assert pilot_folder(settings_of([*WORDS, "--rung-steps", "52,270"])) == plain  # the measured rungs are the same
     for other in (["--val-images", "64"], ["--rung-steps", "300"], ["--seed", "4"], ["--distill", "learning_rate=1"]):

@@ -297,7 +297,7 @@ def test_an_interruption_before_the_study_says_to_type_the_command_again(
         (["--device", "tpu"], "cpu"),
         (["--max-params", "-1"], "--max-params"),
         (["--until-converged", "--sampler", "evolution"], "--until-converged: needs --sampler known-cost"),
-        (["--max-params", "5"], "far below what the architectures of the space micro need"),
+        (["--max-params", "5"], "far below what the architectures of the space laptop need"),
         (["--resume", "/no/such/run"], "/no/such/run"),
         (["--run", "/proc/nowhere/run"], "/proc/nowhere"),
     ],
