@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ NOTICE_S = 30.0  # without a message, after which missing processors are named
 LOST_PROCESSES = 5  # times that all processes are started again
 STOPPING_S = 60.0  # for a training that is asked to end, to save its state
 UNSTARTED_S = 5.0  # for one that waits for processors
+LIBRARY_VARIABLES = ("WANDB_", "MLFLOW_")  # beginnings of what the libraries of --log read from the environment
 PATIENCE_S = 24 * 3600  # of ranks that wait for rank 0, which evaluates and writes alone
 
 
@@ -76,6 +77,7 @@ class _Rank:
     checkpoint_s: float
     folder: Path
     mailbox: Any
+    environment: dict[str, str] = field(repr=False)  # may hold keys, and Ray may log what it is given
 
 
 def train_on_cluster(
@@ -100,7 +102,7 @@ def train_on_cluster(
     with joined_ray(address, job.folder, announce) as scratch:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        rank = _Rank(job, targets.resolve(), checkpoint_interval_s(), Path.cwd(), mailbox)
+        rank = _Rank(job, targets.resolve(), checkpoint_interval_s(), Path.cwd(), mailbox, library_variables())
         with ray_watchdog(head_address(), raylet_socket(), advice):
             fitting = _Fitting(_trainer(rank, scratch))
             try:
@@ -152,6 +154,11 @@ def _reason(error: Exception) -> str:
     cause = failures[min(failures)] if failures else error
     cause = getattr(cause, "_base_exc", None) or getattr(cause, "cause", None) or cause
     return f"{type(cause).__name__}: {one_line(cause)}"[:MAX_REASON_CHARACTERS]
+
+
+def library_variables() -> dict[str, str]:
+    """Return the environment variables of the command that every process of a cluster gets."""
+    return {name: value for name, value in os.environ.items() if name.startswith(LIBRARY_VARIABLES)}
 
 
 def _trainer(rank: _Rank, scratch: str) -> TorchTrainer:
@@ -208,6 +215,7 @@ def _train_rank(config: dict[str, Any]) -> None:
     rank: _Rank = config["rank"]
     with suppress(OSError):  # a node may lack it, where all paths are absolute
         os.chdir(rank.folder)
+    os.environ.update(rank.environment)
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
     is_over = ray.get(rank.mailbox.is_over.remote()) if first else False
