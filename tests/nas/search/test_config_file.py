@@ -64,6 +64,7 @@ def test_every_table_reaches_the_search(tmp_path: Path) -> None:
     assert command.config == replace(
         SearchConfig(
             budget=7,
+            space="micro",
             baselines=("eradio_pico",),
             measure_seconds=1,
             limits={"max_params": 1e6},
