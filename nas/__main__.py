@@ -59,7 +59,7 @@ COMMANDS = (
         "remeasure", "decide", "measure candidates again, on another device or in another runtime", "nas.remeasure"
     ),
     Command("select", "decide", "show the best candidate within limits, and how sure that is", "nas.select"),
-    Command("train", "ship", "distil one architecture at full length", "nas.train"),
+    Command("train", "ship", "distill one architecture at full length", "nas.train"),
     Command("export", "ship", "write a trained model for timm, transformers, ONNX or TorchScript", "nas.export"),
     Command("completion", "shell", "print a script that completes commands and flags in a shell", "nas.completion"),
 )

@@ -168,7 +168,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
     following = {
         command_line("report", [run, "--open"]): "open the report",
         command_line("retrain", [run, "--baselines"]): "does the front hold after longer training, with new seeds?",
-        command_line("train", [run, "--train-steps", "20000"]): "distil the recommended model at full length",
+        command_line("train", [run, "--train-steps", "20000"]): "distill the recommended model at full length",
         command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
     }
     width = max(map(len, following))

@@ -1,1 +1,1 @@
-"""``backbone-nas train``: distil one architecture, for as long as it takes."""
+"""``backbone-nas train``: distill one architecture, for as long as it takes."""

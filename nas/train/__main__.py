@@ -1,4 +1,4 @@
-"""``backbone-nas train ARCH``: distil one architecture from several teachers, at full length."""
+"""``backbone-nas train ARCH``: distill one architecture from several teachers, at full length."""
 
 from __future__ import annotations
 
