@@ -80,6 +80,7 @@ LABEL_PLACES = (  # offset in points, alignment there
     ((-4, -4), ("right", "top")),
     ((-4, 3), ("right", "bottom")),
 )
+LEGEND_CHARACTERS = 20  # of a line in the left one of the legend's two columns
 STEPS = 8  # points of a piece of the line behind that labels keep clear of
 MARGIN = 0.03  # of the scores' range, above and below the retrained models
 MAX_PANELS = 3  # rungs next to the last; more panels are too narrow to read
@@ -258,7 +259,8 @@ def _draw_behind(axes: Any, study: StudyRecord) -> list[tuple[float, float]]:
         return []
     x, y = zip(*places, strict=True)
     line = {"color": "0.6", "linewidth": 1, "marker": "o", "markersize": 2, "zorder": 1.5}
-    axes.plot(x, y, drawstyle="steps-pre", label=f"front of {brief(study.info.name, 30)}", **line)
+    label = fill(f"front of {brief(study.info.name, 30)}", LEGEND_CHARACTERS)
+    axes.plot(x, y, drawstyle="steps-pre", label=label, **line)
     pieces = [((a, b), (a, d), (c, d)) for (a, b), (c, d) in pairwise(places)]
     return [place for start, corner, end in pieces for place in (*_along(start, corner), *_along(corner, end))]
 

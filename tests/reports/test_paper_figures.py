@@ -74,6 +74,18 @@ def test_the_front_of_another_study_and_retrained_models_are_drawn_with_their_in
     assert "front of" not in texts(draw(study, summary)["front"])
 
 
+def test_the_legend_fits_the_figure_whatever_the_other_study_is_called():
+    study, other = (
+        synthetic.study(30),
+        synthetic.with_info(synthetic.study(30, seed=1), name="2026-11-27-143000-of-one"),
+    )
+    front = draw(study, summarize(study), None, other)["front"]
+    front.draw_without_rendering()
+    (legend,) = front.legends
+    assert any("2026-11-27-" in text.get_text() for text in legend.get_texts())
+    assert 0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= front.bbox.x1
+
+
 def test_files_are_a_column_wide_hold_their_fonts_and_no_date_and_are_the_same_each_time(tmp_path):
     study = synthetic.study(8, only=TrialState.COMPLETE)
     drawn = [{"rungs": draw(study, summarize(study))["rungs"]} for _ in range(2)]
