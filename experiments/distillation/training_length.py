@@ -9,8 +9,9 @@ architectures of two searches (experiments/archs) and the vision transformers of
 recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning rate is constant after the
 warm-up and the scores are those of averaged weights, so that each score is what a training of that length ends with.
 `--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
-`constant` is that one without the fall, and `shifts` moves each batch by up to one cell of the targets. `warm` trains
-270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged weights and the heads.
+`constant` is that one without the fall, `long-2x` and `constant-2x` have twice the rate, and `shifts` moves each batch
+by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe
+`long` from the averaged weights and the heads.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
 of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.
@@ -60,6 +61,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "long": LONG_RECIPE,
     "constant": LONG_RECIPE | {"schedule": "constant"},
     "shifts": LONG_RECIPE | {"max_shift": 1},
+    "long-2x": LONG_RECIPE | {"learning_rate": 2 * DistillConfig().learning_rate},
+    "constant-2x": LONG_RECIPE | {"schedule": "constant", "learning_rate": 2 * DistillConfig().learning_rate},
 }
 LABELS = {"knn": "CIFAR-10 kNN", "probe": "CIFAR-10 probe", "miou": "CamVid mIoU"}
 WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
