@@ -5,9 +5,10 @@
 
 The paper (AM-RADIO, section 5) says that a plain vision transformer, trained long, is better than all its teachers.
 Does one overtake the hybrids of a search when the training is longer than a search's? Presets of E-RADIO, the best
-architectures of two searches (experiments/archs) and the vision transformers of `VITS` are trained under the search's
-recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning rate is constant after the
-warm-up and the scores are those of averaged weights, so that each score is what a training of that length ends with.
+architectures of two searches and what a third recommended (experiments/archs), and the vision transformers of `VITS`
+are trained under the search's recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning
+rate is constant after the warm-up and the scores are those of averaged weights, so that each score is what a training
+of that length ends with.
 `--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
 `constant` is that one without the fall, `long-2x` and `constant-2x` have twice the rate, and `shifts` moves each batch
 by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe

@@ -75,10 +75,8 @@ def test_the_front_of_another_study_and_retrained_models_are_drawn_with_their_in
 
 
 def test_the_legend_fits_the_figure_whatever_the_other_study_is_called():
-    study, other = (
-        synthetic.study(30),
-        synthetic.with_info(synthetic.study(30, seed=1), name="2026-11-27-143000-of-one"),
-    )
+    study = synthetic.study(30)
+    other = synthetic.with_info(synthetic.study(30, seed=1), name="2026-11-27-143000-of-one")
     front = draw(study, summarize(study), None, other)["front"]
     front.draw_without_rendering()
     (legend,) = front.legends

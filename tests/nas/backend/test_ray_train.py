@@ -19,9 +19,8 @@ def test_the_variables_of_logging_libraries_go_to_the_processes(monkeypatch: pyt
 
 
 def test_a_key_is_not_in_what_ray_may_log() -> None:
-    given = {field.name: f"value of {field.name}" for field in fields(_Rank)} | {
-        "environment": {"WANDB_API_KEY": "k3y"}
-    }
+    given: dict[str, object] = {field.name: f"value of {field.name}" for field in fields(_Rank)}
+    given["environment"] = {"WANDB_API_KEY": "k3y"}
     shown = str({"rank": _Rank(**given)})  # type: ignore[arg-type]
     assert "value of targets" in shown
     assert "k3y" not in shown
