@@ -45,6 +45,8 @@ METHODS = {
     "random": (*MICRO, "--sampler", "random"),
     "laptop": LAPTOP,
     "laptop-halving": (*LAPTOP, "--front-gain", "0"),
+    "laptop-evolution": (*LAPTOP, "--sampler", "evolution"),
+    "laptop-random": (*LAPTOP, "--sampler", "random"),
     "random-full": (*MICRO, "--sampler", "random", "--rung-steps", "270"),
 }
 SHOWN = (15, 30, 60, 100, 150, 200)  # evaluations
