@@ -203,7 +203,7 @@ def _code(value: object) -> str:
 
 
 def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | None = None, **options: Any) -> Study:
-    """Distil one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
+    """Distill one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
 
     Ctrl-C, or the interruption of a notebook's kernel, saves the training's state and raises KeyboardInterrupt:
     `train(resume=RUN)` continues.

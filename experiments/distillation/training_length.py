@@ -10,9 +10,9 @@ are trained under the search's recipe on the built-in images and teachers, and s
 rate is constant after the warm-up and the scores are those of averaged weights, so that each score is what a training
 of that length ends with.
 `--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
-`constant` is that one without the fall, `long-2x` and `constant-2x` have twice the rate, and `shifts` moves each batch
-by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe
-`long` from the averaged weights and the heads.
+`constant` is that one without the fall, with `wsd` the rate falls in the last fifth of the steps, `-2x` and `-4x` have
+twice and four times the rate, and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe
+`long` from the averaged weights and the heads. `--steps 8100` trains three times as long as the default.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
 of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.
@@ -31,6 +31,7 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,18 @@ from search_space import ArchSpec, StageSpec, find_spec
 
 RESULTS = Path(__file__).parents[1] / "results" / "training_length.json"
 ARCHS = Path(__file__).parents[1] / "archs"
-STEPS = (30, 90, 270, 810, 2700)
+STEPS = (30, 90, 270, 810, 2700, 8100)  # at which a training is scored; the last two are lengths
+LENGTHS = STEPS[-2:]
 PRESETS = ("eradio_pico", "eradio_nano")
 RECIPES: dict[str, dict[str, Any]] = {
     "search": {},
-    "long": LONG_RECIPE,
-    "constant": LONG_RECIPE | {"schedule": "constant"},
+    **{
+        name + (f"-{times}x" if times > 1 else ""): LONG_RECIPE
+        | {"schedule": schedule, "learning_rate": times * DistillConfig().learning_rate}
+        for times in (1, 2, 4)
+        for name, schedule in {"long": "cosine", "constant": "constant", "wsd": "wsd"}.items()
+    },
     "shifts": LONG_RECIPE | {"max_shift": 1},
-    "long-2x": LONG_RECIPE | {"learning_rate": 2 * DistillConfig().learning_rate},
-    "constant-2x": LONG_RECIPE | {"schedule": "constant", "learning_rate": 2 * DistillConfig().learning_rate},
 }
 LABELS = {"knn": "CIFAR-10 kNN", "probe": "CIFAR-10 probe", "miou": "CamVid mIoU"}
 WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
@@ -90,14 +94,14 @@ def architectures() -> dict[str, ArchSpec]:
     return dict(map(find_spec, (*PRESETS, *files))) | VITS
 
 
-def run(recipe: str, name: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
-    """Train one network to the last of `STEPS`; return its row."""
+def run(recipe: str, name: str, spec: ArchSpec, seed: int, length: int) -> dict[str, Any]:
+    """Train one network for one of `LENGTHS`; return its row."""
     torch.set_num_threads(1)
     targets = open_study_targets(SearchConfig(), cache_root(None))
     torch.manual_seed(seed)
     began, scores, teachers = time.perf_counter(), [], []
     backbone, adaptors = build(spec), None
-    for part, before, steps in _parts(recipe):
+    for part, before, steps in _parts(recipe, length):
         rungs = tuple(step - before for step in steps)
         config = DistillConfig(rung_steps=rungs, precision="fp32", **RECIPES[part])
         distiller = Distiller(backbone, targets, config, seed=seed, adaptors=adaptors)
@@ -113,19 +117,20 @@ def run(recipe: str, name: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
     found = student_metrics(distiller.averaged, targets, "cpu") | label_metrics(distiller.averaged)
     metrics = {key: round(value, 5) for key, value in found.items()}
     return {
-        "recipe": recipe, "arch": name, "arch_id": spec.arch_id, "seed": seed,
+        "recipe": recipe, "arch": name, "arch_id": spec.arch_id, "seed": seed, "steps": length,
         "macs": counts.macs, "params": counts.params,
         "scores": scores, "teachers": teachers, "metrics": metrics, "seconds": round(time.perf_counter() - began, 1),
         "spec": spec.to_dict(),
     }  # fmt: skip
 
 
-def _parts(recipe: str) -> list[tuple[str, int, tuple[int, ...]]]:
+def _parts(recipe: str, length: int) -> list[tuple[str, int, tuple[int, ...]]]:
     """Return the recipe of each part of a training, the steps before it, and the steps at which it is scored."""
+    steps = STEPS[: STEPS.index(length) + 1]
     if recipe != WARM:
-        return [(recipe, 0, STEPS)]
+        return [(recipe, 0, steps)]
     split = STEPS.index(SEARCHED) + 1
-    return [("search", 0, STEPS[:split]), ("long", SEARCHED, STEPS[split:])]
+    return [("search", 0, steps[:split]), ("long", SEARCHED, steps[split:])]
 
 
 def label_metrics(student: Student) -> dict[str, float]:
@@ -145,15 +150,15 @@ def _cifar() -> Targets:
 
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the score after each number of steps, mean over seeds, with the largest distance of a seed from it."""
-    for recipe in (*RECIPES, WARM):
-        if any(row["recipe"] == recipe for row in rows):
-            print(f"\nrecipe {recipe}")
-            _print_table([row for row in rows if row["recipe"] == recipe])
+    for length, recipe in product(LENGTHS, (*RECIPES, WARM)):
+        if of := [row for row in rows if (row["recipe"], row["steps"]) == (recipe, length)]:
+            print(f"\nrecipe {recipe}, {length:,} steps")
+            _print_table(of, length)
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: list[dict[str, Any]], length: int) -> None:
     labels = [name for name in LABELS if all(name in row["metrics"] for row in rows)]
-    heads = [*(f"{steps:,} steps" for steps in STEPS), *(LABELS[name] for name in labels)]
+    heads = [*(f"{steps:,} steps" for steps in STEPS if steps <= length), *(LABELS[name] for name in labels)]
     print(f"| architecture | MMACs | M params | seeds | {' | '.join(heads)} |")
     print(f"|---|--:|--:|--:|{'--:|' * len(heads)}")
     for name in architectures():
@@ -173,15 +178,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each architecture (default: 2)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: 2)")
     parser.add_argument("--recipe", choices=(*RECIPES, WARM), default="search", help="recipe (default: search)")
+    parser.add_argument("--steps", type=int, choices=LENGTHS, default=LENGTHS[0], help="training steps (default: 2700)")
     parser.add_argument("--archs", help="comma list of names, as the table has them (default: all)")
     parser.add_argument("--report", action="store_true", help="only print the table of existing rows (default: no)")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     if not arguments.report:
-        done = {(row["recipe"], row["arch_id"], row["seed"]) for row in rows}
+        done = {(row["recipe"], row["arch_id"], row["seed"], row["steps"]) for row in rows}
         chosen = {name: spec for name, spec in architectures().items() if name in (arguments.archs or name).split(",")}
-        wanted = [(arguments.recipe, *pair, seed) for seed in range(arguments.seeds) for pair in chosen.items()]
-        missing = [job for job in wanted if (job[0], job[2].arch_id, job[3]) not in done]
+        jobs = product((arguments.recipe,), chosen.items(), range(arguments.seeds), (arguments.steps,))
+        wanted = [(recipe, *named, seed, length) for recipe, named, seed, length in jobs]
+        missing = [job for job in wanted if (job[0], job[2].arch_id, *job[3:]) not in done]
         began = time.monotonic()
         if DATA.exists() and missing:
             _cifar()  # once, for all processes

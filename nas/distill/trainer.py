@@ -1,4 +1,4 @@
-"""Distil one backbone from cached teachers, in one process or in the ranks of nas.distill.distributed."""
+"""Distill one backbone from cached teachers, in one process or in the ranks of nas.distill.distributed."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "wsd")
+_DECAY = 0.2  # last part of the steps in which "wsd" lets the learning rate fall
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 DEFAULT_SPACE = "laptop"
 # What the searches of a space compare with, by the space's name.
@@ -103,7 +104,9 @@ class DistillConfig:
         img_size: Side of the candidates' input in px, a multiple of 32. Spatial targets have a cell for every 16 px.
         batch_size: Images of a training step, a multiple of `accumulate` times `ranks`.
         learning_rate: Learning rate of AdamW at the end of the warm-up.
-        schedule: Learning rate after the warm-up: "constant", or "cosine", which falls to 0 at the last rung.
+        schedule: Learning rate after the warm-up: "constant"; "cosine", which falls to 0 at the last rung; or "wsd"
+            (warm-up, stable, decay), constant but for the last fifth of the steps, in which it falls to 0 as 1 minus a
+            square root (arXiv 2405.18392).
         weight_decay: Weight decay of AdamW.
         warmup_steps: Steps in which the learning rate rises to its value.
         ema_decay: Decay of the averaged weights (EMA), which are scored and exported; 0 for no averaging.
@@ -175,8 +178,12 @@ class DistillConfig:
         warmed_up = self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
         if self.schedule == "constant":
             return warmed_up
-        falling = max(1, self.rung_steps[-1] - self.warmup_steps)
-        return warmed_up * (1 + math.cos(math.pi * min(1.0, max(0, step - self.warmup_steps) / falling))) / 2
+        last = self.rung_steps[-1]
+        falls_from = self.warmup_steps if self.schedule == "cosine" else max(self.warmup_steps, (1 - _DECAY) * last)
+        fallen = min(1.0, max(0.0, step - falls_from) / max(1.0, last - falls_from))
+        return warmed_up * (
+            (1 + math.cos(math.pi * fallen)) / 2 if self.schedule == "cosine" else 1 - math.sqrt(fallen)
+        )
 
     @property
     def largest_batch(self) -> int:

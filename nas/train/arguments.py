@@ -51,7 +51,7 @@ def parser() -> OneLineParser:
     """Return the parser of ``backbone-nas train``; an option that is not given is not in the namespace."""
     built = OneLineParser(
         prog=f"{PROGRAM} train",
-        description="Distil one architecture from several teachers, at full length, and measure it.",
+        description="Distill one architecture from several teachers, at full length, and measure it.",
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
@@ -66,7 +66,10 @@ def parser() -> OneLineParser:
         "that of the search, of the architecture's space, or of the network of timm; else 224",
     )
     add_recipe_flags(training)
-    schedule = f"learning rate after the warm-up; cosine falls to 0 at the end (default: {LONG_RECIPE['schedule']})"
+    schedule = (
+        "learning rate after the warm-up: constant, cosine (falls to 0 at the end), or wsd (constant, and falls to 0 in "
+        f"the last fifth of the steps) (default: {LONG_RECIPE['schedule']})"
+    )
     training("--schedule", choices=SCHEDULES, help=schedule)
     training("--seed", type=int, help="seed of initial weights and image order (default: 0)")
     add_measuring_flags(built.add_argument_group("measuring", "Before the training.").add_argument)

@@ -290,6 +290,19 @@ def test_a_cosine_schedule_warms_up_and_ends_near_zero(tmp_path: Path) -> None:
     assert replace(config, schedule="constant").learning_rate_at(23) == 0.1
 
 
+def test_a_wsd_schedule_is_constant_and_falls_to_zero_in_the_last_fifth() -> None:
+    config = replace(CONFIG, schedule="wsd", warmup_steps=4, rung_steps=(20, 100), learning_rate=0.1)
+    rates = [config.learning_rate_at(step) for step in range(100)]
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert rates[4:81] == [0.1] * 77
+    assert rates[85] == pytest.approx(0.05), "a quarter of the fall: 1 - sqrt(1/4)"
+    assert sorted(rates[4:], reverse=True) == rates[4:]
+    assert 0 < rates[-1] < 0.003
+    short = replace(config, warmup_steps=90)
+    assert short.learning_rate_at(89) == pytest.approx(0.1), "the fall begins after the warm-up"
+    assert short.learning_rate_at(95) < 0.05
+
+
 @pytest.mark.slow
 def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
     plain, compiled = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, compile=True))
