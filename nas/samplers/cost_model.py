@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from nas.measure.counts.totals import network_totals, totals
 from nas.samplers.known_cost import TrialValues
-from nas.samplers.latency import MAX_MODELS, MIN_MODELS, LatencyModel, Observation
+from nas.samplers.latency import MIN_MODELS, LatencyPredictor, Observation
 from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.architectures import vary
 from nas.study.config import SearchConfig, is_of_timm
@@ -57,11 +57,11 @@ class SpaceCostModel:
         """Take a space, a config and the cost to return for every candidate, one of `COSTS`."""
         self._space, self._config, self._cost = space, config, cost
         self._px = config.distill.img_size
-        self._latency_model = lru_cache(maxsize=2)(self._fit_latency_model)
+        self._predictor = lru_cache(maxsize=2)(self._fit_predictor)
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
         self._read: Sequence[FrozenTrial] | None = None  # trials of the latest call of `costs`
         self._numbers: tuple[int, ...] = ()  # the measured ones of them
-        self._fitted: tuple[int, ...] = ()  # trials of the latency model of the latest call of `costs`
+        self._fitted: tuple[int, ...] = ()  # trials of the predictor of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
         self._mean_sizes = dict(zip(space.strides, map(_mean_log_sizes, space.stages), strict=True))
@@ -95,7 +95,7 @@ class SpaceCostModel:
         numbers = self._read_measurements(trials)
         self._fitted = fitted = numbers[: refit_size(len(numbers))]
         if fitted:
-            seconds = self._latency_model(fitted).seconds(specs)
+            seconds = self._predictor(fitted).model.seconds(specs)
         else:
             seconds = np.array([macs / self._reference_work[0] for macs, _ in map(self._work, candidates)])
         costs = -np.log2(seconds)
@@ -111,13 +111,13 @@ class SpaceCostModel:
     def trusted_ratio(self, params: Params) -> float | None:
         """Return a candidate's throughput over the reference model's, predicted as in the latest call of `costs`.
 
-        It is None where the study measures first (`SearchConfig.measures_late`), and where the prediction is less exact
-        than `TRUSTED_DEVIATION`.
+        It is None if the study measures first (`SearchConfig.measures_late`), and if the prediction is less exact than
+        `TRUSTED_DEVIATION`, as far as the model and the errors of held-out timings tell.
         """
         if not self._fitted or not self._config.measures_late:
             return None
-        seconds, deviation = self._latency_model(self._fitted).predict([self._spec(params)])
-        return float(1 / seconds[0]) if deviation[0] < TRUSTED_DEVIATION else None
+        (predicted,) = self._predictor(self._fitted).predict([self._spec(params)])
+        return 1 / predicted.seconds if predicted.deviation < TRUSTED_DEVIATION else None
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
         """Return the numbers of the measured trials; each measurement is read once, and each list of trials."""
@@ -187,10 +187,10 @@ class SpaceCostModel:
     def _work(self, params: Params) -> Work:
         return _work_of(self._spec(params), self._px)
 
-    def _fit_latency_model(self, numbers: tuple[int, ...]) -> LatencyModel:
-        """Fit a model to the latest of these trials, in units of the reference model's time."""
-        observations = [self._measured[number].observation for number in numbers[-MAX_MODELS:]]
-        return LatencyModel.fit(observations, self._config.measure_batch_size, self._px)
+    def _fit_predictor(self, numbers: tuple[int, ...]) -> LatencyPredictor:
+        """Fit a predictor to these trials, in units of the reference model's time."""
+        observations = [self._measured[number].observation for number in numbers]
+        return LatencyPredictor.fit(observations, batch=self._config.measure_batch_size, resolution=self._px)
 
 
 def _log_sizes(stage: StageSpec) -> list[float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nas.study.architectures import Architecture, SearchSpace
 from nas.study.pareto import best_first, coordinates
-from nas.study.records import Objective, TrialRecord
+from nas.study.records import Objective, TrialRecord, TrialState
 
 MAX_TRIES = 200
 
@@ -50,6 +50,7 @@ class Evolution:
         """Return the specs of the parents, best first; none while the random population is incomplete."""
         # Baselines are no parents, because random search, the control, does not benefit from them either.
         scored = [t for t in trials if t.rungs and t.measurement and not t.baseline]
+        scored = [t for t in scored if t.state is not TrialState.FAILED]  # children of these are likely to fail too
         if len(scored) < self.population:
             return []
         ordered: list[TrialRecord] = []

@@ -1,8 +1,8 @@
 """When a search has converged: what it expects to gain cannot be told from noise. Pure.
 
 The sampler records two hypervolumes with every proposal (`nas.study.records.Expectation`): the largest expected
-improvement that it found, and the largest that a second training and timing of a member of the front would show by
-chance. The search has converged when the first is below the second. One proposal says little, because its pool of
+improvement that it found, and the one that a second training and timing of a member of the front, a neighbor of the
+proposal, would show by chance. The search has converged when the first is below the second. One proposal says little, because its pool of
 candidates is random, so the median of the latest decides.
 """
 

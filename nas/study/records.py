@@ -194,8 +194,8 @@ class RungResult(Record):
 class Expectation(Record):
     """What a sampler expected of an architecture when it proposed it.
 
-    Gains are hypervolumes. `repeat_gain` is what a second training and timing of a member of the front would seem to
-    gain by chance, the largest over the front. A `gain` below it cannot be told from noise.
+    Gains are hypervolumes. `repeat_gain` is what a second training and timing of a member of the front, a neighbor of
+    the proposal, would seem to gain by chance. A `gain` below it cannot be told from noise.
     """
 
     score: float  # at the last rung

@@ -19,7 +19,8 @@ from nas.samplers.known_cost.gaussian_process import GaussianProcess
 
 Array = NDArray[np.float64]
 
-CLIP_BELOW = 0.3  # values are clipped at the reference minus this share of the best value's height above it
+CLIP_BELOW = 0.3  # values are clipped at the reference minus this share of the best value's height above it,
+OUTLIERS = 3.0  # and at the lower quartile minus this many interquartile ranges (Tukey's outer fence)
 MIN_DEVIATION = 1e-9  # in units of the values' own deviation
 
 
@@ -87,8 +88,8 @@ class AcquisitionModel:
         """Fit the models to n trials.
 
         Args:
-            curves: first objective of each trial rung by rung; [-inf] for a failure. At least one curve is finite, and
-                its cost too.
+            curves: first objective of each trial rung by rung; [-inf] for a failure, which counts as the worst value
+                with the variance of all. At least one curve is finite, and its cost too.
             costs: second objective of each trial, (n,); NaN where unknown.
             features: (n, d).
             groups: the group of each feature, (d,), as in `GaussianProcess.fit`.
@@ -99,17 +100,17 @@ class AcquisitionModel:
             priced: whether candidates will come with their costs; otherwise costs are modeled as well.
         """
         alive = np.array([np.isfinite(curve[-1]) for curve in curves])
-        values, doubts = np.full(len(curves), -np.inf), np.zeros(len(curves))
-        values[alive], doubts[alive] = at_last_rung([c for c, lives in zip(curves, alive, strict=True) if lives], rungs)
+        reached, variances = at_last_rung([c for c, lives in zip(curves, alive, strict=True) if lives], rungs)
+        # An exact value far below all others would stretch the model's scale, and hide the differences of the others.
+        values, doubts = np.full(len(curves), reached.min()), np.full(len(curves), reached.var())
+        values[alive], doubts[alive] = reached, variances
         known, unknown = np.isfinite(costs), np.isnan(costs)
         cost_model = None
         if known.any() and (not priced or unknown.any()):
             cost_model = GaussianProcess.fit(features[known], costs[known], groups=groups, noise=np.zeros(known.sum()))
             costs = np.where(unknown, cost_model.predict(features)[0], costs)
-        low, far = reference or (float(np.quantile(values[alive], 0.25)), _worst(costs[known]))
-        best = float(values.max())
-        floor = low - CLIP_BELOW * (best - low) if best > low else float(values[alive].min())
-        clipped = np.maximum(values, floor)
+        low, far = reference or (float(np.quantile(reached, 0.25)), _worst(costs[known]))
+        clipped = np.maximum(values, _floor(reached, low))
         variances = doubts + noise
         model = GaussianProcess.fit(features, clipped, groups=groups, noise=variances)
         counted = np.array([len(curve) >= rungs for curve in curves])
@@ -147,18 +148,24 @@ class AcquisitionModel:
         """Return the expected first objective of each candidate and its cost, (m,) each; `costs` as for `gains`."""
         return self.qualities.predict(features)[0], self._predicted_costs(features) if costs is None else costs
 
-    def repeat_gain(self, deviation: float, cost_deviation: float) -> float:
-        """Return what a repetition of a member of the front would seem to gain by chance, the largest of all members.
+    def repeat_gain(self, deviation: float, cost_deviation: float, near: float) -> float:
+        """Return what a repetition of a member of the front would seem to gain by chance.
 
-        A repetition scatters around the member: its first objective is normal, its cost one deviation less or more.
+        A repetition scatters around the member: its first objective is normal, its cost one deviation less or more. Of
+        the two members between whose costs `near` lies, the one that would gain more counts, so that a candidate is
+        compared with noise at its own place on the front.
 
         Args:
             deviation: standard deviation of the first objective between repetitions.
             cost_deviation: the same of the cost.
+            near: cost of the candidate.
         """
-        quality, cost = np.tile(self.points, (2, 1)).T
-        cost = cost + np.repeat([-cost_deviation, cost_deviation], len(self.points))
-        cost = np.where(np.isfinite(cost), cost, -np.inf)
+        levels, falls = _staircase(self.points, self.reference)
+        qualities, costs = levels[1:], falls[1:-1]  # of the members, the costliest first; costs are maximized
+        place = int(np.searchsorted(-costs, -near))
+        members = slice(max(0, place - 1), place + 1)
+        quality, cost = np.tile(qualities[members], 2), np.tile(costs[members], 2)
+        cost = cost + np.repeat([-cost_deviation, cost_deviation], len(cost) // 2)
         spread = np.full(len(cost), max(deviation, MIN_DEVIATION * self.qualities.unit))
         gains = expected_hypervolume_improvement(quality, spread, cost, self.points, self.reference)
         return float(gains.reshape(2, -1).mean(axis=0).max(initial=0.0))
@@ -167,6 +174,13 @@ class AcquisitionModel:
         if self.costs is None:
             raise ValueError("the candidates come without costs")
         return self.costs.predict(features)[0]
+
+
+def _floor(values: Array, low: float) -> float:
+    """Return where values of the first objective are clipped, given its reference."""
+    best, (lower, upper) = float(values.max()), np.quantile(values, (0.25, 0.75))
+    floor = low - CLIP_BELOW * (best - low) if best > low else float(values.min())
+    return max(floor, float(lower - OUTLIERS * (upper - lower))) if upper > lower else floor
 
 
 def _worst(costs: Array) -> float:

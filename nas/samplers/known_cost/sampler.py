@@ -202,7 +202,7 @@ class KnownCostSampler(BaseSampler):
         self, history: TrialHistory, acquisition: AcquisitionModel, number: int, params: Params, gain: float
     ) -> Outlook:
         quality, cost = acquisition.expected(self._rows(history, [params])[0], self._costs(history, [params]))
-        repeat_gain = acquisition.repeat_gain(*self._repeat_deviations)
+        repeat_gain = acquisition.repeat_gain(*self._repeat_deviations, near=float(cost[0]))
         return Outlook(number, params, float(quality[0]), float(cost[0]), gain, repeat_gain)
 
     def _allowed(self, history: TrialHistory, candidates: Sequence[Params]) -> tuple[list[Params], Array | None]:

@@ -65,6 +65,19 @@ def test_predicted_costs_are_the_measured_ones() -> None:
     assert np.corrcoef(costs, truth)[0, 1] > 0.95
 
 
+def test_a_prediction_is_trusted_only_if_held_out_timings_agree_with_it() -> None:
+    known, rng = timed(60), random.Random(0)
+    unknown = [MICRO.encode(MICRO.sample(random.Random(100 + i))) for i in range(20)]
+    noisy = [replace(r, measurement=measurement(r.measurement.ratio * 2 ** rng.gauss(0, 0.3))) for r in known]
+    shares = []
+    for records in (known, noisy):
+        cost_model = SpaceCostModel(MICRO, search_config())
+        cost_model.costs(unknown, trials_of(records))
+        shares.append(sum(cost_model.trusted_ratio(params) is not None for params in unknown) / len(unknown))
+    assert shares[0] > 0.5
+    assert shares[1] == 0
+
+
 def test_without_measurements_costs_go_by_multiply_accumulates() -> None:
     cost_model = SpaceCostModel(MICRO, search_config())
     specs = [MICRO.sample(random.Random(i)) for i in range(30)]

@@ -28,6 +28,14 @@ def test_rung_reached_comes_before_score() -> None:
     assert parents == [long[1].arch_id, long[0].arch_id]
 
 
+def test_a_failed_model_is_no_parent() -> None:
+    evolution = Evolution(SPACE, OBJECTIVES, population=3)
+    failed = replace(record(9, (0.3, 0.4), 2.0), state=TrialState.FAILED)
+    parents = evolution.select_parents([*(record(i, (0.2, 0.3), 1.0) for i in range(3)), failed])
+    assert len(parents) == 3
+    assert failed.arch_id not in {spec.arch_id for spec in parents}
+
+
 def test_children_are_new_and_in_the_space() -> None:
     evolution = Evolution(SPACE, OBJECTIVES, population=5)
     trials = [record(i, (0.1 * i,), 1.0 + i) for i in range(8)]

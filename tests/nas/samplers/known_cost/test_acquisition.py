@@ -61,12 +61,24 @@ def test_is_the_mean_over_qualities(points, mean, deviation, cost):
     assert gain[0] == pytest.approx(np.mean(after) - volume(rows), abs=0.01 * deviation * max(cost, 0) + 1e-9)
 
 
+def model_of(rng: np.random.Generator, reference: tuple[float, float]) -> AcquisitionModel:
+    """Return a model of twelve trials whose values and costs lie between 1 and 2."""
+    features, costs = rng.uniform(size=(12, 2)), rng.uniform(1, 2, 12)
+    curves = [[value] for value in 2.5 - 0.5 * costs - rng.uniform(0, 0.5, 12)]
+    return AcquisitionModel.of(curves, costs, features, np.array([0, 1]), reference=reference)
+
+
+def front_of(model: AcquisitionModel) -> np.ndarray:
+    """Return the members of a model's front by cost."""
+    front = moocore.filter_dominated(model.points, maximise=True)
+    return front[np.argsort(front[:, 1])]
+
+
 def test_the_gain_of_a_repetition_is_what_chance_adds_to_the_front():
     rng = np.random.default_rng(0)
-    features = rng.uniform(size=(12, 2))
-    curves, costs = [[value] for value in rng.uniform(1, 2, 12)], rng.uniform(1, 2, 12)
-    model = AcquisitionModel.of(curves, costs, features, np.array([0, 1]), reference=(0.5, 0.5))
-    before = moocore.hypervolume(model.points, ref=[0.5, 0.5], maximise=True)
+    model = model_of(rng, (0.5, 0.5))
+    before, front = moocore.hypervolume(model.points, ref=[0.5, 0.5], maximise=True), front_of(model)
+    assert len(front) > 2
 
     def drawn(member):
         points = rng.normal(member, (0.05, 0.02), size=(4000, 2))
@@ -74,6 +86,35 @@ def test_the_gain_of_a_repetition_is_what_chance_adds_to_the_front():
         volumes = [moocore.hypervolume(np.vstack([model.points, p]), ref=[0.5, 0.5], maximise=True) for p in points]
         return np.mean(volumes) - before
 
-    expected = max(drawn(member) for member in model.points)
-    assert model.repeat_gain(0.05, 0.02) == pytest.approx(expected, rel=0.05)
-    assert model.repeat_gain(0.0, 0.0) == pytest.approx(0.0, abs=1e-8)
+    gains = [drawn(member) for member in front]
+    near = (front[0, 1] + front[1, 1]) / 2
+    assert model.repeat_gain(0.05, 0.02, near) == pytest.approx(max(gains[:2]), rel=0.05)
+    assert model.repeat_gain(0.05, 0.02, front[0, 1] - 0.1) == pytest.approx(gains[0], rel=0.05)
+    assert model.repeat_gain(0.05, 0.02, front[-1, 1] + 0.1) == pytest.approx(gains[-1], rel=0.05)
+    assert model.repeat_gain(0.0, 0.0, near) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_the_noise_inside_a_front_is_the_same_however_far_the_reference_is():
+    near_and_far = [model_of(np.random.default_rng(0), (0.5, cost)) for cost in (0.5, -8.0)]
+    front = front_of(near_and_far[0])
+    inside = (front[-1, 1] + front[-2, 1]) / 2
+    first, second = (model.repeat_gain(0.05, 0.0, inside) for model in near_and_far)
+    assert first == pytest.approx(second)
+
+
+def test_without_a_front_a_repetition_gains_nothing():
+    assert model_of(np.random.default_rng(0), (3.0, 3.0)).repeat_gain(0.05, 0.02, 1.5) == 0.0
+
+
+@pytest.mark.parametrize("curve", [[-np.inf], [-0.5]], ids=["failed", "diverged"])
+def test_one_bad_trial_does_not_hide_the_differences_of_the_others(curve):
+    rng = np.random.default_rng(0)
+    features = rng.uniform(size=(90, 4))
+    values = 0.45 + 0.1 * features @ [0.6, -0.4, 0.3, 0.1]
+    groups, costs, trained = np.arange(4), rng.uniform(-2, 2, 60), [[value] for value in values[:60]]
+
+    def error(curves):
+        model = AcquisitionModel.of(curves, costs, features[:60], groups, reference=(0.0, -3.0))
+        return np.sqrt(np.mean((model.qualities.predict(features[60:])[0] - values[60:]) ** 2))
+
+    assert error([*trained[:30], curve, *trained[31:]]) < max(2 * error(trained), 0.002)
