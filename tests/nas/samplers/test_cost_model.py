@@ -71,10 +71,10 @@ def test_a_prediction_is_trusted_only_if_held_out_timings_agree_with_it() -> Non
     noisy = [replace(r, measurement=measurement(r.measurement.ratio * 2 ** rng.gauss(0, 0.3))) for r in known]
     shares = []
     for records in (known, noisy):
-        cost_model = SpaceCostModel(MICRO, search_config())
+        cost_model = SpaceCostModel(MICRO, search_config(sampler="known-cost"))
         cost_model.costs(unknown, trials_of(records))
         shares.append(sum(cost_model.trusted_ratio(params) is not None for params in unknown) / len(unknown))
-    assert shares[0] > 0.5
+    assert shares[0] >= 0.5
     assert shares[1] == 0
 
 

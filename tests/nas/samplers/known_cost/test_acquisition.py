@@ -113,8 +113,6 @@ def test_one_bad_trial_does_not_hide_the_differences_of_the_others(curve):
     values = 0.45 + 0.1 * features @ [0.6, -0.4, 0.3, 0.1]
     groups, costs, trained = np.arange(4), rng.uniform(-2, 2, 60), [[value] for value in values[:60]]
 
-    def error(curves):
-        model = AcquisitionModel.of(curves, costs, features[:60], groups, reference=(0.0, -3.0))
-        return np.sqrt(np.mean((model.qualities.predict(features[60:])[0] - values[60:]) ** 2))
-
-    assert error([*trained[:30], curve, *trained[31:]]) < max(2 * error(trained), 0.002)
+    curves = [*trained[:30], curve, *trained[31:]]
+    model = AcquisitionModel.of(curves, costs, features[:60], groups, reference=(0.0, -3.0))
+    assert np.corrcoef(model.qualities.predict(features[60:])[0], values[60:])[0, 1] > 0.95
