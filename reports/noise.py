@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from nas.analysis.selection import measurement
 from nas.study.records import StudyInfo, TrialRecord
-from nas.study.timing_doubts import has_interval, ratio_interval_words, timing_doubt
+from nas.study.timing_doubts import noise_floor, ratio_interval_words, timing_doubt
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 
@@ -47,21 +47,9 @@ def intervals_are_known(complete: Sequence[ScoredTrial], front: Sequence[ScoredT
     return not any(doubt_of(s.trial) for s in front) and doubtful <= MAX_DOUBTFUL * len(complete)
 
 
-def noise_floor(self_comparison: ScoredTrial | None) -> float:
-    """Return the relative throughput difference of two equal models.
-
-    Args:
-        self_comparison: the reference measured against itself (A/A); without it, or without a usable interval of it,
-            the floor is 0.
-    """
-    if self_comparison is None or not has_interval(measurement(self_comparison.trial)):
-        return 0.0
-    return max(self_comparison.ratio_high, 1 / self_comparison.ratio_low) - 1
-
-
 def floor_words(self_comparison: ScoredTrial) -> str:
     """Return the noise floor with the division it comes from: "10.7 % (1 / 0.903)"."""
-    floor = 100 * noise_floor(self_comparison)
+    floor = 100 * noise_floor(self_comparison.trial.measurement)
     low, high = self_comparison.ratio_low, self_comparison.ratio_high
     return f"{floor:.1f} % ({f'{high:.3f} / 1' if high >= 1 / low else f'1 / {low:.3f}'})"
 

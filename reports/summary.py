@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from nas.analysis.evidence import BaselineComparison, Recommendation, StudyEvidence, gather_evidence, recommend
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
-from nas.study.timing_doubts import timing_doubt
-from reports.noise import count_ties, near_front, noise_floor
+from nas.study.timing_doubts import noise_floor, timing_doubt
+from reports.noise import count_ties, near_front
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
 from reports.statistics import (
     FailureReason,
@@ -97,7 +97,7 @@ def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> Stud
     best = max(baselines, key=lambda b: b.score, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
     self_comparison = _self_comparison(study, baselines)
-    floor = noise_floor(self_comparison)
+    floor = noise_floor(self_comparison and self_comparison.trial.measurement)
     return StudySummary(
         counts=dict(Counter(t.state for t in sampled)),
         evaluated=sum(t.counts for t in sampled),

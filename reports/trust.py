@@ -11,10 +11,10 @@ from typing import Any
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
 from nas.study.records import StudyInfo
-from nas.study.timing_doubts import has_interval, no_interval
+from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.formatting import brief, plural
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
-from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words, noise_floor
+from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
 from reports.sentences import TRAINED_ONCE, too_few_models
 from reports.statistics import MIN_RANKED
@@ -24,6 +24,7 @@ from reports.verdict import remeasure_command, retrain_command, taken_back_sente
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
 MIN_CHANCE = 0.5
+MIN_AS_GOOD = 0.8
 
 
 class Outcome(StrEnum):
@@ -72,8 +73,9 @@ RUNGS = CheckKind(
 SEEDS = CheckKind(
     "Retraining with other seeds",
     "retraining",
-    f"The recommended candidate was retrained with two seeds or more, and its probability of being on the front of "
-    f"the retrained candidates is {MIN_CHANCE:g} or more; retraining did not take back what the search recommended.",
+    f"The recommended candidate was retrained with two seeds or more; it is on the front of the retrained candidates "
+    f"with a probability of {MIN_CHANCE:g} or more, and scores as high as the best baseline with one of "
+    f"{MIN_AS_GOOD:g} or more; retraining did not take back what the search recommended.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
 )
 METRICS = CheckKind(
@@ -159,7 +161,8 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         f"{itself.ratio_high:.3f} times its own throughput: two equal models can differ by {floor_words(itself)}. "
         f"{untrusted}"
     )
-    quiet = noise_floor(itself) <= MAX_FLOOR and doubtful <= MAX_DOUBTFUL * measured and not doubt_of(itself.trial)
+    few = doubtful <= MAX_DOUBTFUL * measured and not doubt_of(itself.trial)
+    quiet = few and noise_floor(itself.trial.measurement) <= MAX_FLOOR
     return TrustCheck(NOISE, Outcome.PASS, sentence) if quiet else TrustCheck(NOISE, Outcome.WARN, sentence, command)
 
 
@@ -206,7 +209,10 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
     )
     if taken_back := taken_back_sentence(summary):
         return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
-    sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE
+    as_good = _chance_as_good(summary)
+    if as_good is not None:
+        sentence += f" With other seeds it scores as high as the baseline with probability {fixed(as_good, 2)}."
+    sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE and (as_good is None or as_good >= MIN_AS_GOOD)
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
 
 
@@ -235,3 +241,14 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
         sentence = f"{sentence.removesuffix('.')}, and in the opposite order of {len(opposed)}."
     passed = 2 * len(agreeing) > len(known) and not opposed
     return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, sentence)
+
+
+def _chance_as_good(summary: StudySummary) -> float | None:
+    """Return the probability that the recommended model's true score is no less than the best baseline's, if compared.
+
+    None without repeated seeds, and if the model is not recommended for being as good.
+    """
+    found, (best, _) = summary.recommendation, summary.comparisons
+    if found is None or found.scatter is None or best is None or best.found.number != found.model.number:
+        return None
+    return best.chance_as_good(found.scatter)

@@ -116,7 +116,14 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
         return Tile(label, f"{result.speedup:.2f}×", interval)
-    return Tile(label, NO_DIFFERENCE, f"the 95 % interval of the ratio, {interval}, includes 1")
+    return Tile(label, NO_DIFFERENCE, _why_no_difference(result))
+
+
+def _why_no_difference(result: BaselineComparison) -> str:
+    """Say why the timings show no difference in throughput."""
+    if result.speedup_low <= 1 <= result.speedup_high:
+        return f"the 95 % interval of the ratio, {result.speedup_low:.2f} to {result.speedup_high:.2f}, includes 1"
+    return f"the ratio, {result.speedup:.2f}, differs from 1 by less than the reference from itself, {result.floor:.1%}"
 
 
 def _score_tile(summary: StudySummary, baseline: str) -> Tile:
@@ -141,10 +148,13 @@ def _printed_gain(result: BaselineComparison) -> float:
 
 
 def _gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
-    """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds."""
+    """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds.
+
+    It allows for the choice of the best among those compared.
+    """
     if found.scatter is None:
         return None
-    halves = [found.scatter.half_width(model.seeds) for model in (result.found, result.baseline)]
+    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.found, result.baseline)]
     known = [half for half in halves if half is not None]
     return math.hypot(*known) if len(known) == len(halves) else None
 
@@ -369,12 +379,9 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
         how: explanation of the interval, for its first mention.
     """
     name, reference = brief(result.baseline.name), brief(info.reference)
-    interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if not result.shows_difference:
-        return (
-            f"No difference in throughput from {name} is shown: the 95 % interval of their ratio, {interval}, includes "
-            f"1{how}."
-        )
+        return f"No difference in throughput from {name} is shown: {_why_no_difference(result)}{how}."
+    interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:
         times += f" and {result.found.ratio:.2f} times that of the reference, {reference}"

@@ -11,8 +11,9 @@ rate is constant after the warm-up and the scores are those of averaged weights,
 of that length ends with.
 `--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
 `constant` is that one without the fall, with `wsd` the rate falls in the last fifth of the steps, `-2x` and `-4x` have
-twice and four times the rate, and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe
-`long` from the averaged weights and the heads. `--steps 8100` trains three times as long as the default.
+twice and four times the rate, and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps
+as a search does, and then the other 2,430 with the recipe `long` from the averaged weights and the heads. `--steps
+8100` trains three times as long as the default.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
 of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.

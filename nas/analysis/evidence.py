@@ -16,12 +16,14 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scipy.special import stdtr
+
 from nas.analysis import BEST
 from nas.analysis.noise import SeedScatter
 from nas.analysis.retraining import WRONG_OUTPUT, RetrainingSummary, summarize_retraining
 from nas.analysis.selection import complete, find_by_name, measurement, nothing_complete
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
-from nas.study.timing_doubts import timing_doubt
+from nas.study.timing_doubts import noise_floor, timing_doubt
 
 _NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # the trainings whose scores are compared
@@ -77,6 +79,13 @@ class StudyEvidence:
     remeasured: Mapping[int, str]
     searched: tuple[TrustedModel, ...]
     retrained: tuple[TrustedModel, ...]
+
+    @property
+    def noise_floor(self) -> float:
+        """Return the relative difference in throughput of two equal models: of the reference against itself."""
+        reference, (trials, scale) = self.study.info.reference, (self.study.trials, self.study.scale)
+        itself = [t for t in trials if t.baseline == reference] + [t for t in scale if t.scale == reference]
+        return noise_floor(next((t.measurement for t in itself if t.measurement), None))
 
     def unretrained(self, needed: Iterable[TrustedModel]) -> tuple[TrustedModel, ...]:
         """Return those of the needed models that were not retrained; retrained scores decide where it is empty."""
@@ -164,6 +173,8 @@ class BaselineComparison:
     """A candidate against the best baseline, the one of the highest score.
 
     `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
+    `compared` candidates were as good as the baseline in the other value; `found` is the best of them. `floor` is the
+    relative difference in throughput of two equal models.
     """
 
     found: TrustedModel
@@ -172,6 +183,8 @@ class BaselineComparison:
     speedup_low: float
     speedup_high: float
     score_gain: float
+    compared: int = 1
+    floor: float = 0.0
 
     @property
     def doubtful(self) -> bool:
@@ -180,8 +193,20 @@ class BaselineComparison:
 
     @property
     def shows_difference(self) -> bool:
-        """Tell whether a difference in throughput is shown: both timings can be trusted, the interval leaves out 1."""
-        return not self.doubtful and not self.speedup_low <= 1 <= self.speedup_high
+        """Tell whether a difference in throughput is shown.
+
+        Both timings can be trusted, the interval leaves out 1, and two equal models differ by less.
+        """
+        beyond = max(self.speedup, 1 / self.speedup) - 1 > self.floor
+        return not self.doubtful and beyond and not self.speedup_low <= 1 <= self.speedup_high
+
+    def chance_as_good(self, scatter: SeedScatter) -> float:
+        """Return the probability that the true score of `found` is no less than that of the baseline.
+
+        The scores of two models that were fixed beforehand are compared; `found` was chosen, so that it is less.
+        """
+        deviation = scatter.sd * math.sqrt(1 / self.found.seeds + 1 / self.baseline.seeds)
+        return float(stdtr(scatter.degrees, self.score_gain / deviation)) if deviation else float(self.score_gain >= 0)
 
 
 @dataclass(frozen=True)
@@ -257,8 +282,9 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     if not candidates:
         return None
     baseline = max((model for model in models if model.trial.baseline), key=lambda model: model.score, default=None)
-    at_equal_score = _compare(candidates, baseline, lambda model: (model.score, model.ratio))
-    at_equal_speed = _compare(candidates, baseline, lambda model: (model.ratio, model.score))
+    floor = evidence.noise_floor
+    at_equal_score = _compare(candidates, baseline, lambda model: (model.score, model.ratio), floor)
+    at_equal_speed = _compare(candidates, baseline, lambda model: (model.ratio, model.score), floor)
     by_speed = any(objective.name == "throughput" for objective in evidence.record.info.objectives)
     found = max(candidates, key=lambda model: (model.score, model.ratio))
     if at_equal_score is not None and by_speed:
@@ -271,6 +297,7 @@ def _compare(
     candidates: Sequence[TrustedModel],
     baseline: TrustedModel | None,
     values: Callable[[TrustedModel], tuple[float, float]],
+    floor: float,
 ) -> BaselineComparison | None:
     """Compare the baseline with the best candidate by the second value among those as good in the first."""
     if baseline is None:
@@ -287,6 +314,8 @@ def _compare(
         speedup_low=ours.ratio_low / theirs.ratio_high if theirs.ratio_high > 0 else math.nan,
         speedup_high=ours.ratio_high / theirs.ratio_low if theirs.ratio_low > 0 else math.nan,
         score_gain=found.score - baseline.score,
+        compared=len(as_good),
+        floor=floor,
     )
 
 

@@ -2,8 +2,10 @@
 
 Assumptions: scores are normal over seeds, with one standard deviation for all candidates that is estimated with limited
 degrees of freedom (so means follow Student's t); the logarithm of a speed is normal with its 95 % interval, each side
-by itself; candidates are independent. Not modeled: differences between process starts (the A/A floor of
-`nas.remeasure`), and images other than the held-out ones.
+by itself, and no wider than from half to twice its value. Of four candidates or more, true scores are normal too, with
+the mean and the spread of the given ones, so that the best of many is drawn lower than its lucky score (James and
+Stein, 1961). Not modeled: differences between process starts (the A/A floor of `nas.remeasure`), and images other than
+the held-out ones.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from scipy.special import stdtrit
 
 from nas.numbers import fixed_interval
 from nas.study.records import Measurement
+from nas.study.timing_doubts import bounded_interval
 
 Array = NDArray[np.float64]
 
 CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
+MIN_SHRUNK = 4  # candidates: of fewer, the spread of their true scores is unknown
 NO_SCORE_INTERVAL = "none: one seed only"  # in place of an interval
 
 
@@ -38,11 +42,17 @@ class SeedScatter:
     degrees: int  # of freedom
     measured: bool = True  # in this study, from candidates with two seeds or more; else in another study
 
-    def half_width(self, seeds: int) -> float | None:
-        """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds; None where it is not measured."""
+    def half_width(self, seeds: int, compared: int = 1) -> float | None:
+        """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds; None where it is not measured.
+
+        Args:
+            seeds: Seeds of the mean.
+            compared: Means of which this one was chosen; the intervals of all hold together then (Bonferroni).
+        """
         if not self.measured:
             return None
-        return float(stdtrit(self.degrees, (1 + CONFIDENCE_LEVEL) / 2)) * self.sd / math.sqrt(seeds)
+        outside = (1 - CONFIDENCE_LEVEL) / compared
+        return float(stdtrit(self.degrees, 1 - outside / 2)) * self.sd / math.sqrt(seeds)
 
     def interval_words(self, score: float, seeds: int) -> str:
         """Return the 95 % interval of a mean score over `seeds` seeds, or why there is none, for tables and cards."""
@@ -93,7 +103,7 @@ class CandidateEstimate:
     @classmethod
     def of(cls, score: float, seeds: int, m: Measurement) -> CandidateEstimate:
         """Return an estimate with the speed of a measurement."""
-        return cls(score, seeds, m.ratio, m.ratio_low, m.ratio_high)
+        return cls(score, seeds, m.ratio, *bounded_interval(m))
 
 
 def front_chances(
@@ -113,7 +123,12 @@ def draw_scores(
     """Draw true mean scores, (draws, candidates), given each candidate's mean over its number of seeds."""
     sd = scatter.sd * np.sqrt(scatter.degrees / rng.chisquare(scatter.degrees, (draws, 1)))
     noise = rng.standard_normal((draws, len(means)))
-    drawn: Array = np.asarray(means) + sd / np.sqrt(np.asarray(seeds)) * noise
+    values, counts, count = np.asarray(means, dtype=float), np.asarray(seeds), len(means)
+    lucky = np.zeros(count)  # share of each mean's distance from the mean of all that is expected to be luck
+    if count >= MIN_SHRUNK and (spread := float(values.var(ddof=1))) > 0:
+        lucky = np.minimum(1.0, (count - 3) / (count - 1) * scatter.sd**2 / counts / spread)
+    expected = values + lucky * (values.mean() - values)
+    drawn: Array = expected + sd * np.sqrt((1 - lucky + lucky / max(1, count)) / counts) * noise
     return drawn
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from nas.fidelity import at_last_rung
 from nas.study.pareto import Point, coordinate, coordinates, crowding, hypervolume, ranks
 from nas.study.records import Measurement, Objective, TrialRecord, TrialState
+from nas.study.timing_doubts import bounded_interval
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
 TRUSTED_DEVIATION = 0.05  # relative, of a predicted throughput: below it a candidate is measured after the first rung
@@ -95,7 +96,8 @@ def _deviation(objective: Objective, measurement: Measurement | None) -> float:
         return math.log2(1 + TRUSTED_DEVIATION)  # the most of one that is not measured yet
     if not measurement.ratio_low > 0:
         return 0.0
-    return (coordinate(objective, measurement.ratio_high) - coordinate(objective, measurement.ratio_low)) / _WIDTH
+    low, high = bounded_interval(measurement)
+    return (coordinate(objective, high) - coordinate(objective, low)) / _WIDTH
 
 
 def front_chance(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, seed: int) -> float:

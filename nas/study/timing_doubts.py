@@ -63,6 +63,24 @@ def ratio_interval(m: Measurement) -> tuple[float, float] | None:
     return (m.ratio_low, m.ratio_high) if has_interval(m) else None
 
 
+def bounded_interval(m: Measurement) -> tuple[float, float]:
+    """Return the interval of a measurement's ratio, no wider than that of a single sample, for draws of chances."""
+    widest = m.ratio / MAX_INTERVAL_FACTOR, m.ratio * MAX_INTERVAL_FACTOR
+    return min(max(m.ratio_low, widest[0]), m.ratio), max(min(m.ratio_high, widest[1]), m.ratio)
+
+
+def noise_floor(itself: Measurement | None) -> float:
+    """Return the relative difference in throughput of two equal models.
+
+    Args:
+        itself: The reference measured against itself (A/A); without it, or without a usable interval of it, the floor
+            is 0.
+    """
+    if itself is None or not has_interval(itself):
+        return 0.0
+    return max(itself.ratio_high, 1 / itself.ratio_low) - 1
+
+
 def throughput_interval(m: Measurement) -> tuple[float, float] | None:
     """Return the interval of a measurement's images/s, which a drifting machine widens; None where none is usable."""
     ends = m.throughput_low_img_s, m.throughput_high_img_s

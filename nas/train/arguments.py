@@ -67,8 +67,8 @@ def parser() -> OneLineParser:
     )
     add_recipe_flags(training)
     schedule = (
-        "learning rate after the warm-up: constant, cosine (falls to 0 at the end), or wsd (constant, and falls to 0 in "
-        f"the last fifth of the steps) (default: {LONG_RECIPE['schedule']})"
+        "learning rate after the warm-up: constant, cosine (falls to 0 at the end), or wsd (constant, but falls to 0 "
+        f"in the last fifth of the steps) (default: {LONG_RECIPE['schedule']})"
     )
     training("--schedule", choices=SCHEDULES, help=schedule)
     training("--seed", type=int, help="seed of initial weights and image order (default: 0)")
