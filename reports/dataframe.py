@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from nas.extras import install_command
 from nas.study.records import Measurement, RungResult, StudyRecord, TrialRecord
 from reports.summary import StudySummary
 
@@ -70,7 +71,7 @@ def save_parquet(frame: pd.DataFrame, file: Path) -> Path:
     try:
         frame.to_parquet(file, engine="pyarrow", index=False)
     except ImportError as error:
-        raise DataFrameError("--parquet: needs pyarrow: pip install 'backbone-nas[parquet]'") from error
+        raise DataFrameError(f"--parquet: needs pyarrow: {install_command('parquet')}") from error
     return file
 
 

@@ -22,6 +22,7 @@ from nas.doctor.readings import (
     TeachersReading,
     Unread,
 )
+from nas.extras import install_command
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -36,7 +37,6 @@ MAX_REASON = 160  # characters of a library's message
 MIN_FREE_SHARE = 0.5  # of a GPU's memory
 RUNTIME_NAMES = {"compiled": "torch.compile", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 X86 = ("x86_64", "AMD64")
-INSTALL = "pip install 'backbone-nas[{extra}]'"
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _runtime_remedy(runtime: str, reason: str) -> str:
         return reason[reason.index("pip install") :]
     if runtime == "compiled":
         return "install a C++ compiler and Python's headers: apt install g++ python3-dev"
-    return "reinstall it: " + INSTALL.format(extra="onnx" if runtime == "onnxruntime" else runtime)
+    return f"reinstall it: {install_command('onnx' if runtime == 'onnxruntime' else runtime)}"
 
 
 def judge_folder(reading: FolderReading, name: str, option: str, needed: float) -> Finding:
@@ -269,7 +269,7 @@ def judge_postgres(reading: str | Unread) -> Finding:
     if isinstance(reading, str):
         return Finding("PostgreSQL driver", OK, f"psycopg {reading}")
     effect = "--storage postgresql://... is refused; studies in files are not affected"
-    return Finding("PostgreSQL driver", WARN, reading.reason, effect, INSTALL.format(extra="postgres"))
+    return Finding("PostgreSQL driver", WARN, reading.reason, effect, install_command("postgres"))
 
 
 def judge_packages(problems: Sequence[str]) -> Finding:

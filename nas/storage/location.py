@@ -14,6 +14,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from nas.command_log import FOLDER as LOG_FOLDER
+from nas.extras import install_command
 from nas.files import atomic_write, parse_json
 from nas.storage.errors import StoreError
 
@@ -113,7 +114,7 @@ def database_url(text: str) -> URL:
     """Parse the URL of a PostgreSQL database, password included; StoreError if it is invalid or psycopg is missing."""
     url = _parsed(text)
     if find_spec("psycopg") is None:
-        raise StoreError("--storage: the package psycopg is missing; pip install 'backbone-nas[postgres]'")
+        raise StoreError(f"--storage: the package psycopg is missing; {install_command('postgres')}")
     return url
 
 

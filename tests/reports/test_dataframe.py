@@ -98,7 +98,9 @@ def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkey
     real = builtins.__import__
     frame = pd.DataFrame({"number": [1]})
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(DataFrameError, match=r"^--parquet: needs pyarrow: pip install 'backbone-nas\[parquet\]'$"):
+    with pytest.raises(
+        DataFrameError, match=r"^--parquet: needs pyarrow: pip install -e '\.\[parquet\]' in the clone$"
+    ):
         save_parquet(frame, tmp_path / "t.parquet")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.extras import install_command
 from nas.measure.arms import ArmError
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Failed to allocate memory", "bad_alloc")
@@ -48,7 +49,7 @@ def import_optional(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ArmError(f"runtime: {name} is not installed; pip install 'backbone-nas[{extra}]'") from None
+        raise ArmError(f"runtime: {name} is not installed; {install_command(extra)}") from None
 
 
 @contextmanager

@@ -29,7 +29,7 @@ UNSEEN = GpuReading(present=1, built_for="12.8")
 FOLDER = FolderReading("runs", 100 * GB)
 WORKS = RuntimeReading("compiled", 3.0, True)
 NO_COMPILER = Unread("runtime: compiled can't run this network here: no C++ compiler")
-NOT_INSTALLED = Unread("runtime: onnxruntime is not installed; pip install 'backbone-nas[onnx]'")
+NOT_INSTALLED = Unread("runtime: onnxruntime is not installed; pip install -e '.[onnx]' in the clone")
 
 CASES = [
     (findings.judge_cpu(CPU), OK, ""),
@@ -65,7 +65,7 @@ CASES = [
     (findings.judge_runtime(replace(WORKS, correct=False), "onnxruntime", "eager"), WARN, "backbone-nas[onnx]"),
     (findings.judge_runtime(NO_COMPILER, "compiled", "eager"), WARN, "g++"),
     (findings.judge_runtime(NO_COMPILER, "compiled", "compiled"), FAIL, "--runtime eager+bf16"),
-    (findings.judge_runtime(NOT_INSTALLED, "onnxruntime", "eager"), WARN, "pip install 'backbone-nas[onnx]'"),
+    (findings.judge_runtime(NOT_INSTALLED, "onnxruntime", "eager"), WARN, "pip install -e '.[onnx]' in the clone"),
     (findings.judge_folder(FOLDER, "cache", "--cache", 5 * GB), OK, ""),
     (findings.judge_folder(FOLDER, "cache", "--cache", 500 * GB), FAIL, "--cache DIR"),
     (findings.judge_folder(replace(FOLDER, problem="Read-only"), "run folder", "--run", 0.0), FAIL, "--run DIR"),

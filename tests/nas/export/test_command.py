@@ -121,7 +121,7 @@ def test_a_missing_library_is_one_line_before_any_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
     output = refusal([str(tmp_path), "--format", kind], capsys)  # the folder has no study
-    assert output == f"error: --format {kind}: {library} is not installed; pip install 'backbone-nas[{kind}]'\n"
+    assert output == f"error: --format {kind}: {library} is not installed; pip install -e '.[{kind}]' in the clone\n"
 
 
 def test_names_of_folders_do_not_end_the_string(made: Made, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_other_urls_are_refused_and_not_repeated(tmp_path: Path, url: str) -> No
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StoreError, match=r"pip install 'backbone-nas\[postgres\]'"):
+    with pytest.raises(StoreError, match=r"pip install -e '\.\[postgres\]' in the clone"):
         Store.check_free(tmp_path, "postgresql://u@h/n")
 
 
