@@ -121,9 +121,11 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
 
 def _why_no_difference(result: BaselineComparison) -> str:
     """Say why the timings show no difference in throughput."""
+    interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.speedup_low <= 1 <= result.speedup_high:
-        return f"the 95 % interval of the ratio, {result.speedup_low:.2f} to {result.speedup_high:.2f}, includes 1"
-    return f"the ratio, {result.speedup:.2f}, differs from 1 by less than the reference from itself, {result.floor:.1%}"
+        return f"the 95 % interval of the ratio, {interval}, includes 1"
+    ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval})"
+    return f"{ratio}, differs from 1 by no more than the reference from itself, {result.floor:.1%}"
 
 
 def _score_tile(summary: StudySummary, baseline: str) -> Tile:

@@ -28,10 +28,10 @@ from tests.reports.brute_force import Page
 
 
 def compared(ratio: float, half: float = 0.01, verdict: str = "ok", reference: str = "eradio_femto") -> StudyRecord:
-    """One candidate of this ratio that scores higher than all baselines; their ratios are 1, 0.5 and 0.4."""
+    """One candidate of this ratio that scores higher than all baselines; their ratios are 1, 0.5 and 0.4, if not 1."""
     study = synthetic.study(1, only=TrialState.COMPLETE)
     scores = dict(zip((*synthetic.BASELINES, None), (0.5, 0.3, 0.2, 0.6), strict=True))
-    ratios = dict(zip((*synthetic.BASELINES, None), (1.0, 0.5, 0.4, ratio), strict=True))
+    ratios = dict(zip((*synthetic.BASELINES, None), (1.0, 0.5, 0.4, ratio), strict=True)) | {reference: 1.0}
     study = synthetic.timed(
         study,
         lambda t: {
@@ -141,6 +141,17 @@ def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():
         first, *_ = headline(study.info, summarize(study), "RUN")
         assert first.count("1.20 times that of") == times
         assert reference in first
+
+
+def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
+    study = compared(1.2, reference="eradio_pico")
+    unequal = synthetic.timed(study, lambda t: {"ratio_low": 0.8} if t.baseline == "eradio_pico" else {})
+    for which, shown in ((study, True), (unequal, False)):
+        summary = summarize(which)
+        tile, *_ = tiles(which.info, summary)
+        assert (tile.value == "1.20×") is shown
+        assert (tile.value == NO_DIFFERENCE) is not shown
+        assert ("no more than the reference from itself, 25.0%" in headline(which.info, summary, "RUN")[0]) is not shown
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():

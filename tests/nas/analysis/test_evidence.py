@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from nas.analysis.evidence import (
     recommend,
     source_words,
 )
+from nas.analysis.noise import SeedScatter
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import SelectionError, measurement
 from nas.study.objectives import objectives
@@ -235,11 +237,18 @@ def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict", "shown"),
-    [(1.01, 1.5, "ok", True), (0.5, 0.99, "ok", True), (0.97, 2.2, "ok", False), (1.01, 1.5, "contended", False)],
+    ("low", "high", "verdict", "floor", "shown"),
+    [
+        (1.01, 1.5, "ok", 0.0, True),
+        (0.5, 0.99, "ok", 0.0, True),
+        (0.97, 2.2, "ok", 0.0, False),
+        (1.01, 1.5, "contended", 0.0, False),
+        (1.01, 1.5, "ok", 0.19, True),
+        (1.01, 1.5, "ok", 0.21, False),
+    ],
 )
-def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1(
-    low: float, high: float, verdict: str, shown: bool
+def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1_beyond_that_of_equal_models(
+    low: float, high: float, verdict: str, floor: float, shown: bool
 ) -> None:
     trials = [
         replace(t, measurement=t.measurement and replace(t.measurement, ratio_low=1.0, ratio_high=1.0, verdict="ok"))
@@ -247,8 +256,21 @@ def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1(
     ]
     found = replace(measurement(trials[3]), ratio_low=low, ratio_high=high, verdict=verdict)
     models = (TrustedModel(trial, 0.5, 1, 30) for trial in (replace(trials[3], measurement=found), trials[0]))
-    compared = BaselineComparison(*models, 1.2, low, high, 0.1)
+    compared = BaselineComparison(*models, 1.2, low, high, 0.1, floor=floor)
     assert compared.shows_difference is shown
+
+
+def test_the_chance_to_be_as_good_grows_with_the_gain_and_the_seeds() -> None:
+    trials = small_study().trials
+
+    def chance(gain: float, seeds: int) -> float:
+        found, baseline = (TrustedModel(t, 0.5, seeds, 30) for t in (trials[3], trials[0]))
+        return BaselineComparison(found, baseline, 1, 1, 1, gain).chance_as_good(SeedScatter(0.0075, 30))
+
+    assert chance(0.0, 1) == pytest.approx(0.5)
+    assert chance(0.0075 * math.sqrt(2), 1) == pytest.approx(0.84, abs=0.01), "one standard deviation of the difference"
+    assert chance(0.005, 3) > chance(0.005, 1)
+    assert chance(-0.005, 3) < chance(-0.005, 1) < 0.5
 
 
 def test_without_one_as_good_as_the_baseline_the_highest_score_is_recommended() -> None:

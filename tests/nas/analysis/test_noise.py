@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from nas.analysis.noise import (
     pooled_scatter,
 )
 from nas.study import pareto
+from tests.nas.study.builders import measurement
 
 SURE = SeedScatter(0.0, 10)
+SCATTER = SeedScatter(0.0075, 10_000)
 KNOWN = SeedScatter(0.01, 10_000)  # so many degrees of freedom that it is normal
 
 
@@ -124,3 +127,31 @@ def test_a_deviation_of_another_study_gives_no_interval() -> None:
     assert TYPICAL_SCATTER.interval_words(0.5, 1) == NO_SCORE_INTERVAL
     assert "assumed" in TYPICAL_SCATTER.words
     assert "assumed" not in SeedScatter(0.01, 4).words
+
+
+@pytest.mark.parametrize(("count", "spread"), [(20, 0.005), (20, 0.01), (50, 0.03)])
+def test_the_chance_to_be_the_best_of_many_is_that_of_many_searches(count: int, spread: float) -> None:
+    rng, said, true = np.random.default_rng(0), [], []
+    for _ in range(300):
+        real = rng.normal(0.5, spread, count)
+        seen = real + rng.normal(0, SCATTER.sd, count)
+        drawn = draw_scores(seen, [1] * count, SCATTER, 400, rng)
+        said.append(np.mean(drawn.argmax(axis=1) == seen.argmax()))
+        true.append(real.argmax() == seen.argmax())
+    assert np.mean(said) == pytest.approx(np.mean(true), abs=0.08)
+
+
+def test_an_interval_that_says_nothing_leaves_a_dominated_candidate_dominated() -> None:
+    wild = replace(measurement(1.0), ratio_low=1e-6, ratio_high=1e6)
+    estimates = [CandidateEstimate.of(0.6, 1, measurement(3.0)), CandidateEstimate.of(0.4, 1, wild)]
+    assert front_chances(estimates, SCATTER)[1] < 0.01
+
+
+def test_the_interval_of_the_best_of_many_holds_for_all_of_them() -> None:
+    one, many = SCATTER.half_width(3), SCATTER.half_width(3, compared=10)
+    assert one is not None
+    assert many is not None
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, SCATTER.sd / math.sqrt(3), (20_000, 10))
+    assert np.mean(np.abs(scores).max(axis=1) <= many) == pytest.approx(0.96, abs=0.015)
+    assert np.mean(np.abs(scores).max(axis=1) <= one) < 0.8

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from optuna.samplers import BaseSampler
 
+from nas.measure.counts.totals import totals
 from nas.samplers import make_sampler
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
-from search_space import SPACES
+from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, study_info
 
 
@@ -46,7 +47,7 @@ def landscape(record: TrialRecord) -> tuple[float, float]:
     cost = sum(stage["width"] * stage["depth"] * 2.0**-i for i, stage in enumerate(stages))
     best = ("basic", "c2f", "mr_window", "window")
     matches = sum(stage["block"] == block for stage, block in zip(stages, best, strict=True))
-    return 0.1 + matches / 5 + cost / 4000, 200 / cost
+    return 0.1 + matches / 5 + cost / 4000, 2e7 / totals(ArchSpec.from_dict(record.spec), 64).macs
 
 
 def work(loop: StudyLoop, record: TrialRecord) -> None:

@@ -378,7 +378,7 @@ def test_a_network_that_the_study_needs_runs_until_it_stands(tmp_path: Path, wha
 
 
 def test_a_candidate_with_a_good_prediction_is_measured_when_it_has_passed_its_first_rung(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=40, sampler="known-cost")))
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=60, sampler="known-cost")))
     drive(loop)
     late = [t for t in loop.trials.values() if t.measured_late]
     states = Counter((t.state, t.measurement is not None) for t in late)
