@@ -89,7 +89,7 @@ def test_shares_of_random_searchs_training_are_those_of_the_rows() -> None:
     shares += [found["share_of_steps"], found["steps"] / target["steps"]]
     # 3.3 % is written "3.3 and 6.0 %"
     assert [s for s in shares if not re.search(rf"\b{100 * s:.1f} (%|and \d\.\d %)", index)] == []
-    readme = re.search(r"after (\S+) and (\S+) % of the steps .* after (\S+) %", (ROOT / "README.md").read_text())
+    readme = re.search(r"with (\S+) and (\S+) % of its training steps, .* with (\S+) %", (ROOT / "README.md").read_text())
     assert readme is not None
     assert set(readme.groups()) <= {f"{100 * share:.1f}" for share in shares}
 
@@ -110,8 +110,8 @@ def test_headline_after_retraining_is_that_of_the_rows() -> None:
     baseline, named, fast, kept = retrained("retrained_sample.json", 17)
     times = fast["ratio"] / baseline["ratio"]
     readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"eradio_nano scores {baseline['score']:.3f} and trial 17 {named['score']:.3f}" in readme
-    assert f"is trial {fast['trial']}, {fast['score']:.3f} at {times:.1f} times its throughput" in readme
+    assert f"eradio_nano now scores {baseline['score']:.3f}, and trial 17 scores {named['score']:.3f}" in readme
+    assert f"is trial {fast['trial']}: {fast['score']:.3f} at {times:.1f} times the throughput of eradio_nano" in readme
     assert f"{kept} of the 14 models stayed on the front" in readme
 
 
