@@ -34,6 +34,11 @@ class Stage(nn.Module):
         self.step = step
         self.grad_checkpointing = False
 
+    @property
+    def decides_by_size(self) -> bool:
+        """Whether maps of some sizes are resized, see `Backbone.traces_any_size`."""
+        return self.step > 1
+
     def forward(self, x: Tensor) -> Tensor:
         """Run all blocks, (B, C, H, W) -> same."""
         return join([self._resized(part) for part in self.parts(x)])

@@ -53,6 +53,8 @@ class WindowBlock(nn.Module):
         resample: (subsample, upsample) by an integer ratio; the block has no pre_conv then.
     """
 
+    decides_by_size = True  # see `Backbone.traces_any_size`: a map may need padding, or be one window
+
     def __init__(
         self,
         layer: TransformerLayer,
