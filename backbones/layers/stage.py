@@ -20,7 +20,11 @@ CHUNK_VALUES = 2**19  # of a map; the intermediates of its blocks are four times
 class Stage(nn.Module):
     """Blocks on a map, (B, C, H, W) -> same.
 
-    A map that is no multiple of `step` is resized (nearest) to one, and the result back.
+    A map that is no multiple of `step` is resized (nearest neighbor) to one, and the result back. Neighbors are those
+    of the tokens' centers ("nearest-exact"), so that both steps together are the identity. Only around E-RADIO's
+    `WindowBlock` they are those of the tokens' upper left corners ("nearest"), as in the published networks. At a ratio
+    that is no whole number, its result has moved by up to one token: 16 tokens that became 21 come back as 0, 0, 1, 2,
+    ... 14.
 
     Attributes:
         blocks: the blocks in the order they run.
@@ -70,11 +74,13 @@ class Stage(nn.Module):
         fitting = self._fitting(x)
         if fitting == (h, w):
             return self._run(x)
-        x = F.interpolate(x, size=fitting, mode="nearest")
+        corners = isinstance(self.blocks[-1], WindowBlock)
+        mode = "nearest" if corners else "nearest-exact"
+        x = F.interpolate(x, size=fitting, mode=mode)
         stride = (fitting[0] // h, fitting[1] // w)
-        if (h * stride[0], w * stride[1]) == fitting and isinstance(self.blocks[-1], WindowBlock):
+        if corners and (h * stride[0], w * stride[1]) == fitting:
             return self._run(x, stride)  # the places that "nearest" would keep
-        return F.interpolate(self._run(x), size=(h, w), mode="nearest")
+        return F.interpolate(self._run(x), size=(h, w), mode=mode)
 
     def _run(self, x: Tensor, stride: Subsample | None = None) -> Tensor:
         """Run all blocks; return each `stride`-th row and column of the last one's result."""

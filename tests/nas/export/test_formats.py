@@ -326,6 +326,7 @@ def test_torchscript_runs_without_this_project(made: Made, net: torch.nn.Module,
 
 
 LAYER = {"expansion": 2.0, "heads": 2}
+UNTIMED = GraphTimes("a CPU", TOO_FEW, 0, *((1.0,) * 3,) * 3)
 OF_ONE_SIZE = {  # stages that decide by the size of their map, at stride 16
     "shifted windows": StageSpec("swin", 2, 16, window=14, **LAYER),  # one window up to 224 px, which is not shifted
     "padded windows": StageSpec("vit", 1, 16, window=7, grid=4, **LAYER),
@@ -344,7 +345,7 @@ OF_ANY_SIZE = {
 def test_a_trace_takes_any_size_only_where_no_block_decides_by_it(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: GraphTimes("a CPU", TOO_FEW, 0, *((1.0,) * 3,) * 3))
+    monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
     torch.manual_seed(0)
     model = build(ArchSpec(((OF_ONE_SIZE | OF_ANY_SIZE)[stage],), stem="patch16")).eval().requires_grad_(False)
     report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
@@ -359,3 +360,14 @@ def test_a_trace_takes_any_size_only_where_no_block_decides_by_it(
         for sides in ((32, 32), (256, 256), (96, 512)):
             x = torch.randn(1, 3, *sides)
             torch.testing.assert_close(run(x)[1], model.encode(x).spatial, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_resizes_a_map_to_windows_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_onnx, "time_graph", lambda *_: UNTIMED)
+    torch.manual_seed(0)
+    model = build(ArchSpec((OF_ONE_SIZE["resized"],), stem="patch16")).eval().requires_grad_(False)
+    to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    x = torch.randn(3, 3, 64, 64)  # 4 tokens a side become a window of 7
+    with torch.inference_mode():
+        torch.testing.assert_close(to_onnx.session(tmp_path / to_onnx.FILE)(x)[1], model.encode(x).spatial)
