@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from backbones.layers.attention import Subsample
@@ -15,6 +17,25 @@ from backbones.layers.fp32_fallback import fp32_fallback
 from backbones.layers.window import WindowBlock
 
 CHUNK_VALUES = 2**19  # of a map; the intermediates of its blocks are four times as large
+
+
+class KeptStatistics(AbstractContextManager[None]):
+    """Keeps the running statistics of a block's norms while it runs once more on a batch that they already include.
+
+    Within the context the norms update them: without the same tensors as in the first run, PyTorch could not use the
+    second. The end of the context restores them.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
+
+    def __enter__(self) -> None:
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def __exit__(self, *error: object) -> None:
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
 
 
 class Stage(nn.Module):
@@ -62,7 +83,10 @@ class Stage(nn.Module):
     def call(self, block: nn.Module, *inputs: Any) -> Any:
         """Run a block; with `grad_checkpointing`, the backward pass recomputes it."""
         if self.grad_checkpointing and self.training:
-            return checkpoint(block, *inputs, use_reentrant=False)
+            if torch.compiler.is_compiling():  # a compiled block's statistics are no part of what is computed again
+                return checkpoint(block, *inputs, use_reentrant=False)
+            contexts = nullcontext(), KeptStatistics(block)
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: contexts)
         return fp32_fallback(block, *inputs)
 
     def _fitting(self, x: Tensor) -> tuple[int, int]:
