@@ -86,6 +86,17 @@ def test_deploy_form_in_bfloat16_is_as_good_as_its_rounding():
             assert (got - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.parametrize("kind", STAGES)
+@torch.no_grad()
+def test_a_stage_in_bfloat16_can_be_fused(kind):
+    torch.manual_seed(0)
+    module, x = randomized(build_stage(STAGES[kind])), torch.randn(2, 16, 8, 4)
+    expected = module(x)
+    fused = fuse(module.bfloat16())
+    assert {t.dtype for t in fused.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+    assert (fused(x.bfloat16()) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 @pytest.mark.parametrize("queries", [9, 4])
 @pytest.mark.parametrize("chunk", [1, 200, 2**20])
 def test_gradients_of_attention_and_its_bias_equal_those_of_the_open_form(queries, chunk, monkeypatch):
