@@ -1,7 +1,14 @@
 """Architectures as frozen, validated, hashable data.
 
-Every `ArchSpec` is valid, and two specs that build the same network are equal: fields that the chosen block, stem or
-neck doesn't read are set to None before comparing and hashing.
+Every `ArchSpec` is valid. Fields that the chosen block, stem or neck doesn't read, and options at their defaults, are
+None before comparing and hashing. Equal specs have equal identities and build the same network.
+
+Unequal specs may build the same network too. Identities of earlier studies must stay, so these are not made equal:
+
+- `expansion`, `downsampling_expansion` and `squeeze` that lead to the same whole numbers of channels;
+- in mr_window, another `subsampling` where all ratios are 1, another `pre_conv` where none is 1, and the same sequence
+  of blocks as ratios times depth in another way, or as a stage of window;
+- `layer_scale`, which is an initial value.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from backbones.skip_init import skip_init
 from nas.measure.counts import count, totals
 from search_space import PRESETS, SPACES, ArchSpec, StageSpec
 from search_space.arch import DOWNSAMPLINGS, NECKS, STEMS
-from tests.backbones.builders import STAGES, calibrate, spec_of
+from tests.backbones.builders import STAGES, WINDOWED, calibrate, spec_of
 
 MILLIONS = {
     "eradio_l_fullres": 389.6,
@@ -247,3 +247,34 @@ def test_compiled_and_recomputed_blocks_count_a_batch_once():
         stage(x).square().sum().backward()
     for (name, a), (_, b) in zip(plain.named_buffers(), recomputing.named_buffers(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
+
+
+LIKE = {**WINDOWED, "pre_conv": "depthwise"}
+ALIKE = [  # pairs of unequal specs
+    (STAGES["window depthwise"], StageSpec("mr_window", 1, 16, ratios=(1,), subsampling="conv", **LIKE)),
+    *(
+        (
+            StageSpec("mr_window", depth, 16, ratios=ratios, subsampling=first, **LIKE),
+            StageSpec("mr_window", 1, 16, ratios=ratios * depth, subsampling=second, **{**LIKE, "pre_conv": pre_conv}),
+        )
+        for depth, ratios, first, second, pre_conv in (
+            (1, (1,), "conv", "pool", "depthwise"),
+            (1, (2,), "conv", "conv", "none"),
+            (2, (2, 1), "pool", "pool", "depthwise"),
+        )
+    ),
+    (StageSpec("mbconv", 1, 16, expansion=1.5), StageSpec("mbconv", 1, 16, expansion=1.51)),
+    (STAGES["mbconv squeezed"], StageSpec("mbconv", 1, 16, expansion=2.0, squeeze=0.26)),
+]
+
+
+@pytest.mark.parametrize("pair", ALIKE)
+@torch.no_grad()
+def test_unequal_specs_may_build_the_same_network(pair):
+    """As `search_space.arch` says. Identities of earlier studies would change if these were made equal."""
+    first, second = (ArchSpec((stage,), stem="patch") for stage in pair)
+    assert first.arch_id != second.arch_id
+    a, b = build(first).eval(), build(second).eval()
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(a(x), b(x))
