@@ -31,7 +31,9 @@ NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 SUMMARIES = (None, "token")
 STAGES = 4
 MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
-SHRINKING_GRID = 14  # of the downsampling "attention": side of the first map that LeViT shrinks, at 224 px
+# Of the downsampling "attention", wherever it is: side of the first map that LeViT shrinks, at 224 px. Its second map
+# has 7, but another grid would change the shape of tables in weights that are saved already.
+SHRINKING_GRID = 14
 SIZE_MULTIPLE_PX = 32  # sides of images are multiples of it
 
 

@@ -31,14 +31,14 @@ class TableBias(nn.Module):
     def forward(self) -> Tensor:
         """Return the bias, (1, heads, window^2, window^2)."""
         if self.constant is not None:
-            return self.constant
+            return self.constant.unsqueeze(0)
         assert self.table is not None
         return self.table.index_select(1, self.index).view(1, -1, self.tokens, self.tokens)
 
     def fuse(self) -> Self:
-        """Keep the bias as a constant in place of the table."""
+        """Keep the bias as a constant in place of the table; without a batch axis, as in `PositionBias.fuse`."""
         with torch.no_grad():
-            self.constant = self().contiguous()
+            self.constant = self().squeeze(0).contiguous()
         self.table = None
         return self
 
