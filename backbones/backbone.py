@@ -83,6 +83,15 @@ class Backbone(nn.Module):
         """Width of the pooled features that the classifier reads."""
         return self.num_features * int(self.global_pool.feat_mult())
 
+    @property
+    def traces_any_size(self) -> bool:
+        """Whether a trace by `torch.jit.trace` computes images of any size: no module decides by the size of its map.
+
+        Modules whose operations depend on that size say so by a true `decides_by_size`. A trace keeps the decisions of
+        its example, and at other sizes fails or computes something else.
+        """
+        return not any(getattr(module, "decides_by_size", False) for module in self.modules())
+
     def encode(self, x: Tensor) -> Features:
         """Return summary and spatial map of images (B, in_chans, H, W).
 

@@ -31,6 +31,7 @@ class TimmBackbone(nn.Module):
 
     fuses_parts = True
     num_classes = 0
+    traces_any_size = False  # as far as is known here, see `Backbone.traces_any_size`
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -49,8 +49,12 @@ def save(model: Network, path: Path) -> str:
         The checksum of the file.
 
     Raises:
-        WeightsError: the model is fused, so that its weights no longer fit its spec, or the file cannot be written.
+        WeightsError: the model is fused, so that its weights no longer fit its spec, its classifier reads features of
+            another pooling than the mean, which a file does not record, or the file cannot be written.
     """
+    if isinstance(model, Backbone) and model.num_classes and model.global_pool.pool_type != "avg":
+        pool = model.global_pool.pool_type
+        raise _refusal(path, f"a classifier of features pooled by {pool!r}; a file holds those of 'avg' only")
     state = to_write(_real_tensors(path, model))
     misfit = _misfit(_layout(state), _layout(_meta_network(model.spec, model.num_classes).state_dict()))
     if misfit:

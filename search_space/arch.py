@@ -1,7 +1,14 @@
 """Architectures as frozen, validated, hashable data.
 
-Every `ArchSpec` is valid, and two specs that build the same network are equal: fields that the chosen block, stem or
-neck doesn't read are set to None before comparing and hashing.
+Every `ArchSpec` is valid. Fields that the chosen block, stem or neck doesn't read, and options at their defaults, are
+None before comparing and hashing. Equal specs have equal identities and build the same network.
+
+Unequal specs may build the same network too. Identities of earlier studies must stay, so these are not made equal:
+
+- `expansion`, `downsampling_expansion` and `squeeze` that lead to the same whole numbers of channels;
+- in mr_window, another `subsampling` where all ratios are 1, another `pre_conv` where none is 1, and the same sequence
+  of blocks as ratios times depth in another way, or as a stage of window;
+- `layer_scale`, which is an initial value.
 """
 
 from __future__ import annotations
@@ -24,7 +31,9 @@ NECKS = ("none", "stage1", "stage2", "stage3", "stage4")
 SUMMARIES = (None, "token")
 STAGES = 4
 MAX_STRIDE = 64  # a map of stride 64 has ceil(side / 64) places a side
-SHRINKING_GRID = 14  # of the downsampling "attention": side of the first map that LeViT shrinks, at 224 px
+# Of the downsampling "attention", wherever it is: side of the first map that LeViT shrinks, at 224 px. Its second map
+# has 7, but another grid would change the shape of tables in weights that are saved already.
+SHRINKING_GRID = 14
 SIZE_MULTIPLE_PX = 32  # sides of images are multiples of it
 
 

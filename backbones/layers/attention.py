@@ -121,7 +121,7 @@ class TransformerLayer(nn.Module):
         attention: the attention of the layer.
         mlp: the MLP of the layer.
         layer_scale: initial value of the per-channel factors on both branches; None: no factors. arXiv 2103.17239.
-        drop_path: probability to drop a branch for a sample in training. arXiv 1603.09382.
+        drop_path: probability to drop a branch for an image in training. arXiv 1603.09382.
     """
 
     def __init__(
@@ -142,11 +142,25 @@ class TransformerLayer(nn.Module):
         self.gamma2 = None if scale is None else nn.Parameter(scale.clone())
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, stride: Subsample = (1, 1)) -> Tensor:
-        """Return tokens of the same width; with a `stride`, only those tokens."""
-        x = subsample_tokens(x, stride) + self.drop_path(scaled(self.attention(self.norm1(x), stride), self.gamma1))
-        y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
-        return y
+    def forward(self, x: Tensor, stride: Subsample = (1, 1), images: int | None = None) -> Tensor:
+        """Return tokens of the same width; with a `stride`, only those tokens.
+
+        Args:
+            x: tokens, (B, N, C).
+            stride: of the rows and columns to return.
+            images: number of images, of which each has as many of the B groups, in order; None: B.
+        """
+        attended = scaled(self.attention(self.norm1(x), stride), self.gamma1)
+        x = subsample_tokens(x, stride) + self._dropped(attended, images)
+        return x + self._dropped(scaled(self.mlp(self.norm2(x)), self.gamma2), images)
+
+    def _dropped(self, branch: Tensor, images: int | None) -> Tensor:
+        """Drop the branch of whole images, in training."""
+        if images is None or not self.training:
+            y: Tensor = self.drop_path(branch)
+            return y
+        by_image: Tensor = branch.unflatten(0, (images, -1))  # type: ignore[no-untyped-call]
+        return self.drop_path(by_image).flatten(0, 1)  # type: ignore[no-any-return]
 
     def fuse(self) -> Self:
         """Fold the layer scale into the linears before it."""

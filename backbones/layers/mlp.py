@@ -103,8 +103,8 @@ def fold_norm_before(norm: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
     assert isinstance(norm, nn.BatchNorm2d)
     identity = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
     nn.init.ones_(identity.weight)
-    affine = fuse_conv_bn_eval(identity.to(norm.weight.device).eval(), norm.eval())
-    folded = nn.Conv2d(conv.in_channels, conv.out_channels, 1).to(conv.weight.device)
+    affine = fuse_conv_bn_eval(identity.to(norm.weight).eval(), norm.eval())
+    folded = nn.Conv2d(conv.in_channels, conv.out_channels, 1).to(conv.weight)
     weight = conv.weight.flatten(1)
     assert affine.bias is not None
     assert folded.bias is not None

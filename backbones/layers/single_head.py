@@ -1,4 +1,4 @@
-"""SHViT's block: attention of one head among some of the channels. arXiv 2401.16456."""
+"""A block after SHViT's: attention of one head among some of the channels. arXiv 2401.16456."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from backbones.layers.mlp import fold_norm_before
 class SingleHeadAttention(nn.Module):
     """One head attends among the first `attended` channels, the others pass; one projection mixes all.
 
-    (B, C, H, W) -> same. BatchNorm before queries, keys and values, because it can be folded.
+    (B, C, H, W) -> same. It differs from SHViT's in three ways: BatchNorm replaces GroupNorm before queries, keys and
+    values, because it can be folded; no norm follows these; and there is no ReLU before the projection.
 
     key_width: channels of queries and keys; values have `attended`.
     """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from backbones.layers.attention import Subsample
@@ -17,10 +19,33 @@ from backbones.layers.window import WindowBlock
 CHUNK_VALUES = 2**19  # of a map; the intermediates of its blocks are four times as large
 
 
+class KeptStatistics(AbstractContextManager[None]):
+    """Keeps the running statistics of a block's norms while it runs once more on a batch that they already include.
+
+    Within the context the norms update them: without the same tensors as in the first run, PyTorch could not use the
+    second. The end of the context restores them.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
+
+    def __enter__(self) -> None:
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def __exit__(self, *error: object) -> None:
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
+
+
 class Stage(nn.Module):
     """Blocks on a map, (B, C, H, W) -> same.
 
-    A map that is no multiple of `step` is resized (nearest) to one, and the result back.
+    A map that is no multiple of `step` is resized (nearest neighbor) to one, and the result back. Neighbors are those
+    of the tokens' centers ("nearest-exact"), so that both steps together are the identity. Only around E-RADIO's
+    `WindowBlock` they are those of the tokens' upper left corners ("nearest"), as in the published networks. At a ratio
+    that is no whole number, its result has moved by up to one token: 16 tokens that became 21 come back as 0, 0, 1, 2,
+    ... 14.
 
     Attributes:
         blocks: the blocks in the order they run.
@@ -33,6 +58,11 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.step = step
         self.grad_checkpointing = False
+
+    @property
+    def decides_by_size(self) -> bool:
+        """Whether maps of some sizes are resized, see `Backbone.traces_any_size`."""
+        return self.step > 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all blocks, (B, C, H, W) -> same."""
@@ -53,7 +83,10 @@ class Stage(nn.Module):
     def call(self, block: nn.Module, *inputs: Any) -> Any:
         """Run a block; with `grad_checkpointing`, the backward pass recomputes it."""
         if self.grad_checkpointing and self.training:
-            return checkpoint(block, *inputs, use_reentrant=False)
+            if torch.compiler.is_compiling():  # a compiled block's statistics are no part of what is computed again
+                return checkpoint(block, *inputs, use_reentrant=False)
+            contexts = nullcontext(), KeptStatistics(block)
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: contexts)
         return fp32_fallback(block, *inputs)
 
     def _fitting(self, x: Tensor) -> tuple[int, int]:
@@ -65,11 +98,13 @@ class Stage(nn.Module):
         fitting = self._fitting(x)
         if fitting == (h, w):
             return self._run(x)
-        x = F.interpolate(x, size=fitting, mode="nearest")
+        corners = isinstance(self.blocks[-1], WindowBlock)
+        mode = "nearest" if corners else "nearest-exact"
+        x = F.interpolate(x, size=fitting, mode=mode)
         stride = (fitting[0] // h, fitting[1] // w)
-        if (h * stride[0], w * stride[1]) == fitting and isinstance(self.blocks[-1], WindowBlock):
+        if corners and (h * stride[0], w * stride[1]) == fitting:
             return self._run(x, stride)  # the places that "nearest" would keep
-        return F.interpolate(self._run(x), size=(h, w), mode="nearest")
+        return F.interpolate(self._run(x), size=(h, w), mode=mode)
 
     def _run(self, x: Tensor, stride: Subsample | None = None) -> Tensor:
         """Run all blocks; return each `stride`-th row and column of the last one's result."""

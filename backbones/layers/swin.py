@@ -27,6 +27,8 @@ class PartitionedLayer(nn.Module):
         grid: groups consist of tokens that are H / window and W / window apart instead of neighbors.
     """
 
+    decides_by_size = True  # see `Backbone.traces_any_size`: a map may need padding and masks, or be one window
+
     def __init__(
         self,
         channels: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 import torch
-from timm.layers import DropPath, apply_rot_embed
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,14 +31,14 @@ class TableBias(nn.Module):
     def forward(self) -> Tensor:
         """Return the bias, (1, heads, window^2, window^2)."""
         if self.constant is not None:
-            return self.constant
+            return self.constant.unsqueeze(0)
         assert self.table is not None
         return self.table.index_select(1, self.index).view(1, -1, self.tokens, self.tokens)
 
     def fuse(self) -> Self:
-        """Keep the bias as a constant in place of the table."""
+        """Keep the bias as a constant in place of the table; without a batch axis, as in `PositionBias.fuse`."""
         with torch.no_grad():
-            self.constant = self().contiguous()
+            self.constant = self().squeeze(0).contiguous()
         self.table = None
         return self
 
@@ -68,7 +68,7 @@ class BiasedAttention(nn.Module):
         q, k, v = self.qkv(x).view(b, m, n, 3, self.heads, c // self.heads).unbind(3)
         if rotation is not None:
             sines, cosines = rotation.unsqueeze(2).chunk(2, -1)
-            q, k = (apply_rot_embed(part, sines, cosines, half=True) for part in (q, k))
+            q, k = (rotated(part, sines, cosines) for part in (q, k))
         bias = None if self.position is None else self.position().to(q.dtype)
         if regions is None:
             q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))
@@ -83,6 +83,16 @@ class BiasedAttention(nn.Module):
             y = y.view(b, m, self.heads, n, c // self.heads).transpose(2, 3)
         out: Tensor = self.proj(y.reshape(b, m, n, c))
         return out
+
+
+def rotated(x: Tensor, sines: Tensor, cosines: Tensor) -> Tensor:
+    """Turn each pair of channels, i and i + D / 2, by an angle. (..., D) -> same. arXiv 2104.09864.
+
+    Products and sums are in the wider type of `x` and the angles' sines and cosines, (..., D); the result is in that of
+    `x`.
+    """
+    first, second = x.chunk(2, -1)
+    return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)
 
 
 class BiasedLayer(nn.Module):

@@ -75,6 +75,7 @@ class ViT(nn.Module):
         super().__init__()
         self.layer = layer
         self.window = window
+        self.decides_by_size = window is not None  # see `Backbone.traces_any_size`: maps may need padding and masks
 
     def forward(self, x: Tensor, registers: Tensor | None = None, rotation: Tensor | None = None) -> Tokens:
         """Return map and registers of the same shapes.

@@ -53,6 +53,8 @@ class WindowBlock(nn.Module):
         resample: (subsample, upsample) by an integer ratio; the block has no pre_conv then.
     """
 
+    decides_by_size = True  # see `Backbone.traces_any_size`: a map may need padding, or be one window
+
     def __init__(
         self,
         layer: TransformerLayer,
@@ -73,7 +75,7 @@ class WindowBlock(nn.Module):
         h, w = y.shape[2:]
         padded_h, padded_w = (-(-side // self.window) * self.window for side in (h, w))
         early = stride if self.upsample is None and not any(self.window % e for e in stride) else (1, 1)
-        tokens = self.layer(split_windows(reflect_pad(y, padded_h, padded_w), self.window), early)
+        tokens = self.layer(split_windows(reflect_pad(y, padded_h, padded_w), self.window), early, x.shape[0])
         y = join_windows(tokens, self.window, padded_h, padded_w, early)[:, :, : -(-h // early[0]), : -(-w // early[1])]
         if self.upsample is not None:
             y = reflect_pad(self.upsample(y), *x.shape[2:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,10 @@ import torch
 
 from nas.export.graph import (
     BATCHES,
-    TOLERANCE,
     DeployedModel,
     cases,
     check_graph,
-    largest_error,
     outputs,
-    size_step,
     time_graph,
 )
 from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
@@ -35,16 +31,19 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Trace, write and check the file; ExportFailed where it does not compute the model."""
     model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
-        # The tracer warns of each decision by size; `_sizes` tests which sizes work. With gradients a stage does not
-        # split its batch, so the trace has no fixed number of images.
+        # The tracer warns of each decision by size, some of which change nothing. With gradients a stage does not split
+        # its batch, so the trace has no fixed number of images.
         warnings.simplefilter("ignore")
         traced: Any = torch.jit.trace(model, torch.randn(2, 3, px, px), check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(str(path))
         run: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    error = check_graph("the TorchScript file", run, model, cases(px, None))
-    step, sized = _sizes(run, model, px, size_step(source.model))
+    step = SIZE_MULTIPLE_PX if source.model.traces_any_size else None
+    error = check_graph("the TorchScript file", run, model, cases(px, step))
     times = time_graph(run, source, torch.randn(1, 3, px, px))
     batches = ", ".join(map(str, BATCHES))
+    sized = (
+        f"any size in multiples of {step} px" if step else f"{px} x {px} px only; others may fail or give wrong outputs"
+    )
     lines = (
         f"batch: any; size: {sized}",
         f"TorchScript differs from PyTorch by {error:.1e} of the largest output at most (batches {batches})",
@@ -52,12 +51,3 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     )
     about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": times.to_dict()}
     return FormatReport(USAGE, lines, about)
-
-
-def _sizes(run: Any, model: torch.nn.Module, px: int, step: int) -> tuple[int | None, str]:
-    """Return the step of sides, in px, for which the trace is correct: it keeps its example's decisions by size."""
-    for candidate in sorted({SIZE_MULTIPLE_PX, step}):
-        with suppress(RuntimeError):
-            if px % candidate == 0 and largest_error(run, model, cases(px, candidate)) <= TOLERANCE:
-                return candidate, f"any size in multiples of {candidate} px"
-    return None, f"{px} x {px} px only; other sizes give errors or wrong outputs"

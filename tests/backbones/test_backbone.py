@@ -1,18 +1,23 @@
 """Whole backbones: what they declare is what they give."""
 
+import copy
 import random
 
 import pytest
 import torch
+import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
+from torch.nn.parallel import DistributedDataParallel
 
 from backbones import InputSizeError, build, fuse
 from backbones.backbone import count_parameters
+from backbones.build import build_stage
 from backbones.layers.resample import ToEven
 from backbones.skip_init import skip_init
 from nas.measure.counts import count, totals
 from search_space import PRESETS, SPACES, ArchSpec, StageSpec
 from search_space.arch import DOWNSAMPLINGS, NECKS, STEMS
-from tests.backbones.builders import STAGES, calibrate, spec_of
+from tests.backbones.builders import STAGES, WINDOWED, calibrate, spec_of
 
 MILLIONS = {
     "eradio_l_fullres": 389.6,
@@ -195,3 +200,81 @@ def test_stage_modules_hold_every_parameter_once(femto):
         *("stem", "stage1", "down1", "stage2", "down2", "stage3", "down3", "stage4", "norm", "neck")
     ]
     assert sum(p.numel() for _, m in parts for p in m.parameters()) == sum(p.numel() for p in femto.parameters())
+
+
+@pytest.fixture(params=["alone", "synchronized", "distributed"])
+def wrap(request):
+    """A function that prepares a backbone for training. On a CPU, norms can be synchronized without a group only."""
+    if request.param != "distributed":
+        yield convert_sync_batchnorm if request.param == "synchronized" else torch.nn.Sequential
+        return
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield DistributedDataParallel
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_recomputed_blocks_count_a_batch_once(wrap, momentum):
+    torch.manual_seed(0)
+    stages = tuple(STAGES[kind] for kind in ("c2f", "pool", "mr_window pool", "bn_attention"))
+    plain = build(ArchSpec(stages, stem="patch"))
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = momentum
+    recomputing = copy.deepcopy(plain)
+    recomputing.set_grad_checkpointing()
+    gradients = []
+    for model in (plain, recomputing):
+        wrapped = wrap(model)
+        for step in range(2):
+            loss = wrapped(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(step))).square().sum()
+            loss.backward(retain_graph=True)
+            loss.backward()
+        gradients.append([p.grad for p in wrapped.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+    for (name, a), (_, b) in zip(plain.named_buffers(), recomputing.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert {int(b) for name, b in recomputing.named_buffers() if name.endswith("num_batches_tracked")} == {2}
+
+
+def test_compiled_and_recomputed_blocks_count_a_batch_once():
+    plain, x = build_stage(STAGES["c2f wide"]), torch.randn(4, 16, 4, 4)
+    recomputing = copy.deepcopy(plain)
+    recomputing.grad_checkpointing = True
+    recomputing.compile(backend="aot_eager")
+    for stage in (plain, recomputing):
+        stage(x).square().sum().backward()
+    for (name, a), (_, b) in zip(plain.named_buffers(), recomputing.named_buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+LIKE = {**WINDOWED, "pre_conv": "depthwise"}
+ALIKE = [  # pairs of unequal specs
+    (STAGES["window depthwise"], StageSpec("mr_window", 1, 16, ratios=(1,), subsampling="conv", **LIKE)),
+    *(
+        (
+            StageSpec("mr_window", depth, 16, ratios=ratios, subsampling=first, **LIKE),
+            StageSpec("mr_window", 1, 16, ratios=ratios * depth, subsampling=second, **{**LIKE, "pre_conv": pre_conv}),
+        )
+        for depth, ratios, first, second, pre_conv in (
+            (1, (1,), "conv", "pool", "depthwise"),
+            (1, (2,), "conv", "conv", "none"),
+            (2, (2, 1), "pool", "pool", "depthwise"),
+        )
+    ),
+    (StageSpec("mbconv", 1, 16, expansion=1.5), StageSpec("mbconv", 1, 16, expansion=1.51)),
+    (STAGES["mbconv squeezed"], StageSpec("mbconv", 1, 16, expansion=2.0, squeeze=0.26)),
+]
+
+
+@pytest.mark.parametrize("pair", ALIKE)
+@torch.no_grad()
+def test_unequal_specs_may_build_the_same_network(pair):
+    """As `search_space.arch` says. Identities of earlier studies would change if these were made equal."""
+    first, second = (ArchSpec((stage,), stem="patch") for stage in pair)
+    assert first.arch_id != second.arch_id
+    a, b = build(first).eval(), build(second).eval()
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(a(x), b(x))

@@ -105,6 +105,27 @@ def test_export_gives_the_same(kind):
     torch.testing.assert_close(exported(x), stage(x), atol=1e-6, rtol=1e-6)
 
 
+def decides(stage):
+    return any(getattr(module, "decides_by_size", False) for module in stage.modules())
+
+
+def test_blocks_of_windows_decide_by_the_size_of_their_map():
+    names = {kind for kind, spec in STAGES.items() if decides(build_stage(spec))}
+    assert names == {kind for kind, spec in STAGES.items() if spec.window is not None}
+
+
+@pytest.mark.parametrize("kind", [kind for kind, spec in STAGES.items() if spec.window is None])
+@pytest.mark.parametrize("example", [4, 1])
+@pytest.mark.filterwarnings("ignore")  # the tracer warns of decisions that change nothing
+def test_a_trace_of_a_block_that_decides_nothing_takes_any_size(kind, example):
+    stage = randomized(build_stage(STAGES[kind])).requires_grad_(False)
+    with torch.enable_grad():
+        traced = torch.jit.trace(stage, torch.randn(2, 16, example, example), check_trace=False)
+    for size in (*SIZES, (16, 12)):
+        x = torch.randn(3, 16, *size)
+        torch.testing.assert_close(traced(x), stage(x), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", RESIDUAL)
 def test_dropped_paths_leave_the_input(kind):
     stage, x = build_stage(STAGES[kind], (1.0, 1.0)).train(), torch.rand(2, 16, 6, 5)

@@ -160,6 +160,21 @@ def test_how_far_each_attention_reaches():
     assert not reach(STAGES["window"]).all()
 
 
+@pytest.mark.parametrize("size", [(16, 16), (8, 15), (6, 13), (1, 4), (14, 7)])
+@torch.no_grad()
+def test_resizing_to_windows_and_back_moves_no_token(size):
+    """Of carriers whose branches are zero, at ratios that are whole numbers or not."""
+    stage = build_stage(StageSpec("carrier", 2, 16, **{**WINDOWED, "window": 7})).eval()
+    (block,) = stage.blocks
+    layers = [part for layer in block.layers for part in (layer.across, layer.within)]
+    last = [part.attention.proj for part in layers] + [part.mlp[2] for part in layers]
+    for linear in (*last, block.conv, block.token_place.mlp[2], block.carrier_place.mlp[2]):
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    x = torch.randn(2, 16, *size)
+    assert torch.equal(stage(x), x)
+
+
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("block", ["mbconv", "convnext", "repdw"])
 def test_a_block_of_one_spatial_convolution_reaches_as_far_as_its_kernel(block, kernel):

@@ -1,6 +1,7 @@
 """The deploy form, and what makes inference and training fast: all of it the same function."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,9 +31,10 @@ def test_the_copy_is_frozen_and_the_original_as_it_was():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_attention_gets_its_mask_without_a_copy():
+@pytest.mark.parametrize("kind", ["window", "mr_window pool", "swin", "maxvit"])
+def test_attention_gets_its_mask_without_a_copy(kind):
     # A mask whose last axis is not contiguous is copied by every call of the kernel.
-    fused = fuse(build(FEMTO)).to(memory_format=torch.channels_last)
+    fused = fuse(build_stage(replace(STAGES[kind], window=4))).to(memory_format=torch.channels_last)
     masks = [m() for name, m in fused.named_modules() if name.endswith("position")]
     assert masks
     assert all(mask.stride(-1) == 1 and mask.is_contiguous() for mask in masks)
@@ -84,6 +86,17 @@ def test_deploy_form_in_bfloat16_is_as_good_as_its_rounding():
         for got, exact in zip(fused.to(torch.bfloat16).encode(x.bfloat16()), wanted, strict=True):
             assert got.dtype == torch.bfloat16
             assert (got - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kind", STAGES)
+@torch.no_grad()
+def test_a_stage_in_bfloat16_can_be_fused(kind):
+    torch.manual_seed(0)
+    module, x = randomized(build_stage(STAGES[kind])), torch.randn(2, 16, 8, 4)
+    expected = module(x)
+    fused = fuse(module.bfloat16())
+    assert {t.dtype for t in fused.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+    assert (fused(x.bfloat16()) - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 @pytest.mark.parametrize("queries", [9, 4])

@@ -11,7 +11,7 @@ from timm.models import group_parameters
 
 from backbones import build, entrypoints, fuse, load, save
 from backbones.build import build_stage, parameters_of
-from backbones.layers import fp32_fallback, stage
+from backbones.layers import fp32_fallback, stage, transformer
 from backbones.layers.transformer import BiasedAttention, BiasedLayer
 from backbones.layers.vit import ViT, rotary_embedding
 from nas.measure.counts import count, totals
@@ -124,6 +124,18 @@ def test_rotations_by_hand():
     for half in (0, 1):
         close(sines[half], torch.tensor([math.sin(a) for a in angles]))
         close(cosines[half], torch.tensor([math.cos(a) for a in angles]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rotation_turns_pairs_of_channels_and_keeps_their_type(dtype):
+    """Channel i and i + C / 2 are a pair; the angles are in fp32."""
+    x, angles = torch.randn(2, 3, 5, 8).to(dtype), torch.randn(3, 5, 4)
+    sines, cosines = (torch.cat([f(angles)] * 2, -1) for f in (torch.sin, torch.cos))
+    turned = transformer.rotated(x, sines, cosines)
+    first, second = x.float().chunk(2, -1)
+    expected = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)
+    assert turned.dtype == dtype
+    torch.testing.assert_close(turned, torch.cat([expected.real, expected.imag], -1).to(dtype))
 
 
 @torch.no_grad()

@@ -268,6 +268,8 @@ def test_a_pickle_is_never_opened(tmp_path, monkeypatch):
         (fuse, "is fused or altered (tensor"),
         (lambda model: build(FEMTO).bfloat16(), "has type torch.bfloat16, not F32"),
         (lambda model: build(FEMTO).to("meta"), "has no values"),
+        (lambda model: classifier("max"), "a classifier of features pooled by 'max'; a file holds those of 'avg' only"),
+        (lambda model: classifier("catavgmax"), "a classifier of features pooled by 'catavgmax'"),
     ],
 )
 def test_a_model_that_would_not_load_is_not_saved(model, tmp_path, change, words):
@@ -275,6 +277,22 @@ def test_a_model_that_would_not_load_is_not_saved(model, tmp_path, change, words
         save(change(model), tmp_path / "no.safetensors")
     assert words in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def classifier(pool):
+    model = build(FEMTO)
+    model.reset_classifier(3, pool)
+    return model
+
+
+def test_without_a_classifier_the_pooling_does_not_matter(tmp_path):
+    model = build(FEMTO)
+    model.reset_classifier(0, "max")
+    save(model, tmp_path / "saved.safetensors")
+    x = torch.randn(1, 3, 32, 32)
+    loaded = load(tmp_path / "saved.safetensors").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(x).spatial, model.eval().encode(x).spatial)
 
 
 def test_a_place_that_cannot_be_written_is_named(model, tmp_path):

@@ -138,3 +138,18 @@ def test_convolving_before_upsampling_equals_the_other_order_in_training_too():
     up, x = PoolUpsample(4, 2), torch.randn(2, 4, 3, 3)
     late = up.conv(nn.functional.interpolate(x, scale_factor=2.0))
     torch.testing.assert_close(up(x), late, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_stochastic_depth_drops_a_branch_in_all_windows_of_an_image(ratio):
+    torch.manual_seed(0)
+    layer = TransformerLayer(4, Attention(4, 1, 2, 4), Mlp(4, 8), drop_path=0.5)
+    block = WindowBlock(layer, 2, resample=pool_resample(4, ratio) if ratio > 1 else None).train()
+    for branch in (layer.attention, layer.mlp):
+        branch.register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
+    added = []
+    layer.register_forward_hook(lambda module, inputs, output: added.append(output - inputs[0]))
+    block(torch.randn(32, 4, 8, 8))
+    by_image = added[0].unflatten(0, (32, -1)).flatten(1)  # 2 where one branch was kept, 4 where both were
+    torch.testing.assert_close(by_image, by_image[:, :1].expand_as(by_image), atol=1e-5, rtol=0)
+    assert {round(value) for value in by_image[:, 0].tolist()} == {0, 2, 4}

@@ -21,7 +21,7 @@ from backbones import build, load
 from nas.analysis.run_files import TrainedWeights
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads
-from nas.export import to_hf, to_onnx, to_timm
+from nas.export import to_hf, to_onnx, to_timm, to_torchscript
 from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
 from nas.export.source import ExportSource
@@ -29,7 +29,7 @@ from nas.export.to_hf import copied_modules
 from nas.measure.arms import ArmError
 from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
-from search_space import ArchSpec
+from search_space import ArchSpec, StageSpec
 from tests.nas.export.builders import SPEC, Made
 from tests.waiting import PATIENCE_S
 
@@ -323,3 +323,51 @@ def test_torchscript_runs_without_this_project(made: Made, net: torch.nn.Module,
     summary, spatial = features(net, images(5))
     torch.testing.assert_close(found["a"], summary, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["b"], spatial, atol=1e-4, rtol=1e-4)
+
+
+LAYER = {"expansion": 2.0, "heads": 2}
+UNTIMED = GraphTimes("a CPU", TOO_FEW, 0, *((1.0,) * 3,) * 3)
+OF_ONE_SIZE = {  # stages that decide by the size of their map, at stride 16
+    "shifted windows": StageSpec("swin", 2, 16, window=14, **LAYER),  # one window up to 224 px, which is not shifted
+    "padded windows": StageSpec("vit", 1, 16, window=7, grid=4, **LAYER),
+    "windows and grids": StageSpec("maxvit", 1, 16, window=7, **LAYER),
+    "resized": StageSpec("carrier", 1, 16, window=7, cpb_hidden=8, **LAYER),
+    "one window or more": StageSpec("window", 1, 16, window=4, cpb_hidden=8, pre_conv="none", **LAYER),
+}
+OF_ANY_SIZE = {
+    "convolutions": StageSpec("mbconv", 1, 16, 2.0),
+    "interpolated biases": StageSpec("bn_attention", 1, 16, key_width=8, grid=4, **LAYER),
+    "global layers": StageSpec("vit", 1, 16, positions="rotary", registers=1, **LAYER),
+}
+
+
+@pytest.mark.parametrize("stage", OF_ONE_SIZE | OF_ANY_SIZE)
+def test_a_trace_takes_any_size_only_where_no_block_decides_by_it(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
+    torch.manual_seed(0)
+    model = build(ArchSpec(((OF_ONE_SIZE | OF_ANY_SIZE)[stage],), stem="patch16")).eval().requires_grad_(False)
+    report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    if stage in OF_ONE_SIZE:
+        assert report.lines[0].startswith("batch: any; size: 64 x 64 px only")
+        assert report.about["size_step_px"] is None
+        return
+    assert report.lines[0] == "batch: any; size: any size in multiples of 32 px"
+    assert report.about["size_step_px"] == 32
+    run = torch.jit.load(tmp_path / to_torchscript.FILE)
+    with torch.inference_mode():
+        for sides in ((32, 32), (256, 256), (96, 512)):
+            x = torch.randn(1, 3, *sides)
+            torch.testing.assert_close(run(x)[1], model.encode(x).spatial, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_resizes_a_map_to_windows_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_onnx, "time_graph", lambda *_: UNTIMED)
+    torch.manual_seed(0)
+    model = build(ArchSpec((OF_ONE_SIZE["resized"],), stem="patch16")).eval().requires_grad_(False)
+    to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    x = torch.randn(3, 3, 64, 64)  # 4 tokens a side become a window of 7
+    with torch.inference_mode():
+        torch.testing.assert_close(to_onnx.session(tmp_path / to_onnx.FILE)(x)[1], model.encode(x).spatial)
