@@ -89,7 +89,8 @@ def test_shares_of_random_searchs_training_are_those_of_the_rows() -> None:
     shares += [found["share_of_steps"], found["steps"] / target["steps"]]
     # 3.3 % is written "3.3 and 6.0 %"
     assert [s for s in shares if not re.search(rf"\b{100 * s:.1f} (%|and \d\.\d %)", index)] == []
-    readme = re.search(r"with (\S+) and (\S+) % of its training steps, .* with (\S+) %", (ROOT / "README.md").read_text())
+    pattern = r"with (\S+) and (\S+) % of its training steps, .* with (\S+) %"
+    readme = re.search(pattern, (ROOT / "README.md").read_text())
     assert readme is not None
     assert set(readme.groups()) <= {f"{100 * share:.1f}" for share in shares}
 
