@@ -19,7 +19,7 @@ from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import KNOWN_COST, SearchConfig, check_sampler
-from nas.study.convergence import SEED_DEVIATION, TIMING_DEVIATION
+from nas.study.convergence import SEED_DEVIATION
 from nas.study.pareto import reference_point
 from nas.study.records import Expectation, Objective
 from search_space import Space
@@ -111,7 +111,7 @@ class SearchSampler(KnownCostSampler):
     ) -> None:
         from nas.samplers.cost_model import read_trial
 
-        self._cost_model = cost_model
+        self._cost_model, timed = cost_model, "throughput" in config.objectives
         super().__init__(
             cost_model.costs,
             reference=reference,
@@ -121,7 +121,7 @@ class SearchSampler(KnownCostSampler):
             sizes=cost_model.sizes,
             read_trial=partial(read_trial, cost=cost),
             rungs=len(config.distill.rung_steps),
-            repeat_deviations=(SEED_DEVIATION, TIMING_DEVIATION if "throughput" in config.objectives else 0.0),
+            repeat_deviations=lambda: (SEED_DEVIATION, cost_model.timing_deviation() if timed else 0.0),
             seed=config.seed,
         )
 

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.architectures import vary
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
-from nas.study.halving import TRUSTED_DEVIATION
+from nas.study.halving import TRUSTED_DEVIATION, WIDTH
 from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
 from nas.study.records import TrialState
 from search_space import ArchSpec, Space, StageSpec
@@ -118,6 +119,15 @@ class SpaceCostModel:
             return None
         (predicted,) = self._predictor(self._fitted).predict([self._spec(params)])
         return 1 / predicted.seconds if predicted.deviation < TRUSTED_DEVIATION else None
+
+    def timing_deviation(self) -> float:
+        """Return the standard deviation of log2 of a ratio between timings: the median of the measured trials' own.
+
+        The trials are those of the latest call of `costs`; without one that is measured it is 0.
+        """
+        timings = [self._measured[number].measurement for number in self._numbers]
+        widths = [math.log2(m["ratio_high"] / m["ratio_low"]) for m in timings if m["ratio_low"] > 0]
+        return median(widths) / WIDTH if widths else 0.0
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
         """Return the numbers of the measured trials; each measurement is read once, and each list of trials."""

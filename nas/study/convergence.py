@@ -16,10 +16,8 @@ from typing import NamedTuple
 from nas.study.records import TrialRecord
 
 LATEST = 10  # proposals that decide
-# Standard deviations between repetitions: of a score between seeds (30 architectures of "micro", 2 seeds, 270 steps;
-# LOG.md, 2026-11-25), and of log2 of a ratio between timings (0.9 %: median of the 203 models of a search of "micro").
+# Standard deviation of a score between seeds (30 architectures of "micro", 2 seeds, 270 steps; LOG.md, 2026-11-25).
 SEED_DEVIATION = 0.0075
-TIMING_DEVIATION = 0.013
 
 
 class GainRatio(NamedTuple):

@@ -26,7 +26,7 @@ from nas.study.timing_doubts import bounded_interval
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
 TRUSTED_DEVIATION = 0.05  # relative, of a predicted throughput: below it a candidate is measured after the first rung
-_WIDTH = 2 * 1.959964  # standard deviations in a 95 % interval
+WIDTH = 2 * 1.959964  # standard deviations in a 95 % interval
 
 
 def should_continue(point: Point, others: Sequence[Point], eta: int) -> bool:
@@ -97,7 +97,7 @@ def _deviation(objective: Objective, measurement: Measurement | None) -> float:
     if not measurement.ratio_low > 0:
         return 0.0
     low, high = bounded_interval(measurement)
-    return (coordinate(objective, high) - coordinate(objective, low)) / _WIDTH
+    return (coordinate(objective, high) - coordinate(objective, low)) / WIDTH
 
 
 def front_chance(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, seed: int) -> float:

@@ -86,7 +86,8 @@ class KnownCostSampler(BaseSampler):
         read_trial: returns a trial's values, None where it has none; by default the values of completed trials.
         rungs: values of the first objective that a trial has when it is trained to the end; only the last is final.
         noise: variance of the first objective between repetitions of the same trial.
-        repeat_deviations: standard deviations of both objectives between repetitions, for `Outlook.repeat_gain` only.
+        repeat_deviations: returns the standard deviations of both objectives between repetitions, as far as they are
+            known when a trial is proposed, for `Outlook.repeat_gain` only; None: 0.
         startup: trials spread over the cost before the model is used.
         seed: None for a random one.
 
@@ -107,7 +108,7 @@ class KnownCostSampler(BaseSampler):
         read_trial: ReadTrial | None = None,
         rungs: int = 1,
         noise: float = 0.0,
-        repeat_deviations: tuple[float, float] = (0.0, 0.0),
+        repeat_deviations: Callable[[], tuple[float, float]] | None = None,
         startup: int = STARTUP_TRIALS,
         seed: int | None = None,
     ) -> None:
@@ -115,7 +116,7 @@ class KnownCostSampler(BaseSampler):
         self._candidates, self._features, self._parameters = candidates, features, parameters
         self._sizes = sizes
         self._read_trial, self._rungs, self._noise = read_trial or completed_values, rungs, noise
-        self._repeat_deviations = repeat_deviations
+        self._repeat_deviations = repeat_deviations or (lambda: (0.0, 0.0))
         self._startup = max(startup, 2)
         self.outlook: Outlook | None = None
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
@@ -202,7 +203,7 @@ class KnownCostSampler(BaseSampler):
         self, history: TrialHistory, acquisition: AcquisitionModel, number: int, params: Params, gain: float
     ) -> Outlook:
         quality, cost = acquisition.expected(self._rows(history, [params])[0], self._costs(history, [params]))
-        repeat_gain = acquisition.repeat_gain(*self._repeat_deviations, near=float(cost[0]))
+        repeat_gain = acquisition.repeat_gain(*self._repeat_deviations(), near=float(cost[0]))
         return Outlook(number, params, float(quality[0]), float(cost[0]), gain, repeat_gain)
 
     def _allowed(self, history: TrialHistory, candidates: Sequence[Params]) -> tuple[list[Params], Array | None]:

@@ -65,6 +65,16 @@ def test_predicted_costs_are_the_measured_ones() -> None:
     assert np.corrcoef(costs, truth)[0, 1] > 0.95
 
 
+def test_the_deviation_of_timings_is_the_median_of_the_studys_own() -> None:
+    cost_model, known = SpaceCostModel(MICRO, search_config()), timed(3)
+    assert cost_model.timing_deviation() == 0.0
+    ends = [(2**-0.01, 2**0.01), (2**-0.05, 2**0.05), (0.0, 2.0)]  # the last one has no lower end
+    timings = [replace(measurement(1.0), ratio_low=low, ratio_high=high) for low, high in ends]
+    known = [replace(r, measurement=timing) for r, timing in zip(known, timings, strict=True)]
+    cost_model.costs([], trials_of(known))
+    assert cost_model.timing_deviation() == pytest.approx((0.01 + 0.05) / 2 / 1.96, rel=1e-3)
+
+
 def test_a_prediction_is_trusted_only_if_held_out_timings_agree_with_it() -> None:
     known, rng = timed(60), random.Random(0)
     unknown = [MICRO.encode(MICRO.sample(random.Random(100 + i))) for i in range(20)]
