@@ -10,7 +10,7 @@ from statistics import median
 from nas.analysis.selection import measurement, measuring_threads, without_threads
 from nas.numbers import fixed
 from nas.study.config import BASELINES
-from nas.study.convergence import convergence, is_below_noise
+from nas.study.convergence import SEED_DEVIATION, convergence, is_below_noise
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import FigureData
@@ -140,13 +140,14 @@ def convergence_words(trials: Sequence[TrialRecord]) -> str:
     if reached is None:
         return ""
     latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
-    gain = f"By the latest proposals, another architecture is expected to gain {latest} what noise gives"
-    noise = "Noise is a score's standard deviation between seeds, 0.0075 on micro, and a timing's, 0.9 %."
+    gain = f"One more architecture is expected to add {latest} the hypervolume that noise seems to add"
+    noise = f"Noise is the scatter of a score between seeds, {SEED_DEVIATION:g} on micro, and of this search's timings."
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"
     return (
-        f"{gain}; it was first less after {plural(reached.evaluated or 0, 'candidate', 'candidates')}. Such a gain "
-        f"cannot be distinguished from a lucky seed: backbone-nas retrain trains the front with others. {noise}"
+        f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate', 'candidates')}. "
+        "Such a gain cannot be distinguished from a lucky seed: backbone-nas retrain trains the front with others. "
+        f"{noise}"
     )
 
 

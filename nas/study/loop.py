@@ -358,7 +358,7 @@ class StudyLoop:
         ratio = self.gain_over_noise if self._until_converged else None
         if ratio is not None and is_below_noise(ratio):
             self.converged = (
-                f"the search has converged: another architecture is expected to gain {ratio:.2f} times what noise gives"
+                f"the search has converged: one more architecture is expected to gain {ratio:.2f} times the noise"
             )
         return self.converged is not None
 
