@@ -107,8 +107,13 @@ def _repeats(call: Call, timer: Timer) -> int:
 
 
 def _sample(call: Call, repeats: int, timer: Timer) -> list[float]:
-    """Return the seconds of each of `repeats` calls in a row; a mean would hide the slow ones."""
-    return [timing.device_s for timing in timer.run([call] * repeats, [1] * repeats)]
+    """Return the seconds of each of `repeats` calls in a row; a mean would hide the slow ones.
+
+    A call before them is not timed where work is queued: the device waits until the host has launched something.
+    """
+    lead_in = int(timer.queued)
+    calls = repeats + lead_in
+    return [timing.device_s for timing in timer.run([call] * calls, [1] * calls)[lead_in:]]
 
 
 def _times(samples: list[list[float]], rng: np.random.Generator) -> CallTimes:

@@ -11,10 +11,13 @@ from nas.measure.conditions import Conditions
 from nas.measure.statistics import Interval
 from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Timing
+from tests.nas.measure.machine import GpuQueue
 
 
 class Drifting:
     """Calls return their seconds on a machine that gets slower by `drift` of itself with every second."""
+
+    queued = False
 
     def __init__(self, drift):
         self.clock, self.drift, self.order = 0.0, drift, []
@@ -87,6 +90,13 @@ def test_percentiles_are_of_single_calls_and_not_of_samples():
     assert found.percentile_ms(50) == pytest.approx(1)
     assert found.percentile_ms(95) == pytest.approx(10)
     assert found.time_s.high < 0.01
+
+
+def test_no_call_of_a_queue_is_timed_on_an_empty_one():
+    queue = GpuQueue()
+    net = queue.net(prologue_s=200e-6, kernels=60, launch_s=3e-6, kernel_s=25e-6)
+    times = interleaved_times({1: net}, queue, 0.5, np.random.default_rng(0))[1]
+    assert times.calls_s.max() == pytest.approx(0.0015, rel=0.005)
 
 
 @pytest.mark.parametrize("limit", range(8))
