@@ -257,6 +257,7 @@ def _run(
     # Ray takes seconds to import, so it is imported when the input is known to be good.
     from nas.backend.ray_tune import open_cluster, run_study
     from nas.measure.environment import recorded_device_kind
+    from nas.measure.memory import release_cached
 
     workers = command.workers or (None if command.address else default_workers(command.config))
     # The nodes of a cluster come and go: there, the time spent is that of as many workers as this machine would have.
@@ -271,6 +272,7 @@ def _run(
     loop: StudyLoop | None = None
     try:
         show("starting the workers")
+        release_cached(command.config.device)  # of the teachers and of timing precisions
         spec = _worker_spec(command, targets, default_workers(command.config) if command.address else counted_workers)
         with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()
