@@ -92,8 +92,17 @@ def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> 
     return fitting
 
 
-# Of PyTorch, of the system (a file is mapped, a library loaded), and of Python: a thread's stack is memory.
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "can't start new thread")
+# Of PyTorch, of the system (a file is mapped, a library loaded), of Python (a thread's stack is memory), and of CUDA,
+# Triton, cuBLAS and cuDNN, which take memory beside PyTorch's allocator.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",
+    "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -104,6 +104,20 @@ def test_bisection_finds_the_largest_that_fits(limit):
     assert largest_fitting(lambda n: n <= limit, 0, 8) == limit
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_memory_of_a_card_ends_outside_the_allocator_too(message):
+    assert out_of_memory(RuntimeError(message))
+
+
 def test_only_memory_counts_as_memory():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert out_of_memory(MemoryError())
