@@ -64,6 +64,7 @@ def search(command: SearchCommand, console: Console) -> int:
 
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
+        DeviceError: A new study on this machine would use GPUs of several kinds.
         StoreError: The study cannot be created, resumed or written, or another search is about to create it.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
@@ -99,10 +100,14 @@ def claimed(command: SearchCommand) -> Iterator[None]:
 
 
 def _search(command: SearchCommand, console: Console) -> None:
+    from nas.measure.environment import check_one_kind
+
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
+    if not command.resume and not command.address:
+        check_one_kind(command.config.device)
     if limits:
         show(f"limits: {limits}")
     targets, teacher_facts = open_targets(command, console, show)
