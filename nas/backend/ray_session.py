@@ -40,11 +40,12 @@ _LOCAL_ENVIRONMENT = {
 
 
 @contextmanager
-def local_ray(num_cpus: int) -> Iterator[str]:
+def local_ray(num_cpus: int, num_gpus: int | None = None) -> Iterator[str]:
     """Start Ray on the loopback interface of this machine; yield a scratch folder.
 
     Args:
         num_cpus: CPUs that Ray counts, of which a trial takes one and each of its ranks another.
+        num_gpus: GPUs that Ray counts; None for those that it finds, which are none in a container without NVML.
 
     Raises:
         ClusterError: Ray does not start.
@@ -56,6 +57,7 @@ def local_ray(num_cpus: int) -> Iterator[str]:
             _start_ray(
                 address="local",
                 num_cpus=num_cpus,
+                num_gpus=num_gpus,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 runtime_env={"env_vars": MALLOC_SETTINGS},

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+import torch
 from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
@@ -250,7 +251,8 @@ def open_cluster(
     if address is None:
         _check_device(study_device, json.loads(spec.config)["device"])
         number = workers or 1
-        with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks)) as scratch:
+        gpus = torch.cuda.device_count() if spec.gpus else None
+        with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks), gpus) as scratch:
             yield RayCluster(replace(spec, scratch=scratch), LocalSlots(number), head_address(), raylet_socket())
         return
     with (

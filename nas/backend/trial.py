@@ -20,6 +20,7 @@ from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
+from nas.measure.memory import release_cached
 from nas.measure.service import MeasurementService, save_samples
 from nas.measure.sweep import out_of_memory
 from nas.study.config import SearchConfig
@@ -99,8 +100,7 @@ def _smaller_batch(record: TrialRecord) -> str | None:
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
-    if record.rungs and context.config.device.startswith("cuda"):
-        torch.cuda.empty_cache()  # of the training that waits: another process measures
+    release_cached(context.config.device)  # of this training or the previous trial's: another process measures
     return measure(record, context.config, context.service, context.lock_dir, context.samples_dir)
 
 

@@ -111,11 +111,10 @@ def _watched(reading: GpuReading) -> GpuReading:
 
 def read_card(device: torch.device, library: Any) -> dict[str, Any]:
     """Return what a GPU's numbers depend on as JSON data: clocks in MHz, power limit in W; None where unknown."""
-    handle = library.nvmlDeviceGetHandleByUUID(gpu_uuid(device))
 
     def query(name: str, *arguments: Any) -> Any:
-        with suppress(library.NVMLError):
-            return getattr(library, name)(handle, *arguments)
+        with suppress(library.NVMLError):  # part of a GPU (MIG) has another name
+            return getattr(library, name)(library.nvmlDeviceGetHandleByUUID(gpu_uuid(device)), *arguments)
         return None
 
     clocks = {"multiprocessor": library.NVML_CLOCK_SM, "memory": library.NVML_CLOCK_MEM}

@@ -66,8 +66,21 @@ def device_kind(device: str) -> str:
     It is the CPU's name with its number of cores, or the names of all GPUs that this process sees.
     """
     if torch_device(device).type == "cuda":
-        return " and ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
+        return " and ".join(_gpu_names())
     return f"{cpu_model()}, {cpu_count()} CPUs"
+
+
+def check_one_kind(device: str) -> None:
+    """Raise DeviceError where this process sees GPUs of several kinds: a study would mix their timings."""
+    if torch_device(device).type == "cuda" and len(_gpu_names()) > 1:
+        raise DeviceError(
+            f"the GPUs here are of several kinds, whose timings do not mix: {device_kind(device)}; "
+            "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def _gpu_names() -> list[str]:
+    return sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())})
 
 
 def recorded_device_kind(environment: Mapping[str, Any]) -> str | None:

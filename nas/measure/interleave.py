@@ -122,13 +122,13 @@ def _block(
     """Time one A B B A or B A A B block; return (2, 2, 4): network, sample, (device, host, begin, end) in seconds.
 
     Device and host times are per call, begin and end are those of the sample. Queued work runs one sample after the
-    other.
+    other. The first call of a queue is no sample: the device waits for the host until it has launched something.
     """
     first = int(rng.integers(2))
     order = (first, 1 - first, 1 - first, first)
     turns: list[tuple[int, int, bool]] = []  # which network, calls, whether it is a sample
     for which in order:
-        if lead_in and (not turns or turns[-1][0] != which):
+        if (lead_in and (not turns or turns[-1][0] != which)) or (timer.queued and not turns):
             turns.append((which, 1, False))
         turns.append((which, repeats[which], True))
     end = timer.now()

@@ -8,6 +8,7 @@ on the GPU, context and libraries included.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,17 @@ def peak_memory(call: Callable[[], object], model: nn.Module, images: Tensor, tr
         allocated_mib=(fixed + activations[0]) / MIB if tracked else None,
         reserved_mib=None if reserved is None else (fixed + reserved) / MIB,
     )
+
+
+def release_cached(device: str) -> None:
+    """Give the memory that PyTorch keeps for this process on GPUs to others, as to a process that measures.
+
+    Args:
+        device: Name of a device; nothing is done for a CPU.
+    """
+    if device.startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _gpu_peaks(call: Callable[[], object], fixed: int, device: torch.device, tracked: bool) -> Peaks:

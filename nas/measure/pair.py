@@ -43,7 +43,8 @@ class PairTimings:
     """All timings of a pair, from the last try."""
 
     times: PairTimes
-    launch_share: float | None
+    launch_share: float | None  # host time over device time of the candidate; None on a CPU
+    reference_launch_share: float | None
     conditions: Conditions
     tries: int
 
@@ -150,14 +151,15 @@ def _timed_values(timings: PairTimings, batch: int) -> dict[str, Any]:
 
 def _verdict_values(timings: PairTimings, prepared: PreparedPair, setting: Setting) -> dict[str, Any]:
     """Return the verdict and the notes of a `Measurement`."""
+    reference_share = timings.reference_launch_share or 0.0
     judgment = verdict(
         timings.times,
         timings.conditions,
         correct=prepared.output_check.correct,
         complete=prepared.batch == setting.batch,
-        launch_share=timings.launch_share or 0.0,
+        launch_share=max(timings.launch_share or 0.0, reference_share),
     )
-    phrases = notes(timings.times, timings.conditions, timings.tries)
+    phrases = notes(timings.times, timings.conditions, timings.tries, reference_share)
     return {"verdict": judgment, "notes": phrases + prepared.candidate.notes + _batch_note(prepared.batch, setting)}
 
 
@@ -199,19 +201,22 @@ def _time_pair(
         with watching(watch, hertz) as conditions:
             rng = np.random.default_rng(setting.seed)
             times = compare(*calls, timer, setting.budget_s, rng, setting.arms_differ, single)
-            launch_share = _launch_share(prepared.candidate, times, timer) if timer.queued else None
+            share = _launch_share(prepared.candidate, times.candidate.value, timer)
+            reference_share = _launch_share(prepared.reference, times.reference.value, timer)
             observed = conditions()
         if not observed.slowdowns or tries == MAX_TRIES:
             break
         timer.sleep(PAUSE_S)
-    return PairTimings(times, launch_share, observed, tries)
+    return PairTimings(times, share, reference_share, observed, tries)
 
 
-def _launch_share(candidate: Subject, times: PairTimes, timer: Timer) -> float:
-    """Return host time over device time of a call on an empty queue; a full queue makes the host wait."""
-    call = candidate.call()
+def _launch_share(subject: Subject, device_s: float, timer: Timer) -> float | None:
+    """Return host time over device time of a call, None on a CPU; on an empty queue, as a full one makes hosts wait."""
+    if not timer.queued:
+        return None
+    call = subject.call()
     host_s = np.median([timer.run([call], [1])[0].host_s for _ in range(LAUNCH_CALLS)])
-    return float(host_s / times.candidate.value)
+    return float(host_s / device_s)
 
 
 def _energy_j(candidate: Subject, call_s: float, seconds: float, timer: Timer, watch: DeviceWatch) -> float | None:

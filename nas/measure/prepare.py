@@ -6,7 +6,8 @@ import copy
 import gc
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,11 +209,23 @@ class OutputCheck:
 
 
 def reference_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return the outputs of a model as it is trained (eager, fp32, NCHW) for fp32 `images`, run one by one."""
+    """Return the outputs of a model as it is trained (eager, fp32 without TF32, NCHW) for `images`, run one by one."""
     trained = copy.deepcopy(model).eval().requires_grad_(False).to(images.device, torch.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), _without_tf32():
         each = [outputs(getattr(trained, "encode", trained), image) for image in images.contiguous()[:, None]]
     return [torch.cat(parts) for parts in zip(*each, strict=True)]
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute convolutions and matrix products of fp32 in fp32 in the body."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def check(run: Callable[[Tensor], Any], images: Tensor, expected: list[Tensor], precision: str) -> OutputCheck:

@@ -139,7 +139,7 @@ def _sums(marks: list[tuple[str, Any, Any]]) -> dict[str, float]:
     """Return seconds by name, summed over the calls of a module."""
     on_gpu = isinstance(marks[0][1], torch.cuda.Event)
     if on_gpu:
-        torch.cuda.synchronize()
+        marks[-1][2].synchronize()  # the last event of the queue, on whichever card
     sums: dict[str, float] = {}
     for name, start, end in marks:
         seconds = start.elapsed_time(end) / 1e3 if on_gpu else end - start

@@ -92,8 +92,17 @@ def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> 
     return fitting
 
 
-# Of PyTorch, of the system (a file is mapped, a library loaded), and of Python: a thread's stack is memory.
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "can't start new thread")
+# Of PyTorch, of the system (a file is mapped, a library loaded), of Python (a thread's stack is memory), and of CUDA,
+# Triton, cuBLAS and cuDNN, which take memory beside PyTorch's allocator.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",
+    "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -107,8 +116,13 @@ def _repeats(call: Call, timer: Timer) -> int:
 
 
 def _sample(call: Call, repeats: int, timer: Timer) -> list[float]:
-    """Return the seconds of each of `repeats` calls in a row; a mean would hide the slow ones."""
-    return [timing.device_s for timing in timer.run([call] * repeats, [1] * repeats)]
+    """Return the seconds of each of `repeats` calls in a row; a mean would hide the slow ones.
+
+    A call before them is not timed where work is queued: the device waits until the host has launched something.
+    """
+    lead_in = int(timer.queued)
+    calls = repeats + lead_in
+    return [timing.device_s for timing in timer.run([call] * calls, [1] * calls)[lead_in:]]
 
 
 def _times(samples: list[list[float]], rng: np.random.Generator) -> CallTimes:

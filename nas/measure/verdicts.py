@@ -98,7 +98,7 @@ def verdict(
         conditions: Conditions while the times were taken.
         correct: Whether the candidate's outputs are those of fp32 eager.
         complete: Whether the requested batch fit into memory.
-        launch_share: Host time over device time of the candidate.
+        launch_share: Host time over device time, the larger of candidate's and reference's: both decide the ratio.
     """
     checks = (
         ("wrong output", not correct),
@@ -111,8 +111,13 @@ def verdict(
     return next((name for name, failed in checks if failed), comparison.verdict)
 
 
-def notes(comparison: PairTimes, conditions: Conditions, tries: int = 1) -> tuple[str, ...]:
-    """Return remarks on a measurement, a phrase each, for people who read its numbers."""
+def notes(
+    comparison: PairTimes, conditions: Conditions, tries: int = 1, reference_launch_share: float = 0.0
+) -> tuple[str, ...]:
+    """Return remarks on a measurement, a phrase each, for people who read its numbers.
+
+    The candidate's launch share is in the measurement, so that only the reference's has a note.
+    """
     phrases = [f"slowed down by {reason}, in {tries} tries" for reason in conditions.slowdowns]
     if conditions.other_processes:
         many = "es" * (conditions.other_processes > 1)
@@ -125,6 +130,8 @@ def notes(comparison: PairTimes, conditions: Conditions, tries: int = 1) -> tupl
         phrases.append(f"at the GPU's power cap {conditions.power_capped:.0%} of the time")
     if conditions.unknown:
         phrases.append(f"the GPU does not report its {' and '.join(conditions.unknown)}")
+    if reference_launch_share > MAX_LAUNCH_SHARE:
+        phrases.append(f"the host needs {reference_launch_share:.0%} of the reference's time to launch it")
     drift = reference_drift(comparison.reference_s)
     if abs(drift) > MAX_DRIFT:
         phrases.append(

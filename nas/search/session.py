@@ -64,6 +64,7 @@ def search(command: SearchCommand, console: Console) -> int:
 
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
+        DeviceError: A new study on this machine would use GPUs of several kinds.
         StoreError: The study cannot be created, resumed or written, or another search is about to create it.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
@@ -99,10 +100,14 @@ def claimed(command: SearchCommand) -> Iterator[None]:
 
 
 def _search(command: SearchCommand, console: Console) -> None:
+    from nas.measure.environment import check_one_kind
+
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
+    if not command.resume and not command.address:
+        check_one_kind(command.config.device)
     if limits:
         show(f"limits: {limits}")
     targets, teacher_facts = open_targets(command, console, show)
@@ -257,6 +262,7 @@ def _run(
     # Ray takes seconds to import, so it is imported when the input is known to be good.
     from nas.backend.ray_tune import open_cluster, run_study
     from nas.measure.environment import recorded_device_kind
+    from nas.measure.memory import release_cached
 
     workers = command.workers or (None if command.address else default_workers(command.config))
     # The nodes of a cluster come and go: there, the time spent is that of as many workers as this machine would have.
@@ -271,6 +277,7 @@ def _run(
     loop: StudyLoop | None = None
     try:
         show("starting the workers")
+        release_cached(command.config.device)  # of the teachers and of timing precisions
         spec = _worker_spec(command, targets, default_workers(command.config) if command.address else counted_workers)
         with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()

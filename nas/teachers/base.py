@@ -119,7 +119,8 @@ def activation_fingerprint(teacher: Teacher) -> tuple[float, ...]:
     """
     device = next(teacher.parameters()).device
     image = fixed_image(3 * teacher.source_px // 4).to(device)
-    with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.autocast(device.type, enabled=False), exact:
         summary, spatial = teacher(image)
     if summary is None:
         return project_features(spatial, FINGERPRINT_NUMBERS)

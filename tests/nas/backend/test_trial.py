@@ -80,6 +80,16 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
     assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: of a batch of 64 images 16 fit")
 
 
+def test_a_card_is_measured_without_what_earlier_training_left_on_it(tmp_path, monkeypatch):
+    """A worker keeps the memory of its previous trial, which the process that measures would lack."""
+    log: list[str] = []
+    monkeypatch.setattr(trial.torch.cuda, "empty_cache", lambda: log.append("empty"))
+    monkeypatch.setattr(trial, "measure", lambda *facts: log.append("measure") or measurement(2.0))
+    monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.6)]))
+    record = first_record(FakeService(ValueError("not called")), tmp_path, device="cuda")
+    assert (record.measurement, log) == (measurement(2.0), ["empty", "measure"])
+
+
 def test_a_candidate_over_a_counted_limit_is_not_measured(tmp_path):
     service = FakeService(Measured(measurement(2.0), {}))
     (record,) = records(service, tmp_path, limits={"max_params": 10.0})

@@ -159,6 +159,19 @@ def test_the_card_of_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_card(torch.device("cuda", 0), driver)["power_limit_w"] is None
 
 
+def test_the_card_of_a_part_of_a_gpu_has_no_values_of_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML does not know a MIG slice by the name that PyTorch has for it."""
+    driver = gpus.install(monkeypatch)
+
+    def unknown(uuid: str) -> str:
+        raise driver.NVMLError(driver.NVML_ERROR_NOT_FOUND)
+
+    monkeypatch.setattr(driver, "nvmlDeviceGetHandleByUUID", unknown)
+    card = read_card(torch.device("cuda", 0), driver)
+    assert (card["name"], card["driver"], card["power_limit_w"]) == ("Example H100", "570.1", None)
+    assert card["clock_mhz"] == card["max_clock_mhz"] == {"multiprocessor": None, "memory": None}
+
+
 @pytest.mark.gpu
 @NO_GPU
 def test_a_real_gpu() -> None:

@@ -91,6 +91,47 @@ class QueuedTimer:
         return [Timing(max(t.device_s, self.host_s), self.host_s) for t in timed]
 
 
+class GpuQueue:
+    """A card's timer with a queue: the device runs kernels in order, none before the host has issued it.
+
+    Events on an idle stream are recorded at once, so that a call on an empty queue is timed with the host's work.
+    """
+
+    queued = True
+
+    def __init__(self, seed: int = 0) -> None:
+        self.host_s = self.device_s = 0.0
+        self.rng = np.random.default_rng(seed)
+
+    def now(self) -> float:
+        return self.host_s
+
+    def sleep(self, seconds: float) -> None:
+        self.host_s += seconds
+
+    def net(self, prologue_s: float, kernels: int, launch_s: float, kernel_s: float) -> Callable[[], None]:
+        """Return a call of `kernels`, each launched in `launch_s`, after `prologue_s` on the host (guards)."""
+
+        def call() -> None:
+            self.host_s += prologue_s
+            for _ in range(kernels):
+                self.host_s += launch_s
+                noise = 1 + 0.002 * self.rng.standard_normal()
+                self.device_s = max(self.device_s, self.host_s) + kernel_s * noise
+
+        return call
+
+    def run(self, calls: Sequence[Callable[[], object]], repeats: Sequence[int]) -> list[Timing]:
+        timings = []
+        for call, n in zip(calls, repeats, strict=True):
+            began, host_s = max(self.device_s, self.host_s), self.host_s
+            for _ in range(n):
+                call()
+            timings.append(Timing((self.device_s - began) / n, (self.host_s - host_s) / n))
+        self.host_s = max(self.host_s, self.device_s)  # synchronizes
+        return timings
+
+
 class Nvml:
     """What the card's watch asks of pynvml, answered by functions of time."""
 

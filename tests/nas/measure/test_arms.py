@@ -86,6 +86,25 @@ def test_the_worst_output_is_what_counts():
     assert not check(lambda x: (net.encode(x)[0] * torch.nan, net.encode(x)[1]), images, wanted, "bf16").correct
 
 
+def test_reference_outputs_are_of_fp32_and_not_of_tf32():
+    """PyTorch lets cuDNN use TF32 for fp32 from Ampere on, and a program may let matrix products, too."""
+    found = []
+
+    class Asks(Two):
+        def encode(self, images):
+            cudnn = torch.backends.cudnn
+            found.append((cudnn.enabled, cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+            return super().encode(images)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        reference_outputs(Asks(), torch.randn(2, 3, 8, 8))
+        assert set(found) == {(True, False, "highest")}
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, "high")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_rounding_is_within_the_tolerance_of_its_precision():
     net, images = Two(), torch.randn(4, 3, 16, 16)
     wanted = reference_outputs(net, images)

@@ -11,6 +11,10 @@ from nas.measure.conditions import GpuWatch, gpu_uuid, nvml
 from nas.measure.environment import device_key, environment
 from nas.measure.pair import watch_for
 from nas.measure.service import MeasurementService
+from nas.study.timing_doubts import CONTENDED, SCATTERED, TOO_FEW
+
+# Of right outputs at the batch that was asked for, on a card that others may use.
+VERDICTS = ("ok", "wide", SCATTERED, TOO_FEW, "launch-bound", "clock changed", "throttled", CONTENDED)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,10 +38,11 @@ def test_a_net_beside_itself(bench, arm):
     found = measure(bench, arm).record
     assert found.ratio_low <= 1.02
     assert found.ratio_high >= 0.98
-    assert found.verdict in ("ok", "wide", "too few samples", "launch-bound", "throttled", "contended")
+    assert found.verdict in VERDICTS
     assert found.launch_share > 0
-    assert found.peak_memory_mib > 0
-    assert found.reserved_memory_mib >= found.peak_memory_mib
+    assert found.reserved_memory_mib >= (found.peak_memory_mib or 0)
+    untracked = "peak_memory_mib" in Arm.parse(arm).unknown_fields("cuda")
+    assert found.peak_memory_mib is None if untracked else found.peak_memory_mib > 0
 
 
 def test_what_the_card_tells_is_in_the_record(bench):

@@ -8,7 +8,7 @@ import pytest
 from nas.measure.interleave import compare
 from nas.measure.verdicts import MIN_BLOCKS, PairTimes
 from nas.study.timing_doubts import SCATTERED, TOO_FEW
-from tests.nas.measure.machine import Machine
+from tests.nas.measure.machine import GpuQueue, Machine
 
 
 def compared(
@@ -136,3 +136,13 @@ def test_arms_that_disturb_each_other_get_a_call_to_settle_in():
     assert found(False).candidate_s.max() == pytest.approx(0.020)
     spans = np.sort(np.concatenate([found(True).candidate_spans, found(True).reference_spans]), axis=0)
     assert np.all(np.diff(spans, axis=1) == pytest.approx(0.010)), "what is not timed lies between the spans"
+
+
+def test_no_sample_of_a_queue_begins_on_an_empty_one():
+    """A card computes 5 ms; a call on an empty queue waits 0.2 ms longer, for the host's guards."""
+    for seed in range(5):
+        queue = GpuQueue(seed)
+        nets = [queue.net(prologue_s=200e-6, kernels=100, launch_s=3e-6, kernel_s=50e-6) for _ in range(2)]
+        result = compare(*nets, queue, 1.0, np.random.default_rng(seed))
+        assert result.ratio.value == pytest.approx(1, abs=0.001)
+        assert result.candidate_s.max() == pytest.approx(0.005, rel=0.005)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas.measure import stages
 from nas.measure.stages import seconds_by_stage, self_times
 
 
@@ -65,3 +66,27 @@ def test_a_net_without_named_stages_or_that_cannot_be_run_so_has_no_times():
     assert seconds_by_stage(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
     assert seconds_by_stage(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}
     assert seconds_by_stage(Staged(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), torch.zeros(1, 1), budget_s=0.1) == {}
+
+
+def test_times_are_read_when_the_last_event_of_a_second_card_has_passed(monkeypatch):
+    """The current device is the first one: waiting for it leaves the second's events unfinished."""
+
+    class Event:
+        passed_s = 0.0  # of the second card
+
+        def __init__(self, at_s):
+            self.at_s = at_s
+
+        def synchronize(self):
+            Event.passed_s = max(Event.passed_s, self.at_s)
+
+        def elapsed_time(self, end):
+            if max(self.at_s, end.at_s) > Event.passed_s:
+                raise RuntimeError("Both events must be completed before calculating elapsed time.")
+            return 1e3 * (end.at_s - self.at_s)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    events = [Event(seconds) for seconds in (0.1, 0.2, 0.5, 0.9)]
+    marks = [("stem", events[1], events[2]), ("", events[0], events[3])]
+    assert stages._sums(marks) == pytest.approx({"stem": 0.3, "": 0.8})

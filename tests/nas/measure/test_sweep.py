@@ -11,10 +11,13 @@ from nas.measure.conditions import Conditions
 from nas.measure.statistics import Interval
 from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Timing
+from tests.nas.measure.machine import GpuQueue
 
 
 class Drifting:
     """Calls return their seconds on a machine that gets slower by `drift` of itself with every second."""
+
+    queued = False
 
     def __init__(self, drift):
         self.clock, self.drift, self.order = 0.0, drift, []
@@ -89,9 +92,30 @@ def test_percentiles_are_of_single_calls_and_not_of_samples():
     assert found.time_s.high < 0.01
 
 
+def test_no_call_of_a_queue_is_timed_on_an_empty_one():
+    queue = GpuQueue()
+    net = queue.net(prologue_s=200e-6, kernels=60, launch_s=3e-6, kernel_s=25e-6)
+    times = interleaved_times({1: net}, queue, 0.5, np.random.default_rng(0))[1]
+    assert times.calls_s.max() == pytest.approx(0.0015, rel=0.005)
+
+
 @pytest.mark.parametrize("limit", range(8))
 def test_bisection_finds_the_largest_that_fits(limit):
     assert largest_fitting(lambda n: n <= limit, 0, 8) == limit
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_memory_of_a_card_ends_outside_the_allocator_too(message):
+    assert out_of_memory(RuntimeError(message))
 
 
 def test_only_memory_counts_as_memory():

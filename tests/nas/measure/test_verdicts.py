@@ -238,6 +238,16 @@ def test_launching_that_takes_as_long_as_computing_is_the_verdict():
     assert measure(machine, timer=QueuedTimer(machine, host_s=0.001)).record.verdict == "ok"
 
 
+def test_a_reference_whose_launching_takes_as_long_as_computing_is_the_verdict_too():
+    """The candidate computes for ten times as long, so that only the ratio is the CPU's number."""
+    machine = Machine(noise=0.003)
+    nets = (Net(machine, 0.01), Net(machine, 0.001, "reference"))
+    found = measure(machine, timer=QueuedTimer(machine, host_s=0.0078), nets=nets).record
+    assert found.verdict == "launch-bound"
+    assert found.launch_share == pytest.approx(0.0975, abs=0.002), "it is the candidate's"
+    assert any(re.fullmatch(r"the host needs 9\d% of the reference's time to launch it", note) for note in found.notes)
+
+
 def test_a_clock_that_stands_still_gives_no_samples():
     machine = Machine()
     with pytest.raises(MeasurementError, match="the clock saw no time pass") as caught:

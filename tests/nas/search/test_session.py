@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from rich.console import Console
 
-from nas.search import settings
+from nas.measure.devices import DeviceError
+from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.settings import command_of
 
@@ -45,3 +52,43 @@ def test_a_folder_in_which_another_search_starts_is_refused_at_once(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "--run" in line
     assert str(run) in line
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """A resumed study is of one kind, which is compared when its workers start."""
+    names = ("NVIDIA RTX 4090", "NVIDIA T400")
+    monkeypatch.setattr("nas.measure.environment.device_type", lambda name: "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
+    monkeypatch.delattr(session, "open_targets")
+    command = command_of({"device": "cpu", "run": str(tmp_path / "run")}, "")
+    command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
+    error, words = (NameError, "open_targets") if resume else (DeviceError, "several kinds")
+    with pytest.raises(error, match=words):
+        session._search(command, Console(quiet=True))
+
+
+def test_workers_start_on_a_card_without_what_teachers_left_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver runs teachers and times precisions on the card, and its memory would last as long as the search."""
+    log: list[str] = []
+
+    @contextmanager
+    def open_cluster(*facts: Any, **more: Any) -> Iterator[None]:
+        log.append("start")
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: log.append("empty"))
+    monkeypatch.setattr("nas.backend.ray_tune.open_cluster", open_cluster)
+    command = command_of({"device": "cpu", "workers": 1, "run": str(tmp_path / "run")}, "")
+    command = replace(command, config=replace(command.config, device="cuda"))
+    targets: Any = SimpleNamespace(path=tmp_path, build_seconds=0.0)
+    never: Any = lambda *facts: pytest.fail("no cluster")  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        session._run(command, targets, None, never, never, Console(quiet=True), lambda line: None, 0.0)
+    assert log == ["empty", "start"]

@@ -140,3 +140,21 @@ def test_the_image_is_fixed():
     assert image.shape == (1, 3, 96, 96)
     assert 0 <= image.min() < image.max() <= 1
     assert image.double().sum().item() == pytest.approx(12650.182646, abs=0.01)
+
+
+def test_a_fingerprint_is_taken_with_cudnn_in_fp32():
+    found = []
+
+    class Asks(Teacher):
+        source_px = 16
+
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            found.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+            return base.TeacherOutput(None, self.conv(images))
+
+    activation_fingerprint(Asks())
+    assert found == [(True, False)]

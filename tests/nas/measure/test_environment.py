@@ -1,0 +1,38 @@
+"""The kind of device that timings are of: a study has one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nas.measure import environment
+from nas.measure.devices import DeviceError
+from nas.measure.environment import check_one_kind, device_kind, device_name, recorded_device_kind
+
+
+def install(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let this process see GPUs of these names."""
+    patch.setattr(environment, "device_type", lambda name: "cuda")
+    patch.setattr(torch.cuda, "device_count", lambda: len(names))
+    patch.setattr(torch.cuda, "get_device_name", lambda device: names[getattr(device, "index", device)])
+
+
+def test_gpus_of_one_kind_are_the_kind_of_their_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "NVIDIA L4", "NVIDIA L4")
+    check_one_kind("cuda")
+    recorded = {"device": "cuda:0", "device_name": device_name(torch.device("cuda", 0))}
+    assert device_kind("cuda") == recorded_device_kind(recorded) == "NVIDIA L4"
+
+
+def test_gpus_of_two_kinds_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "NVIDIA RTX 4090", "NVIDIA T400", "NVIDIA RTX 4090")
+    with pytest.raises(DeviceError) as caught:
+        check_one_kind("cuda")
+    assert str(caught.value) == (
+        "the GPUs here are of several kinds, whose timings do not mix: NVIDIA RTX 4090 and NVIDIA T400; "
+        "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
+    )
+
+
+def test_a_cpu_is_of_one_kind() -> None:
+    check_one_kind("cpu")
