@@ -232,7 +232,7 @@ def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     message = refusal("onnxruntime", ready(Net()), images())
     assert name in message
-    assert "'backbone-nas[onnx]'" in message
+    assert "'.[onnx]'" in message
 
 
 # TensorRT: its package and device are not here; its refusals are. What it is told to do: test_tensorrt.py.
@@ -245,4 +245,4 @@ def test_tensorrt_wants_cuda():
 def test_tensorrt_wants_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     somewhere = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float16)
-    assert "'backbone-nas[tensorrt]'" in refusal("tensorrt", ready(Net()), somewhere)
+    assert "'.[tensorrt]'" in refusal("tensorrt", ready(Net()), somewhere)
