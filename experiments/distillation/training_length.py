@@ -9,8 +9,8 @@ architectures of two searches and what a third recommended (experiments/archs), 
 are trained under the search's recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning
 rate is constant after the warm-up and the scores are those of averaged weights, so that each score is what a training
 of that length ends with.
-`--recipe long` trains with that of `backbone-nas train` instead, whose learning rate falls to 0 at the last step;
-`constant` is that one without the fall, with `wsd` the rate falls in the last fifth of the steps, `-2x` and `-4x` have
+The other recipes are that of `backbone-nas train` with different learning rates: with `long` the rate falls to 0 along
+a cosine, with `constant` it does not fall, with `wsd` it falls in the last fifth of the steps, `-2x` and `-4x` have
 twice and four times the rate, and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps
 as a search does, and then the other 2,430 with the recipe `long` from the averaged weights and the heads. `--steps
 8100` trains three times as long as the default.

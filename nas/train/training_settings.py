@@ -35,7 +35,7 @@ from search_space.timm_names import PREFIX
 from search_space.timm_spec import find_network
 
 # Beyond the recipe of a search: the length of a training is known from its start.
-LONG_RECIPE: dict[str, Any] = {"schedule": "cosine", "ema_decay": 0.999, "max_grad_norm": 0.3}
+LONG_RECIPE: dict[str, Any] = {"schedule": "wsd", "ema_decay": 0.999, "max_grad_norm": 0.3}
 EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}

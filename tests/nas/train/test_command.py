@@ -70,7 +70,7 @@ def test_the_folder_has_the_study_of_one_model(trained: Path) -> None:
     assert all(rung.metrics for rung in trial.rungs), "every evaluation has the probes"
     assert trial.measurement is not None
     assert trial.measurement.ratio > 0
-    assert study.info.config["distill"]["schedule"] == "cosine"
+    assert study.info.config["distill"]["schedule"] == "wsd"
     assert read_history(trained)[STEP] == [10, 20, 30, 40]
     assert list((trained / EVENTS).iterdir())
     assert not list((trained / "checkpoints").iterdir()), "of a finished training none is kept"

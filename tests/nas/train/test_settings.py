@@ -71,7 +71,7 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
     assert best.plan.architecture.arch_id == study.trials[2].arch_id
     assert second.plan.architecture.arch_id == study.trials[1].arch_id
     assert (best.session.config.val_images, best.session.config.limits) == (99, {})
-    assert best.session.config.distill.schedule == "cosine"
+    assert best.session.config.distill.schedule == "wsd"
     with pytest.raises(ConfigError, match="--warm: trial 1 has no weights"):
         command("search", "--train-steps", "10", "--trial", "1", "--warm")
 
