@@ -23,7 +23,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import clean_state_dict, get_pretrained_cfg, is_model
+from timm.models import PretrainedCfg, clean_state_dict, get_pretrained_cfg, is_model
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
@@ -97,10 +97,16 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
     if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
         native = architecture.replace("_clip_", "_clip_quickgelu_")
         raise TeacherError(f"--teachers: {network}: trained with QuickGELU; its exact network is {native}.{config.tag}")
-    px, tiles = int(match["px"] or max(config.input_size[1:])), int(match["tiles"] or 1)
+    px, tiles = int(match["px"] or native_px(architecture, config)), int(match["tiles"] or 1)
     if not 32 <= px <= 4096 or tiles < 1 or px % tiles:
         raise TeacherError(f"--teachers: {text}: PX must be 32 to 4096, and N divide it")
     return TimmName(text, architecture, config.tag or "", px, tiles)
+
+
+def native_px(architecture: str, config: PretrainedCfg) -> int:
+    """Return the side of a network's own input that its patches cover: 378 of SigLIP so400m's 384 px at 14 px each."""
+    side, patch = max(config.input_size[1:]), re.search(r"_patch(\d+)_", architecture)
+    return side - side % int(patch[1]) if patch else side
 
 
 def tile_images(images: Tensor, side: int) -> Tensor:

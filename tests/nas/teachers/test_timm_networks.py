@@ -180,6 +180,15 @@ def test_each_image_of_a_mosaic_gets_its_own_map(folder):
 # --- names and sets
 
 
+def test_a_native_input_of_no_whole_patches_is_what_they_cover():
+    """27 patches of 14 px cover 378 of the 384 px that timm records for SigLIP's so400m; another size is refused."""
+    name = parse("vit_so400m_patch14_siglip_384.webli")
+    assert (name.px, layout(name).grid, layout(name).summary_dim) == (378, 27, 1152)
+    assert parse("vit_so400m_patch14_siglip_378.v2_webli").px == 378
+    with pytest.raises(TeacherError, match="a multiple of 14, as 378"):
+        layout(parse("vit_so400m_patch14_siglip_384.webli@384"))
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
