@@ -1,4 +1,4 @@
-"""Use any pretrained network of timm as a teacher, by its name ``NAME[@PX[/N]]``.
+"""Use any pretrained network of timm but RADIO's as a teacher, by its name ``NAME[@PX[/N]]``.
 
 The summary is the output that the network was trained to summarize with: the class token (DINOv2, DINOv3), the
 embedding shared with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM
@@ -81,7 +81,7 @@ class TimmName:
 def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
     """Parse the name of a network; `builtin_names` are names that aren't timm's, for the list of similar names.
 
-    Raises TeacherError if timm has no such pretrained network, or the size is impossible.
+    Raises TeacherError if timm has no such pretrained network, it is RADIO's, or the size is impossible.
     """
     match = SYNTAX.fullmatch(text)
     if not match:
@@ -94,6 +94,11 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
         config = None
     if config is None:
         raise TeacherError(f"--teachers: unknown teacher {network!r}; {teacher_choices(network, builtin_names)}")
+    if "_radio_" in architecture:
+        raise TeacherError(
+            f"--teachers: {network}: timm does not tell RADIO's class tokens of several teachers from its registers, so"
+            " its summary is unknown; take teachers like RADIO's own instead: am_radio or c_radio_v4"
+        )
     if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
         native = architecture.replace("_clip_", "_clip_quickgelu_")
         raise TeacherError(f"--teachers: {network}: trained with QuickGELU; its exact network is {native}.{config.tag}")

@@ -201,6 +201,8 @@ def test_a_native_input_of_no_whole_patches_is_what_they_cover():
         ("samvit_small@256/32", "cut into 32 x 32"),
         ("small_dinov2@224/2", "a mosaic has one summary for all"),
         ("vit_base_patch16_clip_224.openai", r"network is vit_base_patch16_clip_quickgelu_224\.openai"),
+        ("vit_base_patch16_radio_v3.c_radio", "class tokens of several teachers"),
+        ("naflexvit_huge_patch16_radio_v4@512", "class tokens of several teachers"),
         ("small_dinov2,small_dinov2.lvd142m@518", "names a teacher twice"),
         ("builtin,lite0", "names a teacher twice"),
         ("lite0,", "unknown teacher ''"),
