@@ -1,6 +1,6 @@
 """Teachers by name: frozen pretrained networks that a student is distilled from.
 
-Three teachers are built in. Any pretrained network of timm is a teacher too, by its name ``NAME[@PX[/N]]``: PX is the
+Three teachers are built in. Any pretrained network of timm but RADIO's is a teacher too, by its name ``NAME[@PX[/N]]``: PX is the
 side of its input, N x N images of PX / N px make one input (a mosaic, for networks of large inputs without a summary).
 A set stands for several names; names and sets mix in a comma list.
 
