@@ -252,10 +252,3 @@ class Compressor:
         """Return the features (N, C) or (N, C, g, g) of codes."""
         values = torch.from_numpy(self.codec.decode(codes)).to(self.mean.device)
         return (values.movedim(1, -1) @ self.inverse.T + self.mean).movedim(-1, 1)
-
-
-def to_grid(spatial: Tensor, grid: int) -> Tensor:
-    """Resize maps (B, C, h, w) to (B, C, grid, grid): larger ones are averaged over areas, smaller ones bilinear."""
-    if spatial.shape[-1] >= grid:
-        return F.adaptive_avg_pool2d(spatial, grid)
-    return F.interpolate(spatial, (grid, grid), mode="bilinear")

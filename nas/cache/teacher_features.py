@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, CacheError, Done, Record, Shard, read_json, write_json
+from nas.cache.grid import takes_whole_tokens, to_grid
 from nas.cache.images import BATCH, ImageCacheBuilder, batches, decodable_items, map_in_order, stage_progress
 from nas.cache.shards import Rows, ShardWriter, mapped
 from nas.cache.standardize import (
@@ -32,7 +33,6 @@ from nas.cache.standardize import (
     calibrate,
     load_statistics,
     save_statistics,
-    to_grid,
 )
 from nas.data import ImageSet, Split
 from nas.data.dataset import Progress, digest
@@ -72,7 +72,10 @@ class TeacherCacheBuilder:
         self.spec, self.images, self.compression = spec, images, compression
         calibration_images = CALIBRATION_SHARDS * SHARD_ITEMS
         identity = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, calibration_images]
-        self.fingerprint = digest([*identity, *asdict(compression).items()])
+        side = spec.map_side and spec.map_side(max(spec.source_px, images.image_px))
+        # Entries of other ratios once averaged whole tokens; those of whole ratios have the key that they had.
+        resized = [] if side and takes_whole_tokens(side, compression.grid) else ["parts of tokens"]
+        self.fingerprint = digest([*identity, *asdict(compression).items(), *resized])
         self.entry = CacheEntry.of(images.entry.folder.parent, f"targets-{spec.slug}", self.fingerprint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -47,7 +47,7 @@ class Adaptor(nn.Module):
 
 
 def on_grid(spatial: Tensor, stride: int) -> Tensor:
-    """Resize (B, C, h, w) from `stride` px to GRID_PX, as `nas.distill.heads.resize` does, but by a constant factor.
+    """Resize (B, C, h, w) from `stride` px to GRID_PX, as `nas.cache.grid.to_grid` does, but by a constant factor.
 
     Exporters cannot follow adaptive pooling, and a graph must not fix the size of the image.
     """

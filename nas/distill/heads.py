@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from backbones import Features
+from nas.cache.grid import to_grid
 from nas.distill.adaptor import mlp, module_name, on_grid, within_image
 from nas.distill.losses import TargetTransform
 
@@ -58,7 +58,7 @@ class TeacherHeads(nn.Module):
 
     def forward(self, features: Features, teachers: Sequence[str] | None = None) -> Predictions:
         """Return the answers of the heads of all or the named teachers, each in its own space."""
-        tokens = resize(features.spatial, self.grid).flatten(2).transpose(1, 2)  # (B, grid^2, C)
+        tokens = to_grid(features.spatial, self.grid).flatten(2).transpose(1, 2)  # (B, grid^2, C)
         predictions: Predictions = {}
         for name in self.names if teachers is None else teachers:
             key = module_name(name)
@@ -81,15 +81,6 @@ class TeacherHeads(nn.Module):
         """Map the student's summary (B, C) to the PHI-S targets (B, k) of a teacher that has a summary."""
         answer = self.summary[module_name(teacher)](summary)
         return self.transforms[f"{teacher}/summary"].invert(answer.float())
-
-
-def resize(spatial: Tensor, grid: int) -> Tensor:
-    """Resize (B, C, h, w) to (B, C, grid, grid): averages where the map is larger, bilinear where it is smaller."""
-    if spatial.shape[-2:] == (grid, grid):
-        return spatial
-    if min(spatial.shape[-2:]) >= grid:
-        return F.adaptive_avg_pool2d(spatial, grid)
-    return F.interpolate(spatial, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
 class Student(nn.Module):

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from nas.cache import CacheError
 from nas.cache.build import STUDY_SEED
-from nas.cache.standardize import Standardizer, to_grid
+from nas.cache.grid import to_grid
+from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, read_cache_set
 from nas.data import CorruptImage, ImageSet, open_images
 from nas.data.dataset import digest

@@ -100,4 +100,5 @@ HED_TEACHER = TeacherSpec(
     load=check_activations(Hed),
     source_px=Hed.source_px,
     check=lambda: check_wheel(HED),
+    map_side=lambda px: max(px, Hed.source_px) // 8,
 )

@@ -80,4 +80,5 @@ LITE0_TEACHER = TeacherSpec(
     load=check_activations(Lite0),
     source_px=Lite0.source_px,
     check=lambda: check_wheel(LITE0),
+    map_side=lambda px: max(px, Lite0.source_px) // 16,
 )

@@ -1,4 +1,4 @@
-"""Use any pretrained network of timm as a teacher, by its name ``NAME[@PX[/N]]``.
+"""Use any pretrained network of timm but RADIO's as a teacher, by its name ``NAME[@PX[/N]]``.
 
 The summary is the output that the network was trained to summarize with: the class token (DINOv2, DINOv3), the
 embedding shared with the text tower (CLIP), the attention-pooled token (SigLIP), the pooled features (classifiers); SAM
@@ -23,7 +23,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import clean_state_dict, get_pretrained_cfg, is_model
+from timm.models import PretrainedCfg, clean_state_dict, get_pretrained_cfg, is_model
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class TimmName:
 def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
     """Parse the name of a network; `builtin_names` are names that aren't timm's, for the list of similar names.
 
-    Raises TeacherError if timm has no such pretrained network, or the size is impossible.
+    Raises TeacherError if timm has no such pretrained network, it is RADIO's, or the size is impossible.
     """
     match = SYNTAX.fullmatch(text)
     if not match:
@@ -94,13 +94,25 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
         config = None
     if config is None:
         raise TeacherError(f"--teachers: unknown teacher {network!r}; {teacher_choices(network, builtin_names)}")
+    if "_radio_" in architecture:
+        raise TeacherError(
+            f"--teachers: {network}: timm does not tell RADIO's class tokens of several teachers from its registers, so"
+            " its summary is unknown; take teachers like RADIO's own instead: am_radio or c_radio_v4"
+        )
     if "quickgelu" not in architecture and any("QuickGELU" in note for note in config.notes or ()):
         native = architecture.replace("_clip_", "_clip_quickgelu_")
         raise TeacherError(f"--teachers: {network}: trained with QuickGELU; its exact network is {native}.{config.tag}")
-    px, tiles = int(match["px"] or max(config.input_size[1:])), int(match["tiles"] or 1)
+    px, tiles = int(match["px"] or native_px(architecture, config)), int(match["tiles"] or 1)
     if not 32 <= px <= 4096 or tiles < 1 or px % tiles:
         raise TeacherError(f"--teachers: {text}: PX must be 32 to 4096, and N divide it")
     return TimmName(text, architecture, config.tag or "", px, tiles)
+
+
+def native_px(architecture: str, config: PretrainedCfg) -> int:
+    """Return the side of a network's own input that its patches cover: 378 of SigLIP so400m's 384 px at 14 px each."""
+    side: int = max(config.input_size[1:])
+    patch = re.search(r"_patch(\d+)_", architecture)
+    return side - side % int(patch[1]) if patch else side
 
 
 def tile_images(images: Tensor, side: int) -> Tensor:
@@ -187,6 +199,7 @@ def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, 
         load=lambda: TimmTeacher(name, file(), spec.fingerprint),
         source_px=name.px // name.tiles,
         check=lambda: check_weights(name, weights),
+        map_side=lambda px: shape.grid // name.tiles,
     )
     return spec
 

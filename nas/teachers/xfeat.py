@@ -79,4 +79,5 @@ XFEAT_TEACHER = TeacherSpec(
     load=check_activations(XFeat),
     source_px=XFeat.source_px,
     check=lambda: check_wheel(XFEAT),
+    map_side=lambda px: max(px, XFeat.source_px) // 8,
 )

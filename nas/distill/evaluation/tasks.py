@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.cache.grid import to_grid
 from nas.cache.targets import SplitTargets, Targets
 from nas.distill.evaluation.explained_variance import predict, read, slices
 from nas.distill.evaluation.probes import (
@@ -36,7 +37,7 @@ from nas.distill.evaluation.probes import (
     retrieval,
 )
 from nas.distill.evaluation.zero_shot import zero_shot_accuracy
-from nas.distill.heads import Student, resize
+from nas.distill.heads import Student
 
 TRAIN_IMAGES = 1500  # that probes are fitted on
 HELD_OUT_IMAGES = 2000  # retrieval compares each with each
@@ -292,7 +293,7 @@ def evaluate(features: FeaturesOf, targets: Targets, images: int) -> Evaluation:
 def student_features(student: Student, device: str, split: SplitTargets, count: int) -> Iterator[FeatureBatch]:
     """Yield the backbone's features of the first `count` images; FloatingPointError where they are not finite."""
     for rows, features in predict(student.encode, split, device, images=count):
-        summary, spatial = features.summary.float().cpu(), resize(features.spatial.float(), student.heads.grid).cpu()
+        summary, spatial = features.summary.float().cpu(), to_grid(features.spatial.float(), student.heads.grid).cpu()
         if not (summary.isfinite().all() and spatial.isfinite().all()):
             raise FloatingPointError(f"features of images {rows.start} to {rows.stop} are not finite")
         yield FeatureBatch(split, rows, summary, spatial)

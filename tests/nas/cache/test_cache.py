@@ -15,9 +15,10 @@ from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
 from nas.cache.entry import shards_of
 from nas.cache.estimate import TIMING
+from nas.cache.grid import to_grid
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.shards import mapped
-from nas.cache.standardize import HEADS, as_vectors, calibrate, to_grid
+from nas.cache.standardize import HEADS, as_vectors, calibrate
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import open_images, open_poses

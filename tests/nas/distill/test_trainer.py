@@ -16,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones import Features, build
+from nas.cache.grid import to_grid
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
-from nas.distill.heads import Student, normalize, resize
+from nas.distill.heads import Student, normalize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint, Training, TrialContext, _check_same_step
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError
@@ -235,7 +236,7 @@ def test_heads_answer_in_the_space_of_their_loss(tmp_path: Path, kind: str) -> N
     with torch.no_grad():
         features = run.averaged.backbone.encode(normalize(torch.from_numpy(whole.val.images[:8])))
         answer = heads(features)["colour"]["spatial"]
-        tokens = resize(features.spatial, whole.grid).flatten(2).transpose(1, 2)
+        tokens = to_grid(features.spatial, whole.grid).flatten(2).transpose(1, 2)
         predicted = heads.predict_targets(features)["colour"]["spatial"]
     assert torch.equal(answer.flatten(2).transpose(1, 2), heads.spatial["colour"](tokens))
     transform = heads.transforms["colour/spatial"]
@@ -328,11 +329,11 @@ def test_the_last_checkpoints_are_kept_and_a_damaged_one_falls_back_to_the_one_b
     assert Checkpoint(path, "me").load() is None
 
 
-def test_resize_averages_down_and_interpolates_up() -> None:
+def test_to_grid_averages_down_and_interpolates_up() -> None:
     ramp = torch.arange(16.0).view(1, 1, 4, 4)
-    assert resize(ramp, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert resize(ramp, 4) is ramp
-    assert resize(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
+    assert to_grid(ramp, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert to_grid(ramp, 4) is ramp
+    assert to_grid(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
 
 
 class Coarse(torch.nn.Module):
@@ -353,8 +354,8 @@ def test_a_map_that_reaches_beyond_the_image_is_cut() -> None:
     assert spatial.equal(whole[..., :14, :6])
     exact = student.encode(torch.zeros(1, 3, 128, 128)).spatial
     assert exact.equal(torch.arange(2.0).expand(1, 1, 2, 2))
-    assert resize(exact, 14)[0, 0, 0].tolist() == pytest.approx(resize(exact, 14)[0, 0, 13].tolist())
-    assert resize(exact, 14)[0, 0, 0, 13] == 1.0  # the last cell is the image's last, also for another grid
+    assert to_grid(exact, 14)[0, 0, 0].tolist() == pytest.approx(to_grid(exact, 14)[0, 0, 13].tolist())
+    assert to_grid(exact, 14)[0, 0, 0, 13] == 1.0  # the last cell is the image's last, also for another grid
 
 
 def test_normalize_centres_bytes() -> None:

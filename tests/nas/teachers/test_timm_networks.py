@@ -180,6 +180,15 @@ def test_each_image_of_a_mosaic_gets_its_own_map(folder):
 # --- names and sets
 
 
+def test_a_native_input_of_no_whole_patches_is_what_they_cover():
+    """27 patches of 14 px cover 378 of the 384 px that timm records for SigLIP's so400m; another size is refused."""
+    name = parse("vit_so400m_patch14_siglip_384.webli")
+    assert (name.px, layout(name).grid, layout(name).summary_dim) == (378, 27, 1152)
+    assert parse("vit_so400m_patch14_siglip_378.v2_webli").px == 378
+    with pytest.raises(TeacherError, match="a multiple of 14, as 378"):
+        layout(parse("vit_so400m_patch14_siglip_384.webli@384"))
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -192,6 +201,8 @@ def test_each_image_of_a_mosaic_gets_its_own_map(folder):
         ("samvit_small@256/32", "cut into 32 x 32"),
         ("small_dinov2@224/2", "a mosaic has one summary for all"),
         ("vit_base_patch16_clip_224.openai", r"network is vit_base_patch16_clip_quickgelu_224\.openai"),
+        ("vit_base_patch16_radio_v3.c_radio", "class tokens of several teachers"),
+        ("naflexvit_huge_patch16_radio_v4@512", "class tokens of several teachers"),
         ("small_dinov2,small_dinov2.lvd142m@518", "names a teacher twice"),
         ("builtin,lite0", "names a teacher twice"),
         ("lite0,", "unknown teacher ''"),
