@@ -6,6 +6,7 @@ file that is no image of the set, and a label that is not used, is in the set's 
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from nas.data.dataset import (
     identities,
     left_out_note,
     printable,
+    read_file,
     shuffled,
     square,
 )
@@ -65,7 +67,7 @@ class ImageFolder:
     def read(self, i: int) -> Sample:
         """Read image `i`; CorruptImage if it cannot be decoded."""
         name = self.names[i]
-        image = decode(self.root / name, name)
+        image = decode(io.BytesIO(read_file(self.root / name)), name)
         label = self.classes.index(name.split("/")[0]) if self.classes else None
         return Sample(square(image, self.size_px), label, None)
 

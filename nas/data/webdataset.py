@@ -43,6 +43,7 @@ from nas.data.dataset import (
     identities,
     left_out_note,
     printable,
+    read_file,
     shuffled,
     square,
     square_mask,
@@ -164,13 +165,8 @@ class Member(NamedTuple):
     size: int
 
     def read(self) -> bytes:
-        """Read the file's bytes; DataError if the shard cannot be read."""
-        try:
-            with self.shard.open("rb") as file:
-                file.seek(self.offset)
-                return file.read(self.size)
-        except OSError as error:
-            raise DataError(f"--data webdataset: cannot read shard '{self.shard}': {error.strerror}") from error
+        """Read the file's bytes; DataUnavailable if the shard cannot be read."""
+        return read_file(self.shard, self.offset, self.size)
 
 
 class ShardIndex(NamedTuple):

@@ -8,7 +8,7 @@ targets are standardized like cached ones, by the statistics of the cached image
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from nas.cache.build import STUDY_SEED
 from nas.cache.standardize import Standardizer, to_grid
 from nas.cache.targets import Targets, read_cache_set
 from nas.data import CorruptImage, ImageSet, open_images
-from nas.data.dataset import digest
+from nas.data.dataset import Pixels, digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
 from nas.distill.heads import normalize
 from nas.teachers import Teacher, TeacherSpec, specs
@@ -113,7 +113,7 @@ class LiveSource:
 
     def read(self, plan: BatchPlan, rows: Indices, device: torch.device) -> Batch:
         """Return the batch of these rows of a plan, on a device."""
-        shown = {px: self._pixels(px, plan.epoch, rows) for px in self._needed(plan)}
+        shown = self._pixels(self._needed(plan), plan.epoch, rows)
         images = resize_images(normalize(shown[self._image_px].to(device)), plan.image_px)
         targets: dict[str, Tensor] = {}
         for name in plan.group.teachers:
@@ -124,17 +124,18 @@ class LiveSource:
     def _needed(self, plan: BatchPlan) -> set[int]:
         return {self._image_px, *(self._teachers[name].image_px for name in plan.group.teachers)}
 
-    def _pixels(self, px: int, epoch: int, rows: Indices) -> Tensor:
-        """Return images (B, 3, px, px), uint8."""
-        images = np.stack([self._image(px, epoch, int(row)) for row in rows])
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+    def _pixels(self, sizes_px: Collection[int], epoch: int, rows: Indices) -> dict[int, Tensor]:
+        """Return images (B, 3, px, px), uint8, at each size."""
+        images = [self._image(sizes_px, epoch, int(row)) for row in rows]
+        return {px: torch.from_numpy(np.stack([each[px] for each in images])).permute(0, 3, 1, 2) for px in sizes_px}
 
-    def _image(self, px: int, epoch: int, row: int) -> np.ndarray[Any, Any]:
-        """Return an image, or the next one that can be decoded."""
+    def _image(self, sizes_px: Collection[int], epoch: int, row: int) -> dict[int, Pixels]:
+        """Return an image, or the next one that can be decoded, at each size."""
         view = 1 + epoch if self._augment else 0
         for other in range(self._count):
+            item = view * self._count + (row + other) % self._count
             try:
-                return self._sets[px].read(view * self._count + (row + other) % self._count).image
+                return {px: self._sets[px].read(item).image for px in sizes_px}
             except CorruptImage as error:
                 _LOG.warning("%s; the next image takes its place", error)
         raise CacheError("--data: no image can be decoded")
