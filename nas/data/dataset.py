@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
@@ -110,6 +110,9 @@ class ImageSet(Protocol):
 
     def read(self, i: int) -> Sample:
         """Read image `i`, 0 to len - 1."""
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Read image `i` once, and return what the sets of these sizes read."""
 
 
 def held_out(name: str) -> bool:

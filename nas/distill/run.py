@@ -342,7 +342,8 @@ def _live_source(context: TrialContext) -> LiveSource | None:
         return None
     from nas.distill.live import LiveSource  # imports the teachers' libraries
 
-    return LiveSource(context.live, context.targets, indexed_device(context.config.device))
+    threads = max(2, torch.get_num_threads())  # of a training, this rank's share of the machine's CPUs
+    return LiveSource(context.live, context.targets, indexed_device(context.config.device), threads=threads)
 
 
 class TimedSlot:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,16 @@ from torch import Tensor
 from backbones import build
 from nas.cache import CacheError, open_targets
 from nas.cache.targets import Targets
-from nas.data import CorruptImage, open_images
+from nas.data import CorruptImage, Sample, open_images
+from nas.data.composites import Composites
 from nas.data.dataset import DataUnavailable, decode
 from nas.distill.batches import Batch, BatchPlan, CachedSource, Schedule
+from nas.distill.heads import normalize
 from nas.distill.live import LiveSource, LiveTeachers
+from nas.distill.run import TrialContext, _live_source
 from nas.distill.trainer import Distiller
-from nas.study.config import DistillConfig, Group
+from nas.measure.service import MeasurementService
+from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import preset
 
 TEACHERS = "lite0,hed"
@@ -134,7 +140,7 @@ def gray_photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[LiveSour
     return LiveSource(settings, exact, CPU), BatchPlan(Group(("lite0",), 4, (64,)), np.arange(4), 64)
 
 
-@pytest.mark.parametrize("failing", range(8))
+@pytest.mark.parametrize("failing", range(4))
 def test_student_and_teacher_see_the_same_photographs_whichever_read_fails(
     failing: int, gray_photographs: tuple[LiveSource, BatchPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +159,46 @@ def test_student_and_teacher_see_the_same_photographs_whichever_read_fails(
     monkeypatch.setattr("nas.distill.live._LiveTeacher.targets", note)
     student = source.read(plan, plan.rows, CPU).images[:, 0, 0, 0]
     assert seen == [(63.75 * student + 127.5).round().int().tolist()]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_photograph_is_decoded_once_for_all_sizes(
+    augment: bool, gray_photographs: tuple[LiveSource, BatchPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source, plan), names = gray_photographs, []
+    monkeypatch.setattr("nas.data.folder.decode", lambda content, name: names.append(name) or decode(content, name))
+    monkeypatch.setattr(source, "_augment", augment)
+    source.read(plan, plan.rows, CPU)
+    assert len(names) == len(set(names)) == len(plan.rows)
+
+
+def test_as_many_photographs_are_decoded_at_a_time_as_there_are_threads(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Barrier(4, timeout=20.0)
+
+    def wait_for_others(images: Composites, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        together.wait()
+        return read_sizes(images, i, sizes_px)
+
+    read_sizes = Composites.read_sizes
+    monkeypatch.setattr(Composites, "read_sizes", wait_for_others)
+    source = LiveSource(live(cache, augment=False), targets, CPU, threads=4)
+    plan = BatchPlan(GROUP, np.arange(4), 64)
+    assert torch.equal(source.read(plan, plan.rows, CPU).images, normalize(torch.from_numpy(targets.train.images[:4])))
+
+
+def test_a_training_decodes_with_its_share_of_the_cpus(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = []
+    monkeypatch.setattr("nas.distill.live.LiveSource", lambda *arguments, threads: found.append(threads))
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), tmp_path)
+    context = TrialContext(SearchConfig(device="cpu"), targets, MeasurementService(), live=live(cache), **folders)
+    for share in (1, 2, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda share=share: share)
+        _live_source(context)
+    assert found == [2, 2, 7]
 
 
 def test_a_network_disk_that_stays_away_ends_the_training_and_names_the_file(
