@@ -24,7 +24,7 @@ from nas.cache.build import STUDY_SEED
 from nas.cache.standardize import Standardizer, to_grid
 from nas.cache.targets import Targets, read_cache_set
 from nas.data import CorruptImage, ImageSet, open_images
-from nas.data.dataset import Pixels, digest
+from nas.data.dataset import Pixels, Progress, digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
 from nas.distill.heads import normalize
 from nas.teachers import Teacher, TeacherSpec, specs
@@ -58,13 +58,18 @@ class LiveTeachers:
     devices: tuple[str, ...] = ()
     augment: bool = True
 
-    def open(self, px: int) -> ImageSet:
-        """Open the images as squares of `px`, in MAX_EPOCHS views, of which the first shows them as they are."""
-        return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS)
+    def open(self, px: int, progress: Progress = lambda stage, done, total: None) -> ImageSet:
+        """Open the images as squares of `px`, in MAX_EPOCHS views, of which the first shows them as they are.
 
-    def count(self) -> int:
-        """Return the number of images that there are."""
-        return len(self.open(SIZE_MULTIPLE_PX)) // MAX_EPOCHS
+        Args:
+            px: Side of the squares.
+            progress: Called with (stage, done, total) during downloads.
+        """
+        return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS, progress)
+
+    def count(self, progress: Progress) -> int:
+        """Return the number of images that there are, at most `images`; what is missing here is downloaded."""
+        return len(self.open(SIZE_MULTIPLE_PX, progress)) // MAX_EPOCHS
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -67,8 +67,8 @@ def parser() -> OneLineParser:
     )
     add_recipe_flags(training)
     schedule = (
-        "learning rate after the warm-up: constant, cosine (falls to 0 at the end), or wsd (constant, and falls to 0 in "
-        f"the last fifth of the steps) (default: {LONG_RECIPE['schedule']})"
+        "learning rate after the warm-up: constant, cosine (falls to 0 at the end), or wsd (constant, and falls to 0 "
+        f"in the last fifth of the steps) (default: {LONG_RECIPE['schedule']})"
     )
     training("--schedule", choices=SCHEDULES, help=schedule)
     training("--seed", type=int, help="seed of initial weights and image order (default: 0)")
@@ -93,7 +93,8 @@ def _add_what(add: Add) -> None:
 def _add_live(add: Add) -> None:
     live = (
         "run the teachers while the student trains, and augment the images differently in every epoch; the cache has "
-        f"the held-out images and {CALIBRATION_IMAGES:,} others, for the statistics (default: all images are cached)"
+        f"the held-out images and {CALIBRATION_IMAGES:,} others, or a batch where that is more, for the statistics "
+        "(default: all images are cached)"
     )
     add("--live", action="store_true", help=live)
     add("--no-augment", action="store_true", help="with --live: images as they are (default: crops, flips and colors)")

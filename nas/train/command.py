@@ -71,7 +71,7 @@ def train(command: TrainCommand, console: Console) -> int:
     """
     with claimed(command.session):
         _check_cluster(command.session)
-        _train(command, console)
+        _train(command, _count_live_images(command, console), console)
     return 0
 
 
@@ -88,12 +88,35 @@ def _check_cluster(session: SearchCommand) -> None:
         raise ConfigError(f"--workers: {ranks}: the Ray cluster at {session.address} has {present:.0f} {kind}s")
 
 
-def _train(command: TrainCommand, console: Console) -> None:
+def _count_live_images(command: TrainCommand, console: Console) -> int | None:
+    """Return the number of images that live teachers will see; None without live teachers.
+
+    Raises:
+        ConfigError: They are fewer than a batch, or than the number that was asked for; the default is no such number.
+    """
+    live, config = _live_teachers(command), command.session.config
+    if live is None:
+        return None
+    progress = StageProgress(console)
+    with progress.showing():
+        found = live.count(progress)
+    if found < live.images != SearchConfig().train_images:
+        advice = "" if command.session.resume else f", or ask for what is there: --train-images {found}"
+        counts = f"only {found:,} of {live.images:,} images to train on"
+        raise ConfigError(f"--data: {config.data}: {counts}; check the path and the shards{advice}")
+    if found < (batch := config.distill.largest_batch):
+        raise ConfigError(
+            f"--data: {config.data}: found {found:,} images to train on; a training batch takes {batch:,}"
+        )
+    return found
+
+
+def _train(command: TrainCommand, live_images: int | None, console: Console) -> None:
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     show_device(command.session.config, show)
     with ExitStack() as stack:
-        targets, loop = _begin(command, console, show, stack)
+        targets, loop = _begin(command, live_images, console, show, stack)
         ended = False
         try:
             record = loop.next_trial()
@@ -109,7 +132,9 @@ def _train(command: TrainCommand, console: Console) -> None:
             write_report(command.session.run, console)
 
 
-def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitStack) -> tuple[Targets, StudyLoop]:
+def _begin(
+    command: TrainCommand, live_images: int | None, console: Console, show: Announce, stack: ExitStack
+) -> tuple[Targets, StudyLoop]:
     """Open the targets and create the study, or open the one to continue."""
     session, plan = command.session, command.plan
     space = OneArchitecture(plan.name, plan.architecture)
@@ -122,7 +147,8 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
     else:
         session, precision_ms = with_precision(session, targets, show)
         if plan.epochs is not None:
-            steps = plan.epochs * max(1, _images(command, targets) // session.config.distill.batch_size)
+            images = len(targets.train) if live_images is None else live_images
+            steps = plan.epochs * max(1, images // session.config.distill.batch_size)
             session = replace(session, config=with_steps(session.config, plan, steps))
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
@@ -183,12 +209,6 @@ def _live_teachers(command: TrainCommand) -> LiveTeachers | None:
         devices=plan.teacher_devices,
         augment=plan.augment,
     )
-
-
-def _images(command: TrainCommand, targets: Targets) -> int:
-    """Return the number of images of an epoch."""
-    live = _live_teachers(command)
-    return len(targets.train) if live is None else live.count()
 
 
 def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) -> TrialRecord:
