@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if is_follower():
+        if {"-h", "--help"} & set(words):  # rank 0 shows it and ends
+            return 0
         return exit_code(_follow, public_text, "rank 0 says how the training continues")
     begun: list[TrainCommand] = []
     return exit_code(lambda: _train(words, begun), public_text, lambda: _after_interruption(begun))

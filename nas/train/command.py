@@ -41,7 +41,7 @@ from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN
 from nas.train.one_architecture import OneArchitecture
-from nas.train.torchrun import lead
+from nas.train.torchrun import lead, release
 from nas.train.training_settings import TrainCommand, launched_ranks, with_steps
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def _train(command: TrainCommand, live_images: int | None, console: Console) -> 
                 raise TrainingFailed(f"another command trains {command.session.run}")
             if record is not None:
                 _run(command, loop, record, targets, console, show)
+            elif launched_ranks() is not None:
+                release()
             ended = True
         finally:
             store_time_spent(loop, 1, targets.build_seconds)
