@@ -196,6 +196,7 @@ class Distiller:
             names, values = [*names, GRAD_NORM], torch.cat([values, norm[None]])
         self._unread.append(names, values)
         self._optimizer.step()
+        self._balance.end_step()
         self._statistics.average()
         self.step += 1
         self.update_ema()

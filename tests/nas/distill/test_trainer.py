@@ -461,6 +461,15 @@ def test_accumulated_halves_give_the_gradient_of_the_whole(tmp_path: Path) -> No
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_accumulated_parts_weigh_the_losses_like_the_whole(tmp_path: Path) -> None:
+    runs = [distiller(tmp_path, replace(CONFIG, balance="adaloss", accumulate=parts)) for parts in (1, 4)]
+    for run in runs:
+        run.student.eval()
+        run.train_until(5)
+    one, four = (run.state_dict()["balance"]["running"] for run in runs)
+    torch.testing.assert_close(four, one, rtol=5e-3, atol=0)
+
+
 def test_gradient_checkpointing_changes_memory_not_numbers(tmp_path: Path) -> None:
     plain, frugal = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, grad_checkpointing=True))
     plain.train_until(3)
