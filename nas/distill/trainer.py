@@ -339,10 +339,11 @@ def _adamw(parameters: Sequence[nn.Parameter], config: DistillConfig) -> torch.o
 def _float_pairs(averaged: nn.Module, current: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Return the floating-point parameters and buffers (BatchNorm statistics) of both modules, in the same order.
 
-    Of divided ones, this rank's parts.
+    Of divided ones, this rank's parts. What has several names is there once.
     """
-    averages = [local(t.detach()) for t in averaged.state_dict(keep_vars=True).values() if t.is_floating_point()]
-    currents = [local(t.detach()) for t in current.state_dict(keep_vars=True).values() if t.is_floating_point()]
+    values = (module.state_dict(keep_vars=True).values() for module in (averaged, current))
+    pairs = {(id(a), id(c)): (a, c) for a, c in zip(*values, strict=True) if a.is_floating_point()}
+    averages, currents = ([local(each.detach()) for each in side] for side in zip(*pairs.values(), strict=True))
     return averages, currents
 
 

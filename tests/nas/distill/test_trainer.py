@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbones import Features, build
+from backbones import Features, build, build_network
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
 from nas.distill.evaluation.explained_variance import explained_variance
@@ -23,10 +23,10 @@ from nas.distill.folded_heads import fold
 from nas.distill.heads import Student, normalize, resize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint, Training, TrialContext, _check_same_step
-from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError
+from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
-from search_space import preset
+from search_space import TimmSpec, preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 from tests.nas.study.builders import search_config
 
@@ -114,6 +114,16 @@ def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
         decay = min(CONFIG.ema_decay, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * run.student.state_dict()[name]
     torch.testing.assert_close(run.averaged.state_dict()[name], expected)
+
+
+def test_parameters_that_a_network_shares_are_averaged_once_a_step() -> None:
+    network = build_network(TimmSpec("coat_tiny"))
+    averages, currents = _float_pairs(copy.deepcopy(network), network)
+    places = [average.data_ptr() for average in averages]
+    assert len(places) == len(set(places))
+    names = [name for name, value in network.state_dict().items() if value.is_floating_point()]
+    assert len(places) < len(names), "some have two names"
+    assert {current.data_ptr() for current in currents} == {network.state_dict()[name].data_ptr() for name in names}
 
 
 def test_explained_variance_of_the_mean_is_zero_and_of_the_truth_one(tmp_path: Path) -> None:
