@@ -120,6 +120,9 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     )
     alone = _alone(options)
     config = new_config(alone) if base is None else changed_config(alone, replace(base, limits={}, specs={}))
+    if plan.epochs is not None and config.distill.groups:
+        pace = "each of which goes through the images at a pace of its own"
+        raise ConfigError(f"--epochs: not with groups, {pace}; give --train-steps")
     if options.get("live"):
         plan = replace(plan, live_images=config.train_images)
         cached = min(config.train_images, max(CALIBRATION_IMAGES, config.distill.largest_batch))

@@ -172,6 +172,13 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
             ],
             "--distill groups: timm:levit_128s",
         ),
+        (
+            [
+                *("eradio_pico", "--epochs", "5", "--distill"),
+                'groups=[{"teachers":["lite0","hed","xfeat"],"batch_size":64,"img_size":[64]}]',
+            ],
+            "--epochs: not with groups, each of which goes through the images at a pace of its own; give --train-steps",
+        ),
         (["timm:resnet19", "--train-steps", "5"], "ARCH: timm has no model 'resnet19'; similar: resnet"),
         (["timm:resnet18.a1_in1k", "--train-steps", "5"], "it begins with random weights; write timm:resnet18"),
         (
