@@ -230,7 +230,11 @@ class Distiller:
         """Return all that resuming needs to give the same numbers: tensors and plain values.
 
         With sharding, all ranks have to call it, and rank 0 alone gets the tensors.
+
+        Raises:
+            TrainingError: A weight is not finite: the losses tell of a bad step only in the step after it.
         """
+        self._check_finite()
         state = {
             "step": self.step,
             "losses": self.losses,
@@ -260,6 +264,13 @@ class Distiller:
     def close(self) -> None:
         """End the reading ahead."""
         self._loader.close()
+
+    def _check_finite(self) -> None:
+        """Raise TrainingError where a weight or a running statistic is not finite."""
+        values = [*_float_pairs(self._ema, self.student)[1], *(local(p.detach()) for p in self._balance.parameters())]
+        finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
+        if distributed.any_rank(not finite, self.device) if self._sharded else not finite:
+            raise TrainingError(f"the weights are not finite after step {self.step}")
 
     def _shard(self, module: DistillationModule) -> None:
         """Divide the parameters of the student, of the balance and of the EMA among the ranks."""

@@ -163,6 +163,26 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named_inside_a_slot_too(tmp_pa
     assert len(run.losses) == 7
 
 
+@pytest.mark.parametrize("part", ["backbone", "heads"])
+def test_weights_that_are_not_finite_after_the_last_step_are_not_saved(
+    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a step has a finite loss, and without clipping nobody looks at its gradient."""
+    monkeypatch.setattr(Checkpoint, "due", True)
+    context = context_of(tmp_path, replace(CONFIG, rung_steps=(20,)))
+    spec, calls = preset("eradio_femto"), iter(range(1, 100))
+    run = Training(spec.arch_id, build(spec), context)
+    weights = next(p for name, p in run._distiller.student.named_parameters() if name.startswith(part) and p.ndim > 1)
+    weights.register_hook(lambda gradient: gradient * (float("inf") if next(calls) == 10 else 1.0))
+    with pytest.raises(TrainingError, match=r"the weights are not finite after step 10$"):
+        run.rung(0)
+    run.close()
+    saved = run._checkpoint.load()
+    assert saved is not None
+    assert saved["distiller"]["step"] == 5
+    assert all(value.isfinite().all() for value in saved["distiller"]["student"].values())
+
+
 class HostReads(TorchFunctionMode):
     """Counts calls that make the host wait for a value of the device."""
 
@@ -415,17 +435,19 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_wherever_it_is(tmp_path: Path)
             assert torch.equal(found["weights"], content["weights"])
 
 
+def context_of(folder: Path, config: DistillConfig) -> TrialContext:
+    """Return the context of trainings that leave a checkpoint every few steps."""
+    folder.mkdir(exist_ok=True)
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
+    settings = search_config(train_images=64, val_images=32, distill=config)
+    return TrialContext(settings, targets(folder), MeasurementService(), checkpoint_s=0.0, **folders)
+
+
 def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path) -> None:
     def trained(folder: Path) -> Training:
-        folder.mkdir(exist_ok=True)
-        folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
-        context = TrialContext(
-            search_config(train_images=64, val_images=32, distill=replace(CONFIG, rung_steps=(4, 6))),
-            targets(folder), MeasurementService(), checkpoint_s=0.0, **folders,
-        )  # fmt: skip
         torch.manual_seed(0)
         spec = preset("eradio_femto")
-        return Training(spec.arch_id, build(spec), context)
+        return Training(spec.arch_id, build(spec), context_of(folder, replace(CONFIG, rung_steps=(4, 6))))
 
     def numbers(training: Training) -> tuple[float, dict[str, float]]:
         result = training.rung(0)
