@@ -162,8 +162,18 @@ class Distiller:
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
 
-    def train_until(self, step: int, between: Callable[[], None] = lambda: None) -> None:
-        """Train until `step` steps are done; call `between` every few steps.
+    def train_until(
+        self,
+        step: int,
+        between: Callable[[], None] = lambda: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train until `step` steps are done.
+
+        Args:
+            step: number of steps of the whole training.
+            between: called every few steps, and at once after a step in which the training is to stop.
+            should_stop: tells after every step whether it is; the same on all ranks. `between` may then raise.
 
         Raises:
             TrainingError: a loss is not finite; the message names the step, the teacher and its head.
@@ -175,6 +185,8 @@ class Distiller:
                 distributed.barrier()  # no rank computes before rank 0, which queues for all, has the device
                 for _ in range(min(_STEPS_PER_SLOT, step - self.step)):
                     self.train_step()
+                    if should_stop():
+                        break
                 self._read_losses()
             between()
         self._gather_averaged()
@@ -269,7 +281,7 @@ class Distiller:
         """Raise TrainingError where a weight or a running statistic is not finite."""
         values = [*_float_pairs(self._ema, self.student)[1], *(local(p.detach()) for p in self._balance.parameters())]
         finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if distributed.any_rank(not finite, self.device) if self._sharded else not finite:
+        if distributed.any_rank(not finite) if self._sharded else not finite:
             raise TrainingError(f"the weights are not finite after step {self.step}")
 
     def _shard(self, module: DistillationModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
 from nas.distill.heads import Student, normalize, resize
 from nas.distill.losses import DistillationLoss
-from nas.distill.run import Checkpoint, Training, TrialContext, _check_same_step
+from nas.distill.run import Checkpoint, Training, TrainingStopped, TrialContext, _check_same_step
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
@@ -466,6 +467,61 @@ def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path
         del (state if lost in state else state["distiller"])[lost]
         run._checkpoint.save(state)
         assert numbers(trained(tmp_path / "other")) == wanted
+
+
+def begin(context: TrialContext) -> Training:
+    torch.manual_seed(0)
+    spec = preset("eradio_femto")
+    return Training(spec.arch_id, build(spec), context)
+
+
+def test_saving_takes_a_twentieth_of_a_training_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves, save = [], Checkpoint.save
+
+    def save_slowly(checkpoint: Checkpoint, content: dict[str, Any]) -> None:
+        save(checkpoint, content)
+        saves.append(content["distiller"]["step"])
+        time.sleep(0.5)
+
+    monkeypatch.setattr(Checkpoint, "save", save_slowly)
+    seconds: list[float] = []
+    spec = preset("eradio_femto")
+    run = Training(
+        spec.arch_id, build(spec), context_of(tmp_path, replace(CONFIG, rung_steps=(20,))), on_saved=seconds.append
+    )
+    run.rung(0)
+    run.close()
+    assert saves == [5], "the next would be due after ten seconds"
+    assert len(seconds) == 1
+    assert 0.5 < seconds[0] < 5
+
+
+def test_a_training_that_is_asked_to_end_ends_after_the_step(tmp_path: Path) -> None:
+    context, steps = context_of(tmp_path, replace(CONFIG, rung_steps=(20,))), []
+    run = begin(replace(context, should_stop=lambda: run._distiller.step >= 7, checkpoint_s=1e6))
+    run._on_steps = steps.append
+    with pytest.raises(TrainingStopped):
+        run.rung(0)
+    run.close()
+    saved = run._checkpoint.load()
+    assert saved is not None
+    assert (steps, saved["distiller"]["step"]) == ([5, 7], 7)
+
+
+def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
+    begin(context_of(tmp_path, CONFIG)).close()
+    run = begin(context_of(tmp_path, CONFIG))
+    run._save()
+    run.close()
+    (checkpoint,) = tmp_path.glob("*.pt")
+    unfinished = checkpoint.with_name(f"{checkpoint.name}.123-abcd.tmp")
+    others = checkpoint.with_name("other.pt.123-abcd.tmp")
+    for path in (unfinished, others):
+        path.touch()
+    begin(context_of(tmp_path, CONFIG)).close()
+    assert checkpoint.exists()
+    assert others.exists()
+    assert not unfinished.exists()
 
 
 def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert "2 processes" in errors
+    assert "the training's state is saved" in errors
     assert list((run / "checkpoints").glob("*.pt")), errors
     assert read_study(run).trials[0].state is TrialState.RUNNING
 
