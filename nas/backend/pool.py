@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTS, IMAGE_SCORES = "checkpoints", "image_scores"  # in a job's folder
 MAX_REASON_CHARACTERS = 300
-STOPPING_S = 30.0  # for a training that is asked to end, to reach the end of its steps and save its state
+STOPPING_S = 30.0  # for a training that is asked to end, to end its step and save its state
+STATE_SAVED = 3  # exit code of a process that has ended because it was asked to
 # By default glibc returns large buffers to the kernel and faults them in again at every training step.
 MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 
@@ -90,6 +92,7 @@ class TrainingProgress:
         rungs: Results so far.
         ended: Whether the job has ended.
         reason: Reason of its failure; None where it did not fail.
+        save_s: Seconds that its last checkpoint took; 0 before the first.
     """
 
     job: TrainingJob
@@ -97,6 +100,7 @@ class TrainingProgress:
     rungs: tuple[RungResult, ...] = ()
     ended: bool = False
     reason: str | None = None
+    save_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,15 @@ class TrainingPool:
         targets: File of the teachers' outputs, as `nas.cache.open_targets` writes it.
         workers: Jobs at a time.
         gpus: Names of the devices to use, as CUDA_VISIBLE_DEVICES has them; empty on a CPU.
+
+    Attributes:
+        saved: Whether trainings were under way when the pool was closed, and all have saved their state.
     """
 
     def __init__(self, targets: Path, workers: int, gpus: Sequence[str] = ()) -> None:
         self._targets, self._workers, self._gpus = targets.resolve(), workers, gpus
         self._lock_dir, self._checkpoint_s = lock_dir(), checkpoint_interval_s()
+        self.saved = False
 
     def run(self, jobs: Sequence[TrainingJob]) -> Generator[TrainingProgress, None, None]:
         """Yield the progress of the jobs, often; the last progress of a job has `ended` set.
@@ -164,7 +172,7 @@ class TrainingPool:
                         if progress.ended and progress.reason is None:
                             remove_checkpoint(progress.job)
             finally:
-                _stop(running)
+                self.saved = _stop(running)
 
     def _start(self, job: TrainingJob, slot: int, meeting_point: Path) -> _RunningJob:
         for name, value in MALLOC_SETTINGS.items():
@@ -226,13 +234,13 @@ class _RunningJob:
         for process in self.processes[1:]:
             if process.sentinel in ready and process.sentinel in self.sources:
                 process.join()
-                if process.exitcode:
+                if process.exitcode not in (0, STATE_SAVED):
                     return self._update(ended=True, reason=_exit_reason(process.exitcode))
                 self._finished_ranks.add(process.sentinel)
         return self.progress
 
     def _message(self) -> tuple[Any, bool, str | None]:
-        """Return a message of rank 0 (steps or a rung's result), whether it has ended, and the reason of a failure."""
+        """Return a message of rank 0, see `_train_rank`, whether it has ended, and the reason of a failure."""
         try:
             message = self.receiver.recv()
         except EOFError:
@@ -242,11 +250,13 @@ class _RunningJob:
         return (None, True, message) if ended else (message, False, None)
 
     def _update(
-        self, reached: int | RungResult | None = None, ended: bool = False, reason: str | None = None
+        self, reached: int | float | RungResult | None = None, ended: bool = False, reason: str | None = None
     ) -> TrainingProgress:
         p = self.progress
         if isinstance(reached, RungResult):
             p = replace(p, rungs=(*p.rungs, reached), steps=max(p.steps, reached.steps))
+        elif isinstance(reached, float):
+            p = replace(p, save_s=reached)
         elif reached is not None:
             p = replace(p, steps=reached)
         if ended:
@@ -266,19 +276,31 @@ class _RunningJob:
             process.join()
 
 
-def _stop(jobs: Sequence[_RunningJob]) -> None:
-    """Ask the processes of jobs to save their state and end; kill those that do not."""
+def stopping_s(save_s: float, least_s: float = STOPPING_S) -> float:
+    """Return the seconds in which a training ends when it is asked to: a save under way, its last step, a save.
+
+    Args:
+        save_s: Seconds that its last checkpoint took.
+        least_s: The least.
+    """
+    return max(least_s, 3 * save_s)
+
+
+def _stop(jobs: Sequence[_RunningJob]) -> bool:
+    """Ask the processes of jobs to save their state and end, and kill those that do not; return whether all have."""
     try:
         for job in jobs:
             for process in job.processes:
                 process.terminate()
-        until = time.monotonic() + STOPPING_S
+        asked_s = time.monotonic()
         for job in jobs:
+            until = asked_s + stopping_s(job.progress.save_s, STOPPING_S)
             for process in job.processes:
                 process.join(max(0.0, until - time.monotonic()))
     finally:
         for job in jobs:
             job.kill()
+    return bool(jobs) and all(job.processes[0].exitcode == STATE_SAVED for job in jobs)
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -320,8 +342,8 @@ def _wait_for_parent() -> None:
 def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
     """Train one rank of a job; this is all that a process of the pool does.
 
-    Rank 0 has the sender. It sends the steps trained, often, each RungResult, and None at the end; or the text of an
-    error.
+    Rank 0 has the sender. It sends the steps trained (int), often, the seconds of each checkpoint (float), each
+    RungResult, and None at the end; or the text of an error.
     """
     if spec.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpus  # before anything initializes CUDA
@@ -331,9 +353,14 @@ def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
         if sender is not None:
             sender.send(None)
     except Exception as error:
+        from nas.distill.run import TrainingStopped
+
+        if sender is not None:
+            sender.send(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS])
+        if isinstance(error, TrainingStopped):
+            sys.exit(STATE_SAVED)
         if sender is None:
             raise
-        sender.send(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS])
 
 
 def _train(spec: RankSpec, sender: Connection | None) -> None:
@@ -346,13 +373,17 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
         else nullcontext()
     )
     with ranks:
-        for result in train_as_rank(spec, sender.send if sender is not None else lambda steps: None):
+        send = sender.send if sender is not None else lambda message: None
+        for result in train_as_rank(spec, send, on_saved=send):
             if sender is not None:
                 sender.send(result)
 
 
 def train_as_rank(
-    spec: RankSpec, on_steps: Callable[[int], None], should_stop: Callable[[], bool] | None = None
+    spec: RankSpec,
+    on_steps: Callable[[int], None],
+    should_stop: Callable[[], bool] | None = None,
+    on_saved: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[RungResult | None]:
     """Train this process's part of a job and yield the result of every rung; None in ranks above 0.
 
@@ -361,6 +392,7 @@ def train_as_rank(
         on_steps: Gets the number of steps done, every few steps.
         should_stop: Tells whether the training is to save its state and raise TrainingStopped. None: whether SIGTERM or
             Ctrl-C came, which do not end this process meanwhile.
+        on_saved: Gets the seconds that a checkpoint took, after each one.
     """
     import torch
 
@@ -382,7 +414,7 @@ def train_as_rank(
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
     asking = _asked_to_end() if should_stop is None else nullcontext(should_stop)
     with asking as asked_to_end:
-        training = Training(job.trial.arch_id, model, _context(spec, asked_to_end), adaptors, on_steps)
+        training = Training(job.trial.arch_id, model, _context(spec, asked_to_end), adaptors, on_steps, on_saved)
         try:
             for rung in range(len(job.config.distill.rung_steps)):
                 yield training.rung(rung)

@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.backend.cluster import Announce, ray_watchdog
-from nas.backend.pool import MAX_REASON_CHARACTERS, RankSpec, TrainingJob, train_as_rank
+from nas.backend.pool import MAX_REASON_CHARACTERS, RankSpec, TrainingJob, stopping_s, train_as_rank
 from nas.backend.ray_session import head_address, joined_ray, raylet_socket
 from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
 from nas.study.records import RungResult
@@ -46,10 +46,13 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._messages: list[Any] = []
-        self._stop = self._failed = False
+        self._stop = self._failed = self._saved = False
 
     def post(self, message: Any) -> bool:
-        """Keep steps trained, a RungResult's data, or the text of an error; return whether the training is to end."""
+        """Keep a message of rank 0 and return whether the training is to end.
+
+        It is the steps trained (int), the seconds of a checkpoint (float), a RungResult's data, or an error's text.
+        """
         self._failed |= isinstance(message, str)
         self._messages.append(message)
         return self._stop
@@ -62,6 +65,14 @@ class Mailbox:
     def stop(self) -> None:
         """Ask the training to save its state and end."""
         self._stop = True
+
+    def note_saved(self) -> None:
+        """Note that the training has saved its state and ends."""
+        self._saved = True
+
+    def has_saved(self) -> bool:
+        """Return whether it has."""
+        return self._saved
 
     def is_over(self) -> bool:
         """Return whether processes that start now have nothing to do."""
@@ -81,7 +92,12 @@ class _Rank:
 
 
 def train_on_cluster(
-    job: TrainingJob, targets: Path, address: str, on_steps: Callable[[int], None], announce: Announce
+    job: TrainingJob,
+    targets: Path,
+    address: str,
+    on_steps: Callable[[int], None],
+    announce: Announce,
+    on_end: Callable[[bool], None],
 ) -> Iterator[RungResult]:
     """Train in the processes of a cluster, and yield the evaluations; those of an earlier session first.
 
@@ -91,11 +107,12 @@ def train_on_cluster(
         address: "auto" or HOST:PORT of the cluster.
         on_steps: Gets the number of steps done, often.
         announce: Shows a line to the user.
+        on_end: Gets, at the end, whether the training was under way and has saved its state.
 
     Raises:
         ClusterError: The cluster cannot be joined.
         RayTrainingFailed: The training broke down, or Ray did.
-        KeyboardInterrupt: As it was raised in the caller; the training has saved its state.
+        KeyboardInterrupt: As it was raised in the caller; the training was asked to save its state.
     """
     job = replace(job, folder=job.folder.resolve(), start=None if job.start is None else job.start.resolve())
     advice = f"nothing stored is lost; resume with --resume {job.folder}"
@@ -110,7 +127,7 @@ def train_on_cluster(
             except ray.exceptions.RayError as error:
                 raise RayTrainingFailed(f"Ray: {one_line(error)[:MAX_REASON_CHARACTERS]}; {advice}") from error
             finally:
-                fitting.end(mailbox, announce)
+                on_end(fitting.end(mailbox, announce))
 
 
 def _results(
@@ -126,6 +143,8 @@ def _results(
                 raise RayTrainingFailed(message)
             if isinstance(message, int):
                 on_steps(message)
+            elif isinstance(message, float):
+                fitting.save_s = message
             elif (rung := RungResult.from_dict(message)).rung == known:  # restarted processes repeat earlier ones
                 known += 1
                 yield rung
@@ -180,6 +199,7 @@ class _Fitting(threading.Thread):
     Attributes:
         error: What Ray Train raised at the end.
         started: Whether the training has told anything.
+        save_s: Seconds that its last checkpoint took; 0 before the first.
     """
 
     def __init__(self, trainer: TorchTrainer) -> None:
@@ -187,6 +207,7 @@ class _Fitting(threading.Thread):
         self._trainer = trainer
         self.error: Exception | None = None
         self.started = False
+        self.save_s = 0.0
         self.start()
 
     def run(self) -> None:
@@ -196,15 +217,22 @@ class _Fitting(threading.Thread):
         except Exception as error:
             self.error = error
 
-    def end(self, mailbox: Any, announce: Announce) -> None:
-        """Let the training save its state and end, if it still runs: Ray must not be left before."""
+    def end(self, mailbox: Any, announce: Announce) -> bool:
+        """Let the training save its state and end, if it still runs, and return whether it has saved it.
+
+        Ray must not be left before.
+        """
         if not self.is_alive():
-            return
+            return False
         with suppress(ray.exceptions.RayError):
             ray.get(mailbox.stop.remote())
-        self.join(STOPPING_S if self.started else UNSTARTED_S)
+        limit_s = stopping_s(self.save_s, STOPPING_S) if self.started else UNSTARTED_S
+        self.join(limit_s)
         if self.started and self.is_alive():
-            announce(f"the training did not end within {STOPPING_S:.0f} s: what it has saved is its last checkpoint")
+            announce(f"the training did not end within {limit_s:.0f} s: what it has saved is its last checkpoint")
+        with suppress(ray.exceptions.RayError):
+            return bool(ray.get(mailbox.has_saved.remote()))
+        return False
 
 
 def _train_rank(config: dict[str, Any]) -> None:
@@ -241,10 +269,12 @@ def _train_rank(config: dict[str, Any]) -> None:
     )
     try:
         post(0)
-        for result in train_as_rank(spec, post, stop.is_set):
+        for result in train_as_rank(spec, post, stop.is_set, post):
             if result is not None:
                 post(result.to_dict())
     except TrainingStopped:
+        if first:
+            ray.get(rank.mailbox.note_saved.remote())
         return
     except Exception as error:
         # Those that wait for a lost process raise a plain RuntimeError: gloo has no type of its own.

@@ -5,10 +5,9 @@ Labels and masks serve evaluation only; distillation never sees them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from nas.data.augment import ENLARGEMENT, Augmentation, AugmentedSet
+from nas.data.augment import Augmentation, AugmentedSet
 from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites, GlyphPoses
 from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
@@ -75,7 +74,7 @@ def open_images(
     plain = open_unaugmented(uri, split, count, seed, size_px, cache_dir, progress)
     if views == 1:
         return plain
-    return AugmentedSet(plain, replace(plain, size_px=round(ENLARGEMENT * size_px)), views, seed)
+    return AugmentedSet(plain, views, seed)
 
 
 def open_unaugmented(

@@ -7,6 +7,7 @@ mirrored features (a ViT's position embedding is not symmetric), nor those of a 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -40,14 +41,13 @@ UNCHANGED = Augmentation((0.0, 0.0, 1.0, 1.0), False, 1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class AugmentedSet:
-    """`views` views of each image of `plain`; `enlarged` holds the same images at `ENLARGEMENT` times the size.
+    """`views` views of each image of `plain`.
 
     All plain images come first, then all second views, and so on: every prefix shows as many images as it can. Item i
     is a pure function of the seed and i; image and mask move together.
     """
 
     plain: ImageSet
-    enlarged: ImageSet
     views: int
     seed: int
 
@@ -100,7 +100,7 @@ class AugmentedSet:
             CROP_RATIO,
             FLIP_SHARE,
             COLOR_JITTER,
-            self.enlarged.size_px,
+            _enlarged(self.size_px),
             self.views,
             self.seed,
         ]
@@ -119,10 +119,20 @@ class AugmentedSet:
 
     def read(self, i: int) -> Sample:
         """Read item `i`; CorruptImage if its image cannot be decoded."""
+        return self.read_sizes(i, (self.size_px,))[self.size_px]
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Read item `i` at several sizes; CorruptImage if its image cannot be decoded."""
         augmentation, image = self.augmentation(i), i % len(self.plain)
         if augmentation == UNCHANGED:
-            return self.plain.read(image)
-        return apply(augmentation, self.enlarged.read(image), self.size_px)
+            return self.plain.read_sizes(image, sizes_px)
+        enlarged = self.plain.read_sizes(image, {_enlarged(px) for px in sizes_px})
+        return {px: apply(augmentation, enlarged[_enlarged(px)], px) for px in sizes_px}
+
+
+def _enlarged(size_px: int) -> int:
+    """Return the side of the squares from which augmented images of a size are cut."""
+    return round(ENLARGEMENT * size_px)
 
 
 def random_augmentation(seed: int, image: int, number: int) -> Augmentation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,9 +55,13 @@ class Cifar10:
 
     def read(self, i: int) -> Sample:
         """Read image `i` of the order."""
+        return self.read_sizes(i, (self.size_px,))[self.size_px]
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Read image `i` of the order at several sizes."""
         record = self.records[self.order[i]]
         image = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy())
-        return Sample(square(image, self.size_px), int(record[0]), None)
+        return {px: Sample(square(image, px), int(record[0]), None) for px in sizes_px}
 
 
 def find_cifar10(cache_dir: Path) -> bool:

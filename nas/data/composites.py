@@ -8,7 +8,8 @@ validation split never appear in the train split.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -236,18 +237,30 @@ class Composites:
 
     def read(self, i: int) -> Sample:
         """Draw composite `i`. Classes take turns, so every prefix is balanced."""
+        return self.read_sizes(i, (self.size_px,))[self.size_px]
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Draw composite `i` at several sizes."""
+        drawn = {drawn_px: self._draw(i, drawn_px) for drawn_px in {max(px, DRAWN_PX) for px in sizes_px}}
+        samples = {}
+        for px in sizes_px:
+            image, mask = drawn[max(px, DRAWN_PX)]
+            samples[px] = Sample(square(image, px), i % self.num_classes, square_mask(mask, px))
+        return samples
+
+    def _draw(self, i: int, drawn_px: int) -> tuple[Image.Image, Image.Image]:
+        """Return composite `i` and its mask."""
         if not 0 <= i < self.count:
             raise IndexError(i)
         rng = np.random.default_rng([self.seed, self.split == "val", i])
         label = i % self.num_classes
-        drawn_px = max(self.size_px, DRAWN_PX)
         image = random_crop(self.split, rng, drawn_px)
         mask = np.zeros((drawn_px, drawn_px), dtype=np.uint8)
         if rng.random() < DISTRACTOR_SHARE:
             other = int((label + rng.integers(1, self.num_classes)) % self.num_classes)
             self._paste_object(image, mask, other, DISTRACTOR_SCALE, rng)
         self._paste_object(image, mask, label, MAIN_SCALE, rng)
-        return Sample(square(image, self.size_px), label, square_mask(Image.fromarray(mask), self.size_px))
+        return image, Image.fromarray(mask)
 
     def _paste_object(
         self, image: Image.Image, mask: Pixels, label: int, scale: tuple[float, float], rng: np.random.Generator
@@ -313,6 +326,10 @@ class GlyphPoses:
         glyph = random_pose(self._glyphs[i // 2], POSE_SCALE, POSE_MAX_ANGLE_DEG, rng, drawn_px)
         paste(image, mask, glyph, 1, rng)
         return Sample(square(image, self.size_px), i // 2, square_mask(Image.fromarray(mask), self.size_px))
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Draw item `i` at several sizes."""
+        return {px: replace(self, size_px=px).read(i) for px in sizes_px}
 
 
 def paste(image: Image.Image, mask: Pixels, glyph: Image.Image, value: int, rng: np.random.Generator) -> None:

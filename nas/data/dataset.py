@@ -1,12 +1,14 @@
 """Define a set of images: square uint8 RGB samples by index, optional labels and masks, and a fingerprint.
 
-Decoders read downloaded files and raise errors of many types; `naming_errors` turns them into CorruptImage.
+Decoders read downloaded files and raise errors of many types; `naming_errors` turns them into CorruptImage. Errors of
+the operating system are none of them: `read_file` raises DataUnavailable.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
@@ -26,6 +28,7 @@ BACKGROUND = "white"  # of transparent images
 IGNORE_LABEL = 255  # mask value of void pixels, which are never scored
 VAL_SHARE = 5  # one image in five is held out where a source has no splits
 SAMPLED_BYTES = 65536
+RETRY_S = (0.2, 1.0, 5.0)  # waits before a read that failed is tried again: a network disk can be away for a moment
 MAX_HASHED_FILES = 4096  # files whose content is part of a fingerprint; of a larger set, only some are read
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
@@ -61,6 +64,8 @@ class Sample(NamedTuple):
 
 class ImageSet(Protocol):
     """Images of one split. `read` is deterministic: the same index gives the same bytes, or CorruptImage.
+
+    It raises DataUnavailable where the system cannot read a file.
 
     Sets that differ in `size_px` alone show the same scenes, so students and teachers can see them at their own sizes.
     """
@@ -105,6 +110,9 @@ class ImageSet(Protocol):
 
     def read(self, i: int) -> Sample:
         """Read image `i`, 0 to len - 1."""
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Read image `i` once, and return what the sets of these sizes read."""
 
 
 def held_out(name: str) -> bool:
@@ -158,7 +166,31 @@ def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())
 
 
-def decode(source: Path | BinaryIO, name: str) -> Image.Image:
+def read_file(path: Path, offset: int = 0, size: int = -1) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+        path: The file.
+        offset: First byte.
+        size: Number of bytes; -1 for all.
+
+    Raises:
+        DataUnavailable: The system cannot read it, nor after the waits RETRY_S if the file may come back.
+    """
+    waits_s = iter(RETRY_S)
+    while True:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            wait_s = None if isinstance(error, FileNotFoundError | PermissionError) else next(waits_s, None)
+            if wait_s is None:
+                raise DataUnavailable(f"--data: cannot read '{path}': {error.strerror or error}") from error
+        time.sleep(wait_s)
+
+
+def decode(source: BinaryIO, name: str) -> Image.Image:
     """Decode an RGB image with all its pixels, a transparent one on a white background; CorruptImage if that fails."""
     with naming_errors(name), Image.open(source) as image:
         image.load()
@@ -171,7 +203,7 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def decode_mask(source: Path | BinaryIO, name: str) -> Image.Image:
+def decode_mask(source: BinaryIO, name: str) -> Image.Image:
     """Decode a mask of class indices, one channel of 8 bits; CorruptImage if it is none."""
     with naming_errors(f"{name} (mask)"), Image.open(source) as mask:
         mask.load()

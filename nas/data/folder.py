@@ -6,7 +6,9 @@ file that is no image of the set, and a label that is not used, is in the set's 
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ from nas.data.dataset import (
     identities,
     left_out_note,
     printable,
+    read_file,
     shuffled,
     square,
 )
@@ -64,10 +67,14 @@ class ImageFolder:
 
     def read(self, i: int) -> Sample:
         """Read image `i`; CorruptImage if it cannot be decoded."""
+        return self.read_sizes(i, (self.size_px,))[self.size_px]
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Read image `i` at several sizes; CorruptImage if it cannot be decoded."""
         name = self.names[i]
-        image = decode(self.root / name, name)
+        image = decode(io.BytesIO(read_file(self.root / name)), name)
         label = self.classes.index(name.split("/")[0]) if self.classes else None
-        return Sample(square(image, self.size_px), label, None)
+        return {px: Sample(square(image, px), label, None) for px in sizes_px}
 
 
 def image_root(path: str) -> Path:

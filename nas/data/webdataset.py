@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from math import ceil, prod
@@ -43,6 +43,7 @@ from nas.data.dataset import (
     identities,
     left_out_note,
     printable,
+    read_file,
     shuffled,
     square,
     square_mask,
@@ -164,13 +165,8 @@ class Member(NamedTuple):
     size: int
 
     def read(self) -> bytes:
-        """Read the file's bytes; DataError if the shard cannot be read."""
-        try:
-            with self.shard.open("rb") as file:
-                file.seek(self.offset)
-                return file.read(self.size)
-        except OSError as error:
-            raise DataError(f"--data webdataset: cannot read shard '{self.shard}': {error.strerror}") from error
+        """Read the file's bytes; DataUnavailable if the shard cannot be read."""
+        return read_file(self.shard, self.offset, self.size)
 
 
 class ShardIndex(NamedTuple):
@@ -365,10 +361,16 @@ class Shards:
 
     def read(self, i: int) -> Sample:
         """Read sample `i`; CorruptImage if its image or mask cannot be decoded."""
+        return self.read_sizes(i, (self.size_px,))[self.size_px]
+
+    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        """Read sample `i` at several sizes; CorruptImage if its image or mask cannot be decoded."""
         sample = self.samples[i]
         image = decode(io.BytesIO(sample.image.read()), sample.key)
-        mask = self.void_ignored(square_mask(mask_of(sample), self.size_px)) if self.has_masks else None
-        return Sample(square(image, self.size_px), None if self.num_classes is None else sample.label, mask)
+        mask = mask_of(sample) if self.has_masks else None
+        label = None if self.num_classes is None else sample.label
+        masks = {px: None if mask is None else self.void_ignored(square_mask(mask, px)) for px in sizes_px}
+        return {px: Sample(square(image, px), label, masks[px]) for px in sizes_px}
 
 
 def check_pattern(pattern: str) -> None:

@@ -28,6 +28,9 @@ class Balance(nn.Module):
         terms = [self.weights[key] * loss.mean() for key, loss in losses.items()]
         return torch.stack(terms).sum() / self._total(losses)
 
+    def end_step(self) -> None:
+        """Note that a step of the optimizer is done, whose parts have all been weighed."""
+
     def _total(self, losses: PerImage) -> float:
         return sum(self.weights[key] for key in losses)
 
@@ -50,7 +53,11 @@ class Uncertainty(Balance):
 
 
 class AdaLoss(Balance):
-    """Each loss over its own running mean, so that all shrink at the same relative rate (arXiv 1708.06832)."""
+    """Each loss over its own running mean, so that all shrink at the same relative rate (arXiv 1708.06832).
+
+    The running means advance once a step of the optimizer, by the mean over the step's parts and the ranks. A part is
+    weighed by what they would be after the parts so far.
+    """
 
     running: Tensor
     memory = 0.98
@@ -59,18 +66,31 @@ class AdaLoss(Balance):
         super().__init__(weights)
         self.keys = list(weights)
         self.register_buffer("running", torch.zeros(len(self.keys)))
+        self._step: dict[str, list[Tensor]] = {}  # the loss of each part so far of the present step
 
     def forward(self, losses: PerImage) -> Tensor:
-        """Return one scalar to minimize; the running means advance by one step."""
-        terms = []
-        for key, loss in losses.items():
-            i, mean = self.keys.index(key), loss.mean()
-            old, new = self.running[i], distributed.all_reduce_mean(mean.detach())
-            # In float64, or 0.98 would be rounded before the product. A running mean of 0 has not seen a loss yet.
-            remembered = (self.memory * old.double()).float()
-            self.running[i] = torch.where(old != 0, remembered + (1 - self.memory) * new, new)
-            terms.append(self.weights[key] * mean / self.running[i].clamp(min=1e-12))
+        """Return one scalar to minimize."""
+        means = torch.stack([loss.mean() for loss in losses.values()])
+        for key, mean in zip(losses, distributed.all_reduce_mean(means.detach()), strict=True):
+            self._step.setdefault(key, []).append(mean)
+        terms = [
+            self.weights[key] * mean / self._advanced(key).clamp(min=1e-12)
+            for key, mean in zip(losses, means, strict=True)
+        ]
         return torch.stack(terms).sum() / self._total(losses)
+
+    def end_step(self) -> None:
+        """Advance the running means of the step's losses."""
+        for key in self._step:
+            self.running[self.keys.index(key)] = self._advanced(key)
+        self._step = {}
+
+    def _advanced(self, key: str) -> Tensor:
+        """Return a running mean after the present step, as far as its parts are known."""
+        old, new = self.running[self.keys.index(key)], torch.stack(self._step[key]).mean()
+        # In float64, or 0.98 would be rounded before the product. A running mean of 0 has not seen a loss yet.
+        remembered = (self.memory * old.double()).float()
+        return torch.where(old != 0, remembered + (1 - self.memory) * new, new)
 
 
 class Dropping(Balance):

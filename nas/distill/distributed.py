@@ -41,9 +41,12 @@ def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "c
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
-    backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(
-        backend, init_method=f"file://{rendezvous}", rank=rank, world_size=world_size, timeout=PATIENCE
+        _backends(device.startswith("cuda")),
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=world_size,
+        timeout=PATIENCE,
     )
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
@@ -52,10 +55,14 @@ def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "c
 @contextmanager
 def launched_group() -> Iterator[None]:
     """Make this process, which torchrun has started, one of its ranks within the block."""
-    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backends, timeout=PATIENCE)
+    dist.init_process_group(_backends(torch.cuda.is_available()), timeout=PATIENCE)
     yield
     dist.destroy_process_group()
+
+
+def _backends(cuda: bool) -> str:
+    """Return what carries tensors: those of the CPU are exchanged without a wait for what is queued on the GPU."""
+    return "cpu:gloo,cuda:nccl" if cuda else "gloo"
 
 
 def from_rank_0(text: str) -> str:
@@ -84,9 +91,9 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return total / world_size()
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool) -> bool:
     """Return whether the flag of any rank is set, the same on all ranks."""
-    return flag if world_size() == 1 else bool(all_reduce_mean(torch.tensor(float(flag), device=device)) > 0)
+    return flag if world_size() == 1 else bool(all_reduce_mean(torch.tensor(float(flag))) > 0)
 
 
 def distinct(number: int) -> list[int]:

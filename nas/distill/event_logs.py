@@ -1,21 +1,27 @@
 """Where the values of a training's steps and evaluations are shown: TensorBoard, Weights & Biases, MLflow.
 
 Weights & Biases and MLflow take their settings from their own environment variables (WANDB_PROJECT, WANDB_MODE,
-MLFLOW_TRACKING_URI, ...).
+MLFLOW_TRACKING_URI, ...). A log that fails is left out from then on: no training ends with its logging service.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas.cli import one_line
 from nas.study.training_files import EVENTS
 
 MLFLOW_FILE = "mlflow.db"  # in the folder of a training
 PROJECT = "backbone-nas"  # unless the environment names another one
+_MAX_REASON_CHARACTERS = 300
+_LOG = logging.getLogger(__name__)
 
 
 class EventLog(Protocol):
@@ -101,8 +107,10 @@ class MLflow:
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Log the values of a step."""
-        for name, value in values.items():
-            self._client.log_metric(self._run_id, name, value, step=step)
+        from mlflow.entities import Metric
+
+        now_ms = int(1e3 * time.time())
+        self._client.log_batch(self._run_id, [Metric(name, value, now_ms, step) for name, value in values.items()])
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -120,6 +128,43 @@ EVENT_LOGS: dict[str, Callable[[Path, int], EventLog]] = {
 }
 
 
+class _Dispensable:
+    """A log that is left out, after one warning, from its first error on.
+
+    Args:
+        name: Key of EVENT_LOGS.
+        folder: Folder of the training.
+        step: Step at which the training begins or resumes.
+    """
+
+    def __init__(self, name: str, folder: Path, step: int) -> None:
+        self._name = name
+        self._log: EventLog | None = None
+        with self._leaving_out_on_error():
+            self._log = EVENT_LOGS[name](folder, step)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Log the values of a step."""
+        with self._leaving_out_on_error():
+            if self._log is not None:
+                self._log.add(values, step)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        with self._leaving_out_on_error():
+            if self._log is not None:
+                self._log.close()
+
+    @contextmanager
+    def _leaving_out_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # those of the libraries have no common base
+            self._log = None
+            reason = f"{type(error).__name__}: {one_line(error)}"[:_MAX_REASON_CHARACTERS]
+            _LOG.warning("--log %s: %s; it is left out from now on", self._name, reason)
+
+
 def open_event_logs(names: Sequence[str], folder: Path, step: int) -> list[EventLog]:
     """Open the logs of a training.
 
@@ -128,4 +173,4 @@ def open_event_logs(names: Sequence[str], folder: Path, step: int) -> list[Event
         folder: Folder of the training.
         step: Step at which it begins or resumes.
     """
-    return [EVENT_LOGS[name](folder, step) for name in names]
+    return [_Dispensable(name, folder, step) for name in names]

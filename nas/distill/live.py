@@ -8,8 +8,10 @@ targets are standardized like cached ones, by the statistics of the cached image
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from nas.cache.grid import to_grid
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, read_cache_set
 from nas.data import CorruptImage, ImageSet, open_images
-from nas.data.dataset import digest
+from nas.data.dataset import Pixels, Progress, digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
 from nas.distill.heads import normalize
 from nas.teachers import Teacher, TeacherSpec, specs
@@ -57,13 +59,18 @@ class LiveTeachers:
     devices: tuple[str, ...] = ()
     augment: bool = True
 
-    def open(self, px: int) -> ImageSet:
-        """Open the images as squares of `px`, in MAX_EPOCHS views, of which the first shows them as they are."""
-        return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS)
+    def open(self, px: int, progress: Progress = lambda stage, done, total: None) -> ImageSet:
+        """Open the images as squares of `px`, in MAX_EPOCHS views, of which the first shows them as they are.
 
-    def count(self) -> int:
-        """Return the number of images that there are."""
-        return len(self.open(SIZE_MULTIPLE_PX)) // MAX_EPOCHS
+        Args:
+            px: Side of the squares.
+            progress: Called with (stage, done, total) during downloads.
+        """
+        return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS, progress)
+
+    def count(self, progress: Progress) -> int:
+        """Return the number of images that there are, at most `images`; what is missing here is downloaded."""
+        return len(self.open(SIZE_MULTIPLE_PX, progress)) // MAX_EPOCHS
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -85,6 +92,7 @@ class LiveSource:
         settings: Images and teachers.
         targets: The cached targets, whose statistics standardize the teachers' features.
         device: Device of the student.
+        threads: Images that are decoded at a time.
 
     Raises:
         CacheError: A teacher is not the one whose statistics are cached, or answers differently.
@@ -92,30 +100,29 @@ class LiveSource:
         TeacherError: A teacher cannot be loaded.
     """
 
-    def __init__(self, settings: LiveTeachers, targets: Targets, device: torch.device) -> None:
+    def __init__(self, settings: LiveTeachers, targets: Targets, device: torch.device, threads: int = 2) -> None:
         self._augment, self._grid = settings.augment, targets.grid
         devices = [torch.device(name) for name in settings.devices] or [device]
         chosen = specs(settings.teachers, settings.weights)
         self._teachers = {
             spec.name: _LiveTeacher(spec, targets, devices[number % len(devices)]) for number, spec in enumerate(chosen)
         }
-        sizes = {targets.image_px, *(teacher.image_px for teacher in self._teachers.values())}
-        self._image_px = targets.image_px
-        self._sets = {px: settings.open(px) for px in sizes}
-        self._count = len(self._sets[targets.image_px]) // MAX_EPOCHS
+        self._images = settings.open(targets.image_px)
+        self._count = len(self._images) // MAX_EPOCHS
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="images")  # they end with this object
 
     @property
     def fingerprint(self) -> str:
         """Return a digest of the images and of whether they are augmented."""
-        return digest([self._sets[self._image_px].fingerprint, self._augment])
+        return digest([self._images.fingerprint, self._augment])
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, plan: BatchPlan, rows: Indices, device: torch.device) -> Batch:
         """Return the batch of these rows of a plan, on a device."""
-        shown = {px: self._pixels(px, plan.epoch, rows) for px in self._needed(plan)}
-        images = resize_images(normalize(shown[self._image_px].to(device)), plan.image_px)
+        shown = self._pixels(self._needed(plan), plan.epoch, rows)
+        images = resize_images(normalize(shown[self._images.size_px].to(device)), plan.image_px)
         targets: dict[str, Tensor] = {}
         for name in plan.group.teachers:
             teacher = self._teachers[name]
@@ -123,19 +130,20 @@ class LiveSource:
         return Batch(images, targets)
 
     def _needed(self, plan: BatchPlan) -> set[int]:
-        return {self._image_px, *(self._teachers[name].image_px for name in plan.group.teachers)}
+        return {self._images.size_px, *(self._teachers[name].image_px for name in plan.group.teachers)}
 
-    def _pixels(self, px: int, epoch: int, rows: Indices) -> Tensor:
-        """Return images (B, 3, px, px), uint8."""
-        images = np.stack([self._image(px, epoch, int(row)) for row in rows])
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+    def _pixels(self, sizes_px: Collection[int], epoch: int, rows: Indices) -> dict[int, Tensor]:
+        """Return images (B, 3, px, px), uint8, at each size."""
+        images = list(self._readers.map(partial(self._image, sizes_px, epoch), rows.tolist()))
+        return {px: torch.from_numpy(np.stack([each[px] for each in images])).permute(0, 3, 1, 2) for px in sizes_px}
 
-    def _image(self, px: int, epoch: int, row: int) -> np.ndarray[Any, Any]:
-        """Return an image, or the next one that can be decoded."""
+    def _image(self, sizes_px: Collection[int], epoch: int, row: int) -> dict[int, Pixels]:
+        """Return an image, or the next one that can be decoded, at each size."""
         view = 1 + epoch if self._augment else 0
         for other in range(self._count):
+            item = view * self._count + (row + other) % self._count
             try:
-                return self._sets[px].read(view * self._count + (row + other) % self._count).image
+                return {px: sample.image for px, sample in self._images.read_sizes(item, sizes_px).items()}
             except CorruptImage as error:
                 _LOG.warning("%s; the next image takes its place", error)
         raise CacheError("--data: no image can be decoded")

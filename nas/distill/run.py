@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from nas.distill.live import LiveSource, LiveTeachers
 
 _LOG = logging.getLogger(__name__)
+MIN_INTERVAL = 20.0  # times the seconds of a save, between two checkpoints
 _Number = TypeVar("_Number", float, ImageShares)
 TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
@@ -60,7 +61,7 @@ class TrialContext:
         weights_dir: takes the averaged weights and heads of trials that reach the last rung.
         pictures_dir: takes their contact sheets.
         checkpoint_dir: takes the state of trials under way.
-        checkpoint_s: shortest time between two checkpoints of a training.
+        checkpoint_s: shortest time between two checkpoints of a training; saving takes a twentieth of it at most.
         image_scores_dir: takes every held-out image's share of the score at each rung; None: it is not kept.
         history_dir: takes the history of each training, see `nas.distill.training_history`; None: it is not kept.
         event_logs: where the history is shown, too; names of `nas.distill.event_logs`.
@@ -68,7 +69,7 @@ class TrialContext:
         kept_checkpoints: number of checkpoints of a training that are kept.
         sharded: whether a student's parameters are divided among the ranks.
         live: teachers that run while the student trains, on images of their own; None: the cached targets.
-        should_stop: tells, every few steps, whether the training is to save its state and end.
+        should_stop: tells, after every step, whether the training is to save its state and end.
         train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
             process trains.
     """
@@ -105,19 +106,23 @@ class Checkpoint:
     Args:
         path: file of the newest; those before it are PATH.1, PATH.2, ...
         identity: all that the training's numbers depend on; a damaged file or one of another identity counts as none.
-        every_s: `due` after this time.
+        every_s: `due` after this time, or after MIN_INTERVAL times that of the last save where that is longer.
         kept: number of files, 1 or more.
+
+    Attributes:
+        save_s: seconds that the last save took, with what led to it; set by the caller.
     """
 
     def __init__(self, path: Path, identity: str, every_s: float = 30.0, kept: int = 1) -> None:
         self._identity, self._every_s = identity, every_s
         self._paths = [path, *(path.with_name(f"{path.name}.{age}") for age in range(1, kept))]
         self._written = time.monotonic()
+        self.save_s = 0.0
 
     @property
     def due(self) -> bool:
         """Return whether the last checkpoint is old enough to write another."""
-        return time.monotonic() - self._written >= self._every_s
+        return time.monotonic() - self._written >= max(self._every_s, MIN_INTERVAL * self.save_s)
 
     def save(self, content: dict[str, Any]) -> None:
         """Write tensors and plain values as the newest checkpoint, as a whole or not at all; the oldest is removed.
@@ -134,6 +139,11 @@ class Checkpoint:
                 if earlier.exists():
                     earlier.replace(later)
         self._written = time.monotonic()
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes were writing."""
+        for path in self._paths[0].parent.glob(f"{self._paths[0].name}.*.tmp"):
+            path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """Return the last state that can be read, or None."""
@@ -165,6 +175,7 @@ class Training:
         context: settings, targets and folders.
         adaptors: heads of an earlier training to start from; None: fresh heads.
         on_steps: gets the number of steps done, every few steps.
+        on_saved: gets the seconds that a checkpoint took, after each one.
     """
 
     def __init__(
@@ -174,12 +185,15 @@ class Training:
         context: TrialContext,
         adaptors: Mapping[str, Adaptor] | None = None,
         on_steps: Callable[[int], None] = lambda steps: None,
+        on_saved: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._arch_id, self._context, self._on_steps = arch_id, context, on_steps
+        self._arch_id, self._context, self._on_steps, self._on_saved = arch_id, context, on_steps, on_saved
         self._slot = TimedSlot(context.lock_dir)
         self._source = _live_source(context)
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
+        if distributed.rank() == 0:
+            self._checkpoint.remove_unfinished()
         saved = self._checkpoint.load()
         _check_same_step(saved)
         untrained = None if saved is None else copy.deepcopy(backbone)
@@ -225,7 +239,7 @@ class Training:
         """Return the result of the next rung, which is trained now, or of an earlier one; None in ranks above 0."""
         if rung == len(self._rungs):
             steps = self._context.config.distill.rung_steps
-            self._distiller.train_until(steps[rung], self._between)
+            self._distiller.train_until(steps[rung], self._between, self._is_asked_to_stop)
             first = distributed.rank() == 0
             self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0) if first else None)
             if distributed.world_size() > 1:
@@ -283,24 +297,31 @@ class Training:
         self._on_steps(self._distiller.step)
         if self._history is not None:
             self._history.add_steps(self._distiller)
-        stop = distributed.any_rank(self._context.should_stop(), self._distiller.device)
+        stop = self._is_asked_to_stop()
         due = self._checkpoint.due and distributed.rank() == 0
         if self._context.sharded:
-            due = distributed.any_rank(due, self._distiller.device)
+            due = distributed.any_rank(due)
         if due or stop:
             self._save()
         if stop:
             raise TrainingStopped("its process was asked to end; its state is saved")
 
+    def _is_asked_to_stop(self) -> bool:
+        """Return whether a rank is asked to stop, the same on all ranks."""
+        return distributed.any_rank(self._context.should_stop())
+
     def _save(self) -> None:
         """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided."""
         if distributed.rank() and not self._context.sharded:
             return
+        began_s = time.monotonic()
         state = self._distiller.state_dict()
         if distributed.rank():
             return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
         self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._slot.busy_s})
+        self._checkpoint.save_s = time.monotonic() - began_s
+        self._on_saved(self._checkpoint.save_s)
 
 
 def _check_same_step(saved: Mapping[str, Any] | None) -> None:
@@ -342,7 +363,8 @@ def _live_source(context: TrialContext) -> LiveSource | None:
         return None
     from nas.distill.live import LiveSource  # imports the teachers' libraries
 
-    return LiveSource(context.live, context.targets, indexed_device(context.config.device))
+    threads = max(2, torch.get_num_threads())  # of a training, this rank's share of the machine's CPUs
+    return LiveSource(context.live, context.targets, indexed_device(context.config.device), threads=threads)
 
 
 class TimedSlot:

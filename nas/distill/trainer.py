@@ -162,8 +162,18 @@ class Distiller:
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
 
-    def train_until(self, step: int, between: Callable[[], None] = lambda: None) -> None:
-        """Train until `step` steps are done; call `between` every few steps.
+    def train_until(
+        self,
+        step: int,
+        between: Callable[[], None] = lambda: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train until `step` steps are done.
+
+        Args:
+            step: number of steps of the whole training.
+            between: called every few steps, and at once after a step in which the training is to stop.
+            should_stop: tells after every step whether it is; the same on all ranks. `between` may then raise.
 
         Raises:
             TrainingError: a loss is not finite; the message names the step, the teacher and its head.
@@ -175,6 +185,8 @@ class Distiller:
                 distributed.barrier()  # no rank computes before rank 0, which queues for all, has the device
                 for _ in range(min(_STEPS_PER_SLOT, step - self.step)):
                     self.train_step()
+                    if should_stop():
+                        break
                 self._read_losses()
             between()
         self._gather_averaged()
@@ -196,6 +208,7 @@ class Distiller:
             names, values = [*names, GRAD_NORM], torch.cat([values, norm[None]])
         self._unread.append(names, values)
         self._optimizer.step()
+        self._balance.end_step()
         self._statistics.average()
         self.step += 1
         self.update_ema()
@@ -229,7 +242,11 @@ class Distiller:
         """Return all that resuming needs to give the same numbers: tensors and plain values.
 
         With sharding, all ranks have to call it, and rank 0 alone gets the tensors.
+
+        Raises:
+            TrainingError: A weight is not finite: the losses tell of a bad step only in the step after it.
         """
+        self._check_finite()
         state = {
             "step": self.step,
             "losses": self.losses,
@@ -259,6 +276,13 @@ class Distiller:
     def close(self) -> None:
         """End the reading ahead."""
         self._loader.close()
+
+    def _check_finite(self) -> None:
+        """Raise TrainingError where a weight or a running statistic is not finite."""
+        values = [*_float_pairs(self._ema, self.student)[1], *(local(p.detach()) for p in self._balance.parameters())]
+        finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
+        if distributed.any_rank(not finite) if self._sharded else not finite:
+            raise TrainingError(f"the weights are not finite after step {self.step}")
 
     def _shard(self, module: DistillationModule) -> None:
         """Divide the parameters of the student, of the balance and of the EMA among the ranks."""
@@ -338,10 +362,11 @@ def _adamw(parameters: Sequence[nn.Parameter], config: DistillConfig) -> torch.o
 def _float_pairs(averaged: nn.Module, current: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Return the floating-point parameters and buffers (BatchNorm statistics) of both modules, in the same order.
 
-    Of divided ones, this rank's parts.
+    Of divided ones, this rank's parts. What has several names is there once.
     """
-    averages = [local(t.detach()) for t in averaged.state_dict(keep_vars=True).values() if t.is_floating_point()]
-    currents = [local(t.detach()) for t in current.state_dict(keep_vars=True).values() if t.is_floating_point()]
+    values = (module.state_dict(keep_vars=True).values() for module in (averaged, current))
+    pairs = {(id(a), id(c)): (a, c) for a, c in zip(*values, strict=True) if a.is_floating_point()}
+    averages, currents = ([local(each.detach()) for each in side] for side in zip(*pairs.values(), strict=True))
     return averages, currents
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import check_cache, command_line, exit_code, stderr_console
@@ -23,9 +25,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if is_follower():
+        if {"-h", "--help"} & set(words):  # rank 0 shows it and ends
+            return 0
         return exit_code(_follow, public_text, "rank 0 says how the training continues")
-    begun: list[TrainCommand] = []
-    return exit_code(lambda: _train(words, begun), public_text, lambda: _after_interruption(begun))
+    session = _Session()
+    return exit_code(lambda: _train(words, session), public_text, lambda: _after_interruption(session))
+
+
+@dataclass
+class _Session:
+    """What an interruption has to know.
+
+    Attributes:
+        command: The settings; None before they are known.
+        saved: Whether the training has saved its state.
+    """
+
+    command: TrainCommand | None = None
+    saved: bool = False
 
 
 def _follow() -> int:
@@ -40,29 +57,44 @@ def _follow() -> int:
     return 0
 
 
-def _train(words: Sequence[str], begun: list[TrainCommand]) -> int:
-    """Run a command line; add its settings to `begun` as soon as they are known."""
+def _train(words: Sequence[str], session: _Session) -> int:
+    """Run a command line; tell `session` what becomes of it."""
     command = parse(words)
-    session = command.session
-    check_sources(session.config.data, session.config.teachers, session.teacher_weights)
-    check_cache(session.cache)
-    begun.append(command)
-    log_to(session.run, "train", session.text)
+    settings = command.session
+    check_sources(settings.config.data, settings.config.teachers, settings.teacher_weights)
+    check_cache(settings.cache)
+    session.command = command
+    log_to(settings.run, "train", settings.text)
     from nas.train.command import train  # imports torch, which takes seconds: not for --help or a bad flag
+    from nas.train.execution import StateSaved
 
-    return train(command, stderr_console())
+    try:
+        return train(command, stderr_console())
+    except StateSaved:
+        session.saved = True
+        raise
 
 
-def _after_interruption(begun: Sequence[TrainCommand]) -> str:
-    """Say how an interrupted training continues."""
+def _after_interruption(session: _Session) -> str:
+    """Say what an interrupted training has saved, and how it continues."""
     from nas.storage.location import holds_study
 
-    if not begun or not holds_study(begun[0].session.run):
+    if session.command is None or not holds_study(session.command.session.run):
         return "the training had not begun, and the cache keeps what it has; type the same command again"
-    session = begun[0].session
-    cluster = [] if session.address is None else ["--address", session.address]
-    resume = command_line("train", ["--resume", str(session.run), *cluster])
-    return f"the training's state is saved\nresume with: {resume}"
+    settings = session.command.session
+    cluster = [] if settings.address is None else ["--address", settings.address]
+    resume = command_line("train", ["--resume", str(settings.run), *cluster])
+    return f"{_what_is_saved(settings.run, session.saved)}\nresume with: {resume}"
+
+
+def _what_is_saved(run: Path, saved: bool) -> str:
+    from nas.backend.pool import CHECKPOINTS
+
+    if saved:
+        return "the training's state is saved"
+    if any((run / CHECKPOINTS).glob("*.pt")):
+        return "what the training did since its last checkpoint is lost"
+    return "the training has no checkpoint"
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def _add_what(add: Add) -> None:
     warm = "with a run folder: begin with the trial's weights and heads (default: initial weights)"
     add("--warm", action="store_true", help=warm)
     add("--train-steps", type=int, metavar="N", help="training steps (this or --epochs is required)")
-    add("--epochs", type=int, metavar="N", help="passes through the training images, in place of --train-steps")
+    epochs = "passes through the training images, in place of --train-steps; not with groups in the recipe"
+    add("--epochs", type=int, metavar="N", help=epochs)
     every = f"steps between two evaluations on held-out images (default: {EVALUATIONS} evaluations)"
     add("--eval-every", type=int, metavar="N", help=every)
 
@@ -93,7 +94,8 @@ def _add_what(add: Add) -> None:
 def _add_live(add: Add) -> None:
     live = (
         "run the teachers while the student trains, and augment the images differently in every epoch; the cache has "
-        f"the held-out images and {CALIBRATION_IMAGES:,} others, for the statistics (default: all images are cached)"
+        f"the held-out images and {CALIBRATION_IMAGES:,} others, or a batch where that is more, for the statistics "
+        "(default: all images are cached)"
     )
     add("--live", action="store_true", help=live)
     add("--no-augment", action="store_true", help="with --live: images as they are (default: crops, flips and colors)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.analysis.run_files import SAMPLES
-from nas.backend.pool import TrainingJob, TrainingPool, remove_checkpoint, visible_gpus
-from nas.cli import OperationFailed, StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
+from nas.backend.pool import TrainingJob
+from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.samplers import make_sampler
@@ -40,8 +40,9 @@ from nas.study.metrics import metric_label
 from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN
+from nas.train.execution import Execution, StateSaved, TrainingFailed
 from nas.train.one_architecture import OneArchitecture
-from nas.train.torchrun import lead
+from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, launched_ranks, with_steps
 
 if TYPE_CHECKING:
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 Announce = Callable[[str], None]
-
-
-class TrainingFailed(OperationFailed, RuntimeError):
-    """A training or its measurement broke down; the message is one line with the reason."""
 
 
 def train(command: TrainCommand, console: Console) -> int:
@@ -68,10 +65,11 @@ def train(command: TrainCommand, console: Console) -> int:
         ConfigError: The images or the teachers do not fit the settings.
         StoreError: The study cannot be created, resumed or written.
         TrainingFailed: The training broke down; its last checkpoint is kept. Or another command trains it.
+        StateSaved: As KeyboardInterrupt, where the training that it interrupted has saved its state.
     """
     with claimed(command.session):
         _check_cluster(command.session)
-        _train(command, console)
+        _train(command, _count_live_images(command, console), console)
     return 0
 
 
@@ -88,12 +86,35 @@ def _check_cluster(session: SearchCommand) -> None:
         raise ConfigError(f"--workers: {ranks}: the Ray cluster at {session.address} has {present:.0f} {kind}s")
 
 
-def _train(command: TrainCommand, console: Console) -> None:
+def _count_live_images(command: TrainCommand, console: Console) -> int | None:
+    """Return the number of images that live teachers will see; None without live teachers.
+
+    Raises:
+        ConfigError: They are fewer than a batch, or than the number that was asked for; the default is no such number.
+    """
+    live, config = _live_teachers(command), command.session.config
+    if live is None:
+        return None
+    progress = StageProgress(console)
+    with progress.showing():
+        found = live.count(progress)
+    if found < live.images != SearchConfig().train_images:
+        advice = "" if command.session.resume else f", or ask for what is there: --train-images {found}"
+        counts = f"only {found:,} of {live.images:,} images to train on"
+        raise ConfigError(f"--data: {config.data}: {counts}; check the path and the shards{advice}")
+    if found < (batch := config.distill.largest_batch):
+        raise ConfigError(
+            f"--data: {config.data}: found {found:,} images to train on; a training batch takes {batch:,}"
+        )
+    return found
+
+
+def _train(command: TrainCommand, live_images: int | None, console: Console) -> None:
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     show_device(command.session.config, show)
     with ExitStack() as stack:
-        targets, loop = _begin(command, console, show, stack)
+        targets, loop = _begin(command, live_images, console, show, stack)
         ended = False
         try:
             record = loop.next_trial()
@@ -101,6 +122,8 @@ def _train(command: TrainCommand, console: Console) -> None:
                 raise TrainingFailed(f"another command trains {command.session.run}")
             if record is not None:
                 _run(command, loop, record, targets, console, show)
+            elif launched_ranks() is not None:
+                release()
             ended = True
         finally:
             store_time_spent(loop, 1, targets.build_seconds)
@@ -109,7 +132,9 @@ def _train(command: TrainCommand, console: Console) -> None:
             write_report(command.session.run, console)
 
 
-def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitStack) -> tuple[Targets, StudyLoop]:
+def _begin(
+    command: TrainCommand, live_images: int | None, console: Console, show: Announce, stack: ExitStack
+) -> tuple[Targets, StudyLoop]:
     """Open the targets and create the study, or open the one to continue."""
     session, plan = command.session, command.plan
     space = OneArchitecture(plan.name, plan.architecture)
@@ -122,7 +147,8 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
     else:
         session, precision_ms = with_precision(session, targets, show)
         if plan.epochs is not None:
-            steps = plan.epochs * max(1, _images(command, targets) // session.config.distill.batch_size)
+            images = len(targets.train) if live_images is None else live_images
+            steps = plan.epochs * max(1, images // session.config.distill.batch_size)
             session = replace(session, config=with_steps(session.config, plan, steps))
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
@@ -159,12 +185,18 @@ def _run(
     processes += "" if command.session.address is None else f" of the Ray cluster at {command.session.address}"
     show(f"{command.plan.name}: {job.steps:,} steps of {config.distill.batch_size} images, {processes}")
     progress = StageProgress(console)
-    with progress.showing():
-        for rung in _rungs(job, targets.path, command.session.address, progress, show):
-            last = len(record.rungs) + 1 == len(config.distill.rung_steps)
-            record = replace(record, rungs=(*record.rungs, rung))
-            show(_evaluation_line(rung))
-            loop.report(replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING))
+    execution = Execution(job, targets.path, command.session.address, progress, show)
+    try:
+        with progress.showing(), closing(execution.rungs()) as rungs:
+            for rung in rungs:
+                last = len(record.rungs) + 1 == len(config.distill.rung_steps)
+                record = replace(record, rungs=(*record.rungs, rung))
+                show(_evaluation_line(rung))
+                loop.report(replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING))
+    except KeyboardInterrupt:
+        if execution.saved:
+            raise StateSaved from None
+        raise
 
 
 def _live_teachers(command: TrainCommand) -> LiveTeachers | None:
@@ -185,12 +217,6 @@ def _live_teachers(command: TrainCommand) -> LiveTeachers | None:
     )
 
 
-def _images(command: TrainCommand, targets: Targets) -> int:
-    """Return the number of images of an epoch."""
-    live = _live_teachers(command)
-    return len(targets.train) if live is None else live.count()
-
-
 def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) -> TrialRecord:
     """Return the record with its size and its timing, which an earlier session may have measured."""
     from nas.backend.trial import measure
@@ -205,53 +231,6 @@ def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) 
     with MeasurementService(max(1, cpu_count() - 1)) as service:  # as many threads as in a search
         measurement = measure(record, config, service, lock_dir() / device_key(config.device), samples)
     return replace(record, params=counted.params, macs=counted.macs, measurement=measurement)
-
-
-def _rungs(
-    job: TrainingJob, targets: Path, address: str | None, progress: StageProgress, show: Announce
-) -> Iterator[RungResult]:
-    """Train, and yield the evaluations; those of an earlier session first.
-
-    Args:
-        job: The training.
-        targets: File of the teachers' outputs.
-        address: Address of the Ray cluster whose processes train; None for torchrun's, or processes of this command.
-        progress: Shows the steps.
-        show: Shows a line.
-
-    Raises:
-        TrainingFailed: The training broke down.
-        KeyboardInterrupt: It was asked to end, and has saved its state.
-    """
-    if address is not None:
-        from nas.backend.ray_train import RayTrainingFailed, train_on_cluster  # imports Ray Train, which takes seconds
-
-        try:
-            yield from train_on_cluster(
-                job, targets, address, lambda steps: progress("steps trained", steps, job.steps), show
-            )
-        except RayTrainingFailed as error:
-            raise TrainingFailed(str(error)) from None
-        remove_checkpoint(job)
-        return
-    if launched_ranks() is not None:
-        from nas.distill.run import TrainingStopped
-
-        try:
-            yield from lead(job, targets, lambda steps: progress("steps trained", steps, job.steps))
-        except TrainingStopped:
-            raise KeyboardInterrupt from None
-        remove_checkpoint(job)
-        return
-    gpus = visible_gpus() if job.config.device == "cuda" else ()
-    known = 0
-    with closing(TrainingPool(targets, 1, gpus).run([job])) as updates:
-        for update in updates:
-            if update.reason is not None:
-                raise TrainingFailed(update.reason)
-            progress("steps trained", update.steps, job.steps)
-            yield from update.rungs[known:]
-            known = len(update.rungs)
 
 
 def _evaluation_line(rung: RungResult) -> str:

@@ -34,12 +34,23 @@ def lead(job: TrainingJob, targets: Path, on_steps: Callable[[int], None]) -> It
             yield result
 
 
+def release() -> None:
+    """Tell the other ranks, as rank 0, that there is nothing to train; each `follow` waits for this or for `lead`."""
+    from nas.distill import distributed
+
+    with distributed.launched_group():
+        distributed.from_rank_0("")
+
+
 def follow() -> None:
     """Train as a rank above 0, as rank 0 says."""
     from nas.distill import distributed
 
     with distributed.launched_group():
-        job, targets = _from_text(distributed.from_rank_0(""))
+        text = distributed.from_rank_0("")
+        if not text:
+            return
+        job, targets = _from_text(text)
         for _ in train_as_rank(_rank_spec(job, targets), lambda steps: None):
             pass
 

@@ -39,7 +39,7 @@ LONG_RECIPE: dict[str, Any] = {"schedule": "wsd", "ema_decay": 0.999, "max_grad_
 EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-CALIBRATION_IMAGES = 2048  # that are cached for the statistics of live teachers
+CALIBRATION_IMAGES = 2048  # that are cached for the statistics of live teachers, or a batch where that is more
 _RESUMED_WITH = ("resume", "workers", "address", "cache", "teacher_weights")
 
 
@@ -120,9 +120,13 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     )
     alone = _alone(options)
     config = new_config(alone) if base is None else changed_config(alone, replace(base, limits={}, specs={}))
+    if plan.epochs is not None and config.distill.groups:
+        pace = "each of which goes through the images at a pace of its own"
+        raise ConfigError(f"--epochs: not with groups, {pace}; give --train-steps")
     if options.get("live"):
         plan = replace(plan, live_images=config.train_images)
-        config = replace(config, train_images=min(config.train_images, CALIBRATION_IMAGES), views=1)
+        cached = min(config.train_images, max(CALIBRATION_IMAGES, config.distill.largest_batch))
+        config = replace(config, train_images=cached, views=1)
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
     _check_network(plan, config)

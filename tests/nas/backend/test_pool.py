@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from nas.backend.pool import MALLOC_SETTINGS, TrainingJob, TrainingPool, TrainingProgress
+from nas.backend.pool import (
+    MALLOC_SETTINGS,
+    STOPPING_S,
+    TrainingJob,
+    TrainingPool,
+    TrainingProgress,
+    stopping_s,
+)
 from nas.cli import image_scores_path, lock_dir
 from nas.measure.device_lock import measuring
 from nas.study.config import DistillConfig
@@ -91,15 +98,34 @@ def test_a_closed_pool_lets_a_training_save_its_state(
 ) -> None:
     monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "1000000")
     job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
-    with closing(TrainingPool(targets, workers=1).run([job])) as updates:
+    pool = TrainingPool(targets, workers=1)
+    with closing(pool.run([job])) as updates:
         reached = next(updates).steps
         (pid,) = trainings(os.getpid())
         assert not job.checkpoint.exists()
     assert gone(pid)
+    assert pool.saved
     saved = torch.load(job.checkpoint, weights_only=True)["content"]["distiller"]["step"]
     assert saved >= reached > 0
     with closing(TrainingPool(targets, workers=1).run([job])) as updates:
         assert next(updates).steps > saved
+
+
+def test_a_training_that_does_not_end_when_asked_to_is_killed_and_has_not_saved(
+    targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.backend.pool.STOPPING_S", 0.3)
+    pool = TrainingPool(targets, workers=1)
+    with closing(pool.run([TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")])) as updates:
+        until(lambda: next(updates).save_s > 0)
+        (pid,) = trainings(os.getpid())
+        os.kill(pid, signal.SIGSTOP)
+    assert gone(pid)
+    assert not pool.saved
+
+
+def test_a_training_gets_the_time_of_three_saves_to_end() -> None:
+    assert [stopping_s(save_s) for save_s in (0.0, 9.0, 600.0)] == [STOPPING_S, STOPPING_S, 1800.0]
 
 
 def test_a_training_whose_process_is_asked_to_end_says_so(targets: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whatever a decoder or a tar reader meets, the message is one line with the name of the file."""
 
+import errno
 import io
 import struct
 import zlib
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas.data import CorruptImage, DataError, open_images
-from nas.data.dataset import decode, decode_mask
+from nas.data.dataset import RETRY_S, DataUnavailable, decode, decode_mask
 from tests.nas.data.builders import encoded, png, write_shard
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -52,14 +53,46 @@ def test_a_broken_file_in_a_folder_is_corrupt_by_name(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_gone_is_corrupt_by_name(tmp_path):
+def test_a_file_that_is_gone_ends_the_reading_by_name(tmp_path):
     for i in range(9):
         (tmp_path / f"{i}.png").write_bytes(png(0))
     images = open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
     for i in range(9):
         (tmp_path / f"{i}.png").unlink()
     assert len(images.fingerprint) == 16
-    with pytest.raises(CorruptImage, match=r"\d.png: .*No such file"):
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*\d.png': No such file"):
+        images.read(0)
+
+
+def failing_reads(monkeypatch, times):
+    """Let the next reads of files fail as a network disk does for a moment; return the seconds waited between them."""
+    left, waited, opened = [times], [], Path.open
+
+    def fail_at_first(path, *arguments):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", fail_at_first)
+    monkeypatch.setattr("nas.data.dataset.time.sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset"])
+def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, form):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / split / "x.png").write_bytes(png(7))
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(7)}})
+    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    images = open_images(uri, "train", None, 0, 32, Path("unused"))
+    waited = failing_reads(monkeypatch, len(RETRY_S))
+    assert (images.read(0).image == 7).all()
+    assert waited == list(RETRY_S)
+    failing_reads(monkeypatch, len(RETRY_S) + 1)
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*(x.png|a.tar)': Input/output error"):
         images.read(0)
 
 

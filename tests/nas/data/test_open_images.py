@@ -8,7 +8,7 @@ import pytest
 
 from nas.data import CorruptImage, DataError, open_images
 from nas.data.cifar import FOLDER
-from tests.nas.data.builders import png
+from tests.nas.data.builders import encoded, png, write_shard
 
 
 @pytest.fixture
@@ -189,11 +189,15 @@ def test_an_empty_folder_is_refused(tmp_path):
         both(f"imagefolder:{tmp_path}")
 
 
-def test_cifar10_reads_the_binary_records(tmp_path):
-    (tmp_path / FOLDER).mkdir()
+def fake_cifar10(folder):
+    (folder / FOLDER).mkdir()
     record = np.concatenate([[7], np.full(1024, 200), np.full(1024, 100), np.full(1024, 50)]).astype(np.uint8)
     for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
-        (tmp_path / FOLDER / f"{name}.bin").write_bytes(record.tobytes() * 4)
+        (folder / FOLDER / f"{name}.bin").write_bytes(record.tobytes() * 4)
+
+
+def test_cifar10_reads_the_binary_records(tmp_path):
+    fake_cifar10(tmp_path)
     train = open_images("cifar10", "train", None, 0, 32, tmp_path)
     sample = train.read(0)
     assert len(train) == 20
@@ -216,3 +220,32 @@ def test_cifar10_offline_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", refuse)
     with pytest.raises(DataError, match=r"cannot download .* no route to host"):
         open_images("cifar10", "train", None, 0, 32, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["builtin", "imagefolder", "webdataset", "cifar10"])
+@pytest.mark.parametrize("views", [1, 2])
+def test_sizes_that_are_read_together_are_those_that_are_read_alone(tmp_path, form, views):
+    rng = np.random.default_rng(0)
+    photographs = [rng.integers(0, 256, (90, 120 + i, 3), dtype=np.uint8) for i in range(12)]
+    if form == "imagefolder":
+        for i, pixels in enumerate(photographs):
+            (tmp_path / f"{i}.png").write_bytes(encoded(pixels))
+    if form == "webdataset":
+        mask = encoded(rng.integers(0, 5, (90, 120), dtype=np.uint8))
+        write_shard(
+            tmp_path / "a.tar", {f"{i}": {"png": encoded(p), "seg.png": mask} for i, p in enumerate(photographs)}
+        )
+    if form == "cifar10":
+        fake_cifar10(tmp_path)
+    uri = {"imagefolder": f"imagefolder:{tmp_path}", "webdataset": f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"}
+    together, *alone = (
+        open_images(uri.get(form, form), "train", 4, 0, px, tmp_path, views=views) for px in (64, 32, 64, 256)
+    )
+    for i in (0, len(together) - 1):
+        samples = together.read_sizes(i, [32, 64, 256])
+        assert list(samples) == [32, 64, 256]
+        for sample, images in zip(samples.values(), alone, strict=True):
+            expected = images.read(i)
+            np.testing.assert_array_equal(sample.image, expected.image)
+            np.testing.assert_array_equal(sample.mask, expected.mask)
+            assert sample.label == expected.label

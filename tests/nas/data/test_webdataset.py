@@ -246,5 +246,5 @@ def test_opening_reads_no_image(tmp_path):
     train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
     assert (len(train), train.num_classes) == (9, 2)
     (tmp_path / "a.tar").unlink()
-    with pytest.raises(DataError, match=r"cannot read shard '.*a.tar'"):
+    with pytest.raises(DataError, match=r"cannot read '.*a.tar'"):
         train.read(0)

@@ -62,6 +62,7 @@ def everything(folder: Path) -> dict[str, Any]:
     found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
     found["norms"] = _with_norms(folder)
     found["broken"] = _broken(folder)
+    found["stopped"] = _stopped(folder)
     return found
 
 
@@ -112,6 +113,18 @@ def _broken(folder: Path) -> str:
     finally:
         run.close()
     return "went on"
+
+
+def _stopped(folder: Path) -> list[int]:
+    """One rank is asked to stop after the second step; return the steps after which this one could have."""
+    run, steps = made(folder, PLAIN), []
+    run.train_until(
+        5,
+        lambda: steps.append(run.step),
+        lambda: distributed.any_rank(distributed.rank() == 1 and run.step == 2),
+    )
+    run.close()
+    return steps
 
 
 def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any] = everything) -> None:

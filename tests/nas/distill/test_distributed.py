@@ -78,6 +78,10 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all(found: list[dict[str, A
     assert [f["broken"] for f in found] == ["the loss of colour/spatial is not finite at step 1"] * WORLD
 
 
+def test_all_ranks_stop_after_the_step_in_which_one_is_asked_to(found: list[dict[str, Any]]) -> None:
+    assert [f["stopped"] for f in found] == [[2, 5]] * WORLD
+
+
 @pytest.fixture(scope="module")
 def sharded_found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_ranks(tmp_path_factory.mktemp("sharded"), sharded)

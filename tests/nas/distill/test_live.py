@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from backbones import build
 from nas.cache import CacheError, open_targets
 from nas.cache.targets import Targets
-from nas.data import open_images
+from nas.data import CorruptImage, Sample, open_images
+from nas.data.composites import Composites
+from nas.data.dataset import DataUnavailable, decode
 from nas.distill.batches import Batch, BatchPlan, CachedSource, Schedule
+from nas.distill.heads import normalize
 from nas.distill.live import LiveSource, LiveTeachers
+from nas.distill.run import TrialContext, _live_source
 from nas.distill.trainer import Distiller
-from nas.study.config import DistillConfig, Group
+from nas.measure.service import MeasurementService
+from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import preset
 
 TEACHERS = "lite0,hed"
@@ -115,6 +126,93 @@ def test_an_image_that_cannot_be_decoded_is_replaced_by_the_next(tmp_path: Path)
     (photos / names[1]).write_bytes(b"no image")
     after = source.read(plan, plan.rows, CPU).images
     assert torch.equal(after, before[[0, 2, 2, 3]])
+
+
+@pytest.fixture(scope="module")
+def gray_photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[LiveSource, BatchPlan]:
+    """Return a source of photographs of one gray value each, which its teacher sees at 128 px and its student at 64."""
+    root = tmp_path_factory.mktemp("gray")
+    (root / "photographs").mkdir()
+    for i in range(30):
+        Image.new("RGB", (150, 150), (8 * i,) * 3).save(root / "photographs" / f"{i:02d}.png")
+    settings = live(root, data=f"imagefolder:{root}/photographs", teachers="lite0", augment=False)
+    exact = open_targets(settings.data, "lite0", root=root, train_images=8, val_images=4, image_px=64, grid=4, seed=0)
+    return LiveSource(settings, exact, CPU), BatchPlan(Group(("lite0",), 4, (64,)), np.arange(4), 64)
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_student_and_teacher_see_the_same_photographs_whichever_read_fails(
+    failing: int, gray_photographs: tuple[LiveSource, BatchPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source, plan), reads, seen = gray_photographs, count(), []
+
+    def decode_but_one(content: Any, name: str) -> Image.Image:
+        if next(reads) == failing:
+            raise CorruptImage(f"--data: cannot decode image {name}: damaged for a moment")
+        return decode(content, name)
+
+    def note(teacher: object, images: Tensor, grid: int, device: torch.device) -> dict[str, Tensor]:
+        seen.append(images[:, 0, 0, 0].tolist())
+        return {}
+
+    monkeypatch.setattr("nas.data.folder.decode", decode_but_one)
+    monkeypatch.setattr("nas.distill.live._LiveTeacher.targets", note)
+    student = source.read(plan, plan.rows, CPU).images[:, 0, 0, 0]
+    assert seen == [(63.75 * student + 127.5).round().int().tolist()]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_photograph_is_decoded_once_for_all_sizes(
+    augment: bool, gray_photographs: tuple[LiveSource, BatchPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source, plan), names = gray_photographs, []
+    monkeypatch.setattr("nas.data.folder.decode", lambda content, name: names.append(name) or decode(content, name))
+    monkeypatch.setattr(source, "_augment", augment)
+    source.read(plan, plan.rows, CPU)
+    assert len(names) == len(set(names)) == len(plan.rows)
+
+
+def test_as_many_photographs_are_decoded_at_a_time_as_there_are_threads(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Barrier(4, timeout=20.0)
+
+    def wait_for_others(images: Composites, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
+        together.wait()
+        return read_sizes(images, i, sizes_px)
+
+    read_sizes = Composites.read_sizes
+    monkeypatch.setattr(Composites, "read_sizes", wait_for_others)
+    source = LiveSource(live(cache, augment=False), targets, CPU, threads=4)
+    plan = BatchPlan(GROUP, np.arange(4), 64)
+    assert torch.equal(source.read(plan, plan.rows, CPU).images, normalize(torch.from_numpy(targets.train.images[:4])))
+
+
+def test_a_training_decodes_with_its_share_of_the_cpus(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = []
+    monkeypatch.setattr("nas.distill.live.LiveSource", lambda *arguments, threads: found.append(threads))
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), tmp_path)
+    context = TrialContext(SearchConfig(device="cpu"), targets, MeasurementService(), live=live(cache), **folders)
+    for share in (1, 2, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda share=share: share)
+        _live_source(context)
+    assert found == [2, 2, 7]
+
+
+def test_a_network_disk_that_stays_away_ends_the_training_and_names_the_file(
+    gray_photographs: tuple[LiveSource, BatchPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, plan = gray_photographs
+    monkeypatch.setattr("nas.data.dataset.RETRY_S", (0.0, 0.0))
+
+    def stale(path: Path, *arguments: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "open", stale)
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*/\d\d.png': Stale file handle"):
+        source.read(plan, plan.rows, CPU)
 
 
 def test_other_images_and_other_augmentation_are_another_training(targets: Targets, cache: Path) -> None:

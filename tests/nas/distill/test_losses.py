@@ -121,8 +121,23 @@ def test_uncertainty_learns_the_logarithm_of_each_loss() -> None:
 def test_adaloss_weighs_each_loss_by_its_running_mean() -> None:
     balance = AdaLoss(dict.fromkeys(WEIGHTS, 1.0))
     assert balance(PER_IMAGE).item() == pytest.approx(1.0), "the first loss is its own mean"
+    balance.end_step()
     halved = {key: loss / 2 for key, loss in PER_IMAGE.items()}
     assert balance(halved).item() == pytest.approx(0.5 / (0.98 + 0.02 * 0.5), rel=1e-5)
+
+
+def test_running_means_of_adaloss_advance_once_a_step_whatever_its_parts() -> None:
+    whole, accumulated = (AdaLoss(dict.fromkeys(WEIGHTS, 1.0)) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for step in range(40):
+        steps_losses = {key: torch.from_numpy(rng.random(16)) * (0.2 if step >= 20 else 1.0) for key in WEIGHTS}
+        alone = whole(steps_losses)
+        parts = [accumulated({key: loss.chunk(8)[part] for key, loss in steps_losses.items()}) for part in range(8)]
+        for balance in (whole, accumulated):
+            balance.end_step()
+        torch.testing.assert_close(accumulated.running, whole.running, rtol=1e-5, atol=0)
+        if step:  # of the first step, each part knows the losses up to itself alone
+            torch.testing.assert_close(torch.stack(parts).mean(), alone, rtol=0.02, atol=0)
 
 
 def test_dropping_keeps_the_worst_teacher_of_each_image() -> None:

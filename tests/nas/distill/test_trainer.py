@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backbones import Features, build
+from backbones import Features, build, build_network
 from nas.cache.grid import to_grid
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, TeacherTargets
@@ -23,11 +24,11 @@ from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
 from nas.distill.heads import Student, normalize
 from nas.distill.losses import DistillationLoss
-from nas.distill.run import Checkpoint, Training, TrialContext, _check_same_step
-from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError
+from nas.distill.run import Checkpoint, Training, TrainingStopped, TrialContext, _check_same_step
+from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
-from search_space import preset
+from search_space import TimmSpec, preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 from tests.nas.study.builders import search_config
 
@@ -117,6 +118,16 @@ def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
     torch.testing.assert_close(run.averaged.state_dict()[name], expected)
 
 
+def test_parameters_that_a_network_shares_are_averaged_once_a_step() -> None:
+    network = build_network(TimmSpec("coat_tiny"))
+    averages, currents = _float_pairs(copy.deepcopy(network), network)
+    places = [average.data_ptr() for average in averages]
+    assert len(places) == len(set(places))
+    names = [name for name, value in network.state_dict().items() if value.is_floating_point()]
+    assert len(places) < len(names), "some have two names"
+    assert {current.data_ptr() for current in currents} == {network.state_dict()[name].data_ptr() for name in names}
+
+
 def test_explained_variance_of_the_mean_is_zero_and_of_the_truth_one(tmp_path: Path) -> None:
     split = targets(tmp_path).val
 
@@ -152,6 +163,26 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named_inside_a_slot_too(tmp_pa
     with pytest.raises(TrainingError, match=r"step 8$"):
         run.train_until(20)
     assert len(run.losses) == 7
+
+
+@pytest.mark.parametrize("part", ["backbone", "heads"])
+def test_weights_that_are_not_finite_after_the_last_step_are_not_saved(
+    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a step has a finite loss, and without clipping nobody looks at its gradient."""
+    monkeypatch.setattr(Checkpoint, "due", True)
+    context = context_of(tmp_path, replace(CONFIG, rung_steps=(20,)))
+    spec, calls = preset("eradio_femto"), iter(range(1, 100))
+    run = Training(spec.arch_id, build(spec), context)
+    weights = next(p for name, p in run._distiller.student.named_parameters() if name.startswith(part) and p.ndim > 1)
+    weights.register_hook(lambda gradient: gradient * (float("inf") if next(calls) == 10 else 1.0))
+    with pytest.raises(TrainingError, match=r"the weights are not finite after step 10$"):
+        run.rung(0)
+    run.close()
+    saved = run._checkpoint.load()
+    assert saved is not None
+    assert saved["distiller"]["step"] == 5
+    assert all(value.isfinite().all() for value in saved["distiller"]["student"].values())
 
 
 class HostReads(TorchFunctionMode):
@@ -406,17 +437,19 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_wherever_it_is(tmp_path: Path)
             assert torch.equal(found["weights"], content["weights"])
 
 
+def context_of(folder: Path, config: DistillConfig) -> TrialContext:
+    """Return the context of trainings that leave a checkpoint every few steps."""
+    folder.mkdir(exist_ok=True)
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
+    settings = search_config(train_images=64, val_images=32, distill=config)
+    return TrialContext(settings, targets(folder), MeasurementService(), checkpoint_s=0.0, **folders)
+
+
 def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path) -> None:
     def trained(folder: Path) -> Training:
-        folder.mkdir(exist_ok=True)
-        folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
-        context = TrialContext(
-            search_config(train_images=64, val_images=32, distill=replace(CONFIG, rung_steps=(4, 6))),
-            targets(folder), MeasurementService(), checkpoint_s=0.0, **folders,
-        )  # fmt: skip
         torch.manual_seed(0)
         spec = preset("eradio_femto")
-        return Training(spec.arch_id, build(spec), context)
+        return Training(spec.arch_id, build(spec), context_of(folder, replace(CONFIG, rung_steps=(4, 6))))
 
     def numbers(training: Training) -> tuple[float, dict[str, float]]:
         result = training.rung(0)
@@ -435,6 +468,61 @@ def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path
         del (state if lost in state else state["distiller"])[lost]
         run._checkpoint.save(state)
         assert numbers(trained(tmp_path / "other")) == wanted
+
+
+def begin(context: TrialContext) -> Training:
+    torch.manual_seed(0)
+    spec = preset("eradio_femto")
+    return Training(spec.arch_id, build(spec), context)
+
+
+def test_saving_takes_a_twentieth_of_a_training_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves, save = [], Checkpoint.save
+
+    def save_slowly(checkpoint: Checkpoint, content: dict[str, Any]) -> None:
+        save(checkpoint, content)
+        saves.append(content["distiller"]["step"])
+        time.sleep(0.5)
+
+    monkeypatch.setattr(Checkpoint, "save", save_slowly)
+    seconds: list[float] = []
+    spec = preset("eradio_femto")
+    run = Training(
+        spec.arch_id, build(spec), context_of(tmp_path, replace(CONFIG, rung_steps=(20,))), on_saved=seconds.append
+    )
+    run.rung(0)
+    run.close()
+    assert saves == [5], "the next would be due after ten seconds"
+    assert len(seconds) == 1
+    assert 0.5 < seconds[0] < 5
+
+
+def test_a_training_that_is_asked_to_end_ends_after_the_step(tmp_path: Path) -> None:
+    context, steps = context_of(tmp_path, replace(CONFIG, rung_steps=(20,))), []
+    run = begin(replace(context, should_stop=lambda: run._distiller.step >= 7, checkpoint_s=1e6))
+    run._on_steps = steps.append
+    with pytest.raises(TrainingStopped):
+        run.rung(0)
+    run.close()
+    saved = run._checkpoint.load()
+    assert saved is not None
+    assert (steps, saved["distiller"]["step"]) == ([5, 7], 7)
+
+
+def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
+    begin(context_of(tmp_path, CONFIG)).close()
+    run = begin(context_of(tmp_path, CONFIG))
+    run._save()
+    run.close()
+    (checkpoint,) = tmp_path.glob("*.pt")
+    unfinished = checkpoint.with_name(f"{checkpoint.name}.123-abcd.tmp")
+    others = checkpoint.with_name("other.pt.123-abcd.tmp")
+    for path in (unfinished, others):
+        path.touch()
+    begin(context_of(tmp_path, CONFIG)).close()
+    assert checkpoint.exists()
+    assert others.exists()
+    assert not unfinished.exists()
 
 
 def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
@@ -460,6 +548,15 @@ def test_accumulated_halves_give_the_gradient_of_the_whole(tmp_path: Path) -> No
     for p, q in zip(one.student.parameters(), two.student.parameters(), strict=True):
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_accumulated_parts_weigh_the_losses_like_the_whole(tmp_path: Path) -> None:
+    runs = [distiller(tmp_path, replace(CONFIG, balance="adaloss", accumulate=parts)) for parts in (1, 4)]
+    for run in runs:
+        run.student.eval()
+        run.train_until(5)
+    one, four = (run.state_dict()["balance"]["running"] for run in runs)
+    torch.testing.assert_close(four, one, rtol=5e-3, atol=0)
 
 
 def test_gradient_checkpointing_changes_memory_not_numbers(tmp_path: Path) -> None:

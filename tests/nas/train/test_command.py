@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from nas.storage.store import Store, read_study
 from nas.study.records import StudyRecord, TrialState
 from nas.study.training_files import EVENTS, STEP, read_history
 from nas.train.__main__ import main
+from nas.train.execution import StateSaved
 from search_space import preset
 from tests.waiting import PATIENCE_S, until
 
@@ -89,7 +91,7 @@ def test_a_finished_training_is_not_repeated(
     trained: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas.train.command.TrainingPool", None)
+    monkeypatch.setattr("nas.train.execution.TrainingPool", None)
     assert main(["--resume", str(trained), "--cache", str(cache)]) == 0
     score = read_study(trained).trials[0].final_score
     assert f"eradio_femto scores {score:.3f} after 40 steps" in capsys.readouterr().err
@@ -149,6 +151,7 @@ def test_sigterm_saves_and_the_training_continues_to_the_same_numbers(
 ) -> None:
     run = tmp_path / "run"
     errors = interrupt_after_some_steps(run, cache, words(run, cache), signal.SIGTERM, "1000000")
+    assert "the training's state is saved" in errors
     assert f"resume with: backbone-nas train --resume {run}" in errors
     assert list((run / "checkpoints").glob("*.pt")), "SIGTERM alone has saved the state"
     assert Store.open(run, read_only=True).read().trials[0].state is TrialState.RUNNING
@@ -165,6 +168,31 @@ def test_sigterm_saves_and_the_training_continues_to_the_same_numbers(
     assert comparable(read_study(run)) == comparable(read_study(trained))
     one, two = (read_history(folder) for folder in (run, trained))
     assert all(one[name] == two[name] for name in one if name.startswith(("step", "loss", "gradient", "learning")))
+
+
+@pytest.mark.parametrize(
+    ("raised", "checkpoint", "said"),
+    [
+        (StateSaved, True, "interrupted; the training's state is saved\n"),
+        (KeyboardInterrupt, True, "interrupted; what the training did since its last checkpoint is lost\n"),
+        (KeyboardInterrupt, False, "interrupted; the training has no checkpoint\n"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_saved(
+    raised: type[BaseException], checkpoint: bool, said: str, trained: Path, cache: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    if checkpoint:
+        (run / "checkpoints" / "x.pt").touch()
+
+    def interrupt(*arguments: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("nas.train.command.train", interrupt)
+    assert main(["--resume", str(run), "--cache", str(cache)]) == INTERRUPTED
+    assert capsys.readouterr().err == f"{said}resume with: backbone-nas train --resume {run}\n"
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def test_a_training_survives_ctrl_c_and_the_loss_of_a_node(tmp_path: Path) -> No
         assert process.returncode == INTERRUPTED, errors
         again = ["--resume", str(run), "--address", nodes.address]
         assert " ".join(again) in errors
+        assert "the training's state is saved" in errors
         assert read_study(run).trials[0].state is TrialState.RUNNING
         assert beginnings(run) == 1
 

@@ -87,6 +87,48 @@ def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
     assert command(*words[:3], "--live", "--train-images", "64").session.config.train_images == 64
 
 
+def test_a_batch_of_live_images_may_be_larger_than_the_cache_is_otherwise() -> None:
+    large = (CALIBRATION_IMAGES * 2, CALIBRATION_IMAGES * 4)
+    words = ("eradio_pico", "--train-steps", "5", "--live", "--batch-size", str(large[0]))
+    made = command(*words, "--train-images", "1000000")
+    assert (made.plan.live_images, made.session.config.train_images) == (1_000_000, large[0])
+    groups = f'groups=[{{"teachers":["lite0","hed","xfeat"],"batch_size":{large[1]},"img_size":[64]}}]'
+    assert command(*words, "--train-images", "9000", "--distill", groups).session.config.train_images == large[1]
+    with pytest.raises(ConfigError, match=rf"--train-images: 4000: must be at least a batch \({large[0]}\)"):
+        command(*words, "--train-images", "4000")
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (("--train-images", "33"), "only 32 of 33 images to train on; check the path and the shards, or ask for what"),
+        (("--train-images", "1000000"), "only 32 of 1,000,000 images to train on; check the path and the shards"),
+        (("--batch-size", "64"), "found 32 images to train on; a training batch takes 64"),
+        (("--train-images", "32"), ""),
+        ((), ""),
+    ],
+)
+def test_live_images_that_are_fewer_than_asked_for_are_refused(
+    more: tuple[str, ...],
+    error: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nas.train.command._train", lambda *arguments: None)
+    for split, number in (("train", 32), ("val", 4)):
+        (tmp_path / "photographs" / split).mkdir(parents=True)
+        for i in range(number):
+            (tmp_path / "photographs" / split / f"{i}.png").touch()
+    code = main(
+        ["eradio_pico", "--train-steps", "5", "--live", "--device", "cpu", "--data", "imagefolder:photographs", *more]
+    )
+    said = capsys.readouterr().err
+    assert code == (BAD_INPUT if error else 0), said
+    assert said.count("\n") == bool(error)
+    assert error in said
+
+
 def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() -> None:
     large = command("timm:convnext_atto", "--train-steps", "5", "--device", "cpu")
     assert (large.plan.name, large.plan.architecture) == ("timm:convnext_atto", TimmSpec("convnext_atto"))
@@ -129,6 +171,13 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
                 'groups=[{"teachers":["lite0","hed","xfeat"],"batch_size":32,"img_size":[192,224],"rate":1}]',
             ],
             "--distill groups: timm:levit_128s",
+        ),
+        (
+            [
+                *("eradio_pico", "--epochs", "5", "--distill"),
+                'groups=[{"teachers":["lite0","hed","xfeat"],"batch_size":64,"img_size":[64]}]',
+            ],
+            "--epochs: not with groups, each of which goes through the images at a pace of its own; give --train-steps",
         ),
         (["timm:resnet19", "--train-steps", "5"], "ARCH: timm has no model 'resnet19'; similar: resnet"),
         (["timm:resnet18.a1_in1k", "--train-steps", "5"], "it begins with random weights; write timm:resnet18"),

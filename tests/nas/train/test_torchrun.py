@@ -13,6 +13,7 @@ import pytest
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.records import TrialState
+from nas.train.__main__ import main
 from nas.train.arguments import parse
 from tests.nas.train.test_command import step_of, words
 from tests.waiting import PATIENCE_S, until
@@ -33,6 +34,7 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert "2 processes" in errors
+    assert "the training's state is saved" in errors
     assert list((run / "checkpoints").glob("*.pt")), errors
     assert read_study(run).trials[0].state is TrialState.RUNNING
 
@@ -42,6 +44,21 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     (trial,) = read_study(run).trials
     assert (trial.state, trial.rungs[-1].steps) == (TrialState.COMPLETE, 40)
     assert not list((run / "checkpoints").iterdir()), "of a finished training none is kept"
+
+
+@pytest.mark.slow
+def test_processes_of_a_finished_training_end(tmp_path: Path) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    assert main([*words(run, cache), "--train-steps", "2"]) == 0
+    for arguments, said in ((["--resume", str(run), "--cache", str(cache)], "after 2 steps"), (["--help"], "")):
+        process = start(run, *arguments)
+        try:
+            _, errors = process.communicate(timeout=120.0)
+        finally:
+            process.terminate()  # torchrun ends the ranks
+        assert process.returncode == 0, errors
+        assert said in errors
+        assert "Traceback" not in errors
 
 
 def test_workers_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
