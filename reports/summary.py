@@ -97,7 +97,7 @@ def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> Stud
     best = max(baselines, key=lambda b: b.score, default=None)
     measured = [t.measurement for t in study.trials if t.measurement is not None]
     self_comparison = _self_comparison(study, baselines)
-    floor = noise_floor(self_comparison and self_comparison.trial.measurement)
+    floor = noise_floor(self_comparison.trial.measurement if self_comparison else None)
     return StudySummary(
         counts=dict(Counter(t.state for t in sampled)),
         evaluated=sum(t.counts for t in sampled),
