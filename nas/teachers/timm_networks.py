@@ -110,7 +110,8 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
 
 def native_px(architecture: str, config: PretrainedCfg) -> int:
     """Return the side of a network's own input that its patches cover: 378 of SigLIP so400m's 384 px at 14 px each."""
-    side, patch = max(config.input_size[1:]), re.search(r"_patch(\d+)_", architecture)
+    side: int = max(config.input_size[1:])
+    patch = re.search(r"_patch(\d+)_", architecture)
     return side - side % int(patch[1]) if patch else side
 
 
