@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.analysis.run_files import WEIGHTS
+from nas.backend.teacher_gpus import gpus_of_rank
 from nas.cli import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir, one_line
 from nas.scratch import scratch_folder
 from nas.study.config import SearchConfig
@@ -131,7 +132,9 @@ class RankSpec:
 
 
 class TrainingPool:
-    """A pool that runs `workers` jobs at a time; on CUDA a job uses as many of `gpus` as it has ranks.
+    """A pool that runs `workers` jobs at a time.
+
+    On CUDA a job uses as many of `gpus` as it has ranks, and those that its live teachers have to themselves.
 
     Args:
         targets: File of the teachers' outputs, as `nas.cache.open_targets` writes it.
@@ -179,20 +182,9 @@ class TrainingPool:
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        spec = RankSpec(
-            job=replace(job, folder=job.folder.resolve(), start=None if job.start is None else job.start.resolve()),
-            rank=0,
-            targets=self._targets,
-            lock_dir=self._lock_dir,
-            checkpoint_s=self._checkpoint_s,
-            threads=max(1, cpu_count() // (self._workers * job.ranks)),
-            gpus=self._gpus_of(slot, job.ranks),
-            meeting_point=meeting_point,
-        )
-        specs = [replace(spec, rank=rank, local_rank=rank) for rank in range(job.ranks)]
         processes = [
             context.Process(target=_train_rank, args=(spec, None if spec.rank else sender), daemon=True)
-            for spec in specs
+            for spec in self._specs(job, slot, meeting_point)
         ]
         with _sigint_blocked():
             for process in processes:
@@ -200,10 +192,27 @@ class TrainingPool:
         sender.close()
         return _RunningJob(slot, processes, receiver, TrainingProgress(job))
 
-    def _gpus_of(self, slot: int, ranks: int) -> str | None:
-        if not self._gpus:
-            return None
-        return ",".join(self._gpus[(slot * ranks + rank) % len(self._gpus)] for rank in range(ranks))
+    def _specs(self, job: TrainingJob, slot: int, meeting_point: Path) -> list[RankSpec]:
+        """Return the settings of each process of a job."""
+        job = replace(job, folder=job.folder.resolve(), start=None if job.start is None else job.start.resolve())
+        specs = []
+        for rank in range(job.ranks):
+            devices = () if job.live is None else job.live.devices
+            gpus, teachers = gpus_of_rank(self._gpus, slot, rank, job.ranks, devices)
+            specs.append(
+                RankSpec(
+                    job=job if job.live is None else replace(job, live=replace(job.live, devices=teachers)),
+                    rank=rank,
+                    targets=self._targets,
+                    lock_dir=self._lock_dir,
+                    checkpoint_s=self._checkpoint_s,
+                    threads=max(1, cpu_count() // (self._workers * job.ranks)),
+                    gpus=gpus,
+                    meeting_point=meeting_point,
+                    local_rank=rank,
+                )
+            )
+        return specs
 
 
 def remove_checkpoint(job: TrainingJob) -> None:

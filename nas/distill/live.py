@@ -47,7 +47,7 @@ class LiveTeachers:
         teachers: A comma list of teachers and sets.
         root: Folder of downloads.
         weights: Files with teachers' weights, by teacher.
-        devices: Devices of the teachers, one after another in turns; none for the student's.
+        devices: Devices of the teachers, one after another in turns; "cuda" alone, or none, for the student's.
         augment: Whether the images are augmented.
     """
 
@@ -102,7 +102,8 @@ class LiveSource:
 
     def __init__(self, settings: LiveTeachers, targets: Targets, device: torch.device, threads: int = 2) -> None:
         self._augment, self._grid = settings.augment, targets.grid
-        devices = [torch.device(name) for name in settings.devices] or [device]
+        # "cuda" alone would be the current GPU of a thread that reads, which is the first one.
+        devices = [device if name == device.type else torch.device(name) for name in settings.devices] or [device]
         chosen = specs(settings.teachers, settings.weights)
         self._teachers = {
             spec.name: _LiveTeacher(spec, targets, devices[number % len(devices)]) for number, spec in enumerate(chosen)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -303,7 +303,8 @@ class Distiller:
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Add the gradients of a batch, times `share`; return the mean of each loss."""
         total, means = self._module(batch)
-        (total * share).backward()
+        with _buffers_kept(self.student) if self.config.grad_checkpointing else nullcontext():
+            (total * share).backward()
         return dict(means)
 
     def _read_losses(self) -> None:
@@ -318,6 +319,20 @@ class Distiller:
                 self.grad_norms.append(losses.pop(GRAD_NORM))
             self.losses.append(losses)
         del self.losses[:-KEPT_STEPS], self.grad_norms[:-KEPT_STEPS]
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Give the buffers of a module their values back after the block.
+
+    A backward pass that computes activations again would update the running statistics of BatchNorms a second time,
+    whoever asks for it: timm's networks know no hook to prevent it.
+    """
+    buffers = list(module.buffers())
+    kept = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, kept, strict=True):
+        buffer.copy_(value)
 
 
 def _since(step: int, values: Sequence[_Value], now: int) -> Sequence[_Value]:

@@ -99,7 +99,10 @@ def _add_live(add: Add) -> None:
     )
     add("--live", action="store_true", help=live)
     add("--no-augment", action="store_true", help="with --live: images as they are (default: crops, flips and colors)")
-    devices = "with --live: comma list of the teachers' devices, as cuda:1,cuda:2 (default: that of the student)"
+    devices = (
+        "with --live: comma list of the teachers' devices, as cuda:6,cuda:7; the processes divide these GPUs among "
+        "themselves, and their students get the others (default: that of the student)"
+    )
     add("--teacher-devices", type=_names, metavar="A,B", help=devices)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
+from nas.backend.teacher_gpus import share
 from nas.cli import checkpoint_interval_s, cpu_count, lock_dir
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
@@ -56,7 +58,9 @@ def follow() -> None:
 
 
 def _rank_spec(job: TrainingJob, targets: Path) -> RankSpec:
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    on_this_machine, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ["LOCAL_RANK"])
+    if job.live is not None:
+        job = replace(job, live=replace(job.live, devices=share(job.live.devices, local_rank, on_this_machine)))
     return RankSpec(
         job=job,
         rank=int(os.environ["RANK"]),
@@ -66,7 +70,7 @@ def _rank_spec(job: TrainingJob, targets: Path) -> RankSpec:
         threads=max(1, cpu_count() // on_this_machine),
         gpus=None,
         meeting_point=Path(),  # torchrun has its own
-        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_rank=local_rank,
     )
 
 

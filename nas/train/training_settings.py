@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.analysis import BEST
+from nas.backend.teacher_gpus import refusal, reserved
 from nas.files import parse_json
 from nas.ranges import Steps, Workers, check_values
 from nas.search.config_file import RECORDED_KEYS, with_recorded
@@ -40,7 +41,7 @@ EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 CALIBRATION_IMAGES = 2048  # that are cached for the statistics of live teachers, or a batch where that is more
-_RESUMED_WITH = ("resume", "workers", "address", "cache", "teacher_weights")
+_RESUMED_WITH = ("resume", "workers", "address", "cache", "teacher_weights", "teacher_devices")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         raise ConfigError("--address: torchrun has started the processes; remove the flag")
     if "address" in options and "workers" not in options:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
-    config = with_workers(config, _workers(options))
+    _check_cluster_devices(plan, options)
+    config = with_workers(config, _workers(options), plan.teacher_devices)
     _check_sharding(plan, config)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
     return TrainCommand(_session(config, run, options, text), plan)
@@ -144,6 +146,9 @@ def _check(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for options that are missing, contradict each other, or are out of range."""
     check_values(options, {"train_steps": Steps, "epochs": Steps, "eval_every": Steps, "keep_checkpoints": Workers})
     _check_logs(options.get("log", ()))
+    for name in options.get("teacher_devices", ()):
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+            raise ConfigError(f"--teacher-devices: {shown(name)}: must be cpu, cuda or cuda:N")
     if "resume" in options:
         if ignored := sorted(set(options) - set(_RESUMED_WITH)):
             flag = "ARCH" if ignored[0] == "arch" else f"--{ignored[0].replace('_', '-')}"
@@ -156,9 +161,6 @@ def _check(options: Mapping[str, Any]) -> None:
         raise ConfigError("--train-steps: give the number of steps, or else --epochs")
     if not options.get("live") and (only := [name for name in ("no_augment", "teacher_devices") if name in options]):
         raise ConfigError(f"--{only[0].replace('_', '-')}: only with --live")
-    for name in options.get("teacher_devices", ()):
-        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-            raise ConfigError(f"--teacher-devices: {shown(name)}: must be cpu, cuda or cuda:N")
     if options.get("live") and "views" in options:
         raise ConfigError("--views: not with --live, where every epoch has views of its own")
     if not _is_run(options["arch"]) and (only := [name for name in ("trial", "warm") if name in options]):
@@ -303,29 +305,51 @@ def _workers(options: Mapping[str, Any]) -> int | None:
     return options.get("workers") if launched is None else launched
 
 
-def with_workers(config: SearchConfig, workers: int | None) -> SearchConfig:
+def with_workers(config: SearchConfig, workers: int | None, teacher_devices: Sequence[str] = ()) -> SearchConfig:
     """Return the settings with a number of processes that share each batch.
 
     Args:
         config: The settings.
-        workers: The number; None for as many GPUs as divide the batch, and one process on a CPU.
+        workers: The number; None for as many GPUs as divide the batch, without those of the teachers, and one process
+            on a CPU.
+        teacher_devices: Devices of live teachers.
 
     Raises:
-        ConfigError: The number does not divide the batch.
+        ConfigError: The number does not divide the batch, or the teachers' GPUs do not work out.
     """
+    gpus = _gpu_count(config)
     if workers is not None:
         try:
-            return replace(config, distill=replace(config.distill, ranks=workers))
+            config = replace(config, distill=replace(config.distill, ranks=workers))
         except ConfigError as error:
             raise ConfigError(f"--workers: {workers}: {error}") from None
+    else:
+        for ranks in range(gpus or 1, 1, -1):
+            if refusal(teacher_devices, ranks, gpus):
+                continue
+            with suppress(ConfigError):
+                return replace(config, distill=replace(config.distill, ranks=ranks))
+    launched = launched_ranks() is not None
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else config.distill.ranks
+    if reason := refusal(teacher_devices, here, gpus, launched):
+        raise ConfigError(f"--teacher-devices: {reason}")
+    return config
+
+
+def _gpu_count(config: SearchConfig) -> int | None:
+    """Return the number of GPUs that this process sees; None where the students are on the CPU."""
     if config.device != "cuda":
-        return config
+        return None
     from nas.backend.pool import visible_gpus
 
-    for ranks in range(len(visible_gpus()), 1, -1):
-        with suppress(ConfigError):
-            return replace(config, distill=replace(config.distill, ranks=ranks))
-    return config
+    return len(visible_gpus())
+
+
+def _check_cluster_devices(plan: TrainingPlan, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for GPUs of teachers on a Ray cluster."""
+    if "address" in options and (numbers := reserved(plan.teacher_devices)):
+        alone = "Ray gives each process the GPU of its student alone"
+        raise ConfigError(f"--teacher-devices: cuda:{numbers[0]}: not with --address: {alone}; leave the flag out")
 
 
 def _session(
@@ -352,6 +376,10 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
     except (OSError, ValueError):
         raise ConfigError(f"--resume: {str(run)!r} is no folder of backbone-nas train") from None
     check_device(config, f"the device of {run}", NODE_REMEDY)
-    if (workers := _workers(options)) is not None:
-        config = with_workers(config, workers)
+    if "teacher_devices" in options:
+        if plan.live_images is None:
+            raise ConfigError(f"--teacher-devices: the training in {run} is not one with --live")
+        plan = replace(plan, teacher_devices=options["teacher_devices"])
+    _check_cluster_devices(plan, options)
+    config = with_workers(config, _workers(options) or config.distill.ranks, plan.teacher_devices)
     return TrainCommand(_session(config, run, with_recorded(run, options), text, resume=True), plan)

@@ -237,6 +237,23 @@ def test_a_teacher_that_computes_other_features_is_refused(
         LiveSource(live(cache), targets, CPU)
 
 
+def test_teachers_take_devices_in_turns_and_cuda_is_the_students(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    class Placed:
+        image_px = 64
+
+        def __init__(self, spec: object, targets: object, device: torch.device) -> None:
+            found.append(str(device))
+
+    monkeypatch.setattr("nas.distill.live._LiveTeacher", Placed)
+    for devices in ((), ("cuda:7", "cpu"), ("cuda",)):
+        LiveSource(live(cache, devices=devices), targets, torch.device("cuda", 3))
+    assert found == ["cuda:3", "cuda:3", "cuda:7", "cpu", "cuda:3", "cuda:3"]
+
+
 def test_settings_are_plain_data(cache: Path) -> None:
     settings = live(cache, weights={"vit": Path("vit.safetensors")}, devices=("cuda:1",), augment=False)
     assert LiveTeachers.from_dict(settings.to_dict()) == settings

@@ -28,7 +28,7 @@ from nas.distill.run import Checkpoint, Training, TrainingStopped, TrialContext,
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
-from search_space import TimmSpec, preset
+from search_space import NetworkSpec, TimmSpec, preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 from tests.nas.study.builders import search_config
 
@@ -566,6 +566,31 @@ def test_gradient_checkpointing_changes_memory_not_numbers(tmp_path: Path) -> No
     assert [list(e.values()) for e in frugal.losses] == [
         pytest.approx(list(e.values()), rel=1e-4) for e in plain.losses
     ]
+
+
+def buffers_after(folder: Path, network: NetworkSpec, config: DistillConfig) -> dict[str, Tensor]:
+    """Return the running statistics of a network of one step, in float64, which tells updates from roundings."""
+    torch.manual_seed(0)
+    run = Distiller(build_network(network), targets(folder), config, seed=0)
+    run.train_until(1)
+    run.close()
+    return {name: value.double() for name, value in run.student.named_buffers()}
+
+
+@pytest.mark.parametrize("network", [TimmSpec("resnet18"), preset("eradio_pico")], ids=["timm", "ours"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_activations_that_are_computed_again_do_not_count_twice(
+    tmp_path: Path, network: NetworkSpec, parts: int
+) -> None:
+    config = replace(CONFIG, accumulate=parts)
+    plain, frugal = (
+        buffers_after(tmp_path, network, replace(config, grad_checkpointing=again)) for again in (False, True)
+    )
+    counts = [name for name in plain if name.endswith("num_batches_tracked")]
+    assert len(counts) > 10
+    assert {float(frugal[name]) for name in counts} == {float(parts)}
+    for name, expected in plain.items():
+        torch.testing.assert_close(frugal[name], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_student_sizes_and_teacher_groups_follow_the_schedule(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import BAD_INPUT
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.train.__main__ import main
 from nas.train.arguments import parse
 from nas.train.training_settings import (
@@ -196,6 +196,13 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["eradio_pico", "--train-steps", "5", "--no-augment"], "--no-augment: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--teacher-devices", "cpu"], "--teacher-devices: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--live", "--teacher-devices", "tpu"], "--teacher-devices: 'tpu': must"),
+        (
+            [
+                *("eradio_pico", "--train-steps", "5", "--live", "--address", "auto", "--workers", "2"),
+                *("--teacher-devices", "cpu,cuda:1"),
+            ],
+            "--teacher-devices: cuda:1: not with --address: Ray gives each process the GPU of its student alone",
+        ),
         (["eradio_pico", "--train-steps", "5", "--live", "--views", "2"], "--views: not with --live"),
         (["--resume", "."], "no study"),
         (["eradio_pico", "--resume", "."], "ARCH: does not go with --resume"),
@@ -234,6 +241,39 @@ def test_workers_share_the_batch() -> None:
     assert with_workers(config, 4).distill.ranks == 4
     with pytest.raises(ConfigError, match="--workers: 3: "):
         with_workers(config, 3)
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "ranks"),
+    [
+        ((), 32, 8),
+        (("cuda:1", "cuda:2"), 48, 6),
+        (("cuda:1", "cuda:2"), 32, 4),
+        (("cuda:0", "cuda:1", "cuda:2"), 32, 1),
+    ],
+)
+def test_processes_are_chosen_beyond_the_gpus_of_the_teachers(
+    devices: tuple[str, ...], batch: int, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
+    config = SearchConfig(device="cuda", distill=DistillConfig(batch_size=batch))
+    assert with_workers(config, None, devices).distill.ranks == ranks
+    assert with_workers(config, 1, devices).distill.ranks == 1
+
+
+def test_gpus_of_teachers_that_do_not_work_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SearchConfig(device="cuda")
+    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0",))
+    with pytest.raises(ConfigError, match="--teacher-devices: of 1 GPU the teachers have 1, which leaves 0 for 1 pro"):
+        with_workers(config, None, ("cuda:0",))
+    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
+    with pytest.raises(ConfigError, match="--teacher-devices: 3 GPUs of the teachers cannot be divided among 2 pro"):
+        with_workers(config, 2, ("cuda:1", "cuda:2", "cuda:3"))
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert with_workers(config, 8, ("cuda:6", "cuda:7")).distill.ranks == 8
+    with pytest.raises(ConfigError, match="--teacher-devices: cuda:2: torchrun's 4 processes here have cuda:0 to cuda"):
+        with_workers(config, 8, ("cuda:2",))
 
 
 def test_a_plan_is_plain_data() -> None:

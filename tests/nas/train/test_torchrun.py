@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from nas.backend.pool import TrainingJob
+from nas.distill.live import LiveTeachers
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.records import TrialState
 from nas.train.__main__ import main
 from nas.train.arguments import parse
+from nas.train.torchrun import _rank_spec
+from tests.nas.study.builders import record, search_config
 from tests.nas.train.test_command import step_of, words
 from tests.waiting import PATIENCE_S, until
 
@@ -59,6 +63,21 @@ def test_processes_of_a_finished_training_end(tmp_path: Path) -> None:
         assert process.returncode == 0, errors
         assert said in errors
         assert "Traceback" not in errors
+
+
+def test_each_process_has_its_share_of_the_teachers_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = tuple(f"cuda:{number}" for number in range(4, 8))
+    live = LiveTeachers("builtin", 64, "hed", tmp_path, devices=devices)
+    job = TrainingJob(record(1, (), 1.0), search_config(), tmp_path, live=live)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    found = []
+    for rank in range(4):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank % 2))
+        spec = _rank_spec(job, tmp_path)
+        assert spec.job.live is not None
+        found.append(spec.job.live.devices)
+    assert found == [("cuda:4", "cuda:5"), ("cuda:6", "cuda:7")] * 2
 
 
 def test_workers_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
