@@ -100,13 +100,13 @@ def claimed(command: SearchCommand) -> Iterator[None]:
 
 
 def _search(command: SearchCommand, console: Console) -> None:
-    from nas.measure.environment import check_one_kind
-
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
     if not command.resume and not command.address:
+        from nas.measure.environment import check_one_kind  # imports torch: not for a refusal
+
         check_one_kind(command.config.device)
     if limits:
         show(f"limits: {limits}")
