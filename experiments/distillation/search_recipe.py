@@ -19,11 +19,9 @@ Expected:  see experiments/LOG.md
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,11 +31,11 @@ import torch
 from scipy.stats import kendalltau
 
 from backbones import build
+from experiments.distillation.parallel import load_rows, train_missing
 from nas.cache import open_study_targets
-from nas.cli import cache_root, clock
+from nas.cli import cache_root
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.trainer import Distiller
-from nas.files import atomic_write
 from nas.measure.counts import totals
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES, ArchSpec, find_spec
@@ -121,18 +119,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and image order (default: 0)")
     parser.add_argument("--report", action="store_true", help="only print the table of existing rows (default: no)")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = load_rows(RESULTS)
     if not arguments.report:
         done = {(row["recipe"], row["arch_id"], row["seed"]) for row in rows}
         wanted = [(r, *named, arguments.seed) for r, named in product(arguments.recipes, architectures().items())]
         missing = [job for job in wanted if (job[0], job[2].arch_id, job[3]) not in done]
-        began = time.monotonic()
-        with ProcessPoolExecutor(arguments.workers) as pool:
-            for ended, training in enumerate(as_completed([pool.submit(run, *job) for job in missing]), start=1):
-                rows.append(row := training.result())
-                atomic_write(RESULTS, "[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]\n")
-                left = clock((time.monotonic() - began) / ended * (len(missing) - ended))
-                print(f"{ended}/{len(missing)} {row['recipe']} {row['arch']} {row['scores']} ETA {left}", flush=True)
+        train_missing(run, missing, rows, RESULTS, arguments.workers)
     report(rows)
 
 

@@ -28,9 +28,7 @@ Expected:  see experiments/LOG.md
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -40,16 +38,16 @@ import numpy as np
 import torch
 
 from backbones import build
+from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.teachers import DATA, scenes_miou
 from nas.cache import open_study_targets, open_targets
 from nas.cache.targets import Targets
-from nas.cli import cache_root, clock
+from nas.cli import cache_root
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.folded_heads import fold
 from nas.distill.heads import Student
 from nas.distill.trainer import Distiller
-from nas.files import atomic_write
 from nas.measure.counts import totals
 from nas.study.config import DistillConfig, SearchConfig
 from nas.train.training_settings import LONG_RECIPE
@@ -183,23 +181,16 @@ def main() -> None:
     parser.add_argument("--archs", help="comma list of names, as the table has them (default: all)")
     parser.add_argument("--report", action="store_true", help="only print the table of existing rows (default: no)")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = load_rows(RESULTS)
     if not arguments.report:
         done = {(row["recipe"], row["arch_id"], row["seed"], row["steps"]) for row in rows}
         chosen = {name: spec for name, spec in architectures().items() if name in (arguments.archs or name).split(",")}
         jobs = product((arguments.recipe,), chosen.items(), range(arguments.seeds), (arguments.steps,))
         wanted = [(recipe, *named, seed, length) for recipe, named, seed, length in jobs]
         missing = [job for job in wanted if (job[0], job[2].arch_id, *job[3:]) not in done]
-        began = time.monotonic()
         if DATA.exists() and missing:
             _cifar()  # once, for all processes
-        with ProcessPoolExecutor(arguments.workers) as pool:
-            trainings = [pool.submit(run, *job) for job in missing]
-            for ended, training in enumerate(as_completed(trainings), start=1):
-                rows.append(row := training.result())
-                atomic_write(RESULTS, "[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]\n")
-                left = clock((time.monotonic() - began) / ended * (len(missing) - ended))
-                print(f"{ended}/{len(missing)} {row['arch']} seed {row['seed']} {row['scores']} ETA {left}", flush=True)
+        train_missing(run, missing, rows, RESULTS, arguments.workers)
     report(rows)
 
 
