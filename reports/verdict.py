@@ -139,7 +139,7 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     found_by = summary.recommendation
     note = "no interval: each trained once"
     if found_by and found_by.retrained:
-        half = _gain_half_width(result, found_by)
+        half = gain_half_width(result, found_by)
         note = "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
     return Tile(label, f"{_printed_gain(result):+z.3f}", note)
 
@@ -149,7 +149,7 @@ def _printed_gain(result: BaselineComparison) -> float:
     return round(result.found.score, 3) - round(result.baseline.score, 3)
 
 
-def _gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
+def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
     """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds.
 
     It allows for the choice of the best among those compared.
@@ -365,7 +365,7 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
     if not found.retrained:
         why = unused_words(found)
         return " ".join(filter(None, (TRAINED_ONCE, _capital(why) + "." if why else ""))) if info.teachers else ""
-    half = _gain_half_width(result, found)
+    half = gain_half_width(result, found)
     exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
     kind = "means of longer trainings" if result.found.seeds > 1 else "those of longer trainings"
     seeds = "one seed" if result.found.seeds == 1 else f"{result.found.seeds} seeds"

@@ -20,10 +20,10 @@ CHUNK_VALUES = 2**19  # of a map; the intermediates of its blocks are four times
 
 
 class KeptStatistics(AbstractContextManager[None]):
-    """Keeps the running statistics of a block's norms while it runs once more on a batch that they already include.
+    """Restores the running statistics of a block's norms after the block was computed again for the backward pass.
 
-    Within the context the norms update them: without the same tensors as in the first run, PyTorch could not use the
-    second. The end of the context restores them.
+    The first computation has updated them with this batch. The second one updates them too, because PyTorch compares
+    the tensors that both save, and refuses a second computation that differs.
     """
 
     def __init__(self, block: nn.Module) -> None:

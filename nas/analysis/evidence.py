@@ -201,9 +201,10 @@ class BaselineComparison:
         return not self.doubtful and beyond and not self.speedup_low <= 1 <= self.speedup_high
 
     def chance_as_good(self, scatter: SeedScatter) -> float:
-        """Return the probability that the true score of `found` is no less than that of the baseline.
+        """Return the probability that the mean score of `found` over all seeds is at least that of the baseline.
 
-        The scores of two models that were fixed beforehand are compared; `found` was chosen, so that it is less.
+        It holds for two models that were fixed before they were trained. `found` was chosen for its score among
+        `compared` models, so that the true probability is lower.
         """
         deviation = scatter.sd * math.sqrt(1 / self.found.seeds + 1 / self.baseline.seeds)
         return float(stdtr(scatter.degrees, self.score_gain / deviation)) if deviation else float(self.score_gain >= 0)

@@ -325,8 +325,8 @@ class Distiller:
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
     """Give the buffers of a module their values back after the block.
 
-    A backward pass that computes activations again would update the running statistics of BatchNorms a second time,
-    whoever asks for it: timm's networks know no hook to prevent it.
+    A backward pass that computes activations again would update the running statistics of BatchNorms a second time.
+    Our stages restore them themselves (`backbones.layers.stage.KeptStatistics`); timm's networks have no hook for that.
     """
     buffers = list(module.buffers())
     kept = [buffer.clone() for buffer in buffers]

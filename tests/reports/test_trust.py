@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import RETRAINED
+from nas.analysis.noise import SeedScatter
 from nas.study.records import StudyRecord, TrialState
 from reports.formatting import duration
 from reports.metrics import summarize_metrics
 from reports.sentences import agreement
 from reports.statistics import MIN_RANKED, RungCorrelation
 from reports.summary import CurvePoint, summarize
-from reports.trust import MAX_DOUBTFUL, MAX_FLOOR, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
+from reports.trust import MAX_DOUBTFUL, MAX_FLOOR, MIN_AS_GOOD, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
 from tests.reports import synthetic
 
 NOISE, RUNGS, SEEDS, METRICS = range(4)
@@ -92,6 +93,17 @@ def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds,
     number = summarize(study).recommendation.trial.number
     assert check(study, SEEDS, retrained(number, chance, seeds)).outcome is outcome
     assert check(study, SEEDS, retrained(number + 1, 0.9)).outcome is Outcome.WARN
+
+
+@pytest.mark.parametrize(("gain", "outcome"), [(0.02, Outcome.PASS), (0.0005, Outcome.WARN)])
+def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gain, outcome):
+    found = summarize(study).recommendation
+    compared = replace(found.at_equal_score, found=found.model, score_gain=gain)
+    seen = replace(found, at_equal_score=compared, scatter=SeedScatter(0.0075, 30))
+    judged = check(study, SEEDS, retrained(found.trial.number, 0.9), recommendation=seen)
+    assert judged.outcome is outcome
+    probability = float(judged.sentence.rpartition(" ")[2].rstrip("."))
+    assert (probability >= MIN_AS_GOOD) is (outcome is Outcome.PASS)
 
 
 def test_a_recommendation_that_retraining_took_back_is_a_warning(study):

@@ -15,6 +15,7 @@ from reports.verdict import (
     UNKNOWN,
     before_export,
     export_command,
+    gain_half_width,
     headline,
     recommended,
     result_line,
@@ -130,6 +131,11 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
     assert "no interval" not in tiles(study.info, summary)[1].note
     assert export_command(summary, "RUN").startswith("backbone-nas export RUN --trials 4 ")
     assert weights_place(summary) == f"retraining/seed-*/weights/{'4' * 12}.safetensors"
+    best = summary.comparisons[1]
+    assert best.compared == 2, "both candidates are as fast as the baseline"
+    of_one, of_two = (gain_half_width(replace(best, compared=n), summary.recommendation) for n in (1, 2))
+    assert of_two == pytest.approx(gain_half_width(best, summary.recommendation))
+    assert of_two > 1.1 * of_one, "the best of two needs a wider interval"
 
 
 def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nas.study.halving import ScoreCurve, front_chance, front_gain, ladder, score_curve, should_continue
 from nas.study.pareto import best_first
 from nas.study.records import TrialState
-from tests.nas.study.builders import OBJECTIVES, record
+from tests.nas.study.builders import OBJECTIVES, measurement, record
 
 
 def test_first_trials_continue() -> None:
@@ -131,6 +131,10 @@ def test_a_curve_has_the_scores_the_costs_and_the_deviations_of_its_trial() -> N
     assert made is not None
     assert (made.number, made.scores, made.costs, made.rival) == (3, (0.2, 0.4), (1.0,), True)
     assert made.deviations == pytest.approx((math.log2(1.01 / 0.99) / 3.92,), rel=1e-4)
+    timing = replace(measurement(2.0), ratio_low=1e-6, ratio_high=1e6)
+    wild = score_curve(replace(trial, measurement=timing), OBJECTIVES, rungs=2)
+    assert wild is not None
+    assert wild.deviations == pytest.approx((math.log2(2 / 0.5) / 3.92,), rel=1e-4), "no more than a single sample's"
     stopped = replace(trial, state=TrialState.STOPPED, rungs=trial.rungs[:1])
     assert score_curve(stopped, OBJECTIVES, rungs=2) == made._replace(scores=(0.2,), rival=False)
     under_way = replace(stopped, state=TrialState.RUNNING)
