@@ -14,9 +14,10 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from nas.measure.counts.totals import network_totals, totals
-from nas.samplers import make_sampler
+from nas.samplers import SearchSampler, make_sampler
 from nas.samplers.cost_model import SpaceCostModel, read_trial
 from nas.samplers.known_cost.history import TrialHistory
+from nas.study.convergence import SEED_DEVIATION
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.objectives import objectives
@@ -73,6 +74,22 @@ def test_the_deviation_of_timings_is_the_median_of_the_studys_own() -> None:
     known = [replace(r, measurement=timing) for r, timing in zip(known, timings, strict=True)]
     cost_model.costs([], trials_of(known))
     assert cost_model.timing_deviation() == pytest.approx((0.01 + 0.05) / 2 / 1.96, rel=1e-3)
+
+
+def test_the_noise_of_a_search_is_that_of_its_seeds_and_timings() -> None:
+    known = trials_of(timed(3))
+    deviations = []
+    for names in (("score", "throughput"), ("score", "params")):
+        sampler = make_sampler(
+            search_config(sampler="known-cost", objectives=names), MICRO, objectives(names, "spatial")
+        )
+        assert isinstance(sampler, SearchSampler)
+        sampler._cost_model.costs([], known)
+        deviations.append(sampler._repeat_deviations())
+    assert deviations == [
+        (SEED_DEVIATION, pytest.approx(math.log2(1.01 / 0.99) / 3.92, rel=1e-3)),
+        (SEED_DEVIATION, 0.0),
+    ]
 
 
 def test_a_prediction_is_trusted_only_if_held_out_timings_agree_with_it() -> None:

@@ -116,3 +116,12 @@ def test_one_bad_trial_does_not_hide_the_differences_of_the_others(curve):
     curves = [*trained[:30], curve, *trained[31:]]
     model = AcquisitionModel.of(curves, costs, features[:60], groups, reference=(0.0, -3.0))
     assert np.corrcoef(model.qualities.predict(features[60:])[0], values[60:])[0, 1] > 0.95
+
+
+def test_a_failure_says_little_of_its_neighbors():
+    features = np.random.default_rng(0).uniform(size=(40, 1))
+    values = 0.3 + 0.3 * features[:, 0]
+    failed = int(np.argsort(values)[-4])
+    curves = [[-np.inf] if i == failed else [value] for i, value in enumerate(values)]
+    model = AcquisitionModel.of(curves, np.zeros(40), features, np.array([0]), reference=(0.0, -3.0))
+    assert model.qualities.predict(features[[failed]])[0][0] == pytest.approx(values[failed], abs=0.01)
