@@ -31,14 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nas.analysis.answer import answer, nothing_fits_line
-from nas.analysis.evidence import (
-    RETRAINED,
-    TrustedModel,
-    evidence_words,
-    gather_evidence,
-    recommend,
-    source_words,
-)
+from nas.analysis.evidence import RETRAINED, TrustedModel, gather_evidence, source_words
+from nas.analysis.recommendation import evidence_words, recommend
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights, recorded_latencies, trained_weights
 from nas.analysis.selection import SelectionError, find_by_name, nothing_complete

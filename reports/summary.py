@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.analysis.evidence import BaselineComparison, Recommendation, StudyEvidence, gather_evidence, recommend
+from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.analysis.recommendation import BaselineComparison, Recommendation, recommend
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
 from reports.noise import count_ties, near_front

@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nas.analysis.evidence import (
-    BaselineComparison,
-    Recommendation,
-    TrustedModel,
-    evidence_words,
-    unused_words,
-)
+from nas.analysis.evidence import TrustedModel
+from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
 from nas.study.records import StudyInfo, TrialRecord, TrialState

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas.analysis.evidence import StudyEvidence, place_words
+from nas.analysis.evidence import StudyEvidence
 from nas.analysis.limit_chances import median_interval
 from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
+from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
 from nas.numbers import fixed, fixed_interval

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nas.analysis.evidence import find_trial, gather_evidence, place_words
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.recommendation import find_trial, place_words
 from nas.analysis.run_files import latencies_s, samples_folder, trained_weights
 from nas.cli import command_line
 from nas.export import ExportError

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nas.analysis.evidence import gather_evidence, recommended_words
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.recommendation import recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
 from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import candidates_to_retrain, complete, front_candidates, promising_stopped

@@ -251,7 +251,8 @@ def _check_network(plan: TrainingPlan, config: SearchConfig) -> None:
 
 def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:
     """Return what is trained, the options with what the search recorded, and the search's settings."""
-    from nas.analysis.evidence import find_trial, gather_evidence
+    from nas.analysis.evidence import gather_evidence
+    from nas.analysis.recommendation import find_trial
     from nas.analysis.run_files import trained_weights
     from nas.storage.store import Store
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from nas.analysis.evidence import gather_evidence, recommend
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.recommendation import recommend
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.page import render
 from reports.summary import summarize

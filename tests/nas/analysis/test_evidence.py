@@ -11,20 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis.evidence import (
-    LAST_RUNG,
-    RETRAINED,
-    BaselineComparison,
-    StudyEvidence,
-    TrustedModel,
-    evidence_words,
-    find_trial,
-    gather_evidence,
-    place_words,
-    recommend,
-    source_words,
-)
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel, gather_evidence, source_words
 from nas.analysis.noise import SeedScatter
+from nas.analysis.recommendation import BaselineComparison, evidence_words, find_trial, place_words, recommend
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import SelectionError, measurement
 from nas.study.objectives import objectives

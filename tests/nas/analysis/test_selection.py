@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nas.analysis.evidence import find_trial, gather_evidence
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.recommendation import find_trial
 from nas.analysis.selection import (
     FrontCandidate,
     SelectionError,

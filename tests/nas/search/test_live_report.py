@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.analysis.evidence import gather_evidence, recommend
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.recommendation import recommend
 from nas.search.live_report import REPORT_EVERY_S, REST_FACTOR, LiveReport, LostModels, end_search
 from nas.search.session import SearchFailed, conclude
 from nas.storage.store import read_study

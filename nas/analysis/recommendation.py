@@ -1,0 +1,249 @@
+"""The model that a study recommends, compared with the best baseline, and the words for it. Pure.
+
+The one rule for all commands, the Python API, model cards and reports. `nas.analysis.evidence` has the scores and
+throughputs that it decides by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from scipy.special import stdtr
+
+from nas.analysis import BEST
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
+from nas.analysis.noise import SeedScatter
+from nas.analysis.selection import find_by_name, nothing_complete
+from nas.study.records import TrialRecord
+from nas.study.timing_doubts import timing_doubt
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """A candidate against the best baseline, the one of the highest score.
+
+    `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
+    `compared` candidates were as good as the baseline in the other value; `found` is the best of them. `floor` is the
+    relative difference in throughput of two equal models.
+    """
+
+    found: TrustedModel
+    baseline: TrustedModel
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    score_gain: float
+    compared: int = 1
+    floor: float = 0.0
+
+    @property
+    def doubtful(self) -> bool:
+        """Tell whether one of the two timings cannot be trusted."""
+        return any(timing_doubt(model.measurement) for model in (self.found, self.baseline))
+
+    @property
+    def shows_difference(self) -> bool:
+        """Tell whether a difference in throughput is shown.
+
+        Both timings can be trusted, the interval leaves out 1, and two equal models differ by less.
+        """
+        beyond = max(self.speedup, 1 / self.speedup) - 1 > self.floor
+        return not self.doubtful and beyond and not self.speedup_low <= 1 <= self.speedup_high
+
+    def chance_as_good(self, scatter: SeedScatter) -> float:
+        """Return the probability that the mean score of `found` over all seeds is at least that of the baseline.
+
+        It holds for two models that were fixed before they were trained. `found` was chosen for its score among
+        `compared` models, so that the true probability is lower.
+        """
+        deviation = scatter.sd * math.sqrt(1 / self.found.seeds + 1 / self.baseline.seeds)
+        return float(stdtr(scatter.degrees, self.score_gain / deviation)) if deviation else float(self.score_gain >= 0)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The candidate that a study recommends, the gain over the best baseline on each axis, and the evidence.
+
+    `model` is the candidate of `at_equal_score`. It is the candidate of the highest score where none scores as high as
+    the best baseline, where there is no baseline, or where throughput is no objective of the study.
+
+    Attributes:
+        basis: RETRAINED or LAST_RUNG: the trainings whose scores all of it compares.
+        by_search: The candidate that the search's scores recommend, with its score of `basis`.
+        scatter: Standard deviation of the scores between seeds; None where the search's scores are compared.
+        missing: Models without which retrained scores do not decide; empty where there are none, or where they decide.
+        was_as_good: Whether `by_search` scored at least as high as the best baseline in the search.
+    """
+
+    model: TrustedModel
+    best_baseline: TrustedModel | None
+    at_equal_score: BaselineComparison | None  # the fastest of those that score at least as high as the best baseline
+    at_equal_speed: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
+    basis: str
+    by_search: TrustedModel
+    scatter: SeedScatter | None = None
+    missing: tuple[TrustedModel, ...] = ()
+    was_as_good: bool = False
+    published: bool = False  # the scores are published values: nothing was trained
+
+    @property
+    def trial(self) -> TrialRecord:
+        """Return the trial of the recommended model."""
+        return self.model.trial
+
+    @property
+    def retrained(self) -> bool:
+        """Tell whether retrained scores decided."""
+        return self.basis == RETRAINED
+
+    @property
+    def fell_below(self) -> bool:
+        """Tell whether the search's recommendation, as good as the best baseline then, scores lower retrained."""
+        best = self.best_baseline
+        return self.retrained and self.was_as_good and best is not None and self.by_search.score < best.score
+
+    @property
+    def taken_back(self) -> bool:
+        """Tell whether retraining took back what the search recommended."""
+        return self.fell_below or (self.retrained and self.model.number != self.by_search.number)
+
+
+def recommend(evidence: StudyEvidence) -> Recommendation | None:
+    """Recommend one candidate of a study; None where no candidate was measured and trained to the last rung.
+
+    Retrained scores decide where the candidate that the search recommends, and every baseline, has one.
+    """
+    by_search = _recommend(evidence, evidence.searched, LAST_RUNG)
+    if by_search is None or not evidence.retrained:
+        return by_search
+    baselines = [model for model in evidence.searched if model.trial.baseline]
+    if missing := evidence.unretrained([by_search.model, *baselines]):
+        return replace(by_search, missing=missing)
+    found = _recommend(evidence, evidence.retrained, RETRAINED)
+    assert found is not None
+    assert evidence.retraining is not None
+    again = next(model for model in evidence.retrained if model.number == by_search.model.number)
+    as_good = by_search.at_equal_score is not None and by_search.at_equal_score.found == by_search.model
+    return replace(found, by_search=again, scatter=evidence.retraining.scatter, was_as_good=as_good)
+
+
+def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: str) -> Recommendation | None:
+    """Recommend by one kind of scores alone."""
+    candidates = [model for model in models if not model.trial.baseline]
+    if not candidates:
+        return None
+    baseline = max((model for model in models if model.trial.baseline), key=lambda model: model.score, default=None)
+    floor = evidence.noise_floor
+    at_equal_score = _compare(candidates, baseline, lambda model: (model.score, model.ratio), floor)
+    at_equal_speed = _compare(candidates, baseline, lambda model: (model.ratio, model.score), floor)
+    by_speed = any(objective.name == "throughput" for objective in evidence.record.info.objectives)
+    found = max(candidates, key=lambda model: (model.score, model.ratio))
+    if at_equal_score is not None and by_speed:
+        found = at_equal_score.found
+    published = not evidence.record.info.teachers
+    return Recommendation(found, baseline, at_equal_score, at_equal_speed, basis, by_search=found, published=published)
+
+
+def _compare(
+    candidates: Sequence[TrustedModel],
+    baseline: TrustedModel | None,
+    values: Callable[[TrustedModel], tuple[float, float]],
+    floor: float,
+) -> BaselineComparison | None:
+    """Compare the baseline with the best candidate by the second value among those as good in the first."""
+    if baseline is None:
+        return None
+    as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0]]
+    found = max(as_good, key=lambda model: values(model)[::-1], default=None)
+    if found is None:
+        return None
+    ours, theirs = found.measurement, baseline.measurement
+    return BaselineComparison(
+        found=found,
+        baseline=baseline,
+        speedup=ours.ratio / theirs.ratio,
+        speedup_low=ours.ratio_low / theirs.ratio_high if theirs.ratio_high > 0 else math.nan,
+        speedup_high=ours.ratio_high / theirs.ratio_low if theirs.ratio_low > 0 else math.nan,
+        score_gain=found.score - baseline.score,
+        compared=len(as_good),
+        floor=floor,
+    )
+
+
+def find_trial(evidence: StudyEvidence, which: str) -> TrialRecord:
+    """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
+
+    It has its most trusted timing.
+
+    Raises:
+        SelectionError: There is no such trial, or there are several.
+    """
+    if which != BEST:
+        return find_by_name(evidence.study, which)
+    recommendation = recommend(evidence)
+    if recommendation is None:
+        raise nothing_complete(evidence.record)
+    return recommendation.trial
+
+
+def trainings_words(seeds: Collection[int], steps: int, retrained: bool) -> str:
+    """Say what trainings scores are from: "scores of 2 longer trainings each, 810 steps"."""
+    if not retrained:
+        return f"scores of one training each, {steps:,} steps"
+    counts = sorted(set(seeds))
+    each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"scores of {each} longer training{'s' * (counts != [1])} each, {steps:,} steps"
+
+
+def evidence_words(recommendation: Recommendation) -> str:
+    """Say in one line which scores and timings a recommendation is from, and what retraining changed."""
+    r = recommendation
+    if r.published:
+        return "published scores"
+    models = [m for m in (r.model, r.best_baseline) if m is not None]
+    parts = [trainings_words([m.seeds for m in models], r.model.steps, r.retrained)]
+    if taken := taken_back_words(r):
+        parts.append(taken)
+    if unused := unused_words(r):
+        parts.append(unused)
+    if again := [m.name for m in models if m.remeasurement is not None]:
+        parts.append(f"throughput of {' and '.join(again)} measured again")
+    return "; ".join(parts)
+
+
+def recommended_words(evidence: StudyEvidence) -> str:
+    """Say in one line which model the study recommends, and from what evidence; "" where it recommends none."""
+    found = recommend(evidence)
+    return "" if found is None else f"recommended is {found.model.name}: {evidence_words(found)}"
+
+
+def place_words(evidence: StudyEvidence, number: int) -> str:
+    """Say that the study recommends a trial, or that retraining took that back, and why; "" of any other trial."""
+    found = recommend(evidence)
+    concerned = found is not None and number in (found.model.number, found.by_search.number)
+    return recommended_words(evidence) if concerned else ""
+
+
+def taken_back_words(recommendation: Recommendation) -> str:
+    """Say what became of the model that the search recommended; "" where retraining recommends it too."""
+    r = recommendation
+    if not r.taken_back:
+        return ""
+    name = f"{r.by_search.name}, recommended by the search,"
+    if r.fell_below:
+        return f"{name} fell below the baseline"
+    return f"{name} was overtaken"
+
+
+def unused_words(recommendation: Recommendation) -> str:
+    """Say why retrained scores do not decide although there are some; "" where they do, or there are none."""
+    missing = recommendation.missing
+    if not missing:
+        return ""
+    baselines = [model.name for model in missing if model.trial.baseline]
+    if not baselines:
+        return f"retrained scores do not decide, for {missing[0].name} has none"
+    which = f"the baseline {baselines[0]} has" if len(baselines) == 1 else f"{len(baselines)} baselines have"
+    return f"retrained scores do not decide, for {which} none (backbone-nas retrain --baselines)"
