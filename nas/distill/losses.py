@@ -21,7 +21,7 @@ from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets
 from nas.study.config import DIRECTIONS, DistillConfig
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # prediction and target (B, k) or (B, k, g, g) to (B,)
+Loss = Callable[[Tensor, Tensor, float], Tensor]  # prediction, target (B, k) or (B, k, g, g), and `rest`, to (B,)
 
 _DISPERSION_IMAGES = 2048
 
@@ -34,11 +34,14 @@ class TargetTransform:
         scale: of all channels.
         offset: (k,); None for PHI-S itself, which leaves targets as they are.
         weight: factor that makes a mean of squares over the k channels one over the teacher's C channels.
+        rest: length of the mean's part outside of the kept directions. Features get it back when they are decompressed,
+            so that prediction and target share it; it changes angles between them, but no difference.
     """
 
     scale: float = 1.0
     offset: Tensor | None = None
     weight: float = 1.0
+    rest: float = 0.0
 
     def apply(self, targets: Tensor) -> Tensor:
         """Bring PHI-S targets (B, k) or (B, k, g, g) to the head's space."""
@@ -67,7 +70,7 @@ def phi_s(standardizer: Standardizer) -> TargetTransform:
 def raw(standardizer: Standardizer) -> TargetTransform:
     """Return the transform to the teacher's own features; errors are means over C channels, as in AM-RADIO."""
     basis, phi = _basis(standardizer)
-    return TargetTransform(phi, basis.T @ _mean(standardizer), standardizer.dims / len(standardizer.mean))
+    return _affine(basis, phi, _mean(standardizer))
 
 
 def global_standardization(standardizer: Standardizer) -> TargetTransform:
@@ -77,8 +80,7 @@ def global_standardization(standardizer: Standardizer) -> TargetTransform:
     channels = len(mean)
     variance = phi**2 * standardizer.dims / standardizer.kept / channels + mean.var(correction=0)
     deviation = float(variance.sqrt())
-    offset = basis.T @ (mean - mean.mean()) / deviation
-    return TargetTransform(phi / deviation, offset, standardizer.dims / channels)
+    return _affine(basis, phi / deviation, (mean - mean.mean()) / deviation)
 
 
 TRANSFORMS: dict[str, Callable[[Standardizer], TargetTransform]] = {
@@ -86,6 +88,13 @@ TRANSFORMS: dict[str, Callable[[Standardizer], TargetTransform]] = {
     "global": global_standardization,
     "raw": raw,
 }
+
+
+def _affine(basis: Tensor, scale: float, mean: Tensor) -> TargetTransform:
+    """Return the transform to features with a `mean` (C,), in the (C, k) basis of the kept directions."""
+    channels, dims = basis.shape
+    offset = basis.T @ mean
+    return TargetTransform(scale, offset, dims / channels, float((mean - basis @ offset).norm()))
 
 
 def _basis(standardizer: Standardizer) -> tuple[Tensor, float]:
@@ -99,31 +108,37 @@ def _mean(standardizer: Standardizer) -> Tensor:
     return torch.from_numpy(standardizer.mean).float()
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of each image (B,)."""
+def squared_error(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
+    """Return the mean squared error of each image (B,); `rest` is in both, and does not change it."""
     return _per_image((prediction - target).square())
 
 
-def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - cosine over the channels, averaged over positions (B,)."""
-    return 1 - _per_image(F.cosine_similarity(prediction, target, dim=1))
+def cosine_distance(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
+    """Return 1 - cosine over the channels, averaged over positions (B,); for `rest` see `TargetTransform`."""
+    return 1 - _per_image(F.cosine_similarity(_with_rest(prediction, rest), _with_rest(target, rest), dim=1))
 
 
-def hybrid(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,)."""
+def hybrid(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
+    """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,), with `rest` in the cosine."""
     smooth = F.smooth_l1_loss(prediction, target, reduction="none")
-    return 0.9 * cosine_distance(prediction, target) + 0.1 * _per_image(smooth)
+    return 0.9 * cosine_distance(prediction, target, rest) + 0.1 * _per_image(smooth)
 
 
-def squared_angle(prediction: Tensor, target: Tensor) -> Tensor:
+def squared_angle(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
     """Return the squared angle in rad^2 over the channels, averaged over positions (B,).
 
-    The angle comes from the half-angle's tangent, whose gradient stays finite where that of arccos does not (Kahan).
+    For `rest` see `TargetTransform`. The angle comes from the half-angle's tangent, whose gradient stays finite where
+    that of arccos does not (Kahan).
     """
-    u, v = F.normalize(prediction, dim=1), F.normalize(target, dim=1)
+    u, v = (F.normalize(_with_rest(values, rest), dim=1) for values in (prediction, target))
     difference, total = (u - v).square().sum(1), (u + v).square().sum(1)
     angle = 2 * torch.atan2((difference + 1e-12).sqrt(), (total + 1e-12).sqrt())
     return _per_image(angle.square())
+
+
+def _with_rest(values: Tensor, rest: float) -> Tensor:
+    """Append a constant channel, in which features have their mean's part outside of the kept directions."""
+    return values if rest == 0 else torch.cat([values, torch.full_like(values[:, :1], rest)], dim=1)
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -139,11 +154,13 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def angular_dispersion(targets: Tensor) -> float:
+def angular_dispersion(targets: Tensor, rest: float = 0.0) -> float:
     """Return the mean squared angle in rad^2 between targets and their mean direction: the width of a teacher's cone.
 
-    C-RADIOv4 divides the squared angle by it, lest the teacher with the widest cone dominate.
+    C-RADIOv4 divides the squared angle by it, lest the teacher with the widest cone dominate. For `rest` see
+    `TargetTransform`.
     """
+    targets = _with_rest(targets, rest)
     tokens = targets if targets.ndim == 2 else targets.flatten(2).transpose(1, 2).flatten(0, 1)
     center = F.normalize(tokens, dim=1).mean(0, keepdim=True)
     return float(squared_angle(center.expand_as(tokens), tokens).mean())
@@ -177,7 +194,8 @@ class DistillationLoss:
             self._divisors[key] = 1 / transform.weight if name == "mse" else 1.0
             if name == "angle":
                 some = np.array(array_of(targets.train, key)[:_DISPERSION_IMAGES])
-                self._divisors[key] = angular_dispersion(transform.apply(torch.from_numpy(some).float()))
+                features = transform.apply(torch.from_numpy(some).float())
+                self._divisors[key] = angular_dispersion(features, transform.rest)
             self.transforms[key] = transform.to(device)
 
     def __call__(
@@ -193,8 +211,9 @@ class DistillationLoss:
         for teacher, heads in predictions.items():
             for head, prediction in heads.items():
                 key = f"{teacher}/{head}"
-                target = self.transforms[key].apply(targets[key])
-                losses[key] = self._losses[key](prediction.float(), target) / self._divisors[key]
+                transform = self.transforms[key]
+                target = transform.apply(targets[key])
+                losses[key] = self._losses[key](prediction.float(), target, transform.rest) / self._divisors[key]
         return losses
 
 

@@ -55,6 +55,25 @@ def test_the_raw_transform_keeps_the_features_own_angles() -> None:
     torch.testing.assert_close(mine, theirs.float(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["raw", "global"])
+def test_directions_are_those_of_decompressed_features(name: str) -> None:
+    """The mean has a part outside of the eight kept directions, which decompressed features have too."""
+    part = fitted(8)
+    transform = TRANSFORMS[name](part)  # type: ignore[arg-type]
+    assert transform.rest > 0.1
+    targets = [part.apply(features) for features in (FEATURES, ESTIMATES)]  # type: ignore[attr-defined]
+    mine = [transform.apply(torch.from_numpy(t).float()) for t in targets]
+    shift = {"raw": 0.0, "global": FEATURES.mean()}[name]
+    u, v = (part.invert(t) - shift for t in targets)  # type: ignore[attr-defined]
+    cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
+    distance = LOSSES["cosine"](*mine, transform.rest)
+    np.testing.assert_allclose(distance, 1 - cosine, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(LOSSES["angle"](*mine, transform.rest), np.arccos(cosine) ** 2, rtol=1e-3, atol=1e-5)
+    smooth = F.smooth_l1_loss(*mine, reduction="none").mean(1)
+    torch.testing.assert_close(LOSSES["hybrid"](*mine, transform.rest), 0.9 * distance + 0.1 * smooth)
+    assert LOSSES["cosine"](*mine, 0.0).mean() > 1.05 * distance.mean()
+
+
 def test_a_transform_is_inverted_for_maps_too() -> None:
     transform = TRANSFORMS["global"](fitted(8))
     maps = torch.randn(2, 8, 3, 3)
@@ -63,19 +82,19 @@ def test_a_transform_is_inverted_for_maps_too() -> None:
 
 def test_losses_by_hand() -> None:
     u, v = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    assert LOSSES["mse"](u, v).item() == pytest.approx((9 + 4) / 2)
-    assert LOSSES["cosine"](u, v).item() == pytest.approx(1)
-    assert LOSSES["angle"](u, v).item() == pytest.approx((math.pi / 2) ** 2, rel=1e-5)
-    assert LOSSES["hybrid"](u, v).item() == pytest.approx(0.9 + 0.1 * (2.5 + 1.5) / 2)
+    assert LOSSES["mse"](u, v, 0.0).item() == pytest.approx((9 + 4) / 2)
+    assert LOSSES["cosine"](u, v, 0.0).item() == pytest.approx(1)
+    assert LOSSES["angle"](u, v, 0.0).item() == pytest.approx((math.pi / 2) ** 2, rel=1e-5)
+    assert LOSSES["hybrid"](u, v, 0.0).item() == pytest.approx(0.9 + 0.1 * (2.5 + 1.5) / 2)
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_losses_are_per_image_and_vanish_on_the_truth(name: str) -> None:
     maps = torch.randn(3, 8, 2, 2)
-    assert LOSSES[name](maps, maps).abs().max() < 1e-5
+    assert LOSSES[name](maps, maps, 0.0).abs().max() < 1e-5
     one_off = maps.clone()
     one_off[1] += torch.randn(8, 2, 2)
-    assert (LOSSES[name](maps, one_off) > 1e-3).tolist() == [False, True, False]
+    assert (LOSSES[name](maps, one_off, 0.0) > 1e-3).tolist() == [False, True, False]
 
 
 def test_the_angle_has_a_finite_gradient_at_the_truth_and_opposite_it() -> None:
@@ -91,6 +110,7 @@ def test_dispersion_grows_with_the_cone() -> None:
     narrow, wide = axis + 0.1 * torch.randn(500, 4), axis + 0.5 * torch.randn(500, 4)
     assert angular_dispersion(narrow) < angular_dispersion(wide)
     maps = narrow.view(125, 4, 4).transpose(1, 2).reshape(125, 4, 2, 2)
+    assert angular_dispersion(narrow, rest=5.0) < angular_dispersion(narrow) / 10
     assert angular_dispersion(maps) == pytest.approx(angular_dispersion(narrow), rel=1e-4)
 
 
