@@ -41,12 +41,17 @@ DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96
 SCENE_CLASSES = 11
 ALL = ("lite0", "hed", "xfeat")
+WITHOUT = 1e-6  # weight of a head that the student does not learn
 
 RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "lite0 alone": (("lite0",), {}),
     "hed alone": (("hed",), {}),
     "xfeat alone": (("xfeat",), {}),
+    "lite0 and hed": (("lite0", "hed"), {}),
+    "lite0 and xfeat": (("lite0", "xfeat"), {}),
     "all, fixed": (ALL, {}),
+    "all, summaries alone": (ALL, {"weights": {f"{teacher}/spatial": WITHOUT for teacher in ALL}}),
+    "all, maps alone": (ALL, {"weights": {f"{teacher}/summary": WITHOUT for teacher in ALL}}),
     "all, lite0 x3": (ALL, {"weights": {"lite0": 3.0}}),
     "all, uncertainty": (ALL, {"balance": "uncertainty"}),
     "all, adaloss": (ALL, {"balance": "adaloss"}),

@@ -31,6 +31,7 @@ from nas.cache.standardize import (
     Compressed,
     Compressor,
     calibrate,
+    keeps_whole_summary,
     load_statistics,
     save_statistics,
 )
@@ -75,7 +76,9 @@ class TeacherCacheBuilder:
         side = spec.map_side and spec.map_side(max(spec.source_px, images.image_px))
         # Entries of other ratios once averaged whole tokens; those of whole ratios have the key that they had.
         resized = [] if side and takes_whole_tokens(side, compression.grid) else ["parts of tokens"]
-        self.fingerprint = digest([*identity, *asdict(compression).items(), *resized])
+        whole = keeps_whole_summary(spec.widths, compression.grid**2, compression.share)
+        rule = ["whole summary"] if whole else []  # other entries have the key that they had before there was this rule
+        self.fingerprint = digest([*identity, *asdict(compression).items(), *resized, *rule])
         self.entry = CacheEntry.of(images.entry.folder.parent, f"targets-{spec.slug}", self.fingerprint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -23,7 +23,7 @@ import torch
 
 from backbones import build
 from nas.backend.trial import setting_of
-from nas.cache.standardize import Standardizer
+from nas.cache.standardize import Standardizer, keeps_whole_summary
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 from nas.data import open_poses
 from nas.distill.evaluation.explained_variance import explained_variance
@@ -256,10 +256,11 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
     """
     rng = np.random.default_rng(0)
     px, grid = config.distill.img_size, config.grid
-    channels = {
-        name: (max(1, round(share * summary)) if summary else 0, max(1, round(share * spatial)))
-        for name, (summary, spatial) in widths.items()
-    }
+    channels = {}
+    for name, (summary, spatial) in widths.items():
+        whole = keeps_whole_summary((summary, spatial), grid**2, share)
+        kept = summary if whole else max(1, round(share * summary)) if summary else 0
+        channels[name] = (kept, max(1, round(share * spatial)))
 
     def split() -> SplitTargets:
         return SplitTargets(

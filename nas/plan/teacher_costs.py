@@ -21,13 +21,10 @@ from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
-from nas.teachers.hed import Hed
-from nas.teachers.lite0 import Lite0
 from nas.teachers.timm_networks import create, features, layout, parse
 from nas.teachers.weights import HED, LITE0, XFEAT, cached_hub_file, file_for, locate
-from nas.teachers.xfeat import XFeat
 
-_BUILTIN = {"lite0": (Lite0, LITE0), "hed": (Hed, HED), "xfeat": (XFeat, XFEAT)}
+_BUILTIN = {"lite0": LITE0, "hed": HED, "xfeat": XFEAT}
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     return Material(
         teachers=tuple(costs),
         images=estimate_images(images),
-        widths={spec.name: widths(spec.name) for spec in chosen},
+        widths={spec.name: spec.widths for spec in chosen},
         targets=load_targets(plan.path) if ready and plan is not None else None,
     )
 
@@ -122,7 +119,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
         seconds = passes * macs * seconds_per_mac
         costs.append(TeacherCost(spec.name, passes, seconds, kept_bytes, temporary_bytes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
-    return Material(tuple(costs), images, {spec.name: widths(spec.name) for spec in chosen})
+    return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen})
 
 
 def images_bytes(config: SearchConfig) -> float:
@@ -137,16 +134,10 @@ def _passes(config: SearchConfig) -> int:
 def weights_here(name: str, files: Mapping[str, Path]) -> bool:
     """Return whether a teacher can be loaded without a network connection."""
     if name in _BUILTIN:
-        return locate(_BUILTIN[name][1]) is not None
+        return locate(_BUILTIN[name]) is not None
     if file_for(name, files):
         return True
     return cached_hub_file(get_pretrained_cfg(parse(name).network).hf_hub_id) is not None
-
-
-def widths(name: str) -> tuple[int, int]:
-    """Return the channels of the summary (0: none) and of the spatial features; no weights are needed."""
-    source = _BUILTIN[name][0] if name in _BUILTIN else layout(parse(name, TEACHERS))
-    return source.summary_dim, source.spatial_dim
 
 
 def pass_macs(name: str) -> float | None:
@@ -176,7 +167,7 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
 
 
 def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:
-    summary, spatial = widths(spec.name)
+    summary, spatial = spec.widths
     return summary + config.grid**2 * spatial
 
 

@@ -80,7 +80,8 @@ class TeacherSpec:
     `name` is the user's, `network` the network's full name. `network`, the weight file's `sha256` and `preprocessing`
     identify the teacher. Calling `sha256` may download the weights. `check` says where the weights come from; it reads
     no tensor and downloads nothing, and raises TeacherError where there are none or they are another network's.
-    `map_side` takes the side of a square image in px to the side of its map in tokens; None where it is unknown.
+    `widths` are the channels of the summary (0: none) and of the map. `map_side` takes the side of a square image in px
+    to the side of its map in tokens; None where it is unknown.
     """
 
     name: str
@@ -89,6 +90,7 @@ class TeacherSpec:
     preprocessing: str
     load: Callable[[], Teacher]
     source_px: int
+    widths: tuple[int, int]
     check: Callable[[], str]
     map_side: Callable[[int], int] | None = None
 

@@ -99,6 +99,7 @@ HED_TEACHER = TeacherSpec(
     preprocessing="bgr 255x - mean, own size; spatial conv4_3 relu 512 at /8, summary its mean; v1",
     load=check_activations(Hed),
     source_px=Hed.source_px,
+    widths=(Hed.summary_dim, Hed.spatial_dim),
     check=lambda: check_wheel(HED),
     map_side=lambda px: max(px, Hed.source_px) // 8,
 )

@@ -79,6 +79,7 @@ LITE0_TEACHER = TeacherSpec(
     preprocessing="rgb (255x-127)/128, bilinear to >= 128 px; summary pooled 1280, spatial stage 5 of 112 at /16; v1",
     load=check_activations(Lite0),
     source_px=Lite0.source_px,
+    widths=(Lite0.summary_dim, Lite0.spatial_dim),
     check=lambda: check_wheel(LITE0),
     map_side=lambda px: max(px, Lite0.source_px) // 16,
 )

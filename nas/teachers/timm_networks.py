@@ -198,6 +198,7 @@ def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, 
         ),
         load=lambda: TimmTeacher(name, file(), spec.fingerprint),
         source_px=name.px // name.tiles,
+        widths=(shape.summary_dim, shape.spatial_dim),
         check=lambda: check_weights(name, weights),
         map_side=lambda px: shape.grid // name.tiles,
     )

@@ -78,6 +78,7 @@ XFEAT_TEACHER = TeacherSpec(
     preprocessing="gray mean, instance norm, own size; spatial unit descriptors 64 at /8, summary their mean; v1",
     load=check_activations(XFeat),
     source_px=XFeat.source_px,
+    widths=(XFeat.summary_dim, XFeat.spatial_dim),
     check=lambda: check_wheel(XFEAT),
     map_side=lambda px: max(px, XFeat.source_px) // 8,
 )

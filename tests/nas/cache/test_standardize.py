@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas.cache.hadamard import hadamard, spreading_rotation
-from nas.cache.standardize import Moments, choose_dims, fit, spectrum
+from nas.cache.standardize import Moments, choose_dims, fit, keeps_whole_summary, spectrum
 from nas.teachers import TeacherError
 
 
@@ -93,7 +93,7 @@ def kept(values, k):
     return values[:k].sum() / values.sum()
 
 
-@pytest.mark.parametrize("share", [0.05, 0.25, 0.6])
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
 def test_heads_divide_the_budget_at_the_same_loss(share):
     """The budget holds, orders have Hadamard matrices, and neither head could keep more without breaking it."""
     values, cells = {"summary": FALLING**0.3, "spatial": FALLING}, {"summary": 1, "spatial": 16}
@@ -105,6 +105,22 @@ def test_heads_divide_the_budget_at_the_same_loss(share):
     for head, k in dims.items():
         smaller = max((n for n in range(1, k) if hadamard(n) is not None), default=1)
         assert k == 1 or kept(values[head], smaller) < least + 1e-12
+
+
+def test_a_summary_that_takes_little_keeps_every_direction():
+    """The map of 256 cells takes what is left of the budget."""
+    values, cells = {"summary": FALLING**0.3, "spatial": FALLING}, {"summary": 1, "spatial": 256}
+    dims = choose_dims(values, cells, 0.25)
+    budget = 0.25 * (64 + 256 * 64)
+    assert dims["summary"] == 64
+    assert 64 + 256 * dims["spatial"] <= budget < 64 + 256 * (dims["spatial"] + 4)
+    assert choose_dims({"summary": np.append(np.ones(62), [0, 0]), "spatial": FALLING}, cells, 0.25)["summary"] == 60
+
+
+def test_which_summaries_are_kept_whole():
+    assert keeps_whole_summary((1280, 1280), 16 * 16, 0.25)  # CLIP ViT-H/14 at 224 px
+    assert not keeps_whole_summary((1280, 112), 4 * 4, 0.25)  # the built-in teacher lite0
+    assert not keeps_whole_summary((0, 256), 16 * 16, 0.25)  # SAM
 
 
 def test_a_teacher_without_summary_spends_its_budget_on_the_map():

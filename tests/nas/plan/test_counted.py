@@ -9,8 +9,9 @@ import pytest
 
 from nas.measure.counts import totals
 from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs
-from nas.plan.teacher_costs import material_counted, pass_macs, weights_here, widths
+from nas.plan.teacher_costs import material_counted, pass_macs, weights_here
 from nas.study.config import SearchConfig
+from nas.teachers import specs
 from search_space import preset
 
 CLIP, SAM = "vit_huge_patch14_clip_224.laion2b", "samvit_huge_patch16.sa1b@1024/4"
@@ -38,9 +39,7 @@ def test_times_of_a_trial() -> None:
 def test_teachers_are_counted_without_weights() -> None:
     # timm's own table has 167.40 GMACs for this network, its projection included.
     assert pass_macs(CLIP) == pytest.approx(167.40e9, rel=0.01)
-    assert widths(CLIP) == (1024, 1280)
-    assert widths(SAM) == (0, 256)
-    assert widths("lite0") == (1280, 112)
+    assert [spec.widths for spec in specs(f"{CLIP},{SAM},lite0")] == [(1024, 1280), (0, 256), (1280, 112)]
     assert pass_macs("lite0") is None
 
 
