@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ class HeadDims(NamedTuple):
 
 class TeacherHeads(nn.Module):
     """A summary head (where the teacher has a summary) and a spatial head for every teacher.
+
+    At first the heads answer as in PHI-S, about the mean of the teacher's features, whichever space they answer in. Far
+    from it, the angle to a teacher with a narrow cone is many times the cone's width: its loss dwarfs those of others.
 
     Args:
         summary_dim: width of the student's summary.
@@ -55,6 +58,11 @@ class TeacherHeads(nn.Module):
         )
         keys = [f"{name}/{head}" for name in teachers for head in ("summary", "spatial")]
         self.transforms = dict.fromkeys(keys, TargetTransform()) | dict(transforms or {})
+        for name in teachers:
+            for kind, heads in (("summary", self.summary), ("spatial", self.spatial)):
+                if module_name(name) in heads:
+                    last = cast(nn.Linear, cast(nn.Sequential, heads[module_name(name)])[-1])
+                    self.transforms[f"{name}/{kind}"].move(last)
 
     def forward(self, features: Features, teachers: Sequence[str] | None = None) -> Predictions:
         """Return the answers of the heads of all or the named teachers, each in its own space."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.cache.standardize import Standardizer
@@ -52,6 +52,13 @@ class TargetTransform:
         if self.offset is None:
             return predictions
         return (predictions - self._broadcast(self.offset, predictions)) / self.scale
+
+    @torch.no_grad()
+    def move(self, layer: nn.Linear) -> None:
+        """Change a layer (k outputs) that answers in PHI-S so that it gives the same answers in the head's space."""
+        if self.offset is not None:
+            layer.weight *= self.scale
+            layer.bias.copy_(layer.bias * self.scale + self.offset.to(layer.bias.device))
 
     def to(self, device: torch.device) -> TargetTransform:
         """Return the same transform with its offset on `device`."""

@@ -39,7 +39,7 @@ TEACHERS = {
 }
 
 
-def trained_heads(kind: str) -> TeacherHeads:
+def new_heads(kind: str) -> TeacherHeads:
     transforms = {
         f"{name}/{head}": TRANSFORMS[kind](getattr(about, head))
         for name, about in TEACHERS.items()
@@ -48,7 +48,12 @@ def trained_heads(kind: str) -> TeacherHeads:
     }
     dims = {name: HeadDims(about.summary_dim, about.spatial_dim) for name, about in TEACHERS.items()}
     torch.manual_seed(0)
-    heads = TeacherHeads(20, 14, dims, 16, 4, transforms)
+    return TeacherHeads(20, 14, dims, 16, 4, transforms)
+
+
+def trained_heads(kind: str) -> TeacherHeads:
+    heads = new_heads(kind)
+    torch.manual_seed(0)
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return heads
@@ -67,6 +72,16 @@ def unfolded(heads: TeacherHeads, name: str) -> dict[str, np.ndarray]:
     result = {"spatial": np.moveaxis(TEACHERS[name].spatial.invert(np.moveaxis(_array(made["spatial"]), 1, -1)), -1, 1)}
     summary = TEACHERS[name].summary
     return result if summary is None else {**result, "summary": summary.invert(_array(made["summary"]))}
+
+
+@pytest.mark.parametrize("kind", ["global", "raw"])
+def test_untrained_heads_answer_as_in_phi_s(kind: str) -> None:
+    """A teacher's mean is up to 40 away from zero."""
+    torch.manual_seed(0)
+    plain = new_heads("phi_s")
+    torch.manual_seed(0)
+    answers, expected = new_heads(kind).predict_targets(features()), plain.predict_targets(features())
+    torch.testing.assert_close(answers, expected, rtol=1e-3, atol=1e-3)
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
