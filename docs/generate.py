@@ -424,10 +424,11 @@ def timm_teacher(name: str) -> tuple[str, ...]:
     from nas.teachers.timm_networks import parameters, parse
 
     summary, spatial = widths(name)
+    counted = pass_macs(name)
     license_name = get_pretrained_cfg(parse(name).network).license or "unknown"
     shapes = (str(summary or "-"), str(spatial))
     return teacher_row(
-        name, str(spec_of(name, {}).source_px), parameters(name), pass_macs(name) or 0.0, shapes, license_name
+        name, str(spec_of(name, {}).source_px), parameters(name), counted.macs if counted else 0.0, shapes, license_name
     )
 
 

@@ -10,12 +10,12 @@ from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_cache, add_flag
-from nas.ranges import HeldOutImages, Images, Pixels, Range, Views, check_fields
-from nas.study.config import TARGET_DTYPES, SearchConfig
+from nas.ranges import HeldOutImages, Images, OneOf, Pixels, Range, Views, check_fields
+from nas.study.config import TARGET_DTYPES, TEACHER_PRECISIONS, SearchConfig
 
 _EXAMPLES = """examples:
   backbone-nas cache build                                 the default search's cache, before the search
-  backbone-nas cache build --data imagefolder:PHOTOS --teachers am_radio --img-size 224 --views 4
+  backbone-nas cache build --data imagefolder:PHOTOS --teachers am_radio --img-size 224 --teacher-precision bf16
   backbone-nas cache build --teachers NAME --teacher-weights NAME=weights.safetensors
   backbone-nas cache verify --samples 64                   hash every file, run every teacher again
   backbone-nas cache ls
@@ -38,6 +38,7 @@ class BuildSettings:
     img_size: Pixels = DEFAULTS.distill.img_size
     grid: Annotated[int, Range(1, 256)] | None = None  # None: img_size // 16
     views: Views = 1
+    teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] = DEFAULTS.teacher_precision
     target_dtype: str = "int8"
     share: Annotated[float, Range(0, 1, above=True)] | None = None  # None: the default of the data type
 
@@ -136,6 +137,8 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
     add_flag(add, "--img-size", str(px), default=px)
     add("--grid", type=int, metavar="N", help="side of the spatial targets (default: PX / 16)")
     add("--views", type=int, metavar="N", default=1, help="stored augmentations of each train image (default: 1)")
+    precision = DEFAULTS.teacher_precision
+    add_flag(add, "--teacher-precision", precision, choices=TEACHER_PRECISIONS, default=precision)
     add("--target-dtype", choices=TARGET_DTYPES, default="int8", help="data type of each stored number (default: int8)")
     share = "share of each teacher's numbers that PCA keeps, 1 keeps all (default: 0.5 in int4, else 0.25)"
     add("--share", type=float, metavar="X", help=share)

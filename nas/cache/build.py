@@ -37,6 +37,7 @@ class CachePlan:
         weights: Mapping[str, Path],
         image_px: int,
         compression: Compression,
+        precision: str = "fp32",
         announce: Callable[[str], None] = lambda line: None,
     ) -> None:
         grid, share = compression.grid, compression.share
@@ -48,7 +49,7 @@ class CachePlan:
         check_weights(chosen, announce)
         self.teachers_name = teachers
         self.images = ImageCacheBuilder(source, image_px)
-        self.teachers = [TeacherCacheBuilder(spec, self.images, compression) for spec in chosen]
+        self.teachers = [TeacherCacheBuilder(spec, self.images, compression, precision) for spec in chosen]
         fingerprints = [teacher.fingerprint for teacher in self.teachers]
         self.path = source.root / f"set-{digest([FORMAT, LAYOUT, *fingerprints])}.json"
 
@@ -103,6 +104,7 @@ def open_targets(
     grid: int,
     seed: int,
     views: int = 1,
+    precision: str = "fp32",
     storage: str = "int8",
     share: float | None = None,
     weights: Mapping[str, Path] | None = None,
@@ -123,6 +125,7 @@ def open_targets(
         grid: Side of the spatial targets.
         seed: Seed of the images' choice, order and augmentations.
         views: Stored augmentations of each train image.
+        precision: Precision that the teachers compute in, see `nas.teachers.base.run_teacher`.
         storage: How each number is stored, a name in `CODECS`.
         share: Share of each teacher's numbers that PCA keeps; None for the default of `storage`, see `share_of`.
         weights: Files with teachers' weights, by teacher.
@@ -138,7 +141,7 @@ def open_targets(
     """
     source = ImageSource(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
     compression = Compression(grid, storage, share_of(storage, share))
-    plan = CachePlan(source, teachers, weights or {}, image_px, compression, announce)
+    plan = CachePlan(source, teachers, weights or {}, image_px, compression, precision, announce)
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     if not plan.complete:
         _build_missing(plan, progress, announce)
@@ -205,6 +208,7 @@ def open_study_targets(
         grid=config.grid,
         seed=STUDY_SEED,
         views=config.views,
+        precision=config.teacher_precision,
         storage=config.target_dtype,
         weights=weights,
         progress=progress,

@@ -46,6 +46,7 @@ def _build(settings: BuildSettings, root: Path) -> int:
             grid=settings.grid or settings.img_size // 16,
             seed=STUDY_SEED,
             views=settings.views,
+            precision=settings.teacher_precision,
             storage=settings.target_dtype,
             share=settings.share,
             weights=settings.weights,

@@ -25,6 +25,7 @@ from nas.cli import clock, format_bytes
 from nas.data import CorruptImage, ImageSet
 from nas.data.dataset import Progress
 from nas.study.config import DistillConfig
+from nas.teachers.base import Teacher, run_teacher
 
 PROBE_IMAGES = 16  # as many as the largest mosaic holds
 SLOW_S = 2.0  # a teacher that takes longer for its first input is timed on that alone
@@ -150,10 +151,9 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
     teacher = spec.load().to(builder.device)
 
     def run(count: int) -> None:
-        with torch.inference_mode():
-            teacher(pixels[:count].to(builder.device).float() / 255)[1].cpu()
+        run_teacher(teacher, pixels[:count].to(builder.device), builder.precision).spatial.cpu()
 
-    seconds = seconds_per_image(run, teacher.tiles**2) / builder.passes_at_once(teacher)
+    seconds = seconds_per_image(run, teacher.tiles**2) / parallel_passes(builder, teacher)
     if larger:
         seconds += seconds_per_image(lambda count: read_first(images, count)) / torch.get_num_threads()
     numbers = teacher.summary_dim + compression.grid**2 * teacher.spatial_dim
@@ -162,6 +162,14 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
     calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, len(builder.images.sets["train"]))
     temporary_bytes = 0 if builder.calibrated else calibrating * numbers * 4
     return BuildEstimate(kept_bytes, temporary_bytes, {stage: seconds * count for stage, count in passes.items()})
+
+
+def parallel_passes(builder: TeacherCacheBuilder, teacher: Teacher) -> int:
+    """Return how many passes take as long as one that runs alone.
+
+    Threads of a CPU run a batch each. A GPU is busy with one batch: the other threads read images, or wait for it.
+    """
+    return 1 if builder.device.type == "cuda" else builder.passes_at_once(teacher)
 
 
 def _missing_passes(builder: TeacherCacheBuilder) -> dict[str, int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nas.cache.entry import CacheEntry, CacheError, read_json, remove_unless_in_use
-from nas.cache.targets import read_cache_set
+from nas.cache.targets import precision_of, read_cache_set
 
 ENTRY_NAME = re.compile(r"(images|targets(-[A-Za-z0-9._-]+)?)-[0-9a-f]{16}")  # other folders are never listed
 COMPLETE, INCOMPLETE, OTHER_FORMAT = "complete", "incomplete", "other format"
@@ -61,8 +62,13 @@ def describe(entry: CacheEntry) -> tuple[str, int, str]:
     except CacheError:
         return entry.folder.name.rpartition("-")[0], 0, OTHER_FORMAT
     is_teacher = "teacher" in manifest
-    content = f"{manifest['teacher']} {manifest['storage']}" if is_teacher else f"{manifest['data']} images"
+    content = _targets_in_words(manifest) if is_teacher else f"{manifest['data']} images"
     return content, sum(record["rows"] for record in manifest["shards"].values()), COMPLETE
+
+
+def _targets_in_words(manifest: Mapping[str, Any]) -> str:
+    precision = precision_of(manifest)
+    return f"{manifest['teacher']} {manifest['storage']}{'' if precision == 'fp32' else f', computed in {precision}'}"
 
 
 def _rows(record: Path) -> int:

@@ -38,11 +38,15 @@ class SplitTargets:
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """The standardizers of a teacher's heads, which invert its targets; `summary` is None without a summary."""
+    """The standardizers of a teacher's heads, which invert its targets, and the precision that it computed them in.
+
+    `summary` is None without a summary.
+    """
 
     fingerprint: str
     summary: Standardizer | None
     spatial: Standardizer
+    precision: str = "fp32"
 
     @property
     def summary_dim(self) -> int:
@@ -158,6 +162,7 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
             manifests[name]["teacher_fingerprint"],
             heads["summary"].standardizer if "summary" in heads else None,
             heads["spatial"].standardizer,
+            precision_of(manifests[name]),
         )
         for name, heads in statistics.items()
     }
@@ -178,6 +183,11 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
         class_names=None if images["class_names"] is None else tuple(images["class_names"]),
         poses=load_poses(cache_set, codecs),
     )
+
+
+def precision_of(manifest: Mapping[str, Any]) -> str:
+    """Return the precision that a teacher computed an entry in; entries that do not name it were computed in fp32."""
+    return str(manifest.get("precision", "fp32"))
 
 
 def load_split(cache_set: CacheSet, split: str, codecs: Mapping[str, Mapping[str, Codec]]) -> SplitTargets:

@@ -39,7 +39,7 @@ from nas.data import ImageSet, Split
 from nas.data.dataset import Progress, digest
 from nas.measure.memory import LiveStorages
 from nas.teachers import Teacher, TeacherSpec
-from nas.teachers.base import activation_fingerprint, same_activations
+from nas.teachers.base import activation_fingerprint, run_teacher, same_activations
 from search_space.memory import memory_bytes
 
 CALIBRATION_SHARDS = 8  # 2,048 images: the covariance of 1,280 channels needs more than a thousand
@@ -67,10 +67,15 @@ class Compression:
 
 
 class TeacherCacheBuilder:
-    """Builds the entry of one teacher for the images of `images`; `entry` is the entry, built or not."""
+    """Builds the entry of one teacher for the images of `images`; `entry` is the entry, built or not.
 
-    def __init__(self, spec: TeacherSpec, images: ImageCacheBuilder, compression: Compression) -> None:
-        self.spec, self.images, self.compression = spec, images, compression
+    `precision` is that of the teacher's passes, see `run_teacher`.
+    """
+
+    def __init__(
+        self, spec: TeacherSpec, images: ImageCacheBuilder, compression: Compression, precision: str = "fp32"
+    ) -> None:
+        self.spec, self.images, self.compression, self.precision = spec, images, compression, precision
         calibration_images = CALIBRATION_SHARDS * SHARD_ITEMS
         identity = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, calibration_images]
         side = spec.map_side and spec.map_side(max(spec.source_px, images.image_px))
@@ -78,7 +83,9 @@ class TeacherCacheBuilder:
         resized = [] if side and takes_whole_tokens(side, compression.grid) else ["parts of tokens"]
         whole = keeps_whole_summary(spec.widths, compression.grid**2, compression.share)
         rule = ["whole summary"] if whole else []  # other entries have the key that they had before there was this rule
-        self.fingerprint = digest([*identity, *asdict(compression).items(), *resized, *rule])
+        # Entries in fp32 have the key that they had before there was a choice.
+        rounded = [] if precision == "fp32" else [("precision", precision)]
+        self.fingerprint = digest([*identity, *asdict(compression).items(), *resized, *rule, *rounded])
         self.entry = CacheEntry.of(images.entry.folder.parent, f"targets-{spec.slug}", self.fingerprint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -187,8 +194,8 @@ class TeacherCacheBuilder:
 
         def run(rows: RowBatch) -> Heads:
             images = read_images(rows)
-            with passes, torch.inference_mode():
-                summary, spatial = teacher(images.to(self.device).float() / 255)
+            with passes:
+                summary, spatial = run_teacher(teacher, images.to(self.device), self.precision)
                 heads = {"spatial": to_grid(spatial, self.compression.grid)}
                 return heads if summary is None else {"summary": summary, **heads}
 
@@ -288,6 +295,7 @@ class TeacherCacheBuilder:
             "teacher_fingerprint": self.spec.fingerprint,
             "fingerprint": self.fingerprint,
             "images": self.images.fingerprint,
+            "precision": self.precision,
             **asdict(self.compression),
             "heads": heads,
             "activations": read_json(self.activations_path)["activations"],
@@ -296,7 +304,10 @@ class TeacherCacheBuilder:
 
 
 def activation_bytes(teacher: Teacher, count: int, px: int) -> int:
-    """Return the peak bytes of a teacher's activations on `count` images of `px`; nothing is computed."""
+    """Return the peak bytes of a teacher's activations on `count` images of `px` in fp32; nothing is computed.
+
+    In bf16 they are fewer.
+    """
     tensors = dict(chain(teacher.named_parameters(), teacher.named_buffers()))
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     images, live = torch.zeros(count, 3, px, px, device="meta"), LiveStorages()

@@ -14,7 +14,7 @@ from nas.cache.entry import CacheError
 from nas.cache.images import ImageSource
 from nas.cache.poses import check_poses
 from nas.cache.shards import mapped
-from nas.cache.targets import CacheSet, read_cache_set
+from nas.cache.targets import CacheSet, precision_of, read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 
 MIN_COSINE = 0.99  # int8 lowers the cosine of stored to live targets by less than 1e-3, other preprocessing far more
@@ -72,7 +72,9 @@ def plan_of(cache_set: CacheSet, weights: Mapping[str, Path]) -> CachePlan:
         cache_set.path.parent,
     )
     compression = Compression(teacher_manifest["grid"], teacher_manifest["storage"], teacher_manifest["share"])
-    plan = CachePlan(source, origin["teachers"], weights, images["image_px"], compression)
+    plan = CachePlan(
+        source, origin["teachers"], weights, images["image_px"], compression, precision_of(teacher_manifest)
+    )
     if plan.images.entry.folder != cache_set.images.folder:
         raise CacheError(f"teacher cache: the images of {origin['data']!r} are not those of {cache_set.images.folder}")
     for teacher in plan.teachers:

@@ -2,7 +2,7 @@
 
 Every epoch shows each image in another augmentation: a resized crop, a flip, colors. Student and teachers see the same
 one, each at its own size. Without augmentation they see the central squares of the images, as a cache stores them. The
-targets are standardized like cached ones, by the statistics of the cached images.
+targets are computed in the precision of the cached ones, and standardized by their statistics.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nas.data.dataset import Pixels, Progress, digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
 from nas.distill.heads import normalize
 from nas.teachers import Teacher, TeacherSpec, specs
-from nas.teachers.base import activation_fingerprint, same_activations
+from nas.teachers.base import activation_fingerprint, run_teacher, same_activations
 from search_space.arch import SIZE_MULTIPLE_PX
 
 MAX_EPOCHS = 1_000_000
@@ -157,7 +157,7 @@ class _LiveTeacher:
         cached = targets.teachers[spec.name]
         if spec.fingerprint != cached.fingerprint:
             raise CacheError(f"teacher {spec.name}: its weights or its preprocessing are not those of the cache")
-        self._name, self._device = spec.name, device
+        self._name, self._device, self._precision = spec.name, device, cached.precision
         self._teacher: Teacher = spec.load().to(device)
         recorded = read_cache_set(targets.path).teachers[spec.name].manifest["activations"]
         if not same_activations(activation_fingerprint(self._teacher), recorded):
@@ -176,9 +176,9 @@ class _LiveTeacher:
 
     @torch.inference_mode()
     def _features(self, images: Tensor, grid: int) -> dict[str, Tensor]:
-        summary, spatial = self._teacher(images.to(self._device).float() / 255)
+        summary, spatial = run_teacher(self._teacher, images.to(self._device), self._precision)
         heads = {"spatial": to_grid(spatial, grid)} | ({} if summary is None else {"summary": summary})
-        return {head: standardizer.apply(heads[head].float()) for head, standardizer in self._heads.items()}
+        return {head: standardizer.apply(heads[head]) for head, standardizer in self._heads.items()}
 
 
 class _OnDevice:

@@ -45,7 +45,7 @@ _MAX_DRAWS = 1024  # random architectures that are counted at most, to find _POO
 # The settings that a pilot's numbers depend on: one pilot serves searches that differ in the others.
 _SETTINGS = (
     *("seed", "space", "data", "teachers", "train_images", "val_images", "views", "target_dtype", "device", "limits"),
-    "distill",
+    *("teacher_precision", "distill"),
 )
 _LOG = logging.getLogger(__name__)
 

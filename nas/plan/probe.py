@@ -4,7 +4,8 @@ The probe trains a few architectures for some steps, evaluates and measures them
 it trains on noise of the right shapes, because the cost of a training step depends on shapes alone. For a device that
 is not here, seconds = 2 FLOP x MACs x images / (peak x MFU). A training step is three forward passes (the backward pass
 is two), or four with gradient checkpointing. Heads, reading and launching are not counted, so that `mfu` stands for
-them. The formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted instead of estimated FLOPs.
+them. The formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted instead of estimated FLOPs. The peak is
+that of dense bf16, in which students are assumed to train; for teachers see `nas.plan.teacher_costs.pass_seconds`.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class AssumedDevice:
-    """A device that is not here: its peak in TFLOP/s, the share that training reaches, seconds of one measurement."""
+    """A device that is not here: its peak in dense bf16 in TFLOP/s, the share reached, seconds of one measurement."""
 
     tflops: float
     mfu: float
@@ -219,7 +220,7 @@ class AssumedDevice:
 
     @property
     def seconds_per_mac(self) -> float:
-        """Return the seconds of one multiply-accumulate."""
+        """Return the seconds of one multiply-accumulate in bf16."""
         return 2.0 / (self.tflops * 1e12 * self.mfu)
 
 

@@ -42,7 +42,7 @@ from nas.plan.probe import (
     probe,
     synthetic_targets,
 )
-from nas.plan.teacher_costs import Material, material_counted, material_here
+from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
 from nas.search.preconditions import check_limits
 from nas.study.config import REFERENCES, ConfigError, SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
@@ -68,7 +68,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         basis, device = Basis.MEASURED, device_name(torch_device(config.device))
     else:
         assumed = _assumed_device(settings)
-        material = material_counted(config, settings.weights, assumed.seconds_per_mac)
+        material = material_counted(config, settings.weights, assumed)
         probed, precision = count_costs(config, chosen, assumed), None
         basis, device = Basis.ASSUMED, f"a device of {assumed.tflops:g} TFLOP/s at an assumed MFU of {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
@@ -227,6 +227,16 @@ def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTime
     ]
 
 
+def _teacher_note(config: SearchConfig, here: bool) -> str:
+    """Say in which precision the teachers compute, and what that means for a GPU."""
+    note = f"Teachers compute in {config.teacher_precision} (--teacher-precision)."
+    if config.teacher_precision == "bf16" or (here and config.device == "cpu"):
+        return note
+    note += " On a GPU, PyTorch then multiplies matrices without tensor cores, by default"
+    peak = f"; the peak of that is assumed to be {FP32_SLOWDOWN} times lower than in bf16, as on A100 and H100"
+    return f"{note}{'' if here else peak}."
+
+
 def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tuple[str, ...]:
     """Return a sentence about the clusters on which no trial ends in time."""
     late = [str(forecast.devices) for forecast in clusters if forecast.fits == 0]
@@ -251,8 +261,9 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
     if not here:
         notes.append(
             "For a device that is not here, reading images, compressing targets and compiling are not counted, and"
-            " teachers and students are assumed to reach the same MFU."
+            " teachers and students are assumed to reach the same MFU. Students are assumed to train in bf16."
         )
+    notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):
         notes.append(
             f"The sampler is assumed to learn as in the recorded searches ({learning:g}), so that more trials are"

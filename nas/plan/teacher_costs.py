@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from timm.models import get_pretrained_cfg
@@ -19,17 +20,22 @@ from nas.cache.teacher_features import CALIBRATION_SHARDS, Compression, TeacherC
 from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
+from nas.plan.probe import AssumedDevice
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.timm_networks import create, features, layout, parse
 from nas.teachers.weights import HED, LITE0, XFEAT, cached_hub_file, file_for, locate
+
+# How many times slower than in dense bf16 a GPU multiplies, by the peaks of NVIDIA's data sheets in TFLOP/s: A100 312
+# in bf16, 156 in TF32, 19.5 in fp32; H100 SXM 989, 495, 67. Others differ: an L40S is only 4 times slower in fp32.
+TF32_SLOWDOWN, FP32_SLOWDOWN = 2, 15
 
 _BUILTIN = {"lite0": LITE0, "hed": HED, "xfeat": XFEAT}
 
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """The remaining cost of one teacher.
+    """The remaining cost of one teacher, in the precision of the settings.
 
     Args:
         name: Name of the teacher.
@@ -87,10 +93,10 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
             note = f"no weights on this machine, so the time is unknown; {way_out}"
             costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
         else:
-            costs.append(_here(TeacherCacheBuilder(spec, images, compression)))
+            costs.append(_here(TeacherCacheBuilder(spec, images, compression, config.teacher_precision)))
     progress(TIMING, len(chosen), len(chosen))
     built = images.entry.complete and not missing
-    plan = CachePlan(source, config.teachers, weights, px, compression) if built else None
+    plan = CachePlan(source, config.teachers, weights, px, compression, config.teacher_precision) if built else None
     ready = plan is not None and not plan.missing and plan.path.exists()
     return Material(
         teachers=tuple(costs),
@@ -100,8 +106,14 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     )
 
 
-def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_per_mac: float) -> Material:
-    """Count the passes over the images of a search. Nothing is opened or run."""
+def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: AssumedDevice | None) -> Material:
+    """Count the passes over the images of a search, and their seconds on a device. Nothing is opened or run.
+
+    Args:
+        config: Settings of the search.
+        weights: Files of teachers' weights, by teacher.
+        device: Device that runs the teachers; None: the seconds are not asked for, and unknown.
+    """
     passes = _passes(config)
     share, bits = _compression(config).share, CODECS[config.target_dtype].bits
     calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, config.train_images * config.views)
@@ -110,13 +122,13 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], seconds_
     for spec in chosen:
         kept_bytes = passes * _numbers(spec, config) * share * bits / 8
         temporary_bytes = calibrating * _numbers(spec, config) * 4
-        macs = pass_macs(spec.name)
-        if macs is None:
-            note = "the passes of a built-in teacher are not counted"
+        counted = pass_macs(spec.name)
+        if counted is None or device is None:
+            note = "the passes of a built-in teacher are not counted" if counted is None else ""
             costs.append(TeacherCost(spec.name, passes, None, kept_bytes, temporary_bytes, Basis.UNKNOWN, note))
             continue
-        note = f"{macs / 1e9:.1f} GMACs per image, counted"
-        seconds = passes * macs * seconds_per_mac
+        note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {config.teacher_precision}"
+        seconds = passes * pass_seconds(counted, device, config.teacher_precision)
         costs.append(TeacherCost(spec.name, passes, seconds, kept_bytes, temporary_bytes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
     return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen})
@@ -140,7 +152,14 @@ def weights_here(name: str, files: Mapping[str, Path]) -> bool:
     return cached_hub_file(get_pretrained_cfg(parse(name).network).hf_hub_id) is not None
 
 
-def pass_macs(name: str) -> float | None:
+class PassMacs(NamedTuple):
+    """The MACs of a teacher's pass for one image, and those of its convolutions among them."""
+
+    macs: float
+    convolution_macs: float
+
+
+def pass_macs(name: str) -> PassMacs | None:
     """Return the MACs of a timm teacher for one image, or for its share of a mosaic. No weights are needed.
 
     A built-in teacher has None.
@@ -153,7 +172,27 @@ def pass_macs(name: str) -> float | None:
         model = create(parsed).eval()
         with torch.no_grad(), counter:
             features(model, torch.zeros(1, 3, parsed.px, parsed.px), norm)
-    return counter.macs / parsed.tiles**2
+    return PassMacs(counter.macs / parsed.tiles**2, counter.convolution_macs / parsed.tiles**2)
+
+
+def pass_seconds(counted: PassMacs, device: AssumedDevice, precision: str) -> float:
+    """Return the seconds of a teacher's pass for one image.
+
+    In fp32 the products take longer, and the rest of a pass, which the device's `mfu` stands for, takes as long as in
+    bf16. By default PyTorch multiplies fp32 matrices on CUDA without tensor cores, at the peak of fp32
+    (`torch.backends.cuda.matmul.allow_tf32` is False), and lets convolutions use TF32
+    (`torch.backends.cudnn.allow_tf32` is True).
+
+    Args:
+        counted: The MACs of the pass.
+        device: Device that runs the teacher.
+        precision: "fp32" or "bf16".
+    """
+    longer = 0.0
+    if precision == "fp32":
+        matrix_macs = counted.macs - counted.convolution_macs
+        longer = (FP32_SLOWDOWN - 1) * matrix_macs + (TF32_SLOWDOWN - 1) * counted.convolution_macs
+    return (counted.macs + device.mfu * longer) * device.seconds_per_mac
 
 
 def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
@@ -162,7 +201,7 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
         return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "cached already")
     cost = estimate_teacher(teacher)
     missing = sum(s.stop - s.start for s in teacher.images.shards if not teacher.entry.has(s))
-    note = "timed on up to 16 images"
+    note = f"timed on up to 16 images in {teacher.precision}"
     return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 
 

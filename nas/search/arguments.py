@@ -21,6 +21,7 @@ from nas.study.config import (
     STANDARDIZATIONS,
     SUMMARY_LOSSES,
     TARGET_DTYPES,
+    TEACHER_PRECISIONS,
     DistillConfig,
     SearchConfig,
 )
@@ -183,6 +184,7 @@ def add_data_flags(add: Add) -> None:
     add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
     add_flag(add, "--teacher-weights", "with --resume those of the search; else download from timm")
+    add_flag(add, "--teacher-precision", defaults.teacher_precision, choices=TEACHER_PRECISIONS)
     dtype = f"data type of the teachers' stored outputs (default: {defaults.target_dtype})"
     add("--target-dtype", choices=TARGET_DTYPES, help=dtype)
     add_cache(add, "with --resume that of the search; ")

@@ -162,7 +162,7 @@ def _cache_bytes(command: SearchCommand) -> tuple[float, float | None, float]:
     from nas.plan.teacher_costs import images_bytes, material_counted
 
     try:
-        material = material_counted(command.config, {}, seconds_per_mac=0.0)
+        material = material_counted(command.config, {}, device=None)
     except ValueError:
         return images_bytes(command.config), None, 0.0
     outputs = sum(teacher.kept_bytes for teacher in material.teachers)

@@ -38,6 +38,7 @@ KNOWN_COST = "known-cost"  # the sampler that knows an architecture's cost befor
 SAMPLERS = (KNOWN_COST, "evolution", "random", "nsga2", "tpe", "gp")
 KNOWN_COSTS = ("throughput", "params", "macs")  # the costs that the sampler known-cost can model, next to the score
 MIN_BF16_GAIN = 0.05  # of a training step's time, for which bf16 is taken: its sums are less exact
+TEACHER_PRECISIONS = ("fp32", "bf16")
 TARGET_DTYPES = ("int8", "int4", "bf16", "fp32")
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
 SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
@@ -244,6 +245,7 @@ class SearchConfig:
         train_images: Images to train on.
         val_images: Held-out images, for scores and probes.
         views: Stored augmentations of each training image.
+        teacher_precision: Precision that teachers compute in: "fp32", or "bf16" (autocast; the weights stay in fp32).
         target_dtype: Number format of the stored targets: "int8", "int4", "bf16" or "fp32".
         device: Device that measures and trains: "cpu" or "cuda"; a search replaces "auto" by a GPU that PyTorch sees,
             or else by the CPU.
@@ -275,6 +277,7 @@ class SearchConfig:
     train_images: Images = 3000
     val_images: HeldOutImages = 600
     views: Views = 1
+    teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] = "fp32"
     target_dtype: Annotated[str, OneOf(TARGET_DTYPES)] = "int8"
     device: Text = "auto"
     measure_batch_size: BatchSize = 16

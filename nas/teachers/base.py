@@ -114,6 +114,24 @@ def enlarge_to(images: Tensor, min_px: int) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
+@torch.inference_mode()
+def run_teacher(teacher: Teacher, images: Tensor, precision: str) -> TeacherOutput:
+    """Compute the features of uint8 images (B, 3, H, W) on the teacher's device, in a precision; they are fp32 tensors.
+
+    In fp32, PyTorch multiplies matrices on a GPU without TF32 (`torch.backends.cuda.matmul.allow_tf32` is False by
+    default), and so without tensor cores; convolutions may use TF32 (`torch.backends.cudnn.allow_tf32` is True). In
+    bf16, autocast rounds the factors of matrix products and convolutions to 8 significant bits; weights stay in fp32.
+
+    Args:
+        teacher: The teacher.
+        images: RGB in 0..255, square and of any size.
+        precision: "fp32" or "bf16".
+    """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        summary, spatial = teacher(images.float() / 255)
+    return TeacherOutput(None if summary is None else summary.float(), spatial.float())
+
+
 @torch.no_grad()
 def activation_fingerprint(teacher: Teacher) -> tuple[float, ...]:
     """Return 16 numbers from the teacher's outputs on the fixed image, in fp32 on the teacher's device.

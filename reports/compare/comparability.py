@@ -42,6 +42,7 @@ SEARCH_ASPECTS: tuple[Aspect, ...] = (
         "Different shares continue at a rung",
         lambda i: _continuing(i.config),
     ),
+    ("The teachers compute in different precisions", lambda i: str(i.config.get("teacher_precision", "fp32"))),
     ("The distillation targets are stored differently", lambda i: str(i.config.get("target_dtype", ""))),
     ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
 )

@@ -113,11 +113,11 @@ def role_of(operator: Any) -> Role:
 
 
 class MacCountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the MACs of all operators, and the elements that each operator without MACs produces."""
+    """Count the MACs of all operators, with those of convolutions, and the elements of operators without MACs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.macs = 0
+        self.macs = self.convolution_macs = 0
         self.elements: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -128,7 +128,9 @@ class MacCountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         out = meta_result(func, args, kwargs)
         if role.flops is not None:
-            self.macs += role.flops(*args, **kwargs, out_val=out) // 2
+            macs = role.flops(*args, **kwargs, out_val=out) // 2
+            self.macs += macs
+            self.convolution_macs += macs if func is aten.convolution.default else 0
         elif role.group is not None:
             leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
             self.elements[role.group] += next((leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)), 0)

@@ -170,15 +170,17 @@ def test_size_and_time_are_announced_before_a_build(built):
         ({"storage": "bf16"}, True),
         ({"share": 0.5}, True),
         ({"names": "lite0"}, True),
+        ({"precision": "bf16"}, True),
     ],
     ids=str,
 )
 def test_settings_that_change_the_content_change_the_folder(tmp_path, change, shared):
     """Plans have the names without a build. Equal images are shared."""
 
-    def plan(train_images=48, seed=0, views=1, image_px=64, grid=4, storage="int8", share=0.25, names="xfeat"):
+    def plan(train_images=48, seed=0, views=1, image_px=64, names="xfeat", precision="fp32", **changed):
         source = ImageSource("builtin", {"train": train_images, "val": 20}, seed, views, tmp_path)
-        return CachePlan(source, names, {}, image_px, Compression(grid, storage, share))
+        compression = Compression(**{"grid": 4, "storage": "int8", "share": 0.25, **changed})
+        return CachePlan(source, names, {}, image_px, compression, precision)
 
     before, after = plan(), plan(**change)
     assert before.path != after.path

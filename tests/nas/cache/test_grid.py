@@ -69,6 +69,8 @@ def test_only_entries_of_other_ratios_get_another_key(tmp_path, name, image_px, 
     identity = (2, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, 2048)
     earlier = digest([*identity, ("grid", image_px // 16), ("storage", "int8"), ("share", 0.125)])
     assert (builder.fingerprint != earlier) == changed
+    rounded = TeacherCacheBuilder(spec, images, Compression(image_px // 16, "int8", 0.125), "bf16")
+    assert rounded.fingerprint not in (builder.fingerprint, earlier), "keys from before the choice are those of fp32"
 
 
 def test_keys_distrust_unknown_maps(tmp_path):

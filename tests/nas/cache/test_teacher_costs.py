@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from nas.cache import estimate, teacher_features
-from nas.cache.estimate import estimate_teacher, seconds_per_image
+from nas.cache.estimate import estimate_teacher, parallel_passes, seconds_per_image
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes
 from nas.teachers import Teacher, specs
-from nas.teachers.base import TeacherOutput
+from nas.teachers.base import TeacherOutput, run_teacher
 from tests.nas.teachers.small_networks import register, saved
 
 PX = 64
@@ -68,6 +68,30 @@ def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):
         monkeypatch.setattr(TeacherCacheBuilder, "passes_at_once", lambda self, teacher, at_once=at_once: at_once)
         seconds[at_once] = estimate_teacher(builder).seconds
     assert seconds[1] > 10 * seconds[100] > 0  # 100 times, in as far as two timings are alike
+
+
+def test_batches_that_wait_for_a_gpu_save_no_time(builder, monkeypatch):
+    """Without a GPU here, only the rule is tested."""
+    monkeypatch.setattr(TeacherCacheBuilder, "passes_at_once", lambda self, teacher: 8)
+    counted = {}
+    for kind in ("cpu", "cuda"):
+        builder.device = torch.device(kind)
+        counted[kind] = parallel_passes(builder, Watched())
+    assert counted == {"cpu": 8, "cuda": 1}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_teacher_is_timed_in_the_precision_of_the_build(builder, monkeypatch, precision):
+    seen = []
+
+    def run(teacher, images, precision):
+        seen.append(precision)
+        return run_teacher(teacher, images, precision)
+
+    monkeypatch.setattr(estimate, "run_teacher", run)
+    builder.precision = precision
+    assert estimate_teacher(builder).seconds > 0
+    assert set(seen) == {precision}
 
 
 def test_activations_are_those_of_the_largest_step_of_a_pass(tmp_path):

@@ -72,6 +72,20 @@ def test_without_augmentation_batches_are_those_of_an_exact_cache(targets: Targe
         torch.testing.assert_close(values, theirs.targets[name], rtol=1e-3, atol=1e-3)
 
 
+def test_live_targets_are_computed_in_the_precision_of_the_cache(targets: Targets, cache: Path) -> None:
+    rounded = open_targets(
+        "builtin", TEACHERS, root=cache, train_images=IMAGES, val_images=16, image_px=64, grid=4, seed=0,
+        precision="bf16", storage="fp32", share=1.0,
+    )  # fmt: skip
+    theirs = batch(CachedSource(rounded.train)).targets
+    mine = batch(LiveSource(live(cache, augment=False), rounded, CPU)).targets
+    fp32 = replace(rounded, teachers={n: replace(t, precision="fp32") for n, t in rounded.teachers.items()})
+    exact = batch(LiveSource(live(cache, augment=False), fp32, CPU)).targets
+    for name, values in mine.items():
+        torch.testing.assert_close(values, theirs[name], rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(exact[name], theirs[name], rtol=1e-3, atol=1e-3), "in fp32 they are others"
+
+
 def test_a_student_has_the_losses_of_an_exact_cache(targets: Targets, cache: Path) -> None:
     config = DistillConfig(batch_size=16, precision="fp32", rung_steps=(4,))
     losses = []

@@ -107,7 +107,7 @@ def test_the_default_runtime_of_a_gpu_has_to_work(tmp_path: Path) -> None:
 
 def test_the_cache_of_a_default_search_is_that_of_a_plan() -> None:
     config = SearchConfig()
-    material = material_counted(config, {}, seconds_per_mac=0.0)
+    material = material_counted(config, {}, device=None)
     counted = images_bytes(config) + sum(teacher.kept_bytes for teacher in material.teachers)
     assert CACHE_BYTES / 3 < counted < CACHE_BYTES
 

@@ -62,14 +62,19 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
 
 
 def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    am_radio = [*ASSUMED, "--teachers", "am_radio", "--budget", "50"]
+    am_radio = [*ASSUMED, "--teachers", "am_radio", "--budget", "50", "--teacher-precision", "bf16"]
     plan = planned([*am_radio, "--mfu", "0.5", "--assume-measure-seconds", "9"], capsys)
     figures = plan["figures"]
+    assert "Teachers compute in bf16 (--teacher-precision)." in plan["notes"]
     assert figures["step_s"]["basis"] == figures["teachers_s"]["basis"] == figures["busy_s"]["basis"] == "assumed"
     assert figures["ask_s"]["basis"] == "measured"
     assert figures["measure_s"]["value"] == 9
     twice = planned([*am_radio, "--mfu", "0.25"], capsys)["figures"]
     assert twice["teachers_s"]["value"] == pytest.approx(2 * figures["teachers_s"]["value"])
+    exact = planned([*am_radio[:-1], "fp32", "--mfu", "0.5"], capsys)
+    assert exact["figures"]["teachers_s"]["value"] > 7 * figures["teachers_s"]["value"]
+    assert exact["figures"]["step_s"]["value"] == figures["step_s"]["value"], "of the students"
+    assert any("Teachers compute in fp32" in note and "15 times lower" in note for note in exact["notes"])
     assert list(elsewhere.iterdir()) == []
 
 

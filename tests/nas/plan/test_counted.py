@@ -9,7 +9,7 @@ import pytest
 
 from nas.measure.counts import totals
 from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs
-from nas.plan.teacher_costs import material_counted, pass_macs, weights_here
+from nas.plan.teacher_costs import PassMacs, material_counted, pass_macs, pass_seconds, weights_here
 from nas.study.config import SearchConfig
 from nas.teachers import specs
 from search_space import preset
@@ -38,23 +38,44 @@ def test_times_of_a_trial() -> None:
 
 def test_teachers_are_counted_without_weights() -> None:
     # timm's own table has 167.40 GMACs for this network, its projection included.
-    assert pass_macs(CLIP) == pytest.approx(167.40e9, rel=0.01)
+    clip = pass_macs(CLIP)
+    assert clip is not None
+    assert clip.macs == pytest.approx(167.40e9, rel=0.01)
+    assert clip.convolution_macs == 16 * 16 * 14 * 14 * 3 * 1280, "the patches' embedding"
     assert [spec.widths for spec in specs(f"{CLIP},{SAM},lite0")] == [(1024, 1280), (0, 256), (1280, 112)]
     assert pass_macs("lite0") is None
+
+
+@pytest.mark.parametrize(("bf16", "tf32", "fp32"), [(312, 156, 19.5), (989, 495, 67)], ids=["A100", "H100"])
+def test_teachers_in_fp32_multiply_at_the_peaks_of_data_sheets(bf16: float, tf32: float, fp32: float) -> None:
+    """What a pass in bf16 takes beyond its products at the peak, it takes in fp32, too."""
+    macs, device = 1e12, AssumedDevice(tflops=bf16, mfu=0.3, measure_s=7)
+    for counted, peak in ((PassMacs(macs, 0), fp32), (PassMacs(macs, macs), tf32)):
+        rest = pass_seconds(counted, device, "bf16") - 2 * macs / (1e12 * bf16)
+        assert rest > 0
+        assert pass_seconds(counted, device, "fp32") == pytest.approx(rest + 2 * macs / (1e12 * peak), rel=0.06)
 
 
 def test_the_images_of_a_mosaic_share_its_cost() -> None:
     alone = pass_macs("samvit_base_patch16.sa1b@1024")
     shared = pass_macs("samvit_base_patch16.sa1b@1024/4")
     assert alone is not None
-    assert shared == alone / 16
+    assert shared == (alone.macs / 16, alone.convolution_macs / 16)
 
 
 def test_passes_and_bytes() -> None:
     config = SearchConfig(teachers=CLIP, train_images=1000, views=2, val_images=100)
-    (clip,) = material_counted(config, {}, seconds_per_mac=1e-12).teachers
+    counted, device = pass_macs(CLIP), AssumedDevice(tflops=100, mfu=0.5, measure_s=7)
+    assert counted is not None
+    (clip,) = material_counted(replace(config, teacher_precision="bf16"), {}, device).teachers
     assert clip.passes == 2100
-    assert clip.seconds == pytest.approx(2100 * pass_macs(CLIP) * 1e-12)
+    assert clip.seconds == pytest.approx(2100 * counted.macs * 2 / 50e12)
+    assert clip.note.endswith("counted; in bf16")
+    (slower,) = material_counted(config, {}, device).teachers
+    assert slower.seconds == pytest.approx(2100 * pass_seconds(counted, device, "fp32"))
+    assert slower.note.endswith("counted; in fp32")
+    (uncounted,) = material_counted(config, {}, device=None).teachers
+    assert (uncounted.seconds, uncounted.kept_bytes) == (None, clip.kept_bytes)
     assert clip.kept_bytes == 2100 * (1024 + 4 * 4 * 1280) * 0.25
 
 

@@ -40,8 +40,13 @@ def test_the_recipe_of_a_laptop_is_the_default() -> None:
     assert settings("laptop") == new_config({})
 
 
+@pytest.mark.parametrize("name", PRICED)
+def test_teachers_on_gpus_compute_in_bf16(name: str) -> None:
+    assert settings(name).teacher_precision == "bf16"
+
+
 def test_the_disk_of_the_laptop_s_recipe_is_as_promised() -> None:
-    material = material_counted(settings("laptop"), {}, seconds_per_mac=0.0)
+    material = material_counted(settings("laptop"), {}, device=None)
     assert promised("laptop") == pytest.approx(
         {
             "Teacher targets (GB)": sum(teacher.kept_bytes for teacher in material.teachers) / 1e9,

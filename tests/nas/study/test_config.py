@@ -1,6 +1,7 @@
 """Invalid settings are refused by name; valid settings survive JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,13 @@ def test_batches_that_cannot_be_divided_are_named(settings: dict[str, object], p
 def test_rungs_must_rise(steps: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="--rung-steps: "):
         DistillConfig(rung_steps=steps)
+
+
+def test_teachers_of_a_study_from_before_the_choice_compute_in_fp32() -> None:
+    older = {name: value for name, value in SearchConfig().to_dict().items() if name != "teacher_precision"}
+    config = SearchConfig.from_dict(older)
+    assert config.teacher_precision == "fp32"
+    assert config.differences(replace(config, teacher_precision="bf16")) == ["teacher_precision: fp32 -> bf16"]
 
 
 def test_json_round_trip_and_differences() -> None:

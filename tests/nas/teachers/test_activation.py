@@ -14,6 +14,7 @@ from nas.teachers.base import (
     distance,
     fixed_image,
     recorded_activations,
+    run_teacher,
     same_activations,
 )
 from tests.nas.teachers import small_networks
@@ -158,3 +159,23 @@ def test_a_fingerprint_is_taken_with_cudnn_in_fp32():
 
     activation_fingerprint(Asks())
     assert found == [(True, False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("lite0", 0.996), ("hed", 0.9999), ("xfeat", 0.9999), ("small_dinov2@224", 0.99)]
+)
+def test_a_teacher_in_bf16_is_the_same_teacher_and_its_features_nearly_the_same(everyone, photograph, name, least):
+    teacher = everyone[name]
+    images = torch.cat([photograph(kind, 128) for kind in ("astronaut", "coffee", "chelsea")])
+    images = (255 * images).round().to(torch.uint8)
+    before = activation_fingerprint(teacher)
+    exact, rounded = (run_teacher(teacher, images, precision) for precision in ("fp32", "bf16"))
+    with torch.autocast("cpu", torch.bfloat16):
+        again = run_teacher(teacher, images, "fp32")
+    for head in ("summary", "spatial"):
+        a, b = getattr(exact, head), getattr(rounded, head)
+        assert a.dtype == b.dtype == torch.float32
+        assert torch.equal(getattr(again, head), a), "fp32 is fp32 inside of a student's autocast"
+        assert least < F.cosine_similarity(a, b, dim=1).mean() < 0.999999
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
+    assert activation_fingerprint(teacher) == before

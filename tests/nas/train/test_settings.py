@@ -65,13 +65,16 @@ def test_flags_decide_before_the_recipe_of_a_long_training() -> None:
 
 def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: Path) -> None:
     study = small_study({0: (0.2, 1.0), 1: (0.3, 2.0), 2: (0.25, 4.0)})
-    config = replace(SearchConfig.from_dict(study.info.config), val_images=99, limits={"max_params": 1.0})
+    config = SearchConfig.from_dict(study.info.config)
+    config = replace(config, val_images=99, teacher_precision="bf16", limits={"max_params": 1.0})
     new_store(tmp_path / "search", replace(study, info=replace(study.info, config=config.to_dict())))
     best, second = (command("search", "--train-steps", "10", *more) for more in ((), ("--trial", "1")))
     assert best.plan.architecture.arch_id == study.trials[2].arch_id
     assert second.plan.architecture.arch_id == study.trials[1].arch_id
     assert (best.session.config.val_images, best.session.config.limits) == (99, {})
     assert best.session.config.distill.schedule == "wsd"
+    live = command("search", "--train-steps", "10", "--live").session.config
+    assert best.session.config.teacher_precision == live.teacher_precision == "bf16"
     with pytest.raises(ConfigError, match="--warm: trial 1 has no weights"):
         command("search", "--train-steps", "10", "--trial", "1", "--warm")
 
