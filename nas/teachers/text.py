@@ -127,7 +127,7 @@ def text_embeddings(
     for i in range(0, len(class_names), at_once):
         prompts = [template.format(label) for label in class_names[i : i + at_once] for template in templates]
         embeddings = F.normalize(tower.encode_text(tokenize(prompts)).float(), dim=-1)
-        parts.append(embeddings.unflatten(0, (-1, len(templates))).mean(1))
+        parts.append(embeddings.reshape(-1, len(templates), embeddings.shape[-1]).mean(1))
         progress(f"class names for {name}", min(i + at_once, len(class_names)), len(class_names))
     return F.normalize(torch.cat(parts), dim=-1)
 
