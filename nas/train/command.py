@@ -238,7 +238,7 @@ def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) 
 
 def _evaluation_line(rung: RungResult) -> str:
     metrics = "".join(f"; {metric_label(name)} {value:.3f}" for name, value in rung.metrics.items())
-    return f"after {rung.steps:,} steps: score {rung.score:.3f}{metrics}"
+    return f"after {rung.steps:,} step{'s' * (rung.steps != 1)}: score {rung.score:.3f}{metrics}"
 
 
 def _show_end(command: TrainCommand, loop: StudyLoop, duration: str, show: Announce) -> None:
