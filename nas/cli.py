@@ -231,8 +231,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with the choice that a misspelled word resembles most, or "" if none does."""
-    found = difflib.get_close_matches(word, choices, n=1)
+    """Return "; did you mean ...?" with the choice that a word begins, or else resembles most; "" if there is none."""
+    choices = list(choices)
+    begun = [choice for choice in choices if len(word) > len("--") and choice.startswith(word)]
+    found = begun or difflib.get_close_matches(word, choices, n=1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -386,7 +388,7 @@ class StageProgress:
         self._bars = Progress(*counts, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=console)
         self._show: Callable[[RenderableType], object] | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._last_line_s = -math.inf
+        self._last_line, self._last_line_s = "", -math.inf
         self._first: dict[str, tuple[float, int]] = {}  # stage -> time and `done` of its first call
 
     @contextmanager
@@ -410,6 +412,9 @@ class StageProgress:
             self._last_line_s = now
         eta = f" ETA {clock((now - start) / (done - before) * (total - done))}" if before < done < total else ""
         line = f"{stage}: {done}/{total}{eta}"
+        if line == self._last_line:  # an end that is reported again
+            return
+        self._last_line = line
         if self._show is not None:
             _LOG.info("%s", line)
         else:

@@ -172,16 +172,21 @@ def _compare(
     )
 
 
-def find_trial(evidence: StudyEvidence, which: str) -> TrialRecord:
+def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trials") -> TrialRecord:
     """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
 
     It has its most trusted timing.
+
+    Args:
+        evidence: The study.
+        which: The trial.
+        flag: The option that an error names.
 
     Raises:
         SelectionError: There is no such trial, or there are several.
     """
     if which != BEST:
-        return find_by_name(evidence.study, which)
+        return find_by_name(evidence.study, which, flag)
     recommendation = recommend(evidence)
     if recommendation is None:
         raise nothing_complete(evidence.record)

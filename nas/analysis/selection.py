@@ -183,10 +183,15 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
     return numbers
 
 
-def find_by_name(study: StudyRecord, which: str) -> TrialRecord:
+def find_by_name(study: StudyRecord, which: str, flag: str = "--trials") -> TrialRecord:
     """Return the trial that `which` names: a trial's number, or the beginning of one architecture's id.
 
     Digits alone are a number, unless there are MIN_ID_DIGITS or more of them.
+
+    Args:
+        study: the study.
+        which: the trial's number, or the beginning of an arch_id.
+        flag: the option that an error names.
 
     Raises:
         SelectionError: there is no such trial, or there are several.
@@ -199,8 +204,8 @@ def find_by_name(study: StudyRecord, which: str) -> TrialRecord:
     matching = [t for t in trials if is_prefix and t.arch_id.startswith(which)]
     if not matching:
         raise SelectionError(
-            f"--trials: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
+            f"{flag}: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
         )
     if len(ids := sorted({t.arch_id for t in matching})) > 1:
-        raise SelectionError(f"--trials: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
+        raise SelectionError(f"{flag}: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
     return max(matching, key=lambda t: len(t.rungs))

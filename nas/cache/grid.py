@@ -7,16 +7,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def to_grid(spatial: Tensor, grid: int) -> Tensor:
-    """Resize maps (B, C, h, w) to (B, C, grid, grid): larger ones are averaged over areas, smaller ones bilinear."""
-    sides = spatial.shape[-2:]
-    if sides == (grid, grid):
+def to_grid(spatial: Tensor, grid: int | tuple[int, int]) -> Tensor:
+    """Resize maps (B, C, h, w) to (B, C, rows, columns): larger ones are averaged over areas, smaller ones bilinear.
+
+    Args:
+        spatial: The maps.
+        grid: Rows and columns, or their number where they are as many.
+    """
+    cells = (grid, grid) if isinstance(grid, int) else grid
+    sides = tuple(zip(spatial.shape[-2:], cells, strict=True))
+    if all(side == count for side, count in sides):
         return spatial
-    if min(sides) < grid:
-        return F.interpolate(spatial, (grid, grid), mode="bilinear")
-    if all(takes_whole_tokens(side, grid) for side in sides):
-        return F.adaptive_avg_pool2d(spatial, grid)
-    rows, columns = (area_weights(side, grid).to(spatial) for side in sides)
+    if any(side < count for side, count in sides):
+        return F.interpolate(spatial, cells, mode="bilinear")
+    if all(takes_whole_tokens(side, count) for side, count in sides):
+        return F.adaptive_avg_pool2d(spatial, cells)
+    rows, columns = (area_weights(side, count).to(spatial) for side, count in sides)
     return rows @ spatial @ columns.T
 
 

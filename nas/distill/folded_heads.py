@@ -29,13 +29,13 @@ class HeadsError(WeightsError):
     """Heads that cannot be used; the message is one line that names the file or teacher and the fault."""
 
 
-def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets], stride: int) -> dict[str, Adaptor]:
+def fold(heads: TeacherHeads, teachers: Mapping[str, TeacherTargets], stride: int | None) -> dict[str, Adaptor]:
     """Return every teacher's adaptor, on the CPU in float32; `heads` stay as they are.
 
     Args:
         heads: trained heads.
         teachers: the cached targets of each teacher.
-        stride: of the student's map in px.
+        stride: of the student's map in px, see `Student.stride_at`.
     """
     adaptors = {}
     for name in heads.names:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backbones import Features
 from nas.cache.grid import to_grid
-from nas.distill.adaptor import mlp, module_name, on_grid, within_image
+from nas.distill.adaptor import map_stride, mlp, module_name, on_grid
 from nas.distill.losses import TargetTransform
 
 Predictions = dict[str, dict[str, Tensor]]  # teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}
@@ -110,10 +110,21 @@ class Student(nn.Module):
         At stride 64 a map of 224 px has four places a side, of which the last ones reach beyond the image.
         """
         features: Features = self.backbone.encode(images)  # type: ignore[operator]
-        stride = int(self.backbone.spatial_stride)  # type: ignore[arg-type]
-        if all(side * stride <= px for side, px in zip(features.spatial.shape[2:], images.shape[2:], strict=True)):
+        stride = map_stride(features.spatial, self._declared_stride, images)
+        sides = zip(features.spatial.shape[2:], images.shape[2:], strict=True)
+        if stride is None or all(side * stride <= px for side, px in sides):
             return features
-        return Features(features.summary, within_image(on_grid(features.spatial, stride), images))
+        return Features(features.summary, on_grid(features.spatial, stride, images))
+
+    @torch.inference_mode()
+    def stride_at(self, image_px: int) -> int | None:
+        """Return the `map_stride` of the backbone's map of images of this side."""
+        images = torch.zeros(1, 3, image_px, image_px, device=next(self.parameters()).device)
+        return map_stride(self.backbone.encode(images).spatial, self._declared_stride, images)  # type: ignore[operator]
+
+    @property
+    def _declared_stride(self) -> int:
+        return int(self.backbone.spatial_stride)  # type: ignore[arg-type]
 
     def predict_targets(self, images: Tensor) -> Predictions:
         """Map (B, 3, S, S) normalized images to PHI-S targets, as the cache stores them."""

@@ -68,9 +68,13 @@ class LiveTeachers:
         """
         return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS, progress)
 
-    def count(self, progress: Progress) -> int:
-        """Return the number of images that there are, at most `images`; what is missing here is downloaded."""
-        return len(self.open(SIZE_MULTIPLE_PX, progress)) // MAX_EPOCHS
+    def count(self, progress: Progress) -> tuple[int, int]:
+        """Return the number of images to train on, at most `images`, and of those that there are.
+
+        What is missing here is downloaded.
+        """
+        images = self.open(SIZE_MULTIPLE_PX, progress)
+        return len(images) // MAX_EPOCHS, images.available
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

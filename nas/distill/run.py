@@ -290,7 +290,8 @@ class Training:
         averaged, folder = self._distiller.averaged, self._context.weights_dir
         backbone = cast(Network, averaged.backbone)
         checksum = save_weights(backbone, folder / f"{self._arch_id}.safetensors")
-        heads = fold(averaged.heads, self._context.targets.teachers, backbone.spatial_stride)
+        stride = averaged.stride_at(self._context.config.distill.img_size)
+        heads = fold(averaged.heads, self._context.targets.teachers, stride)
         save_heads(heads, folder / f"{self._arch_id}.heads.safetensors", checksum)
 
     def _between(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backbones import Network, TimmBackbone, fuse
 from nas.cli import lock_dir
-from nas.distill.adaptor import module_name, within_image
+from nas.distill.adaptor import module_name
 from nas.export import ExportFailed
 from nas.export.source import ExportSource
 from nas.measure.conditions import watching
@@ -48,8 +48,7 @@ class DeployedModel(nn.Module):
         summary, spatial = self.backbone.encode(images)
         tensors = [summary, spatial]
         for adaptor in self.heads.values():
-            teacher_summary, teacher_spatial = adaptor(summary, spatial)
-            teacher_spatial = within_image(teacher_spatial, images)
+            teacher_summary, teacher_spatial = adaptor(summary, spatial, images)
             tensors += [teacher_spatial] if teacher_summary is None else [teacher_summary, teacher_spatial]
         return tuple(tensors)
 

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from backbones.backbone import Backbone
 from backbones.build import build
 from backbones.fuse import fuse
-from nas.distill.adaptor import build_adaptor, module_name, within_image
+from nas.distill.adaptor import build_adaptor, module_name
 from search_space.arch import SIZE_MULTIPLE_PX, ArchSpec
 
 
@@ -124,8 +124,8 @@ class BackboneNasModel(PreTrainedModel):
         summary, spatial = self.network.encode(x)
         outputs = {"backbone": RadioOutput(summary, _as(spatial, feature_fmt))}
         for name in self.config.adaptor_names:
-            teacher_summary, teacher_spatial = self.adaptors[module_name(name)](summary, spatial)
-            outputs[name] = RadioOutput(teacher_summary, _as(within_image(teacher_spatial, x), feature_fmt))
+            teacher_summary, teacher_spatial = self.adaptors[module_name(name)](summary, spatial, x)
+            outputs[name] = RadioOutput(teacher_summary, _as(teacher_spatial, feature_fmt))
         return outputs if len(outputs) > 1 else outputs["backbone"]
 
     @property

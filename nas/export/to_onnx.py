@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from nas.distill.adaptor import is_whole
 from nas.export import ExportError
 from nas.export.graph import BATCHES, DeployedModel, cases, check_graph, outputs, size_step, time_graph
 from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
@@ -33,8 +34,10 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Write a graph for any batch and, where windows allow it, any size; ExportError where that is impossible."""
     model, px, step = DeployedModel(source, fused), source.image_px, size_step(source.model)
     path = folder / FILE
-    dynamic: int | None = step if px % step == 0 else None
-    reason = f"its windows need multiples of {step} px" if dynamic is None else ""
+    reason = f"its windows need multiples of {step} px" if px % step else ""
+    if not all(is_whole(adaptor.stride) for adaptor in source.adaptors.values()):
+        reason = "its heads resize the map by a factor that depends on the size"
+    dynamic: int | None = None if reason else step
     if dynamic is not None:
         try:
             run, error = _attempt(model, path, px, step, outputs(source))

@@ -49,7 +49,7 @@ from pathlib import Path
 from nas.distill.folded_heads import load_heads
 
 for teacher, adaptor in load_heads(Path("FOLDER/heads.safetensors")).items():
-    teacher_summary, teacher_spatial = adaptor(summary, spatial)"""
+    teacher_summary, teacher_spatial = adaptor(summary, spatial, images)  # a cell for every 16 px"""
 PREPROCESSING = {
     "interpolation": "bilinear",
     "crop_pct": 1.0,

@@ -177,10 +177,15 @@ def _add_what_to_search(add: Add) -> None:
 
 def add_data_flags(add: Add) -> None:
     """Add the flags that choose images, teachers and their cache."""
-    defaults = SearchConfig()
+    defaults, present = SearchConfig(), "what there is, up to"
     add("--data", metavar="URI", help=_DATA_HELP)
-    add("--train-images", type=int, metavar="N", help=f"images to train on (default: {defaults.train_images})")
-    add("--val-images", type=int, metavar="N", help=f"held-out images (default: {defaults.val_images})")
+    add(
+        "--train-images",
+        type=int,
+        metavar="N",
+        help=f"images to train on (default: {present} {defaults.train_images})",
+    )
+    add("--val-images", type=int, metavar="N", help=f"held-out images (default: {present} {defaults.val_images})")
     add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
     add_flag(add, "--teacher-weights", "with --resume those of the search; else download from timm")

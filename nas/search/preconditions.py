@@ -50,6 +50,25 @@ def check_sources(data: str, teachers: str, weights: Mapping[str, Path]) -> None
     check_uri(data)
 
 
+def check_batch(config: SearchConfig, images: int) -> None:
+    """Raise ConfigError where a training batch takes more images than there are.
+
+    Args:
+        config: Settings of the search.
+        images: Images to train on, with their views.
+    """
+    recipe = config.distill
+    if images >= recipe.largest_batch:
+        return
+    parts = recipe.accumulate * recipe.ranks
+    smaller = images // parts * parts
+    advice = f", or give --batch-size {smaller}" if smaller >= 2 * parts and not recipe.groups else ""
+    raise ConfigError(
+        f"--data: {config.data}: found {images:,} images to train on; a training batch takes "
+        f"{recipe.largest_batch:,}: add images{advice}"
+    )
+
+
 def check_image_count(config: SearchConfig, train: int, val: int) -> str:
     """Return a warning about a data set that has fewer images than the settings ask for; "" where it has them.
 
@@ -62,21 +81,22 @@ def check_image_count(config: SearchConfig, train: int, val: int) -> str:
         ConfigError: The images are fewer than a batch, than a validation needs, or than half of a number that was asked
             for; the defaults are no such number.
     """
-    batch, found = config.distill.largest_batch, {"train_images": train, "val_images": val}
-    if train * config.views < batch or val < 2:
+    check_batch(config, train * config.views)
+    if val < 2:
         raise ConfigError(
-            f"--data: {config.data}: found {train:,} images to train on and {val:,} held out; a training batch takes"
-            f" {batch:,}, and at least 2 images have to be held out"
+            f"--data: {config.data}: found {val} held-out image; a score needs the variance of 2 or more: add images"
         )
+    found = {"train_images": train, "val_images": val}
     asked = {name: getattr(config, name) for name in found}
-    if all(found[name] >= asked[name] for name in found):
+    words = {"train_images": "to train on", "val_images": "held out"}
+    short = [name for name in found if found[name] < asked[name]]
+    if not short:
         return ""
-    line = (
-        f"{config.data}: only {found['train_images']:,} of {asked['train_images']:,} images to train on, and {val:,} of"
-        f" {asked['val_images']:,} held out"
+    line = f"{config.data}: only " + ", and ".join(
+        f"{found[name]:,} of {asked[name]:,} images {words[name]}" for name in short
     )
-    if any(2 * found[name] < asked[name] != getattr(SearchConfig(), name) for name in found):
-        flags = f"--train-images {found['train_images']} --val-images {val}"
+    if any(2 * found[name] < asked[name] != getattr(SearchConfig(), name) for name in short):
+        flags = f"--train-images {train} --val-images {val}"
         raise ConfigError(f"--data: {line}; check the path and the shards, or ask for what is there: {flags}")
     return line
 

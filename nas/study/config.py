@@ -303,7 +303,8 @@ class SearchConfig:
         check_bounds(self.limits)
         if self.train_images < self.distill.largest_batch:
             raise ConfigError(
-                f"--train-images: {self.train_images}: must be at least a batch ({self.distill.largest_batch})"
+                f"--train-images: {self.train_images}: must be at least a batch ({self.distill.largest_batch}); raise "
+                "it, or lower --batch-size"
             )
 
     def _check_objectives(self) -> None:

@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
     "zero_shot": Metric(
         "zero-shot",
         "accuracy",
-        "Classes of images by the nearest class name, through a teacher's text tower.",
+        "Classes of images by the nearest class name, which a teacher's text tower embeds in several prompts.",
         "the most frequent class's share of the images",
         "data with class names, for teachers with a text tower",
     ),

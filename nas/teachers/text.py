@@ -31,8 +31,18 @@ from nas.teachers.weights import (
     tensor_shapes,
 )
 
-TEMPLATES = ("a photo of a {}.",)
-TEXT_BATCH = 256
+# The prompts that OpenAI selected of CLIP's 80 for ImageNet: notebooks/Prompt_Engineering_for_ImageNet.ipynb of
+# github.com/openai/CLIP. open_clip has them as SIMPLE_IMAGENET_TEMPLATES.
+TEMPLATES = (
+    "itap of a {}.",  # "I took a picture"
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+TEXT_BATCH = 256  # prompts
 TEXT_TENSORS = re.compile(r"^(text\.|token_embedding\.|transformer\.)")
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -96,7 +106,9 @@ def text_embeddings(
     templates: Sequence[str] = TEMPLATES,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Tensor:
-    """Embed class names as unit vectors (classes, k) in the space of the teacher's summary, averaged over templates.
+    """Embed class names as unit vectors (classes, k) in the space of the teacher's summary.
+
+    A class is the direction of the mean of its prompts' unit vectors. Source: the ensembles of CLIP (arXiv 2103.00020).
 
     Args:
         teacher: A teacher or its name.
@@ -110,13 +122,14 @@ def text_embeddings(
     """
     name = teacher.name if isinstance(teacher, TeacherSpec) else teacher
     tower, tokenize = text_tower(name, file_for(name, weights or {}))
-    prompts = [template.format(label) for label in class_names for template in templates]
+    at_once = max(1, TEXT_BATCH // len(templates))
     parts = []
-    for i in range(0, len(prompts), TEXT_BATCH):
-        parts.append(tower.encode_text(tokenize(prompts[i : i + TEXT_BATCH])))
-        progress(f"class names for {name}", min(i + TEXT_BATCH, len(prompts)), len(prompts))
-    embeddings = F.normalize(torch.cat(parts).float(), dim=-1).reshape(len(class_names), len(templates), -1)
-    return F.normalize(embeddings.mean(1), dim=-1)
+    for i in range(0, len(class_names), at_once):
+        prompts = [template.format(label) for label in class_names[i : i + at_once] for template in templates]
+        embeddings = F.normalize(tower.encode_text(tokenize(prompts)).float(), dim=-1)
+        parts.append(embeddings.reshape(-1, len(templates), embeddings.shape[-1]).mean(1))
+        progress(f"class names for {name}", min(i + at_once, len(class_names)), len(class_names))
+    return F.normalize(torch.cat(parts), dim=-1)
 
 
 def zero_shot(image_embeddings: Tensor, texts: Tensor) -> Tensor:

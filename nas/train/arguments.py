@@ -22,7 +22,7 @@ from nas.train.training_settings import (
 
 _EXAMPLES = f"""examples:
   backbone-nas train eradio_pico --train-steps 3000           a preset, on the built-in images and teachers
-  backbone-nas train winner.json --epochs 30 --data imagefolder:PHOTOS --teachers am_radio
+  backbone-nas train winner.json --epochs 30 --data imagefolder:PHOTOS --train-images 100000
   backbone-nas train timm:convnext_atto --img-size 64 --train-steps 3000    a network of timm, from random weights
   backbone-nas train runs/mine --train-steps 20000            the model that a search recommends, on the search's images
   backbone-nas train runs/mine --trial 17 --warm --train-steps 5000    from the search's weights
@@ -51,6 +51,7 @@ def parser() -> OneLineParser:
     """Return the parser of ``backbone-nas train``; an option that is not given is not in the namespace."""
     built = OneLineParser(
         prog=f"{PROGRAM} train",
+        usage=f"{PROGRAM} train ARCH [OPTION ...]\n       {PROGRAM} train --resume RUN [OPTION ...]",
         description="Distill one architecture from several teachers, at full length, and measure it.",
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
@@ -94,7 +95,7 @@ def _add_what(add: Add) -> None:
 def _add_live(add: Add) -> None:
     live = (
         "run the teachers while the student trains, and augment the images differently in every epoch; the cache has "
-        f"the held-out images and {CALIBRATION_IMAGES:,} others, or a batch where that is more, for the statistics "
+        f"the held-out images and up to {CALIBRATION_IMAGES:,} others, or a batch if that is more, for the statistics "
         "(default: all images are cached)"
     )
     add("--live", action="store_true", help=live)

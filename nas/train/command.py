@@ -24,6 +24,7 @@ from nas.command_log import announce
 from nas.files import atomic_write
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
+from nas.search.preconditions import check_batch
 from nas.search.session import (
     claimed,
     describe_study,
@@ -43,7 +44,7 @@ from nas.study.training_files import PLAN
 from nas.train.execution import Execution, StateSaved, TrainingFailed
 from nas.train.one_architecture import OneArchitecture
 from nas.train.torchrun import release
-from nas.train.training_settings import TrainCommand, launched_ranks, with_steps
+from nas.train.training_settings import TrainCommand, check_teacher_devices, launched_ranks, with_steps
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -67,9 +68,10 @@ def train(command: TrainCommand, console: Console) -> int:
         TrainingFailed: The training broke down; its last checkpoint is kept. Or another command trains it.
         StateSaved: As KeyboardInterrupt, where the training that it interrupted has saved its state.
     """
+    check_teacher_devices(command)
     with claimed(command.session):
         _check_cluster(command.session)
-        _train(command, _count_live_images(command, console), console)
+        _train(_with_live_images(command, console), console)
     return 0
 
 
@@ -86,35 +88,38 @@ def _check_cluster(session: SearchCommand) -> None:
         raise ConfigError(f"--workers: {ranks}: the Ray cluster at {session.address} has {present:.0f} {kind}s")
 
 
-def _count_live_images(command: TrainCommand, console: Console) -> int | None:
-    """Return the number of images that live teachers will see; None without live teachers.
+def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
+    """Return the command with the number of images that live teachers will see: at most those that there are.
 
     Raises:
         ConfigError: They are fewer than a batch, or than the number that was asked for; the default is no such number.
     """
-    live, config = _live_teachers(command), command.session.config
+    live, session = _live_teachers(command), command.session
     if live is None:
-        return None
-    progress = StageProgress(console)
+        return command
+    config, progress = session.config, StageProgress(console)
     with progress.showing():
-        found = live.count(progress)
-    if found < live.images != SearchConfig().train_images:
-        advice = "" if command.session.resume else f", or ask for what is there: --train-images {found}"
+        found, available = live.count(progress)
+    if found < live.images and (session.resume or live.images != SearchConfig().train_images):
+        advice = "" if session.resume else f", or ask for what is there: --train-images {found}"
         counts = f"only {found:,} of {live.images:,} images to train on"
         raise ConfigError(f"--data: {config.data}: {counts}; check the path and the shards{advice}")
-    if found < (batch := config.distill.largest_batch):
-        raise ConfigError(
-            f"--data: {config.data}: found {found:,} images to train on; a training batch takes {batch:,}"
-        )
-    return found
+    check_batch(config, found)
+    cached = min(config.train_images, found)
+    if not session.resume:
+        more = f" of the {available:,} that there are (--train-images N for more)" if found < available else ""
+        part = f"; {cached:,} of them are cached, to fit the teachers' statistics" if cached < found else ""
+        announce(f"live teachers: {found:,} images to train on{more}{part}", _LOG, console)
+    config = replace(config, train_images=cached)
+    return replace(command, session=replace(session, config=config), plan=replace(command.plan, live_images=found))
 
 
-def _train(command: TrainCommand, live_images: int | None, console: Console) -> None:
+def _train(command: TrainCommand, console: Console) -> None:
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     show_device(command.session.config, show)
     with ExitStack() as stack:
-        targets, loop = _begin(command, live_images, console, show, stack)
+        targets, loop = _begin(command, console, show, stack)
         ended = False
         try:
             record = loop.next_trial()
@@ -132,9 +137,7 @@ def _train(command: TrainCommand, live_images: int | None, console: Console) -> 
             write_report(command.session.run, console)
 
 
-def _begin(
-    command: TrainCommand, live_images: int | None, console: Console, show: Announce, stack: ExitStack
-) -> tuple[Targets, StudyLoop]:
+def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitStack) -> tuple[Targets, StudyLoop]:
     """Open the targets and create the study, or open the one to continue."""
     session, plan = command.session, command.plan
     space = OneArchitecture(plan.name, plan.architecture)
@@ -147,7 +150,7 @@ def _begin(
     else:
         session, precision_ms = with_precision(session, targets, show)
         if plan.epochs is not None:
-            images = len(targets.train) if live_images is None else live_images
+            images = len(targets.train) if plan.live_images is None else plan.live_images
             steps = plan.epochs * max(1, images // session.config.distill.batch_size)
             session = replace(session, config=with_steps(session.config, plan, steps))
         info = describe_study(session, targets, facts)
@@ -234,8 +237,8 @@ def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) 
 
 
 def _evaluation_line(rung: RungResult) -> str:
-    metrics = "".join(f", {metric_label(name)} {value:.3f}" for name, value in rung.metrics.items())
-    return f"after {rung.steps:,} steps: score {rung.score:.3f}{metrics}"
+    metrics = "".join(f"; {metric_label(name)} {value:.3f}" for name, value in rung.metrics.items())
+    return f"after {rung.steps:,} step{'s' * (rung.steps != 1)}: score {rung.score:.3f}{metrics}"
 
 
 def _show_end(command: TrainCommand, loop: StudyLoop, duration: str, show: Announce) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from nas.analysis import BEST
 from nas.backend.teacher_gpus import refusal, reserved
 from nas.files import parse_json
+from nas.measure.devices import cuda_is_available
 from nas.ranges import Steps, Workers, check_values
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
@@ -40,7 +41,7 @@ LONG_RECIPE: dict[str, Any] = {"schedule": "wsd", "ema_decay": 0.999, "max_grad_
 EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-CALIBRATION_IMAGES = 2048  # that are cached for the statistics of live teachers, or a batch where that is more
+CALIBRATION_IMAGES = 2048  # that are cached at most for the statistics of live teachers, or a batch where that is more
 _RESUMED_WITH = ("resume", "workers", "address", "cache", "teacher_weights", "teacher_devices")
 
 
@@ -157,7 +158,9 @@ def _check(options: Mapping[str, Any]) -> None:
     if "arch" not in options:
         choices = "a preset, timm:NAME, a spec's .json file or a run folder"
         raise ConfigError(f"ARCH: name {choices}, or continue with --resume RUN")
-    if ("train_steps" in options) == ("epochs" in options):
+    if {"train_steps", "epochs"} <= options.keys():
+        raise ConfigError("--epochs: not with --train-steps; give one of them")
+    if not {"train_steps", "epochs"} & options.keys():
         raise ConfigError("--train-steps: give the number of steps, or else --epochs")
     if not options.get("live") and (only := [name for name in ("no_augment", "teacher_devices") if name in options]):
         raise ConfigError(f"--{only[0].replace('_', '-')}: only with --live")
@@ -194,7 +197,8 @@ def _named_spec(arch: str | NetworkSpec) -> tuple[str, NetworkSpec]:
     try:
         return find_network(arch)
     except SpecError as error:
-        raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}, or name a run folder") from None
+        folder = "" if arch.startswith(PREFIX) or arch.endswith(".json") else ", or name a run folder"
+        raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}{folder}") from None
 
 
 def _of_name(
@@ -259,7 +263,7 @@ def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[st
     folder = Path(run)
     with Store.open(folder, read_only=True) as store:
         study, retrainings, remeasurements = store.read_all()
-    trial = find_trial(gather_evidence(study, retrainings, remeasurements), options.get("trial", BEST))
+    trial = find_trial(gather_evidence(study, retrainings, remeasurements), options.get("trial", BEST), "--trial")
     weights = trained_weights(folder, study, trial, retrainings) if options.get("warm") else None
     if options.get("warm") and weights is None:
         raise ConfigError(f"--warm: trial {trial.number} has no weights: it was not trained to the last rung")
@@ -351,6 +355,13 @@ def _check_cluster_devices(plan: TrainingPlan, options: Mapping[str, Any]) -> No
     if "address" in options and (numbers := reserved(plan.teacher_devices)):
         alone = "Ray gives each process the GPU of its student alone"
         raise ConfigError(f"--teacher-devices: cuda:{numbers[0]}: not with --address: {alone}; leave the flag out")
+
+
+def check_teacher_devices(command: TrainCommand) -> None:
+    """Raise ConfigError for teachers on a GPU of a machine that has none; the nodes of a cluster are not looked at."""
+    gpus = [name for name in command.plan.teacher_devices if name != "cpu"]
+    if gpus and command.session.address is None and not cuda_is_available():
+        raise ConfigError(f"--teacher-devices: {gpus[0]}: PyTorch sees no CUDA device here; {NODE_REMEDY}")
 
 
 def _session(

@@ -93,6 +93,14 @@ def test_stages_without_a_terminal_are_a_line_at_each_end_and_one_every_ten_seco
     ]
 
 
+def test_an_end_that_is_reported_again_is_one_line() -> None:
+    shown = io.StringIO()
+    progress = StageProgress(Console(file=shown, width=200))
+    for _ in range(3):
+        progress("steps trained", 4, 4)
+    assert shown.getvalue() == "steps trained: 4/4\n"
+
+
 def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nas.cache.targets import Targets, read_cache_set
 from nas.data.dataset import Progress
 from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TASKS, most_frequent_share, teacher_metrics
+from nas.distill.evaluation.zero_shot import PROMPTS
 from nas.study.records import HeadFacts, TeacherFacts
 
 _HEAD_FACTS = ("channels", "dims", "kept", "cosine")  # keys of a head in the cache's manifest
@@ -19,7 +20,8 @@ def teacher_facts(
 
     Args:
         targets: the cached teachers.
-        descriptions: teacher -> its network and the features that are taken from it, in words.
+        descriptions: teacher -> its network and the features that are taken from it, in words; the prompts of a
+            zero-shot accuracy are added.
         progress: gets the number of teachers done.
     """
     parts = read_cache_set(targets.path).teachers
@@ -30,7 +32,9 @@ def teacher_facts(
             head: HeadFacts(**{key: about[key] for key in _HEAD_FACTS})
             for head, about in parts[teacher].manifest["heads"].items()
         }
-        facts[teacher] = TeacherFacts(descriptions[teacher], heads, teacher_metrics(targets, teacher))
+        metrics = teacher_metrics(targets, teacher)
+        prompts = f"; zero-shot by {PROMPTS}" if "zero_shot" in metrics else ""
+        facts[teacher] = TeacherFacts(descriptions[teacher] + prompts, heads, metrics)
         progress("evaluation of the teachers", done, len(targets.teachers))
     return facts
 

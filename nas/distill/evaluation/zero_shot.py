@@ -20,6 +20,7 @@ from nas.data.dataset import Progress, digest
 from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
+PROMPTS = f"the mean of {len(TEMPLATES)} prompts ({', '.join(template.rstrip('.') for template in TEMPLATES)})"
 CONTRASTIVE = ("clip", "siglip", "pe_core")  # in timm's names
 
 

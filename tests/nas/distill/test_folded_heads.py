@@ -14,23 +14,16 @@ from safetensors.torch import save_file
 
 from backbones import Features
 from backbones.weights import digest
-from nas.cache.standardize import Moments, Standardizer, fit, spectrum
 from nas.cache.targets import TeacherTargets
 from nas.distill.folded_heads import HeadsError, fold, load_heads, save_heads, unfold
 from nas.distill.heads import HeadDims, TeacherHeads
 from nas.distill.losses import TRANSFORMS
+from tests.nas.distill.targets_builder import standardizer
 
 SAM = "samvit_base.sa1b@1024/4"
 CLIP = "vit_base_patch16_clip_224.openai"
 
-
-def standardizer(channels: int, dims: int, seed: int) -> Standardizer:
-    """Fitted on features with a large mean and unequal, correlated channels."""
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(400, channels)) @ rng.normal(size=(channels, channels)) * 5 + rng.normal(size=channels) * 40
-    moments = Moments(channels)
-    moments.update(rows)
-    return fit(spectrum(moments), dims)
+IMAGES = torch.zeros(6, 3, 64, 64)
 
 
 TEACHERS = {
@@ -103,13 +96,14 @@ def test_folded_heads_give_the_teachers_own_features(kind: str, tmp_path: Path) 
         assert list(adaptors) == [CLIP, SAM]
         for name, adaptor in adaptors.items():
             expected = unfolded(heads, name)
-            summary, spatial = adaptor(*features())
+            summary, spatial = adaptor(*features(), IMAGES)
             assert apart(spatial, expected["spatial"]) < 1e-5
             assert (summary is None) == (name == SAM)
             if summary is not None:
                 assert apart(summary, expected["summary"]) < 1e-5
-    assert made[CLIP](*features())[0].shape == (6, 48)
-    assert made[SAM](features().summary, torch.randn(2, 14, 5, 7))[1].shape == (2, 24, 5, 7), "any map"
+    assert made[CLIP](*features(), IMAGES)[0].shape == (6, 48)
+    oblong = torch.zeros(2, 3, 80, 112)
+    assert made[SAM](features().summary, torch.randn(2, 14, 5, 7), oblong)[1].shape == (2, 24, 5, 7), "any map"
 
 
 def test_folding_leaves_the_heads_alone() -> None:

@@ -221,7 +221,7 @@ def test_transformers_opens_the_folder_for_a_language_model(
     assert found["pixels"].shape == (1, 3, 64, 64)
     torch.testing.assert_close(found["pixels"][0], images()[0], atol=1 / 255, rtol=0)  # in [0, 1], not normalized
     adaptor = load_heads(made.run / "weights" / f"{SPEC.arch_id}.heads.safetensors")["xfeat"]
-    of_teacher, mapped = adaptor(summary, spatial)
+    of_teacher, mapped = adaptor(summary, spatial, images())
     torch.testing.assert_close(found["of_teacher"], of_teacher)
     torch.testing.assert_close(found["teacher"], mapped.flatten(2).transpose(1, 2))
     assert not [path.name for path in folder.glob("*.py") if PACKAGES & set(imported(path.read_text()))]

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor
 
-from backbones import build, save
+from backbones import build, build_network, save
 from nas.analysis.run_files import TrainedWeights
+from nas.cache.targets import TeacherTargets
+from nas.distill.adaptor import GRID_PX
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import describe, fold, load_heads, save_heads
+from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.trainer import Distiller
 from nas.export import to_onnx, to_torchscript
-from nas.export.graph import DeployedModel, outputs
+from nas.export.graph import DeployedModel, GraphTimes, outputs
 from nas.export.radio import BackboneNasConfig, BackboneNasModel
 from nas.export.source import ExportSource, open_source
 from nas.study.config import DistillConfig
-from search_space import ArchSpec, StageSpec
+from nas.study.timing_doubts import TOO_FEW
+from search_space import ArchSpec, StageSpec, TimmSpec
 from tests.nas.analysis.builders import small_study
-from tests.nas.distill.targets_builder import targets
+from tests.nas.distill.targets_builder import standardizer, targets
 from tests.nas.export.builders import SPEC
+
+UNTIMED = GraphTimes("a CPU", TOO_FEW, 0, *((1.0,) * 3,) * 3)
 
 
 def trained(folder: Path, neck: str, like: ArchSpec = SPEC) -> tuple[ExportSource, dict[str, dict[str, float]]]:
@@ -61,7 +68,8 @@ def test_exported_heads_explain_as_much_as_in_training(neck: str, stride: int, t
     for one in (given, again):
         found = explained_variance(AsStudent(DeployedModel(one, fused=False)), targets(tmp_path).val, "cpu")
         assert found["colour"] == pytest.approx(wanted["colour"], abs=1e-4)
-    _, mapped = again.adaptors["colour"](*again.model.encode(torch.randn(1, 3, 64, 96)))
+    images = torch.randn(1, 3, 64, 96)
+    _, mapped = again.adaptors["colour"](*again.model.encode(images), images)
     assert mapped.shape[2:] == (4, 6)
 
 
@@ -107,3 +115,49 @@ def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
     for one in found:
         torch.testing.assert_close(one, wanted, atol=1e-3, rtol=1e-3)
     assert traced.about["size_step_px"] == graph.about["size_step_px"] == 32
+
+
+def untrained(name: str, px: int) -> tuple[Student, ExportSource]:
+    """Return a student of timm with heads of random weights, and what is exported of it."""
+    torch.manual_seed(0)
+    model = build_network(TimmSpec(name)).eval().requires_grad_(False)
+    teachers = {"colour": TeacherTargets("a" * 16, standardizer(12, 4, 0), standardizer(10, 8, 1))}
+    heads = TeacherHeads(model.summary_dim, model.spatial_dim, {"colour": HeadDims(4, 8)}, 16, px // GRID_PX)
+    student = Student(model, heads).eval().requires_grad_(False)
+    adaptors = fold(heads, teachers, student.stride_at(px))
+    return student, ExportSource(cast(Any, None), cast(Any, None), model, adaptors, px)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "px", "stride", "side"),
+    [
+        ("eva02_tiny_patch14_224", 224, 14, 16),  # to 14 cells: a larger map
+        ("mobilevitv2_050", 96, None, 4),  # to 6 cells: a smaller map, of tokens that the network resizes
+        ("inception_v3", 128, None, 2),  # to 8 cells: convolutions without padding
+    ],
+)
+def test_graphs_bring_any_map_to_the_grid_of_the_training(
+    name: str, px: int, stride: int | None, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_onnx, "time_graph", lambda *_: UNTIMED)
+    monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
+    student, source = untrained(name, px)
+    save_heads(source.adaptors, tmp_path / "heads.safetensors", "a model")
+    source = replace(source, adaptors=load_heads(tmp_path / "heads.safetensors"))
+    assert source.adaptors["colour"].stride == stride
+    to_onnx.write(source, tmp_path, fused=True)
+    to_torchscript.write(source, tmp_path, fused=True)
+    runs = [to_onnx.session(tmp_path / to_onnx.FILE), torch.jit.load(tmp_path / to_torchscript.FILE)]
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, px, px)
+        with torch.inference_mode():
+            assert source.model.encode(images).spatial.shape[2:] == (side, side)
+            wanted = student.predict_targets(images)["colour"]
+            for run in (DeployedModel(source, fused=False), *runs):
+                summary, spatial = run(images)[2:]
+                assert spatial.shape == (batch, 10, px // GRID_PX, px // GRID_PX)
+                for head, found in (("summary", summary), ("spatial", spatial)):
+                    fitted = standardizer(12, 4, 0) if head == "summary" else standardizer(10, 8, 1)
+                    targets = torch.from_numpy(fitted.apply(found.movedim(1, -1).double().numpy())).movedim(-1, 1)
+                    torch.testing.assert_close(targets.float(), wanted[head], atol=1e-3, rtol=1e-3)

@@ -14,7 +14,7 @@ from nas.search import dry_run
 from nas.search.__main__ import main
 from nas.search.config_file import FILE_NAME
 from nas.search.preconditions import check_image_count
-from nas.study.config import SearchConfig
+from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from tests.nas.data.builders import png
 from tests.nas.study.builders import search_config
 from tests.nas.study.searches import new_store
@@ -108,6 +108,24 @@ def test_a_truncated_data_set_stands_out(
 def test_defaults_ask_for_no_number_of_images() -> None:
     assert "500 of 3,000" in check_image_count(SearchConfig(), 500, 100)
     assert check_image_count(SearchConfig(), 3000, 600) == ""
+    assert check_image_count(SearchConfig(), 3000, 599) == "builtin: only 599 of 600 images held out"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "train", "val", "advice"),
+    [
+        (1, 20, 5, "found 20 images to train on; a training batch takes 32: add images, or give --batch-size 20"),
+        (4, 23, 5, "give --batch-size 20"),
+        (4, 7, 5, "a training batch takes 32: add images"),
+        (1, 32, 1, "found 1 held-out image; a score needs the variance of 2 or more: add images"),
+    ],
+)
+def test_images_that_no_training_can_do_with_are_refused_with_advice(
+    ranks: int, train: int, val: int, advice: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        check_image_count(SearchConfig(distill=DistillConfig(ranks=ranks)), train, val)
+    assert str(refusal.value).endswith(advice)
 
 
 DINO = "vit_small_patch14_reg4_dinov2.lvd142m"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import list_pretrained
 from torch.nn import functional as F
 
-from nas.teachers import TeacherError, load_teachers, specs
+from nas.teachers import TeacherError, load_teachers, specs, text
 from nas.teachers.text import TEXT_TOWERS, has_text, text_embeddings, zero_shot
 from tests.nas.teachers import small_networks
 
@@ -95,6 +95,23 @@ def test_both_towers_from_one_file_agree_with_open_clip(pairs, network):
         F.normalize(ours, dim=-1) @ texts.T, F.normalize(theirs, dim=-1) @ expected.T, atol=1e-4, rtol=0
     )
     assert zero_shot(ours, texts).tolist() == (F.normalize(theirs, dim=-1) @ expected.T).argmax(1).tolist()
+
+
+def test_a_class_is_the_mean_of_the_prompts_that_openai_selected(pairs, monkeypatch):
+    """By default; the number of classes that are embedded at a time changes nothing."""
+    published = open_clip.SIMPLE_IMAGENET_TEMPLATES
+    assert [template.format("cup") for template in text.TEMPLATES] == [prompt("cup") for prompt in published]
+    network = next(iter(MODELS))
+    model, tokenize, path = pairs[network]
+    with torch.no_grad():
+        unit = [
+            F.normalize(model.encode_text(tokenize([prompt(name) for name in CLASSES])), dim=-1) for prompt in published
+        ]
+    monkeypatch.setattr(text, "TEXT_BATCH", 2 * len(published))
+    done = []
+    texts = text_embeddings(network, CLASSES, {network: path}, progress=lambda *step: done.append(step[1:]))
+    torch.testing.assert_close(texts, F.normalize(sum(unit), dim=-1), rtol=0, atol=1e-4)
+    assert done == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_the_activation_matters(pairs):

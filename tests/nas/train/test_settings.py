@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import BAD_INPUT
+from nas.search.preconditions import check_image_count
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.train.__main__ import main
 from nas.train.arguments import parse
@@ -77,6 +78,8 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
     assert best.session.config.teacher_precision == live.teacher_precision == "bf16"
     with pytest.raises(ConfigError, match="--warm: trial 1 has no weights"):
         command("search", "--train-steps", "10", "--trial", "1", "--warm")
+    with pytest.raises(ValueError, match="--trial: the study has no trial '99'"):
+        command("search", "--train-steps", "10", "--trial", "99")
 
 
 def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
@@ -101,35 +104,63 @@ def test_a_batch_of_live_images_may_be_larger_than_the_cache_is_otherwise() -> N
         command(*words, "--train-images", "4000")
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> str:
+    """Return a folder of 32 images to train on and 4 held-out ones, which nobody reads."""
+    for split, number in (("train", 32), ("val", 4)):
+        (tmp_path / "photographs" / split).mkdir(parents=True)
+        for i in range(number):
+            (tmp_path / "photographs" / split / f"{i}.png").touch()
+    return "imagefolder:photographs"
+
+
+def count_live(data: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[int, list[TrainCommand]]:
+    """Return the exit code of a command that counts its images, and the settings that it would train with."""
+    begun: list[TrainCommand] = []
+    monkeypatch.setattr("nas.train.command._train", lambda counted, console: begun.append(counted))
+    return main(["eradio_pico", "--train-steps", "5", "--live", "--device", "cpu", "--data", data, *more]), begun
+
+
 @pytest.mark.parametrize(
     ("more", "error"),
     [
         (("--train-images", "33"), "only 32 of 33 images to train on; check the path and the shards, or ask for what"),
         (("--train-images", "1000000"), "only 32 of 1,000,000 images to train on; check the path and the shards"),
-        (("--batch-size", "64"), "found 32 images to train on; a training batch takes 64"),
-        (("--train-images", "32"), ""),
-        ((), ""),
+        (
+            ("--batch-size", "64"),
+            "a training batch takes 64: add images, or give --batch-size 32",
+        ),
     ],
 )
 def test_live_images_that_are_fewer_than_asked_for_are_refused(
     more: tuple[str, ...],
     error: str,
-    tmp_path: Path,
+    photographs: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nas.train.command._train", lambda *arguments: None)
-    for split, number in (("train", 32), ("val", 4)):
-        (tmp_path / "photographs" / split).mkdir(parents=True)
-        for i in range(number):
-            (tmp_path / "photographs" / split / f"{i}.png").touch()
-    code = main(
-        ["eradio_pico", "--train-steps", "5", "--live", "--device", "cpu", "--data", "imagefolder:photographs", *more]
-    )
+    assert count_live(photographs, monkeypatch, *more) == (BAD_INPUT, [])
     said = capsys.readouterr().err
-    assert code == (BAD_INPUT if error else 0), said
-    assert said.count("\n") == bool(error)
     assert error in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("more", "number"), [((), 32), (("--train-images", "32"), 32), (("--train-images", "20"), 20)])
+def test_live_teachers_take_the_images_that_there_are(
+    more: tuple[str, ...],
+    number: int,
+    photographs: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The default asks for no number, neither of the images that train nor of those that fit the statistics."""
+    code, (made,) = count_live(photographs, monkeypatch, "--batch-size", "16", *more)
+    assert code == 0
+    assert (made.plan.live_images, made.session.config.train_images) == (number, number)
+    assert "4 of 600 images held out" in check_image_count(made.session.config, number, 4)
+    said = capsys.readouterr().err
+    assert said.startswith(f"live teachers: {number} images to train on")
+    assert ("of the 32 that there are (--train-images N for more)" in said) == (number < 32)
 
 
 def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() -> None:
@@ -149,7 +180,8 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
     [
         ([], "ARCH: name a preset"),
         (["eradio_pico"], "--train-steps: give the number of steps, or else --epochs"),
-        (["eradio_pico", "--train-steps", "5", "--epochs", "1"], "--train-steps: give the number of steps"),
+        (["eradio_pico", "--train-steps", "5", "--epochs", "1"], "--epochs: not with --train-steps; give one of them"),
+        (["bad.json", "--train-steps", "5"], "ARCH: cannot read 'bad.json' (No such file or directory)\n"),
         (["eradio_pico", "--train-steps", "0"], "--train-steps: 0: must be"),
         (["eradio_pico", "--epochs", "-1"], "--epochs: -1: must be"),
         (["eradio_pick", "--train-steps", "5"], "ARCH: no preset 'eradio_pick'"),
@@ -200,6 +232,10 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["eradio_pico", "--train-steps", "5", "--teacher-devices", "cpu"], "--teacher-devices: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--live", "--teacher-devices", "tpu"], "--teacher-devices: 'tpu': must"),
         (
+            ["eradio_pico", "--train-steps", "5", "--live", "--device", "cpu", "--teacher-devices", "cpu,cuda:1"],
+            "--teacher-devices: cuda:1: PyTorch sees no CUDA device here; run this on the node that has the GPUs",
+        ),
+        (
             [
                 *("eradio_pico", "--train-steps", "5", "--live", "--address", "auto", "--workers", "2"),
                 *("--teacher-devices", "cpu,cuda:1"),
@@ -207,6 +243,7 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
             "--teacher-devices: cuda:1: not with --address: Ray gives each process the GPU of its student alone",
         ),
         (["eradio_pico", "--train-steps", "5", "--live", "--views", "2"], "--views: not with --live"),
+        (["eradio_pico", "--train-steps", "5", "--eval"], "--eval; did you mean --eval-every?"),
         (["--resume", "."], "no study"),
         (["eradio_pico", "--resume", "."], "ARCH: does not go with --resume"),
         (["--resume", ".", "--train-steps", "9"], "--train-steps: does not go with --resume"),

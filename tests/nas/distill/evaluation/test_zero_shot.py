@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from nas.cache import open_targets
 from nas.cache.targets import Targets
+from nas.distill.evaluation.reference_scores import teacher_facts
 from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
 from nas.distill.evaluation.zero_shot import contrastive, embed_class_names, texts_path, words, zero_shot_accuracy
 from nas.teachers import load_teachers, spec_of, specs
@@ -108,6 +109,14 @@ def test_a_student_that_predicts_the_teacher_is_as_accurate_as_the_teacher(
     assert ceiling == pytest.approx(float((predictions == truth).float().mean()), abs=1.5 / len(truth))
     wrong = zero_shot_accuracy(made, CLIP, torch.from_numpy(-made.val.summary[CLIP][:]))
     assert wrong != ceiling
+
+
+def test_the_record_says_which_prompts_were_used(made: Targets, weights: dict[str, Path]) -> None:
+    prepared(made, f"{CLIP},xfeat", weights)
+    facts = teacher_facts(made, {CLIP: "a network", "xfeat": "another"})
+    said = facts[CLIP].description
+    assert said.startswith("a network; zero-shot by the mean of 7 prompts (itap of a {}, a bad photo of the {}, ")
+    assert facts["xfeat"].description == "another"
 
 
 def own_summaries(made: Targets, weights: dict[str, Path]) -> torch.Tensor:
