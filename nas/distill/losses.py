@@ -21,8 +21,6 @@ from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets
 from nas.study.config import DIRECTIONS, DistillConfig
 
-Loss = Callable[[Tensor, Tensor, float], Tensor]  # prediction, target (B, k) or (B, k, g, g), and `rest`, to (B,)
-
 _DISPERSION_IMAGES = 2048
 
 
@@ -69,9 +67,13 @@ class TargetTransform:
         return offset.to(values.device).view(1, -1, *[1] * (values.ndim - 2))
 
 
+PHI_S = TargetTransform()
+Loss = Callable[[Tensor, Tensor, TargetTransform], Tensor]  # prediction, target (B, k) or (B, k, g, g), space to (B,)
+
+
 def phi_s(standardizer: Standardizer) -> TargetTransform:
     """Return the transform to the stored form: channels of mean 0 and variance 1 (PHI-S, arXiv 2410.01680)."""
-    return TargetTransform()
+    return PHI_S
 
 
 def raw(standardizer: Standardizer) -> TargetTransform:
@@ -115,37 +117,40 @@ def _mean(standardizer: Standardizer) -> Tensor:
     return torch.from_numpy(standardizer.mean).float()
 
 
-def squared_error(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
-    """Return the mean squared error of each image (B,); `rest` is in both, and does not change it."""
-    return _per_image((prediction - target).square())
+def squared_error(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+    """Return the mean squared error of each image (B,), in their space."""
+    return space.weight * _per_image((prediction - target).square())
 
 
-def cosine_distance(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
-    """Return 1 - cosine over the channels, averaged over positions (B,); for `rest` see `TargetTransform`."""
-    return 1 - _per_image(F.cosine_similarity(_with_rest(prediction, rest), _with_rest(target, rest), dim=1))
+def cosine_distance(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+    """Return 1 - cosine over the channels, averaged over positions (B,)."""
+    return 1 - _per_image(F.cosine_similarity(_with_rest(prediction, space), _with_rest(target, space), dim=1))
 
 
-def hybrid(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
-    """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,), with `rest` in the cosine."""
-    smooth = F.smooth_l1_loss(prediction, target, reduction="none")
-    return 0.9 * cosine_distance(prediction, target, rest) + 0.1 * _per_image(smooth)
+def hybrid(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+    """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,).
+
+    Smooth L1 is that of the teacher's C channels, if the differences in the k channels spread evenly over them.
+    """
+    spread = space.weight**0.5
+    smooth = F.smooth_l1_loss(spread * prediction, spread * target, reduction="none")
+    return 0.9 * cosine_distance(prediction, target, space) + 0.1 * _per_image(smooth)
 
 
-def squared_angle(prediction: Tensor, target: Tensor, rest: float = 0.0) -> Tensor:
+def squared_angle(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
     """Return the squared angle in rad^2 over the channels, averaged over positions (B,).
 
-    For `rest` see `TargetTransform`. The angle comes from the half-angle's tangent, whose gradient stays finite where
-    that of arccos does not (Kahan).
+    The angle comes from the half-angle's tangent, whose gradient stays finite where that of arccos does not (Kahan).
     """
-    u, v = (F.normalize(_with_rest(values, rest), dim=1) for values in (prediction, target))
+    u, v = (F.normalize(_with_rest(values, space), dim=1) for values in (prediction, target))
     difference, total = (u - v).square().sum(1), (u + v).square().sum(1)
     angle = 2 * torch.atan2((difference + 1e-12).sqrt(), (total + 1e-12).sqrt())
     return _per_image(angle.square())
 
 
-def _with_rest(values: Tensor, rest: float) -> Tensor:
+def _with_rest(values: Tensor, space: TargetTransform) -> Tensor:
     """Append a constant channel, in which features have their mean's part outside of the kept directions."""
-    return values if rest == 0 else torch.cat([values, torch.full_like(values[:, :1], rest)], dim=1)
+    return values if space.rest == 0 else torch.cat([values, torch.full_like(values[:, :1], space.rest)], dim=1)
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -161,13 +166,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def angular_dispersion(targets: Tensor, rest: float = 0.0) -> float:
+def angular_dispersion(targets: Tensor, space: TargetTransform = PHI_S) -> float:
     """Return the mean squared angle in rad^2 between targets and their mean direction: the width of a teacher's cone.
 
-    C-RADIOv4 divides the squared angle by it, lest the teacher with the widest cone dominate. For `rest` see
-    `TargetTransform`.
+    C-RADIOv4 divides the squared angle by it, lest the teacher with the widest cone dominate.
     """
-    targets = _with_rest(targets, rest)
+    targets = _with_rest(targets, space)
     tokens = targets if targets.ndim == 2 else targets.flatten(2).transpose(1, 2).flatten(0, 1)
     center = F.normalize(tokens, dim=1).mean(0, keepdim=True)
     return float(squared_angle(center.expand_as(tokens), tokens).mean())
@@ -198,11 +202,11 @@ class DistillationLoss:
             kind = "raw" if name in DIRECTIONS else config.standardization
             transform = TRANSFORMS[kind](getattr(targets.teachers[teacher], head))
             self._losses[key] = LOSSES[name]
-            self._divisors[key] = 1 / transform.weight if name == "mse" else 1.0
+            self._divisors[key] = 1.0
             if name == "angle":
                 some = np.array(array_of(targets.train, key)[:_DISPERSION_IMAGES])
                 features = transform.apply(torch.from_numpy(some).float())
-                self._divisors[key] = angular_dispersion(features, transform.rest)
+                self._divisors[key] = angular_dispersion(features, transform)
             self.transforms[key] = transform.to(device)
 
     def __call__(
@@ -220,7 +224,7 @@ class DistillationLoss:
                 key = f"{teacher}/{head}"
                 transform = self.transforms[key]
                 target = transform.apply(targets[key])
-                losses[key] = self._losses[key](prediction.float(), target, transform.rest) / self._divisors[key]
+                losses[key] = self._losses[key](prediction.float(), target, transform) / self._divisors[key]
         return losses
 
 

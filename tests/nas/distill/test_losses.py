@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nas.cache.standardize import Moments, fit, spectrum
 from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
-from nas.distill.losses import LOSSES, TRANSFORMS, angular_dispersion, squared_angle
+from nas.distill.losses import LOSSES, PHI_S, TRANSFORMS, TargetTransform, angular_dispersion, squared_angle
 from nas.study.config import BALANCES as BALANCE_NAMES
 from nas.study.config import SPATIAL_LOSSES, STANDARDIZATIONS, SUMMARY_LOSSES
 
@@ -40,9 +40,7 @@ def test_names_of_the_config_are_those_of_the_code() -> None:
 def test_a_transform_gives_the_error_of_the_features_themselves(name: str) -> None:
     """Rotations change no squared error: with all directions kept it is that of the C channels."""
     transform = TRANSFORMS[name](fitted())
-    error = (transform.apply(as_targets(FEATURES)) - transform.apply(as_targets(ESTIMATES))).square().mean(
-        1
-    ) * transform.weight
+    error = LOSSES["mse"](transform.apply(as_targets(FEATURES)), transform.apply(as_targets(ESTIMATES)), transform)
     scale = {"raw": 1.0, "global": FEATURES.std(), "phi_s": math.sqrt(FEATURES.var(0).mean())}[name]
     expected = ((FEATURES - ESTIMATES) ** 2).mean(1) / scale**2
     np.testing.assert_allclose(error.numpy(), expected, rtol=1e-3)
@@ -66,12 +64,27 @@ def test_directions_are_those_of_decompressed_features(name: str) -> None:
     shift = {"raw": 0.0, "global": FEATURES.mean()}[name]
     u, v = (part.invert(t) - shift for t in targets)  # type: ignore[attr-defined]
     cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-    distance = LOSSES["cosine"](*mine, transform.rest)
+    distance = LOSSES["cosine"](*mine, transform)
     np.testing.assert_allclose(distance, 1 - cosine, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(LOSSES["angle"](*mine, transform.rest), np.arccos(cosine) ** 2, rtol=1e-3, atol=1e-5)
-    smooth = F.smooth_l1_loss(*mine, reduction="none").mean(1)
-    torch.testing.assert_close(LOSSES["hybrid"](*mine, transform.rest), 0.9 * distance + 0.1 * smooth)
-    assert LOSSES["cosine"](*mine, 0.0).mean() > 1.05 * distance.mean()
+    np.testing.assert_allclose(LOSSES["angle"](*mine, transform), np.arccos(cosine) ** 2, rtol=1e-3, atol=1e-5)
+    assert LOSSES["cosine"](*mine, PHI_S).mean() > 1.05 * distance.mean()
+
+
+@pytest.mark.parametrize("size", [0.3, 30.0])
+def test_smooth_l1_of_the_hybrid_is_that_of_the_teachers_channels(size: float) -> None:
+    """Of 64 channels, eight are kept; differences of 0.3 are on the parabola, those of 30 on the straight lines."""
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((400, 64)) @ np.linalg.qr(rng.standard_normal((64, 64)))[0]
+    moments = Moments(64)
+    moments.update(rows)
+    part = fit(spectrum(moments), 8)
+    transform = TRANSFORMS["raw"](part)
+    targets = torch.from_numpy(part.apply(rows)).float()
+    answers = targets + size * torch.randn(targets.shape, generator=torch.Generator().manual_seed(0))
+    u, v = transform.apply(answers), transform.apply(targets)
+    smooth = (LOSSES["hybrid"](u, v, transform) - 0.9 * LOSSES["cosine"](u, v, transform)) / 0.1
+    own = [torch.from_numpy(part.invert(each.numpy())) for each in (answers, targets)]
+    assert smooth.mean().item() == pytest.approx(F.smooth_l1_loss(*own).item(), rel=0.1)
 
 
 def test_a_transform_is_inverted_for_maps_too() -> None:
@@ -82,19 +95,19 @@ def test_a_transform_is_inverted_for_maps_too() -> None:
 
 def test_losses_by_hand() -> None:
     u, v = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    assert LOSSES["mse"](u, v, 0.0).item() == pytest.approx((9 + 4) / 2)
-    assert LOSSES["cosine"](u, v, 0.0).item() == pytest.approx(1)
-    assert LOSSES["angle"](u, v, 0.0).item() == pytest.approx((math.pi / 2) ** 2, rel=1e-5)
-    assert LOSSES["hybrid"](u, v, 0.0).item() == pytest.approx(0.9 + 0.1 * (2.5 + 1.5) / 2)
+    assert LOSSES["mse"](u, v, PHI_S).item() == pytest.approx((9 + 4) / 2)
+    assert LOSSES["cosine"](u, v, PHI_S).item() == pytest.approx(1)
+    assert LOSSES["angle"](u, v, PHI_S).item() == pytest.approx((math.pi / 2) ** 2, rel=1e-5)
+    assert LOSSES["hybrid"](u, v, PHI_S).item() == pytest.approx(0.9 + 0.1 * (2.5 + 1.5) / 2)
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_losses_are_per_image_and_vanish_on_the_truth(name: str) -> None:
     maps = torch.randn(3, 8, 2, 2)
-    assert LOSSES[name](maps, maps, 0.0).abs().max() < 1e-5
+    assert LOSSES[name](maps, maps, PHI_S).abs().max() < 1e-5
     one_off = maps.clone()
     one_off[1] += torch.randn(8, 2, 2)
-    assert (LOSSES[name](maps, one_off, 0.0) > 1e-3).tolist() == [False, True, False]
+    assert (LOSSES[name](maps, one_off, PHI_S) > 1e-3).tolist() == [False, True, False]
 
 
 def test_the_angle_has_a_finite_gradient_at_the_truth_and_opposite_it() -> None:
@@ -110,7 +123,7 @@ def test_dispersion_grows_with_the_cone() -> None:
     narrow, wide = axis + 0.1 * torch.randn(500, 4), axis + 0.5 * torch.randn(500, 4)
     assert angular_dispersion(narrow) < angular_dispersion(wide)
     maps = narrow.view(125, 4, 4).transpose(1, 2).reshape(125, 4, 2, 2)
-    assert angular_dispersion(narrow, rest=5.0) < angular_dispersion(narrow) / 10
+    assert angular_dispersion(narrow, TargetTransform(rest=5.0)) < angular_dispersion(narrow) / 10
     assert angular_dispersion(maps) == pytest.approx(angular_dispersion(narrow), rel=1e-4)
 
 
