@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +104,7 @@ def run(
         while any(process.is_alive() for process in ranks):
             _drain(trained, spans[0])
             _drain(measured, spans[1])
+            time.sleep(0.02)
         assert [process.exitcode for process in ranks] == [0] * len(ranks)
         _drain(trained, spans[0])
         _drain(measured, spans[1])
@@ -117,9 +117,7 @@ def run(
 
 
 def _drain(queue: Any, spans: list[Span]) -> None:
-    with suppress(Exception):  # empty
-        while True:
-            spans.append(queue.get(timeout=0.1))
+    spans += [queue.get() for _ in range(queue.qsize())]
 
 
 def check(trained: list[Span], measured: list[Span]) -> None:
