@@ -449,6 +449,7 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
     """Return the context of a training of this job: its settings, targets and folders."""
     from nas.cache.targets import load_targets
     from nas.distill.run import TrialContext
+    from nas.distill.trainer import indexed_device
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
     from nas.study.contact_sheet import FOLDER
@@ -462,7 +463,7 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
         config=job.config,
         targets=load_targets(spec.targets),
         service=MeasurementService(spec.threads),  # a training measures nothing, so this starts no process
-        lock_dir=spec.lock_dir / device_key(job.config.device),
+        lock_dir=spec.lock_dir / device_key(str(indexed_device(job.config.device))),
         samples_dir=job.folder,
         weights_dir=folders[WEIGHTS],
         pictures_dir=folders[FOLDER],

@@ -98,6 +98,7 @@ def trial_context(spec: WorkerSpec) -> Any:
 
     from nas.cache.targets import load_targets
     from nas.distill.run import TrialContext
+    from nas.distill.trainer import indexed_device
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
     from nas.study.config import SearchConfig
@@ -109,7 +110,7 @@ def trial_context(spec: WorkerSpec) -> Any:
         config=config,
         targets=load_targets(Path(spec.targets_dir)),
         service=MeasurementService(spec.measure_threads),
-        lock_dir=Path(spec.lock_dir or lock_dir()) / device_key(config.device),
+        lock_dir=Path(spec.lock_dir or lock_dir()) / device_key(str(indexed_device(config.device))),
         samples_dir=Path(spec.samples_dir),
         weights_dir=Path(spec.weights_dir),
         pictures_dir=Path(spec.pictures_dir),

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+Value = TypeVar("Value", int, tuple[Any, ...])
 PATIENCE = timedelta(days=1)  # of ranks that wait for rank 0, which evaluates and writes alone
 
 
@@ -96,19 +98,19 @@ def any_rank(flag: bool) -> bool:
     return flag if world_size() == 1 else bool(all_reduce_mean(torch.tensor(float(flag))) > 0)
 
 
-def distinct(number: int) -> list[int]:
-    """Return the different numbers that the ranks give, rising, the same on all ranks."""
+def distinct(value: Value) -> list[Value]:
+    """Return the different values, numbers or tuples, that the ranks give, rising, the same on all ranks."""
     if world_size() == 1:
-        return [number]
-    numbers = [0] * world_size()
-    dist.all_gather_object(numbers, number)
-    return sorted(set(numbers))
+        return [value]
+    values = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return sorted(set(values))
 
 
 def barrier() -> None:
-    """Wait until all ranks have arrived here."""
+    """Wait until all ranks have arrived here, without work for their GPUs: a kernel of NCCL would spin there."""
     if world_size() > 1:
-        dist.barrier()
+        dist.all_reduce(torch.zeros(1))
 
 
 class RunningStatistics:

@@ -14,7 +14,7 @@ import torch
 
 from backbones import build
 from nas.cache.targets import Targets
-from nas.distill.run import TimedSlot
+from nas.distill.device_slot import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, SearchConfig, faster_precision
 from search_space import ArchSpec

@@ -7,8 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from nas.cache.targets import Targets
 from nas.cli import checkpoint_path, image_scores_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
+from nas.distill.device_slot import TimedSlot
 from nas.distill.evaluation.explained_variance import ImageShares, explained_by_image, mean_over_images
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
@@ -31,7 +31,6 @@ from nas.distill.folded_heads import fold, save_heads
 from nas.distill.trainer import Distiller, TrainingError, indexed_device
 from nas.distill.training_history import History
 from nas.files import atomic_path
-from nas.measure.device_lock import training
 from nas.measure.service import MeasurementService
 from nas.measure.sweep import out_of_memory
 from nas.study.config import DIRECTIONS, SearchConfig
@@ -208,8 +207,6 @@ class Training:
     def _begin(self, backbone: Network, adaptors: Mapping[str, Adaptor] | None) -> Distiller:
         """Return a distiller that has trained no step."""
         config = self._context.config
-        # One rank holds the lock for all: two holders, one behind a waiting measurement, would wait forever.
-        slot = self._slot if distributed.rank() == 0 else nullcontext
         return Distiller(
             backbone,
             self._context.targets,
@@ -219,7 +216,7 @@ class Training:
             source=self._source,
             adaptors=adaptors,
             sharded=self._context.sharded,
-            slot=slot,
+            slot=self._slot,
         )
 
     def _resume(self, saved: Mapping[str, Any]) -> bool:
@@ -255,7 +252,7 @@ class Training:
     def _evaluate(self, rung: int, since: int) -> RungResult:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
-        with self._slot():
+        with self._slot.alone():
             by_image = explained_by_image(averaged, targets.val, config.device)
             if config.distill.summary_loss in DIRECTIONS:
                 by_image = {name: {"spatial": heads["spatial"]} for name, heads in by_image.items()}
@@ -366,24 +363,6 @@ def _live_source(context: TrialContext) -> LiveSource | None:
 
     threads = max(2, torch.get_num_threads())  # of a training, this rank's share of the machine's CPUs
     return LiveSource(context.live, context.targets, indexed_device(context.config.device), threads=threads)
-
-
-class TimedSlot:
-    """The device's lock for training; `busy_s` adds up the seconds in it, without those spent waiting for it."""
-
-    def __init__(self, lock_dir: Path) -> None:
-        self._lock_dir = lock_dir
-        self.busy_s = 0.0
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Hold the lock within the block."""
-        with training(self._lock_dir):
-            began = time.perf_counter()
-            try:
-                yield
-            finally:
-                self.busy_s += time.perf_counter() - began
 
 
 def distillation_score(teachers: Mapping[str, Mapping[str, _Number]], score: str) -> _Number:

@@ -92,7 +92,8 @@ class Distiller:
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
         adaptors: heads of an earlier training on the same targets to start from; None: fresh heads.
         sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
-        slot: context manager in which every few steps run, e.g. a lock that a measurement can take.
+        slot: context manager in which every few steps run, and divided parameters are gathered, in all ranks at once;
+            e.g. locks that a measurement can take.
 
     Attributes:
         student: backbone and heads under training.
@@ -182,7 +183,6 @@ class Distiller:
             self.averaged.to("cpu")  # until the next evaluation
         while self.step < step:
             with self._slot():
-                distributed.barrier()  # no rank computes before rank 0, which queues for all, has the device
                 for _ in range(min(_STEPS_PER_SLOT, step - self.step)):
                     self.train_step()
                     if should_stop():
@@ -246,15 +246,19 @@ class Distiller:
         Raises:
             TrainingError: A weight is not finite: the losses tell of a bad step only in the step after it.
         """
-        self._check_finite()
+        with self._slot() if self._sharded else nullcontext():
+            self._check_finite()
+            parts = {
+                "student": gathered(self.student.state_dict()),
+                "averaged": gathered(self._ema.state_dict()),
+                "balance": gathered(self._balance.state_dict()),
+                "optimizer": gathered(self._optimizer.state_dict()),
+            }
         state = {
             "step": self.step,
             "losses": self.losses,
             "grad_norms": self.grad_norms,
-            "student": gathered(self.student.state_dict()),
-            "averaged": gathered(self._ema.state_dict()),
-            "balance": gathered(self._balance.state_dict()),
-            "optimizer": gathered(self._optimizer.state_dict()),
+            **parts,
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -295,10 +299,11 @@ class Distiller:
     def _gather_averaged(self) -> None:
         """Bring the averaged weights together in rank 0, if they are divided."""
         if self._sharded:
-            state = gathered(self._ema.state_dict())
-            if distributed.rank() == 0:
-                self.averaged.load_state_dict(state)
-                self.averaged.to(self.device)
+            with self._slot():
+                state = gathered(self._ema.state_dict())
+                if distributed.rank() == 0:
+                    self.averaged.load_state_dict(state)
+                    self.averaged.to(self.device)
 
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Add the gradients of a batch, times `share`; return the mean of each loss."""

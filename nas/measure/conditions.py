@@ -37,6 +37,9 @@ class Reading:
     reasons: int | None  # NVML's bits
 
 
+UNREADABLE = Reading(0.0, None, None, None, None)  # of a GPU that NVML does not know
+
+
 @dataclass(frozen=True)
 class Conditions:
     """Conditions during one measurement; None where the device doesn't report a value."""
@@ -148,9 +151,15 @@ def thread_waited_s() -> float:
 
 @dataclass
 class HostWatch:
-    """Watch how long this process's threads wait for a core, and how many cores other processes keep busy."""
+    """Watch how long this process's threads wait for a core, and how many cores other processes keep busy.
+
+    Args:
+        proc: Folder of the kernel's figures.
+        readings: Readings that belong to the conditions.
+    """
 
     proc: Path = Path("/proc")
+    readings: tuple[Reading, ...] = ()
     _begin: CpuTimes | None = field(default=None, init=False)
 
     def begin(self) -> None:
@@ -171,7 +180,7 @@ class HostWatch:
         if now.busy_s is not None and before.busy_s is not None:
             others_s = now.busy_s - before.busy_s - (now.process_s - before.process_s)
             other_cores = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
-        return Conditions(wait_share=wait_share, other_busy_cores=other_cores)
+        return Conditions(self.readings, wait_share=wait_share, other_busy_cores=other_cores)
 
     def energy_j(self) -> float | None:
         """Return None: the energy is unknown."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,16 +14,28 @@ from torch import Tensor, nn
 
 from backbones.folding import batch_norms_left
 from nas.measure.arms import Arm
-from nas.measure.conditions import POLL_HZ, Conditions, DeviceWatch, GpuWatch, HostWatch, gpu_uuid, nvml, watching
+from nas.measure.conditions import (
+    POLL_HZ,
+    UNREADABLE,
+    Conditions,
+    DeviceWatch,
+    GpuWatch,
+    HostWatch,
+    gpu_uuid,
+    nvml,
+    watching,
+)
 from nas.measure.environment import device_name, thread_count, torch_device
 from nas.measure.interleave import compare
 from nas.measure.prepare import CHECKED_IMAGES, PreparedPair, Setting, Subject, images, prepare_pair, reference_outputs
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
 from nas.measure.sweep import out_of_memory
-from nas.measure.timers import Timer, timer_for
+from nas.measure.timers import Call, Timer, timer_for
 from nas.measure.verdicts import MeasurementError, PairTimes, notes, verdict
 from nas.study.records import Measurement
+
+Taken = TypeVar("Taken")
 
 STAGES_SHARE = 0.05  # of the budget, in addition to it
 MAX_TRIES, PAUSE_S = 3, 10.0  # for a GPU that heat slows down, with a pause between tries
@@ -173,12 +186,13 @@ def _expected_outputs(candidate: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def watch_for(device: torch.device) -> DeviceWatch:
-    """Return the watch that a device needs; a GPU that NVML doesn't know is watched like a CPU."""
-    library = nvml() if device.type == "cuda" else None
-    if library:
+    """Return the watch that a device needs; a GPU that NVML doesn't know is watched like a CPU, with a note."""
+    if device.type != "cuda":
+        return HostWatch()
+    if library := nvml():
         with suppress(library.NVMLError):  # part of a GPU (MIG) has another name
             return GpuWatch(library, gpu_uuid(device))
-    return HostWatch()
+    return HostWatch(readings=(UNREADABLE,))
 
 
 def describe_arm(arm: Arm, model: nn.Module, device: torch.device) -> str:
@@ -196,25 +210,49 @@ def _time_pair(
     prepared: PreparedPair, setting: Setting, timer: Timer, watch: DeviceWatch, hertz: float | None
 ) -> PairTimings:
     """Take all timings under watch; repeat those of a GPU that was slowed down, three tries at most."""
-    calls, single = (prepared.candidate.call(), prepared.reference.call()), prepared.single.call()
+    candidate, reference, single = (s.call() for s in (prepared.candidate, prepared.reference, prepared.single))
+
+    def take() -> tuple[PairTimes, float | None, float | None]:
+        rng = np.random.default_rng(setting.seed)
+        times = compare(candidate, reference, timer, setting.budget_s, rng, setting.arms_differ, single)
+        share = launch_share(candidate, times.candidate.value, timer)
+        return times, share, launch_share(reference, times.reference.value, timer)
+
+    (times, share, reference_share), conditions, tries = take_watched(take, timer, watch, hertz)
+    return PairTimings(times, share, reference_share, conditions, tries)
+
+
+def take_watched(
+    take: Callable[[], Taken], timer: Timer, watch: DeviceWatch, hertz: float | None = POLL_HZ
+) -> tuple[Taken, Conditions, int]:
+    """Take timings under watch, three times at most while a GPU is slowed down; return conditions and tries with them.
+
+    Args:
+        take: Takes the timings.
+        timer: Their clock.
+        watch: The device's watch.
+        hertz: Polls per second; None: the caller polls.
+    """
     for tries in range(1, MAX_TRIES + 1):
-        with watching(watch, hertz) as conditions:
-            rng = np.random.default_rng(setting.seed)
-            times = compare(*calls, timer, setting.budget_s, rng, setting.arms_differ, single)
-            share = _launch_share(prepared.candidate, times.candidate.value, timer)
-            reference_share = _launch_share(prepared.reference, times.reference.value, timer)
-            observed = conditions()
-        if not observed.slowdowns or tries == MAX_TRIES:
+        with watching(watch, hertz) as end_watch:
+            taken = take()
+            conditions = end_watch()
+        if not conditions.slowdowns or tries == MAX_TRIES:
             break
         timer.sleep(PAUSE_S)
-    return PairTimings(times, share, reference_share, observed, tries)
+    return taken, conditions, tries
 
 
-def _launch_share(subject: Subject, device_s: float, timer: Timer) -> float | None:
-    """Return host time over device time of a call, None on a CPU; on an empty queue, as a full one makes hosts wait."""
+def launch_share(call: Call, device_s: float, timer: Timer) -> float | None:
+    """Return host time over device time of a call, None on a CPU; on an empty queue, as a full one makes hosts wait.
+
+    Args:
+        call: The call.
+        device_s: Its device time.
+        timer: The clock.
+    """
     if not timer.queued:
         return None
-    call = subject.call()
     host_s = np.median([timer.run([call], [1])[0].host_s for _ in range(LAUNCH_CALLS)])
     return float(host_s / device_s)
 

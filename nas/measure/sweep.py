@@ -14,8 +14,8 @@ from nas.measure.conditions import Conditions
 from nas.measure.interleave import SAMPLE_S
 from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import MAX_HALF_WIDTH, contended
-from nas.study.timing_doubts import CONTENDED, MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
+from nas.measure.verdicts import MAX_HALF_WIDTH, device_verdict
+from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -37,20 +37,21 @@ class CallTimes:
     calls_s: Array
 
     @property
-    def has_interval(self) -> bool:
-        """Whether there are enough samples for an interval, and it says more than a single sample would."""
-        return self.samples >= MIN_INTERVAL_SAMPLES and self.time_s.usable
+    def interval_doubt(self) -> str | None:
+        """Why there is no usable interval: "too few samples" or "scattered"; None if there is one."""
+        if self.samples < MIN_INTERVAL_SAMPLES:
+            return TOO_FEW
+        return None if self.time_s.usable else SCATTERED
 
-    def verdict(self, conditions: Conditions) -> str:
-        """Return "contended", "too few samples", "scattered", "wide" or "ok", as in `nas.measure.verdicts`.
+    def verdict(self, conditions: Conditions, launch_share: float | None) -> str:
+        """Return the verdict of `nas.measure.verdicts` on one call, which is compared with no reference.
 
         Args:
             conditions: Conditions while the calls were timed.
+            launch_share: Host time over device time of the call; None on a CPU.
         """
-        if contended(conditions):
-            return CONTENDED
-        if not self.has_interval:
-            return TOO_FEW if self.samples < MIN_INTERVAL_SAMPLES else SCATTERED
+        if doubt := device_verdict(conditions, launch_share or 0.0) or self.interval_doubt:
+            return doubt
         return "ok" if self.samples >= MIN_SAMPLES and self.time_s.half_width < MAX_HALF_WIDTH else "wide"
 
     def percentile_ms(self, q: float) -> float | None:

@@ -97,12 +97,12 @@ class CudaTimer:
             events, hosts = [], []
             for call, n in zip(calls, repeats, strict=True):
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start.record()  # makes the event, which is no work of the call
                 host = time.perf_counter()
-                start.record()
                 for _ in range(n):
                     call()
-                end.record()
                 hosts.append(time.perf_counter() - host)
+                end.record()
                 events.append((start, end))
             torch.cuda.synchronize()
         return [

@@ -100,15 +100,28 @@ def verdict(
         complete: Whether the requested batch fit into memory.
         launch_share: Host time over device time, the larger of candidate's and reference's: both decide the ratio.
     """
+    if not correct:
+        return "wrong output"
+    if not complete:
+        return "out of memory"
+    return device_verdict(conditions, launch_share, clock_difference(comparison, conditions)) or comparison.verdict
+
+
+def device_verdict(conditions: Conditions, launch_share: float, clock_change: float = 0.0) -> str | None:
+    """Return the most serious verdict on what the device did while times were taken; None where all was well.
+
+    Args:
+        conditions: Conditions while the times were taken.
+        launch_share: Host time over device time.
+        clock_change: Relative change of the clock between networks that are compared.
+    """
     checks = (
-        ("wrong output", not correct),
-        ("out of memory", not complete),
         (CONTENDED, contended(conditions)),
         ("throttled", bool(conditions.slowdowns)),
-        ("clock changed", abs(clock_difference(comparison, conditions)) > MAX_CLOCK_CHANGE),
+        ("clock changed", abs(clock_change) > MAX_CLOCK_CHANGE),
         ("launch-bound", launch_share > MAX_LAUNCH_SHARE),
     )
-    return next((name for name, failed in checks if failed), comparison.verdict)
+    return next((name for name, failed in checks if failed), None)
 
 
 def notes(
@@ -118,6 +131,21 @@ def notes(
 
     The candidate's launch share is in the measurement, so that only the reference's has a note.
     """
+    phrases = device_notes(conditions, tries)
+    if reference_launch_share > MAX_LAUNCH_SHARE:
+        phrases.append(f"the host needs {reference_launch_share:.0%} of the reference's time to launch it")
+    drift = reference_drift(comparison.reference_s)
+    if abs(drift) > MAX_DRIFT:
+        phrases.append(
+            f"the machine became {abs(drift):.1%} {'slower' if drift > 0 else 'faster'} during the measurement"
+        )
+    if comparison.verdict != "ok":
+        phrases.append(_why_not_ok(comparison))
+    return tuple(phrases)
+
+
+def device_notes(conditions: Conditions, tries: int = 1) -> list[str]:
+    """Return remarks on what the device did while times were taken, a phrase each."""
     phrases = [f"slowed down by {reason}, in {tries} tries" for reason in conditions.slowdowns]
     if conditions.other_processes:
         many = "es" * (conditions.other_processes > 1)
@@ -130,16 +158,7 @@ def notes(
         phrases.append(f"at the GPU's power cap {conditions.power_capped:.0%} of the time")
     if conditions.unknown:
         phrases.append(f"the GPU does not report its {' and '.join(conditions.unknown)}")
-    if reference_launch_share > MAX_LAUNCH_SHARE:
-        phrases.append(f"the host needs {reference_launch_share:.0%} of the reference's time to launch it")
-    drift = reference_drift(comparison.reference_s)
-    if abs(drift) > MAX_DRIFT:
-        phrases.append(
-            f"the machine became {abs(drift):.1%} {'slower' if drift > 0 else 'faster'} during the measurement"
-        )
-    if comparison.verdict != "ok":
-        phrases.append(_why_not_ok(comparison))
-    return tuple(phrases)
+    return phrases
 
 
 def reference_drift(reference_s: Array) -> float:

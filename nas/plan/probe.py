@@ -27,10 +27,10 @@ from nas.backend.trial import setting_of
 from nas.cache.standardize import Standardizer, keeps_whole_summary
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 from nas.data import open_poses
+from nas.distill.device_slot import TimedSlot
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, student_metrics
-from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
 from nas.measure.counts import totals

@@ -113,6 +113,8 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
         axes.plot(
             [x[j] for j in misfits], [y[j] for j in misfits], "o", markersize=9, markerfacecolor="none", color=color
         )
+        doubtful = [j for j, point in enumerate(sweep.points) if point.doubt]
+        axes.plot([x[j] for j in doubtful], [y[j] for j in doubtful], "x", markersize=9, color=color)
         sizes |= set(x)
         rates += y
     axes.set_xlabel(label)
@@ -126,6 +128,9 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
     axes.xaxis.set_minor_locator(NullLocator())
     if any(point.windows for _, sweep in swept for point in sweep.points):
         axes.plot([], [], "o", markersize=9, markerfacecolor="none", color="0.3", label="windows don't divide")
+    doubts = dict.fromkeys(point.doubt for _, sweep in swept for point in sweep.points if point.doubt)
+    if doubts:
+        axes.plot([], [], "x", markersize=9, color="0.3", label=f"doubtful: {' or '.join(doubts)}")
     axes.legend(frameon=False, fontsize=8)
 
 

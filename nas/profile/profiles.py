@@ -111,11 +111,16 @@ class Point:
     throughput_high_img_s: float | None
     time_ms: float  # of one batch
     samples: int  # of several calls each, where calls are short
-    verdict: str  # of nas.measure.sweep: "ok", "wide", "too few samples" or "contended"
+    verdict: str  # of nas.measure.verdicts, of which those on outputs and on a reference do not occur
+    doubt: str | None = None  # why the speed cannot be trusted: one of nas.study.timing_doubts
     p50_ms: float | None = None  # percentiles of single calls; None where there were too few
     p95_ms: float | None = None
     p99_ms: float | None = None
     windows: tuple[WindowCost, ...] = ()  # stages whose windows don't divide their map
+    launch_share: float | None = None  # these four as in a `Measurement`; all sizes of a sweep share the last three
+    tries: int = 1
+    notes: tuple[str, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

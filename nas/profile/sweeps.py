@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.layers.vit import fitted_window
-from nas.measure.conditions import watching
+from nas.measure.conditions import Conditions
 from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
-from nas.measure.pair import watch_for
+from nas.measure.memory import release_cached
+from nas.measure.pair import launch_share, take_watched, watch_for
 from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Call, timer_for
+from nas.measure.verdicts import device_notes
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
+from nas.study.timing_doubts import speed_doubt
 from search_space import StageSpec
 
 BUFFERS = 2
@@ -151,23 +154,26 @@ def _points(
         about: Returns (batch, resolution, MACs, windows) of a requested size.
     """
     timer = timer_for(settings.device)
-    with torch.inference_mode(), watching(watch_for(settings.device)) as end_watch:
+
+    def take() -> list[tuple[int, CallTimes, float | None]]:
         times = interleaved_times(calls, timer, settings.seconds, np.random.default_rng(0))
-        conditions = end_watch()
-    return tuple(
-        _point(requested, timed, timed.verdict(conditions), *about(requested)) for requested, timed in times.items()
-    )
+        return [(size, timed, launch_share(calls[size], timed.time_s.value, timer)) for size, timed in times.items()]
+
+    with torch.inference_mode():
+        taken, conditions, tries = take_watched(take, timer, watch_for(settings.device))
+    return tuple(_point(size, about(size), times, share, conditions, tries) for size, times, share in taken)
 
 
 def _point(
     requested: int,
+    about: tuple[int, int, int, tuple[WindowCost, ...]],
     times: CallTimes,
-    verdict: str,
-    batch: int,
-    resolution: int,
-    macs: int,
-    windows: tuple[WindowCost, ...],
+    share: float | None,
+    conditions: Conditions,
+    tries: int,
 ) -> Point:
+    batch, resolution, macs, windows = about
+    verdict, no_interval = times.verdict(conditions, share), times.interval_doubt
     p50_ms, p95_ms, p99_ms = (times.percentile_ms(q) for q in (50, 95, 99))
     return Point(
         requested=requested,
@@ -175,15 +181,20 @@ def _point(
         resolution=resolution,
         macs=macs,
         throughput_img_s=batch / times.time_s.value,
-        throughput_low_img_s=batch / times.time_s.high if times.has_interval else None,
-        throughput_high_img_s=batch / times.time_s.low if times.has_interval else None,
+        throughput_low_img_s=batch / times.time_s.high if no_interval is None else None,
+        throughput_high_img_s=batch / times.time_s.low if no_interval is None else None,
         time_ms=times.time_s.value * 1e3,
         samples=times.samples,
         verdict=verdict,
+        doubt=speed_doubt(verdict, no_interval),
         p50_ms=p50_ms,
         p95_ms=p95_ms,
         p99_ms=p99_ms,
         windows=windows,
+        launch_share=share,
+        tries=tries,
+        notes=tuple(device_notes(conditions, tries)),
+        conditions=conditions.summary(),
     )
 
 
@@ -203,13 +214,12 @@ def _runs(call: Call, settings: NetworkSettings) -> bool:
     try:
         with torch.inference_mode():
             call()
+        return True
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        if settings.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return False
-    return True
+    release_cached(settings.device.type)  # after the handler, for the error holds the tensors
+    return False
 
 
 SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, NetworkSettings], Sweep]] = {

@@ -33,12 +33,16 @@ NAME, SHORT_NAME, RUNTIME_NAME = 28, 20, 15  # least columns of a name that need
 ITSELF = "(the network itself)"  # operators that belong to no submodule
 MIB = 2**20
 PERCENTILES = ("p50", "p95", "p99")
+_COOLER = "cool the GPU, or lock its clocks, as by nvidia-smi --lock-gpu-clocks"
 # What a user can do about a verdict.
 REMEDIES = {
     TOO_FEW: "measure longer, as with --measure-seconds 30, or a smaller batch",
     SCATTERED: "measure again on an idle machine, or longer, as with --measure-seconds 30",
     "wide": "a longer --measure-seconds or an idle machine narrows the intervals",
     CONTENDED: "measure again on an idle machine",
+    "throttled": _COOLER,
+    "clock changed": _COOLER,
+    "launch-bound": "measure a larger batch, or with --runtime reduce-overhead (CUDA graphs)",
 }
 
 RuntimeColumn = tuple[str, Callable[[Measurement], str]]  # heading and cell; an empty cell is an unknown value
@@ -322,7 +326,7 @@ def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) 
     for point in sweep.points:
         table.add_row(
             *_size(point, kind),
-            f"{point.throughput_img_s:.4g}",
+            f"{point.throughput_img_s:.4g}{' †' if point.doubt else ''}",
             Text(_point_interval(point) or "-"),
             f"{point.time_ms:.2f}",
             *(_ms(_percentile(point, name)) for name in percentiles),
@@ -349,6 +353,8 @@ def best_line(sweep: Sweep) -> str:
     phrases = [f"best throughput: {rate} at batch {best.batch}"]
     if ties:
         phrases.append(f"its interval overlaps those of batch {ties}")
+    if best.doubt and best.throughput_low_img_s is not None:
+        phrases.append(f"doubtful, because {best.doubt}")
     if best.throughput_low_img_s is None:
         phrases.append(f"no interval is usable ({best.samples} sample{'s' * (best.samples != 1)}, {best.verdict})")
     return "; ".join(phrases)
@@ -375,6 +381,9 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
     sentences += _timed_twice(p, sweep, settings)
     if percentiles:
         sentences.append("p50 to p99: ms of single calls, where enough were timed")
+    if doubts := dict.fromkeys(point.doubt for point in sweep.points if point.doubt):
+        sentences.append(f"†: doubtful, because {' or '.join(doubts)}")
+    sentences += dict.fromkeys(_capitalized(note) for point in sweep.points for note in point.notes)
     sentences += remedies(point.verdict for point in sweep.points)
     if sweep.refused:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
@@ -383,6 +392,10 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
             "Windows that don't divide a map enlarge it; Backbone.change_resolution(px) chooses windows that divide"
         )
     return ". ".join(sentences) + "."
+
+
+def _capitalized(note: str) -> str:
+    return note[:1].upper() + note[1:]
 
 
 def _size(point: Point, kind: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def search(command: SearchCommand, console: Console) -> int:
 
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
-        DeviceError: A new study on this machine would use GPUs of several kinds.
+        DeviceError: This machine has GPUs of several kinds, and a new study would have no kind of its own.
         StoreError: The study cannot be created, resumed or written, or another search is about to create it.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
@@ -104,7 +104,7 @@ def _search(command: SearchCommand, console: Console) -> None:
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
-    if not command.resume and not command.address:
+    if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
         from nas.measure.environment import check_one_kind  # imports torch: not for a refusal
 
         check_one_kind(command.config.device)

@@ -42,9 +42,17 @@ def has_interval(m: Measurement) -> bool:
 
 def timing_doubt(m: Measurement | None) -> str | None:
     """Return why a measurement's speeds cannot be trusted, one of `DOUBTS`; None for any other measurement."""
-    if m is None:
-        return None
-    return m.verdict if m.verdict in DISTURBED else interval_doubt(m)
+    return None if m is None else speed_doubt(m.verdict, interval_doubt(m))
+
+
+def speed_doubt(verdict: str, no_interval: str | None) -> str | None:
+    """Return why speeds cannot be trusted, one of `DOUBTS`; None if they can.
+
+    Args:
+        verdict: Their verdict.
+        no_interval: Why they have no usable interval, see `interval_doubt`; None if they have one.
+    """
+    return verdict if verdict in DISTURBED else no_interval
 
 
 def no_interval(m: Measurement) -> str:

@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from nas.backend import pool
 from nas.backend.pool import (
     MALLOC_SETTINGS,
     STOPPING_S,
+    RankSpec,
     TrainingJob,
     TrainingPool,
     TrainingProgress,
@@ -208,6 +211,23 @@ def test_a_training_ends_with_its_killed_command(targets: Path, tmp_path: Path) 
             for pid in workers:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rank_has_the_lock_of_its_own_gpu(
+    number: int, targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks of a machine see all its GPUs, and "cuda" is the first one to everything that does not ask further."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: number)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"uuid-{torch.device(device).index}")
+    )
+    config = replace(CONFIG, device="cuda")
+    job = TrainingJob(record(1, (), 1.0), config, tmp_path / "job")
+    spec = RankSpec(job, number, targets, tmp_path / "locks", 30.0, 1, None, Path(), number)
+    assert pool._context(spec, lambda: False).lock_dir == tmp_path / "locks" / f"uuid-{number}"
 
 
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")

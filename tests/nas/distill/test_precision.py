@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nas.distill import precision
+from nas.distill.device_slot import TimedSlot
 from nas.distill.precision import choose_precision
-from nas.distill.run import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, Group, SearchConfig, faster_precision
 from search_space import preset

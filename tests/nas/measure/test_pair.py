@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +215,34 @@ def test_memory_that_no_tensor_holds_is_seen_in_the_resident_set():
     if reserved == "None":
         pytest.skip("/proc/self/clear_refs cannot be written here")
     assert 60 < float(reserved) < 134  # a copy may be alive for a moment
+
+
+def test_memory_that_a_card_keeps_from_before_is_not_that_of_a_call(monkeypatch):
+    """Compiling and the reference outputs leave 900 MiB in PyTorch's cache; the call takes 50 MiB."""
+    card = {"kept": 900, "peak": 0}
+
+    def empty_cache():
+        card["kept"] = 0
+
+    def reset(device):
+        card["peak"] = card["kept"]
+
+    def call():
+        card["peak"] = max(card["peak"], 50)
+
+    for name, answer in {
+        "synchronize": lambda device: None,
+        "empty_cache": empty_cache,
+        "reset_peak_memory_stats": reset,
+        "memory_allocated": lambda device: 0,
+        "max_memory_allocated": lambda device: 50 * 2**20,
+        "max_memory_reserved": lambda device: card["peak"] * 2**20,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr("nas.measure.memory.nvml", lambda: None)
+    images = SimpleNamespace(device=torch.device("cuda"), numel=lambda: 0, element_size=lambda: 4)
+    found = peak_memory(call, nn.Identity(), images)
+    assert (found.allocated_mib, found.reserved_mib, found.driver_mib) == (50, 50, None)
 
 
 def test_inputs_beyond_the_memory_are_refused_and_not_drawn(monkeypatch):

@@ -1,13 +1,15 @@
 """Modules' own times add up to the whole and belong to who was running."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from nas.measure import stages
-from nas.measure.stages import seconds_by_stage, self_times
+from nas.measure.stages import seconds_by_stage, self_times, stage_times
+from tests.nas.measure.machine import GpuQueue
 
 
 class Slow(nn.Module):
@@ -66,6 +68,44 @@ def test_a_net_without_named_stages_or_that_cannot_be_run_so_has_no_times():
     assert seconds_by_stage(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
     assert seconds_by_stage(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}
     assert seconds_by_stage(Staged(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), torch.zeros(1, 1), budget_s=0.1) == {}
+
+
+class Queued(nn.Module):
+    """A stage of 60 kernels, before which the host works for a fifth of a millisecond."""
+
+    def __init__(self, queue):
+        super().__init__()
+        self.call = queue.net(prologue_s=200e-6, kernels=60, launch_s=3e-6, kernel_s=25e-6)
+
+    def forward(self, images):
+        self.call()
+        return images
+
+
+@pytest.mark.parametrize("timed", ["stages", "layers"])
+def test_on_a_card_no_stage_is_timed_with_the_work_of_the_host(timed, monkeypatch):
+    queue = GpuQueue()
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.at_s = 0.0
+
+        def record(self, stream):
+            self.at_s = max(queue.device_s, queue.host_s)
+
+        def synchronize(self):
+            queue.host_s = max(queue.host_s, queue.device_s)
+
+        def elapsed_time(self, end):
+            return 1e3 * (end.at_s - self.at_s)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    net = nn.Sequential(Queued(queue), Queued(queue))
+    images = SimpleNamespace(device=torch.device("cuda"))
+    parts = [("0", net[0]), ("1", net[1])]
+    times = stage_times(net, parts, images, 0.05) if timed == "stages" else self_times(net, images, 0.05)
+    assert [times.stages_s[name] for name in "01"] == pytest.approx([1.5e-3] * 2, rel=0.01)
 
 
 def test_times_are_read_when_the_last_event_of_a_second_card_has_passed(monkeypatch):

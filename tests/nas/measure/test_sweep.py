@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from nas.measure.conditions import Conditions
+from nas.measure.conditions import Conditions, Reading
 from nas.measure.statistics import Interval
 from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Timing
 from tests.nas.measure.machine import GpuQueue
+
+HOT = Reading(0.0, 1200.0, 600.0, 90.0, reasons=0x40)
 
 
 class Drifting:
@@ -56,18 +58,21 @@ def test_certainty_ends_a_sweep_before_the_budget_and_the_budget_before_certaint
 
 
 @pytest.mark.parametrize(
-    ("samples", "half_width", "wait_share", "verdict"),
+    ("samples", "half_width", "conditions", "launch_share", "verdict"),
     [
-        (5, 0.001, 0.0, "too few samples"),
-        (6, 0.001, 0.0, "wide"),
-        (30, 0.001, 0.0, "ok"),
-        (30, 0.011, 0.0, "wide"),
-        (30, 0.001, 0.06, "contended"),
+        (5, 0.001, Conditions(), None, "too few samples"),
+        (6, 0.001, Conditions(), None, "wide"),
+        (30, 0.001, Conditions(), 0.2, "ok"),
+        (30, 0.011, Conditions(), None, "wide"),
+        (30, 0.001, Conditions(wait_share=0.06), None, "contended"),
+        (30, 0.001, Conditions((HOT,)), 0.95, "throttled"),
+        (5, 0.001, Conditions((HOT,)), None, "throttled"),
+        (30, 0.001, Conditions(), 0.95, "launch-bound"),
     ],
 )
-def test_a_size_has_the_verdict_of_its_samples_and_conditions(samples, half_width, wait_share, verdict):
+def test_a_size_has_the_verdict_of_its_samples_and_conditions(samples, half_width, conditions, launch_share, verdict):
     times = CallTimes(Interval(1.0, 1 - half_width, 1 + half_width), samples, np.ones(samples))
-    assert times.verdict(Conditions(wait_share=wait_share)) == verdict
+    assert times.verdict(conditions, launch_share) == verdict
 
 
 def test_turns_are_in_random_order():

@@ -18,9 +18,10 @@ import torch
 
 from nas.measure import Measured, MeasurementError, Setting, measure_pair
 from nas.measure.conditions import Conditions, HostWatch, thread_waited_s
-from nas.measure.pair import MAX_TRIES, PAUSE_S
+from nas.measure.pair import MAX_TRIES, PAUSE_S, watch_for
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
+from nas.measure.verdicts import device_notes
 from nas.study.timing_doubts import TOO_FEW, has_interval
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
@@ -148,6 +149,17 @@ def test_what_a_card_does_not_tell_is_said_and_the_rest_still_counts():
     assert any("clocks" in note for note in found.notes)
     assert "clock_mhz" not in found.conditions
     assert found.energy_j is None
+
+
+def test_a_card_that_nvml_does_not_know_is_said_to_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a GPU (MIG), or a container without NVML: a verdict of "ok" would seem to know that it was cool."""
+    monkeypatch.setattr("nas.measure.pair.nvml", lambda: None)
+    watch = watch_for(torch.device("cuda"))
+    watch.begin()
+    assert device_notes(replace(watch.end(), wait_share=0.0, other_busy_cores=0.0)) == [
+        "the GPU does not report its heat and clocks"
+    ]
+    assert watch.energy_j() is None
 
 
 def test_a_stranger_that_has_left_is_seen():

@@ -71,6 +71,22 @@ def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
         session._search(command, Console(quiet=True))
 
 
+def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes are compared with the driver: of two kinds, those with the same two would take trials on either."""
+    names = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
+    monkeypatch.delattr(session, "open_targets")
+    where = ["--run", str(tmp_path / "run"), "--address", "127.0.0.1:1"]
+    assert main([*where, *SMALL[:-1], "cuda"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "several kinds" in line
+    assert "CUDA_VISIBLE_DEVICES=0" in line
+
+
 def test_workers_start_on_a_card_without_what_teachers_left_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

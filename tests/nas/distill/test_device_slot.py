@@ -1,0 +1,167 @@
+"""Real ranks and measurements on the same devices: nobody waits forever, and no step runs during a measurement."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backbones import build
+from nas.distill import distributed
+from nas.distill.device_slot import TimedSlot
+from nas.distill.run import Training, TrialContext
+from nas.distill.trainer import Distiller
+from nas.measure.device_lock import measuring
+from nas.measure.service import MeasurementService
+from nas.study.config import DistillConfig, SearchConfig
+from search_space import preset
+from tests.nas.distill.targets_builder import targets
+
+SPAWN = multiprocessing.get_context("spawn")
+ROUNDS = 30
+RECIPE = DistillConfig(img_size=32, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(7, 14), ranks=2)
+
+Span = tuple[str, float, float]  # device, begin and end in seconds since the machine started
+
+
+def hold(lock_dir: Path, spans: Any) -> None:
+    """Take the slot many times, as training does, with a pause in which a measurement can begin."""
+    slot = TimedSlot(lock_dir)
+    for _ in range(ROUNDS):
+        with slot():
+            began = time.monotonic()
+            time.sleep(0.01)
+            spans.put((lock_dir.name, began, time.monotonic()))
+
+
+def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
+    """Train both rungs, with a checkpoint after every slot."""
+    folder = lock_dir.parents[1]
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), folder)
+    config = SearchConfig(train_images=96, val_images=32, device="cpu", distill=RECIPE)
+    context = TrialContext(
+        config, targets(folder), MeasurementService(), lock_dir, checkpoint_s=0.0, sharded=sharded, **folders
+    )
+    step = Distiller.train_step
+
+    def logged(self: Distiller) -> None:
+        began = time.monotonic()
+        step(self)
+        spans.put((lock_dir.name, began, time.monotonic()))
+
+    Distiller.train_step = logged  # type: ignore[method-assign]
+    run = Training("arch", build(preset("eradio_femto")), context)
+    results = [run.rung(0), run.rung(1)]
+    run.close()
+    assert [result is not None for result in results] == [distributed.rank() == 0] * 2
+
+
+def rank(number: int, meeting: Path, lock_dir: Path, spans: Any, work: Callable[[Path, Any], None]) -> None:
+    """Body of a process of two."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with distributed.process_group(number, 2, meeting):
+        work(lock_dir, spans)
+
+
+def measure(lock_dir: Path, spans: Any, stop: Any) -> None:
+    """Measure again and again."""
+    while not stop.is_set():
+        with measuring(lock_dir):
+            began = time.monotonic()
+            time.sleep(0.03)
+            spans.put((lock_dir.name, began, time.monotonic()))
+
+
+def run(
+    folder: Path, trainings: Sequence[Sequence[str]], work: Callable[[Path, Any], None]
+) -> tuple[list[Span], list[Span]]:
+    """Train on the devices of each rank while every device is measured; return the spans of both.
+
+    Args:
+        folder: Takes everything.
+        trainings: The device of each of the two ranks of every training.
+        work: What a rank does.
+    """
+    locks, stop, trained, measured = folder / "locks", SPAWN.Event(), SPAWN.Queue(), SPAWN.Queue()
+    ranks = [
+        SPAWN.Process(target=rank, args=(number, folder / f"meeting{i}", locks / device, trained, work), daemon=True)
+        for i, devices in enumerate(trainings)
+        for number, device in enumerate(devices)
+    ]
+    devices = sorted({device for devices in trainings for device in devices})
+    meters = [SPAWN.Process(target=measure, args=(locks / device, measured, stop), daemon=True) for device in devices]
+    for process in ranks + meters:
+        process.start()
+    spans: tuple[list[Span], list[Span]] = ([], [])
+    try:
+        while any(process.is_alive() for process in ranks):
+            _drain(trained, spans[0])
+            _drain(measured, spans[1])
+            time.sleep(0.02)
+        assert [process.exitcode for process in ranks] == [0] * len(ranks)
+        _drain(trained, spans[0])
+        _drain(measured, spans[1])
+    finally:
+        stop.set()
+        for process in ranks + meters:
+            process.kill()
+            process.join()
+    return spans
+
+
+def _drain(queue: Any, spans: list[Span]) -> None:
+    spans += [queue.get() for _ in range(queue.qsize())]
+
+
+def check(trained: list[Span], measured: list[Span]) -> None:
+    """Check that measurements came in between, on each device, and that no rank computed on it meanwhile."""
+    first, last = min(began for _, began, _ in trained), max(ended for _, _, ended in trained)
+    for device in {device for device, _, _ in trained}:
+        between = [(b, e) for name, b, e in measured if name == device and first < b and e < last]
+        assert len(between) > 2, f"{device}: measurements starve"
+        busy = [(b, e) for name, b, e in trained if name == device]
+        assert not [None for b, e in between for began, ended in busy if b < ended and began < e], device
+
+
+@pytest.mark.parametrize(
+    "trainings",
+    [
+        pytest.param([("gpu0", "gpu1")], id="a device each"),
+        pytest.param([("cpu", "cpu")], id="one device"),
+        pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], id="two trainings on two devices"),
+    ],
+)
+def test_ranks_and_measurements_take_turns(trainings: list[tuple[str, str]], tmp_path: Path) -> None:
+    check(*run(tmp_path, trainings, hold))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_no_rank_trains_while_its_device_is_measured(sharded: bool, tmp_path: Path) -> None:
+    trained, measured = run(tmp_path, [("gpu0", "gpu1")], partial(train, sharded))
+    assert len(trained) == 2 * RECIPE.rung_steps[-1]
+    check(trained, measured)
+
+
+def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(tmp_path: Path) -> None:
+    slot, folder = TimedSlot(tmp_path / "gpu0"), tmp_path / "gpu0"
+    stop, measured = SPAWN.Event(), SPAWN.Queue()
+    meter = SPAWN.Process(target=measure, args=(folder, measured, stop))
+    meter.start()
+    measured.get()
+    began = time.monotonic()
+    for _ in range(5):
+        for held in (slot, slot.alone):
+            with held():
+                time.sleep(0.001)
+    elapsed_s = time.monotonic() - began
+    stop.set()
+    meter.join()
+    assert 0.01 <= slot.busy_s < elapsed_s

@@ -1,0 +1,95 @@
+"""A sweep on a card that is hot, waits for its host, or is used by others: points know it, and pictures show it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from nas.measure.pair import MAX_TRIES, PAUSE_S
+from nas.profile import plots, sweeps
+from nas.profile.profiles import NetworkSettings, Profile, Sweep
+from nas.profile.tables import show_sweep
+from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
+
+COUNTS = type("Counts", (), {"macs": 7_000_000})
+HOT = 0x40  # NVML's bit of a slowdown by heat
+PROFILE = Profile("resnet", None, 4, 32, COUNTS, (), {})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine(noise=0.001)
+
+
+def swept(monkeypatch: pytest.MonkeyPatch, machine: Machine, nvml: Nvml, host_s: float = 1e-4) -> Sweep:
+    """Return a sweep over batches of 1 and 8 images, each of which takes a millisecond, on a made-up card."""
+    monkeypatch.setattr(sweeps, "timer_for", lambda device: QueuedTimer(machine, host_s))
+    monkeypatch.setattr(sweeps, "watch_for", lambda device: nvml.watch())
+    settings = NetworkSettings(torch.device("cpu"), Path(), seconds=5.0, sweeps={"batch": (1, 8)})
+    net = Net(machine, 1e-3)
+    return sweeps.batch_sweep(net, net, PROFILE, settings)
+
+
+def shown(sweep: Sweep) -> str:
+    console = Console(width=120, file=io.StringIO())
+    show_sweep(PROFILE, "batch", sweep, NetworkSettings(torch.device("cpu"), Path()), console)
+    return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_a_cool_card_has_no_doubts(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    sweep = swept(monkeypatch, machine, Nvml(machine))
+    assert [(p.verdict, p.doubt, p.tries, p.notes) for p in sweep.points] == [("ok", None, 1, ())] * 2
+    assert [p.launch_share for p in sweep.points] == [pytest.approx(0.1, rel=0.01), pytest.approx(0.0125, rel=0.01)]
+    assert sweep.points[0].conditions["clock_mhz"] == [1700, 1700, 1700]
+    assert "†" not in shown(sweep)
+
+
+def test_heat_is_waited_for_and_then_marked(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    nvml = Nvml(machine)
+    nvml.reasons = lambda: HOT
+    sweep = swept(monkeypatch, machine, nvml)
+    assert machine.slept == [PAUSE_S] * (MAX_TRIES - 1)
+    assert [(p.verdict, p.doubt, p.tries) for p in sweep.points] == [("throttled", "throttled", MAX_TRIES)] * 2
+    words = shown(sweep)
+    assert words.count("†") == 3  # of both sizes, and in the caption
+    assert "Slowed down by heat (hardware), in 3 tries" in words
+    assert "doubtful, because throttled" in words.partition("best throughput")[2]
+    plain = sweep.to_dict()["points"][0]
+    assert (plain["doubt"], plain["tries"], plain["conditions"]["temperature_c"]) == ("throttled", 3, [60, 60, 60])
+
+
+def test_heat_that_goes_is_not_held_against_the_sizes(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    nvml = Nvml(machine)
+    nvml.reasons = lambda: 0 if machine.slept else HOT
+    assert [(p.verdict, p.tries) for p in swept(monkeypatch, machine, nvml).points] == [("ok", 2)] * 2
+
+
+def test_a_size_whose_time_is_that_of_its_launches_says_so(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    sweep = swept(monkeypatch, machine, Nvml(machine), host_s=2e-3)
+    assert [(p.batch, p.verdict, p.doubt) for p in sweep.points] == [(1, "launch-bound", None), (8, "ok", None)]
+    assert "The verdict 'launch-bound': measure a larger batch" in shown(sweep)
+
+
+def test_other_processes_on_the_card_are_seen(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    nvml = Nvml(machine)
+    nvml.processes[STRANGER] = 50
+    sweep = swept(monkeypatch, machine, nvml)
+    assert [p.doubt for p in sweep.points] == ["contended"] * 2
+    assert "1 other process computed on the GPU" in shown(sweep)
+
+
+def test_doubtful_sizes_are_crossed_out_in_the_picture(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    sweep = swept(monkeypatch, machine, Nvml(machine))
+    hot = replace(sweep.points[1], verdict="throttled", doubt="throttled")
+    axes = Figure().add_subplot()
+    plots._sweep(axes, [("resnet", replace(sweep, points=(sweep.points[0], hot)))], "batch", "images per call")
+    crosses = [line for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [np.asarray(line.get_xdata()).tolist() for line in crosses] == [[8]]
+    assert "doubtful: throttled" in [text.get_text() for text in axes.get_legend().get_texts()]
