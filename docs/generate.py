@@ -419,17 +419,17 @@ def timm_teacher(name: str) -> tuple[str, ...]:
     """Return the row of a network of timm, counted without its weights."""
     from timm.models import get_pretrained_cfg
 
-    from nas.plan.teacher_costs import pass_macs, widths
+    from nas.plan.teacher_costs import pass_macs
     from nas.teachers import spec_of
     from nas.teachers.timm_networks import parameters, parse
 
-    summary, spatial = widths(name)
+    spec = spec_of(name, {})
+    summary, spatial = spec.widths
     counted = pass_macs(name)
     license_name = get_pretrained_cfg(parse(name).network).license or "unknown"
     shapes = (str(summary or "-"), str(spatial))
-    return teacher_row(
-        name, str(spec_of(name, {}).source_px), parameters(name), counted.macs if counted else 0.0, shapes, license_name
-    )
+    macs = counted.macs if counted else 0.0
+    return teacher_row(name, str(spec.source_px), parameters(name), macs, shapes, license_name)
 
 
 def teacher_row(
