@@ -31,6 +31,7 @@ from nas.distill.evaluation.probes import SegmentationProbe
 from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
 from nas.distill.heads import normalize
 from nas.distill.trainer import Distiller
+from nas.files import atomic_write
 from nas.study.config import DistillConfig
 from search_space import ArchSpec, StageSpec
 
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1875)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--recipes", default=",".join(RECIPES).replace(", ", ";"))
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "backbone-nas")
     where = "file of the rows (default: results/teachers.json; with --report the published files)"
     parser.add_argument("--results", type=Path, help=where)
@@ -215,20 +216,19 @@ def main() -> None:
             report(json.loads(path.read_text()))
         return
     results = args.results or RESULTS
-    wanted = [r.replace(";", ", ") for r in args.recipes.split(",")]
     rows = json.loads(results.read_text()) if results.exists() else []
     done = {(r["recipe"], r["seed"], *settings_of(r)) for r in rows}
     jobs = [
         (recipe, seed, args.width, args.steps, args.batch)
         for seed in range(args.first_seed, args.seeds)
-        for recipe in wanted
+        for recipe in args.recipes
     ]
     with ProcessPoolExecutor(args.workers) as pool:
         futures = [pool.submit(run, *job, args.cache) for job in jobs if job not in done]
         for future in as_completed(futures):
             row = future.result()
             rows.append(row)
-            results.write_text(json.dumps(rows, indent=1))
+            atomic_write(results, json.dumps(rows, indent=1))
             shown = {k: round(v, 3) for k, v in row["metrics"].items()}
             print(f"{len(rows)} {row['recipe']} seed {row['seed']} {row['seconds']} s {shown}", flush=True)
     for teacher in ALL:
