@@ -107,7 +107,7 @@ def spectrum(moments: Moments) -> Spectrum:
 
 
 def keeps_whole_summary(widths: tuple[int, int], cells: int, share: float) -> bool:
-    """Tell whether a teacher's summary keeps every direction: where this takes at most a tenth of the kept numbers.
+    """Tell whether PCA leaves a summary as it is: where this takes at most a tenth of the kept numbers.
 
     PCA of a summary of 1,280 channels needs more images than that of a map, whose every cell is an example: of the
     built-in teacher's summary, the directions with 74 % of the variance on 2,048 images have 63 % on others.
@@ -118,7 +118,7 @@ def keeps_whole_summary(widths: tuple[int, int], cells: int, share: float) -> bo
         share: Between 0 and 1.
     """
     summary, spatial = widths
-    return 0 < summary <= WHOLE_SUMMARY * share * (summary + cells * spatial)
+    return share < 1 and 0 < summary <= WHOLE_SUMMARY * share * (summary + cells * spatial)
 
 
 def choose_dims(values: Mapping[str, Matrix], cells: Mapping[str, int], share: float) -> dict[str, int]:

@@ -81,7 +81,8 @@ def plan_of(cache_set: CacheSet, weights: Mapping[str, Path]) -> CachePlan:
         folder = cache_set.teachers[teacher.spec.name].folder
         if teacher.entry.folder != folder:
             raise CacheError(
-                f"teacher cache: {teacher.spec.name} has other weights or another preprocessing than in {folder}"
+                f"teacher cache: {teacher.spec.name} has other weights or another preprocessing than in {folder}, or an"
+                " earlier version compressed it in another way; the next search builds it again"
             )
     return plan
 

@@ -117,17 +117,17 @@ def _mean(standardizer: Standardizer) -> Tensor:
     return torch.from_numpy(standardizer.mean).float()
 
 
-def squared_error(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+def squared_error(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
     """Return the mean squared error of each image (B,), in their space."""
     return space.weight * _per_image((prediction - target).square())
 
 
-def cosine_distance(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+def cosine_distance(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
     """Return 1 - cosine over the channels, averaged over positions (B,)."""
     return 1 - _per_image(F.cosine_similarity(_with_rest(prediction, space), _with_rest(target, space), dim=1))
 
 
-def hybrid(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+def hybrid(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
     """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,).
 
     Smooth L1 is that of the teacher's C channels, if the differences in the k channels spread evenly over them.
@@ -137,7 +137,7 @@ def hybrid(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -
     return 0.9 * cosine_distance(prediction, target, space) + 0.1 * _per_image(smooth)
 
 
-def squared_angle(prediction: Tensor, target: Tensor, space: TargetTransform = PHI_S) -> Tensor:
+def squared_angle(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
     """Return the squared angle in rad^2 over the channels, averaged over positions (B,).
 
     The angle comes from the half-angle's tangent, whose gradient stays finite where that of arccos does not (Kahan).
@@ -174,7 +174,7 @@ def angular_dispersion(targets: Tensor, space: TargetTransform = PHI_S) -> float
     targets = _with_rest(targets, space)
     tokens = targets if targets.ndim == 2 else targets.flatten(2).transpose(1, 2).flatten(0, 1)
     center = F.normalize(tokens, dim=1).mean(0, keepdim=True)
-    return float(squared_angle(center.expand_as(tokens), tokens).mean())
+    return float(squared_angle(center.expand_as(tokens), tokens, PHI_S).mean())
 
 
 class DistillationLoss:

@@ -176,11 +176,11 @@ def pass_macs(name: str) -> PassMacs | None:
 
 
 def pass_seconds(counted: PassMacs, device: AssumedDevice, precision: str) -> float:
-    """Return the seconds of a teacher's pass for one image.
+    """Return the seconds of a teacher's pass for one image; in fp32 a lower bound.
 
-    In fp32 the products take longer, and the rest of a pass, which the device's `mfu` stands for, takes as long as in
-    bf16. By default PyTorch multiplies fp32 matrices on CUDA without tensor cores, at the peak of fp32
-    (`torch.backends.cuda.matmul.allow_tf32` is False), and lets convolutions use TF32
+    In fp32 the products take longer, and the rest of a pass, which the device's `mfu` stands for, takes at least as
+    long as in bf16: it moves up to twice the bytes. By default PyTorch multiplies fp32 matrices on CUDA without tensor
+    cores, at the peak of fp32 (`torch.backends.cuda.matmul.allow_tf32` is False), and lets convolutions use TF32
     (`torch.backends.cudnn.allow_tf32` is True).
 
     Args:

@@ -62,9 +62,10 @@ def check_batch(config: SearchConfig, images: int) -> None:
         return
     parts = recipe.accumulate * recipe.ranks
     smaller = images // parts * parts
+    views = f", with {config.views} views of each," if config.views > 1 else ""
     advice = f", or give --batch-size {smaller}" if smaller >= 2 * parts and not recipe.groups else ""
     raise ConfigError(
-        f"--data: {config.data}: found {images:,} images to train on; a training batch takes "
+        f"--data: {config.data}: found {images:,} images to train on{views}; a training batch takes "
         f"{recipe.largest_batch:,}: add images{advice}"
     )
 
@@ -84,7 +85,7 @@ def check_image_count(config: SearchConfig, train: int, val: int) -> str:
     check_batch(config, train * config.views)
     if val < 2:
         raise ConfigError(
-            f"--data: {config.data}: found {val} held-out image; a score needs the variance of 2 or more: add images"
+            f"--data: {config.data}: held-out images found: {val}; a score needs the variance of 2 or more: add images"
         )
     found = {"train_images": train, "val_images": val}
     asked = {name: getattr(config, name) for name in found}

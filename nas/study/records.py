@@ -16,7 +16,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from nas.study.failures import Failure
 
-FORMAT = 3  # the format of the studies that this version reads and writes
+FORMAT = 4  # the format of the studies that this version reads and writes
 
 
 class TrialState(StrEnum):

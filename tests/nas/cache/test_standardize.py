@@ -121,6 +121,7 @@ def test_which_summaries_are_kept_whole():
     assert keeps_whole_summary((1280, 1280), 16 * 16, 0.25)  # CLIP ViT-H/14 at 224 px
     assert not keeps_whole_summary((1280, 112), 4 * 4, 0.25)  # the built-in teacher lite0
     assert not keeps_whole_summary((0, 256), 16 * 16, 0.25)  # SAM
+    assert not keeps_whole_summary((1280, 1280), 16 * 16, 1.0)  # nothing is left out
 
 
 def test_a_teacher_without_summary_spends_its_budget_on_the_map():

@@ -113,7 +113,7 @@ def test_losses_are_per_image_and_vanish_on_the_truth(name: str) -> None:
 def test_the_angle_has_a_finite_gradient_at_the_truth_and_opposite_it() -> None:
     for sign in (1, -1):
         u = torch.ones(1, 4, requires_grad=True)
-        squared_angle(u, sign * torch.ones(1, 4)).sum().backward()
+        squared_angle(u, sign * torch.ones(1, 4), PHI_S).sum().backward()
         assert u.grad is not None
         assert torch.isfinite(u.grad).all()
 
