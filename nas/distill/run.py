@@ -259,13 +259,14 @@ class Training:
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
+            stride = averaged.stride_at(config.distill.img_size) if last else None
         teachers = mean_over_images(by_image)
         score = distillation_score(teachers, config.distill.score)
         if not math.isfinite(score):
             raise TrainingError(f"the distillation score is not finite after {self._distiller.step} steps")
         if sheet is not None:
             sheet.write(sheet_path(self._context.pictures_dir, self._arch_id))
-            self._save_model()
+            self._save_model(stride)
         if (folder := self._context.image_scores_dir) is not None:
             path = image_scores_path(folder, self._arch_id, self._distiller.step)
             np.save(path, distillation_score(by_image, config.distill.score))
@@ -282,12 +283,11 @@ class Training:
             self._history.add_result(result, self._distiller)
         return result
 
-    def _save_model(self) -> None:
-        """Write the averaged weights and the folded heads."""
+    def _save_model(self, stride: int | None) -> None:
+        """Write the averaged weights and the folded heads, with the stride of their map."""
         averaged, folder = self._distiller.averaged, self._context.weights_dir
         backbone = cast(Network, averaged.backbone)
         checksum = save_weights(backbone, folder / f"{self._arch_id}.safetensors")
-        stride = averaged.stride_at(self._context.config.distill.img_size)
         heads = fold(averaged.heads, self._context.targets.teachers, stride)
         save_heads(heads, folder / f"{self._arch_id}.heads.safetensors", checksum)
 
