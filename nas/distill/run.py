@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -109,7 +110,7 @@ class Checkpoint:
         kept: number of files, 1 or more.
 
     Attributes:
-        save_s: seconds that the last save took, with what led to it; set by the caller.
+        save_s: seconds that the last save took, with the gathering before it; set by the caller.
     """
 
     def __init__(self, path: Path, identity: str, every_s: float = 30.0, kept: int = 1) -> None:
@@ -297,7 +298,7 @@ class Training:
             self._history.add_steps(self._distiller)
         stop = self._is_asked_to_stop()
         due = self._checkpoint.due and distributed.rank() == 0
-        if self._context.sharded:
+        if self._distiller.sharded:
             due = distributed.any_rank(due)
         if due or stop:
             self._save()
@@ -309,11 +310,17 @@ class Training:
         return distributed.any_rank(self._context.should_stop())
 
     def _save(self) -> None:
-        """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided."""
-        if distributed.rank() and not self._context.sharded:
+        """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided.
+
+        Parts are gathered in the slot. After a request to stop they are gathered at once: the process may be killed
+        before a measurement ends that it would wait for.
+        """
+        sharded = self._distiller.sharded
+        if distributed.rank() and not sharded:
             return
-        began_s = time.monotonic()
-        state = self._distiller.state_dict()
+        with self._slot() if sharded and not self._is_asked_to_stop() else nullcontext():
+            began_s = time.monotonic()
+            state = self._distiller.state_dict()
         if distributed.rank():
             return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
