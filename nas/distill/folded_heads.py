@@ -22,7 +22,8 @@ from nas.distill.heads import TeacherHeads
 from nas.distill.losses import TargetTransform
 from nas.files import parse_json
 
-FORMAT = "backbone-nas-heads/2"  # 1 had no checksum and did not name the model
+# 1 had no checksum and did not name the model; 2 may have a stride that the map has at one size only, or at none.
+FORMAT = "backbone-nas-heads/3"
 
 
 class HeadsError(WeightsError):

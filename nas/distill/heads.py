@@ -12,6 +12,8 @@ from backbones import Features
 from nas.cache.grid import to_grid
 from nas.distill.adaptor import map_stride, mlp, module_name, on_grid
 from nas.distill.losses import TargetTransform
+from nas.measure.sweep import out_of_memory
+from search_space.arch import SIZE_MULTIPLE_PX
 
 Predictions = dict[str, dict[str, Tensor]]  # teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}
 
@@ -118,7 +120,20 @@ class Student(nn.Module):
 
     @torch.inference_mode()
     def stride_at(self, image_px: int) -> int | None:
-        """Return the `map_stride` of the backbone's map of images of this side."""
+        """Return the `map_stride` of the backbone's map that holds for images of this side and of other sides.
+
+        None where it holds by chance at this side: a network that resizes its tokens covers images of the next side in
+        another way. Of a network of one fixed size, it is that of this side.
+        """
+        stride = self._map_stride(image_px)
+        try:
+            return stride if self._map_stride(image_px + SIZE_MULTIPLE_PX) == stride else None
+        except (RuntimeError, AssertionError, ValueError) as error:  # raised by timm's networks of a fixed size
+            if out_of_memory(error):
+                raise
+            return stride
+
+    def _map_stride(self, image_px: int) -> int | None:
         images = torch.zeros(1, 3, image_px, image_px, device=next(self.parameters()).device)
         return map_stride(self.backbone.encode(images).spatial, self._declared_stride, images)  # type: ignore[operator]
 

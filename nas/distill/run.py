@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -109,7 +110,7 @@ class Checkpoint:
         kept: number of files, 1 or more.
 
     Attributes:
-        save_s: seconds that the last save took, with what led to it; set by the caller.
+        save_s: seconds that the last save took, with the gathering before it; set by the caller.
     """
 
     def __init__(self, path: Path, identity: str, every_s: float = 30.0, kept: int = 1) -> None:
@@ -259,13 +260,14 @@ class Training:
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
+            stride = averaged.stride_at(config.distill.img_size) if last else None
         teachers = mean_over_images(by_image)
         score = distillation_score(teachers, config.distill.score)
         if not math.isfinite(score):
             raise TrainingError(f"the distillation score is not finite after {self._distiller.step} steps")
         if sheet is not None:
             sheet.write(sheet_path(self._context.pictures_dir, self._arch_id))
-            self._save_model()
+            self._save_model(stride)
         if (folder := self._context.image_scores_dir) is not None:
             path = image_scores_path(folder, self._arch_id, self._distiller.step)
             np.save(path, distillation_score(by_image, config.distill.score))
@@ -282,12 +284,11 @@ class Training:
             self._history.add_result(result, self._distiller)
         return result
 
-    def _save_model(self) -> None:
-        """Write the averaged weights and the folded heads."""
+    def _save_model(self, stride: int | None) -> None:
+        """Write the averaged weights and the folded heads, with the stride of their map."""
         averaged, folder = self._distiller.averaged, self._context.weights_dir
         backbone = cast(Network, averaged.backbone)
         checksum = save_weights(backbone, folder / f"{self._arch_id}.safetensors")
-        stride = averaged.stride_at(self._context.config.distill.img_size)
         heads = fold(averaged.heads, self._context.targets.teachers, stride)
         save_heads(heads, folder / f"{self._arch_id}.heads.safetensors", checksum)
 
@@ -297,7 +298,7 @@ class Training:
             self._history.add_steps(self._distiller)
         stop = self._is_asked_to_stop()
         due = self._checkpoint.due and distributed.rank() == 0
-        if self._context.sharded:
+        if self._distiller.sharded:
             due = distributed.any_rank(due)
         if due or stop:
             self._save()
@@ -309,11 +310,17 @@ class Training:
         return distributed.any_rank(self._context.should_stop())
 
     def _save(self) -> None:
-        """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided."""
-        if distributed.rank() and not self._context.sharded:
+        """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided.
+
+        Parts are gathered in the slot. After a request to stop they are gathered at once: the process may be killed
+        before a measurement ends that it would wait for.
+        """
+        sharded = self._distiller.sharded
+        if distributed.rank() and not sharded:
             return
-        began_s = time.monotonic()
-        state = self._distiller.state_dict()
+        with self._slot() if sharded and not self._is_asked_to_stop() else nullcontext():
+            began_s = time.monotonic()
+            state = self._distiller.state_dict()
         if distributed.rank():
             return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]

@@ -92,12 +92,13 @@ class Distiller:
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
         adaptors: heads of an earlier training on the same targets to start from; None: fresh heads.
         sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
-        slot: context manager in which every few steps run, and divided parameters are gathered, in all ranks at once;
-            e.g. locks that a measurement can take.
+        slot: context manager in which every few steps run, and `averaged` is gathered, in all ranks at once; e.g. locks
+            that a measurement can take. `state_dict` is left to the caller.
 
     Attributes:
         student: backbone and heads under training.
         averaged: their EMA, in evaluation mode. With sharding, rank 0 alone has it, as of the end of `train_until`.
+        sharded: whether parameters are divided, which takes several ranks.
         step: number of steps done.
         images: number of images that all ranks have trained on since this object was made.
         losses: "teacher/head" -> loss of each of the last KEPT_STEPS steps; complete whenever `train_until` returns or
@@ -120,13 +121,13 @@ class Distiller:
         slot: Slot = nullcontext,
     ) -> None:
         self.config, self.device, self._slot = config, indexed_device(device), slot
-        self._sharded = sharded and distributed.world_size() > 1
+        self.sharded = sharded and distributed.world_size() > 1
         torch.manual_seed(seed)
         loss = DistillationLoss(targets, config, self.device)
         self.student = Student(backbone, _heads(backbone, targets, config, loss))
         if adaptors is not None:
             unfold(adaptors, self.student.heads, targets.teachers)
-        if self._sharded:  # FSDP takes contiguous parameters alone, and moves them to the device part by part
+        if self.sharded:  # FSDP takes contiguous parameters alone, and moves them to the device part by part
             self.student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         else:
             self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -148,7 +149,7 @@ class Distiller:
         unused = _may_leave_unused(groups, targets)
         self._ema = self.averaged
         self._module: nn.Module = module
-        if self._sharded:
+        if self.sharded:
             self._shard(module)
         else:
             self._module = distributed.data_parallel(module, self.device, find_unused_parameters=unused)
@@ -179,7 +180,7 @@ class Distiller:
         Raises:
             TrainingError: a loss is not finite; the message names the step, the teacher and its head.
         """
-        if self._sharded and distributed.rank() == 0:
+        if self.sharded and distributed.rank() == 0:
             self.averaged.to("cpu")  # until the next evaluation
         while self.step < step:
             with self._slot():
@@ -220,7 +221,7 @@ class Distiller:
         """
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         # FSDP may replace the memory of a divided parameter.
-        averaged, current = _float_pairs(self._ema, self.student) if self._sharded else self._ema_pairs
+        averaged, current = _float_pairs(self._ema, self.student) if self.sharded else self._ema_pairs
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def mean_losses(self, since: int) -> dict[str, float]:
@@ -246,19 +247,15 @@ class Distiller:
         Raises:
             TrainingError: A weight is not finite: the losses tell of a bad step only in the step after it.
         """
-        with self._slot() if self._sharded else nullcontext():
-            self._check_finite()
-            parts = {
-                "student": gathered(self.student.state_dict()),
-                "averaged": gathered(self._ema.state_dict()),
-                "balance": gathered(self._balance.state_dict()),
-                "optimizer": gathered(self._optimizer.state_dict()),
-            }
+        self._check_finite()
         state = {
             "step": self.step,
             "losses": self.losses,
             "grad_norms": self.grad_norms,
-            **parts,
+            "student": gathered(self.student.state_dict()),
+            "averaged": gathered(self._ema.state_dict()),
+            "balance": gathered(self._balance.state_dict()),
+            "optimizer": gathered(self._optimizer.state_dict()),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -285,7 +282,7 @@ class Distiller:
         """Raise TrainingError where a weight or a running statistic is not finite."""
         values = [*_float_pairs(self._ema, self.student)[1], *(local(p.detach()) for p in self._balance.parameters())]
         finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if distributed.any_rank(not finite) if self._sharded else not finite:
+        if distributed.any_rank(not finite) if self.sharded else not finite:
             raise TrainingError(f"the weights are not finite after step {self.step}")
 
     def _shard(self, module: DistillationModule) -> None:
@@ -298,7 +295,7 @@ class Distiller:
 
     def _gather_averaged(self) -> None:
         """Bring the averaged weights together in rank 0, if they are divided."""
-        if self._sharded:
+        if self.sharded:
             with self._slot():
                 state = gathered(self._ema.state_dict())
                 if distributed.rank() == 0:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from backbones import build
 from nas.distill import distributed
 from nas.distill.device_slot import TimedSlot
-from nas.distill.run import Training, TrialContext
+from nas.distill.run import Training, TrainingStopped, TrialContext
 from nas.distill.trainer import Distiller
 from nas.measure.device_lock import measuring
 from nas.measure.service import MeasurementService
@@ -40,14 +43,18 @@ def hold(lock_dir: Path, spans: Any) -> None:
             spans.put((lock_dir.name, began, time.monotonic()))
 
 
-def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
-    """Train both rungs, with a checkpoint after every slot."""
+def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> TrialContext:
+    """Return the context of trainings in which a checkpoint is due after every slot."""
     folder = lock_dir.parents[1]
     folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), folder)
-    config = SearchConfig(train_images=96, val_images=32, device="cpu", distill=RECIPE)
-    context = TrialContext(
-        config, targets(folder), MeasurementService(), lock_dir, checkpoint_s=0.0, sharded=sharded, **folders
+    config = SearchConfig(train_images=96, val_images=32, device="cpu", distill=recipe)
+    return TrialContext(
+        config, targets(folder), MeasurementService(), lock_dir, checkpoint_s=0.0, **folders, **settings
     )
+
+
+def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
+    """Train both rungs."""
     step = Distiller.train_step
 
     def logged(self: Distiller) -> None:
@@ -56,7 +63,7 @@ def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
         spans.put((lock_dir.name, began, time.monotonic()))
 
     Distiller.train_step = logged  # type: ignore[method-assign]
-    run = Training("arch", build(preset("eradio_femto")), context)
+    run = Training("arch", build(preset("eradio_femto")), context_of(lock_dir, RECIPE, sharded=sharded))
     results = [run.rung(0), run.rung(1)]
     run.close()
     assert [result is not None for result in results] == [distributed.rank() == 0] * 2
@@ -150,18 +157,63 @@ def test_no_rank_trains_while_its_device_is_measured(sharded: bool, tmp_path: Pa
     check(trained, measured)
 
 
-def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(tmp_path: Path) -> None:
-    slot, folder = TimedSlot(tmp_path / "gpu0"), tmp_path / "gpu0"
-    stop, measured = SPAWN.Event(), SPAWN.Queue()
-    meter = SPAWN.Process(target=measure, args=(folder, measured, stop))
-    meter.start()
-    measured.get()
-    began = time.monotonic()
-    for _ in range(5):
-        for held in (slot, slot.alone):
-            with held():
-                time.sleep(0.001)
-    elapsed_s = time.monotonic() - began
-    stop.set()
-    meter.join()
-    assert 0.01 <= slot.busy_s < elapsed_s
+HELD_S = 0.3  # by a measurement that a training waits for
+PATIENCE_S = 20.0  # of a measurement that lasts until the state of a training is saved
+
+
+def measure_until(lock_dir: Path, ended: threading.Event, most_s: float, spans: Any, name: str) -> None:
+    """Return when a measurement has the device, which keeps it until the event, or for some seconds."""
+    has_device = threading.Event()
+
+    def measurement() -> None:
+        with measuring(lock_dir):
+            began = time.monotonic()
+            has_device.set()
+            ended.wait(most_s)
+            spans.put((name, began, time.monotonic()))
+
+    threading.Thread(target=measurement, daemon=True).start()
+    has_device.wait()
+
+
+def train_and_stop(lock_dir: Path, spans: Any) -> None:
+    """Train with divided parameters; a measurement precedes the checkpoint at step 5 and the stop at step 7."""
+    recipe = replace(RECIPE, rung_steps=(20,))
+    context = context_of(lock_dir, recipe, sharded=True, should_stop=lambda: run._distiller.step >= 7)
+    stopped = threading.Event()
+
+    def on_steps(step: int) -> None:
+        if distributed.rank() == 0:
+            ended, most_s = (stopped, PATIENCE_S) if step == 7 else (threading.Event(), HELD_S)
+            measure_until(lock_dir, ended, most_s, spans, f"measured at {step}")
+
+    def on_saved(seconds: float) -> None:
+        now = time.monotonic()
+        spans.put((f"saved at {run._distiller.step}", now - seconds, now))
+
+    run = Training("arch", build(preset("eradio_femto")), context, on_steps=on_steps, on_saved=on_saved)
+    with pytest.raises(TrainingStopped):
+        run.rung(0)
+    stopped.set()
+    run.close()
+    with measuring(lock_dir):  # the thread has put its span
+        pass
+
+
+def test_a_checkpoint_waits_for_a_measurement_outside_its_clock_and_a_stop_does_not_wait(tmp_path: Path) -> None:
+    spans, _ = run(tmp_path, [("cpu", "cpu")], train_and_stop)
+    times = {name: (began, ended) for name, began, ended in spans}
+    assert len(times) == len(spans) == 4
+    assert times["measured at 5"][1] <= times["saved at 5"][0]
+    assert times["measured at 7"][0] <= times["saved at 7"][0] < times["saved at 7"][1] <= times["measured at 7"][1]
+
+
+@pytest.mark.parametrize("hold", [TimedSlot.__call__, TimedSlot.alone])
+def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(hold: Any, tmp_path: Path) -> None:
+    slot, spans = TimedSlot(tmp_path / "gpu0"), queue.SimpleQueue()
+    measure_until(tmp_path / "gpu0", threading.Event(), HELD_S, spans, "measured")
+    with hold(slot):
+        _, began, ended = spans.get_nowait()
+        time.sleep(0.01)
+    assert ended - began >= HELD_S
+    assert 0.01 <= slot.busy_s < 0.1

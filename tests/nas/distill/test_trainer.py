@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from nas.distill.heads import Student, normalize
 from nas.distill.losses import DistillationLoss
 from nas.distill.run import Checkpoint, Training, TrainingStopped, TrialContext, _check_same_step
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
+from nas.measure.device_lock import DEVICE_FILE
 from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
 from search_space import NetworkSpec, TimmSpec, preset
@@ -507,6 +510,25 @@ def test_a_training_that_is_asked_to_end_ends_after_the_step(tmp_path: Path) -> 
     saved = run._checkpoint.load()
     assert saved is not None
     assert (steps, saved["distiller"]["step"]) == ([5, 7], 7)
+
+
+def test_the_stride_of_the_heads_is_computed_while_the_device_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, stride_at = [], Student.stride_at
+
+    def observed(student: Student, image_px: int) -> int | None:
+        with (tmp_path / DEVICE_FILE).open("a") as file, suppress(BlockingIOError):
+            free.append(False)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free[-1] = True
+        return stride_at(student, image_px)
+
+    monkeypatch.setattr(Student, "stride_at", observed)
+    run = begin(context_of(tmp_path, replace(CONFIG, rung_steps=(2,))))
+    run.rung(0)
+    run.close()
+    assert free == [False]
 
 
 def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:

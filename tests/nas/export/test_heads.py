@@ -128,12 +128,29 @@ def untrained(name: str, px: int) -> tuple[Student, ExportSource]:
     return student, ExportSource(cast(Any, None), cast(Any, None), model, adaptors, px)
 
 
+@pytest.mark.parametrize(("name", "stride"), [("mobilevitv2_050", None), ("convnext_atto", 32)])
+def test_heads_of_one_size_answer_as_the_student_at_others(name: str, stride: int | None) -> None:
+    """The map of mobilevitv2_050 has its stride at multiples of 64 px alone, where its tokens fit."""
+    student, source = untrained(name, 128)
+    adaptor = source.adaptors["colour"]
+    assert adaptor.stride == stride
+    for px in (96, 128, 160, 224):
+        student.heads.grid = px // GRID_PX
+        images = torch.randn(1, 3, px, px)
+        with torch.inference_mode():
+            found = adaptor(*source.model.encode(images), images)[1]
+            wanted = student.predict_targets(images)["colour"]["spatial"]
+        found = torch.from_numpy(standardizer(10, 8, 1).apply(found.movedim(1, -1).double().numpy())).movedim(-1, 1)
+        torch.testing.assert_close(found.float(), wanted, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "px", "stride", "side"),
     [
         ("eva02_tiny_patch14_224", 224, 14, 16),  # to 14 cells: a larger map
         ("mobilevitv2_050", 96, None, 4),  # to 6 cells: a smaller map, of tokens that the network resizes
+        ("mobilevitv2_050", 128, None, 4),  # to 8 cells: a map that has the declared stride at this size by chance
         ("inception_v3", 128, None, 2),  # to 8 cells: convolutions without padding
     ],
 )
@@ -146,7 +163,7 @@ def test_graphs_bring_any_map_to_the_grid_of_the_training(
     save_heads(source.adaptors, tmp_path / "heads.safetensors", "a model")
     source = replace(source, adaptors=load_heads(tmp_path / "heads.safetensors"))
     assert source.adaptors["colour"].stride == stride
-    to_onnx.write(source, tmp_path, fused=True)
+    assert to_onnx.write(source, tmp_path, fused=True).about["size_step_px"] is None
     to_torchscript.write(source, tmp_path, fused=True)
     runs = [to_onnx.session(tmp_path / to_onnx.FILE), torch.jit.load(tmp_path / to_torchscript.FILE)]
     for batch in (1, 3):
