@@ -37,7 +37,7 @@ from search_space import ArchSpec, StageSpec
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "teachers.json"
-PUBLISHED = tuple(HERE.parent / "results" / name for name in ("teachers_c6e0841.json", "teachers_b626d66.json", "teachers_long.json"))
+PUBLISHED = tuple(HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "b626d66", "long"))
 DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96
 SCENE_CLASSES = 11
