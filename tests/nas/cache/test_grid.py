@@ -73,6 +73,16 @@ def test_only_entries_of_other_ratios_get_another_key(tmp_path, name, image_px, 
     assert rounded.fingerprint not in (builder.fingerprint, earlier), "keys from before the choice are those of fp32"
 
 
+@pytest.mark.parametrize(("grid", "share", "changed"), [(4, 0.25, False), (8, 0.25, True), (8, 1.0, False)])
+def test_only_entries_of_whole_summaries_get_another_key(tmp_path, grid, share, changed):
+    """XFeat's summary is 64 of 4,160 numbers on 8 x 8 cells. The rule changes none on 4 x 4, or with share 1."""
+    images, (xfeat,) = image_builder(tmp_path, 16 * grid), specs("xfeat")
+    builder = TeacherCacheBuilder(xfeat, images, Compression(grid, "int8", share))
+    identity = (2, images.fingerprint, xfeat.name, xfeat.fingerprint, xfeat.source_px, 2048)
+    earlier = digest([*identity, ("grid", grid), ("storage", "int8"), ("share", share)])
+    assert (builder.fingerprint != earlier) == changed
+
+
 def test_keys_distrust_unknown_maps(tmp_path):
     images, (lite0,) = image_builder(tmp_path, 224), specs("lite0")
     whole, *others = [

@@ -104,10 +104,14 @@ def run(
     ]
     devices = sorted({device for devices in trainings for device in devices})
     meters = [SPAWN.Process(target=measure, args=(locks / device, measured, stop), daemon=True) for device in devices]
-    for process in ranks + meters:
-        process.start()
     spans: tuple[list[Span], list[Span]] = ([], [])
+    for process in meters:
+        process.start()
     try:
+        while {device for device, _, _ in spans[1]} < set(devices):  # on a busy machine the ranks could be ready first
+            spans[1].append(measured.get())
+        for process in ranks:
+            process.start()
         while any(process.is_alive() for process in ranks):
             _drain(trained, spans[0])
             _drain(measured, spans[1])
@@ -117,7 +121,7 @@ def run(
         _drain(measured, spans[1])
     finally:
         stop.set()
-        for process in ranks + meters:
+        for process in filter(lambda each: each.pid, ranks + meters):
             process.kill()
             process.join()
     return spans

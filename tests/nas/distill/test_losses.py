@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,18 @@ from torch.nn import functional as F
 
 from nas.cache.standardize import Moments, fit, spectrum
 from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
-from nas.distill.losses import LOSSES, PHI_S, TRANSFORMS, TargetTransform, angular_dispersion, squared_angle
+from nas.distill.losses import (
+    LOSSES,
+    PHI_S,
+    TRANSFORMS,
+    DistillationLoss,
+    TargetTransform,
+    angular_dispersion,
+    squared_angle,
+)
 from nas.study.config import BALANCES as BALANCE_NAMES
-from nas.study.config import SPATIAL_LOSSES, STANDARDIZATIONS, SUMMARY_LOSSES
+from nas.study.config import SPATIAL_LOSSES, STANDARDIZATIONS, SUMMARY_LOSSES, DistillConfig
+from tests.nas.distill.targets_builder import standardizer, targets
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.standard_normal((400, 16)) @ RNG.standard_normal((16, 16)) * 3 + RNG.standard_normal(16) * 5
@@ -51,6 +62,31 @@ def test_the_raw_transform_keeps_the_features_own_angles() -> None:
     mine = F.cosine_similarity(transform.apply(as_targets(FEATURES)), transform.apply(as_targets(ESTIMATES)))
     theirs = F.cosine_similarity(torch.from_numpy(FEATURES), torch.from_numpy(ESTIMATES))
     torch.testing.assert_close(mine, theirs.float(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["raw", "global"])
+def test_the_squared_error_of_few_directions_is_a_mean_over_the_teachers_channels(name: str) -> None:
+    part = fitted(8)
+    transform = TRANSFORMS[name](part)  # type: ignore[arg-type]
+    targets = [part.apply(features) for features in (FEATURES, ESTIMATES)]  # type: ignore[attr-defined]
+    error = LOSSES["mse"](*(transform.apply(torch.from_numpy(t).float()) for t in targets), transform)
+    u, v = (part.invert(t) for t in targets)  # type: ignore[attr-defined]
+    scale = {"raw": 1.0, "global": FEATURES.std()}[name]
+    np.testing.assert_allclose(error.numpy(), ((u - v) ** 2).mean(1) / scale**2, rtol=1e-2)
+
+
+def test_the_angle_to_the_mean_direction_costs_one_for_any_cone(tmp_path: Path) -> None:
+    """The teacher's mean lies mostly outside of the kept directions."""
+    made = targets(tmp_path)
+    about = replace(made.teachers["colour"], summary=standardizer(48, 8, 0))
+    loss = DistillationLoss(
+        replace(made, teachers={"colour": about}), DistillConfig(summary_loss="angle"), torch.device("cpu")
+    )
+    assert loss.transforms["colour/summary"].rest > 10
+    stored = torch.from_numpy(np.array(made.train.summary["colour"])).float()
+    mean = loss.transforms["colour/summary"].apply(stored.mean(0, keepdim=True)).expand_as(stored)
+    (found,) = loss({"colour": {"summary": mean}}, {"colour/summary": stored}).values()
+    assert found.mean().item() == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["raw", "global"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.measure.counts import totals
-from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs
+from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, synthetic_targets
 from nas.plan.teacher_costs import PassMacs, material_counted, pass_macs, pass_seconds, weights_here
 from nas.study.config import SearchConfig
 from nas.teachers import specs
@@ -54,6 +54,16 @@ def test_teachers_in_fp32_multiply_at_the_peaks_of_data_sheets(bf16: float, tf32
         rest = pass_seconds(counted, device, "bf16") - 2 * macs / (1e12 * bf16)
         assert rest > 0
         assert pass_seconds(counted, device, "fp32") == pytest.approx(rest + 2 * macs / (1e12 * peak), rel=0.06)
+
+
+def test_targets_of_a_plan_have_the_channels_of_a_cache() -> None:
+    """A summary on 14 x 14 cells is whole; on 4 x 4 cells it is cut like the map."""
+    widths = {"a": (64, 64), "b": (0, 64)}
+    for px, summary in ((224, 64), (64, 16)):
+        config = SearchConfig(distill=replace(SearchConfig().distill, img_size=px))
+        made = synthetic_targets(config, widths, 0.25, 2)
+        assert [(t.summary_dim, t.spatial_dim) for t in made.teachers.values()] == [(summary, 16), (0, 16)]
+        assert made.train.summary["a"].shape == (2, summary)
 
 
 def test_the_images_of_a_mosaic_share_its_cost() -> None:
