@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +18,17 @@ Row = dict[str, Any]
 
 def load_rows(path: Path) -> list[Row]:
     """Return the saved rows; none without a file."""
-    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    rows: list[Row] = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
     return rows
+
+
+def save_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, one a line; compressed if the file's name ends in .gz."""
+    content = ("[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]\n").encode()
+    atomic_write(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def train_missing(
@@ -27,7 +37,8 @@ def train_missing(
     """Train jobs in processes, and show each with the time left.
 
     Args:
-        train: Trains one job and returns its row, which has `recipe`, `arch`, `seed` and `scores`.
+        train: Trains one job and returns its row, which has `recipe` or `source`, `arch` or `arch_id`, `seed` and
+            `scores`.
         jobs: Arguments of `train`.
         rows: Rows of the file, to which those of the jobs are added.
         path: The file.
@@ -37,7 +48,8 @@ def train_missing(
     with ProcessPoolExecutor(workers) as pool:
         for ended, training in enumerate(as_completed([pool.submit(train, *job) for job in jobs]), start=1):
             rows.append(row := training.result())
-            atomic_write(path, "[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]\n")
+            save_rows(path, rows)
             left = clock((time.monotonic() - began) / ended * (len(jobs) - ended))
-            name = f"{row['recipe']} {row['arch']} seed {row['seed']}"
+            kind, arch = row.get("recipe", row.get("source")), row.get("arch") or row["arch_id"]
+            name = f"{kind} {arch} seed {row['seed']}"
             print(f"{ended}/{len(jobs)} {name} {row['scores']} ETA {left}", flush=True)

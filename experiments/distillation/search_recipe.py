@@ -1,4 +1,4 @@
-"""Compare learning rates, clipping and averaging for the short trainings of a search.
+"""Compare learning rates, clipping and losses of the summaries for the short trainings of a search.
 
     python -m experiments.distillation.search_recipe --workers 2
     python -m experiments.distillation.search_recipe --report
@@ -27,15 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import kendalltau
 
 from backbones import build
 from experiments.distillation.parallel import load_rows, train_missing
+from experiments.distillation.training import seed_weights, train
 from nas.cache import open_study_targets
 from nas.cli import cache_root
-from nas.distill.evaluation.explained_variance import explained_variance
-from nas.distill.trainer import Distiller
 from nas.measure.counts import totals
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES, ArchSpec, find_spec
@@ -53,8 +51,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "0.008 clipped": CLIPPED | {"learning_rate": 8e-3},
     "0.004": {"learning_rate": 4e-3},
     "0.002 clipped": CLIPPED | {"learning_rate": 2e-3},
+    "0.002 cosine": {"learning_rate": 2e-3, "summary_loss": "cosine"},
 }
-LONG = ("0.002", "0.004 clipped")  # trained to LAST
+LONG = ("0.002", "0.004 clipped", "0.002 cosine")  # trained to LAST
 
 
 def architectures() -> dict[str, ArchSpec]:
@@ -71,18 +70,12 @@ def architectures() -> dict[str, ArchSpec]:
 
 def run(recipe: str, name: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
     """Train one network under one recipe; return its row."""
-    torch.set_num_threads(1)
     targets = open_study_targets(SearchConfig(), cache_root(None))
+    seed_weights(seed)
     rungs = (*RUNGS, LAST) if recipe in LONG and seed == 0 else RUNGS
     config = DistillConfig(rung_steps=rungs, precision="fp32", **RECIPES[recipe])
-    torch.manual_seed(seed)
-    distiller = Distiller(build(spec), targets, config, seed=seed)
-    began, scores = time.perf_counter(), []
-    for steps in rungs:
-        distiller.train_until(steps)
-        teachers = explained_variance(distiller.averaged, targets.val, "cpu")
-        scores.append(round(float(np.mean([heads["spatial"] for heads in teachers.values()])), 5))
-    distiller.close()
+    backbone, began = build(spec), time.perf_counter()
+    scores = train(backbone, targets, config, seed).scores
     seconds = round(time.perf_counter() - began, 1)
     return {
         "recipe": recipe, "arch": name, "arch_id": spec.arch_id, "seed": seed, "scores": scores, "seconds": seconds,

@@ -35,19 +35,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from backbones import build
 from experiments.distillation.parallel import load_rows, train_missing
-from experiments.distillation.teachers import DATA, scenes_miou
-from nas.cache import open_study_targets, open_targets
-from nas.cache.targets import Targets
+from experiments.distillation.teachers import DATA
+from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
+from nas.cache import open_study_targets
 from nas.cli import cache_root
-from nas.distill.evaluation.explained_variance import explained_variance
-from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.folded_heads import fold
-from nas.distill.heads import Student
-from nas.distill.trainer import Distiller
 from nas.measure.counts import totals
 from nas.study.config import DistillConfig, SearchConfig
 from nas.train.training_settings import LONG_RECIPE
@@ -68,7 +63,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "shifts": LONG_RECIPE | {"max_shift": 1},
 }
-LABELS = {"knn": "CIFAR-10 kNN", "probe": "CIFAR-10 probe", "miou": "CamVid mIoU"}
 WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
 
 
@@ -95,30 +89,23 @@ def architectures() -> dict[str, ArchSpec]:
 
 def run(recipe: str, name: str, spec: ArchSpec, seed: int, length: int) -> dict[str, Any]:
     """Train one network for one of `LENGTHS`; return its row."""
-    torch.set_num_threads(1)
     targets = open_study_targets(SearchConfig(), cache_root(None))
-    torch.manual_seed(seed)
+    seed_weights(seed)
     began, scores, teachers = time.perf_counter(), [], []
     backbone, adaptors = build(spec), None
     for part, before, steps in _parts(recipe, length):
         rungs = tuple(step - before for step in steps)
         config = DistillConfig(rung_steps=rungs, precision="fp32", **RECIPES[part])
-        distiller = Distiller(backbone, targets, config, seed=seed, adaptors=adaptors)
-        for rung in rungs:
-            distiller.train_until(rung)
-            explained = explained_variance(distiller.averaged, targets.val, "cpu")
-            teachers.append({teacher: round(heads["spatial"], 5) for teacher, heads in explained.items()})
-            scores.append(round(float(np.mean(list(teachers[-1].values()))), 5))
-        distiller.close()
-        backbone = deepcopy(distiller.averaged.backbone).requires_grad_(True)
-        adaptors = fold(distiller.averaged.heads, targets.teachers, backbone.spatial_stride)
+        trained = train(backbone, targets, config, seed, adaptors)
+        scores += trained.scores
+        teachers += trained.teachers
+        backbone = deepcopy(trained.student.backbone).requires_grad_(True)
+        adaptors = fold(trained.student.heads, targets.teachers, backbone.spatial_stride)
     counts = totals(spec, config.img_size)
-    found = student_metrics(distiller.averaged, targets, "cpu") | label_metrics(distiller.averaged)
-    metrics = {key: round(value, 5) for key, value in found.items()}
     return {
         "recipe": recipe, "arch": name, "arch_id": spec.arch_id, "seed": seed, "steps": length,
-        "macs": counts.macs, "params": counts.params,
-        "scores": scores, "teachers": teachers, "metrics": metrics, "seconds": round(time.perf_counter() - began, 1),
+        "macs": counts.macs, "params": counts.params, "scores": scores, "teachers": teachers,
+        "metrics": metrics_of(trained.student, targets), "seconds": round(time.perf_counter() - began, 1),
         "spec": spec.to_dict(),
     }  # fmt: skip
 
@@ -130,21 +117,6 @@ def _parts(recipe: str, length: int) -> list[tuple[str, int, tuple[int, ...]]]:
         return [(recipe, 0, steps)]
     split = STEPS.index(SEARCHED) + 1
     return [("search", 0, steps[:split]), ("long", SEARCHED, steps[split:])]
-
-
-def label_metrics(student: Student) -> dict[str, float]:
-    """Return accuracies on CIFAR-10 and the mIoU on CamVid of the frozen features; nothing without the images."""
-    if not DATA.exists():
-        return {}
-    found = student_metrics(student, _cifar(), "cpu", images=8000)
-    return {"knn": found["knn"], "probe": found["probe"], "miou": scenes_miou(student, cache_root(None))}
-
-
-def _cifar() -> Targets:
-    uri = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
-    return open_targets(
-        uri, "lite0", root=cache_root(None), train_images=8000, val_images=2000, image_px=64, grid=4, seed=0
-    )
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -189,7 +161,7 @@ def main() -> None:
         wanted = [(recipe, *named, seed, length) for recipe, named, seed, length in jobs]
         missing = [job for job in wanted if (job[0], job[2].arch_id, *job[3:]) not in done]
         if DATA.exists() and missing:
-            _cifar()  # once, for all processes
+            cifar_targets()  # once, for all processes
         train_missing(run, missing, rows, RESULTS, arguments.workers)
     report(rows)
 
