@@ -4,7 +4,7 @@
     python -m experiments.hybrid_table --report
 
 The table has random architectures of the space laptop, the members and mutants of three fronts that searches of that
-space found (experiments/archs/fronts_of_laptop.json), and the baselines of a search. Each is evaluated exactly as a
+space found (experiments/archs/fronts/laptop.json), and the baselines of a search. Each is evaluated exactly as a
 search evaluates a candidate that it never stops: counted, timed against eradio_pico in turn, trained on the built-in
 images and teachers, scored at each rung. The first `SECOND` have a second training and timing with another seed, the
 first `THIRD` of them a third. Kinds of architectures alternate in the order, so that an unfinished table has its share
@@ -45,7 +45,7 @@ from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES, ArchSpec, find_spec
 
 ROWS = Path(__file__).parent / "results" / "hybrid_table.json.gz"
-FRONTS = Path(__file__).parent / "archs" / "fronts_of_laptop.json"
+FRONTS = Path(__file__).parent / "archs" / "fronts" / "laptop.json"
 SPACE = "laptop"
 RANDOM, OF_A_FRONT = 330, 90  # architectures
 SECOND, THIRD = 100, 30  # of them with a second seed, and with a third

@@ -20,8 +20,9 @@ SIZES = "sizes"  # the source of the linear term
 SOURCES = {
     "nasbench201": ("parameters", "cost", "params", "structure", "proxies", SIZES),
     "macro": ("parameters", "cost", "params", SIZES),
+    "hybrid": (),  # its samplers are those of a search
 }
-DEFAULT_SOURCES = {"nasbench201": ("cost", "structure", SIZES), "macro": ("parameters", "cost", SIZES)}
+DEFAULT_SOURCES = {"nasbench201": ("cost", "structure", SIZES), "macro": ("parameters", "cost", SIZES), "hybrid": ()}
 BENCHES = tuple(SOURCES)
 DATASETS = ("cifar10", "cifar100", "imagenet16")
 DEFAULT_SAMPLERS = (KNOWN_COST, "random", "nsga2", "tpe")
@@ -33,6 +34,7 @@ _EXAMPLES = """examples:
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --sampler evolution --dataset cifar100
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --rungs 3 --workers 8 --json
   backbone-nas replay macro --table macro.csv --budget 60 --sampler known-cost,tpe,gp,informed-gp
+  backbone-nas replay hybrid --table hybrid_table.json.gz --workers 2 --sampler known-cost,evolution,random
 """
 
 
@@ -42,7 +44,7 @@ class ReplaySettings:
 
     Args:
         latency: Latencies in ms, as FILE.csv:COLUMN, for nasbench201; None: there are none.
-        table_csv: File of published results, for macro; None: there is none.
+        table_csv: File of published results, for macro and hybrid; None: there is none.
         bench: Name of the benchmark.
         dataset: Data set of the accuracies.
         samplers: Samplers to compare.
@@ -90,8 +92,18 @@ class ReplaySettings:
         ):
             if unknown := [name for name in chosen if name not in choices]:
                 raise ConfigError(f"{flag}: {unknown[0]!r}: choose one of: {', '.join(choices)}")
-        if self.bench == "macro" and self.dataset != "cifar10":
-            raise ConfigError(f"--dataset: {self.dataset!r}: macro has cifar10 only")
+        if self.bench != BENCHES[0] and self.dataset != DATASETS[0]:
+            raise ConfigError(f"--dataset: {self.dataset!r}: {self.bench} has one data set only; leave the flag out")
+        if self.bench == "hybrid":
+            self._check_hybrid()
+
+    def _check_hybrid(self) -> None:
+        if self.rungs != 1:
+            raise ConfigError("--rungs: hybrid has the rungs of its trainings; leave the flag out")
+        if self.knowledge:
+            raise ConfigError("--knowledge: hybrid's samplers know what they know in a search; leave the flag out")
+        if others := [name for name in self.samplers if name not in SAMPLERS]:
+            raise ConfigError(f"--sampler: {others[0]!r}: hybrid takes those of a search: {', '.join(SAMPLERS)}")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -101,7 +113,7 @@ class ReplaySettings:
     def folder(self) -> Path:
         """Return the run folder, which is named after the time by default."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-        return self.run_dir or Path(f"runs/{stamp}-replay-{'macro' if self.bench == 'macro' else self.dataset}")
+        return self.run_dir or Path(f"runs/{stamp}-replay-{self.dataset if self.bench == BENCHES[0] else self.bench}")
 
 
 def parse(words: Sequence[str]) -> ReplaySettings:
@@ -139,8 +151,9 @@ def parser() -> OneLineParser:
     latency = "nasbench201: column of latencies in ms; the column 'arch' has the cells' names (default: none)"
     add("--latency", metavar="FILE.csv:COLUMN", help=latency)
     results = "macro: the published results, with the columns arch, accuracy_0, accuracy_1, accuracy_2, params, macs"
-    add("--table", dest="table_csv", metavar="FILE.csv", help=f"{results} (default: none)")
-    add("--dataset", metavar="NAME", help=f"data set: {', '.join(DATASETS)} (default: {defaults.dataset})")
+    rows = "hybrid: the rows of experiments.hybrid_table, a .json.gz file"
+    add("--table", dest="table_csv", metavar="FILE", help=f"{results}; {rows} (default: none)")
+    add("--dataset", metavar="NAME", help=f"nasbench201: {', '.join(DATASETS)} (default: {defaults.dataset})")
     names = f"{', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as known-cost does"
     compared = f"samplers to compare: {names} (default: {','.join(DEFAULT_SAMPLERS)})"
     add("--sampler", type=_names, metavar="A,B", help=compared)
@@ -153,7 +166,7 @@ def parser() -> OneLineParser:
     rungs = "rungs of successive halving; all but the last are EMULATED, because no results of them are published"
     add("--rungs", type=int, metavar="N", help=f"{rungs} (default: {defaults.rungs})")
     add("--jobs", type=int, metavar="N", help="searches at a time, each in a process (default: one a core)")
-    features = "; ".join(f"of {bench}: {','.join(DEFAULT_SOURCES[bench])}" for bench in BENCHES)
+    features = "; ".join(f"of {bench}: {','.join(sources)}" for bench, sources in DEFAULT_SOURCES.items() if sources)
     known = f"what known-cost and informed samplers know of architectures: {', '.join(SOURCES[BENCHES[0]])}"
     add("--knowledge", type=_names, metavar="A,B", help=f"{known} (default {features})")
     add(

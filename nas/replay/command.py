@@ -18,6 +18,7 @@ from nas.backend.pool import end_with_parent
 from nas.cli import cpu_count, stderr_console
 from nas.command_log import announce, log_to
 from nas.replay.arguments import SIZES, ReplaySettings
+from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
 from nas.replay.plots import draw
 from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job
 from nas.replay.published_table import PublishedTable
@@ -33,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 def replay(settings: ReplaySettings, command: str) -> int:
     """Replay all searches, print the result and write the run folder: one study with its report, and the picture."""
     console = stderr_console()
-    table = load_table(settings)
+    table = load_hybrid(settings.table_csv) if settings.bench == "hybrid" else load_table(settings)
     table.features([source for source in settings.sources if source not in ("parameters", SIZES)])  # a missing file
     run_dir = settings.folder()
     if (run_dir / "study.db").exists():
@@ -75,7 +76,7 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console, at_a_time: int) -> dic
         ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         task = progress.add_task("", total=len(jobs))
-        futures = {pool.submit(run_job, job): job for job in jobs}
+        futures = {pool.submit(run_hybrid if job.settings.bench == "hybrid" else run_job, job): job for job in jobs}
         results = {}
         try:
             for future in as_completed(futures):
@@ -94,6 +95,7 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console, at_a_time: int) -> dic
 def _result(table: PublishedTable, settings: ReplaySettings, results: dict[str, list[ReplayResult]]) -> dict[str, Any]:
     """Return the settings and results as plain JSON data, with the share of each seed after 1, 2, ... evaluations."""
     accuracy, highest = table.reference
+    rungs = len(table.rung_steps) if isinstance(table, HybridTable) else settings.rungs
     return {
         "bench": settings.bench,
         "dataset": table.dataset,
@@ -102,7 +104,7 @@ def _result(table: PublishedTable, settings: ReplaySettings, results: dict[str, 
         "trainings": table.trainings.shape[1],
         "seeds": settings.seeds,
         "workers": settings.workers,
-        "rungs": settings.rungs,
+        "rungs": rungs,
         "emulated_rungs": settings.rungs > 1,
         "knowledge": list(settings.sources),
         "samplers": {name: quantiles([r.shares for r in of_seeds]) for name, of_seeds in results.items()},

@@ -19,6 +19,7 @@ BANDS = 2  # more of them hide each other
 NAMES = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet-16-120",
     "tpe": "TPE", "nsga2": "NSGA-II", "gp": "GPSampler", "nasbench201": "NAS-Bench-201", "macro": "NAS-Bench-Macro",
+    "hybrid": "hybrid backbones",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class PublishedTable:
         dataset: Data set of the accuracies.
         space: The search space.
         architectures: All architectures.
-        trainings: Accuracies in %, one column a training that an evaluation may draw, (n, k).
+        trainings: Accuracies in %, one column a training that an evaluation may draw, (n, k); NaN: there is none.
         train_s: Seconds of a full training.
         costs: Costs, which are minimized.
         cost: Name of the cost: "latency" or "macs".
@@ -56,7 +56,7 @@ class PublishedTable:
     @cached_property
     def accuracy(self) -> Array:
         """Return the mean accuracy of each architecture over its trainings."""
-        mean: Array = self.trainings.mean(axis=1)
+        mean: Array = np.nanmean(self.trainings, axis=1)
         return mean
 
     @cached_property

@@ -37,6 +37,11 @@ def show(result: dict[str, Any]) -> None:
 
 def _caption(result: dict[str, Any]) -> str:
     at = result["reference"]
+    if result["bench"] == "hybrid":
+        return (
+            f"Reference point: a score of {at['accuracy']:g} and {at['cost']:g} {at['unit']}.\nAn evaluation draws one "
+            f"of an architecture's trainings and timings; shares are by their means.\n{_spent(result)}"
+        )
     text = f"Reference point: {at['accuracy']:g} % and {at['cost']:g} {at['unit']}; both axes are linear."
     if result["trainings"] > 1:
         text += f"\nAn evaluation draws one of {result['trainings']} trainings; shares are by their mean accuracy."
@@ -44,6 +49,10 @@ def _caption(result: dict[str, Any]) -> str:
         known = f" and of its features: {', '.join(result['knowledge'])}" if result["knowledge"] else ""
         text += f"\nKnows the cost of every architecture{known}: {', '.join(informed)}."
     if result["emulated_rungs"]:
-        spent = ", ".join(f"{name} {value:.0f}" for name, value in result["full_trainings"].items())
-        text += f"\nAll {result['rungs']} rungs but the last are EMULATED. Training spent, in full trainings: {spent}."
+        text += f"\nAll {result['rungs']} rungs but the last are EMULATED. {_spent(result)}"
     return text
+
+
+def _spent(result: dict[str, Any]) -> str:
+    spent = ", ".join(f"{name} {value:.0f}" for name, value in result["full_trainings"].items())
+    return f"Training spent, in full trainings: {spent}."

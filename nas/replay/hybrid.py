@@ -1,0 +1,290 @@
+"""Replay searches on a table of hybrid backbones, with the rungs, samplers and latency model of a real search.
+
+The table has trainings of some hundred architectures of one search space through all rungs, with their timings
+(`experiments.hybrid_table` makes it). A replayed search samples these architectures alone: what a sampler proposes
+becomes the member of the table that it differs least from.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.backend.simulated import Cluster, Doing, SimulatedClock, Stage, simulate
+from nas.replay.published_study import ReplayJob, ReplayResult, hypervolume_shares, total_hypervolume
+from nas.replay.published_table import PublishedTable
+from nas.samplers import make_sampler
+from nas.storage.store import Store
+from nas.study.config import ConfigError, SearchConfig
+from nas.study.loop import StudyLoop
+from nas.study.objectives import objectives
+from nas.study.pareto import reference_point
+from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from search_space import SPACES, ArchSpec, Space, SpecError
+
+SPACE = "laptop"
+EXPECTED = "the table of experiments.hybrid_table, a .json.gz file"
+MEASURE_S = 2.3  # seconds of a measurement in a search of that space on two cores
+
+
+@dataclass(frozen=True, eq=False)
+class MemberSpace(Space):
+    """A search space of which only some architectures can be evaluated.
+
+    Attributes:
+        members: These architectures, of the space.
+    """
+
+    members: tuple[ArchSpec, ...] = ()
+
+    @classmethod
+    def of(cls, space: Space, members: Sequence[ArchSpec]) -> MemberSpace:
+        """Return a space with some of its architectures."""
+        return cls(space.name, space.stages, space.layouts, space.image_px, tuple(members))
+
+    def count(self) -> int:
+        """Return the number of members."""
+        return len(self.members)
+
+    def contains(self, spec: ArchSpec) -> bool:
+        """Return whether `spec` is a member."""
+        return spec in self._positions
+
+    def decode(self, params: Mapping[str, Any]) -> ArchSpec:
+        """Return the member that the spec of `params` differs least from."""
+        return self._nearest(super().decode(params))
+
+    def sample(self, rng: random.Random) -> ArchSpec:
+        """Return a random member."""
+        return rng.choice(self.members)
+
+    def mutate(self, spec: ArchSpec, rng: random.Random) -> ArchSpec:
+        """Return another member: one of those nearest to a mutant of `spec`."""
+        return self._nearest(super().mutate(spec, rng), rng, other_than=spec)
+
+    def crossover(self, a: ArchSpec, b: ArchSpec, rng: random.Random) -> ArchSpec:
+        """Return one of the members nearest to a child of two."""
+        return self._nearest(super().crossover(a, b, rng), rng)
+
+    @cached_property
+    def _positions(self) -> dict[ArchSpec, int]:
+        return {spec: i for i, spec in enumerate(self.members)}
+
+    @cached_property
+    def _genes(self) -> NDArray[np.int16]:
+        """Return the number of each member's choice of each gene; -1 where the gene has no effect, (n, genes)."""
+        return np.array([self._row(spec) for spec in self.members], dtype=np.int16)
+
+    def _row(self, spec: ArchSpec) -> list[int]:
+        params = self.encode(spec)
+        active = {gene.name for gene in self.active(params)}
+        return [gene.choices.index(params[gene.name]) if gene.name in active else -1 for gene in self.genes]
+
+    def _nearest(
+        self, spec: ArchSpec, rng: random.Random | None = None, other_than: ArchSpec | None = None
+    ) -> ArchSpec:
+        """Return the member with the fewest other choices; of equals a random one, or without `rng` the first."""
+        if spec in self._positions and spec != other_than:
+            return spec
+        different = (self._genes != np.array(self._row(spec), dtype=np.int16)).sum(axis=1)
+        if other_than is not None:
+            different[self._positions[other_than]] = different.max() + 1
+        nearest = np.flatnonzero(different == different.min())
+        return self.members[int(nearest[0] if rng is None else rng.choice(nearest.tolist()))]
+
+
+@dataclass(frozen=True, eq=False)
+class HybridTable(PublishedTable):
+    """The table, with every evaluation of every architecture.
+
+    Attributes:
+        rung_steps: Steps of each rung.
+        evaluations: Rows of the file of each architecture, one a seed.
+    """
+
+    rung_steps: tuple[int, ...]
+    evaluations: tuple[tuple[Mapping[str, Any], ...], ...]
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """Return the reference point of a search: a score, and a cost in halvings of the reference's throughput."""
+        score, log_ratio = reference_point(table_objectives())
+        return score, -log_ratio
+
+
+def table_objectives() -> tuple[Objective, ...]:
+    """Return the objectives of a replayed search, which are those of a real one."""
+    return objectives(SearchConfig().objectives, SearchConfig().distill.score)
+
+
+def load_hybrid(path: str | None) -> HybridTable:
+    """Read a table.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: There is no file, it is damaged, or it has fewer than two architectures that were trained.
+    """
+    if path is None:
+        raise ConfigError(f"--table: hybrid needs it: {EXPECTED}")
+    if not Path(path).is_file():
+        raise ConfigError(f"--table: no such file: {path!r}; expected {EXPECTED}")
+    try:
+        rows = json.loads(gzip.decompress(Path(path).read_bytes()))
+        by_arch: dict[str, list[Mapping[str, Any]]] = {}
+        for row in sorted(rows, key=lambda row: row["seed"]):
+            if row["state"] == TrialState.COMPLETE:
+                by_arch.setdefault(row["arch_id"], []).append(row)
+        specs = [ArchSpec.from_dict(of[0]["spec"]) for of in by_arch.values()]
+        inside = [SPACES[SPACE].contains(spec) for spec in specs]
+        members = [(spec, tuple(of)) for spec, of, kept in zip(specs, by_arch.values(), inside, strict=True) if kept]
+        table = _table(members)
+    except (OSError, ValueError, KeyError, TypeError, SpecError) as error:
+        raise ConfigError(f"--table: {path} is not {EXPECTED}: {error}") from error
+    return table
+
+
+def _table(members: Sequence[tuple[ArchSpec, tuple[Mapping[str, Any], ...]]]) -> HybridTable:
+    if len(members) < 2:
+        raise ValueError("it has fewer than two architectures that were trained to the end")
+    specs, evaluations = zip(*members, strict=True)
+    seeds = max(map(len, evaluations))
+    scores = np.full((len(specs), seeds), np.nan)
+    for i, of in enumerate(evaluations):
+        scores[i, : len(of)] = [row["scores"][-1] for row in of]
+    ratios = np.array([np.mean([math.log2(row["ratio"][0]) for row in of]) for of in evaluations])
+    return HybridTable(
+        bench="hybrid",
+        dataset="built-in data",
+        space=MemberSpace.of(SPACES[SPACE], specs),
+        architectures=specs,
+        trainings=scores,
+        train_s=np.array([sum(of[0]["seconds"]) for of in evaluations]),
+        params=np.array([of[0]["params"] for of in evaluations], dtype=float),
+        costs=-ratios,
+        cost="throughput",
+        cost_label="throughput on two CPU cores",
+        cost_unit="halvings of the reference's throughput",
+        reference_accuracy=0.0,
+        sources={},
+        sizes=lambda: np.empty((len(specs), 0)),
+        rung_steps=SearchConfig().distill.rung_steps[-len(evaluations[0][0]["scores"]) :],
+        evaluations=evaluations,
+    )
+
+
+def run_hybrid(job: ReplayJob, table: HybridTable | None = None) -> ReplayResult:
+    """Replay a search, in a worker process.
+
+    Args:
+        job: The search.
+        table: The table; None: it is read.
+    """
+    settings, table = job.settings, table or load_hybrid(job.settings.table_csv)
+    config = hybrid_config(table, job.sampler, job.seed, min(settings.budget, len(table.architectures)))
+    trials = replay_search(table, config, job.run_dir, settings.workers, job.command)
+    drawn = [t.final_score if t.state is TrialState.COMPLETE else -math.inf for t in trials]
+    rows = [table.positions[t.arch_id] for t in trials]
+    total = total_hypervolume(table.accuracy, table.costs, table.reference)
+    truth = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf)
+    return ReplayResult(
+        hypervolume_shares(truth, table.costs[rows], table.reference, total),
+        hypervolume_shares(truth, table.costs[rows], table.reference, total, drawn),
+        sum(t.rungs[-1].steps for t in trials) / table.rung_steps[-1],
+    )
+
+
+def hybrid_config(table: HybridTable, sampler: str, seed: int, budget: int) -> SearchConfig:
+    """Return the config of a replayed search: that of a real one, without baselines."""
+    default = SearchConfig()
+    distill = replace(default.distill, rung_steps=table.rung_steps)
+    names: dict[str, Any] = {"baselines": (), "scale": ()}
+    return replace(
+        default, budget=budget, seed=seed, sampler=sampler, space=SPACE, device="cpu", distill=distill, **names
+    )
+
+
+def replay_search(
+    table: HybridTable,
+    config: SearchConfig,
+    run_dir: Path,
+    workers: int = 1,
+    command: str = "",
+    listener: Callable[[int], None] = lambda evaluated: None,
+) -> list[TrialRecord]:
+    """Replay a search and return the trials that count, in the order in which they end by the simulated clock.
+
+    Args:
+        table: The table.
+        config: The search's settings, with its sampler and seed.
+        run_dir: Folder of the study.
+        workers: Trials at a time, which share one device.
+        command: Command line of the study.
+        listener: Receives the number of evaluated architectures.
+    """
+    sampler = make_sampler(config, table.space, table_objectives())
+    store = Store.create(run_dir, _info(table, config, run_dir.name, command), sampler)
+    clock = SimulatedClock()
+    loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
+    simulate(loop, clock, Cluster(1, workers), lambda loop, record: _stages(record, table, config))
+    trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
+    loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, workers)
+    return trials
+
+
+def _stages(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[Stage]:
+    """Yield the rungs of one of the architecture's evaluations, and its measurement, as `nas.backend.trial` does."""
+    of = table.evaluations[table.positions[record.arch_id]]
+    row = of[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(of))]
+    record = replace(record, params=row["params"], macs=row["macs"])
+    for rung, (steps, score, seconds) in enumerate(zip(table.rung_steps, row["scores"], row["seconds"], strict=True)):
+        if rung == int(record.measured_late):
+            record = replace(record, measurement=_measurement(row, config))
+            yield Stage(Doing.MEASURING, MEASURE_S, record)
+        last = rung + 1 == len(table.rung_steps)
+        state = TrialState.COMPLETE if last else TrialState.RUNNING
+        result = RungResult(rung, steps, score, {}, {}, {}, seconds)
+        record = replace(record, rungs=(*record.rungs, result), state=state)
+        yield Stage(Doing.TRAINING, seconds, record)
+
+
+def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:
+    """Return the timing of a row; the interval of the throughput is that of the ratio."""
+    ratio, low, high = row["ratio"]
+    speed = row["img_s"]
+    return Measurement(
+        device="the table's", arm=config.runtime, batch=config.measure_batch_size, resolution=config.distill.img_size,
+        throughput_img_s=speed, throughput_low_img_s=speed * low / ratio, throughput_high_img_s=speed * high / ratio,
+        ratio=ratio, ratio_low=low, ratio_high=high, reference=config.reference, reference_img_s=speed / ratio,
+        latency_ms=row["latency_ms"], peak_memory_mib=None, samples=1, seconds=MEASURE_S, verdict=row["verdict"],
+        notes=("from the table: nothing was measured here",),
+    )  # fmt: skip
+
+
+def _info(table: HybridTable, config: SearchConfig, name: str, command: str) -> StudyInfo:
+    return StudyInfo(
+        name=f"{name}: a replay of a table",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        config=config.to_dict(),
+        environment={"device": table.cost_label, "replayed": f"a table, {table.bench}; nothing was trained"},
+        objectives=table_objectives(),
+        rung_steps=table.rung_steps,
+        limits={},
+        teachers={},
+        data={"name": table.dataset, "fingerprint": "published"},
+        reference=config.reference,
+        baselines=(),
+    )

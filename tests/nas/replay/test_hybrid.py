@@ -1,0 +1,166 @@
+"""Replays of a table of hybrid backbones: members alone are sampled, and real rungs and timings are drawn."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.measure.counts import totals
+from nas.replay.__main__ import main
+from nas.replay.arguments import ReplaySettings
+from nas.replay.hybrid import HybridTable, MemberSpace, hybrid_config, load_hybrid, replay_search, run_hybrid
+from nas.replay.published_study import ReplayJob
+from nas.storage.store import read_study
+from nas.study.config import ConfigError
+from nas.study.records import TrialState
+from search_space import SPACES, ArchSpec
+
+MEMBERS = 40
+LAPTOP = SPACES["laptop"]
+
+
+def row(spec: ArchSpec, seed: int) -> dict[str, Any]:
+    """Return a row whose score grows with the MACs, and whose throughput falls with them."""
+    counts, rng = totals(spec, 64), random.Random(f"{spec.arch_id}/{seed}")
+    score = math.log2(counts.macs) / 60 + rng.gauss(0, 0.01)
+    ratio = 2e7 / counts.macs * 2 ** rng.gauss(0, 0.02)
+    return {
+        "source": "random", "arch_id": spec.arch_id, "seed": seed, "spec": spec.to_dict(), "state": "complete",
+        "macs": counts.macs, "params": counts.params, "scores": [score - 0.3, score - 0.1, score],
+        "ratio": [ratio, ratio / 1.01, ratio * 1.01], "img_s": 1000 * ratio, "latency_ms": 16 / ratio, "verdict": "ok",
+        "seconds": [2.0, 4.0, 12.0],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    specs = [LAPTOP.sample(random.Random(seed)) for seed in range(MEMBERS)]
+    rows = [row(spec, seed) for seed, few in enumerate((specs, specs[:10])) for spec in few]
+    rows.append(row(LAPTOP.sample(random.Random(99)), 0) | {"state": "failed", "scores": []})
+    path = tmp_path_factory.mktemp("table") / "hybrid_table.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(rows).encode()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(table_file: Path) -> HybridTable:
+    return load_hybrid(str(table_file))
+
+
+def space_of(table: HybridTable) -> MemberSpace:
+    assert isinstance(table.space, MemberSpace)
+    return table.space
+
+
+def test_the_table_has_the_trained_architectures_with_all_their_trainings(table: HybridTable) -> None:
+    assert table.trainings.shape == (MEMBERS, 2)
+    assert np.isfinite(table.trainings).sum() == MEMBERS + 10
+    both = table.trainings[:10]
+    assert table.accuracy[:10] == pytest.approx(both.mean(axis=1))
+    assert table.accuracy[10:] == pytest.approx(table.trainings[10:, 0])
+    assert table.rung_steps == (30, 90, 270)
+
+
+def test_every_way_to_an_architecture_leads_to_a_member(table: HybridTable) -> None:
+    space, rng = space_of(table), random.Random(0)
+    for _ in range(50):
+        a, b = space.sample(rng), space.sample(rng)
+        assert space.contains(a)
+        assert space.decode(space.encode(a)) == a
+        mutant = space.mutate(a, rng)
+        assert space.contains(mutant)
+        assert mutant != a
+        assert space.contains(space.crossover(a, b, rng))
+        assert space.contains(space.decode(LAPTOP.encode(LAPTOP.sample(rng))))
+    assert space.count() == MEMBERS
+
+
+def test_a_mutant_is_near_its_parent(table: HybridTable) -> None:
+    space, rng = space_of(table), random.Random(0)
+    rows = {spec: np.array(row) for spec, row in zip(space.members, space._genes, strict=True)}
+
+    def distance(a: ArchSpec, b: ArchSpec) -> int:
+        return int((rows[a] != rows[b]).sum())
+
+    parents = [space.sample(rng) for _ in range(100)]
+    to_mutants = np.mean([distance(spec, space.mutate(spec, rng)) for spec in parents])
+    to_others = np.mean([distance(spec, other) for spec in parents for other in space.members if other != spec])
+    assert to_mutants < 0.8 * to_others
+
+
+@pytest.mark.parametrize("name", ["known-cost", "evolution", "random", "nsga2", "tpe"])
+def test_a_replay_evaluates_members_with_scores_of_the_table(name: str, table: HybridTable, tmp_path: Path) -> None:
+    trials = replay_search(table, hybrid_config(table, name, 0, 25), tmp_path / name, workers=2)
+    assert len({t.arch_id for t in trials}) == len(trials) == 25
+    for trial in trials:
+        of = table.evaluations[table.positions[trial.arch_id]]
+        rungs = [rung.score for rung in trial.rungs]
+        assert any(row["scores"][: len(rungs)] == rungs for row in of)
+        if trial.measurement is not None:
+            assert any(row["ratio"][0] == trial.measurement.ratio for row in of)
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.STOPPED}
+    study = read_study(tmp_path / name)
+    assert [o.name for o in study.info.objectives] == ["score", "throughput"]
+
+
+def test_the_same_seed_draws_the_same(table: HybridTable, table_file: Path, tmp_path: Path) -> None:
+    settings = ReplaySettings(bench="hybrid", table_csv=str(table_file), budget=15)
+    jobs = [ReplayJob(settings, "known-cost", seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1))]
+    first, again, other = (run_hybrid(job, table) for job in jobs)
+    assert first.shares.tolist() == again.shares.tolist() != other.shares.tolist()
+    assert 0 < first.shares[-1] <= 1
+    assert np.all(np.diff(first.front_shares) >= -0.2)
+
+
+def test_all_members_reach_the_whole_hypervolume(table: HybridTable, table_file: Path, tmp_path: Path) -> None:
+    settings = ReplaySettings(bench="hybrid", table_csv=str(table_file), budget=200)
+    result = run_hybrid(ReplayJob(settings, "random", 0, tmp_path / "a"), table)
+    assert len(result.shares) == MEMBERS
+    assert result.shares[-1] > 0.9  # some of the front are early-stopped
+
+
+def test_the_command_prints_shares_and_the_training_spent(
+    table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["hybrid", "--table", str(table_file), "--budget", "12", "--seeds", "2", "--sampler", "known-cost,random"]
+    assert main([*words, "--run", str(tmp_path / "run"), "--jobs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "full trainings: known-cost" in printed
+    assert "EMULATED" not in printed
+    result = json.loads((tmp_path / "run" / "replay.json").read_text())
+    assert result["rungs"] == 3
+    assert not result["emulated_rungs"]
+    assert (tmp_path / "run" / "replay.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--table: hybrid needs it"),
+        (["--table", "none.json.gz"], "no such file"),
+        (["--table", __file__], "is not the table"),
+        (["--rungs", "3"], "--rungs: hybrid has the rungs"),
+        (["--knowledge", "cost"], "--knowledge"),
+        (["--sampler", "informed-tpe"], "those of a search"),
+        (["--dataset", "cifar100"], "--dataset"),
+    ],
+)
+def test_what_hybrid_does_not_take_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["hybrid", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_without_trainings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.json.gz"
+    path.write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(ConfigError, match="fewer than two"):
+        load_hybrid(str(path))
