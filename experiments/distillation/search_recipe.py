@@ -31,6 +31,7 @@ from scipy.stats import kendalltau
 
 from backbones import build
 from experiments.distillation.parallel import load_rows, train_missing
+from experiments.distillation.teachers import ALL
 from experiments.distillation.training import seed_weights, train
 from nas.cache import open_study_targets
 from nas.cli import cache_root
@@ -52,6 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "0.004": {"learning_rate": 4e-3},
     "0.002 clipped": CLIPPED | {"learning_rate": 2e-3},
     "0.002 cosine": {"learning_rate": 2e-3, "summary_loss": "cosine"},
+    "0.002 light": {"learning_rate": 2e-3, "weights": {f"{teacher}/summary": 0.3 for teacher in ALL}},
 }
 LONG = ("0.002", "0.004 clipped", "0.002 cosine")  # trained to LAST
 

@@ -52,6 +52,11 @@ RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "lite0 and xfeat": (("lite0", "xfeat"), {}),
     "all, fixed": (ALL, {}),
     "all, summaries alone": (ALL, {"weights": {f"{teacher}/spatial": WITHOUT for teacher in ALL}}),
+    "all, summaries x0.3": (ALL, {"weights": {f"{teacher}/summary": 0.3 for teacher in ALL}}),
+    "all, summaries x0.3, lite0 x2": (
+        ALL,
+        {"weights": {f"{teacher}/summary": 0.3 for teacher in ALL} | {"lite0/summary": 0.6, "lite0/spatial": 2.0}},
+    ),
     "all, maps alone": (ALL, {"weights": {f"{teacher}/summary": WITHOUT for teacher in ALL}}),
     "all, lite0 x3": (ALL, {"weights": {"lite0": 3.0}}),
     "all, uncertainty": (ALL, {"balance": "uncertainty"}),
