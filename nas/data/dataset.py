@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nas.cli import OperationFailed
 
@@ -27,6 +27,16 @@ T = TypeVar("T")
 BACKGROUND = "white"  # of transparent images
 IGNORE_LABEL = 255  # mask value of void pixels, which are never scored
 VAL_SHARE = 5  # one image in five is held out where a source has no splits
+TURNS = {  # by the EXIF tag, as phones write it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+UNSCALED_MODES = ("I", "F")  # of Pillow: 32-bit integers and floats, which it would clip to 0..255
 SAMPLED_BYTES = 65536
 RETRY_S = (0.2, 1.0, 5.0)  # waits before a read that failed is tried again: a network disk can be away for a moment
 MAX_HASHED_FILES = 4096  # files whose content is part of a fingerprint; of a larger set, only some are read
@@ -117,7 +127,12 @@ class ImageSet(Protocol):
 
 def held_out(name: str) -> bool:
     """Tell whether an image belongs to the validation split, by a hash of its name: it never changes sides."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % VAL_SHARE == 0
+    return int(hashlib.sha256(name_bytes(name)).hexdigest()[:8], 16) % VAL_SHARE == 0
+
+
+def name_bytes(name: str) -> bytes:
+    """Return a file's name as the bytes on disk or in a tar; they may be Latin-1 in place of UTF-8."""
+    return name.encode(errors="surrogateescape")
 
 
 def digest(parts: Iterable[object]) -> str:
@@ -163,7 +178,7 @@ def evenly_spaced(total: int, most: int) -> list[int]:
 
 def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
     """Order items by the seed and their names alone; removing some leaves the order of the others."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())
+    return sorted(items, key=lambda item: hashlib.sha256(name_bytes(f"{seed}/{name(item)}")).digest())
 
 
 def read_file(path: Path, offset: int = 0, size: int = -1) -> bytes:
@@ -191,16 +206,32 @@ def read_file(path: Path, offset: int = 0, size: int = -1) -> bytes:
 
 
 def decode(source: BinaryIO, name: str) -> Image.Image:
-    """Decode an RGB image with all its pixels, a transparent one on a white background; CorruptImage if that fails."""
+    """Decode an RGB image as it is shown: all its pixels, turned as its EXIF tag says, transparent ones on white.
+
+    Raises:
+        CorruptImage: That fails, or nothing says which numbers of its channels are black and white.
+    """
     with naming_errors(name), Image.open(source) as image:
         image.load()
-        if image.mode == "I;16":  # Pillow would clip the 16 bits, not scale them
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        if image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
-            return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image.convert("RGBA")).convert(
-                "RGB"
-            )
-        return image.convert("RGB")
+        if image.mode in UNSCALED_MODES:
+            raise ValueError(f"mode {image.mode} of {image.format} has no known range; allowed: 8 or 16 bits a channel")
+        if image.mode.startswith("I;16"):  # Pillow would clip the 16 bits, not scale them
+            rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        elif image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
+            white = Image.new("RGBA", image.size, BACKGROUND)
+            rgb = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        else:
+            rgb = image.convert("RGB")
+        turn = TURNS.get(orientation(image))
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return an image's orientation by its EXIF tag, 1 for upright; Pillow has turned TIFF already."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of many types: the pixels of an image with damaged metadata are read all the same
+        return 1
 
 
 def decode_mask(source: BinaryIO, name: str) -> Image.Image:

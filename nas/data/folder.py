@@ -29,6 +29,7 @@ from nas.data.dataset import (
 )
 
 SPLITS = ("train", "val")
+OTHER_SPLITS = frozenset({"test", "testing", "valid", "validation", "eval", "dev"})  # next to "train": no classes
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -54,13 +55,13 @@ class ImageFolder:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names of the class folders, None without labels."""
-        return self.classes or None
+        return tuple(map(printable, self.classes)) or None
 
     @cached_property
     def fingerprint(self) -> str:
         """Return a digest of the files, the classes and the size."""
         files = identities([self.root / name for name in self.names])
-        return digest(["imagefolder", 3, self.size_px, self.classes, self.names, files])
+        return digest(["imagefolder", 4, self.size_px, self.classes, self.names, files])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -89,12 +90,20 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
     """Open the images under `path`. DataError where there is no such folder or no image on this side of the split.
 
     If it has folders ``train`` and ``val``, these are the splits. Otherwise an image's split
-    follows from the hash of its relative path, so adding images moves none.
+    follows from the hash of its relative path, so adding images moves none. A folder ``train`` alone is no class.
     """
     root = image_root(path)
     separated = all((root / name).is_dir() for name in SPLITS)
     scan = FolderScan(root / "train" if separated else root)
+    if not separated and scan.classes()[0] == ("train",):
+        root = root / "train"
+        scan = FolderScan(root)
     present, (classes, notes) = scan.names(), scan.classes()
+    if "train" in classes and (others := sorted(OTHER_SPLITS & {*classes})):
+        raise DataError(
+            f"--data imagefolder: the folders 'train' and '{others[0]}' of '{path}' would be two classes; call the"
+            f" held-out images 'val', or give imagefolder:{path}/train alone"
+        )
     notes += scan.notes()
     if separated:
         root = root / split

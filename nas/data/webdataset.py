@@ -202,6 +202,7 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex
     """Index one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
     links: list[str] = []
+    replaced: list[str] = []
     labels: dict[str, int | None] = {}
     short = name.rpartition("/")[2]
     try:
@@ -211,10 +212,14 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex
                     links += [] if info.isdir() else [f"{short}/{info.name}"]
                     continue
                 folder, slash, base = info.name.rpartition("/")
-                stem, _, field = base.lower().partition(".")
-                key = f"{short}/{folder}{slash}{base[: len(stem)]}"
-                fields.setdefault(key, {})[field] = Member(path, info.offset_data, info.size)
-                file = tar.extractfile(info) if field in LABEL_FIELDS and labels.get(key) is None else None
+                stem, _, field = base.partition(".")
+                key, field = f"{short}/{folder}{slash}{stem}", field.lower()
+                members = fields.setdefault(key, {})
+                again = field in members
+                replaced += [f"{short}/{info.name}"] if again else []
+                members[field] = Member(path, info.offset_data, info.size)
+                wanted = field in LABEL_FIELDS and (again or labels.get(key) is None)
+                file = tar.extractfile(info) if wanted else None
                 if file:
                     labels[key] = label_in(file.read(), field, key)
             end = Member(path, tar.offset, BLOCK_BYTES).read()
@@ -229,8 +234,12 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex
             samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), labels.get(key)))
         else:
             without.append(key)
-    left_out = {f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without)}
-    return ShardIndex(tuple(samples), left_out | {"links and devices": tuple(links)})
+    left_out = {
+        f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without),
+        "links and devices": tuple(links),
+        "files that a later one of the same name replaces": tuple(replaced),
+    }
+    return ShardIndex(tuple(samples), left_out)
 
 
 def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
@@ -351,10 +360,14 @@ class Shards:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a digest of the shards, the samples' keys, the classes and the size."""
-        keys = [sample.key for sample in self.samples]
+        """Return a digest of the shards, the samples, the classes and the size.
+
+        A shard that was written anew may have the size, the beginning and the end of the old one, so that each sample's
+        label and the sizes of its files are in the digest.
+        """
         classes = [self.num_classes, self.names, self.ignored]
-        return digest(["webdataset", 3, self.size_px, keys, classes, identities(self.paths)])
+        samples = ((s.key, s.label, s.image.size, s.mask and s.mask.size) for s in self.samples)
+        return digest(["webdataset", 4, self.size_px, classes, identities(self.paths), *samples])
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -196,6 +196,55 @@ def test_sixteen_bits_are_scaled_not_clipped():
     np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(encoded(ramp)), "x"))[..., 0], ramp >> 8)
 
 
+def test_sixteen_bits_of_either_byte_order_are_scaled():
+    ramp = np.linspace(0, 65535, 256).astype(">u2").reshape(16, 16)
+    with Image.open(io.BytesIO(encoded(ramp, "tiff"))) as image:
+        assert image.mode == "I;16B"
+    np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(encoded(ramp, "tiff")), "x"))[..., 0], ramp >> 8)
+
+
+@pytest.mark.parametrize("pixels", [np.ones((8, 8), np.float32), np.full((8, 8), 40000, np.int32)], ids=["F", "I"])
+def test_numbers_without_a_range_are_no_black_or_white_image(pixels):
+    with pytest.raises(CorruptImage, match=r"image x: mode [FI] of TIFF has no known range; allowed: 8 or 16 bits"):
+        decode(io.BytesIO(encoded(pixels, "tiff")), "x")
+
+
+def stored_turned(orientation: int, kind: str) -> tuple[bytes, np.ndarray]:
+    """A file as a phone writes it, turned by its EXIF tag, and the picture that a viewer shows."""
+    shown = np.zeros((40, 60, 3), np.uint8)
+    shown[:20, :30], shown[20:, :30], shown[:20, 30:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    back = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(back[orientation](shown))).save(buffer, kind, exif=exif)
+    return buffer.getvalue(), shown
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_tag_says(orientation, kind):
+    content, shown = stored_turned(orientation, kind)
+    decoded = np.asarray(decode(io.BytesIO(content), "x")).astype(int)
+    assert decoded.shape == shown.shape
+    assert np.abs(decoded - shown).mean() < 8  # JPEG and WebP lose a little
+
+
+def test_damaged_metadata_cost_no_image():
+    content, _ = stored_turned(6, "jpeg")
+    at = content.index(b"Exif\0\0") + 6
+    decoded = decode(io.BytesIO(content[:at] + b"\xff" * 8 + content[at + 8 :]), "x")
+    assert decoded.size == (40, 60)  # as it is stored
+
+
 @pytest.mark.parametrize(
     ("field", "content", "said"),
     [

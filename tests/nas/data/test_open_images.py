@@ -140,6 +140,37 @@ def test_a_folder_that_cannot_be_read_is_noted(folder, monkeypatch):
     assert train.notes == ("left out: 1 folders that cannot be read (Permission denied), as 'dog'",)
 
 
+def test_names_that_are_no_utf8_are_names_like_others(folder):
+    """An old disk has Latin-1 names; Python shows such a byte as a lone surrogate."""
+    for file in (folder / "cat").iterdir():
+        file.rename(file.with_name(f"\udcfc{file.name}"))
+    (folder / "cat").rename(folder / "caf\udce9")
+    train, val = both(f"imagefolder:{folder}")
+    assert len(train) + len(val) == 60
+    assert train.class_names == ("caf ", "dog")  # as text for people
+    assert {train.read(i).label for i in range(len(train))} == {0, 1}
+    assert len(train.fingerprint) == 16
+
+
+def test_a_train_folder_alone_is_split_and_is_no_class(folder):
+    (folder / "train").mkdir()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name)
+    train, val = both(f"imagefolder:{folder}")
+    inside, _ = both(f"imagefolder:{folder}/train")
+    assert (train.class_names, train.names, train.fingerprint) == (("cat", "dog"), inside.names, inside.fingerprint)
+    assert len(train) + len(val) == 60
+    (folder / "test").mkdir()
+    (folder / "test" / "0.png").write_bytes(png(0))
+    with pytest.raises(DataError, match=r"'train' and 'test' of .* would be two classes; call the held-out"):
+        both(f"imagefolder:{folder}")
+
+
+def test_train_is_a_class_among_vehicles(folder):
+    (folder / "dog").rename(folder / "train")
+    assert both(f"imagefolder:{folder}")[0].class_names == ("cat", "train")
+
+
 def test_imagefolder_with_train_and_val_folders(folder):
     """Validation labels follow the training folder's classes, even where validation lacks one."""
     for split, classes in (("train", ("cat", "dog", "fox")), ("val", ("dog", "fox"))):

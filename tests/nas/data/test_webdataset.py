@@ -1,6 +1,8 @@
 """WebDataset shards on disk: what is read, how labels, names and masks are found, what is refused."""
 
+import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -67,6 +69,48 @@ def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
     after, _ = both(uri)
     assert (len(before), len(after)) == (3, 5)
     assert before.fingerprint != after.fingerprint
+
+
+@pytest.mark.parametrize("field", ["cls", "png", "mask.png"])
+def test_a_shard_with_another_member_in_its_middle_is_other_data(tmp_path, field):
+    """The tar's size, its first and its last 64 KiB are as before: only one member differs."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    samples = {f"{i:02}": {"png": encoded(noise), "cls": b"3", "mask.png": png(1, mode="L")} for i in range(20)}
+    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    write_shard(tmp_path / "a.tar", samples)
+    before, old = both(uri)[0], (tmp_path / "a.tar").read_bytes()
+    samples["10"][field] = b"2" if field == "cls" else samples["10"][field] + b"\0"
+    write_shard(tmp_path / "a.tar", samples)
+    os.utime(tmp_path / "a.tar", ns=(0, 0))
+    after, new = both(uri)[0], (tmp_path / "a.tar").read_bytes()
+    assert (len(old), old[:65536], old[-65536:]) == (len(new), new[:65536], new[-65536:])
+    assert old != new
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_sample_that_a_tar_holds_twice_is_the_later_one(tmp_path):
+    """As tar itself unpacks it; the image, label and mask of one sample belong together."""
+    write_shard(tmp_path / "a.tar", labeled(0, 3))
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        for field, content in (("png", png(77)), ("cls", b"7")):
+            info = tarfile.TarInfo(f"001.{field}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    read = {train.samples[i].key: train.read(i) for i in range(len(train))}
+    assert {key: (int(sample.image[0, 0, 0]), sample.label) for key, sample in read.items()} == {
+        "a.tar/000": (0, 0),
+        "a.tar/001": (77, 7),
+        "a.tar/002": (20, 2),
+    }
+    assert train.notes == ("left out: 2 files that a later one of the same name replaces, as 'a.tar/001.png'",)
+
+
+def test_members_whose_names_are_no_utf8(tmp_path):
+    write_shard(tmp_path / "a.tar", {f"caf\udce9{i}": {"png": png(i), "CLS": b"1"} for i in range(30)})
+    train, val = both(f"webdataset:{tmp_path}/a.tar")
+    assert (len(train) + len(val), train.num_classes) == (30, 2)
+    assert len(train.fingerprint) == 16
 
 
 def test_equal_names_in_two_folders_stay_apart(tmp_path):
