@@ -167,7 +167,7 @@ class FolderScan:
             self._leave_out(folder, f"folders that cannot be read ({error.strerror})")
             return
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 self._scan(Path(entry.path), parents | {place})
             elif reason := _no_image(entry):
                 self._leave_out(Path(entry.path), reason)
@@ -181,12 +181,23 @@ class FolderScan:
         return path.relative_to(self.root).as_posix()
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _no_image(entry: os.DirEntry[str]) -> str:
     """Return why a file of a folder is no image of the set, without opening it; "" if it may be one."""
     suffix = Path(entry.name).suffix.lower()
     if suffix not in SUFFIXES:
         return f"files with the suffix {suffix}" if suffix else "files without a suffix"
-    if entry.is_file():
-        return ""
+    try:
+        if entry.is_file():
+            return ""
+        exists = Path(entry.path).exists()
+    except OSError:  # a link to itself
+        exists = False
     # Opening a named pipe would wait for its writer.
-    return "pipes, sockets and devices" if Path(entry.path).exists() else "links to missing files"
+    return "pipes, sockets and devices" if exists else "links to missing files"

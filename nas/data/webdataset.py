@@ -141,9 +141,9 @@ def check_url(url: str) -> None:
 
 
 def train_and_val(pattern: str) -> tuple[str, str | None]:
-    """Split ``TRAIN::VAL``; None where the pattern serves both splits. DataError for more than two."""
+    """Split ``TRAIN::VAL``; None where the pattern serves both splits. DataError for more than two, or an empty one."""
     train, *val = split_patterns(pattern)
-    if len(val) > 1:
+    if len(val) > 1 or not all((train, *val)):
         raise DataError(f"--data webdataset: '{public_word(pattern)}': allowed: PATTERN or TRAIN::VAL")
     return train, val[0] if val else None
 

@@ -21,6 +21,7 @@ from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
 from nas.plan.probe import AssumedDevice
+from nas.search.preconditions import check_image_count
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.timm_networks import create, features, layout, parse
@@ -64,17 +65,25 @@ class Material:
         teachers: Cost of each teacher.
         images: Cost of the images.
         widths: Channels of each teacher's (summary, spatial) outputs.
+        val_images: Held-out images, as many as are asked for or found.
         targets: The built targets; None: they are not built yet.
+        warning: What the search will say of too few images; "" where they suffice.
     """
 
     teachers: tuple[TeacherCost, ...]
     images: BuildEstimate
     widths: Mapping[str, tuple[int, int]]
+    val_images: int
     targets: Targets | None = None
+    warning: str = ""
 
 
 def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:
-    """Open the images, and time every teacher on a few if its weights are here and its outputs are not cached."""
+    """Open the images, and time every teacher on a few if its weights are here and its outputs are not cached.
+
+    Raises:
+        ConfigError: The search would refuse the images that are found, see `check_image_count`.
+    """
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.img_size, _compression(config)
@@ -82,6 +91,8 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
     check_weights([spec for spec in chosen if spec not in missing])
     images = ImageCacheBuilder(source, px)
+    train, val = len(images.sets["train"]) // config.views, len(images.sets["val"])
+    warning = check_image_count(config, train, val)
     costs = []
     for done, spec in enumerate(chosen):
         progress(TIMING, done, len(chosen))
@@ -102,7 +113,9 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
         teachers=tuple(costs),
         images=estimate_images(images),
         widths={spec.name: spec.widths for spec in chosen},
+        val_images=val,
         targets=load_targets(plan.path) if ready and plan is not None else None,
+        warning=warning,
     )
 
 
@@ -131,7 +144,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         seconds = passes * pass_seconds(counted, device, config.teacher_precision)
         costs.append(TeacherCost(spec.name, passes, seconds, kept_bytes, temporary_bytes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
-    return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen})
+    return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen}, config.val_images)
 
 
 def images_bytes(config: SearchConfig) -> float:

@@ -2,14 +2,18 @@
 
 import os
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from nas.cache import CacheError, command
 from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
 from nas.cache.estimate import TIMING
+from nas.cache.inventory import read_entry
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
@@ -107,6 +111,36 @@ def test_ls_lists_the_entries(cache, capsys):
     assert next(line for line in out.splitlines() if line.startswith("xfeat int8")).split()[2] == "68"
     assert "incomplete" in out
     assert "other format" in out
+
+
+def test_entries_are_read_while_a_build_renames_their_files(cache):
+    (folder,) = cache.glob("images-*")
+    ended = threading.Event()
+
+    def write_and_rename():
+        while not ended.is_set():
+            (folder / "a.npy.tmp").write_bytes(b"1")
+            (folder / "a.npy.tmp").rename(folder / "a.npy")
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_and_rename)
+        try:
+            images = {read_entry(folder).images for _ in range(2000)}
+        finally:
+            ended.set()
+        writing.result()
+    assert images == {68}
+
+
+def test_verify_shows_no_secrets_of_a_url(cache, capsys, monkeypatch):
+    def refuse(*arguments):
+        raise CacheError("the images of 'webdataset:https://me:secret@host/{0..9}.tar?sign=secret' are others")
+
+    monkeypatch.setattr(command, "verify_set", refuse)  # in place of a server
+    assert main(["verify", "--cache", str(cache)]) == 1
+    out = capsys.readouterr().out
+    assert "error: the images of 'webdataset:https://host/{0..9}.tar' are others" in out
+    assert "secret" not in out
 
 
 def test_gc_deletes_by_age(cache, capsys):

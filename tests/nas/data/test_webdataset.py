@@ -251,6 +251,7 @@ def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(maske
         ("/no/{0..3.tar", "cannot read the pattern '/no/{0..3.tar'"),
         ("/no/such-{0..1}.tar", "no such shard '/no/such-0.tar'"),
         ("/no/${unset}.tar", "missing environment variable"),
+        ("/no/a.tar::", "'/no/a.tar::': allowed: PATTERN or TRAIN::VAL"),
         ("/no/{0000..99999999999}.tar", "more than 1,000,000 shards"),
         ("/no/{a..z}{a..z}{a..z}{a..z}{a..z}.tar", "more than 1,000,000 shards"),
         ("/no/{0..9,a,{b,c{0..99999}}}{0..9}.tar", "more than 1,000,000 shards"),
