@@ -97,12 +97,11 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     for done, spec in enumerate(chosen):
         progress(TIMING, done, len(chosen))
         if spec in missing:
-            passes = sum(map(len, images.sets.values()))
-            numbers = _numbers(spec, config)
-            kept_bytes = passes * numbers * compression.share * CODECS[config.target_dtype].bits / 8
+            sizes = _target_bytes(spec, config, len(images.sets["train"]), len(images.sets["val"]))
             way_out = "name a file with --teacher-weights or use --assume-tflops"
             note = f"no weights on this machine, so the time is unknown; {way_out}"
-            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
+            passes = sum(map(len, images.sets.values()))
+            costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression, config.teacher_precision)))
     progress(TIMING, len(chosen), len(chosen))
@@ -128,21 +127,18 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         device: Device that runs the teachers; None: the seconds are not asked for, and unknown.
     """
     passes = _passes(config)
-    share, bits = _compression(config).share, CODECS[config.target_dtype].bits
-    calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, config.train_images * config.views)
     chosen = specs(config.teachers, weights)
     costs = []
     for spec in chosen:
-        kept_bytes = passes * _numbers(spec, config) * share * bits / 8
-        temporary_bytes = calibrating * _numbers(spec, config) * 4
+        sizes = _target_bytes(spec, config, config.train_images * config.views, config.val_images)
         counted = pass_macs(spec.name)
         if counted is None or device is None:
             note = "the passes of a built-in teacher are not counted" if counted is None else ""
-            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, temporary_bytes, Basis.UNKNOWN, note))
+            costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
             continue
         note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {config.teacher_precision}"
         seconds = passes * pass_seconds(counted, device, config.teacher_precision)
-        costs.append(TeacherCost(spec.name, passes, seconds, kept_bytes, temporary_bytes, Basis.ASSUMED, note))
+        costs.append(TeacherCost(spec.name, passes, seconds, *sizes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
     return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen}, config.val_images)
 
@@ -218,9 +214,12 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
     return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 
 
-def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:
+def _target_bytes(spec: TeacherSpec, config: SearchConfig, train: int, val: int) -> tuple[float, float]:
+    """Return the bytes that the cache keeps of a teacher at most, and those that exist during its build only."""
     summary, spatial = spec.widths
-    return summary + config.grid**2 * spatial
+    numbers = summary + config.grid**2 * spatial
+    kept = (train + val) * numbers * _compression(config).share * CODECS[config.target_dtype].bits / 8
+    return kept, min(CALIBRATION_SHARDS * SHARD_ITEMS, train) * numbers * 4.0
 
 
 def _compression(config: SearchConfig) -> Compression:

@@ -16,7 +16,7 @@ from nas.measure import MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parse, parser
-from nas.plan.teacher_costs import material_here
+from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
 from nas.study.config import SearchConfig
 from tests.nas.data.builders import png
@@ -170,6 +170,15 @@ def test_a_plan_refuses_the_images_that_the_search_would_refuse(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.search(words, captured.err.strip().splitlines()[-1])
+
+
+def test_a_teacher_whose_weights_are_elsewhere_needs_the_disk_of_its_build(elsewhere: Path) -> None:
+    config = SearchConfig(teachers="vit_base_patch16_clip_quickgelu_224.openai", train_images=64, val_images=32)
+    (cost,) = material_here(config, {}, elsewhere, StageProgress(stderr_console())).teachers
+    (counted,) = material_counted(config, {}, None).teachers
+    assert (cost.passes, cost.seconds) == (96, None)
+    assert cost.temporary_bytes == counted.temporary_bytes == 64 * (512 + 16 * 768) * 4
+    assert cost.kept_bytes == counted.kept_bytes == 96 * (512 + 16 * 768) / 4
 
 
 def test_a_plan_counts_the_images_that_are_there_and_says_that_they_are_few(elsewhere: Path) -> None:

@@ -118,6 +118,20 @@ def test_images_that_cannot_be_decoded_are_no_images_to_train_on(
     assert not (tmp_path / "run" / FILE_NAME).exists()
 
 
+def test_images_that_were_asked_for_and_not_found_are_not_proposed(tmp_path: Path) -> None:
+    """Of 600 held-out images 64 were there, and each model has its own noise on them."""
+    settings = settings_of([*WORDS, "--run", str(tmp_path / "run"), "--val-images", "600"])
+    trials = trained(settings, noise=(0.0,) * 6)
+    write_pilot(tmp_path / "run", settings, trials)
+    rng = np.random.default_rng(1)
+    for path in sorted((tmp_path / "run" / IMAGE_SCORES).iterdir()):
+        np.save(path, np.load(path) + 3 * rng.standard_normal(64))
+    pilot = outcome(settings, trials)
+    assert pilot.enough is None
+    assert flags(pilot).endswith("--val-images 64")
+    assert any("halves of the 64 held-out images" in reason for reason in pilot_json(pilot)["proposal"]["reasons"])
+
+
 def test_tables_say_what_is_proposed_and_what_is_not_known(pilot: Pilot) -> None:
     console = Console(record=True, file=open(os.devnull, "w"), width=300)  # noqa: SIM115, PTH123
     show_pilot(pilot, console)
