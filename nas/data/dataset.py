@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
@@ -39,6 +40,7 @@ TURNS = {  # by the EXIF tag, as phones write it
 UNSCALED_MODES = ("I", "F")  # of Pillow: 32-bit integers and floats, which it would clip to 0..255
 SAMPLED_BYTES = 65536
 RETRY_S = (0.2, 1.0, 5.0)  # waits before a read that failed is tried again: a network disk can be away for a moment
+PERMANENT = (FileNotFoundError, PermissionError)  # errors for which waiting does not help
 MAX_HASHED_FILES = 4096  # files whose content is part of a fingerprint; of a larger set, only some are read
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
@@ -155,15 +157,27 @@ def file_identity(path: Path) -> str:
 
 
 def identities(paths: Sequence[Path]) -> list[str]:
-    """Return an identity of every file; above MAX_HASHED_FILES, most identities are the file's size alone."""
+    """Return an identity of every file; above MAX_HASHED_FILES, most identities are the file's size alone.
+
+    Raises:
+        DataUnavailable: The system cannot read a file that is there: its identity would be that of other data.
+    """
     hashed = set(evenly_spaced(len(paths), MAX_HASHED_FILES))
-    result = []
-    for i, path in enumerate(paths):
-        try:
-            result.append(file_identity(path) if i in hashed else str(path.stat().st_size))
-        except OSError:  # reading the image will raise the error, with its name
-            result.append("unreadable")
-    return result
+    work = [file_identity if i in hashed else _size for i in range(len(paths))]
+    return [_identity(path, identify) for path, identify in zip(paths, work, strict=True)]
+
+
+def _size(path: Path) -> str:
+    return str(path.stat().st_size)
+
+
+def _identity(path: Path, identify: Callable[[Path], str]) -> str:
+    try:
+        return with_retries(path, partial(identify, path))
+    except DataUnavailable as error:
+        if not isinstance(error.__cause__, PERMANENT):
+            raise
+        return "unreadable"  # reading the image will raise the error, with its name
 
 
 def left_out_note(reason: str, names: Sequence[str]) -> str:
@@ -192,14 +206,23 @@ def read_file(path: Path, offset: int = 0, size: int = -1) -> bytes:
     Raises:
         DataUnavailable: The system cannot read it, nor after the waits RETRY_S if the file may come back.
     """
+    return with_retries(path, partial(_read, path, offset, size))
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def with_retries(path: Path, work: Callable[[], T]) -> T:
+    """Return the result of `work` on a file or folder; DataUnavailable if the system cannot read it, nor later."""
     waits_s = iter(RETRY_S)
     while True:
         try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                return file.read(size)
+            return work()
         except OSError as error:
-            wait_s = None if isinstance(error, FileNotFoundError | PermissionError) else next(waits_s, None)
+            wait_s = None if isinstance(error, PERMANENT) else next(waits_s, None)
             if wait_s is None:
                 raise DataUnavailable(f"--data: cannot read '{path}': {error.strerror or error}") from error
         time.sleep(wait_s)

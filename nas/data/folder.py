@@ -14,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from nas.data.dataset import (
+    PERMANENT,
     DataError,
+    DataUnavailable,
     Sample,
     Split,
     decode,
@@ -26,6 +28,7 @@ from nas.data.dataset import (
     read_file,
     shuffled,
     square,
+    with_retries,
 )
 
 SPLITS = ("train", "val")
@@ -162,9 +165,12 @@ class FolderScan:
             self._leave_out(folder, "links to folders that contain them")
             return
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            self._leave_out(folder, f"folders that cannot be read ({error.strerror})")
+            entries = with_retries(folder, lambda: sorted(os.scandir(folder), key=lambda entry: entry.name))
+        except DataUnavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, PERMANENT):  # without this folder, the images would be other data
+                raise
+            self._leave_out(folder, f"folders that cannot be read ({cause.strerror})")
             return
         for entry in entries:
             if _is_folder(entry):

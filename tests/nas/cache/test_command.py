@@ -134,13 +134,13 @@ def test_entries_are_read_while_a_build_renames_their_files(cache):
 
 def test_verify_shows_no_secrets_of_a_url(cache, capsys, monkeypatch):
     def refuse(*arguments):
-        raise CacheError("the images of 'webdataset:https://me:secret@host/{0..9}.tar?sign=secret' are others")
+        raise CacheError("the images of 'webdataset:https://me:hidden@host/{0..9}.tar?sign=hidden' are others")
 
     monkeypatch.setattr(command, "verify_set", refuse)  # in place of a server
     assert main(["verify", "--cache", str(cache)]) == 1
     out = capsys.readouterr().out
     assert "error: the images of 'webdataset:https://host/{0..9}.tar' are others" in out
-    assert "secret" not in out
+    assert "hidden" not in out
 
 
 def test_gc_deletes_by_age(cache, capsys):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -94,6 +95,49 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, fo
     failing_reads(monkeypatch, len(RETRY_S) + 1)
     with pytest.raises(DataUnavailable, match=r"cannot read '/.*(x.png|a.tar)': Input/output error"):
         images.read(0)
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset"])
+def test_a_disk_that_is_away_for_a_moment_makes_no_other_data(tmp_path, monkeypatch, form):
+    """Another fingerprint would let the teachers run again on all images."""
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(7)}})
+    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+
+    def opened():
+        return open_images(uri, "train", None, 0, 32, Path("unused"))
+
+    before, images = opened().fingerprint, opened()
+    waited = failing_reads(monkeypatch, len(RETRY_S))
+    assert images.fingerprint == before
+    assert waited == list(RETRY_S)
+    images = opened()
+    failing_reads(monkeypatch, len(RETRY_S) + 1)
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*(png|a.tar)': Input/output error"):
+        _ = images.fingerprint
+
+
+def test_a_folder_that_is_away_for_a_moment_is_not_left_out(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(9):
+            (tmp_path / name / f"{i}.png").write_bytes(png(i))
+    scan, waited, left = os.scandir, [], [1]
+
+    def fail_at_first(path):
+        if Path(path).name == "dog" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail_at_first)
+    monkeypatch.setattr("nas.data.dataset.time.sleep", waited.append)
+    images = open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
+    assert (images.class_names, images.notes, waited) == (("cat", "dog"), (), [RETRY_S[0]])
+    left[0] = len(RETRY_S) + 1
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*dog': Stale file handle"):
+        open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
 
 
 @pytest.mark.parametrize("name", BROKEN)
