@@ -393,6 +393,16 @@ def check_pattern(pattern: str) -> None:
             sources(part)
 
 
+def absolute_pattern(pattern: str) -> str:
+    """Return a pattern whose relative paths begin at the root; URLs, and parts that begin with a brace, stay."""
+    bare, mark, ignored = pattern.partition("#ignore=")
+    parts = [
+        part if is_remote(part) or part[0] in "{$" else str(Path(part).expanduser().absolute())
+        for part in split_patterns(bare)
+    ]
+    return f"{'::'.join(parts)}{mark}{ignored}"
+
+
 def open_shards(
     pattern: str, split: Split, count: int | None, seed: int, size_px: int, cache_dir: Path, progress: Progress
 ) -> Shards:

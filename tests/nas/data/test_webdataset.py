@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.data import IGNORE_LABEL, DataError, open_images, webdataset
+from nas.data import IGNORE_LABEL, DataError, absolute_uri, open_images, webdataset
 from tests.nas.data.builders import SHARED, encoded, png, write_shard
 
 
@@ -59,6 +59,16 @@ def test_only_as_many_shards_as_the_count_asks_for_in_an_order_of_the_seed(tmp_p
     assert keys(first[0]) == keys(both(uri, seed=0, count=6)[0])
     assert set(keys(first[0])) < set(keys(both(uri, seed=0, count=7)[0]))
     assert len({images.fingerprint for images in first}) == 6
+
+
+def test_patterns_of_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mixed = "webdataset:a/{0..3}.tar::https://me:x@host/{0..9}.tar?s=1#ignore=0,255"
+    assert (
+        absolute_uri(mixed) == f"webdataset:{tmp_path}/a/{{0..3}}.tar::https://me:x@host/{{0..9}}.tar?s=1#ignore=0,255"
+    )
+    for uri in ("builtin", "cifar10", "webdataset:/x/*.tar", "webdataset:{/x,/y}/0.tar", "webdataset:${D}/0.tar"):
+        assert absolute_uri(uri) == uri
 
 
 def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
