@@ -108,7 +108,7 @@ def absolute_uri(uri: str) -> str:
     """Return the URI of the same images that a process in another folder can open."""
     form, _, argument = uri.partition(":")
     if form == "imagefolder":
-        return f"imagefolder:{image_root(argument).absolute()}"
+        return f"imagefolder:{Path(argument).expanduser().absolute()}"
     return f"webdataset:{absolute_pattern(argument)}" if form == "webdataset" else uri
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -56,6 +57,7 @@ IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
 MASK_FIELDS = ("mask.png", "seg.png")
 LABEL_FIELDS = ("cls", "json")
 BLOCK_BYTES = 512
+QUIET_S = 2.0  # a selection of local shards that takes longer reports its progress
 
 NAMES_FILE = "classes.json"
 
@@ -456,7 +458,7 @@ class ShardSelection:
 
     def collect(self, shards: list[str], progress: Progress) -> None:
         """Index as many of the shards as `count` needs."""
-        stage = f"{self.split} shards, MiB"
+        stage, began = f"{self.split} shards, MiB", time.monotonic()
         for number, shard in enumerate(shards):
             name, path = public_word(shard), Path(shard)
             if is_remote(shard):
@@ -468,6 +470,9 @@ class ShardSelection:
             self.samples += shuffled(selected, self.seed, key_of)
             self.paths.append(path)
             self.indexed += len(index)
+            if not is_remote(shard) and time.monotonic() - began > QUIET_S:
+                read = number + 1
+                progress(f"{self.split} shards", read, read + max(0, self.expected_shards(len(shards) - read)))
             if self.count and len(self.samples) >= self.count:
                 self.unread = len(shards) - number - 1
                 break

@@ -71,6 +71,19 @@ def test_patterns_of_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
         assert absolute_uri(uri) == uri
 
 
+def test_reading_many_local_shards_shows_its_progress(tmp_path, monkeypatch):
+    """10 million samples take minutes; a few thousand take no line."""
+    for shard in range(8):
+        write_shard(tmp_path / f"s-{shard}.tar", labeled(10 * shard, 4))
+    shown = {}
+    for quiet_s in (webdataset.QUIET_S, -1.0):
+        monkeypatch.setattr(webdataset, "QUIET_S", quiet_s)
+        shown[quiet_s] = calls = []
+        uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/s-0.tar"
+        open_images(uri, "train", 10, 0, 32, tmp_path, progress=lambda *call, calls=calls: calls.append(call))
+    assert list(shown.values()) == [[], [("train shards", read, 3) for read in (1, 2, 3)]]
+
+
 def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
     uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
     write_shard(tmp_path / "a.tar", labeled(0, 3))
