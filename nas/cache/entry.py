@@ -259,8 +259,9 @@ def mark_in_use(folder: Path) -> None:
     mark = folder / "used"
     if folder.exists() and not os.access(folder, os.W_OK):
         with suppress(OSError):
-            _marks[folder] = _marks.pop(folder, None) or mark.open("rb")
-            fcntl.flock(_marks[folder], fcntl.LOCK_SH)
+            readable: BinaryIO = _marks.get(folder) or mark.open("rb")
+            fcntl.flock(readable, fcntl.LOCK_SH)
+            _marks[folder] = readable
         return
     while True:
         folder.mkdir(parents=True, exist_ok=True)
