@@ -12,6 +12,7 @@ from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.poses import build_poses, has_poses
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
+from nas.data import absolute_uri
 from nas.data.dataset import Progress, digest
 from nas.study.config import SearchConfig
 from nas.study.records import StudyInfo
@@ -73,8 +74,9 @@ class CachePlan:
         build_poses(self.images, self.teachers, progress)
         if not self.path.exists():
             source = self.images.source
-            origin = {"data": source.uri, "train_images": source.counts["train"], "val_images": source.counts["val"]}
-            origin |= {"seed": source.seed, "views": source.views, "teachers": self.teachers_name}
+            counts = {f"{split}_images": count for split, count in source.counts.items()}
+            origin = {"data": absolute_uri(source.uri), **counts, "seed": source.seed, "views": source.views}
+            origin["teachers"] = self.teachers_name
             teachers = {teacher.spec.name: teacher.entry.folder.name for teacher in self.teachers}
             folder = self.images.entry.folder.name
             write_json(self.path, {"images": folder, "teachers": teachers, "origin": origin})

@@ -15,6 +15,7 @@ from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
 from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_console
 from nas.command_log import announce
+from nas.study.redaction import public_text
 from nas.terminal import write_line
 
 DAY_S = 86400.0
@@ -72,7 +73,7 @@ def _verify_set(path: Path, settings: VerifySettings) -> bool:
     try:
         agreements = verify_set(path, settings.samples, settings.weights)
     except ValueError as error:
-        write_line(f"  error: {one_line(error)}")
+        write_line(f"  error: {public_text(one_line(error))}")
         return False
     for agreement in agreements:
         write_line(f"  {agreement_line(agreement)}")

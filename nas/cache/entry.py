@@ -18,7 +18,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -253,14 +253,19 @@ _marks: dict[Path, BinaryIO] = {}
 def mark_in_use(folder: Path) -> None:
     """Mark a folder as in use until this process ends, so that `remove_unless_in_use` keeps it.
 
-    The mark is a shared lock on the folder's file ``used``, whose modification time is the time of the last use.
+    The mark is a shared lock on the folder's file ``used``, whose modification time is the time of the last use. In a
+    folder of another user, which this process can only read, it takes the lock and leaves the time.
     """
     mark = folder / "used"
     if folder.exists() and not os.access(folder, os.W_OK):
-        return  # another user's folder, which this process can only read
+        with suppress(OSError):
+            readable: BinaryIO = _marks.get(folder) or mark.open("rb")
+            fcntl.flock(readable, fcntl.LOCK_SH)
+            _marks[folder] = readable
+        return
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _marks.pop(folder, None) or mark.open("ab")
+        file = _marks.pop(folder, None) or mark.open("ab+")  # NFS needs a file that can be read for a shared lock
         fcntl.flock(file, fcntl.LOCK_SH)
         if mark.exists() and os.path.samestat(os.fstat(file.fileno()), mark.stat()):
             break
@@ -271,6 +276,8 @@ def mark_in_use(folder: Path) -> None:
 
 def remove_unless_in_use(folder: Path, dry_run: bool = False) -> bool:
     """Delete a folder unless a process uses it; return whether it is (with `dry_run`, would be) deleted."""
+    # Rename the folder first: a process may start to build it while its files are being deleted.
+    renamed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     with ExitStack() as stack:
         if (folder / "used").exists():
             file = stack.enter_context((folder / "used").open("ab"))
@@ -278,9 +285,8 @@ def remove_unless_in_use(folder: Path, dry_run: bool = False) -> bool:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-        if not dry_run:
-            # Rename the folder first: a process may start to build it while its files are being deleted.
-            renamed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-            folder.rename(renamed)
-            shutil.rmtree(renamed)
+        if dry_run:
+            return True
+        folder.rename(renamed)
+    shutil.rmtree(renamed)  # with no file open: NFS would keep that file and the folder
     return True

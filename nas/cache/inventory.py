@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from nas.cache.entry import CacheEntry, CacheError, read_json, remove_unless_in_use
@@ -45,11 +47,21 @@ def list_entries(root: Path) -> list[InventoryEntry]:
 
 def read_entry(folder: Path) -> InventoryEntry:
     """Read an entry's state, even if it is incomplete or damaged."""
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    mark = folder / "used"
-    last_used = mark.stat().st_mtime if mark.exists() else max((stat.st_mtime for stat in files), default=0.0)
+    files = {
+        path: status for path, status in map(_with_status, folder.rglob("*")) if status and S_ISREG(status.st_mode)
+    }
+    mark = files.get(folder / "used")
+    last_used = mark.st_mtime if mark else max((status.st_mtime for status in files.values()), default=0.0)
     content, images, state = describe(CacheEntry(folder))
-    return InventoryEntry(folder, content, images, sum(stat.st_size for stat in files), last_used, state)
+    return InventoryEntry(folder, content, images, sum(status.st_size for status in files.values()), last_used, state)
+
+
+def _with_status(path: Path) -> tuple[Path, os.stat_result | None]:
+    """Return a path and its status; None where a build has renamed or deleted the file meanwhile."""
+    try:
+        return path, path.stat()
+    except FileNotFoundError:
+        return path, None
 
 
 def describe(entry: CacheEntry) -> tuple[str, int, str]:

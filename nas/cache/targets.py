@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cache.codecs import CODECS, Codec
-from nas.cache.entry import CacheEntry, CacheError, mark_in_use, read_json
+from nas.cache.entry import CacheEntry, CacheError, damage, mark_in_use, read_json
 from nas.cache.poses import POSES, poses_file
 from nas.cache.shards import ShardedArray, TargetArray, mapped
 from nas.cache.standardize import HEADS, Standardizer, load_statistics
@@ -151,6 +151,8 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
         entry.check(hashes=verify)
         mark_in_use(entry.folder)
     images = cache_set.images.manifest
+    for entry in cache_set.teachers.values():
+        check_rows(entry, images)
     manifests = {name: entry.manifest for name, entry in cache_set.teachers.items()}
     statistics = {name: load_statistics(entry.folder) for name, entry in cache_set.teachers.items()}
     codecs = {
@@ -183,6 +185,19 @@ def load_targets(path: Path, verify: bool = False) -> Targets:
         class_names=None if images["class_names"] is None else tuple(images["class_names"]),
         poses=load_poses(cache_set, codecs),
     )
+
+
+def check_rows(entry: CacheEntry, images: Mapping[str, Any]) -> None:
+    """Raise CacheError where a teacher's entry has other rows than the images' manifest.
+
+    Images that were deleted and built again by other libraries may lack other undecodable ones.
+    """
+    for name, record in images["shards"].items():
+        rows = entry.manifest["shards"].get(name, {}).get("rows")
+        if rows != record["rows"]:
+            raise damage(
+                entry.manifest_path, f"of {rows} images in {name}, of which {record['rows']} can be decoded now"
+            )
 
 
 def precision_of(manifest: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from nas.data.cifar import Cifar10, open_cifar10
 from nas.data.composites import Composites, GlyphPoses
 from nas.data.dataset import IGNORE_LABEL, CorruptImage, DataError, ImageSet, Progress, Sample, Split
 from nas.data.folder import ImageFolder, image_root, open_folder
-from nas.data.webdataset import Shards, check_pattern, open_shards
+from nas.data.webdataset import Shards, absolute_pattern, check_pattern, open_shards
 
 __all__ = [
     "FORMS",
@@ -24,6 +24,7 @@ __all__ = [
     "ImageSet",
     "Sample",
     "Split",
+    "absolute_uri",
     "check_uri",
     "open_images",
     "open_poses",
@@ -101,6 +102,14 @@ def check_uri(uri: str) -> None:
         check_pattern(argument)
     elif uri not in ("builtin", "cifar10"):
         raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")
+
+
+def absolute_uri(uri: str) -> str:
+    """Return the URI of the same images that a process in another folder can open."""
+    form, _, argument = uri.partition(":")
+    if form == "imagefolder":
+        return f"imagefolder:{Path(argument).expanduser().absolute()}"
+    return f"webdataset:{absolute_pattern(argument)}" if form == "webdataset" else uri
 
 
 def open_poses(uri: str, most: int, size_px: int) -> ImageSet | None:

@@ -6,9 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import Request, urlopen
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from nas.data.dataset import DataError, DataUnavailable, Pixels, Sample, Split, digest, file_identity, square
@@ -66,7 +68,7 @@ class Cifar10:
 
 def find_cifar10(cache_dir: Path) -> bool:
     """Return whether `cache_dir` has CIFAR-10, and nothing has to be downloaded; DataError if it cannot be."""
-    if all(file.is_file() for split in FILES for file in _files(cache_dir, split)):
+    if all(_complete(_files(cache_dir, split)) for split in FILES):
         return True
     try:
         with urlopen(Request(URL, method="HEAD"), timeout=TIMEOUT_S):
@@ -82,16 +84,32 @@ def _files(cache_dir: Path, split: Split) -> tuple[Path, ...]:
     return tuple(cache_dir / FOLDER / name for name in FILES[split])
 
 
+def _complete(files: tuple[Path, ...]) -> bool:
+    return all(file.is_file() for file in files)
+
+
+def _download(cache_dir: Path, files: tuple[Path, ...]) -> None:
+    """Download and unpack the archive, once for all processes; a file gets its name when it is whole."""
+    from torchvision.datasets.utils import download_and_extract_archive  # imports torch, which takes seconds
+
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_dir / f".{FOLDER}.lock"), TemporaryDirectory(dir=cache_dir, prefix=".cifar10-") as unpacked:
+            if _complete(files):
+                return
+            download_and_extract_archive(URL, str(cache_dir), unpacked, md5=MD5)
+            (cache_dir / FOLDER).mkdir(exist_ok=True)
+            for file in Path(unpacked, FOLDER).iterdir():
+                file.replace(cache_dir / FOLDER / file.name)
+    except (OSError, RuntimeError) as error:
+        raise DataUnavailable(f"--data cifar10: cannot download {URL} into '{cache_dir}': {error}") from error
+
+
 def open_cifar10(cache_dir: Path, split: Split, count: int | None, seed: int, size_px: int) -> Cifar10:
     """Open CIFAR-10 in `cache_dir`; it is downloaded (170 MB) if missing. DataError if a file is missing or damaged."""
     files = _files(cache_dir, split)
-    if not all(file.is_file() for file in files):
-        from torchvision.datasets.utils import download_and_extract_archive  # imports torch, which takes seconds
-
-        try:
-            download_and_extract_archive(URL, str(cache_dir), md5=MD5)
-        except (OSError, RuntimeError) as error:
-            raise DataUnavailable(f"--data cifar10: cannot download {URL} into '{cache_dir}': {error}") from error
+    if not _complete(files):
+        _download(cache_dir, files)
     total = 0
     for file in files:
         records, rest = divmod(file.stat().st_size, RECORD_BYTES)

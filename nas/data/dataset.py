@@ -10,12 +10,13 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nas.cli import OperationFailed
 
@@ -27,8 +28,19 @@ T = TypeVar("T")
 BACKGROUND = "white"  # of transparent images
 IGNORE_LABEL = 255  # mask value of void pixels, which are never scored
 VAL_SHARE = 5  # one image in five is held out where a source has no splits
+TURNS = {  # by the EXIF tag, as phones write it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+UNSCALED_MODES = ("I", "F")  # of Pillow: 32-bit integers and floats, which it would clip to 0..255
 SAMPLED_BYTES = 65536
 RETRY_S = (0.2, 1.0, 5.0)  # waits before a read that failed is tried again: a network disk can be away for a moment
+PERMANENT = (FileNotFoundError, PermissionError)  # errors for which waiting does not help
 MAX_HASHED_FILES = 4096  # files whose content is part of a fingerprint; of a larger set, only some are read
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
@@ -117,7 +129,12 @@ class ImageSet(Protocol):
 
 def held_out(name: str) -> bool:
     """Tell whether an image belongs to the validation split, by a hash of its name: it never changes sides."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % VAL_SHARE == 0
+    return int(hashlib.sha256(name_bytes(name)).hexdigest()[:8], 16) % VAL_SHARE == 0
+
+
+def name_bytes(name: str) -> bytes:
+    """Return a file's name as the bytes on disk or in a tar; they may be Latin-1 in place of UTF-8."""
+    return name.encode(errors="surrogateescape")
 
 
 def digest(parts: Iterable[object]) -> str:
@@ -140,15 +157,27 @@ def file_identity(path: Path) -> str:
 
 
 def identities(paths: Sequence[Path]) -> list[str]:
-    """Return an identity of every file; above MAX_HASHED_FILES, most identities are the file's size alone."""
+    """Return an identity of every file; above MAX_HASHED_FILES, most identities are the file's size alone.
+
+    Raises:
+        DataUnavailable: The system cannot read a file that is there: its identity would be that of other data.
+    """
     hashed = set(evenly_spaced(len(paths), MAX_HASHED_FILES))
-    result = []
-    for i, path in enumerate(paths):
-        try:
-            result.append(file_identity(path) if i in hashed else str(path.stat().st_size))
-        except OSError:  # reading the image will raise the error, with its name
-            result.append("unreadable")
-    return result
+    work = [file_identity if i in hashed else _size for i in range(len(paths))]
+    return [_identity(path, identify) for path, identify in zip(paths, work, strict=True)]
+
+
+def _size(path: Path) -> str:
+    return str(path.stat().st_size)
+
+
+def _identity(path: Path, identify: Callable[[Path], str]) -> str:
+    try:
+        return with_retries(path, partial(identify, path))
+    except DataUnavailable as error:
+        if not isinstance(error.__cause__, PERMANENT):
+            raise
+        return "unreadable"  # reading the image will raise the error, with its name
 
 
 def left_out_note(reason: str, names: Sequence[str]) -> str:
@@ -163,7 +192,7 @@ def evenly_spaced(total: int, most: int) -> list[int]:
 
 def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
     """Order items by the seed and their names alone; removing some leaves the order of the others."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{name(item)}".encode()).digest())
+    return sorted(items, key=lambda item: hashlib.sha256(name_bytes(f"{seed}/{name(item)}")).digest())
 
 
 def read_file(path: Path, offset: int = 0, size: int = -1) -> bytes:
@@ -177,30 +206,55 @@ def read_file(path: Path, offset: int = 0, size: int = -1) -> bytes:
     Raises:
         DataUnavailable: The system cannot read it, nor after the waits RETRY_S if the file may come back.
     """
+    return with_retries(path, partial(_read, path, offset, size))
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def with_retries(path: Path, work: Callable[[], T]) -> T:
+    """Return the result of `work` on a file or folder; DataUnavailable if the system cannot read it, nor later."""
     waits_s = iter(RETRY_S)
     while True:
         try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                return file.read(size)
+            return work()
         except OSError as error:
-            wait_s = None if isinstance(error, FileNotFoundError | PermissionError) else next(waits_s, None)
+            wait_s = None if isinstance(error, PERMANENT) else next(waits_s, None)
             if wait_s is None:
                 raise DataUnavailable(f"--data: cannot read '{path}': {error.strerror or error}") from error
         time.sleep(wait_s)
 
 
 def decode(source: BinaryIO, name: str) -> Image.Image:
-    """Decode an RGB image with all its pixels, a transparent one on a white background; CorruptImage if that fails."""
+    """Decode an RGB image as it is shown: all its pixels, turned as its EXIF tag says, transparent ones on white.
+
+    Raises:
+        CorruptImage: That fails, or nothing says which numbers of its channels are black and white.
+    """
     with naming_errors(name), Image.open(source) as image:
         image.load()
-        if image.mode == "I;16":  # Pillow would clip the 16 bits, not scale them
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        if image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
-            return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image.convert("RGBA")).convert(
-                "RGB"
-            )
-        return image.convert("RGB")
+        if image.mode in UNSCALED_MODES:
+            raise ValueError(f"mode {image.mode} of {image.format} has no known range; allowed: 8 or 16 bits a channel")
+        if image.mode.startswith("I;16"):  # Pillow would clip the 16 bits, not scale them
+            rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        elif image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
+            white = Image.new("RGBA", image.size, BACKGROUND)
+            rgb = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        else:
+            rgb = image.convert("RGB")
+        turn = TURNS.get(orientation(image))
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return an image's orientation by its EXIF tag, 1 for upright; Pillow has turned TIFF already."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of many types: the pixels of an image with damaged metadata are read all the same
+        return 1
 
 
 def decode_mask(source: BinaryIO, name: str) -> Image.Image:

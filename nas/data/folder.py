@@ -14,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from nas.data.dataset import (
+    PERMANENT,
     DataError,
+    DataUnavailable,
     Sample,
     Split,
     decode,
@@ -26,9 +28,11 @@ from nas.data.dataset import (
     read_file,
     shuffled,
     square,
+    with_retries,
 )
 
 SPLITS = ("train", "val")
+OTHER_SPLITS = frozenset({"test", "testing", "valid", "validation", "eval", "dev"})  # next to "train": no classes
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -54,13 +58,13 @@ class ImageFolder:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names of the class folders, None without labels."""
-        return self.classes or None
+        return tuple(map(printable, self.classes)) or None
 
     @cached_property
     def fingerprint(self) -> str:
         """Return a digest of the files, the classes and the size."""
         files = identities([self.root / name for name in self.names])
-        return digest(["imagefolder", 3, self.size_px, self.classes, self.names, files])
+        return digest(["imagefolder", 4, self.size_px, self.classes, self.names, files])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -89,12 +93,20 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
     """Open the images under `path`. DataError where there is no such folder or no image on this side of the split.
 
     If it has folders ``train`` and ``val``, these are the splits. Otherwise an image's split
-    follows from the hash of its relative path, so adding images moves none.
+    follows from the hash of its relative path, so adding images moves none. A folder ``train`` alone is no class.
     """
     root = image_root(path)
     separated = all((root / name).is_dir() for name in SPLITS)
     scan = FolderScan(root / "train" if separated else root)
+    if not separated and scan.classes()[0] == ("train",):
+        root = root / "train"
+        scan = FolderScan(root)
     present, (classes, notes) = scan.names(), scan.classes()
+    if "train" in classes and (others := sorted(OTHER_SPLITS & {*classes})):
+        raise DataError(
+            f"--data imagefolder: the folders 'train' and '{others[0]}' of '{path}' would be two classes; call the"
+            f" held-out images 'val', or give imagefolder:{path}/train alone"
+        )
     notes += scan.notes()
     if separated:
         root = root / split
@@ -153,12 +165,15 @@ class FolderScan:
             self._leave_out(folder, "links to folders that contain them")
             return
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            self._leave_out(folder, f"folders that cannot be read ({error.strerror})")
+            entries = with_retries(folder, lambda: sorted(os.scandir(folder), key=lambda entry: entry.name))
+        except DataUnavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, PERMANENT):  # without this folder, the images would be other data
+                raise
+            self._leave_out(folder, f"folders that cannot be read ({cause.strerror})")
             return
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 self._scan(Path(entry.path), parents | {place})
             elif reason := _no_image(entry):
                 self._leave_out(Path(entry.path), reason)
@@ -172,12 +187,23 @@ class FolderScan:
         return path.relative_to(self.root).as_posix()
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _no_image(entry: os.DirEntry[str]) -> str:
     """Return why a file of a folder is no image of the set, without opening it; "" if it may be one."""
     suffix = Path(entry.name).suffix.lower()
     if suffix not in SUFFIXES:
         return f"files with the suffix {suffix}" if suffix else "files without a suffix"
-    if entry.is_file():
-        return ""
+    try:
+        if entry.is_file():
+            return ""
+        exists = Path(entry.path).exists()
+    except OSError:  # a link to itself
+        exists = False
     # Opening a named pipe would wait for its writer.
-    return "pipes, sockets and devices" if Path(entry.path).exists() else "links to missing files"
+    return "pipes, sockets and devices" if exists else "links to missing files"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -56,6 +57,7 @@ IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
 MASK_FIELDS = ("mask.png", "seg.png")
 LABEL_FIELDS = ("cls", "json")
 BLOCK_BYTES = 512
+QUIET_S = 2.0  # a selection of local shards that takes longer reports its progress
 
 NAMES_FILE = "classes.json"
 
@@ -141,9 +143,9 @@ def check_url(url: str) -> None:
 
 
 def train_and_val(pattern: str) -> tuple[str, str | None]:
-    """Split ``TRAIN::VAL``; None where the pattern serves both splits. DataError for more than two."""
+    """Split ``TRAIN::VAL``; None where the pattern serves both splits. DataError for more than two, or an empty one."""
     train, *val = split_patterns(pattern)
-    if len(val) > 1:
+    if len(val) > 1 or not all((train, *val)):
         raise DataError(f"--data webdataset: '{public_word(pattern)}': allowed: PATTERN or TRAIN::VAL")
     return train, val[0] if val else None
 
@@ -202,6 +204,7 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex
     """Index one version of a file."""
     fields: dict[str, dict[str, Member]] = {}
     links: list[str] = []
+    replaced: list[str] = []
     labels: dict[str, int | None] = {}
     short = name.rpartition("/")[2]
     try:
@@ -211,10 +214,14 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex
                     links += [] if info.isdir() else [f"{short}/{info.name}"]
                     continue
                 folder, slash, base = info.name.rpartition("/")
-                stem, _, field = base.lower().partition(".")
-                key = f"{short}/{folder}{slash}{base[: len(stem)]}"
-                fields.setdefault(key, {})[field] = Member(path, info.offset_data, info.size)
-                file = tar.extractfile(info) if field in LABEL_FIELDS and labels.get(key) is None else None
+                stem, _, field = base.partition(".")
+                key, field = f"{short}/{folder}{slash}{stem}", field.lower()
+                members = fields.setdefault(key, {})
+                again = field in members
+                replaced += [f"{short}/{info.name}"] if again else []
+                members[field] = Member(path, info.offset_data, info.size)
+                wanted = field in LABEL_FIELDS and (again or labels.get(key) is None)
+                file = tar.extractfile(info) if wanted else None
                 if file:
                     labels[key] = label_in(file.read(), field, key)
             end = Member(path, tar.offset, BLOCK_BYTES).read()
@@ -229,8 +236,12 @@ def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex
             samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), labels.get(key)))
         else:
             without.append(key)
-    left_out = {f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without)}
-    return ShardIndex(tuple(samples), left_out | {"links and devices": tuple(links)})
+    left_out = {
+        f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without),
+        "links and devices": tuple(links),
+        "files that a later one of the same name replaces": tuple(replaced),
+    }
+    return ShardIndex(tuple(samples), left_out)
 
 
 def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
@@ -351,10 +362,14 @@ class Shards:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a digest of the shards, the samples' keys, the classes and the size."""
-        keys = [sample.key for sample in self.samples]
+        """Return a digest of the shards, the samples, the classes and the size.
+
+        A shard that was written anew may have the size, the beginning and the end of the old one, so that each sample's
+        label and the sizes of its files are in the digest.
+        """
         classes = [self.num_classes, self.names, self.ignored]
-        return digest(["webdataset", 3, self.size_px, keys, classes, identities(self.paths)])
+        samples = ((s.key, s.label, s.image.size, s.mask and s.mask.size) for s in self.samples)
+        return digest(["webdataset", 4, self.size_px, classes, identities(self.paths), *samples])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -378,6 +393,16 @@ def check_pattern(pattern: str) -> None:
     for part in train_and_val(pattern.partition("#ignore=")[0]):
         if part is not None:
             sources(part)
+
+
+def absolute_pattern(pattern: str) -> str:
+    """Return a pattern whose relative paths begin at the root; URLs, and parts that begin with a brace, stay."""
+    bare, mark, ignored = pattern.partition("#ignore=")
+    parts = [
+        part if is_remote(part) or part[0] in "{$" else str(Path(part).expanduser().absolute())
+        for part in split_patterns(bare)
+    ]
+    return f"{'::'.join(parts)}{mark}{ignored}"
 
 
 def open_shards(
@@ -433,7 +458,7 @@ class ShardSelection:
 
     def collect(self, shards: list[str], progress: Progress) -> None:
         """Index as many of the shards as `count` needs."""
-        stage = f"{self.split} shards, MiB"
+        stage, began = f"{self.split} shards, MiB", time.monotonic()
         for number, shard in enumerate(shards):
             name, path = public_word(shard), Path(shard)
             if is_remote(shard):
@@ -445,6 +470,9 @@ class ShardSelection:
             self.samples += shuffled(selected, self.seed, key_of)
             self.paths.append(path)
             self.indexed += len(index)
+            if not is_remote(shard) and time.monotonic() - began > QUIET_S:
+                read = number + 1
+                progress(f"{self.split} shards", read, read + max(0, self.expected_shards(len(shards) - read)))
             if self.count and len(self.samples) >= self.count:
                 self.unread = len(shards) - number - 1
                 break

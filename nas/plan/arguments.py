@@ -17,7 +17,7 @@ from nas.study.config import ConfigError, SearchConfig
 
 _EXAMPLES = """examples:
   backbone-nas plan --recipe imagenet-8a100              hours, cost and disk of a recipe
-  backbone-nas plan --budget 500 --max-hours 8           the cost of a search; nothing is run or written
+  backbone-nas plan --budget 500 --max-hours 8           the cost of a search; only images of URLs are kept
   backbone-nas plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
   backbone-nas plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
   backbone-nas search --budget 500 --plan               the same as backbone-nas plan with these flags
@@ -177,11 +177,13 @@ def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
     config = new_config(options)
     if tflops is None:
         check_device(config, device_source(given), _ASSUME)
-    gpus = tuple(options.get("gpus", ()))
+    gpus, ranks = tuple(options.get("gpus", ())), config.distill.ranks
+    if gpus and min(gpus) < ranks:
+        raise ConfigError(f"--gpus: {min(gpus)}: a trial takes {ranks} (the ranks of --distill)")
     if tflops is None:
         workers = options["workers"] if "workers" in options else default_workers(config)
     else:
-        workers = max(1, (gpus[0] if gpus else 1) // config.distill.ranks)
+        workers = max(1, (gpus[0] if gpus else 1) // ranks)
     plain = ("cache", "max_hours", "probe", "assume_tflops", "mfu", "usd_per_hour", "json")
     plot = Path(options["plot"]) if "plot" in options else None
     settings = {name: options[name] for name in plain if name in options}

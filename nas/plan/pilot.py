@@ -97,9 +97,14 @@ class Pilot:
         return next(ladder for ladder in self.ladders if ladder.rungs[0] == first)
 
     @property
+    def held_out(self) -> int:
+        """Return the number of held-out images that scored the models: there may be fewer than are asked for."""
+        return next((numbers[0].images for numbers in self.images.values()), self.config.val_images)
+
+    @property
     def val_images(self) -> int:
         """Return the proposed number of held-out images."""
-        return self.config.val_images if self.enough is None else self.enough
+        return self.held_out if self.enough is None else self.enough
 
 
 def run_pilot(settings: PilotSettings, command: str, progress: StageProgress) -> Pilot:

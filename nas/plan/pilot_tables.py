@@ -136,7 +136,7 @@ def _reasons(pilot: Pilot) -> list[str]:
         )
     elif pilot.images:
         reasons.append(
-            f"Images: two separate halves of the {pilot.config.val_images:,} held-out images rank the models with a tau"
+            f"Images: two separate halves of the {pilot.held_out:,} held-out images rank the models with a tau"
             f" below {MIN_IMAGE_TAU:g}, so keep them all; whether more would help is unknown."
         )
     return reasons

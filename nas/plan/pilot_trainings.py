@@ -221,6 +221,7 @@ def _begin(
         config, cache_root(settings.cache), weights=settings.weights, progress=progress,
         announce=partial(announce, log=_LOG), check_counts=check_counts,
     )  # fmt: skip
+    check_image_count(config, len(targets.train) // config.views, len(targets.val))  # those that could be decoded
     config.distill.check_teachers(list(targets.teachers))
     if record is not None and record.targets != targets.fingerprint:
         raise ConfigError(f"--run: {folder} has a pilot of other images or teachers; name another folder")

@@ -58,13 +58,15 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
 
     Raises:
         MeasurementError: No architecture could be probed here.
-        ConfigError: Too few random architectures are within the limits.
+        ConfigError: Too few random architectures are within the limits, or the search would refuse the images here.
     """
     config = settings.config
     number = settings.probe or (_PROBED if settings.here else _COUNTED)
     chosen, infeasible = _sampled(config, number)
     if settings.here:
-        material, probed, precision = _measured(settings, chosen, progress)
+        material = material_here(config, settings.weights, cache_root(settings.cache), progress)
+        config = replace(config, val_images=material.val_images)
+        probed, precision = _measured(config, settings.workers, material, chosen, progress)
         basis, device = Basis.MEASURED, device_name(torch_device(config.device))
     else:
         assumed = _assumed_device(settings)
@@ -128,22 +130,20 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
 
 
 def _measured(
-    settings: PlanSettings, chosen: NamedSpecs, progress: StageProgress
-) -> tuple[Material, list[ProbedCosts], PrecisionChoice | None]:
+    config: SearchConfig, workers: int, material: Material, chosen: NamedSpecs, progress: StageProgress
+) -> tuple[list[ProbedCosts], PrecisionChoice | None]:
     """Choose the precision as the search does, and probe the random architectures and the reference on this machine."""
-    config = settings.config
-    material = material_here(config, settings.weights, cache_root(settings.cache), progress)
     rows = max(ROWS, config.distill.largest_batch)
     targets = material.targets or synthetic_targets(config, material.widths, share_of(config.target_dtype, None), rows)
     presets = {config.reference, *config.baselines}
     wanted = [(name, spec) for name, spec in chosen if name == config.reference or name not in presets]
     cpus = int(environment("cpu")["cpus"])
-    threads = max(1, cpus // settings.workers), max(1, cpus - 1)
+    threads = max(1, cpus // workers), max(1, cpus - 1)
     locks, precision = lock_dir() / device_key(config.device), None
     if config.distill.precision == "auto":
         precision = choose_precision(preset(REFERENCES[config.space]), targets, config, threads[0], locks)
         config = replace(config, distill=replace(config.distill, precision=precision.precision))
-    return material, probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
+    return probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
 
 
 def _costs(
@@ -250,7 +250,7 @@ def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tu
 
 def _notes(config: SearchConfig, material: Material, here: bool, planned: Forecast) -> tuple[str, ...]:
     """Return the plan's assumptions as sentences."""
-    notes = []
+    notes = [f"Warning: {material.warning}."] if material.warning else []
     if planned.simulated.ending:
         notes.append(f"The search is likely to end early, as its simulation did: {planned.simulated.ending}.")
     if here and material.targets is None:

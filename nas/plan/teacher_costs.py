@@ -21,6 +21,7 @@ from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
 from nas.plan.probe import AssumedDevice
+from nas.search.preconditions import check_image_count
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.timm_networks import create, features, layout, parse
@@ -64,17 +65,25 @@ class Material:
         teachers: Cost of each teacher.
         images: Cost of the images.
         widths: Channels of each teacher's (summary, spatial) outputs.
+        val_images: Held-out images, as many as are asked for or found.
         targets: The built targets; None: they are not built yet.
+        warning: What the search will say of too few images; "" where they suffice.
     """
 
     teachers: tuple[TeacherCost, ...]
     images: BuildEstimate
     widths: Mapping[str, tuple[int, int]]
+    val_images: int
     targets: Targets | None = None
+    warning: str = ""
 
 
 def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:
-    """Open the images, and time every teacher on a few if its weights are here and its outputs are not cached."""
+    """Open the images, and time every teacher on a few if its weights are here and its outputs are not cached.
+
+    Raises:
+        ConfigError: The search would refuse the images that are found, see `check_image_count`.
+    """
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.img_size, _compression(config)
@@ -82,16 +91,17 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
     check_weights([spec for spec in chosen if spec not in missing])
     images = ImageCacheBuilder(source, px)
+    train, val = len(images.sets["train"]) // config.views, len(images.sets["val"])
+    warning = check_image_count(config, train, val)
     costs = []
     for done, spec in enumerate(chosen):
         progress(TIMING, done, len(chosen))
         if spec in missing:
-            passes = sum(map(len, images.sets.values()))
-            numbers = _numbers(spec, config)
-            kept_bytes = passes * numbers * compression.share * CODECS[config.target_dtype].bits / 8
+            sizes = _target_bytes(spec, config, len(images.sets["train"]), len(images.sets["val"]))
             way_out = "name a file with --teacher-weights or use --assume-tflops"
             note = f"no weights on this machine, so the time is unknown; {way_out}"
-            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, 0.0, Basis.UNKNOWN, note))
+            passes = sum(map(len, images.sets.values()))
+            costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression, config.teacher_precision)))
     progress(TIMING, len(chosen), len(chosen))
@@ -102,7 +112,9 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
         teachers=tuple(costs),
         images=estimate_images(images),
         widths={spec.name: spec.widths for spec in chosen},
+        val_images=val,
         targets=load_targets(plan.path) if ready and plan is not None else None,
+        warning=warning,
     )
 
 
@@ -115,23 +127,20 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         device: Device that runs the teachers; None: the seconds are not asked for, and unknown.
     """
     passes = _passes(config)
-    share, bits = _compression(config).share, CODECS[config.target_dtype].bits
-    calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, config.train_images * config.views)
     chosen = specs(config.teachers, weights)
     costs = []
     for spec in chosen:
-        kept_bytes = passes * _numbers(spec, config) * share * bits / 8
-        temporary_bytes = calibrating * _numbers(spec, config) * 4
+        sizes = _target_bytes(spec, config, config.train_images * config.views, config.val_images)
         counted = pass_macs(spec.name)
         if counted is None or device is None:
             note = "the passes of a built-in teacher are not counted" if counted is None else ""
-            costs.append(TeacherCost(spec.name, passes, None, kept_bytes, temporary_bytes, Basis.UNKNOWN, note))
+            costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
             continue
         note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {config.teacher_precision}"
         seconds = passes * pass_seconds(counted, device, config.teacher_precision)
-        costs.append(TeacherCost(spec.name, passes, seconds, kept_bytes, temporary_bytes, Basis.ASSUMED, note))
+        costs.append(TeacherCost(spec.name, passes, seconds, *sizes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
-    return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen})
+    return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen}, config.val_images)
 
 
 def images_bytes(config: SearchConfig) -> float:
@@ -205,9 +214,12 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
     return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 
 
-def _numbers(spec: TeacherSpec, config: SearchConfig) -> int:
+def _target_bytes(spec: TeacherSpec, config: SearchConfig, train: int, val: int) -> tuple[float, float]:
+    """Return the bytes that the cache keeps of a teacher at most, and those that exist during its build only."""
     summary, spatial = spec.widths
-    return summary + config.grid**2 * spatial
+    numbers = summary + config.grid**2 * spatial
+    kept = (train + val) * numbers * _compression(config).share * CODECS[config.target_dtype].bits / 8
+    return kept, min(CALIBRATION_SHARDS * SHARD_ITEMS, train) * numbers * 4.0
 
 
 def _compression(config: SearchConfig) -> Compression:

@@ -92,6 +92,8 @@ class ReplaySettings:
         ):
             if unknown := [name for name in chosen if name not in choices]:
                 raise ConfigError(f"{flag}: {unknown[0]!r}: choose one of: {', '.join(choices)}")
+        if twice := [name for name in self.samplers if self.samplers.count(name) > 1]:
+            raise ConfigError(f"--sampler: {twice[0]!r} is named twice")
         if self.bench != BENCHES[0] and self.dataset != DATASETS[0]:
             raise ConfigError(f"--dataset: {self.dataset!r}: {self.bench} has one data set only; leave the flag out")
         if self.bench == "hybrid":

@@ -171,6 +171,8 @@ def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None 
     cells = CellSpace().all()
     rows = [published["".join(str(OPERATIONS.index(kind)) for kind in cell.operations)] for cell in cells]
     path, _, name = latency.rpartition(":")
+    if not path:
+        raise ConfigError(f"--latency: {latency!r}: must be FILE.csv:COLUMN")
     latencies = read_csv("--latency", path, "FILE.csv:COLUMN")
     latency_ms = column("--latency", path, latencies, name, [cell.arch_id for cell in cells])
     params = 1e6 * np.array([np.mean(row["model_size"]) for row in rows])

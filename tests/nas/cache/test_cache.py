@@ -21,10 +21,11 @@ from nas.cache.shards import mapped
 from nas.cache.standardize import HEADS, as_vectors, calibrate
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
-from nas.data import open_images, open_poses
-from nas.data.dataset import DataError
+from nas.data import CorruptImage, open_images, open_poses
+from nas.data.dataset import DataError, decode
 from nas.teachers import TeacherOutput, specs
 from tests.nas.cache.builder import SIZES
+from tests.nas.data.builders import png
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +403,32 @@ def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
     assert all(chosen.names[broken] in message for broken, message in zip((3, 20), targets.skipped, strict=True))
     assert targets.train.labels is None
     assert targets.num_classes is None
+
+
+def test_images_that_are_built_again_and_decoded_otherwise_shift_no_targets(opened, tmp_path, monkeypatch):
+    """Another Pillow may decode an image that the first one skipped; the teacher has no row for it."""
+    source = tmp_path / "images"
+    source.mkdir()
+    for i in range(60):
+        (source / f"{i}.png").write_bytes(png(4 * i))
+    sizes = {"uri": f"imagefolder:{source}", "train_images": 40, "val_images": 20}
+    third = open_images(sizes["uri"], "train", 40, 0, 64, None).names[3]
+
+    def decode_but_one(file, name):
+        if name == third:
+            raise CorruptImage(f"--data: cannot decode image {name}: this Pillow is old")
+        return decode(file, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.data.folder.decode", decode_but_one)
+        assert len(opened(tmp_path, **sizes).train.summary["xfeat"]) == 39
+    (images,) = tmp_path.glob("images-*")
+    shutil.rmtree(images)
+    mapped.cache_clear()  # as another process
+    with pytest.raises(
+        CacheError, match=r"manifest.json is of 15 images in train-00000, of which 16 .*; delete .*xfeat"
+    ):
+        opened(tmp_path, **sizes)
 
 
 def test_impossible_settings_are_one_line_errors(opened, tmp_path):

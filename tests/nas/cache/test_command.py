@@ -1,18 +1,27 @@
 """``backbone-nas cache``: its output, its errors, its deletions."""
 
+import errno
+import fcntl
 import os
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nas.cache import CacheError, command
 from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
+from nas.cache.entry import mark_in_use
 from nas.cache.estimate import TIMING
+from nas.cache.inventory import read_entry
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
+from tests.nas.data.builders import png, write_shard
 
 BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images", "20"]
 
@@ -109,6 +118,51 @@ def test_ls_lists_the_entries(cache, capsys):
     assert "other format" in out
 
 
+def test_entries_are_read_while_a_build_renames_their_files(cache):
+    (folder,) = cache.glob("images-*")
+    ended = threading.Event()
+
+    def write_and_rename():
+        while not ended.is_set():
+            (folder / "a.npy.tmp").write_bytes(b"1")
+            (folder / "a.npy.tmp").rename(folder / "a.npy")
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_and_rename)
+        try:
+            images = {read_entry(folder).images for _ in range(2000)}
+        finally:
+            ended.set()
+        writing.result()
+    assert images == {68}
+
+
+@pytest.mark.parametrize("form", ["imagefolder:images", "webdataset:a.tar::a.tar"])
+def test_a_cache_of_a_relative_path_is_verified_from_another_folder(tmp_path, monkeypatch, capsys, teachers, form):
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        (tmp_path / "images" / f"{i}.png").write_bytes(png(6 * i))
+    write_shard(tmp_path / "a.tar", {f"{i}": {"png": png(6 * i)} for i in range(40)})
+    monkeypatch.chdir(tmp_path)
+    assert main([*BUILD, "--data", form, "--cache", "cache"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(["verify", "--cache", "../cache", "--samples", "4"]) == 0
+    assert "error" not in capsys.readouterr().out
+
+
+def test_verify_shows_no_secrets_of_a_url(cache, capsys, monkeypatch):
+    def refuse(*arguments):
+        raise CacheError("the images of 'webdataset:https://me:hidden@host/{0..9}.tar?sign=hidden' are others")
+
+    monkeypatch.setattr(command, "verify_set", refuse)  # in place of a server
+    assert main(["verify", "--cache", str(cache)]) == 1
+    out = capsys.readouterr().out
+    assert "error: the images of 'webdataset:https://host/{0..9}.tar' are others" in out
+    assert "hidden" not in out
+
+
 def test_gc_deletes_by_age(cache, capsys):
     """Sets without one of their entries are deleted too; other folders stay."""
     (cache / "cifar-10").mkdir()
@@ -130,6 +184,42 @@ def test_gc_keeps_entries_in_use(teachers, tmp_path, capsys):
     assert main(["gc", "--all", "--cache", str(tmp_path)]) == 0
     assert names(tmp_path) == ["images", "targets-xfeat"]
     assert "in use, not deleted: targets-xfeat" in capsys.readouterr().out
+
+
+def test_gc_keeps_entries_that_another_user_reads(cache, monkeypatch, capsys):
+    """The owner of a shared cache deletes nothing under a running search of a colleague."""
+    (read,) = cache.glob("targets-xfeat-*")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write everywhere
+        mark_in_use(read)
+    assert main(["gc", "--all", "--cache", str(cache)]) == 0
+    assert names(cache) == ["targets-xfeat"]
+    assert f"in use, not deleted: {read.name}" in capsys.readouterr().out
+
+
+def test_entries_on_nfs_are_marked_and_deleted(cache, monkeypatch):
+    """NFS makes a lock of a file from a byte range, whose kind has to fit the file's mode: flock(2), NFS details."""
+    flock = fcntl.flock
+
+    def flock_of_nfs(file, operation):
+        mode = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        if mode == (os.O_WRONLY if operation & fcntl.LOCK_SH else os.O_RDONLY):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, operation)
+
+    def rmtree_of_nfs(folder):
+        """An open file keeps its folder from being removed."""
+        open_files = [file.readlink() for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+        assert not [file for file in open_files if Path(folder) in file.parents]
+        rmtree(folder)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)  # there is no NFS here
+    monkeypatch.setattr(shutil, "rmtree", rmtree_of_nfs)
+    (read,) = cache.glob("targets-xfeat-*")
+    mark_in_use(read)
+    assert main(["gc", "--all", "--cache", str(cache)]) == 0
+    assert names(cache) == ["targets-xfeat"]
 
 
 def test_gc_deletes_incomplete_entries(cache):

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from nas.cache import estimate, teacher_features
 from nas.cache.estimate import estimate_teacher, parallel_passes, seconds_per_image
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes
+from nas.data import AugmentedSet, CorruptImage, Sample
 from nas.teachers import Teacher, specs
 from nas.teachers.base import TeacherOutput, run_teacher
 from tests.nas.teachers.small_networks import register, saved
@@ -68,6 +70,23 @@ def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):
         monkeypatch.setattr(TeacherCacheBuilder, "passes_at_once", lambda self, teacher, at_once=at_once: at_once)
         seconds[at_once] = estimate_teacher(builder).seconds
     assert seconds[1] > 10 * seconds[100] > 0  # 100 times, in as far as two timings are alike
+
+
+def test_the_images_that_are_timed_are_from_all_views(tmp_path, monkeypatch):
+    """An augmented image takes more than twice the time of a plain one, and most stored images are augmented."""
+    images = ImageSource("builtin", {"train": 60, "val": 4}, 0, 4, tmp_path).open("train", PX)
+    read = []
+
+    def read_and_list(self, i):
+        read.append(i)
+        if i == 0:
+            raise CorruptImage("0")
+        return Sample(np.full((PX, PX, 3), i, np.uint8), None, None)
+
+    monkeypatch.setattr(AugmentedSet, "read", read_and_list)
+    pixels = estimate.read_some(images, 16)
+    assert len(set(pixels[:, 0, 0, 0].tolist())) == 16
+    assert [sum(i // 60 == view for i in read) for view in range(4)] == [5, 4, 4, 4]  # one more in place of image 0
 
 
 def test_batches_that_wait_for_a_gpu_save_no_time(builder, monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -94,6 +95,49 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, fo
     failing_reads(monkeypatch, len(RETRY_S) + 1)
     with pytest.raises(DataUnavailable, match=r"cannot read '/.*(x.png|a.tar)': Input/output error"):
         images.read(0)
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset"])
+def test_a_disk_that_is_away_for_a_moment_makes_no_other_data(tmp_path, monkeypatch, form):
+    """Another fingerprint would let the teachers run again on all images."""
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    write_shard(tmp_path / "a.tar", {"x": {"png": png(7)}})
+    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+
+    def opened():
+        return open_images(uri, "train", None, 0, 32, Path("unused"))
+
+    before, images = opened().fingerprint, opened()
+    waited = failing_reads(monkeypatch, len(RETRY_S))
+    assert images.fingerprint == before
+    assert waited == list(RETRY_S)
+    images = opened()
+    failing_reads(monkeypatch, len(RETRY_S) + 1)
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*(png|a.tar)': Input/output error"):
+        _ = images.fingerprint
+
+
+def test_a_folder_that_is_away_for_a_moment_is_not_left_out(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(9):
+            (tmp_path / name / f"{i}.png").write_bytes(png(i))
+    scan, waited, left = os.scandir, [], [1]
+
+    def fail_at_first(path):
+        if Path(path).name == "dog" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail_at_first)
+    monkeypatch.setattr("nas.data.dataset.time.sleep", waited.append)
+    images = open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
+    assert (images.class_names, images.notes, waited) == (("cat", "dog"), (), [RETRY_S[0]])
+    left[0] = len(RETRY_S) + 1
+    with pytest.raises(DataUnavailable, match=r"cannot read '/.*dog': Stale file handle"):
+        open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -194,6 +238,55 @@ def test_transparent_pixels_are_white_not_their_hidden_color(mode):
 def test_sixteen_bits_are_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(encoded(ramp)), "x"))[..., 0], ramp >> 8)
+
+
+def test_sixteen_bits_of_either_byte_order_are_scaled():
+    ramp = np.linspace(0, 65535, 256).astype(">u2").reshape(16, 16)
+    with Image.open(io.BytesIO(encoded(ramp, "tiff"))) as image:
+        assert image.mode == "I;16B"
+    np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(encoded(ramp, "tiff")), "x"))[..., 0], ramp >> 8)
+
+
+@pytest.mark.parametrize("pixels", [np.ones((8, 8), np.float32), np.full((8, 8), 40000, np.int32)], ids=["F", "I"])
+def test_numbers_without_a_range_are_no_black_or_white_image(pixels):
+    with pytest.raises(CorruptImage, match=r"image x: mode [FI] of TIFF has no known range; allowed: 8 or 16 bits"):
+        decode(io.BytesIO(encoded(pixels, "tiff")), "x")
+
+
+def stored_turned(orientation: int, kind: str) -> tuple[bytes, np.ndarray]:
+    """A file as a phone writes it, turned by its EXIF tag, and the picture that a viewer shows."""
+    shown = np.zeros((40, 60, 3), np.uint8)
+    shown[:20, :30], shown[20:, :30], shown[:20, 30:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    back = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(back[orientation](shown))).save(buffer, kind, exif=exif)
+    return buffer.getvalue(), shown
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_tag_says(orientation, kind):
+    content, shown = stored_turned(orientation, kind)
+    decoded = np.asarray(decode(io.BytesIO(content), "x")).astype(int)
+    assert decoded.shape == shown.shape
+    assert np.abs(decoded - shown).mean() < 8  # JPEG and WebP lose a little
+
+
+def test_damaged_metadata_cost_no_image():
+    content, _ = stored_turned(6, "jpeg")
+    at = content.index(b"Exif\0\0") + 6
+    decoded = decode(io.BytesIO(content[:at] + b"\xff" * 8 + content[at + 8 :]), "x")
+    assert decoded.size == (40, 60)  # as it is stored
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Images a person brings: folders, CIFAR-10; what is split, what is labeled, what is refused."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,7 @@ def test_what_is_left_out_of_a_folder_is_noted_with_its_reason(folder, tmp_path_
     """A pipe is never opened: it would wait for its writer."""
     os.mkfifo(folder / "cat" / "pipe.png")
     (folder / "cat" / "gone.png").symlink_to(folder / "nowhere")
+    (folder / "cat" / "itself.png").symlink_to(folder / "cat" / "itself.png")
     (folder / "cat" / "all").symlink_to(folder)
     for name in ("b.gif", "a.gif", "README"):
         (folder / "dog" / name).write_text("")
@@ -119,7 +122,7 @@ def test_what_is_left_out_of_a_folder_is_noted_with_its_reason(folder, tmp_path_
             "left out: 2 files with the suffix .gif, as 'dog/a.gif'",
             "left out: 1 files without a suffix, as 'dog/README'",
             "left out: 1 links to folders that contain them, as 'cat/all'",
-            "left out: 1 links to missing files, as 'cat/gone.png'",
+            "left out: 2 links to missing files, as 'cat/gone.png'",
             "left out: 1 pipes, sockets and devices, as 'cat/pipe.png'",
         )
     )
@@ -138,6 +141,37 @@ def test_a_folder_that_cannot_be_read_is_noted(folder, monkeypatch):
     train, val = both(f"imagefolder:{folder}")
     assert len(train) + len(val) == 30
     assert train.notes == ("left out: 1 folders that cannot be read (Permission denied), as 'dog'",)
+
+
+def test_names_that_are_no_utf8_are_names_like_others(folder):
+    """An old disk has Latin-1 names; Python shows such a byte as a lone surrogate."""
+    for file in (folder / "cat").iterdir():
+        file.rename(file.with_name(f"\udcfc{file.name}"))
+    (folder / "cat").rename(folder / "caf\udce9")
+    train, val = both(f"imagefolder:{folder}")
+    assert len(train) + len(val) == 60
+    assert train.class_names == ("caf ", "dog")  # as text for people
+    assert {train.read(i).label for i in range(len(train))} == {0, 1}
+    assert len(train.fingerprint) == 16
+
+
+def test_a_train_folder_alone_is_split_and_is_no_class(folder):
+    (folder / "train").mkdir()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name)
+    train, val = both(f"imagefolder:{folder}")
+    inside, _ = both(f"imagefolder:{folder}/train")
+    assert (train.class_names, train.names, train.fingerprint) == (("cat", "dog"), inside.names, inside.fingerprint)
+    assert len(train) + len(val) == 60
+    (folder / "test").mkdir()
+    (folder / "test" / "0.png").write_bytes(png(0))
+    with pytest.raises(DataError, match=r"'train' and 'test' of .* would be two classes; call the held-out"):
+        both(f"imagefolder:{folder}")
+
+
+def test_train_is_a_class_among_vehicles(folder):
+    (folder / "dog").rename(folder / "train")
+    assert both(f"imagefolder:{folder}")[0].class_names == ("cat", "train")
 
 
 def test_imagefolder_with_train_and_val_folders(folder):
@@ -190,7 +224,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def fake_cifar10(folder):
-    (folder / FOLDER).mkdir()
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     record = np.concatenate([[7], np.full(1024, 200), np.full(1024, 100), np.full(1024, 50)]).astype(np.uint8)
     for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
         (folder / FOLDER / f"{name}.bin").write_bytes(record.tobytes() * 4)
@@ -211,6 +245,31 @@ def test_cifar10_damaged_file_is_refused(tmp_path):
     (tmp_path / FOLDER / "test_batch.bin").write_bytes(b"\0" * 3000)
     with pytest.raises(DataError, match=r"test_batch.bin' is damaged"):
         open_images("cifar10", "val", None, 0, 32, tmp_path)
+
+
+def test_two_processes_download_cifar10_once_and_see_whole_files(tmp_path, monkeypatch):
+    """The archive is made here: the server is the boundary."""
+    downloads = []
+
+    def unpack(url, root, extract_root=None, md5=None):
+        downloads.append(md5)
+        fake_cifar10(tmp_path / "server")
+        for file in (tmp_path / "server" / FOLDER).iterdir():
+            target = Path(extract_root or root) / FOLDER / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = file.read_bytes()
+            target.write_bytes(content[:3073])  # one record is there, and the file looks whole
+            time.sleep(0.1)
+            target.write_bytes(content)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", unpack)
+    with ThreadPoolExecutor(2) as pool:
+        opened = list(
+            pool.map(lambda split: open_images("cifar10", split, None, 0, 32, tmp_path / "cache"), ["train", "val"] * 2)
+        )
+    assert len(downloads) == 1
+    assert [len(images) for images in opened] == [20, 4] * 2
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [f".{FOLDER}.lock", FOLDER]
 
 
 def test_cifar10_offline_says_so(tmp_path, monkeypatch):

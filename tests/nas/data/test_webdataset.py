@@ -1,13 +1,15 @@
 """WebDataset shards on disk: what is read, how labels, names and masks are found, what is refused."""
 
+import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nas.data import IGNORE_LABEL, DataError, open_images, webdataset
+from nas.data import IGNORE_LABEL, DataError, absolute_uri, open_images, webdataset
 from tests.nas.data.builders import SHARED, encoded, png, write_shard
 
 
@@ -59,6 +61,29 @@ def test_only_as_many_shards_as_the_count_asks_for_in_an_order_of_the_seed(tmp_p
     assert len({images.fingerprint for images in first}) == 6
 
 
+def test_patterns_of_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mixed = "webdataset:a/{0..3}.tar::https://me:x@host/{0..9}.tar?s=1#ignore=0,255"
+    assert (
+        absolute_uri(mixed) == f"webdataset:{tmp_path}/a/{{0..3}}.tar::https://me:x@host/{{0..9}}.tar?s=1#ignore=0,255"
+    )
+    for uri in ("builtin", "cifar10", "webdataset:/x/*.tar", "webdataset:{/x,/y}/0.tar", "webdataset:${D}/0.tar"):
+        assert absolute_uri(uri) == uri
+
+
+def test_reading_many_local_shards_shows_its_progress(tmp_path, monkeypatch):
+    """10 million samples take minutes; a few thousand take no line."""
+    for shard in range(8):
+        write_shard(tmp_path / f"s-{shard}.tar", labeled(10 * shard, 4))
+    shown = {}
+    for quiet_s in (webdataset.QUIET_S, -1.0):
+        monkeypatch.setattr(webdataset, "QUIET_S", quiet_s)
+        shown[quiet_s] = calls = []
+        uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/s-0.tar"
+        open_images(uri, "train", 10, 0, 32, tmp_path, progress=lambda *call, calls=calls: calls.append(call))
+    assert list(shown.values()) == [[], [("train shards", read, 3) for read in (1, 2, 3)]]
+
+
 def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
     uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
     write_shard(tmp_path / "a.tar", labeled(0, 3))
@@ -67,6 +92,48 @@ def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
     after, _ = both(uri)
     assert (len(before), len(after)) == (3, 5)
     assert before.fingerprint != after.fingerprint
+
+
+@pytest.mark.parametrize("field", ["cls", "png", "mask.png"])
+def test_a_shard_with_another_member_in_its_middle_is_other_data(tmp_path, field):
+    """The tar's size, its first and its last 64 KiB are as before: only one member differs."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    samples = {f"{i:02}": {"png": encoded(noise), "cls": b"3", "mask.png": png(1, mode="L")} for i in range(20)}
+    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    write_shard(tmp_path / "a.tar", samples)
+    before, old = both(uri)[0], (tmp_path / "a.tar").read_bytes()
+    samples["10"][field] = b"2" if field == "cls" else samples["10"][field] + b"\0"
+    write_shard(tmp_path / "a.tar", samples)
+    os.utime(tmp_path / "a.tar", ns=(0, 0))
+    after, new = both(uri)[0], (tmp_path / "a.tar").read_bytes()
+    assert (len(old), old[:65536], old[-65536:]) == (len(new), new[:65536], new[-65536:])
+    assert old != new
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_sample_that_a_tar_holds_twice_is_the_later_one(tmp_path):
+    """As tar itself unpacks it; the image, label and mask of one sample belong together."""
+    write_shard(tmp_path / "a.tar", labeled(0, 3))
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        for field, content in (("png", png(77)), ("cls", b"7")):
+            info = tarfile.TarInfo(f"001.{field}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    read = {train.samples[i].key: train.read(i) for i in range(len(train))}
+    assert {key: (int(sample.image[0, 0, 0]), sample.label) for key, sample in read.items()} == {
+        "a.tar/000": (0, 0),
+        "a.tar/001": (77, 7),
+        "a.tar/002": (20, 2),
+    }
+    assert train.notes == ("left out: 2 files that a later one of the same name replaces, as 'a.tar/001.png'",)
+
+
+def test_members_whose_names_are_no_utf8(tmp_path):
+    write_shard(tmp_path / "a.tar", {f"caf\udce9{i}": {"png": png(i), "CLS": b"1"} for i in range(30)})
+    train, val = both(f"webdataset:{tmp_path}/a.tar")
+    assert (len(train) + len(val), train.num_classes) == (30, 2)
+    assert len(train.fingerprint) == 16
 
 
 def test_equal_names_in_two_folders_stay_apart(tmp_path):
@@ -207,6 +274,7 @@ def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(maske
         ("/no/{0..3.tar", "cannot read the pattern '/no/{0..3.tar'"),
         ("/no/such-{0..1}.tar", "no such shard '/no/such-0.tar'"),
         ("/no/${unset}.tar", "missing environment variable"),
+        ("/no/a.tar::", "'/no/a.tar::': allowed: PATTERN or TRAIN::VAL"),
         ("/no/{0000..99999999999}.tar", "more than 1,000,000 shards"),
         ("/no/{a..z}{a..z}{a..z}{a..z}{a..z}.tar", "more than 1,000,000 shards"),
         ("/no/{0..9,a,{b,c{0..99999}}}{0..9}.tar", "more than 1,000,000 shards"),

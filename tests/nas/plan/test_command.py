@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from nas.measure import MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parse, parser
-from nas.plan.teacher_costs import material_here
+from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
 from nas.study.config import SearchConfig
+from tests.nas.data.builders import png
 
 IMAGES = ["--train-images", "64", "--val-images", "32"]
 SMALL = ["--budget", "6", "--rung-steps", "4,8", *IMAGES, "--measure-seconds", "0.3"]
@@ -145,6 +147,53 @@ def test_every_flag_is_a_setting() -> None:
     assert {action.dest for action in parser()._actions} >= {"distill_settings", "max_params", "teachers"}
 
 
+def write_images(folder: Path, count: int, corrupt: int = 0) -> str:
+    """Write images, some of which cannot be decoded, and return their URI."""
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"{i:03}.png").write_bytes(b"no image" if i < corrupt else png(i))
+    return f"imagefolder:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (20, "images to train on; a training batch takes 32"),
+        (100, "of 400 images to train on, and .* held out; check the path and the shards"),
+    ],
+)
+def test_a_plan_refuses_the_images_that_the_search_would_refuse(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], count: int, words: str
+) -> None:
+    data = ["--data", write_images(elsewhere / "images", count), "--train-images", "400", "--val-images", "90"]
+    assert main([*data, "--teachers", "xfeat", "--cache", "cache"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(words, captured.err.strip().splitlines()[-1])
+
+
+def test_a_teacher_whose_weights_are_elsewhere_needs_the_disk_of_its_build(elsewhere: Path) -> None:
+    config = SearchConfig(teachers="vit_base_patch16_clip_quickgelu_224.openai", train_images=64, val_images=32)
+    (cost,) = material_here(config, {}, elsewhere, StageProgress(stderr_console())).teachers
+    (counted,) = material_counted(config, {}, None).teachers
+    assert (cost.passes, cost.seconds) == (96, None)
+    assert cost.temporary_bytes == counted.temporary_bytes == 64 * (512 + 16 * 768) * 4
+    assert cost.kept_bytes == counted.kept_bytes == 96 * (512 + 16 * 768) / 4
+
+
+def test_a_plan_counts_the_images_that_are_there_and_says_that_they_are_few(elsewhere: Path) -> None:
+    config = SearchConfig(
+        data=write_images(elsewhere / "images", 100), teachers="xfeat", train_images=100, val_images=30
+    )
+    found = material_here(config, {}, elsewhere / "cache", StageProgress(stderr_console()))
+    train = 100 - found.val_images
+    assert found.teachers[0].passes == 100
+    assert 15 < found.val_images < 30
+    assert found.warning.endswith(
+        f"only {train} of 100 images to train on, and {found.val_images} of 30 images held out"
+    )
+
+
 @pytest.mark.parametrize("error", [MeasurementError("failed", "two\nlines"), RuntimeError("no\nmemory"), MemoryError()])
 @pytest.mark.parametrize("command", [main, lambda words: search([*words, "--plan"])])
 def test_a_probe_that_fails_is_one_line_and_a_failure(
@@ -178,6 +227,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be"),
         (["--ask-seconds", "inf"], "--ask-seconds: inf: must be"),
         (["--gpus", "1000000000000"], "--gpus: (1000000000000,): must be"),
+        (["--assume-tflops", "9", "--gpus", "16,4", "--distill", "ranks=8"], "--gpus: 4: a trial takes 8"),
         (["--budget", "100000000"], "--budget: 100000000: must be"),
         (["--budget", "100000"], "--budget: 100000: a plan simulates 5,000"),
         (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),

@@ -34,6 +34,7 @@ from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord, TrialState
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets
+from tests.nas.data.builders import png
 from tests.waiting import PATIENCE_S, until
 
 WORDS = ["--pilot", "--budget", "9", "--device", "cpu", "--distill", "precision=fp32", "--seed", "3"]
@@ -101,6 +102,34 @@ def test_recorded_models_propose_rungs_and_images(pilot: Pilot) -> None:
     assert set(pilot.images) == {52, 270}
     assert pilot.enough == 32  # all noise of the images is common to the models
     assert flags(pilot) == "--rung-steps 52,270 --val-images 32"
+
+
+def test_images_that_cannot_be_decoded_are_no_images_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search refuses them too, after the cache tells how many there are."""
+    (tmp_path / "images").mkdir()
+    for i in range(120):
+        (tmp_path / "images" / f"{i:03}.png").write_bytes(png(i) if i < 24 else b"no image")
+    words = [*WORDS, "--data", f"imagefolder:{tmp_path}/images", "--teachers", "xfeat", "--rung-steps", "9"]
+    words += ["--train-images", "80", "--val-images", "20", "--cache", str(tmp_path / "cache")]
+    assert main([*words, "--pilot-models", "6", "--run", str(tmp_path / "run")]) == 2
+    assert "images to train on; a training batch takes 32" in capsys.readouterr().err
+    assert not (tmp_path / "run" / FILE_NAME).exists()
+
+
+def test_images_that_were_asked_for_and_not_found_are_not_proposed(tmp_path: Path) -> None:
+    """Of 600 held-out images 64 were there, and each model has its own noise on them."""
+    settings = settings_of([*WORDS, "--run", str(tmp_path / "run"), "--val-images", "600"])
+    trials = trained(settings, noise=(0.0,) * 6)
+    write_pilot(tmp_path / "run", settings, trials)
+    rng = np.random.default_rng(1)
+    for path in sorted((tmp_path / "run" / IMAGE_SCORES).iterdir()):
+        np.save(path, np.load(path) + 3 * rng.standard_normal(64))
+    pilot = outcome(settings, trials)
+    assert pilot.enough is None
+    assert flags(pilot).endswith("--val-images 64")
+    assert any("halves of the 64 held-out images" in reason for reason in pilot_json(pilot)["proposal"]["reasons"])
 
 
 def test_tables_say_what_is_proposed_and_what_is_not_known(pilot: Pilot) -> None:

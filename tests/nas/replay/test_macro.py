@@ -155,6 +155,10 @@ def test_command_takes_several_samplers_and_jobs(
         (["macro", "--table", "CSV", "--knowledge", "structure"], "choose one of: parameters, cost, params, sizes"),
         (["macro", "--table", "CSV", "--dataset", "cifar100"], "macro has cifar10 only"),
         (["macro", "--table", "CSV", "--sampler", "tpe,informed-luck"], "'informed-luck'"),
+        (
+            ["macro", "--table", "CSV", "--sampler", "random,tpe,random", "--seeds", "2", "--budget", "3"],
+            "'random' is named twice",
+        ),
         (["macro", "--table", "CSV", "--jobs", "0"], "--jobs"),
         (["macro", "--table", "SHORT"], "has no positive number for 00000010"),
         (["macro", "--table", "NARROW"], "no column 'macs'"),

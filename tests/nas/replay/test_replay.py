@@ -226,6 +226,7 @@ def test_command_leaves_a_report_and_prints_one_object(
         (["nasbench201", "--latency", "CSV:gpu_ms", "--sampler", "luck"], "'luck'"),
         (["nasbench201"], "--latency"),
         (["nasbench201", "--latency", "missing.csv:a"], "no such file"),
+        (["nasbench201", "--latency", "gpu.csv"], "--latency: 'gpu.csv': must be FILE.csv:COLUMN"),
         (["nasbench201", "--latency", "CSV:other"], "no column 'other'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--dataset", "mnist"], "'mnist'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--knowledge", "luck"], "'luck'"),
