@@ -13,7 +13,7 @@ from backbones import build
 from nas.measure import Arm, MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
-from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest
+from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest, share_interval
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
 from search_space.genes import Layout
@@ -108,9 +108,18 @@ def test_tables(capsys):
         "activations, M",
         "max-params 1e+09",
         "100.0%",
+        "47.8% to 100.0%",
         "5 of 5",
     ):
         assert word in out
+
+
+@pytest.mark.parametrize(
+    ("fit", "count", "ends"),
+    [(0, 100, (0.0, 0.0362)), (1, 100, (0.0003, 0.0545)), (50, 100, (0.3983, 0.6017)), (5, 5, (0.4782, 1.0))],
+)
+def test_a_share_has_the_interval_of_clopper_and_pearson(fit: int, count: int, ends: tuple[float, float]) -> None:
+    assert share_interval(fit, count) == pytest.approx(ends, abs=5e-5)
 
 
 def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
