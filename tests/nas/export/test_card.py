@@ -33,7 +33,7 @@ def test_weights_that_are_the_best_of_several_seeds_have_no_interval(tmp_path: P
     text = card(tmp_path, 3)
     assert f"| exported weights: retraining, seed 2, the best of 3 | 90 | 0.7300 | {BEST_OF_SEEDS} |" in text
     # pooled over two trials 0.0153, 4 degrees of freedom: 2.776 * 0.0153 / sqrt(3)
-    assert "| mean of 3 seeds, retraining | 90 | 0.7133 | 0.6889 to 0.7378 |" in text
+    assert "| mean of 3 seeds, retraining | 90 | 0.7133 | 0.6888 to 0.7378 |" in text
 
 
 def test_weights_of_one_seed_are_the_only_ones(tmp_path: Path) -> None:
