@@ -464,8 +464,7 @@ class Study:
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
 
         Returns:
-            The mean score of each model over its seeds, and its chance to be on the front, of these trainings and
-            earlier ones of as many steps.
+            The mean score of each model over its seeds, and its chance to be on the front, after these steps.
 
         Raises:
             SelectionError: No candidate was measured and trained to the last rung, or every training of these steps

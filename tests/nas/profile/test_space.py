@@ -21,6 +21,10 @@ from tests.nas.profile.services import scripted
 
 
 @pytest.fixture(autouse=True)
+def share(fit: int, count: int) -> dict[str, object]:
+    return {"fit": fit, "of": count, "interval": list(share_interval(fit, count))}
+
+
 def places(tmp_path, monkeypatch):
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -53,7 +57,7 @@ def test_specs_are_counted_and_ranged(capsys):
         "max_gmacs": [s["macs"] <= 2e7 for s in data["specs"]],
     }
     within["all"] = [a and b for a, b in zip(*within.values(), strict=True)]
-    assert data["fits"] == {name: {"fit": sum(v), "of": 12} for name, v in within.items()}
+    assert data["fits"] == {name: share(sum(v), 12) for name, v in within.items()}
     assert "ratio" not in data["ranges"]
     assert sample(capsys, "--samples", "12", "--seed", "4")["specs"] != data["specs"]
 
@@ -67,7 +71,7 @@ def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
     )
     assert data["ranges"]["ratio"]["n"] == data["ranges"]["latency_ms"]["n"] == 1
     assert data["fits"] == {
-        "max_latency_ms": {"fit": 0, "of": 1}, "min_throughput_img_s": {"fit": 1, "of": 1}, "all": {"fit": 0, "of": 1},
+        "max_latency_ms": share(0, 1), "min_throughput_img_s": share(1, 1), "all": share(0, 1),
     }  # fmt: skip
     assert data["missing"] == []
     assert "throughput ratio" in plot.read_text()
@@ -84,7 +88,7 @@ def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeyp
     timed = ["--samples", "4", "--measure-seconds", "60", "--runtime", "bf16", "--max-latency-ms", "3"]
     data = sample(capsys, *timed)
     assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
-    assert data["fits"] == {"max_latency_ms": {"fit": 2, "of": 4}}
+    assert data["fits"] == {"max_latency_ms": share(2, 4)}
     assert data["arm"] == "eager+bf16+channels-last+fused"
     assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in service.requests] == [
         s["arch_id"] for s in data["specs"]
