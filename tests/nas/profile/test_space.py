@@ -20,11 +20,11 @@ from search_space.genes import Layout
 from tests.nas.profile.services import scripted
 
 
-@pytest.fixture(autouse=True)
 def share(fit: int, count: int) -> dict[str, object]:
     return {"fit": fit, "of": count, "interval": list(share_interval(fit, count))}
 
 
+@pytest.fixture(autouse=True)
 def places(tmp_path, monkeypatch):
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
