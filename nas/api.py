@@ -464,14 +464,15 @@ class Study:
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
 
         Returns:
-            The mean score of each model over its seeds, and its chance to be on the front.
+            The mean score of each model over its seeds, and its chance to be on the front, after these steps.
 
         Raises:
-            SelectionError: No candidate was measured and trained to the last rung, or every training failed.
+            SelectionError: No candidate was measured and trained to the last rung, or every training of these steps
+                failed.
             StoreError: Another command retrains the study, or the study cannot be written.
         """
         from nas.retrain.arguments import RetrainSettings
-        from nas.retrain.command import begin_retraining, train_and_measure
+        from nas.retrain.command import begin_retraining, retraining_summary, train_and_measure
 
         folder = None if cache is None else str(cache)
         settings = RetrainSettings(
@@ -481,10 +482,11 @@ class Study:
         with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
             records, plan = begin_retraining(store, settings, call)
             train_and_measure(store, records, plan, settings, call)
+            summary = retraining_summary(store, records, plan.steps)
         self.refresh()
-        if self._evidence.retraining is None:
+        if summary is None or all(candidate.mean is None for candidate in summary.candidates):
             raise SelectionError("every training failed; the study keeps the reasons")
-        return self._evidence.retraining
+        return summary
 
     def remeasure(
         self,
@@ -537,7 +539,7 @@ class Study:
         )
         call = f"nas.api.load_study({self.run_dir.name!r}).remeasure(trials={trials!r}, device={device!r})"
         with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
-            remeasuring, newest = begin_remeasuring(store, store.read(), settings, call)
+            _, remeasuring, newest = begin_remeasuring(store, settings, call)
             measure(remeasuring, newest, store)
         self.refresh()
         return newest[0]

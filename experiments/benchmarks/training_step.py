@@ -169,7 +169,7 @@ def main() -> None:
     if args.serve:
         serve()
         return
-    from nas.backend.pool import MALLOC_SETTINGS
+    from nas.measure.allocator import MALLOC_SETTINGS
     from search_space import SPACES, preset
 
     rng = random.Random(0)

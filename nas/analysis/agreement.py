@@ -31,6 +31,11 @@ class RankCorrelation:
     low: float | None  # by a bootstrap over the candidates; None with fewer than MIN_FOR_INTERVAL
     high: float | None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the ends of the interval; None where it says nothing: all resamples of a perfect order are perfect."""
+        return None if self.low is None or self.high is None or self.low == self.high else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class SpearmanCorrelation:

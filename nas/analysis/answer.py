@@ -26,7 +26,7 @@ from nas.analysis.selection import (
 )
 from nas.cli import OperationFailed
 from nas.numbers import fixed
-from nas.study.limits import LIMITS
+from nas.study.limits import LIMITS, Compliance
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
 from search_space import network_spec
@@ -82,6 +82,7 @@ class Answer:
     fitting: int
     compared: int
     stopped_early: int  # candidates within the limits that were stopped at a lower rung and are not compared
+    stopped_unknown: int  # others stopped at a lower rung that break no limit, and of which a limited value is unknown
     not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
     nearest: MeasuredCandidate | None
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
@@ -115,6 +116,8 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
     best = _best(fitting)
     compared = {c.trial.number for c in candidates}
+    stopped = [t for t in study.trials if t.state is TrialState.STOPPED and t.number not in compared]
+    compliances = [_compliance(t, limits) for t in stopped]
     return Answer(
         basis=RETRAINED if by_retraining else LAST_RUNG,
         steps=summary.steps if summary and by_retraining else study.info.rung_steps[-1],
@@ -123,7 +126,8 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
         runners_up=_runners_up(fitting, best, scatter),
         fitting=len(fitting),
         compared=len(candidates),
-        stopped_early=sum(_stopped_within(t, limits) for t in study.trials if t.number not in compared),
+        stopped_early=compliances.count(Compliance.KEPT),
+        stopped_unknown=compliances.count(Compliance.UNKNOWN),
         not_retrained=len(evidence.unretrained(c for c in last if c.fits(limits))) if by_retraining else 0,
         nearest=None if best else _nearest(candidates, limits),
         alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
@@ -177,11 +181,11 @@ def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.n
     return draw_scores(scores, seeds, scatter, DRAWS, np.random.default_rng(0))
 
 
-def _stopped_within(trial: TrialRecord, limits: Limits) -> bool:
-    m = trial.measurement
-    if trial.state is not TrialState.STOPPED or m is None:
-        return False
-    return _candidate(TrustedModel(trial, math.nan, 0, 0), lambda remeasurement, arch_id: ()).fits(limits)
+def _compliance(trial: TrialRecord, limits: Limits) -> Compliance:
+    """Return an early-stopped candidate's compliance with all limits. A search times only some of those candidates."""
+    known = quantities(trial, trial.measurement)
+    answers = {LIMITS[n].compliance(known[n].value if n in known else None, bound) for n, bound in limits.items()}
+    return next((each for each in (Compliance.BROKEN, Compliance.UNKNOWN) if each in answers), Compliance.KEPT)
 
 
 def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> MeasuredCandidate | None:
@@ -236,6 +240,11 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
         )
     if a.stopped_early:
         notes.append(f"left out: {_candidates(a.stopped_early)}{within}, early-stopped at lower rungs")
+    if a.stopped_unknown:
+        notes.append(
+            f"left out: {_candidates(a.stopped_unknown)} that may be within the limits (a limited value is unknown), "
+            "early-stopped at lower rungs"
+        )
     if a.not_retrained:
         notes.append(f"left out: {_candidates(a.not_retrained)}{within}, not retrained")
     notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
@@ -303,6 +312,7 @@ def answer_json(study: StudyRecord, a: Answer, limits: Limits, weights: WeightFi
         "fitting": a.fitting,
         "compared": a.compared,
         "stopped_early": a.stopped_early,
+        "stopped_unknown": a.stopped_unknown,
         "not_retrained": a.not_retrained,
         "best": plain(a.best),
         "runners_up": [plain(candidate) for candidate in a.runners_up],

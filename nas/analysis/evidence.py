@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.analysis.retraining import WRONG_OUTPUT, RetrainingSummary, summarize_retraining
+from nas.analysis.retraining import REMEASUREMENT, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
 from nas.analysis.selection import complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
@@ -99,14 +99,10 @@ def gather_evidence(
         retrainings: Of any numbers of steps; `summarize_retraining` chooses one.
         remeasurements: Of any settings, the oldest first.
     """
-    sources: dict[int, str] = {}
-    timings = [t.measurement for t in study.trials if t.measurement]
-    trials = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.trials)
-    scale = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.scale)
-    trusted = replace(study, trials=trials, scale=scale)
+    trusted, sources = _with_trusted_timings(study, remeasurements)
     by_number = {t.number: t for t in complete(trusted)}
-    timed = {t.number: t for t in trials if t.state is TrialState.STOPPED and t.measurement} | by_number
-    summary = summarize_retraining(study, retrainings, remeasurements)
+    timed = {t.number: t for t in trusted.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
+    summary = summarize_retraining(timed_before(study, remeasurements, REMEASUREMENT), retrainings, remeasurements)
     last = study.info.rung_steps[-1] if study.info.rung_steps else 0
     return StudyEvidence(
         record=study,
@@ -122,6 +118,26 @@ def gather_evidence(
             if c.mean is not None and math.isfinite(c.mean) and (n := c.trial.number) in timed
         ),
     )  # fmt: skip
+
+
+def timed_before(study: StudyRecord, remeasurements: Iterable[Remeasurement], name: str) -> StudyRecord:
+    """Return a study with the most trusted timings except those of the named remeasurement.
+
+    Its front is the one to retrain or to measure again. It stays the same while the remeasurement grows, and when it is
+    continued.
+    """
+    return _with_trusted_timings(study, [again for again in remeasurements if again.name != name])[0]
+
+
+def _with_trusted_timings(
+    study: StudyRecord, remeasurements: Sequence[Remeasurement]
+) -> tuple[StudyRecord, dict[int, str]]:
+    """Return a study with each trial's most trusted timing, and by trial the remeasurement that took it."""
+    sources: dict[int, str] = {}
+    timings = [t.measurement for t in study.trials if t.measurement]
+    trials = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.trials)
+    scale = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.scale)
+    return replace(study, trials=trials, scale=scale), sources
 
 
 def _with_trusted_timing(

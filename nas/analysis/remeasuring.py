@@ -17,7 +17,7 @@ from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
-from nas.numbers import fixed
+from nas.numbers import fixed, fixed_interval
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
@@ -65,6 +65,7 @@ class RemeasuringComparison:
     hypervolume_before: float  # of the candidates measured both times
     hypervolume_now: float
     not_tried: int  # complete candidates that were not measured again
+    front_not_tried: int = 0  # those of them on the front before
 
     def moved(self, before: FrontStatus, now: FrontStatus | None) -> tuple[RemeasuredCandidate, ...]:
         """Return the candidates with these statuses before and now; None stands for those not measured now."""
@@ -118,12 +119,14 @@ def compare_remeasurement(study: StudyRecord, again: Remeasurement) -> Remeasuri
         )
         for t in sorted(tried, key=lambda t: (-before.points[t.number].ratio, t.number))
     ]
+    untried = [t for t in trials if not t.baseline and t not in tried]
     return RemeasuringComparison(
         candidates=tuple(candidates),
         agreement=speed_agreement([before.points[n] for n in both], list(now.points.values())),
         hypervolume_before=before.hypervolume(both, study.info.objectives),
         hypervolume_now=now.hypervolume(both, study.info.objectives),
-        not_tried=sum(not t.baseline for t in trials) - sum(not t.baseline for t in tried),
+        not_tried=len(untried),
+        front_not_tried=sum(before.position(t.number).status is FrontStatus.FRONT for t in untried),
     )
 
 
@@ -164,9 +167,10 @@ def order_line(a: SpeedAgreement) -> str:
     c = a.correlation
     if c.tau is None:
         return f"order by speed: {_candidates(c.candidates)} measured both times, too few or all equal"
-    interval = f"no interval for fewer than {MIN_FOR_INTERVAL}"
-    if c.low is not None:
-        interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {fixed(c.low, 2)} to {fixed(c.high, 2)}"
+    why = f"for fewer than {MIN_FOR_INTERVAL}" if c.low is None else "of a perfect order"
+    interval = f"no interval {why}"
+    if c.interval is not None:
+        interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {fixed_interval(*c.interval, 2)}"
     swapped = f"{a.swapped} of {a.pairs} pairs swapped ({a.clearly_swapped} of them beyond the intervals)"
     rest = f"{a.tied} tied, {a.overlapping} with overlapping intervals"
     tau = f"Kendall's tau-b {fixed(c.tau, 2)}, {_candidates(c.candidates)}"
@@ -181,8 +185,9 @@ def front_line(c: RemeasuringComparison) -> str:
         (c.left, "left it"),
         (c.lost, "not measured"),
     ]
-    before = sum(len(candidates) for candidates, _ in parts)
+    before = sum(len(candidates) for candidates, _ in parts) + c.front_not_tried
     counts = [f"{len(candidates)} {status}{_numbers(candidates)}" for candidates, status in parts if candidates]
+    counts += [f"{c.front_not_tried} not tried"] * bool(c.front_not_tried)
     joined = f"{len(c.joined)} joined{_numbers(c.joined)}" if c.joined else "none joined"
     return f"front of {before}: {', '.join(counts) or 'none was measured'}; {joined}"
 
@@ -270,7 +275,15 @@ def differences(study: StudyRecord, again: Remeasurement, before: Sequence[Measu
 
 
 def conclusion(c: RemeasuringComparison) -> str:
-    """Return a sentence with the consequence for the choice of a candidate."""
+    """Return the consequence for the choice of a candidate, and how little of the front it is from."""
+    if not c.front_not_tried:
+        return _consequence(c)
+    tried = len(c.stayed) + len(c.tied) + len(c.left) + len(c.lost)
+    were, of = "was" if tried == 1 else "were", tried + c.front_not_tried
+    return f"Only {tried} of the {of} models of the front {were} measured. {_consequence(c)}"
+
+
+def _consequence(c: RemeasuringComparison) -> str:
     before = len(c.stayed) + len(c.tied) + len(c.left)
     gone, new, lost = len(c.left), len(c.joined), len(c.lost)
     measured, tau = c.agreement.correlation.candidates, c.agreement.correlation.tau
@@ -324,6 +337,7 @@ def remeasuring_json(study: StudyRecord, again: Remeasurement, c: RemeasuringCom
         "front": {name: [r.trial.number for r in rows] for name, rows in fronts.items()},
         "hypervolume": {"before": c.hypervolume_before, "now": c.hypervolume_now},
         "not_tried": c.not_tried,
+        "front_not_tried": c.front_not_tried,
         "notes": remeasuring_notes(study, again, c),
         "conclusion": conclusion(c),
     }

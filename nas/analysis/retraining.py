@@ -93,6 +93,7 @@ class RetrainingSummary:
     candidates: tuple[RetrainedCandidate, ...]
     scatter: SeedScatter  # between seeds, after `steps`
     scatter_at_last_rung: SeedScatter | None  # after the study's last rung; None where no candidate has two seeds
+    untrained: tuple[int, ...] = ()  # numbers of the trials on the study's front without such a training
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -114,16 +115,19 @@ def summarize_retraining(
     """Summarize the retrainings with one number of steps; None where there are none.
 
     Args:
-        study: with the retrained trials.
+        study: with the retrained trials, and the timings from before the retraining: `was_on_front` is by them.
         retrainings: with any numbers of steps.
         remeasurements: among them the one named REMEASUREMENT.
-        steps: of each training. The default is the number that most candidates were retrained for, the largest of
-            equals, so that longer retrainings that have just begun do not hide the finished ones.
+        steps: of each training. The default is the number that most candidates have a score of, the largest of equals,
+            so that longer retrainings that have just begun, or have failed, do not hide the finished ones.
     """
     by_length: dict[int, dict[int, list[Retraining]]] = {}
     for retraining in retrainings:
         by_length.setdefault(retraining.steps, {}).setdefault(retraining.number, []).append(retraining)
-    steps = steps or max(by_length, key=lambda length: (len(by_length[length]), length), default=0)
+    scored = {
+        length: {r.number for r in retrainings if r.steps == length and r.score is not None} for length in by_length
+    }
+    steps = steps or max(by_length, key=lambda length: (len(scored[length]), length), default=0)
     by_number = by_length.get(steps, {})
     trials = complete(study)
     front = front_numbers([t for t in trials if not t.baseline])
@@ -140,7 +144,8 @@ def summarize_retraining(
     last = study.info.rung_steps[-1]
     at_last = [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
-    return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last))
+    untrained = tuple(sorted(front - by_number.keys()))
+    return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last), untrained)
 
 
 def _fastest_first(candidate: RetrainedCandidate) -> tuple[float, int]:
@@ -194,7 +199,8 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     if summary.steps != last_rung:
         compared[f"{study}, mean of the seeds at {last_rung}"] = _of_study, _of_mean_at(last_rung)
         compared[f"mean of the seeds at {last_rung}, {longer}"] = _of_mean_at(last_rung), _of_mean
-    compared |= {f"{study}, seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in summary.seeds}
+    if len(summary.seeds) > 1:  # of one, the mean is its score
+        compared |= {f"{study}, seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in summary.seeds}
     for a, b in combinations(summary.seeds, 2):
         compared[f"seeds {a} and {b} {longer}"] = _of_seed(a), _of_seed(b)
     return {label: _correlation(summary.candidates, *rankings) for label, rankings in compared.items()}
@@ -227,7 +233,7 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
     searched = [c for c in summary.candidates if not c.trial.baseline]
     expected = sum(c.chance or 0.0 for c in searched)
     notes = [
-        _front_note(searched),
+        _front_note(searched, summary.untrained),
         f"expected number of candidates on the front: {expected:.1f}",
         _scatter_note(summary),
     ]
@@ -262,19 +268,20 @@ def _scored(summary: RetrainingSummary, steps: int) -> list[ScoredCandidate]:
     ]
 
 
-def _front_note(searched: Sequence[RetrainedCandidate]) -> str:
-    left = [c for c in searched if c.was_on_front and c.chance is not None and not c.on_front]
-    joined = [c for c in searched if not c.was_on_front and c.on_front]
-    unknown = [c for c in searched if c.chance is None]
-    before = sum(c.was_on_front for c in searched)
+def _front_note(searched: Sequence[RetrainedCandidate], untrained: Sequence[int]) -> str:
+    left = [c.trial.number for c in searched if c.was_on_front and c.chance is not None and not c.on_front]
+    joined = [c.trial.number for c in searched if not c.was_on_front and c.on_front]
+    unknown = [c.trial.number for c in searched if c.chance is None]
+    before = sum(c.was_on_front for c in searched) + len(untrained)
     note = f"front of {before}: {_count(left, 'left it')}, {_count(joined, 'joined it')}"
-    return f"{note}, {_count(unknown, 'without score or measurement')}" if unknown else note
+    note += f", {_count(unknown, 'without score or measurement')}" if unknown else ""
+    return f"{note}, {_count(untrained, 'not retrained')}" if untrained else note
 
 
-def _count(candidates: Sequence[RetrainedCandidate], outcome: str) -> str:
-    if not candidates:
+def _count(numbers: Sequence[int], outcome: str) -> str:
+    if not numbers:
         return f"none {outcome}"
-    return f"{len(candidates)} {outcome} ({', '.join(map(str, sorted(c.trial.number for c in candidates)))})"
+    return f"{len(numbers)} {outcome} ({', '.join(map(str, sorted(numbers)))})"
 
 
 def _scatter_note(summary: RetrainingSummary) -> str:
@@ -295,6 +302,7 @@ def retraining_json(study: StudyRecord, summary: RetrainingSummary) -> dict[str,
         "metric_scatter": {name: asdict(between) for name, between in metric_scatter(summary).items()},
         "correlations": [{"between": label, **asdict(c)} for label, c in correlations.items()],
         "early_stopping": [asdict(regret) for regret in _stopping_regrets(study, summary)],
+        "untrained": list(summary.untrained),
         "notes": retraining_notes(study, summary),
     }
 

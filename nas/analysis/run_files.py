@@ -68,7 +68,8 @@ def trained_weights(
 ) -> TrainedWeights | None:
     """Return a trial's existing weights with most training steps, the best score of equals; None where there are none.
 
-    A retraining overwrites the file of an earlier one with the same seed, so only the last one of a seed counts.
+    A retraining that ends overwrites the file of an earlier one with the same seed, so only the last one of a seed
+    counts; one that fails overwrites nothing.
     """
     candidates = []
     searched = weights_file(run_dir, trial.arch_id)
@@ -76,10 +77,11 @@ def trained_weights(
         seed = int(study.info.config.get("seed", 0))
         origin = "the training's last step" if is_training(run_dir) else "the search's last rung"
         candidates.append(TrainedWeights(searched, trial.rungs[-1], seed, origin))
-    last_of_seed = {r.seed: r for r in sorted(retrainings, key=lambda r: r.created) if r.number == trial.number}
+    ended = [r for r in retrainings if r.number == trial.number and r.score is not None]
+    last_of_seed = {r.seed: r for r in sorted(ended, key=lambda r: r.created)}
     for seed, retraining in last_of_seed.items():
         file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)
-        if retraining.score is not None and file.is_file():
+        if file.is_file():
             candidates.append(TrainedWeights(file, retraining.rungs[-1], seed, f"retraining, seed {seed}"))
     return max(candidates, key=lambda w: (w.result.steps, w.result.score), default=None)
 

@@ -77,7 +77,7 @@ def _retraining_style(c: RetrainedCandidate) -> str:
 def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
     table = _table("order by score", "<between", "candidates", "Kendall's tau-b", "95 % interval")
     for between, c in correlations.items():
-        interval = "-" if c.low is None or c.high is None else fixed_interval(c.low, c.high, 2)
+        interval = "-" if c.interval is None else fixed_interval(*c.interval, 2)
         table.add_row(between, str(c.candidates), fixed(c.tau, 2, "-"), interval)
     return table
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nas.analysis.run_files import WEIGHTS
 from nas.backend.teacher_gpus import gpus_of_rank
 from nas.cli import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir, one_line
+from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import scratch_folder
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
@@ -35,8 +36,6 @@ CHECKPOINTS, IMAGE_SCORES = "checkpoints", "image_scores"  # in a job's folder
 MAX_REASON_CHARACTERS = 300
 STOPPING_S = 30.0  # for a training that is asked to end, to end its step and save its state
 STATE_SAVED = 3  # exit code of a process that has ended because it was asked to
-# By default glibc returns large buffers to the kernel and faults them in again at every training step.
-MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ray._raylet import (  # type: ignore[attr-defined]
 
 from nas.backend import WORKER_ENVIRONMENT
 from nas.backend.cluster import Announce, ClusterError
-from nas.backend.pool import MALLOC_SETTINGS
+from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import environment, guarded, scratch_folder
 
 _OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files

@@ -18,6 +18,7 @@ from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
 from nas.numbers import fixed, fixed_interval
+from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
 from nas.study.timing_doubts import no_interval, throughput_interval, timing_doubt
@@ -33,6 +34,7 @@ BUILTIN_DATA = (
     "OpenMoji glyphs (CC-BY-SA-4.0) on crops of photographs from scikit-learn (CC-BY-2.0) and scikit-image (CC0 or "
     "public domain by its documentation, which names no license of the one from the Middlebury stereo benchmark)"
 )
+BEST_OF_SEEDS = "none: chosen for its score"  # in place of an interval
 UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 
 
@@ -131,9 +133,10 @@ def _input(sizes_px: tuple[int, int], kind: str) -> str:
 def _score(data: CardData) -> str:
     """Return the explained variance of the exported weights and of other trainings, by teacher and head."""
     scatter, metrics = data.retraining.scatter if data.retraining else TYPICAL_SCATTER, data.weights.result.metrics
+    score = SCORE_LABELS[data.study.info.config["distill"].get("score", "spatial")]
     definition = (
-        "The score is the explained variance of the teachers' features on held-out images, mean over teachers. Its "
-        f"standard deviation between seeds is {scatter.words}."
+        f"The score is the {score} on held-out images, mean over teachers. Its standard deviation between seeds is "
+        f"{scatter.words}."
     )
     probes = ", ".join(f"{code(name)} {fixed(value, 4)}" for name, value in metrics.items())
     further = f"Probes on held-out images: {probes}." if probes else ""
@@ -141,16 +144,23 @@ def _score(data: CardData) -> str:
 
 
 def _trainings(data: CardData, scatter: SeedScatter) -> str:
+    """Return a table of the exported weights and of the mean over seeds.
+
+    Those of several seeds were chosen for their score, so that an interval around it would be too high.
+    """
     weights = data.weights
-    rows = [(f"exported weights: {weights.origin}", weights.result.steps, weights.result.score, 1)]
+    name, interval = f"exported weights: {weights.origin}", scatter.interval_words(weights.result.score, 1)
+    rows = []
     for candidate in data.retraining.candidates if data.retraining else ():
         if candidate.trial.number == data.trial.number and candidate.mean is not None:
             seeds = len(candidate.scores)
-            name = f"mean of {seeds} seed{'s' * (seeds > 1)}, retraining"
-            rows.append((name, candidate.steps, candidate.mean, seeds))
+            mean = f"mean of {seeds} seed{'s' * (seeds > 1)}, retraining"
+            rows.append((mean, candidate.steps, candidate.mean, scatter.interval_words(candidate.mean, seeds)))
+            if seeds > 1 and candidate.steps == weights.result.steps and weights.seed in candidate.scores:
+                name, interval = f"{name}, the best of {seeds}", BEST_OF_SEEDS
+    rows.insert(0, (name, weights.result.steps, weights.result.score, interval))
     lines = ["| weights | steps | score | 95 % interval over seeds |", "|---|---:|---:|---|"]
-    for name, steps, score, seeds in rows:
-        lines.append(f"| {name} | {steps} | {fixed(score, 4)} | {scatter.interval_words(score, seeds)} |")
+    lines += [f"| {each} | {steps} | {fixed(score, 4)} | {ends} |" for each, steps, score, ends in rows]
     return "\n".join(lines)
 
 

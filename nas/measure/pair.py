@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.folding import batch_norms_left
+from nas.measure.allocator import keep_freed_memory
 from nas.measure.arms import Arm
 from nas.measure.conditions import (
     POLL_HZ,
@@ -84,7 +85,7 @@ def measure_pair(
     """Measure `candidate` against `reference`; copies of both are fused, converted and compiled.
 
     They are called by `encode` (or forward) in inference mode, with torch's number of threads. Hold
-    `nas.measure.device_lock.measuring` around the call.
+    `nas.measure.device_lock.measuring` around the call. From then on this process keeps the memory that it frees.
 
     Args:
         candidate: The network that is measured, as it is trained.
@@ -98,6 +99,7 @@ def measure_pair(
         DeviceError: There is no such device.
         MeasurementError: Memory is too small for one image, or the clock saw no time pass.
     """
+    keep_freed_memory()
     device = torch_device(setting.device)
     timer, hertz = timer or timer_for(device), None if watch else POLL_HZ
     watch = watch or watch_for(device)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from backbones import resolve
 from nas.cli import FAILED, INTERRUPTED, clock, report_error, stderr_console, stdout_console
+from nas.measure.allocator import keep_freed_memory
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand
 from nas.profile.network import profile_network
@@ -37,6 +38,7 @@ def profile(command: ProfileCommand) -> int:
 
     Results from before an error or an interruption are printed.
     """
+    keep_freed_memory()  # stages, layers and sweeps are timed in this process
     if command.threads:
         torch.set_num_threads(command.threads)
     if isinstance(command.settings, SpaceRequest):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import betaincinv
 
 from backbones import build
 from nas.measure import Arm, Setting
@@ -157,7 +158,10 @@ class SpaceProfile:
     def to_dict(self) -> dict[str, Any]:
         """Return the object that --json prints."""
         request = asdict(self.request) | {"device": str(self.request.device), "arm": str(self.request.arm)}
-        fits = {name: {"fit": fit, "of": count} for name, (fit, count) in self.fits().items()}
+        fits = {
+            name: {"fit": fit, "of": count, "interval": share_interval(fit, count)}
+            for name, (fit, count) in self.fits().items()
+        }
         return {
             **request,
             "ranges": self.ranges(),
@@ -167,6 +171,13 @@ class SpaceProfile:
             "missing": list(self.missing),
             "environment": self.environment,
         }
+
+
+def share_interval(fit: int, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a space's share of which `fit` of `count` samples are (Clopper and Pearson 1934)."""
+    low = float(betaincinv(fit, count - fit + 1, 0.025)) if fit else 0.0
+    high = float(betaincinv(fit + 1, count - fit, 0.975)) if fit < count else 1.0
+    return low, high
 
 
 def sample_space(

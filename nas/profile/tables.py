@@ -14,7 +14,7 @@ from nas.measure.counts.compare import format_macs
 from nas.measure.verdicts import MIN_BLOCKS
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
-from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile
+from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile, share_interval
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement
 from nas.study.timing_doubts import (
@@ -633,9 +633,11 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
 def _limits_table(profile: SpaceProfile) -> Table:
     table = Table(title="Within the limits", box=box.SIMPLE_HEAD)
     table.add_column("limit", no_wrap=True)
-    table.add_column("share", justify="right")
-    table.add_column("specs", justify="right")
+    for heading in ("share", "95 % interval", "specs"):
+        table.add_column(heading, justify="right")
     for name, (fit, count) in profile.fits().items():
         limit = "all limits" if name == "all" else f"{LIMITS[name].flag} {profile.request.limits[name]:g}"
-        table.add_row(limit, f"{fit / count:.1%}" if count else "-", f"{fit} of {count}")
+        low, high = share_interval(fit, count)
+        share = (f"{fit / count:.1%}", f"{low:.1%} to {high:.1%}") if count else ("-", "-")
+        table.add_row(limit, *share, f"{fit} of {count}")
     return table

@@ -7,7 +7,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.analysis.evidence import timed_before
 from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
+from nas.analysis.retraining import REMEASUREMENT
 from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
@@ -28,8 +30,7 @@ _LOG = logging.getLogger(__name__)
 def remeasure(settings: RemeasureSettings, command: str) -> int:
     """Measure the remaining candidates, then show the comparison; the study records `command`."""
     with Store.open(settings.run, read_only=True) as store:
-        study = store.read()
-        remeasuring, newest = begin_remeasuring(store, study, settings, command)
+        study, remeasuring, newest = begin_remeasuring(store, settings, command)
     code = _measure_rest(remeasuring, newest, settings) if remeasuring.remaining(newest[0]) else 0
     _show(study, newest[0], settings)
     return code
@@ -51,22 +52,29 @@ def _measure_rest(remeasuring: Remeasuring, newest: list[Remeasurement], setting
 
 
 def begin_remeasuring(
-    store: Store, study: StudyRecord, settings: RemeasureSettings, command: str
-) -> tuple[Remeasuring, list[Remeasurement]]:
-    """Return what measures the candidates, and a list with the remeasurement to begin or continue, for `measure`.
+    store: Store, settings: RemeasureSettings, command: str
+) -> tuple[StudyRecord, Remeasuring, list[Remeasurement]]:
+    """Return the study, what measures its candidates, and a list with the remeasurement to begin or continue.
+
+    The study has the newest timings of before this remeasurement that can be trusted: these name the front, and are
+    compared with the new ones.
 
     Raises:
         SelectionError: The study has no complete candidate, or the settings name none.
         ValueError: The study cannot be measured so, or the remeasurement of that name has other settings.
     """
     log_to(settings.run, "remeasure", command)
+    if settings.name == REMEASUREMENT:
+        raise ValueError(f"--name: {settings.name!r}: backbone-nas retrain saves its timings under it; choose another")
+    study, _, existing = store.read_all()
     check_plane(study.info.objectives, "backbone-nas remeasure")
     trials_to_remeasure(study, settings.trials)  # refuses unknown ones, before what takes seconds is imported
     from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 
-    plan = plan_remeasuring(study, settings)
-    newest = [begin_remeasurement(store.remeasurements(), plan, command, settings.overwrite)]
-    return Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
+    plan = plan_remeasuring(study, settings, remeasurements=existing)
+    newest = [begin_remeasurement(existing, plan, command, settings.overwrite)]
+    before = timed_before(study, existing, plan.name)
+    return before, Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
 
 
 def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from nas.analysis.evidence import timed_before
 from nas.analysis.selection import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
@@ -66,24 +67,25 @@ class RemeasuringPlan:
 
 
 def plan_remeasuring(
-    study: StudyRecord, settings: RemeasureSettings, trials: Sequence[TrialRecord] = ()
+    study: StudyRecord,
+    settings: RemeasureSettings,
+    trials: Sequence[TrialRecord] = (),
+    remeasurements: Sequence[Remeasurement] = (),
 ) -> RemeasuringPlan:
     """Return the plan; settings that are None are those of most of the study's measurements.
 
     Args:
-        study: With complete trials.
+        study: As the search wrote it, with complete trials.
         settings: Of the user.
         trials: To measure in place of those that the settings name; the baselines are measured too.
+        remeasurements: Existing ones. The front that the settings name is that of the newest timings that can be
+            trusted, except those that this plan adds to.
 
     Raises:
         ValueError: this device or the study cannot be measured so.
     """
-    if trials:
-        trials = (*trials, *(t for t in complete(study) if t.baseline and t not in trials))
-    else:
-        trials = trials_to_remeasure(study, settings.trials)
     config = SearchConfig.from_dict(study.info.config)
-    measured = [t.measurement for t in trials if t.measurement]
+    measured = [t.measurement for t in trials or complete(study) if t.measurement]
     device = torch_device(settings.device)
     threads = _measuring_threads(device, settings.threads)
     setting = Setting(
@@ -96,6 +98,10 @@ def plan_remeasuring(
     check_runs_on(device.type, setting.arm.runtime, setting.arm.precision)
     here = environment(str(device))
     name = settings.name or _default_name(setting, here)
+    if trials:
+        trials = (*trials, *(t for t in complete(study) if t.baseline and t not in trials))
+    else:
+        trials = trials_to_remeasure(timed_before(study, remeasurements, name), settings.trials)
     reference = study.info.reference
     recorded = next((t.spec for t in study.trials if t.baseline == reference), None)
     with_scale = (*trials, *(t for t in study.scale if t.state is TrialState.MEASURED))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nas.analysis.evidence import gather_evidence
-from nas.analysis.recommendation import recommended_words
+from nas.analysis.evidence import gather_evidence, timed_before
+from nas.analysis.recommendation import recommend, recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
 from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import candidates_to_retrain, complete, front_candidates, promising_stopped
@@ -29,7 +29,7 @@ from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
 from nas.storage.store import Store, StoreError
 from nas.study.objectives import check_plane
-from nas.study.records import Retraining, StudyRecord
+from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord
 from nas.terminal import write_line
 
 _LOG = logging.getLogger(__name__)
@@ -69,19 +69,42 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
         ValueError: A setting does not fit the study.
     """
     log_to(settings.run, "retrain", command)
-    study = store.read()
+    study, retrainings, remeasurements = store.read_all()
     check_plane(study.info.objectives, "backbone-nas retrain")
-    candidates = candidates_to_retrain(front_candidates(study), settings.runners_up)
-    groups = {
-        "front": [c.trial for c in candidates if c.on_front],
-        "near misses": [c.trial for c in candidates if not c.on_front],
-        "early-stopped": promising_stopped(study, settings.early_stopped),
-        "baselines": [t for t in complete(study) if settings.baselines and t.baseline],
-    }
-    plan = plan_retraining(study, list(chain.from_iterable(groups.values())), settings)
+    groups = _trials_to_retrain(study, retrainings, remeasurements, settings)
+    chosen = dict.fromkeys(trial.number for trials in groups.values() for trial in trials)
+    by_number = {trial.number: trial for trial in study.trials}
+    plan = plan_retraining(study, [by_number[number] for number in chosen], settings)
     counts = ", ".join(f"{group} {len(trials)}" for group, trials in groups.items())
     announce(f"retraining: {counts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
     return study, plan
+
+
+def _trials_to_retrain(
+    study: StudyRecord,
+    retrainings: Sequence[Retraining],
+    remeasurements: Sequence[Remeasurement],
+    settings: RetrainSettings,
+) -> dict[str, Sequence[TrialRecord]]:
+    """Return the trials by group; their front is that of the newest timings from before the retraining.
+
+    The retraining's own timings may recommend a model that was neither on that front nor a near miss. Retrained scores
+    decide only if it is retrained too.
+    """
+    before = timed_before(study, remeasurements, REMEASUREMENT)
+    candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
+    found = recommend(gather_evidence(study, retrainings, remeasurements))
+    recommended = [] if found is None else [found.by_search.trial]
+    known = {c.trial.number for c in candidates}
+    groups: dict[str, Sequence[TrialRecord]] = {
+        "front": [c.trial for c in candidates if c.on_front],
+        "near misses": [c.trial for c in candidates if not c.on_front],
+        "early-stopped": promising_stopped(before, settings.early_stopped),
+        "baselines": [t for t in complete(before) if settings.baselines and t.baseline],
+    }
+    if new := [trial for trial in recommended if trial.number not in known]:
+        groups["recommended by newer timings"] = new
+    return groups
 
 
 def train_and_measure(
@@ -118,28 +141,29 @@ def _measure(
     command: str,
     progress: StageProgress,
 ) -> None:
-    """Measure all candidates relative to the reference, as backbone-nas remeasure does.
+    """Measure all candidates relative to the reference, as backbone-nas remeasure does, earlier commands' ones too.
 
-    If some are missing and the others were measured with other settings (on another device, for example), all are
-    measured again.
+    A measurement that failed is tried again. If some are missing and the others were measured with other settings (on
+    another device, for example), all are measured again.
     """
     from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 
+    numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
     before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
-    if before and {t.number for t in plan.trials} <= before.measurements.keys() | before.unmeasured.keys():
+    if before and numbers <= before.measurements.keys():
         return
+    if before:
+        before = replace(before, unmeasured={n: why for n, why in before.unmeasured.items() if n not in numbers})
+    existing = [before] if before else []
     requested = RemeasureSettings(
         settings.run, device=plan.config.device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
     )
-    to_measure = plan_remeasuring(study, requested, plan.trials)
+    to_measure = plan_remeasuring(study, requested, [t for t in study.trials if t.number in numbers])
     try:
-        newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=False)
+        newest = begin_remeasurement(existing, to_measure, command, restart=False)
     except ValueError as error:
         announce(f"measuring all again: {one_line(error).partition(';')[0]}", _LOG)
-        known = before.measurements if before else {}
-        earlier = [t for t in study.trials if t.number in known and t not in plan.trials]
-        to_measure = plan_remeasuring(study, requested, (*plan.trials, *earlier))
-        newest = begin_remeasurement(store.remeasurements(), to_measure, command, restart=True)
+        newest = begin_remeasurement(existing, to_measure, command, restart=True)
     remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
     total = len(remeasuring.remaining(newest))
     for again in remeasuring.run(newest):
@@ -174,8 +198,14 @@ def _retraining(update: TrainingProgress, device: str) -> Retraining:
     return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason)
 
 
+def retraining_summary(store: Store, study: StudyRecord, steps: int) -> RetrainingSummary | None:
+    """Return the summary of a study's retrainings of `steps` steps; None where there are none."""
+    again = store.remeasurements()
+    return summarize_retraining(timed_before(study, again, REMEASUREMENT), store.retrainings(), again, steps)
+
+
 def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSettings) -> None:
-    summary = summarize_retraining(study, store.retrainings(), store.remeasurements(), steps)
+    summary = retraining_summary(store, study, steps)
     if summary is None:
         return
     evidence = gather_evidence(study, store.retrainings(), store.remeasurements())

@@ -32,6 +32,11 @@ class RetrainingPlan:
         """Return the steps of each training."""
         return self.config.distill.rung_steps[-1]
 
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Return the numbers of the candidates."""
+        return frozenset(trial.number for trial in self.trials)
+
     def remaining(self, retrainings: Iterable[Retraining]) -> list[TrainingJob]:
         """Return the unfinished and failed trainings, seed by seed, so that all candidates have one seed early."""
         done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.score is not None}

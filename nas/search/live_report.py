@@ -16,6 +16,7 @@ from nas.cli import clock, command_line, one_line
 from nas.command_log import announce
 from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
+from nas.study.objectives import on_plane
 from nas.study.records import TrialRecord, TrialState, trial_seconds
 from nas.terminal import write_line
 
@@ -165,9 +166,12 @@ def _show_result(run_dir: Path, console: Console) -> None:
     if summary.recommendation is None:
         return
     run = str(run_dir)
+    retraining = {
+        command_line("retrain", [run, "--baselines"]): "does the front hold after longer training, with new seeds?"
+    }
     following = {
         command_line("report", [run, "--open"]): "open the report",
-        command_line("retrain", [run, "--baselines"]): "does the front hold after longer training, with new seeds?",
+        **(retraining if on_plane(evidence.record.info.objectives) else {}),
         command_line("train", [run, "--train-steps", "20000"]): "distill the recommended model at full length",
         command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
     }

@@ -66,11 +66,16 @@ SCORE_LABELS = {  # by `DistillConfig.score`
 }
 
 
+def on_plane(study_objectives: Sequence[Objective]) -> bool:
+    """Return whether a study's objectives are score and throughput."""
+    return sorted(objective.name for objective in study_objectives) == ["score", "throughput"]
+
+
 def check_plane(study_objectives: Sequence[Objective], command: str) -> None:
     """Raise ValueError unless a study's objectives are score and throughput, the only ones that `command` supports."""
-    names = [objective.name for objective in study_objectives]
-    if sorted(names) != ["score", "throughput"]:
-        raise ValueError(f"{command}: the study's objectives are {', '.join(names)}; it takes score and throughput")
+    if not on_plane(study_objectives):
+        names = ", ".join(objective.name for objective in study_objectives)
+        raise ValueError(f"{command}: the study's objectives are {names}; it takes score and throughput")
 
 
 def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:

@@ -171,6 +171,17 @@ def test_retrainings_answer_after_a_refresh(study: Study, run: Path) -> None:
     assert (model.number, model.score, model.seeds) == (2, pytest.approx(0.805), 2)
 
 
+def test_retrain_returns_the_trainings_of_its_own_steps(study: Study, run: Path) -> None:
+    with Store.open(run) as store:
+        store.save_remeasurement(remeasured_for_retraining({n: ratio for n, (_, ratio) in POINTS.items()}))
+        for number in range(1, 6):
+            store.save_retraining(retrained(number, {1: 0.5}, steps=60)[0])
+        for number in (1, 2, 3):
+            store.save_retraining(retrained(number, {1: 0.8})[0])
+    summary = study.retrain(seeds=1, runners_up=0)  # for 90 steps
+    assert (summary.steps, [c.mean for c in summary.candidates]) == (90, [0.8, 0.8, 0.8])
+
+
 def test_the_table_the_report_and_the_figure_are_those_of_the_report(study: Study, run: Path) -> None:
     table = study.dataframe()
     assert list(table["number"]) == [0, 1, 2, 3, 4, 5, STOPPED]

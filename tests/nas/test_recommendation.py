@@ -22,6 +22,7 @@ from nas.export.__main__ import main as export_command
 from nas.retrain.__main__ import main as retrain_command
 from nas.search.live_report import _show_result
 from nas.select.__main__ import main as select_command
+from nas.study.objectives import objectives
 from nas.study.records import Expectation, TrialRecord, TrialState
 from reports.__main__ import main as report_command
 from search_space import ArchSpec
@@ -136,6 +137,19 @@ def test_the_end_of_a_search_recommends_by_retrained_scores(run: Path) -> None:
     text = io.StringIO()
     _show_result(run, Console(file=text, width=1000))
     assert text.getvalue().startswith(f"{SENTENCE} eradio_femto, 0.634.\nTrial 2 is the fastest retrained candidate")
+
+
+@pytest.mark.parametrize(("names", "named"), [(("score", "throughput"), True), (("score", "params"), False)])
+def test_the_end_of_a_search_names_retrain_where_it_takes_the_study(
+    names: tuple[str, ...], named: bool, tmp_path: Path
+) -> None:
+    study = small_study(SEARCHED)
+    new_store(tmp_path / "run", replace(study, info=replace(study.info, objectives=objectives(names, "spatial"))))
+    text = io.StringIO()
+    _show_result(tmp_path / "run", Console(file=text, width=1000))
+    following = text.getvalue().partition("next:")[2]
+    assert ("backbone-nas retrain" in following) is named
+    assert "backbone-nas export" in following
 
 
 def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(

@@ -110,6 +110,22 @@ def test_candidates_stopped_at_a_lower_rung_are_left_out() -> None:
     assert result.stopped_early == 1
 
 
+def test_early_stopped_candidates_that_were_never_timed_are_left_out_too() -> None:
+    timed, small, large = (
+        replace(record(n, (0.2,), 3.0), state=TrialState.STOPPED, params=params)
+        for n, params in ((6, 1), (7, 1), (8, 9))
+    )
+    untimed = replace(small, measurement=None), replace(large, measurement=None)
+    base = study()
+    whole = replace(base, trials=(*base.trials, timed, *untimed))
+    fast, few = {"min_throughput_img_s": 1900.0}, {"max_params": 5.0}
+    for limits, left_out in ({}, (3, 0)), (few, (2, 0)), (fast, (1, 2)), ({**few, **fast}, (1, 1)):
+        result = answer_to(limits, of=whole)
+        assert (result.stopped_early, result.stopped_unknown) == left_out
+    notes = [note for note in answer_notes(answer_to(fast, of=whole), fast) if note.startswith("left out")]
+    assert [note.split()[2] for note in notes] == ["1", "2"]
+
+
 def test_a_study_without_complete_trials_has_no_answer() -> None:
     base = study()
     with pytest.raises(SelectionError, match="no trial that was measured"):

@@ -132,6 +132,13 @@ def test_the_newest_timing_of_the_searchs_setting_counts() -> None:
     assert evidence_words(found).endswith("; throughput of trial 2 measured again")
 
 
+def test_the_retrained_front_is_that_of_the_newest_timings_of_before() -> None:
+    timings = {"disturbed": {2: 1.0, 4: 6.0}, "retraining": {1: 1.0, 2: 3.3}}  # 2 falls behind 3, 4 stays
+    summary = evidence_of(dict.fromkeys((1, 2, 3, 4), (0.6,)), **timings).retraining
+    assert summary is not None
+    assert {c.trial.number: c.was_on_front for c in summary.candidates} == {1: True, 2: False, 3: True, 4: True}
+
+
 @pytest.mark.parametrize(
     ("changes", "ratio"),
     [

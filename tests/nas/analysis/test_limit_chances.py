@@ -7,7 +7,7 @@ import random
 from statistics import NormalDist, median
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, median_interval, quantities
@@ -79,6 +79,7 @@ def test_the_interval_of_a_median_covers_it_as_often_as_it_says() -> None:
 positive = st.floats(1e-3, 1e3)
 
 
+@settings(deadline=None)
 @given(st.lists(positive, min_size=6, max_size=300))
 def test_the_interval_of_a_median_holds_it(samples: list[float]) -> None:
     interval = median_interval(samples)
@@ -86,6 +87,7 @@ def test_the_interval_of_a_median_holds_it(samples: list[float]) -> None:
     assert min(samples) <= interval[0] <= median(samples) <= interval[1] <= max(samples)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["max_latency_ms", "min_throughput_img_s"]), positive, positive, st.floats(0.001, 0.5))
 def test_a_looser_limit_is_never_less_sure_and_kept_is_even_odds_or_better(
     name: str, value: float, bound: float, off: float

@@ -15,6 +15,7 @@ from nas.analysis.remeasuring import (
     compare_remeasurement,
     conclusion,
     front_line,
+    order_line,
     remeasuring_notes,
 )
 from nas.analysis.selection import complete
@@ -80,7 +81,9 @@ def test_unmeasured_candidates_and_wrong_outputs_leave_the_comparison() -> None:
 def test_untried_candidates_make_no_other_new() -> None:
     c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 4: 1.5}))
     assert changes(c)[4] == "behind 2 → open: 2 not measured"
-    assert (numbers(c.joined), c.not_tried) == ([], 3)
+    assert (numbers(c.joined), c.not_tried, c.front_not_tried) == ([], 3, 2)
+    assert front_line(c) == "front of 3: 1 still on it (1), 2 not tried; none joined"
+    assert conclusion(c).startswith("Only 1 of the 3 models of the front was measured. ")
     (*_, last) = remeasuring_notes(small_study(), remeasured({0: 1.0}), c)
     assert last.startswith("3 candidates ")
     assert "--trials all" in last
@@ -104,6 +107,7 @@ def test_equal_measurements_change_nothing() -> None:
     assert [c.left, c.joined, c.tied, c.lost] == [()] * 4
     assert c.hypervolume_before == c.hypervolume_now
     assert "hold here" in conclusion(c)
+    assert "6 candidates (no interval of a perfect order)" in order_line(c.agreement)
     assert remeasuring_notes(study, now, c)[0] == "changed: nothing that is recorded"
 
 

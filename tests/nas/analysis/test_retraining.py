@@ -89,6 +89,22 @@ def test_rank_correlations_of_study_means_and_seeds() -> None:
     assert len(result) == 3 + 3 + 3
 
 
+def test_one_seed_is_compared_once() -> None:
+    once = [replace(f, rungs=f.rungs[-1:]) for f in retrainings() if f.seed == 1]
+    labels = list(rank_correlations(summary(again=once), 30))
+    assert [label for label in labels if label.endswith("at 90 steps") and label.startswith("study")] == [
+        "study at 30 steps, one seed at 90 steps"
+    ]
+
+
+def test_a_front_that_was_retrained_in_part_is_whole_in_the_note() -> None:
+    s = summary(again=[f for f in retrainings() if f.number in (1, 5)])
+    assert s.untrained == (2, 3)
+    assert retraining_notes(small_study(), s)[0] == (
+        "front of 3: none left it, 1 joined it (5), 2 not retrained (2, 3)"
+    )
+
+
 def test_two_candidates_have_no_rank_correlation() -> None:
     again = [f for f in retrainings() if f.number in (1, 2)]
     assert {c.tau for c in rank_correlations(summary(again=again), 30).values()} == {None}
@@ -105,6 +121,12 @@ def test_only_trainings_of_one_length_are_compared() -> None:
     assert summary(again=[*retrainings(), *longer]).steps == 900  # as many, and longer
     assert summarize_retraining(small_study(), retrainings(), [remeasured_for_retraining(RATIOS)], 30) is None
     assert summarize_retraining(small_study(), [], [remeasured_for_retraining(RATIOS)]) is None
+
+
+def test_longer_trainings_that_failed_do_not_hide_finished_ones() -> None:
+    longer = [failed(number, 1, "out of memory", steps=900) for number in range(1, 6)]
+    assert summary(again=[*retrainings(), *longer, *retrained(1, {2: 0.9}, steps=900)]).steps == 90
+    assert summary(again=longer).steps == 900
 
 
 def test_a_failure_leaves_the_other_seeds_and_a_candidate_without_a_measurement_has_no_chance() -> None:

@@ -37,5 +37,9 @@ def test_the_longest_trained_weights_that_are_there_are_taken(tmp_path: Path) ->
     kept = trained_weights(tmp_path, study, trial, again)
     assert kept is not None
     assert kept.weights == first
+    longer = [*retrainings, replace(failed(2, 2, "out of memory", steps=900), created="2026-11-26")]
+    kept = trained_weights(tmp_path, study, trial, longer)
+    assert kept is not None
+    assert kept.weights == second, "a training that failed has written no weights"
     stopped = replace(trial, state=TrialState.STOPPED)
     assert trained_weights(tmp_path, study, stopped, ()) is None

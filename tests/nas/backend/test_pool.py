@@ -20,7 +20,6 @@ import torch
 
 from nas.backend import pool
 from nas.backend.pool import (
-    MALLOC_SETTINGS,
     STOPPING_S,
     RankSpec,
     TrainingJob,
@@ -29,6 +28,7 @@ from nas.backend.pool import (
     stopping_s,
 )
 from nas.cli import image_scores_path, lock_dir
+from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
 from nas.study.config import DistillConfig
 from tests.nas.backend.processes import children, gone, trainings
@@ -180,7 +180,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from nas.study.config import SearchConfig
-from nas.backend.pool import MALLOC_SETTINGS, TrainingJob, TrainingPool, TrainingProgress
+from nas.measure.allocator import MALLOC_SETTINGS
+from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
 from nas.study.records import TrialRecord
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ from backbones import build
 from nas.measure import Arm, MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
-from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest
+from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest, share_interval
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
 from search_space.genes import Layout
 from tests.nas.profile.services import scripted
+
+
+def share(fit: int, count: int) -> dict[str, object]:
+    return {"fit": fit, "of": count, "interval": list(share_interval(fit, count))}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +57,7 @@ def test_specs_are_counted_and_ranged(capsys):
         "max_gmacs": [s["macs"] <= 2e7 for s in data["specs"]],
     }
     within["all"] = [a and b for a, b in zip(*within.values(), strict=True)]
-    assert data["fits"] == {name: {"fit": sum(v), "of": 12} for name, v in within.items()}
+    assert data["fits"] == {name: share(sum(v), 12) for name, v in within.items()}
     assert "ratio" not in data["ranges"]
     assert sample(capsys, "--samples", "12", "--seed", "4")["specs"] != data["specs"]
 
@@ -67,7 +71,7 @@ def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
     )
     assert data["ranges"]["ratio"]["n"] == data["ranges"]["latency_ms"]["n"] == 1
     assert data["fits"] == {
-        "max_latency_ms": {"fit": 0, "of": 1}, "min_throughput_img_s": {"fit": 1, "of": 1}, "all": {"fit": 0, "of": 1},
+        "max_latency_ms": share(0, 1), "min_throughput_img_s": share(1, 1), "all": share(0, 1),
     }  # fmt: skip
     assert data["missing"] == []
     assert "throughput ratio" in plot.read_text()
@@ -84,7 +88,7 @@ def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeyp
     timed = ["--samples", "4", "--measure-seconds", "60", "--runtime", "bf16", "--max-latency-ms", "3"]
     data = sample(capsys, *timed)
     assert [s["failure"] for s in data["specs"]] == ["crash: the process was ended by SIGSEGV", None] * 2
-    assert data["fits"] == {"max_latency_ms": {"fit": 2, "of": 4}}
+    assert data["fits"] == {"max_latency_ms": share(2, 4)}
     assert data["arm"] == "eager+bf16+channels-last+fused"
     assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in service.requests] == [
         s["arch_id"] for s in data["specs"]
@@ -108,9 +112,18 @@ def test_tables(capsys):
         "activations, M",
         "max-params 1e+09",
         "100.0%",
+        "47.8% to 100.0%",
         "5 of 5",
     ):
         assert word in out
+
+
+@pytest.mark.parametrize(
+    ("fit", "count", "ends"),
+    [(0, 100, (0.0, 0.0362)), (1, 100, (0.0003, 0.0545)), (50, 100, (0.3983, 0.6017)), (5, 5, (0.4782, 1.0))],
+)
+def test_a_share_has_the_interval_of_clopper_and_pearson(fit: int, count: int, ends: tuple[float, float]) -> None:
+    assert share_interval(fit, count) == pytest.approx(ends, abs=5e-5)
 
 
 def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):

@@ -133,6 +133,14 @@ def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Excepti
         list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]
 
 
+def test_the_front_to_measure_is_that_of_the_newest_timings_of_before(tmp_path: Path) -> None:
+    settings, quiet = RemeasureSettings(tmp_path, device="cpu", name="new"), remeasured({2: 1.4, 5: 1.99}, name="quiet")
+    own = remeasured({1: 0.1, 5: 0.1}, name="new")  # of the same command, which was interrupted
+    for again, numbers in ((), [0, 1, 2, 3]), ((quiet,), [0, 1, 2, 3, 5]), ((own,), [0, 1, 2, 3]):
+        planned = plan_remeasuring(small_study(), settings, remeasurements=again).trials
+        assert [t.number for t in planned] == numbers
+
+
 def test_a_study_s_networks_for_scale_are_measured_along(tmp_path: Path) -> None:
     name = "timm:resnet18"
     for_scale = TrialRecord(-1, name, {}, TrialState.MEASURED, scale=name, measurement=measurement(0.5))

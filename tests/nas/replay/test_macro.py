@@ -153,7 +153,7 @@ def test_command_takes_several_samplers_and_jobs(
         (["macro"], "--table: macro needs it"),
         (["macro", "--table", "none.csv"], "no such file"),
         (["macro", "--table", "CSV", "--knowledge", "structure"], "choose one of: parameters, cost, params, sizes"),
-        (["macro", "--table", "CSV", "--dataset", "cifar100"], "macro has cifar10 only"),
+        (["macro", "--table", "CSV", "--dataset", "cifar100"], "macro has one data set only"),
         (["macro", "--table", "CSV", "--sampler", "tpe,informed-luck"], "'informed-luck'"),
         (
             ["macro", "--table", "CSV", "--sampler", "random,tpe,random", "--seeds", "2", "--budget", "3"],

@@ -17,12 +17,21 @@ import torch
 from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
+from nas.retrain.command import begin_retraining
 from nas.retrain.retraining_plan import plan_retraining
 from nas.search.config_file import FILE_NAME
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import Retraining, StudyRecord, TrialState
-from tests.nas.analysis.builders import REFERENCE, failed, new_store, remeasured_for_retraining, retrained, small_study
+from tests.nas.analysis.builders import (
+    REFERENCE,
+    failed,
+    new_store,
+    remeasured,
+    remeasured_for_retraining,
+    retrained,
+    small_study,
+)
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets, study_of
 from tests.nas.study.builders import record, search_config
@@ -201,14 +210,58 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
-@pytest.mark.slow
-def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
-    study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+def plan_of(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:
+    """Return the numbers of the trials that the command retrains, and what it announces."""
+    settings = RetrainSettings(run, runners_up=0)
+    _, plan = begin_retraining(Store.open(run), settings, "test")
+    return [trial.number for trial in plan.trials], capsys.readouterr().err
+
+
+def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A disturbed search was timed again; what the retraining itself measures changes the front no more."""
+    store = new_store(tmp_path / "run", small_study(POINTS))
+    assert plan_of(tmp_path / "run", capsys)[0] == [1, 2]
+    store.save_remeasurement(remeasured({1: 1.0, 3: 2.5}, name="quiet"))
+    assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
+    store.save_remeasurement(remeasured_for_retraining({2: 2.6, 3: 2.5}))
+    assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
+
+
+def test_the_model_that_newer_timings_recommend_is_retrained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The study's timings are of another machine; STOPPED is of an earlier command, with --early-stopped."""
+    store = new_store(tmp_path / "run", small_study(POINTS))
+    store.save_remeasurement(remeasured_for_retraining({1: 1.4, 2: 1.3}))  # 3 is the fastest of all now
+    numbers, announced = plan_of(tmp_path / "run", capsys)
+    assert numbers == [1, 2, 3]
+    assert "recommended by newer timings 1" in announced
+
+
+@pytest.mark.slow
+def test_a_measurement_that_failed_is_tried_again(study: StudyRecord, tmp_path: Path, cache: Path) -> None:
     run = tmp_path / "run"
     store = new_store(run, study)
-    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0, STOPPED: 3.0}))
+    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0}, {2: "crash"}))
+    for number in (1, 2):
+        for final in retrained(number, {1: 0.4, 2: 0.41}, steps=STEPS):
+            store.save_retraining(final)
+    assert main([str(run), *WORDS, "--cache", str(cache)]) == 0
+    (again,) = store.remeasurements()
+    assert (set(again.measurements), again.unmeasured) == ({0, 1, 2}, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("earlier", [{STOPPED: 3.0}, {}])
+def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
+    earlier: dict[int, float], study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study's timings are of another machine; STOPPED is of an earlier command, with --early-stopped.
+
+    An interrupted command may have dropped its measurement already.
+    """
+    run = tmp_path / "run"
+    store = new_store(run, study)
+    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0} | earlier))
     for number in (1, 2, STOPPED):
         for final in retrained(number, {1: 0.4, 2: 0.41}, steps=STEPS):
             store.save_retraining(final)
