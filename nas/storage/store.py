@@ -34,7 +34,7 @@ from nas.files import parse_json
 from nas.storage.database import Database
 from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
-from nas.storage.location import STUDY_FILE, StudyLocation
+from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.architectures import ExpectingSampler, Proposal
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
@@ -78,10 +78,12 @@ class Store:
 
     Attributes:
         notify: Called with a line when the database becomes unavailable, and when it is available again.
+        patient: Whether `retry_while_unavailable` waits for the database.
     """
 
     def __init__(self, location: StudyLocation, database: Database, study: optuna.Study) -> None:
         self.notify: Callable[[str], None] = lambda line: None
+        self.patient = True
         self._location = location
         self._database = database
         self._study = study
@@ -237,8 +239,10 @@ class Store:
         """Return `work()`, and repeat the call while the database is unavailable; it may change only the store.
 
         Raises:
-            StoreError: The database was unavailable for too long.
+            StoreError: The database was unavailable for too long, or is unavailable and this store is not `patient`.
         """
+        if not self.patient:
+            return work()
         advice = f"nothing stored is lost; continue with --resume {self._location.run_dir}"
         return retry_while_unavailable(work, self.notify, advice)
 
@@ -467,4 +471,7 @@ def _check_free(location: StudyLocation) -> None:
         names = optuna.get_all_study_names(database)
     if location.study in names or (location.url is None and names):
         name = f" {location.study!r}" * bool(location.study)
-        raise StoreError(f"{location} already holds a study{name}; {location.advice}")
+        advice = location.advice
+        if not holds_study(location.run_dir):
+            advice = "another run folder of this name has it, or had it; choose a --run with another name"
+        raise StoreError(f"{location} already holds a study{name}; {advice}")
