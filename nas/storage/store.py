@@ -13,11 +13,12 @@ opens our studies.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +31,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Row, bindparam, text
 
+from nas.command_log import announce
 from nas.files import parse_json
 from nas.storage.database import Database
 from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
@@ -64,6 +66,7 @@ _REMEASUREMENT = "remeasurement:"
 _RETRAINING = "retraining:"
 _SCALE = "scale:"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+_LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -82,7 +85,7 @@ class Store:
     """
 
     def __init__(self, location: StudyLocation, database: Database, study: optuna.Study) -> None:
-        self.notify: Callable[[str], None] = lambda line: None
+        self.notify: Callable[[str], None] = partial(announce, log=_LOG)
         self.patient = True
         self._location = location
         self._database = database
@@ -213,12 +216,8 @@ class Store:
             return tuple(sorted(self._records(Remeasurement, _REMEASUREMENT), key=lambda r: r.created))
 
     def save_remeasurement(self, remeasurement: Remeasurement) -> None:
-        """Write a remeasurement in place of an earlier one of this name.
-
-        As JSON text: Optuna decodes and copies every attribute of a study, even if only `info` is read.
-        """
-        with translate_errors("the study cannot be written"):
-            self._study.set_user_attr(_REMEASUREMENT + remeasurement.name, json.dumps(remeasurement.to_dict()))
+        """Write a remeasurement in place of an earlier one of this name."""
+        self._save_result(_REMEASUREMENT + remeasurement.name, remeasurement)
 
     def retrainings(self) -> tuple[Retraining, ...]:
         """Read all retrainings, failed ones included, by steps, trial and seed."""
@@ -226,10 +225,20 @@ class Store:
             return tuple(sorted(self._records(Retraining, _RETRAINING), key=lambda r: (r.steps, r.number, r.seed)))
 
     def save_retraining(self, retraining: Retraining) -> None:
-        """Write a retraining, as JSON text, in place of an earlier one of the same trial, seed and steps."""
-        with translate_errors("the study cannot be written"):
-            key = f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}"
-            self._study.set_user_attr(key, json.dumps(retraining.to_dict()))
+        """Write a retraining in place of an earlier one of the same trial, seed and steps."""
+        self._save_result(f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}", retraining)
+
+    def _save_result(self, key: str, record: Record) -> None:
+        """Write what a command has found after minutes or hours, in which the database may have been restarted.
+
+        As JSON text: Optuna decodes and copies every attribute of a study, even if only `info` is read.
+        """
+
+        def write() -> None:
+            with translate_errors("the study cannot be written"):
+                self._study.set_user_attr(key, json.dumps(record.to_dict()))
+
+        retry_while_unavailable(write, self.notify, "nothing stored is lost; the same command continues")
 
     def read_all(self) -> tuple[StudyRecord, tuple[Retraining, ...], tuple[Remeasurement, ...]]:
         """Read the study with its retrainings and remeasurements, the arguments of `gather_evidence`."""

@@ -29,7 +29,7 @@ from nas.storage import errors, liveness, location
 from nas.storage.database import Database
 from nas.storage.store import Store, StoreError, read_study
 from nas.study.loop import StudyLoop
-from nas.study.records import FORMAT, TrialState
+from nas.study.records import FORMAT, Remeasurement, Retraining, TrialState
 from search_space import SPACES
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, rung, search_config
@@ -293,6 +293,23 @@ def test_a_database_that_stays_unavailable_ends_the_session_in_one_line(
         drive(second)
         assert second.trials[record.number].state is not TrialState.FAILED
         assert second.evaluated == 3
+
+
+def test_a_restart_of_the_database_ends_no_command_that_saves_results(tmp_path: Path) -> None:
+    """A retraining is saved hours after the last call: its connection is then one to a server that is gone."""
+    training = Retraining(number=0, seed=1, steps=10, created="", device="cpu", rungs=(rung(0, 0.5),))
+    measured = Remeasurement(name="later", created="", command="", environment={}, setting={})
+    with running_server() as server:
+        store = create(tmp_path / "restarted", server.url, budget=1)
+        store.notify = (notices := list[str]()).append
+        drive(StudyLoop(store))
+        for save in (lambda: store.save_retraining(training), lambda: store.save_remeasurement(measured)):
+            server.kill()
+            server.start()
+            save()
+        _, retrainings, remeasurements = store.read_all()
+    assert (retrainings, remeasurements) == ((training,), (measured,))
+    assert any("available again" in line for line in notices)
 
 
 def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries_another_query(
