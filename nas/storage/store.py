@@ -17,7 +17,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,7 @@ from sqlalchemy import Row, bindparam, text
 from nas.command_log import announce
 from nas.files import parse_json
 from nas.storage.database import Database
-from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
+from nas.storage.errors import DatabaseUnavailable, StoreError, StoreFailure, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.architectures import ExpectingSampler, Proposal
@@ -251,6 +251,8 @@ class Store:
             StoreError: The database was unavailable for too long, or is unavailable and this store is not `patient`.
         """
         if not self.patient:
+            with suppress(DatabaseUnavailable):  # once: it may be a connection to a server that was started again
+                return work()
             return work()
         advice = f"nothing stored is lost; continue with --resume {self._location.run_dir}"
         return retry_while_unavailable(work, self.notify, advice)

@@ -307,6 +307,10 @@ def test_a_restart_of_the_database_ends_no_command_that_saves_results(tmp_path: 
             server.kill()
             server.start()
             save()
+        store.patient = False
+        server.kill()
+        server.start()
+        assert store.retry_while_unavailable(lambda: store.info), "an interrupted search that stores its end"
         _, retrainings, remeasurements = store.read_all()
     assert (retrainings, remeasurements) == ((training,), (measured,))
     assert any("available again" in line for line in notices)
