@@ -4,8 +4,8 @@ Any release of Optuna or Ray may change their private names, so `pyproject.toml`
 
 - Optuna: `BaseStorage._set_trial_param`, `Study._storage`, `Study._study_id`, `Study._thread_local` (its cache of all
   trials), `Trial._trial_id`, `BaseDistribution._contains`.
-- Ray: `ray._private.node`, `ray._private.services`, `ray._private.state`, `ray._raylet` (its settings and token),
-  `_node_ip_address` and `_temp_dir` of `ray.init`, `_actor_id` of an actor's handle.
+- Ray: `ray._private.node`, `ray._private.services`, `ray._private.state`, `ray._private.utils`, `ray._raylet` (its
+  settings and token), `_node_ip_address` and `_temp_dir` of `ray.init`, `_actor_id` of an actor's handle.
 """
 
 import logging

@@ -38,7 +38,7 @@ from nas.cli import FAILED, OperationFailed
 from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
-_ANSWER_TIMEOUT_S = 120.0  # a node that takes longer to import torch does not help
+_ANSWER_TIMEOUT_S = 120.0  # no start waits longer for a node: many that import torch from one disk may take minutes
 _COMPARED_PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
 _WATCH_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
@@ -74,14 +74,14 @@ class NodeSlots:
         self._expected = node_facts(spec, self._token) | ({"device": device_kind} if device_kind else {})
         self._asked: dict[str, tuple[Any, float]] = {}  # node id -> reference to its facts, time of the question
         self._accepted: tuple[str, ...] = ()  # also nodes that are gone: Tune ends idle workers when the ids change
-        self._refused: dict[str, str] = {}  # node id -> reason
+        self._refused: dict[str, str] = {}  # node id -> reason; one that was asked and has not answered may be accepted
         self._alive: frozenset[str] = frozenset()
         self._capacity, self._refreshed_s = 0, -_REFRESH_EVERY_S
 
     def __enter__(self) -> Self:
         """Wait until every present node is accepted or refused; ClusterError where none is accepted."""
         self._refresh()
-        while self._asked:
+        while self._asked.keys() - self._refused.keys():
             time.sleep(0.1)
             self._refresh()
         if not self._capacity:
@@ -125,24 +125,30 @@ class NodeSlots:
                 self._asked[node_id] = _ask(node_id, self._spec, self._token), time.monotonic()
         for node_id in list(self._asked):
             self._judge(node_id, alive)
-        self._capacity = sum(self._spec.capacity_of(alive[n]["Resources"]) for n in self._accepted if n in alive)
-        self._alive, self._refreshed_s = frozenset(alive), time.monotonic()
+        capacity = sum(self._spec.capacity_of(alive[n]["Resources"]) for n in self._accepted if n in alive)
+        if self._capacity and not capacity:
+            self._announce("all nodes that take trials have left the cluster; waiting for others to join it")
+        self._capacity, self._alive, self._refreshed_s = capacity, frozenset(alive), time.monotonic()
 
     def _judge(self, node_id: str, alive: Mapping[str, Any]) -> None:
-        """Accept or refuse a node whose answer is there or is late."""
-        answer, asked_s = self._asked[node_id]
-        late = time.monotonic() - asked_s > _ANSWER_TIMEOUT_S
-        if node_id in alive and not late and not ray.wait([answer], timeout=0)[0]:
+        """Accept or refuse a node that has answered, and refuse one whose answer is late until it comes."""
+        if node_id not in alive:
+            del self._asked[node_id]
+            return
+        (answer, asked_s), address = self._asked[node_id], alive[node_id]["NodeManagerAddress"]
+        if not ray.wait([answer], timeout=0)[0]:
+            if node_id not in self._refused and time.monotonic() - asked_s > _ANSWER_TIMEOUT_S:
+                self._refused[node_id] = f"no answer within {_ANSWER_TIMEOUT_S:g} s"
+                self._announce(f"node {address} is left out until it answers: {self._refused[node_id]}")
             return
         del self._asked[node_id]
-        if node_id not in alive:
-            return
+        was_late = self._refused.pop(node_id, None) is not None
         probe_file = _probe_file(Path(self._spec.checkpoint_dir), self._token, node_id)
         reason = _find_difference(self._expected, answer, probe_file)
-        address = alive[node_id]["NodeManagerAddress"]
         if reason is None:
             self._accepted = (*self._accepted, node_id)
-            _LOG.info("node %s (%s) takes trials", address, node_id)
+            say = self._announce if was_late else _LOG.info
+            say(f"node {address} takes trials")
             return
         self._refused[node_id] = reason
         self._announce(f"node {address} is left out: {reason}")
@@ -185,11 +191,9 @@ def _ask(node_id: str, spec: WorkerSpec, token: str) -> Any:
 
 
 def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path) -> str | None:
-    """Return why a node cannot take trials; None where it can."""
+    """Return why a node that has answered cannot take trials; None where it can."""
     try:
-        facts = ray.get(answer, timeout=0)
-    except ray.exceptions.GetTimeoutError:
-        return f"no answer within {_ANSWER_TIMEOUT_S:g} s"
+        facts = ray.get(answer)
     except Exception as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import services
+from ray._private import services, utils
 from ray._private.node import Node
 from ray._raylet import (  # type: ignore[attr-defined]
     AuthenticationMode,
@@ -146,10 +144,9 @@ def _start_ray(**settings: Any) -> None:
 def _init_ray(**settings: Any) -> None:
     # Ray replaces a loopback address by the machine's own and would listen to the network.
     services.resolve_ip_for_localhost = lambda host: host
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    # Ray's handler of SIGTERM would exit without a message and with another code, already while Ray starts.
+    utils.set_sigterm_handler = lambda handler: None
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-    if threading.current_thread() is threading.main_thread():  # in another one Ray installs none, and we cannot
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which would exit without a message
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import StageProgress, cache_root, cpu_count, lock_dir
+from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
@@ -274,6 +274,7 @@ def _run(
         teacher_s, command_s = targets.build_seconds, time.monotonic() - began_s
         end_search(loop, counted_workers, teacher_s, command.run, ending, console, command_s)
 
+    store: Store | None = None
     loop: StudyLoop | None = None
     try:
         show("starting the workers")
@@ -290,8 +291,12 @@ def _run(
     except StoreError:
         raise  # the end cannot be written into a study that cannot be written
     except BaseException:
-        if loop is not None:
-            end(loop, None)
+        if store is not None and loop is not None:
+            store.patient = False  # an interrupted command ends at once, also while the database is away
+            try:
+                end(loop, None)
+            except StoreError as error:
+                show(f"the study has no end of this session: {one_line(error)}")
         raise
     words = {"gave up": loop.gave_up, "converged": loop.converged, "out of time": loop.out_of_time}
     ending = loop.exhausted or next((word for word, reason in words.items() if reason), "done")

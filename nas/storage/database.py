@@ -36,11 +36,21 @@ _ATTRIBUTE = text(
     "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial_id, :key, :value_json) "
     "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
 )
-# A machine that disappears, and a process that is stopped within a transaction, must not keep their locks.
+# A driver's machine that disappears, and a process that is stopped within a transaction, must not keep their locks. A
+# server's machine that disappears is an unavailable database, and not one that takes long to answer: by default, TCP
+# waits for a lost machine for a quarter of an hour. All are seconds, apart from tcp_user_timeout in ms.
 _SERVER_OPTIONS = (
-    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=25000 "
     "-c idle_in_transaction_session_timeout=120s"
 )
+_CLIENT_OPTIONS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+    "options": _SERVER_OPTIONS,
+}
 
 
 class Database(RDBStorage):
@@ -74,9 +84,7 @@ class Database(RDBStorage):
             super().__init__("sqlite://", {"creator": lambda: connect(path), "poolclass": QueuePool})
             event.listen(self.engine, "handle_error", _keep_connection)
         else:
-            url = location.url.update_query_dict(
-                {"connect_timeout": "10", "options": _SERVER_OPTIONS, **location.url.query}
-            )
+            url = location.url.update_query_dict({**_CLIENT_OPTIONS, **location.url.query})
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             super().__init__(template)
 

@@ -76,16 +76,18 @@ class FileLocks:
                 )
 
     def is_dead(self, driver: str) -> bool:
-        """Return whether another driver has no lock."""
+        """Return whether another driver has no lock.
+
+        The file of a dead driver stays: it may be that of one that is about to lock it.
+        """
         path = self._folder / driver
         if not path.exists():
             return True
         try:
             with FileLock(path, timeout=0):
-                path.unlink(missing_ok=True)
+                return True
         except Timeout:
             return False
-        return True
 
     def release(self) -> None:
         """Release the lock and delete its file."""

@@ -13,11 +13,12 @@ opens our studies.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cached_property, lru_cache
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,11 +31,12 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Row, bindparam, text
 
+from nas.command_log import announce
 from nas.files import parse_json
 from nas.storage.database import Database
-from nas.storage.errors import StoreError, StoreFailure, retry_while_unavailable, translate_errors
+from nas.storage.errors import DatabaseUnavailable, StoreError, StoreFailure, retry_while_unavailable, translate_errors
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
-from nas.storage.location import STUDY_FILE, StudyLocation
+from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.architectures import ExpectingSampler, Proposal
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
@@ -64,6 +66,7 @@ _REMEASUREMENT = "remeasurement:"
 _RETRAINING = "retraining:"
 _SCALE = "scale:"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+_LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -78,10 +81,12 @@ class Store:
 
     Attributes:
         notify: Called with a line when the database becomes unavailable, and when it is available again.
+        patient: Whether `retry_while_unavailable` waits for the database.
     """
 
     def __init__(self, location: StudyLocation, database: Database, study: optuna.Study) -> None:
-        self.notify: Callable[[str], None] = lambda line: None
+        self.notify: Callable[[str], None] = partial(announce, log=_LOG)
+        self.patient = True
         self._location = location
         self._database = database
         self._study = study
@@ -211,12 +216,8 @@ class Store:
             return tuple(sorted(self._records(Remeasurement, _REMEASUREMENT), key=lambda r: r.created))
 
     def save_remeasurement(self, remeasurement: Remeasurement) -> None:
-        """Write a remeasurement in place of an earlier one of this name.
-
-        As JSON text: Optuna decodes and copies every attribute of a study, even if only `info` is read.
-        """
-        with translate_errors("the study cannot be written"):
-            self._study.set_user_attr(_REMEASUREMENT + remeasurement.name, json.dumps(remeasurement.to_dict()))
+        """Write a remeasurement in place of an earlier one of this name."""
+        self._save_result(_REMEASUREMENT + remeasurement.name, remeasurement)
 
     def retrainings(self) -> tuple[Retraining, ...]:
         """Read all retrainings, failed ones included, by steps, trial and seed."""
@@ -224,10 +225,20 @@ class Store:
             return tuple(sorted(self._records(Retraining, _RETRAINING), key=lambda r: (r.steps, r.number, r.seed)))
 
     def save_retraining(self, retraining: Retraining) -> None:
-        """Write a retraining, as JSON text, in place of an earlier one of the same trial, seed and steps."""
-        with translate_errors("the study cannot be written"):
-            key = f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}"
-            self._study.set_user_attr(key, json.dumps(retraining.to_dict()))
+        """Write a retraining in place of an earlier one of the same trial, seed and steps."""
+        self._save_result(f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}", retraining)
+
+    def _save_result(self, key: str, record: Record) -> None:
+        """Write what a command has found after minutes or hours, in which the database may have been restarted.
+
+        As JSON text: Optuna decodes and copies every attribute of a study, even if only `info` is read.
+        """
+
+        def write() -> None:
+            with translate_errors("the study cannot be written"):
+                self._study.set_user_attr(key, json.dumps(record.to_dict()))
+
+        retry_while_unavailable(write, self.notify, "nothing stored is lost; the same command continues")
 
     def read_all(self) -> tuple[StudyRecord, tuple[Retraining, ...], tuple[Remeasurement, ...]]:
         """Read the study with its retrainings and remeasurements, the arguments of `gather_evidence`."""
@@ -237,8 +248,12 @@ class Store:
         """Return `work()`, and repeat the call while the database is unavailable; it may change only the store.
 
         Raises:
-            StoreError: The database was unavailable for too long.
+            StoreError: The database was unavailable for too long, or is unavailable and this store is not `patient`.
         """
+        if not self.patient:
+            with suppress(DatabaseUnavailable):  # once: it may be a connection to a server that was started again
+                return work()
+            return work()
         advice = f"nothing stored is lost; continue with --resume {self._location.run_dir}"
         return retry_while_unavailable(work, self.notify, advice)
 
@@ -467,4 +482,7 @@ def _check_free(location: StudyLocation) -> None:
         names = optuna.get_all_study_names(database)
     if location.study in names or (location.url is None and names):
         name = f" {location.study!r}" * bool(location.study)
-        raise StoreError(f"{location} already holds a study{name}; {location.advice}")
+        advice = location.advice
+        if not holds_study(location.run_dir):
+            advice = "another run folder of this name has it, or had it; choose a --run with another name"
+        raise StoreError(f"{location} already holds a study{name}; {advice}")

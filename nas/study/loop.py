@@ -130,12 +130,7 @@ class StudyLoop:
     @property
     def interrupted(self) -> list[TrialRecord]:
         """Return the running trials of earlier sessions and dead drivers, which run again."""
-
-        def may_run(number: int) -> bool:
-            return self._store.may_take_over(self._drivers.get(number))
-
-        waiting = sorted(self.trials.running - self._running)
-        return self._store.retry_while_unavailable(lambda: [self.trials[n] for n in waiting if may_run(n)])
+        return self._store.retry_while_unavailable(lambda: [self.trials[n] for n in self._interrupted()])
 
     @property
     def left_s(self) -> float:
@@ -298,8 +293,8 @@ class StudyLoop:
         """
         with self._store.exclusive():
             self._refresh()
-            for number in sorted(self.trials.running - self._running):
-                if self._store.may_take_over(self._drivers.get(number)) and self._store.claim(number):
+            for number in self._interrupted():
+                if self._store.claim(number):
                     trials = [replace(self.trials[number], reason=None)]
                     break
             else:
@@ -317,6 +312,13 @@ class StudyLoop:
         for record, driver in self._store.changes(self.trials.running - self._running):
             self.trials[record.number] = record
             self._drivers[record.number] = driver
+
+    def _interrupted(self) -> list[int]:
+        """Return the numbers of the running trials that this driver may take over; it asks once about each driver."""
+        waiting = sorted(self.trials.running - self._running)
+        drivers = {self._drivers.get(number) for number in waiting}
+        free = {driver for driver in drivers if self._store.may_take_over(driver)}
+        return [number for number in waiting if self._drivers.get(number) in free]
 
     def _active_drivers(self) -> set[str]:
         """Return the other living drivers that run trials."""

@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 import torch
 
+from nas.backend import cluster
+from nas.backend.cluster import NodeSlots
+from nas.backend.ray_session import local_ray
+from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.storage.store import read_study
@@ -24,7 +28,9 @@ from nas.study.records import TrialState
 from nas.teachers import TeacherError
 from tests.nas.backend.journal import begun_again, journal
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
+from tests.nas.study.builders import search_config
 from tests.waiting import PATIENCE_S
+from tests.waiting import until as until_true
 
 pytestmark = pytest.mark.machine
 
@@ -126,6 +132,25 @@ def test_nodes_that_differ_from_the_driver_get_no_trials(tmp_path: Path, targets
         assert len(nodes_of(run)) == 1
 
 
+def test_a_node_that_answers_late_takes_trials_from_then_on(
+    tmp_path: Path, targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many nodes that import torch from one disk at once may need more time than a start waits."""
+    monkeypatch.setattr(cluster, "_ANSWER_TIMEOUT_S", 0.0)
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), str(tmp_path))
+    config = json.dumps(search_config(teachers="xfeat").to_dict())
+    spec = WorkerSpec(config, str(targets.path), **folders, train_threads=1, measure_threads=1)
+    lines: list[str] = []
+    with local_ray(1):
+        slots = NodeSlots(spec, None, None, lines.append)
+        assert slots.count() == 0
+        until_true(lambda: slots.count() == 1)
+        assert len(slots.node_ids()) == 1
+    late, accepted = lines
+    assert "left out until it answers" in late
+    assert accepted.endswith("takes trials")
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_cluster_without_suitable_nodes_is_refused_and_so_is_one_that_is_gone(
@@ -181,6 +206,7 @@ def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path,
         nodes.add()
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
+    assert "waiting for others to join" in output
     trials = read_study(run).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
     assert max(trial.tries for trial in trials) <= 2

@@ -20,6 +20,7 @@ from ray._raylet import AuthenticationMode, get_authentication_mode
 from nas.backend.cluster import ClusterError
 from nas.backend.ray_session import head_address, local_ray
 from nas.backend.watchdog import TrialWatchdog
+from nas.cli import interrupted_by_signals
 from nas.study.failures import Failure
 from tests.nas.backend.ray_nodes import environment
 
@@ -72,6 +73,19 @@ def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Node, "start_raylet", stopped)
     with pytest.raises(ClusterError, match="did not start within 30 s"), local_ray(1):
+        pytest.fail("it started")
+
+
+def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler would end the process with another exit code and without a line."""
+    start = Node.start_raylet
+
+    def terminated(node: Node, *arguments: Any, **settings: Any) -> None:
+        start(node, *arguments, **settings)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Node, "start_raylet", terminated)
+    with interrupted_by_signals(), pytest.raises(KeyboardInterrupt), local_ray(1):
         pytest.fail("it started")
 
 

@@ -168,6 +168,28 @@ def test_worker_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
     assert later.worker_seconds(2) == 4 * 10 + 2 * 3
 
 
+def test_a_driver_asks_once_whether_another_lives_however_many_trials_that_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL each question is three messages, while the study is locked for all drivers."""
+    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=())))
+    for _ in range(4):
+        give_to(store, next_trial(loop).number, OTHER)
+    asked: list[str | None] = []
+    may_take_over = Store.may_take_over
+
+    def counting(store: Store, driver: str | None) -> bool:
+        asked.append(driver)
+        return may_take_over(store, driver)
+
+    with FileLock(tmp_path / "drivers" / OTHER):
+        second = resumed(tmp_path)
+        monkeypatch.setattr(Store, "may_take_over", counting)
+        assert next_trial(second).number == 4
+    assert asked == [OTHER]
+    assert second.interrupted == [second.trials[number] for number in range(4)], "all are free when it is dead"
+
+
 def failed(loop: StudyLoop) -> None:
     loop.report(replace(next_trial(loop), state=TrialState.FAILED, failure=Failure.NOT_FINITE, reason="nan"))
 

@@ -1,9 +1,9 @@
-"""Two searches never work on one new folder."""
+"""Sessions: two searches never work on one new folder, and an interruption ends one at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -18,6 +18,10 @@ from nas.measure.devices import DeviceError
 from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.settings import command_of
+from nas.study.loop import StudyLoop
+from tests.nas.storage.postgres import running_server
+from tests.nas.study.builders import measurement, search_config
+from tests.nas.study.searches import new_store, reopen, started
 
 SMALL = ["--train-images", "256", "--val-images", "64", "--rung-steps", "6,12", "--device", "cpu"]
 
@@ -108,3 +112,34 @@ def test_workers_start_on_a_card_without_what_teachers_left_on_it(
     with pytest.raises(KeyboardInterrupt):
         session._run(command, targets, None, never, never, Console(quiet=True), lambda line: None, 0.0)
     assert log == ["empty", "start"]
+
+
+def test_an_interruption_while_the_database_is_away_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ends as interrupted, within the time that Slurm leaves it, and the study continues."""
+    lines: list[str] = []
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if "the database is unavailable" in line:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.backend.ray_tune.open_cluster", lambda *facts, **more: nullcontext())
+    command = command_of({"device": "cpu", "workers": 1, "run": str(tmp_path / "run")}, "")
+    targets: Any = SimpleNamespace(path=tmp_path, build_seconds=0.0)
+    config = search_config(baselines=(), sampler="random")
+    with running_server() as server, new_store(command.run, config, server.url) as store:
+
+        def run_study(loop: StudyLoop, *facts: Any, **more: Any) -> None:
+            record = started(loop)
+            server.kill()
+            loop.report(replace(record, measurement=measurement(1.0)))
+
+        monkeypatch.setattr("nas.backend.ray_tune.run_study", run_study)
+        with pytest.raises(KeyboardInterrupt):
+            session._run(command, targets, None, lambda: store, StudyLoop, Console(quiet=True), interrupt, 0.0)
+        server.start()
+        assert len([line for line in lines if "the database is unavailable" in line]) == 1, "it did not wait again"
+        assert "no end of this session" in lines[-1]
+        assert started(StudyLoop(reopen(command.run))).number == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import fcntl
 import gc
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -27,7 +29,7 @@ from nas.storage import errors, liveness, location
 from nas.storage.database import Database
 from nas.storage.store import Store, StoreError, read_study
 from nas.study.loop import StudyLoop
-from nas.study.records import FORMAT, TrialState
+from nas.study.records import FORMAT, Remeasurement, Retraining, TrialState
 from search_space import SPACES
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, rung, search_config
@@ -64,8 +66,9 @@ def test_several_studies_live_in_one_database(tmp_path: Path, postgres: Server) 
     for name, budget in (("one", 3), ("two", 2)):
         drive(StudyLoop(create(tmp_path / name, postgres.url, budget=budget)))
     assert [len(read_study(tmp_path / name).trials) for name in ("one", "two")] == [3, 2]
-    with pytest.raises(StoreError, match=r"already holds a study 'one'"):
+    with pytest.raises(StoreError, match=r"already holds a study 'one'; .* choose a --run") as refusal:
         create(tmp_path / "elsewhere" / "one", postgres.url)
+    assert "--resume" not in str(refusal.value), "that folder has nothing to resume"
 
 
 def test_the_remains_of_a_killed_creation_are_no_study(tmp_path: Path, database: str | None) -> None:
@@ -240,6 +243,30 @@ def test_a_driver_whose_process_has_ended_on_this_machine_is_dead_at_once(tmp_pa
     assert StudyLoop(reopen(tmp_path / "gone")).next_trial() == record
 
 
+def test_a_look_at_a_driver_that_is_about_to_take_its_lock_leaves_it_the_file(tmp_path: Path) -> None:
+    """Drivers that start together look at each other: one whose file is gone would be dead for all others."""
+    locks = liveness.FileLocks(tmp_path)
+    with (tmp_path / "drivers" / "other").open("w") as file:
+        assert locks.is_dead("other")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not locks.is_dead("other")
+    assert locks.is_dead("other")
+    locks.release()
+
+
+def test_a_machine_that_disappears_is_noticed_within_half_a_minute(tmp_path: Path, postgres: Server) -> None:
+    """That of the database by its drivers, and that of a driver by the database."""
+    with create(tmp_path / "lost", postgres.url) as store, store._database.engine.connect() as connection:
+        raw = connection.connection.dbapi_connection
+        with socket.socket(fileno=os.dup(raw.fileno())) as client:
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            idle_s, interval_s, count = (client.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names)
+            unanswered_ms = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert 0 < idle_s + interval_s * count <= 30
+        assert 0 < unanswered_ms <= 30_000
+        assert connection.execute(text("SHOW tcp_user_timeout")).scalar() == "25000"
+
+
 def test_drivers_of_two_machines_on_one_file_are_refused(tmp_path: Path) -> None:
     create(tmp_path, None)
     (tmp_path / "drivers").mkdir()
@@ -266,6 +293,27 @@ def test_a_database_that_stays_unavailable_ends_the_session_in_one_line(
         drive(second)
         assert second.trials[record.number].state is not TrialState.FAILED
         assert second.evaluated == 3
+
+
+def test_a_restart_of_the_database_ends_no_command_that_saves_results(tmp_path: Path) -> None:
+    """A retraining is saved hours after the last call: its connection is then one to a server that is gone."""
+    training = Retraining(number=0, seed=1, steps=10, created="", device="cpu", rungs=(rung(0, 0.5),))
+    measured = Remeasurement(name="later", created="", command="", environment={}, setting={})
+    with running_server() as server:
+        store = create(tmp_path / "restarted", server.url, budget=1)
+        store.notify = (notices := list[str]()).append
+        drive(StudyLoop(store))
+        for save in (lambda: store.save_retraining(training), lambda: store.save_remeasurement(measured)):
+            server.kill()
+            server.start()
+            save()
+        store.patient = False
+        server.kill()
+        server.start()
+        assert store.retry_while_unavailable(lambda: store.info), "an interrupted search that stores its end"
+        _, retrainings, remeasurements = store.read_all()
+    assert (retrainings, remeasurements) == ((training,), (measured,))
+    assert any("available again" in line for line in notices)
 
 
 def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries_another_query(
