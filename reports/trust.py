@@ -151,8 +151,10 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     if itself is None:
         sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
-    share = "all" if doubtful == measured else str(doubtful or "none")
-    untrusted = f"Of {measured} timings, {share} cannot be trusted: other work, heat, or too few samples."
+    timings = plural(measured, "timing", "timings")
+    untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
+    if not doubtful:
+        untrusted = f"Nothing disturbed the {timings}."
     if not has_interval(m := measurement(itself.trial)):
         sentence = f"The reference was timed against a copy of itself (A/A), but {no_interval(m)}. {untrusted}"
         return TrustCheck(NOISE, Outcome.WARN, sentence, command)

@@ -9,6 +9,7 @@ from nas.analysis.evidence import TrustedModel
 from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
+from nas.study.convergence import SEED_DEVIATION
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief, plural
 from reports.noise import doubt_of
@@ -17,6 +18,8 @@ from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
+# Of two trainings of one model with different seeds: the 95 % interval of their difference in score ends here.
+SEED_DIFFERENCE = 1.96 * math.sqrt(2) * SEED_DEVIATION
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
 
@@ -103,14 +106,14 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     if result is None:
         return Tile(f"throughput at a score as high as that of {baseline}", "–", "no candidate scores as high")
     found = brief(result.found.name)
-    label = f"throughput of {found}, which scores at least as high as {baseline}"
-    if _is_one_pair(summary):
-        label = f"throughput of {found} against {baseline}"
+    label = f"throughput of {found} relative to {baseline}"
+    if not _is_one_pair(summary):
+        label += ", at a score as high or higher"
     if result.doubtful:
         return Tile(label, UNKNOWN, "the timings cannot be trusted")
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
-        return Tile(label, f"{result.speedup:.2f}×", interval)
+        return Tile(label, f"{result.speedup:.2f}×", f"95 % interval {interval}")
     return Tile(label, NO_DIFFERENCE, _why_no_difference(result))
 
 
@@ -128,9 +131,9 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     if result is None:
         return Tile(f"score at a throughput as high as that of {baseline}", "–", "no candidate is as fast")
     found = brief(result.found.name)
-    label = f"score of {found}, which was timed as fast as {baseline} or faster"
-    if _is_one_pair(summary):
-        label = f"score of {found} against {baseline}"
+    label = f"score of {found} minus that of {baseline}"
+    if not _is_one_pair(summary):
+        label += ", at a throughput as high or higher"
     found_by = summary.recommendation
     note = "no interval: each trained once"
     if found_by and found_by.retrained:
@@ -208,7 +211,8 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
     if found is None:
         return ()
     if info.teachers and not found.retrained:
-        once = f"It was trained once, for {found.model.steps} steps; train it longer, with other seeds:"
+        steps = f"It was trained once, for {found.model.steps} steps"
+        once = f"{steps}{_near_tie(found)}. Train the front longer, with other seeds:"
         if why := unused_words(found):
             once = f"Its score is that of the search: {brief(why, 200)}:"
         settled_by.append((once, retrain_command(run)))
@@ -219,6 +223,17 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
             (f"† Its timing cannot be trusted ({doubt}); measure it on an idle machine:", remeasure_command(run))
         )
     return tuple(settled_by)
+
+
+def _near_tie(found: Recommendation) -> str:
+    """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
+    result = found.at_equal_score
+    if result is None or _printed_gain(result) >= SEED_DIFFERENCE:
+        return ""
+    return (
+        f", and scores {_printed_gain(result):.3f} higher than {brief(result.baseline.name)}. Two trainings of one "
+        f"model differ by up to {SEED_DIFFERENCE:.2f} (95 %, in the space micro)"
+    )
 
 
 def weights_place(summary: StudySummary) -> str:
@@ -340,7 +355,10 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
         return f"No {candidate} was timed as fast as {name}."
     difference = _printed_gain(result)
     gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
-    sentence = f"It also has the highest score of the {candidate}s that were timed as fast as {name} or faster, {gain}."
+    sentence = (
+        f"{_capital(brief(result.found.name))} also has the highest score of the {candidate}s that were timed as fast "
+        f"as {name} or faster, {gain}."
+    )
     speed = ""
     if not _is_one_pair(summary):
         sentence = (

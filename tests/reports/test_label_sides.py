@@ -1,6 +1,6 @@
 from reports.figure_data import prepare
 from reports.label_sides import label_sides
-from reports.sentences import front_caption
+from reports.sentences import curve_caption, front_caption
 from reports.summary import summarize
 from tests.reports import synthetic
 
@@ -58,6 +58,5 @@ def test_the_chart_ends_at_the_data_and_the_caption_has_the_reference_point():
     span = max(scores) - min(scores)
     assert min(scores) - 0.1 * span < data.score_range[0] < min(scores)
     assert data.staircase[-1][1] == data.score_range[0]
-    caption = front_caption(study.info, data, summary)
-    assert f"distillation score {data.score.reference:g}" in caption
-    assert "The ring marks the recommended one" in caption
+    assert f"distillation score {data.score.reference:g}" in curve_caption(study.info, data)
+    assert "The ring marks the recommended one" in front_caption(study.info, data, summary)

@@ -278,6 +278,8 @@ def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
     browser.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=False)
     browser.wait("innerWidth === 360")
     browser.wait("document.documentElement.scrollWidth <= 360")  # once the charts are laid out anew
+    captions = "[...document.querySelectorAll('.scroll caption')].map(c => c.getBoundingClientRect().width)"
+    assert all(width <= 360 for width in browser.evaluate(captions)), "a caption that is cut off"
     browser.evaluate(f"{LIST}.focus()")
     browser.press("Home")
     browser.press("Enter")
