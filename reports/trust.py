@@ -177,7 +177,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
     if worst.tau is None or worst.trials < MIN_RANKED:
         reached = plural(worst.trials, "candidate", "candidates")
-        sentence = f"{reached} reached the last rung; comparing their orders takes at least {MIN_RANKED}."
+        sentence = f"The last rung was reached by {reached}; comparing their orders takes at least {MIN_RANKED}."
         return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "

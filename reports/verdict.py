@@ -87,7 +87,11 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         kind = "retrained score" if summary.recommendation.retrained else "score"
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
-    return _speed_sentence(info, summary.recommendation), _score_sentence(info, summary), front
+    found = summary.recommendation
+    compared = _speed_sentence(info, found), _score_sentence(info, summary), front
+    if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
+        return compared
+    return _highest_sentence(info, found), *compared
 
 
 def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
@@ -143,8 +147,12 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
 
 
 def _printed_gain(result: BaselineComparison) -> float:
-    """Return the difference of the two scores as printed, so that a reader who subtracts them finds the same."""
-    return round(result.found.score, 3) - round(result.baseline.score, 3)
+    return _printed_difference(result.found, result.baseline)
+
+
+def _printed_difference(model: TrustedModel, other: TrustedModel) -> float:
+    """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
+    return round(model.score, 3) - round(other.score, 3)
 
 
 def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
@@ -227,12 +235,12 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
 
 def _near_tie(found: Recommendation) -> str:
     """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
-    result = found.at_equal_score
-    if result is None or _printed_gain(result) >= SEED_DIFFERENCE:
+    best = found.best_baseline
+    if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < SEED_DIFFERENCE:
         return ""
     return (
-        f", and scores {_printed_gain(result):.3f} higher than {brief(result.baseline.name)}. Two trainings of one "
-        f"model differ by up to {SEED_DIFFERENCE:.2f} (95 %, in the space micro)"
+        f", and scores {gain:.3f} higher than {brief(best.name)}. Two trainings of one model differ by up to "
+        f"{SEED_DIFFERENCE:.2f} (95 %, in the space micro)"
     )
 
 
@@ -326,7 +334,8 @@ def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -
     ]
     untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
     none = ", none of them to the last rung" if untrained else ""
-    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'})."
+    why = " The report lists the reasons under “Failed and infeasible trials”." if summary.reasons else ""
+    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'}).{why}"
 
 
 def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
@@ -344,6 +353,16 @@ def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
     words = _throughput_words(result, info, "; it combines those of both timings")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
+
+
+def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:
+    """Say why the recommended candidate is not the fastest that scores as high as the best baseline."""
+    assert found.best_baseline is not None
+    return (
+        f"{_capital(brief(found.model.name))} has the highest score, {fixed(found.model.score, 3)} against "
+        f"{fixed(found.best_baseline.score, 3)} of the best of the {baseline_words(info)}, "
+        f"{brief(found.best_baseline.name)}. Throughput is no objective of this search."
+    )
 
 
 def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:

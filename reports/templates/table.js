@@ -7,7 +7,7 @@ const COLUMNS = [
   ['score', score, t => fixed(score(t), 3)],
   [`× ${brief(info.reference, 30)}`, ratio, t => element('span', known(predicted(t)) ? { title: 'predicted, not measured' } : {}, ratioText(t), dagger(t))],
   ['95 % interval', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? noRatioInterval.get(t.number) || `${fixed(of(t, 'ratio_low'), ratioDigits(t))} to ${fixed(of(t, 'ratio_high'), ratioDigits(t))}` : '–'],
-  ['images/s', t => of(t, 'throughput_img_s'), t => timed(t, 'throughput_img_s', 1)],
+  ['images/s', t => of(t, 'throughput_img_s'), t => timed(t, 'throughput_img_s', speedDigits(t))],
   ['latency ms', t => of(t, 'latency_ms'), t => timed(t, 'latency_ms', 2)],
   ['params M', t => t.params, t => scaled(t.params, 1e6, 3)],
   ['MACs M', t => t.macs, t => scaled(t.macs, 1e6, 1)],

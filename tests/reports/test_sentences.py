@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nas.study.records import Expectation, StudyRecord, TrialState
-from reports.figure_data import MAX_TEACHER_ROWS, PREDICTED, prepare
+from reports import figure_data
+from reports.figure_data import PREDICTED, prepare
 from reports.sentences import (
     convergence_words,
     front_caption,
@@ -17,7 +18,6 @@ from reports.sentences import (
 )
 from reports.summary import summarize
 from tests.reports import synthetic
-from tests.reports.awkward import planted
 
 
 def expecting(study: StudyRecord, *shares: float) -> StudyRecord:
@@ -71,14 +71,16 @@ def test_the_caption_of_the_front_explains_the_marks_that_are_there():
             assert (word in front_caption(which.info, prepare(which, summary), summary)) is there
 
 
-def test_captions_of_teachers_count_the_models_that_are_drawn():
-    few, many = summarize(synthetic.study(60)), summarize(planted(120))
-    assert len(few.front) <= MAX_TEACHER_ROWS < len(many.front)
-    assert "for the models on the Pareto front and the baselines" in teacher_caption(few)
-    drawn = len({name for name, *_ in prepare(planted(120), many).teachers}) - len(many.baselines)
-    caption = f"for {drawn} of the {len(many.front)} models on the front"
-    assert caption in teacher_caption(many)
-    assert caption in learning_caption(planted(120).info, many)
+def test_captions_of_teachers_count_the_models_that_are_drawn(monkeypatch):
+    study = synthetic.study(60)
+    summary = summarize(study)
+    assert "for the models on the Pareto front and the baselines." in teacher_caption(summary)
+    monkeypatch.setattr(figure_data, "MAX_TEACHER_ROWS", 4)
+    drawn = len({name for name, *_ in prepare(study, summary).teachers}) - len(summary.baselines)
+    assert drawn < len(summary.front)
+    words = f"for {drawn} of the {len(summary.front)} models on the front and the baselines."
+    assert words in teacher_caption(summary)
+    assert words in learning_caption(study.info, summary)
 
 
 def test_the_subject_names_objectives_and_teachers():

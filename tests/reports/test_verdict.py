@@ -12,6 +12,7 @@ from reports.sentences import baseline_words
 from reports.summary import summarize
 from reports.verdict import (
     NO_DIFFERENCE,
+    SEED_DIFFERENCE,
     UNKNOWN,
     before_export,
     export_command,
@@ -204,6 +205,28 @@ def test_the_difference_in_score_is_that_of_the_printed_scores():
     summary = summarize(study)
     assert tiles(study.info, summary)[1].value == "+0.067"
     assert "0.067 higher" in headline(study.info, summary, "RUN")[1]
+
+
+def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recommended_model():
+    """The fastest that scores as high as the baseline is another candidate, and another difference in score."""
+    study = synthetic.study(60)
+    study = synthetic.with_info(study, objectives=study.info.objectives[:1])
+    summary = summarize(study)
+    best, baseline = summary.recommendation.model, summary.recommendation.best_baseline
+    assert summary.comparisons[0].found.number != best.number
+    first = headline(study.info, summary, "RUN")[0]
+    assert first.startswith(f"Trial {best.number} has the highest score, {best.score:.3f} against {baseline.score:.3f}")
+    doubt, _ = before_export(study.info, summary, "RUN")[0]
+    gain = round(best.score, 3) - round(baseline.score, 3)
+    assert (f"scores {gain:.3f} higher" in doubt) is (gain < SEED_DIFFERENCE)
+    assert f"{summary.comparisons[0].score_gain:.3f}" not in doubt
+
+
+def test_a_search_whose_limits_nothing_keeps_says_where_the_reasons_are():
+    for state, there in ((TrialState.INFEASIBLE, True), (TrialState.STOPPED, False)):
+        study = synthetic.study(6, only=state)
+        said = " ".join(headline(study.info, summarize(study), "RUN"))
+        assert ("reasons under “Failed and infeasible trials”" in said) is there
 
 
 def test_no_candidate_as_fast_has_no_difference_in_score():
