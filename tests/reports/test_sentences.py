@@ -74,11 +74,11 @@ def test_the_caption_of_the_front_explains_the_marks_that_are_there():
 def test_captions_of_teachers_count_the_models_that_are_drawn(monkeypatch):
     study = synthetic.study(60)
     summary = summarize(study)
-    assert "for the models on the Pareto front and the baselines." in teacher_caption(summary)
+    assert "for the models on the Pareto front and the baselines, best model first" in teacher_caption(summary)
     monkeypatch.setattr(figure_data, "MAX_TEACHER_ROWS", 4)
     drawn = len({name for name, *_ in prepare(study, summary).teachers}) - len(summary.baselines)
     assert drawn < len(summary.front)
-    words = f"for {drawn} of the {len(summary.front)} models on the front and the baselines."
+    words = f"for {drawn} of the {len(summary.front)} models on the front and the baselines"
     assert words in teacher_caption(summary)
     assert words in learning_caption(study.info, summary)
 
