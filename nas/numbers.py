@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 UNKNOWN = "–"
+MIN_PROBABILITY = 0.001  # smaller p-values say no more
 
 
 def fixed(value: float | None, digits: int, unknown: str = UNKNOWN) -> str:
@@ -25,5 +26,7 @@ def millions(value: float | None, digits: int) -> str:
 
 
 def probability(value: float | None) -> str:
-    """Format a p-value with two significant digits."""
-    return UNKNOWN if value is None else f"{value:.2g}"
+    """Format a p-value with two significant digits; one below 0.001 as that."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.2g}" if value >= MIN_PROBABILITY else f"<{MIN_PROBABILITY:g}"

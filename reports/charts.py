@@ -528,7 +528,7 @@ def _hypervolume_chart(data: FigureData, field: str, title: str, axis: Any) -> A
         color = MARKS[BASELINE].css
         level = alt.Chart(alt.Data(values=[{"y": data.baseline_hypervolume, "text": "baselines alone"}]))
         layers.append(level.mark_rule(color=color, strokeDash=[5, 4], strokeWidth=1.5).encode(y="y:Q"))
-        label = level.mark_text(align="right", dx=-6, dy=11, color=color)
+        label = level.mark_text(align="right", dx=-6, dy=11, color=INK)
         layers.append(label.encode(y="y:Q", x=alt.value("width"), text="text:N"))
     return alt.layer(*layers)
 

@@ -371,6 +371,12 @@ def _kind(trial: TrialRecord, front: set[int]) -> str | None:
     return {TrialState.STOPPED: STOPPED, TrialState.INFEASIBLE: INFEASIBLE}.get(trial.state)
 
 
+def thinned_front(summary: StudySummary) -> list[ScoredTrial]:
+    """Return at most `MAX_TEACHER_ROWS` models of the front, evenly spaced by score, best first."""
+    front = sorted(summary.front, key=lambda s: -s.score)
+    return front[:: max(1, math.ceil(len(front) / MAX_TEACHER_ROWS))]
+
+
 def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], ...]:
     return tuple(
         (brief(model.name, 100), brief(teacher, 100), brief(head, 60), value)
@@ -381,10 +387,8 @@ def _teacher_rows(summary: StudySummary) -> tuple[tuple[str, str, str, float], .
 
 
 def _front_and_baselines(summary: StudySummary) -> list[ScoredTrial]:
-    """Return the baselines and at most `MAX_TEACHER_ROWS` models of the front, best first."""
-    front = sorted(summary.front, key=lambda s: -s.score)
-    step = max(1, math.ceil(len(front) / MAX_TEACHER_ROWS))
-    return sorted([*front[::step], *(b.scored for b in summary.baselines)], key=lambda s: -s.score)
+    """Return the baselines and `thinned_front`, best first."""
+    return sorted([*thinned_front(summary), *(b.scored for b in summary.baselines)], key=lambda s: -s.score)
 
 
 def _scatters(summary: StudySummary, front: set[int]) -> tuple[MetricScatter, ...]:

@@ -25,7 +25,7 @@ from reports.summary import StudySummary
 
 GAP_PX = 4  # between the tiles of a strip, transparent
 MAX_MODELS = 24  # of the front
-FIRST_SHOWN = 3  # models of the front whose feature maps are visible before the reader unfolds the rest
+RECOMMENDED = f"{FRONT}, recommended"  # status of a model
 LABELS = {
     IMAGE: "images",
     TEACHER: "{}: teacher",
@@ -94,17 +94,28 @@ def read_gallery(run_dir: Path, summary: StudySummary) -> Gallery | None:
 
 
 def _models(summary: StudySummary) -> list[tuple[ScoredTrial, str]]:
-    """Return the front, fastest first and evenly thinned to `MAX_MODELS`, then the best baseline, with their status."""
+    """Return models with their status: the front, fastest first, then the best baseline.
+
+    The front is evenly thinned to `MAX_MODELS`; the recommended model is kept.
+    """
     step = max(1, math.ceil(len(summary.front) / MAX_MODELS))
+    found = summary.recommendation and summary.recommendation.trial.number
+    front = [(i, model, model.trial.number == found) for i, model in enumerate(summary.front)]
+    kept = [(model, RECOMMENDED if best else FRONT) for i, model, best in front if best or i % step == 0]
     best = [] if summary.best_baseline is None else [(summary.best_baseline, f"best {BASELINE}")]
-    return [*((model, FRONT) for model in summary.front[::step]), *best]
+    return [*kept, *best]
 
 
 def _first_shown(sheets: Sequence[ModelSheet]) -> set[int]:
-    """Return the numbers of the best, a middle and the fastest model of the front, and of the baseline."""
-    front = sorted((s for s in sheets if s.status == FRONT), key=lambda s: -s.model.score)
-    places = {i * (len(front) - 1) // (FIRST_SHOWN - 1) for i in range(FIRST_SHOWN)} if front else set()
-    return {front[i].model.trial.number for i in places} | {s.model.trial.number for s in sheets if s.status != FRONT}
+    """Return the numbers of the best, the fastest and the recommended model of the front, and of the baseline.
+
+    Where the recommended one is the best or the fastest, or there is none, a middle model takes its place.
+    """
+    front = sorted((s for s in sheets if s.status in (FRONT, RECOMMENDED)), key=lambda s: -s.model.score)
+    ends = [*front[:1], *front[-1:]]
+    chosen = [s for s in front if s.status == RECOMMENDED and s not in ends]
+    between = chosen or front[(len(front) - 1) // 2 :][:1]
+    return {s.model.trial.number for s in (*ends, *between, *(s for s in sheets if s not in front))}
 
 
 def _rows(sheet: ContactSheet, strips: dict[ImageStrip, int]) -> Iterable[GalleryRow]:

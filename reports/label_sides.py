@@ -12,6 +12,7 @@ Side = tuple[int, int]  # across: 1 right of the point, -1 left, 0 centered; upw
 SIDES: tuple[Side, ...] = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))  # the preferred first
 OFFSET_PX = 8  # from the point to the beginning of its label, on both axes
 LETTER_PX = 6.6, 13
+GAP_PX = 6  # between two labels on one line
 MARK_PX = 5  # half a point's width
 
 
@@ -47,7 +48,7 @@ def label_sides(
         }
         best = min(costs, key=lambda side: costs[side], default=None)
         sides.append(best)
-        taken += [boxes[best]] if best else []
+        taken += [_with_gaps(boxes[best])] if best else []
     return sides
 
 
@@ -64,6 +65,11 @@ def _label_box(place: Place, label: str, side: Side) -> Box:
     left = place[0] + right * OFFSET_PX - width * (1 - right) / 2
     middle = place[1] + label_rise(side)
     return left, left + width, middle - LETTER_PX[1] / 2, middle + LETTER_PX[1] / 2
+
+
+def _with_gaps(box: Box) -> Box:
+    left, right, bottom, top = box
+    return left - GAP_PX, right + GAP_PX, bottom, top
 
 
 def label_rise(side: Side) -> int:

@@ -201,6 +201,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
     info = study.info
     return {
         "third": data.third,
+        "subject": sentences.subject(info),
         "score_definition": sentences.score_definition(info),
         "tiles": verdict.tiles(info, summary),
         "recommended": verdict.recommended(info, summary),
@@ -224,7 +225,8 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "progress": sentences.progress(info, summary, datetime.now(UTC)),
         "random_control": sentences.random_control(info, summary),
         "front_caption": sentences.front_caption(info, data, summary),
-        "learning_caption": sentences.learning_caption(info),
+        "learning_caption": sentences.learning_caption(info, summary),
+        "teacher_caption": sentences.teacher_caption(summary),
         "curve_caption": sentences.curve_caption(info, data),
     }
 

@@ -13,7 +13,7 @@ from nas.study.config import BASELINES
 from nas.study.convergence import SEED_DEVIATION, convergence, is_below_noise
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
-from reports.figure_data import FigureData
+from reports.figure_data import INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, flat, plural
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
@@ -24,6 +24,8 @@ from reports.timeline import MAX_SPANS
 from search_space import SPACES
 
 SMALL_PX = 64
+BELOW_ZERO = "Below 0, a model predicts worse than the mean of the targets does."
+MAX_NAMED_TEACHERS = 5  # teachers; more are counted
 # Our small presets: the baselines of the spaces for images of that side.
 OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in BASELINES[space.name]}
 TRAINED_ONCE = (
@@ -37,16 +39,38 @@ MEANINGS = {
     TOO_FEW: "the time was spent before there were enough samples for an interval",
     SCATTERED: "the samples differ too much for an interval",
 }  # of the doubts of timings
-CONTROL = "A control of the same length is a second study with the sampler “random”; backbone-nas compare shows both."
+TARGETS = {
+    "ok": "the 95 % interval is within ±1 %",
+    "wide": "the time was spent before the interval was within ±1 %",
+}  # of the verdicts of timings that can be trusted
+CONTROL = (
+    "For one of the same length, run a second search with --sampler random and show both with backbone-nas compare."
+)
+
+
+def subject(info: StudyInfo) -> str:
+    """Say what the search compares, for a reader who knows nothing of it."""
+    names = [brief(name, 40) for name in info.teachers]
+    teachers = (
+        f"the teacher{'s' * (len(names) > 1)} {_listed(names)}"
+        if len(names) <= MAX_NAMED_TEACHERS
+        else (f"{len(names)} teachers")
+    )
+    meanings = {"score": f" (agreement with the features of {teachers})"} if names else {}
+    words = [f"{_word(objective)}{meanings.get(objective.name, '')}" for objective in info.objectives]
+    return f"A search for vision backbones, compared by {_listed(words)}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def score_definition(info: StudyInfo) -> str:
     """Define the distillation score of a study, in one line."""
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     return (
-        f"The distillation score, or score, is the mean explained variance (R²) of the teachers’ {features} on "
-        "held-out images: 1 copies the distillation targets, 0 is no better than predicting their mean, and a negative "
-        "score is worse than that."
+        f"The score (distillation score) is the mean explained variance (R²) of the teachers’ {features} on held-out "
+        "images: 1 copies the distillation targets, 0 is as good as predicting their mean, and less is worse."
     )
 
 
@@ -119,7 +143,11 @@ def verdicts(summary: StudySummary) -> str:
     """Count the measurements by verdict, and give the width of their intervals; "" where nothing was timed."""
     if summary.half_width is None:
         return ""
-    counts = ", ".join(f"{count} {brief(verdict, 40)}" for verdict, count in summary.verdicts.items())
+    meanings = MEANINGS | TARGETS
+    counts = "; ".join(
+        f"{count} {brief(verdict, 40)}" + (f" ({meanings[verdict]})" if verdict in meanings else "")
+        for verdict, count in summary.verdicts.items()
+    )
     median = f"is {100 * summary.half_width:.2f} %" if math.isfinite(summary.half_width) else "is not usable"
     again = ""
     if summary.remeasured:
@@ -128,10 +156,7 @@ def verdicts(summary: StudySummary) -> str:
         again = (
             f" {were} timed again in the search’s setting, and {are} shown with the newest timing that can be trusted."
         )
-    return (
-        f"The measurements of throughput by verdict: {counts}. The median half-width of their 95 % intervals {median}."
-        f"{again}"
-    )
+    return f"Timings by verdict: {counts}. The median half-width of their 95 % intervals {median}.{again}"
 
 
 def convergence_words(trials: Sequence[TrialRecord]) -> str:
@@ -141,12 +166,16 @@ def convergence_words(trials: Sequence[TrialRecord]) -> str:
         return ""
     latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
     gain = f"One more architecture is expected to add {latest} the hypervolume that noise seems to add"
-    noise = f"Noise is the scatter of a score between seeds, {SEED_DEVIATION:g} on micro, and of this search's timings."
+    noise = (
+        f"Noise is the standard deviation of a score between seeds, {SEED_DEVIATION:g} (measured in the space micro), "
+        "and that of this search’s timings."
+    )
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"
     return (
         f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate', 'candidates')}. "
-        "Such a gain cannot be distinguished from a lucky seed: backbone-nas retrain trains the front with others. "
+        "Such a gain cannot be distinguished from a lucky seed; backbone-nas retrain trains the front with other "
+        "seeds. "
         f"{noise}"
     )
 
@@ -161,7 +190,7 @@ def predictions(trials: Sequence[TrialRecord]) -> str:
         were = plural(
             unmeasured, "candidate that ended at the first rung was", "candidates that ended at the first rung were"
         )
-        parts.append(f"{were} not measured: the throughput in charts and tables is predicted, and on no front.")
+        parts.append(f"{were} not measured. Such a throughput is predicted in charts and tables, and is on no front.")
     if errors:
         were = plural(len(errors), "candidate that was", "candidates that were")
         parts.append(
@@ -315,31 +344,30 @@ def _chance_sentence(metric: MetricSummary) -> str:
 
 
 def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
-    """Explain the marks in the chart of the Pareto front."""
-    third = scale = diamonds = ring = volume = ""
+    """Say what the chart of the Pareto front shows, and explain the marks that it has."""
+    parts = [
+        f"Distillation score against throughput, relative to {brief(info.reference, 40)}. A point is a candidate, "
+        "a bar the 95 % interval of its throughput."
+    ]
     if any(p.number == data.recommended for p in data.points):
-        ring = " The ring marks the recommended one."
-    if data.staircase:
-        volume = f" The hypervolume is counted from the reference point ({_reference_point(info)}), outside the chart."
+        parts.append("The ring marks the recommended one.")
+    if summary.baselines:
+        parts.append(f"Diamonds are the {baseline_words(info)}.")
+    if any(model.inside for model in data.scale):
+        parts.append("Dotted lines are the throughputs of known networks, measured and not distilled.")
+    if data.stopped:
+        parts.append(
+            "Early-stopped candidates are hidden at first: their scores, of the rungs that they reached, cannot be "
+            "compared with the others’."
+        )
+    if predicted := sum(point.note is not None for point in data.points):
+        parts.append(f"The throughput of {predicted} of them is predicted, not measured.")
+    if any(p.kind == INFEASIBLE for p in data.points):
+        parts.append("Crosses at the bottom broke a hard limit or could not be measured as the others.")
     if data.third:
         better = " (lower is better)" if data.third.minimize else ""
-        third = f" The size of a mark shows its {brief(data.third.label)}{better}."
-    if summary.baselines:
-        diamonds = f" Diamonds are the {baseline_words(info)}."
-    if any(model.inside for model in data.scale):
-        scale = " Dotted vertical lines are the throughputs of known networks, measured and not distilled."
-    predicted, unmeasured = sum(point.note is not None for point in data.points), ""
-    if predicted:
-        unmeasured = (
-            f" The throughput of {predicted} of them is predicted, as the tooltip says: they were not measured."
-        )
-    return (
-        f"Each point is a candidate; bars are 95 % intervals of the relative throughput.{ring}{diamonds}{scale} Labels "
-        "without room are left out: the table below has all names. "
-        "Early-stopped candidates are hidden at first; they are drawn at the score of the rung they reached and cannot "
-        f"be compared with the others.{unmeasured} Crosses at the bottom broke a hard limit or could not be measured "
-        f"as the others.{third}{volume} Click a point to open its card."
-    )
+        parts.append(f"The size of a mark shows its {brief(data.third.label)}{better}.")
+    return " ".join((*parts, "Labels without room are left out. Click a point to open its card."))
 
 
 def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
@@ -347,9 +375,8 @@ def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     if len(info.objectives) == 1:
         return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference."
     return (
-        f"The hypervolume is {fixed(summary.hypervolume, 4)}. It is the volume between the front and the reference "
-        f"point ({_reference_point(info)}), and it compares only within this study, or with a study that backbone-nas "
-        "compare finds comparable."
+        f"The hypervolume, the volume between the front and the reference point, is {fixed(summary.hypervolume, 4)}. "
+        "Compare it only within this study, or with a study that backbone-nas compare finds comparable."
     )
 
 
@@ -367,8 +394,8 @@ def timeline_caption(data: FigureData) -> str:
     """Explain the bars in the timeline of workers."""
     all_ = len(data.spans) < MAX_SPANS
     return (
-        "Which worker measured or trained which candidate when, by the records of finished trials; click a bar to open "
-        "the card. A row is a worker process, or several of which one began after another had ended."
+        "When each worker process measured and trained candidates, by the records of finished trials. Processes that "
+        "ran one after another share a row. Click a bar to open its card."
         + ("" if all_ else f" Only the {MAX_SPANS} longest bars are drawn.")
     )
 
@@ -388,12 +415,24 @@ def _reference_point(info: StudyInfo) -> str:
     return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
-def learning_caption(info: StudyInfo) -> str:
+def teacher_caption(summary: StudySummary) -> str:
+    """Say which models the chart of explained variance by teacher has."""
+    return f"Explained variance by teacher for {_models_with_curves(summary)}, best model first. {BELOW_ZERO}"
+
+
+def _models_with_curves(summary: StudySummary) -> str:
+    """Name the models of the charts by teacher: the front, of which they may show only some, and the baselines."""
+    shown, front = len(thinned_front(summary)), len(summary.front)
+    of_front = "the models on the Pareto front" if shown == front else f"{shown} of the {front} models on the front"
+    return f"{of_front} and the baselines" if summary.baselines else of_front
+
+
+def learning_caption(info: StudyInfo, summary: StudySummary) -> str:
     """Explain the lines in the charts of explained variance by steps."""
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     return (
-        f"Explained variance of each teacher’s {features} at every rung, for models on the Pareto front and baselines; "
-        "below 0 a model predicts worse than the mean of the targets does."
+        f"Explained variance of each teacher’s {features} at every rung, for {_models_with_curves(summary)}. "
+        f"{BELOW_ZERO}"
     )
 
 
@@ -422,11 +461,10 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     start = summary.random_start
     if start is None:
         return (
-            f"This study has no random search to compare its curve with: its sampler, {sampler}, chose every "
-            f"candidate, or has not chosen one yet. {CONTROL}"
+            f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "
+            f"candidates at random. {CONTROL}"
         )
     return (
-        f"The sampler, {sampler}, drew the first {len(start.trials)} evaluations at random. They are a control for as "
-        f"many trainings and reached a hypervolume of {fixed(start.expected[-1], 4)}. This study contains no random "
-        f"search of more trainings. {CONTROL}"
+        f"The sampler, {sampler}, drew the first {len(start.trials)} candidates at random. They are a control for as "
+        f"many evaluations, and reached a hypervolume of {fixed(start.expected[-1], 4)}. {CONTROL}"
     )

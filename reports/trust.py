@@ -151,8 +151,10 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     if itself is None:
         sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
-    share = "all" if doubtful == measured else str(doubtful or "none")
-    untrusted = f"Of {measured} timings, {share} cannot be trusted: other work, heat, or too few samples."
+    timings = plural(measured, "timing", "timings")
+    untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
+    if not doubtful:
+        untrusted = f"Nothing disturbed the {timings}."
     if not has_interval(m := measurement(itself.trial)):
         sentence = f"The reference was timed against a copy of itself (A/A), but {no_interval(m)}. {untrusted}"
         return TrustCheck(NOISE, Outcome.WARN, sentence, command)
@@ -175,7 +177,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
     if worst.tau is None or worst.trials < MIN_RANKED:
         reached = plural(worst.trials, "candidate", "candidates")
-        sentence = f"{reached} reached the last rung; comparing their orders takes at least {MIN_RANKED}."
+        sentence = f"The last rung was reached by {reached}; comparing their orders takes at least {MIN_RANKED}."
         return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "

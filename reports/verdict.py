@@ -9,6 +9,7 @@ from nas.analysis.evidence import TrustedModel
 from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
+from nas.study.convergence import SEED_DEVIATION
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from reports.formatting import brief, plural
 from reports.noise import doubt_of
@@ -17,6 +18,8 @@ from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
+# Of two trainings of one model with different seeds: the 95 % interval of their difference in score ends here.
+SEED_DIFFERENCE = 1.96 * math.sqrt(2) * SEED_DEVIATION
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
 
@@ -84,7 +87,11 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         kind = "retrained score" if summary.recommendation.retrained else "score"
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
-    return _speed_sentence(info, summary.recommendation), _score_sentence(info, summary), front
+    found = summary.recommendation
+    compared = _speed_sentence(info, found), _score_sentence(info, summary), front
+    if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
+        return compared
+    return _highest_sentence(info, found), *compared
 
 
 def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
@@ -103,14 +110,14 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     if result is None:
         return Tile(f"throughput at a score as high as that of {baseline}", "–", "no candidate scores as high")
     found = brief(result.found.name)
-    label = f"throughput of {found}, which scores at least as high as {baseline}"
-    if _is_one_pair(summary):
-        label = f"throughput of {found} against {baseline}"
+    label = f"throughput of {found} relative to {baseline}"
+    if not _is_one_pair(summary):
+        label += ", at a score as high or higher"
     if result.doubtful:
         return Tile(label, UNKNOWN, "the timings cannot be trusted")
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
-        return Tile(label, f"{result.speedup:.2f}×", interval)
+        return Tile(label, f"{result.speedup:.2f}×", f"95 % interval {interval}")
     return Tile(label, NO_DIFFERENCE, _why_no_difference(result))
 
 
@@ -128,9 +135,9 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     if result is None:
         return Tile(f"score at a throughput as high as that of {baseline}", "–", "no candidate is as fast")
     found = brief(result.found.name)
-    label = f"score of {found}, which was timed as fast as {baseline} or faster"
-    if _is_one_pair(summary):
-        label = f"score of {found} against {baseline}"
+    label = f"score of {found} minus that of {baseline}"
+    if not _is_one_pair(summary):
+        label += ", at a throughput as high or higher"
     found_by = summary.recommendation
     note = "no interval: each trained once"
     if found_by and found_by.retrained:
@@ -140,8 +147,12 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
 
 
 def _printed_gain(result: BaselineComparison) -> float:
-    """Return the difference of the two scores as printed, so that a reader who subtracts them finds the same."""
-    return round(result.found.score, 3) - round(result.baseline.score, 3)
+    return _printed_difference(result.found, result.baseline)
+
+
+def _printed_difference(model: TrustedModel, other: TrustedModel) -> float:
+    """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
+    return round(model.score, 3) - round(other.score, 3)
 
 
 def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
@@ -208,7 +219,8 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
     if found is None:
         return ()
     if info.teachers and not found.retrained:
-        once = f"It was trained once, for {found.model.steps} steps; train it longer, with other seeds:"
+        steps = f"It was trained once, for {found.model.steps} steps"
+        once = f"{steps}{_near_tie(found)}. Train the front longer, with other seeds:"
         if why := unused_words(found):
             once = f"Its score is that of the search: {brief(why, 200)}:"
         settled_by.append((once, retrain_command(run)))
@@ -219,6 +231,17 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
             (f"† Its timing cannot be trusted ({doubt}); measure it on an idle machine:", remeasure_command(run))
         )
     return tuple(settled_by)
+
+
+def _near_tie(found: Recommendation) -> str:
+    """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
+    best = found.best_baseline
+    if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < SEED_DIFFERENCE:
+        return ""
+    return (
+        f", and scores {gain:.3f} higher than {brief(best.name)}. Two trainings of one model differ by up to "
+        f"{SEED_DIFFERENCE:.2f} (95 %, in the space micro)"
+    )
 
 
 def weights_place(summary: StudySummary) -> str:
@@ -311,7 +334,8 @@ def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -
     ]
     untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
     none = ", none of them to the last rung" if untrained else ""
-    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'})."
+    why = " The report lists the reasons under “Failed and infeasible trials”." if summary.reasons else ""
+    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'}).{why}"
 
 
 def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
@@ -331,6 +355,16 @@ def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 
+def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:
+    """Say why the recommended candidate is not the fastest that scores as high as the best baseline."""
+    assert found.best_baseline is not None
+    return (
+        f"{_capital(brief(found.model.name))} has the highest score, {fixed(found.model.score, 3)} against "
+        f"{fixed(found.best_baseline.score, 3)} of the best of the {baseline_words(info)}, "
+        f"{brief(found.best_baseline.name)}. Throughput is no objective of this search."
+    )
+
+
 def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     found = summary.recommendation
     assert found is not None
@@ -340,7 +374,10 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
         return f"No {candidate} was timed as fast as {name}."
     difference = _printed_gain(result)
     gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
-    sentence = f"It also has the highest score of the {candidate}s that were timed as fast as {name} or faster, {gain}."
+    sentence = (
+        f"{_capital(brief(result.found.name))} also has the highest score of the {candidate}s that were timed as fast "
+        f"as {name} or faster, {gain}."
+    )
     speed = ""
     if not _is_one_pair(summary):
         sentence = (

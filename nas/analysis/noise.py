@@ -64,7 +64,7 @@ class SeedScatter:
         """Return the deviation with its source, for notes and cards."""
         if self.measured:
             return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom)"
-        return f"assumed to be {self.sd:.4f}, {OF_ANOTHER_STUDY}; `backbone-nas retrain` measures it"
+        return f"assumed to be {self.sd:.4f}, {OF_ANOTHER_STUDY}; backbone-nas retrain measures it"
 
 
 # 30 random architectures of "micro", two seeds each, 270 steps on built-in images and teachers (experiments/LOG.md).

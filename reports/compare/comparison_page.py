@@ -22,7 +22,7 @@ from reports.charts import RATIO_TICKS, count_axis, static_chart
 from reports.compare.comparison import MIN_RANKED, ComparedStudy, StudyComparison, StudyPair
 from reports.document import asset, policy, templates
 from reports.figure_data import SERIES, axis_range
-from reports.formatting import flat
+from reports.formatting import flat, plural
 from reports.scored_trials import ScoredTrial
 
 MAX_SHARED = 25  # architectures in a table
@@ -135,7 +135,7 @@ def _volume_sentence(pair: StudyPair) -> str:
     a, b = pair.first, pair.other
     final = f"The final hypervolume is {fixed(a.summary.hypervolume, 4)} for {a.letter} and "
     final += f"{fixed(b.summary.hypervolume, 4)} for {b.letter}, above one common reference point."
-    if not pair.trainings:
+    if not pair.trainings or len(a.summary.curve) == len(b.summary.curve):
         return final
     then = f"After {pair.trainings} trainings, the length of the shorter search, it is "
     return f"{final} {then}{fixed(pair.volumes[0], 4)} for {a.letter} and {fixed(pair.volumes[1], 4)} for {b.letter}."
@@ -155,6 +155,9 @@ def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
     a, b, reasons = pair.first.letter, pair.other.letter, comparison.comparability
     if not pair.shared:
         return [f"{a} and {b} measured no architecture in common."]
+    if pair.measured == pair.trained < MIN_RANKED:
+        shared = plural(pair.measured, "architecture", "architectures")
+        return [f"{a} and {b} share {shared}: too few to compare how they rank by throughput or score."]
     sentences = []
     for what, count, tau, other_scale in (
         ("throughput", pair.measured, pair.throughput_tau, reasons.throughput or reasons.measurement),

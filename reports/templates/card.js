@@ -27,7 +27,7 @@ function measured(t) {
   const memory = kinds.filter(([, mib]) => known(mib)).map(([kind, mib]) => `${fixed(mib, 1)} MiB ${kind}`).join(', ');
   const percentiles = [[95, m.latency_p95_ms], [99, m.latency_p99_ms]].filter(([, ms]) => known(ms)).map(([q, ms]) => `${q}th percentile ${fixed(ms, 2)} ms`).join(', ');
   return facts([
-    [`throughput, batch ${m.batch}`, `${fixed(m.throughput_img_s, 1)} images/s (${ends(noThroughputInterval, m.throughput_low_img_s, m.throughput_high_img_s, 1)})`],
+    [`throughput, batch ${m.batch}`, `${fixed(m.throughput_img_s, speedDigits(t))} images/s (${ends(noThroughputInterval, m.throughput_low_img_s, m.throughput_high_img_s, speedDigits(t))})`],
     [`times ${m.reference}`, `${fixed(m.ratio, ratioDigits(t))} (${ends(noRatioInterval, m.ratio_low, m.ratio_high, ratioDigits(t))})`],
     ['latency, batch 1', `${fixed(m.latency_ms, 2)} ms${percentiles ? `, ${percentiles}` : ''}`],
     ['peak memory', memory || 'unknown'],

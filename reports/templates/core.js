@@ -50,6 +50,7 @@ const ratio = t => of(t, 'ratio') ?? predicted(t);
 const doubtOf = new Map(timingDoubts), noRatioInterval = new Map(noIntervals.ratio), noThroughputInterval = new Map(noIntervals.throughput);
 const doubtful = t => doubtOf.has(t.number);
 const ratioDigits = t => doubtful(t) ? 2 : 3; // an interval that cannot be trusted has no third digit
+const speedDigits = t => of(t, 'throughput_img_s') < 100 ? 1 : 0; // as in macros.html.j2
 const ratioText = t => known(predicted(t)) ? `about ${fixed(predicted(t), 2)}` : fixed(of(t, 'ratio'), ratioDigits(t));
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
 const spec = t => JSON.stringify(t.spec, null, 2);

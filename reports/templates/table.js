@@ -7,7 +7,7 @@ const COLUMNS = [
   ['score', score, t => fixed(score(t), 3)],
   [`× ${brief(info.reference, 30)}`, ratio, t => element('span', known(predicted(t)) ? { title: 'predicted, not measured' } : {}, ratioText(t), dagger(t))],
   ['95 % interval', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? noRatioInterval.get(t.number) || `${fixed(of(t, 'ratio_low'), ratioDigits(t))} to ${fixed(of(t, 'ratio_high'), ratioDigits(t))}` : '–'],
-  ['images/s', t => of(t, 'throughput_img_s'), t => timed(t, 'throughput_img_s', 1)],
+  ['images/s', t => of(t, 'throughput_img_s'), t => timed(t, 'throughput_img_s', speedDigits(t))],
   ['latency ms', t => of(t, 'latency_ms'), t => timed(t, 'latency_ms', 2)],
   ['params M', t => t.params, t => scaled(t.params, 1e6, 3)],
   ['MACs M', t => t.macs, t => scaled(t.macs, 1e6, 1)],
@@ -46,6 +46,7 @@ function drawRows() {
   view.found = [...selection.shown].sort(compare);
   const at = view.found.findIndex(t => t.number === selection.picked);
   show(at >= FIRST_ROWS ? at - AROUND : 0, at >= FIRST_ROWS ? 2 * AROUND : FIRST_ROWS);
+  byId('rows').scrollTop = 0; // of another order or other rows, the reader wants the first
 }
 
 // The document holds a window of the rows, of which there can be ten thousand. It contains the picked row; buttons extend it.
@@ -55,8 +56,8 @@ function show(from, count) {
   view.rows = new Map(shown.map(t => [t.number, row(t)]));
   byId('all').tBodies[0].replaceChildren(...view.rows.values());
   const last = view.from + shown.length;
-  byId('shown').textContent = (view.from || last < view.found.length ? `rows ${view.from + 1} to ${last} of ${view.found.length}` : `${last} of ${trials.length} trials shown`)
-    + (view.found.length < trials.length ? `; ${view.found.length} of ${trials.length} trials pass the filters` : '');
+  const part = view.from || last < view.found.length ? `, rows ${view.from + 1} to ${last} of ${view.found.length}` : '';
+  byId('shown').textContent = `${view.found.length} of ${trials.length} trials shown${part}`;
   byId('less').hidden = view.from === 0;
   byId('more').hidden = last >= view.found.length;
   mark(selection.picked);

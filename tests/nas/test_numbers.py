@@ -26,4 +26,4 @@ def test_fixed_decimals(value, digits, text):
 def test_other_forms():
     assert fixed_interval(-0.0001, 0.25, 2) == "0.00 to 0.25"
     assert (millions(2_500_000, 2), millions(None, 2)) == ("2.50", "–")
-    assert (probability(0.000412), probability(None)) == ("0.00041", "–")
+    assert [probability(p) for p in (0.0412, 0.001, 0.000412, None)] == ["0.041", "0.001", "<0.001", "–"]

@@ -158,6 +158,8 @@ def test_of_few_shared_architectures_no_rank_correlation_is_shown():
     few, enough = sharing(MIN_RANKED - 1), sharing(MIN_RANKED)
     assert "too few" in few.words
     assert "too few" not in enough.words
+    assert f"A and B share {MIN_RANKED - 1} architectures: too few to compare how they rank" in few.words
+    assert "the length of the shorter search" not in few.words, "both have the same length"
     for page, count, tau in ((few, MIN_RANKED - 1, "too few"), (enough, MIN_RANKED, "1.00")):
         for row in page.table("Rank correlations of A and B").body():
             assert (row["architectures"], row["τ"]) == (str(count), tau)

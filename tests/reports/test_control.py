@@ -40,7 +40,10 @@ def test_no_control_is_invented(sampler):
     study = with_info(study, config={**study.info.config, "sampler": sampler})
     summary = summarize(study)
     assert summary.random_start is None
-    assert sampler in random_control(study.info, summary)
+    sentence = random_control(study.info, summary)
+    assert sampler in sentence
+    assert ("drew no candidates at random. " in sentence) is (sampler != "random")
+    assert "not chosen" not in sentence, "the search is finished"
 
 
 def test_misses_name_the_limit_and_by_how_much():

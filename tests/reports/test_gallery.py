@@ -59,6 +59,8 @@ def test_front_and_best_baseline_are_shown_and_shared_strips_are_there_once(stud
     assert sorted(shown_numbers) == sorted(wanted)
     assert len(wanted) <= MAX_MODELS
     assert len(shown.first) == 4
+    recommended = summary.recommendation.trial.number
+    assert [p.model.trial.number for p in shown.first if "recommended" in p.status] == [recommended]
     assert len(shown.strips) == 2 + 2 * len(wanted)
     page = render(study, summary, shown)
     assert page.count("<image ") == len(shown.strips)

@@ -1,6 +1,6 @@
 from reports.figure_data import prepare
 from reports.label_sides import label_sides
-from reports.sentences import front_caption
+from reports.sentences import curve_caption, front_caption
 from reports.summary import summarize
 from tests.reports import synthetic
 
@@ -50,6 +50,14 @@ def test_the_recommended_candidate_has_a_label_in_wide_and_narrow_charts():
     assert len(texts[True]) <= len(texts[False])
 
 
+def test_two_labels_on_one_line_have_a_gap():
+    def second(x):
+        return label_sides([((0, 50), "#189"), ((x, 50), "#195")], [], [], x + 5)[1]
+
+    assert second(70) == (-1, -1), "next to the first label, it would read as one word"
+    assert second(80) == (-1, 1)
+
+
 def test_the_chart_ends_at_the_data_and_the_caption_has_the_reference_point():
     study = synthetic.study(150, seed=3)
     summary = summarize(study)
@@ -58,6 +66,5 @@ def test_the_chart_ends_at_the_data_and_the_caption_has_the_reference_point():
     span = max(scores) - min(scores)
     assert min(scores) - 0.1 * span < data.score_range[0] < min(scores)
     assert data.staircase[-1][1] == data.score_range[0]
-    caption = front_caption(study.info, data, summary)
-    assert f"distillation score {data.score.reference:g}" in caption
-    assert "The ring marks the recommended one" in caption
+    assert f"distillation score {data.score.reference:g}" in curve_caption(study.info, data)
+    assert "The ring marks the recommended one" in front_caption(study.info, data, summary)

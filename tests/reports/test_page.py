@@ -143,6 +143,20 @@ def test_sections_are_in_their_order_and_the_contents_name_all_of_them():
         assert f'<h3 id="{section}">' in page
 
 
+def test_the_page_begins_with_the_subject_the_result_and_the_next_command():
+    page = page_of(synthetic.study(150, seed=3))
+    parts = (
+        "A search for vision backbones",
+        "is the fastest candidate",
+        'class="tiles"',
+        "Before export:",
+        "backbone-nas export",
+    )
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+    assert places[-1] < page.index("architectures were evaluated") < page.index('<section id="front"')
+
+
 def test_without_teachers_the_contents_name_no_section_on_them():
     info = {"teacher_facts": {}, "teachers": {}}
     page = page_of(synthetic.with_info(synthetic.study(4, only=TrialState.INFEASIBLE, baselines=False), **info))

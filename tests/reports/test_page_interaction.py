@@ -207,6 +207,26 @@ def test_axes_of_stages_and_necks_count_by_stride_whatever_the_stem(browser, tmp
     assert browser.console == []
 
 
+def test_a_table_in_another_order_begins_with_its_first_row(tab, study):
+    best = max((t for t in study.trials if t.rungs), key=lambda t: t.rungs[-1].score)
+    tab.evaluate("document.querySelector('#rows').scrollTop = 600")
+    tab.evaluate("[...document.querySelectorAll('#all thead button')].find(b => b.textContent === 'score').click()")
+    assert tab.evaluate("document.querySelector('#rows').scrollTop") == 0
+    assert tab.evaluate("document.querySelector('#all tbody tr').dataset.row") == str(best.number)
+    assert (
+        tab.evaluate("document.querySelector('#shown').textContent")
+        == f"{len(study.trials)} of {len(study.trials)} trials shown"
+    )
+
+
+def test_a_printed_page_is_no_wider_than_the_paper(tab):
+    tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    tab.send("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    tab.wait("document.documentElement.scrollWidth <= 725")
+    tab.send("Emulation.setEmulatedMedia", media="")
+
+
 def test_what_was_searched_for_is_not_downloaded(tab, study):
     tab.evaluate("byId = id => document.getElementById(id), byId('find').value = '#7', true")
     tab.evaluate("byId('find').dispatchEvent(new Event('input', {bubbles: true}))")
@@ -278,6 +298,8 @@ def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
     browser.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=False)
     browser.wait("innerWidth === 360")
     browser.wait("document.documentElement.scrollWidth <= 360")  # once the charts are laid out anew
+    captions = "[...document.querySelectorAll('.scroll caption')].map(c => c.getBoundingClientRect().width)"
+    assert all(width <= 360 for width in browser.evaluate(captions)), "a caption that is cut off"
     browser.evaluate(f"{LIST}.focus()")
     browser.press("Home")
     browser.press("Enter")

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nas.study.records import Expectation, StudyRecord, TrialState
+from reports import figure_data
 from reports.figure_data import PREDICTED, prepare
-from reports.sentences import convergence_words, front_caption, predictions
+from reports.sentences import (
+    convergence_words,
+    front_caption,
+    learning_caption,
+    predictions,
+    subject,
+    teacher_caption,
+    verdicts,
+)
 from reports.summary import summarize
 from tests.reports import synthetic
 
@@ -50,6 +59,45 @@ def test_predicted_points_have_a_note_and_no_interval_and_are_on_no_front():
     assert all(p.ratio_low is None and p.img_s is None for p in data.points if p.number in noted)
     assert not noted & {s.trial.number for s in summary.front}
     assert f"The throughput of {len(noted)} of them is predicted" in front_caption(study.info, data, summary)
+
+
+def test_the_caption_of_the_front_explains_the_marks_that_are_there():
+    study = synthetic.study(60)
+    marks = {"Early-stopped": TrialState.STOPPED, "Crosses": TrialState.INFEASIBLE}
+    for word, state in marks.items():
+        without = replace(study, trials=tuple(t for t in study.trials if t.state is not state))
+        for which, there in ((study, True), (without, False)):
+            summary = summarize(which)
+            assert (word in front_caption(which.info, prepare(which, summary), summary)) is there
+
+
+def test_captions_of_teachers_count_the_models_that_are_drawn(monkeypatch):
+    study = synthetic.study(60)
+    summary = summarize(study)
+    assert "for the models on the Pareto front and the baselines, best model first" in teacher_caption(summary)
+    monkeypatch.setattr(figure_data, "MAX_TEACHER_ROWS", 4)
+    drawn = len({name for name, *_ in prepare(study, summary).teachers}) - len(summary.baselines)
+    assert drawn < len(summary.front)
+    words = f"for {drawn} of the {len(summary.front)} models on the front and the baselines"
+    assert words in teacher_caption(summary)
+    assert words in learning_caption(study.info, summary)
+
+
+def test_the_subject_names_objectives_and_teachers():
+    study = synthetic.study(3)
+    words = "compared by distillation score (agreement with the features of the teachers {}) and throughput."
+    assert subject(study.info).endswith(words.format("efficientnet_lite0, hed and xfeat"))
+    many = synthetic.with_info(study, teachers={f"t{i}": "" for i in range(9)})
+    assert "features of 9 teachers)" in subject(many.info)
+    none = synthetic.with_info(study, teachers={}, objectives=study.info.objectives[:1])
+    assert subject(none.info) == "A search for vision backbones, compared by distillation score."
+
+
+def test_verdicts_of_timings_say_what_they_mean():
+    study = synthetic.timed(synthetic.study(6), lambda t: {"verdict": "ok" if t.baseline else "wide"})
+    words = verdicts(summarize(study))
+    assert "3 ok (the 95 % interval is within ±1 %)" in words
+    assert "wide (the time was spent before the interval was within ±1 %)" in words
 
 
 def test_a_trial_that_runs_or_failed_is_no_candidate_that_ended_unmeasured():

@@ -51,6 +51,14 @@ def test_many_disturbed_measurements_warn(study, share, outcome):
     )
 
 
+def test_the_noise_check_says_how_many_timings_were_disturbed(study):
+    measured = sum(t.measurement is not None for t in study.trials)
+    assert f"Nothing disturbed the {measured} timings." in check(study, NOISE).sentence
+    one = max(t.number for t in study.trials if t.measurement)
+    disturbed = synthetic.timed(study, lambda t: {"verdict": "contended"} if t.number == one else {})
+    assert f"Of {measured} timings, 1 cannot be trusted" in check(disturbed, NOISE).sentence
+
+
 def test_without_the_reference_among_the_baselines_noise_is_unknown(study):
     lone = replace(study, trials=tuple(t for t in study.trials if not t.baseline))
     found = check(lone, NOISE)
