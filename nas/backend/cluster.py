@@ -147,7 +147,7 @@ class NodeSlots:
         reason = _find_difference(self._expected, answer, probe_file)
         if reason is None:
             self._accepted = (*self._accepted, node_id)
-            say = self._announce if was_late else _LOG.info
+            say: Announce = self._announce if was_late else _LOG.info
             say(f"node {address} takes trials")
             return
         self._refused[node_id] = reason

@@ -303,6 +303,7 @@ def test_a_restart_of_the_database_ends_no_command_that_saves_results(tmp_path: 
         store = create(tmp_path / "restarted", server.url, budget=1)
         store.notify = (notices := list[str]()).append
         drive(StudyLoop(store))
+        store.unregister_driver()  # as in these commands: no thread notices the restart earlier
         for save in (lambda: store.save_retraining(training), lambda: store.save_remeasurement(measured)):
             server.kill()
             server.start()
