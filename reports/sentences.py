@@ -190,7 +190,9 @@ def predictions(trials: Sequence[TrialRecord]) -> str:
         were = plural(
             unmeasured, "candidate that ended at the first rung was", "candidates that ended at the first rung were"
         )
-        parts.append(f"{were} not measured. Such a throughput is predicted in charts and tables, and is on no front.")
+        parts.append(
+            f"{were} not measured. Their throughput in charts and tables is predicted, and they are on no front."
+        )
     if errors:
         were = plural(len(errors), "candidate that was", "candidates that were")
         parts.append(
