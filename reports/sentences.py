@@ -377,7 +377,7 @@ def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     if len(info.objectives) == 1:
         return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference."
     return (
-        f"The hypervolume, the volume between the front and the reference point, is {fixed(summary.hypervolume, 4)}. "
+        f"The hypervolume is {fixed(summary.hypervolume, 4)}, the volume between the front and the reference point. "
         "Compare it only within this study, or with a study that backbone-nas compare finds comparable."
     )
 
