@@ -190,7 +190,9 @@ def predictions(trials: Sequence[TrialRecord]) -> str:
         were = plural(
             unmeasured, "candidate that ended at the first rung was", "candidates that ended at the first rung were"
         )
-        parts.append(f"{were} not measured. Such a throughput is predicted in charts and tables, and is on no front.")
+        parts.append(
+            f"{were} not measured. Their throughput in charts and tables is predicted, and they are on no front."
+        )
     if errors:
         were = plural(len(errors), "candidate that was", "candidates that were")
         parts.append(
@@ -375,7 +377,7 @@ def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     if len(info.objectives) == 1:
         return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference."
     return (
-        f"The hypervolume, the volume between the front and the reference point, is {fixed(summary.hypervolume, 4)}. "
+        f"The hypervolume is {fixed(summary.hypervolume, 4)}, the volume between the front and the reference point. "
         "Compare it only within this study, or with a study that backbone-nas compare finds comparable."
     )
 

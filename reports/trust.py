@@ -154,7 +154,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     timings = plural(measured, "timing", "timings")
     untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
     if not doubtful:
-        untrusted = f"Nothing disturbed the {timings}."
+        untrusted = f"Of {timings}, none is in doubt."
     if not has_interval(m := measurement(itself.trial)):
         sentence = f"The reference was timed against a copy of itself (A/A), but {no_interval(m)}. {untrusted}"
         return TrustCheck(NOISE, Outcome.WARN, sentence, command)

@@ -51,9 +51,9 @@ def test_many_disturbed_measurements_warn(study, share, outcome):
     )
 
 
-def test_the_noise_check_says_how_many_timings_were_disturbed(study):
+def test_the_noise_check_says_how_many_timings_are_in_doubt(study):
     measured = sum(t.measurement is not None for t in study.trials)
-    assert f"Nothing disturbed the {measured} timings." in check(study, NOISE).sentence
+    assert f"Of {measured} timings, none is in doubt." in check(study, NOISE).sentence
     one = max(t.number for t in study.trials if t.measurement)
     disturbed = synthetic.timed(study, lambda t: {"verdict": "contended"} if t.number == one else {})
     assert f"Of {measured} timings, 1 cannot be trusted" in check(disturbed, NOISE).sentence
