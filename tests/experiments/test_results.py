@@ -89,10 +89,36 @@ def test_shares_of_random_searchs_training_are_those_of_the_rows() -> None:
     shares += [found["share_of_steps"], found["steps"] / target["steps"]]
     # 3.3 % is written "3.3 and 6.0 %"
     assert [s for s in shares if not re.search(rf"\b{100 * s:.1f} (%|and \d\.\d %)", index)] == []
-    pattern = r"with (\S+) and (\S+) % of its training steps, .* with (\S+) %"
+    pattern = r"random search without early stopping with (\S+) and (\S+) %"
     readme = re.search(pattern, (ROOT / "README.md").read_text())
     assert readme is not None
     assert set(readme.groups()) <= {f"{100 * share:.1f}" for share in shares}
+
+
+def test_comparison_of_samplers_is_that_of_the_rows() -> None:
+    rows = json.loads((RESULTS / "builtin_study_a.json").read_text())
+    of = {(row["method"], row["seed"]): row for row in rows}
+    shares: dict[str, list[str]] = {"laptop-random": [], "laptop-evolution": []}
+    for rival, percents in shares.items():
+        for seed in (0, 1, 2):
+            ours, theirs = of["laptop", seed], of[rival, seed]
+            passed = next(i for i, volume in enumerate(ours["hypervolume"]) if volume >= theirs["hypervolume"][-1])
+            percents.append(f"{100 * ours['steps'][passed] / theirs['steps'][-1]:.0f}")
+    index = " ".join((DOCS / "results/index.md").read_text().split())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for percents in shares.values():
+        assert "({}, {} and {} %".format(*percents) in index
+        assert "with {}, {} and {} %".format(*sorted(percents, key=int)) in readme
+    for method, name in (
+        ("laptop", "default (`known-cost`)"),
+        ("laptop-evolution", "evolution"),
+        ("laptop-random", "random"),
+    ):
+        curves = np.array([of[method, seed]["hypervolume"] for seed in (0, 1, 2)])[
+            :, np.array((15, 30, 60, 100, 150, 200)) - 1
+        ]
+        cells = (f"{np.median(c):.2f} ({c.min():.2f} to {c.max():.2f})" for c in curves.T)
+        assert f"| {name} | {' | '.join(cells)} |" in index
 
 
 def retrained(name: str, trial: int) -> tuple[dict[str, float], dict[str, float], dict[str, float], int]:
