@@ -350,7 +350,7 @@ class Study:
             return self._model(model)
         again = next((model for model in self._evidence.retrained if model.number == found.number), None)
         if again is None:
-            raise SelectionError(f"{found.name} is {found.state.value}: it is no model trained to the last rung")
+            raise SelectionError(f"{found.name} is {found.state.word}: it is no model trained to the last rung")
         return self._model(again, retrained=True)
 
     def select(

@@ -326,12 +326,7 @@ def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -
         if search_state(info, summary.evaluated, running) is SearchState.RUNNING:
             return f"The {baseline_words(info)} are being measured and trained ({done}); the candidates follow."
         return f"The search ended while the {baseline_words(info)} were being measured and trained ({done})."
-    words = {TrialState.STOPPED: "early-stopped"}
-    others = [
-        f"{n} {words.get(state, state.value)}"
-        for state, n in summary.counts.items()
-        if n and state is not TrialState.COMPLETE
-    ]
+    others = [f"{n} {state.word}" for state, n in summary.counts.items() if n and state is not TrialState.COMPLETE]
     untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
     none = ", none of them to the last rung" if untrained else ""
     why = " The report lists the reasons under “Failed and infeasible trials”." if summary.reasons else ""

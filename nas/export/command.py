@@ -97,7 +97,7 @@ def _why_no_weights(trial: TrialRecord, steps: Sequence[int]) -> str:
         return f"{name} was early-stopped after {trial.rungs[-1].steps} of {steps[-1]} steps"
     if trial.state is TrialState.COMPLETE:
         return f"{name} is complete, but its weight file is missing"
-    return f"{name} is {trial.state.value}" + (f" ({trial.reason})" if trial.reason else "")
+    return f"{name} is {trial.state.word}" + (f" ({trial.reason})" if trial.reason else "")
 
 
 def _with_weights(run_dir: Path, study: StudyRecord, retrainings: Sequence[Retraining]) -> str:

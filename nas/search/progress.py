@@ -147,7 +147,7 @@ class SearchProgress:
         return f"known after {remaining.awaited} more candidate{'s' if remaining.awaited > 1 else ''}"
 
     def _panel(self, loop: StudyLoop) -> _Panel:
-        states = ", ".join(f"{count} {state.value}" for state, count in sorted(loop.counts.items()) if count)
+        states = ", ".join(f"{count} {state.word}" for state, count in sorted(loop.counts.items()) if count)
         return _Panel(loop, loop.evaluated / loop.config.budget, self.headline(loop), states, tuple(self._recent))
 
 
@@ -232,7 +232,7 @@ def describe(record: TrialRecord) -> str:
     name = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
     again = record.state is TrialState.RUNNING and record.reason
     title = f"for scale: {record.scale}" if record.scale else f"#{record.number} {name}"
-    words = [title, "will run again:" if again else record.state.value]
+    words = [title, "will run again:" if again else record.state.word]
     if record.measurement:
         m = record.measurement
         doubt = f", {why}" if (why := timing_doubt(m)) else ""

@@ -30,6 +30,11 @@ class TrialState(StrEnum):
     MEASURED = "measured"  # measured for scale and never trained
     DUPLICATE = "duplicate"  # the sampler proposed an architecture that the study has; never evaluated
 
+    @property
+    def word(self) -> str:
+        """Return the state as people read it."""
+        return "early-stopped" if self is TrialState.STOPPED else self.value
+
 
 def _plain(value: Any) -> Any:
     """Return a value as `dataclasses.asdict` does, in a third of the time: a report reads thousands of records."""

@@ -128,7 +128,7 @@ def test_a_model_has_what_was_measured(study: Study) -> None:
     assert study.model(record.arch_id[:8] + record.arch_id[8:]) == model
     for said in ("trial 2", record.arch_id, "0.400", "2000 img/s", "1.00 ms"):
         assert said in repr(model)
-    with pytest.raises(SelectionError, match="trial 6 is stopped"):
+    with pytest.raises(SelectionError, match="trial 6 is early-stopped"):
         study.model(STOPPED)
     with pytest.raises(SelectionError, match="no trial '99'"):
         study.model(99)
