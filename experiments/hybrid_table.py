@@ -131,7 +131,7 @@ def _row(source: str, seed: int, record: TrialRecord) -> dict[str, Any]:
     if record.rungs:
         heads = ("summary", "spatial")
         row["teachers"] = [
-            {name: [round(of.get(head, np.nan), 4) for head in heads] for name, of in rung.teachers.items()}
+            {name: [round(of[head], 4) if head in of else None for head in heads] for name, of in rung.teachers.items()}
             for rung in record.rungs
         ]
         row["metrics"] = {name: round(value, 4) for name, value in record.rungs[-1].metrics.items()}

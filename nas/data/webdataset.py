@@ -364,8 +364,8 @@ class Shards:
     def fingerprint(self) -> str:
         """Return a digest of the shards, the samples, the classes and the size.
 
-        A shard that was written anew may have the size, the beginning and the end of the old one, so that each sample's
-        label and the sizes of its files are in the digest.
+        The digest includes each sample's label and the sizes of its files: a rewritten shard may have the size, the
+        first and the last bytes of the old one.
         """
         classes = [self.num_classes, self.names, self.ignored]
         samples = ((s.key, s.label, s.image.size, s.mask and s.mask.size) for s in self.samples)

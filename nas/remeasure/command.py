@@ -56,8 +56,8 @@ def begin_remeasuring(
 ) -> tuple[StudyRecord, Remeasuring, list[Remeasurement]]:
     """Return the study, what measures its candidates, and a list with the remeasurement to begin or continue.
 
-    The study has the newest timings of before this remeasurement that can be trusted: these name the front, and are
-    compared with the new ones.
+    The study's timings are the newest ones that can be trusted and are older than this remeasurement. They decide which
+    models are on the front, and the new timings are compared with them.
 
     Raises:
         SelectionError: The study has no complete candidate, or the settings name none.

@@ -238,14 +238,20 @@ def replay_search(
     store = Store.create(run_dir, _info(table, config, run_dir.name, command), sampler)
     clock = SimulatedClock()
     loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
-    simulate(loop, clock, Cluster(1, workers), lambda loop, record: _stages(record, table, config))
+    simulate(loop, clock, Cluster(1, workers), lambda loop, record: table_stages(record, table, config))
     trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
     loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, workers)
     return trials
 
 
-def _stages(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[Stage]:
-    """Yield the rungs of one of the architecture's evaluations, and its measurement, as `nas.backend.trial` does."""
+def table_stages(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[Stage]:
+    """Yield the rungs of one of the architecture's evaluations, and its measurement, as `nas.backend.trial` does.
+
+    Args:
+        record: A new trial; one that is measured late is measured after its first rung.
+        table: The table.
+        config: The search's settings, whose seed draws the evaluation.
+    """
     of = table.evaluations[table.positions[record.arch_id]]
     row = of[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(of))]
     record = replace(record, params=row["params"], macs=row["macs"])

@@ -202,7 +202,8 @@ def test_a_trial_whose_nodes_are_all_gone_goes_to_one_that_joins(tmp_path: Path,
         process = driver(run, targets, nodes.address, budget=8, steps=[10], made_up=True)
         until(lambda: journal(run) != [], process)
         nodes.kill(only)
-        time.sleep(3.5)
+        assert process.stdout is not None
+        assert any("waiting for others to join" in line for line in process.stdout)
         nodes.add()
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output

@@ -6,20 +6,30 @@ import gzip
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nas.backend.simulated import Doing
 from nas.measure.counts import totals
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
-from nas.replay.hybrid import HybridTable, MemberSpace, hybrid_config, load_hybrid, replay_search, run_hybrid
+from nas.replay.hybrid import (
+    HybridTable,
+    MemberSpace,
+    hybrid_config,
+    load_hybrid,
+    replay_search,
+    run_hybrid,
+    table_stages,
+)
 from nas.replay.published_study import ReplayJob
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
-from nas.study.records import TrialState
+from nas.study.records import Expectation, TrialRecord, TrialState
 from search_space import SPACES, ArchSpec
 
 MEMBERS = 40
@@ -108,6 +118,20 @@ def test_a_replay_evaluates_members_with_scores_of_the_table(name: str, table: H
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.STOPPED}
     study = read_study(tmp_path / name)
     assert [o.name for o in study.info.objectives] == ["score", "throughput"]
+
+
+def test_a_trial_is_measured_first_or_after_its_first_rung(table: HybridTable) -> None:
+    spec = table.architectures[0]
+    config = hybrid_config(table, "known-cost", 0, 1)
+    first = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
+    late = replace(first, expected=Expectation(0.5, 0.1, 0.1, ratio=1.0))
+    for record, rungs in ((first, 0), (late, 1)):
+        stages = list(table_stages(record, table, config))
+        (measuring,) = [i for i, stage in enumerate(stages) if stage.doing is Doing.MEASURING]
+        assert measuring == rungs
+        assert stages[measuring].record.measurement is not None
+        assert [len(stage.record.rungs) for stage in stages if stage.doing is Doing.TRAINING] == [1, 2, 3]
+        assert stages[-1].record.state is TrialState.COMPLETE
 
 
 def test_the_same_seed_draws_the_same(table: HybridTable, table_file: Path, tmp_path: Path) -> None:
