@@ -203,6 +203,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "third": data.third,
         "subject": sentences.subject(info),
         "score_definition": sentences.score_definition(info),
+        "unit_summaries": sentences.unit_summaries(info),
         "tiles": verdict.tiles(info, summary),
         "recommended": verdict.recommended(info, summary),
         "export_command": verdict.export_command(summary, run),

@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 
 def train(arch: int, setting: Setting, targets: Targets) -> dict[str, Any]:
     """Train one architecture through all rungs; return its score at each rung and the norms of its gradients."""
-    config = DistillConfig(precision="fp32", max_grad_norm=setting.max_grad_norm)
+    config = DistillConfig(precision="fp32", summary_loss="mse", max_grad_norm=setting.max_grad_norm)
     spec = SPACES["micro"].sample(random.Random(arch))
     torch.manual_seed(setting.seed)
     distiller = Distiller(build(spec), targets, config, seed=setting.seed)

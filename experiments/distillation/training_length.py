@@ -95,7 +95,7 @@ def run(recipe: str, name: str, spec: ArchSpec, seed: int, length: int) -> dict[
     backbone, adaptors = build(spec), None
     for part, before, steps in _parts(recipe, length):
         rungs = tuple(step - before for step in steps)
-        config = DistillConfig(rung_steps=rungs, precision="fp32", **RECIPES[part])
+        config = DistillConfig(rung_steps=rungs, precision="fp32", summary_loss="mse", **RECIPES[part])
         trained = train(backbone, targets, config, seed, adaptors)
         scores += trained.scores
         teachers += trained.teachers

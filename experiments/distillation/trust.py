@@ -45,7 +45,7 @@ def run(
     """Train one architecture to the last of `steps`; return explained variance and mean loss at each."""
     torch.set_num_threads(1)
     default = SearchConfig()
-    config = DistillConfig(precision="fp32", rung_steps=steps, **recipe)
+    config = DistillConfig(precision="fp32", rung_steps=steps, **{"summary_loss": "mse"} | recipe)
     targets = open_targets(
         default.data, default.teachers, root=cache, train_images=default.train_images, val_images=default.val_images,
         image_px=config.img_size, grid=default.grid, seed=0, storage=stored[0],

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -146,7 +148,16 @@ def _init_ray(**settings: Any) -> None:
     services.resolve_ip_for_localhost = lambda host: host
     # Ray's handler of SIGTERM would exit without a message and with another code, already while Ray starts.
     utils.set_sigterm_handler = lambda handler: None
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+    except KeyboardInterrupt:
+        signal.alarm(0)
+        raise
+    finally:
+        # Ray's C++ part takes SIGTERM too: it prints a stack, calls the handler that it found, and has an alarm abort
+        # the process after 3 s, in which a search may not have closed. Setting Python's handler again takes its place.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

@@ -51,6 +51,10 @@ class TargetTransform:
             return predictions
         return (predictions - self._broadcast(self.offset, predictions)) / self.scale
 
+    def unit_vectors(self, values: Tensor) -> Tensor:
+        """Scale a head's answers (B, k) or (B, k, g, g), in its own space, to length 1, their part outside included."""
+        return F.normalize(_with_rest(values, self), dim=1)
+
     @torch.no_grad()
     def move(self, layer: nn.Linear) -> None:
         """Change a layer (k outputs) that answers in PHI-S so that it gives the same answers in the head's space."""
@@ -142,7 +146,7 @@ def squared_angle(prediction: Tensor, target: Tensor, space: TargetTransform) ->
 
     The angle comes from the half-angle's tangent, whose gradient stays finite where that of arccos does not (Kahan).
     """
-    u, v = (F.normalize(_with_rest(values, space), dim=1) for values in (prediction, target))
+    u, v = space.unit_vectors(prediction), space.unit_vectors(target)
     difference, total = (u - v).square().sum(1), (u + v).square().sum(1)
     angle = 2 * torch.atan2((difference + 1e-12).sqrt(), (total + 1e-12).sqrt())
     return _per_image(angle.square())
@@ -188,6 +192,7 @@ class DistillationLoss:
     Attributes:
         weights: "teacher/head" -> its weight.
         transforms: "teacher/head" -> the transform to the space in which the head answers.
+        directions: those of `transforms` whose loss trains directions only.
     """
 
     def __init__(self, targets: Targets, config: DistillConfig, device: torch.device) -> None:
@@ -195,6 +200,7 @@ class DistillationLoss:
         self.transforms: dict[str, TargetTransform] = {}
         self._losses: dict[str, Loss] = {}
         self._divisors: dict[str, float] = {}
+        self.directions: dict[str, TargetTransform] = {}
         for key in self.weights:
             teacher, head = key.rsplit("/", 1)
             name = config.summary_loss if head == "summary" else config.spatial_loss
@@ -208,6 +214,8 @@ class DistillationLoss:
                 features = transform.apply(torch.from_numpy(some).float())
                 self._divisors[key] = angular_dispersion(features, transform)
             self.transforms[key] = transform.to(device)
+            if name in DIRECTIONS:
+                self.directions[key] = self.transforms[key]
 
     def __call__(
         self, predictions: Mapping[str, Mapping[str, Tensor]], targets: Mapping[str, Tensor]

@@ -34,7 +34,7 @@ from nas.distill.training_history import History
 from nas.files import atomic_path
 from nas.measure.service import MeasurementService
 from nas.measure.sweep import out_of_memory
-from nas.study.config import DIRECTIONS, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.contact_sheet import sheet_path
 from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
@@ -254,9 +254,7 @@ class Training:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
         with self._slot.alone():
-            by_image = explained_by_image(averaged, targets.val, config.device)
-            if config.distill.summary_loss in DIRECTIONS:
-                by_image = {name: {"spatial": heads["spatial"]} for name, heads in by_image.items()}
+            by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.directions)
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None

@@ -105,6 +105,7 @@ class Distiller:
             calls `between`.
         grad_norms: the gradient's norm before clipping in each of these steps; empty without clipping.
         loss_names: all "teacher/head".
+        directions: the transform of each "teacher/head" whose loss trains directions only.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Distiller:
             train_convolutions(self.student)
         distributed.convert_sync_batchnorm(self.student, self.device)
         self._statistics = distributed.RunningStatistics(self.student)
-        self.loss_names = tuple(loss.weights)
+        self.loss_names, self.directions = tuple(loss.weights), loss.directions
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)
         if config.compile:
             self.student.compile()

@@ -99,7 +99,8 @@ class DistillConfig:
     """The training recipe of every architecture of a study.
 
     By default: AdamW with a constant learning rate and averaged weights (EMA), so that every rung is a fair end point;
-    MSE on PHI-S targets (arXiv 2410.01680), with equal weights for all teachers and heads.
+    a cosine loss of the summaries (arXiv 2312.06709), MSE of the spatial features on PHI-S targets (arXiv 2410.01680),
+    and equal weights for all teachers and heads.
 
     Attributes:
         img_size: Side of the candidates' input in px, a multiple of 32. Spatial targets have a cell for every 16 px.
@@ -119,7 +120,8 @@ class DistillConfig:
         standardization: Standardization of the targets: "phi_s", "global" or "raw".
         balance: Weights between teachers: "fixed", or adapted by "uncertainty", "adaloss" or "drop".
         score: Heads in the distillation score: "spatial", or the mean of "both". The ranking by summary features after
-            a few hundred steps is mostly that of the seed (experiments/LOG.md).
+            a few hundred steps is mostly that of the seed (experiments/LOG.md). A summary whose loss trains directions
+            only ("cosine", "angle") is compared as a vector of length 1.
         weights: Loss weights by teacher or "teacher/head"; the others are 1.
         groups: Teachers with batches of their own; none for all teachers together at `img_size`.
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
@@ -141,7 +143,7 @@ class DistillConfig:
     head_width: Annotated[int, Range(1, 16_384)] = 128
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     rung_steps: tuple[Steps, ...] = (30, 90, 270)
-    summary_loss: Annotated[str, OneOf(SUMMARY_LOSSES)] = "mse"
+    summary_loss: Annotated[str, OneOf(SUMMARY_LOSSES)] = "cosine"
     spatial_loss: Annotated[str, OneOf(SPATIAL_LOSSES)] = "mse"
     standardization: Annotated[str, OneOf(STANDARDIZATIONS)] = "phi_s"
     balance: Annotated[str, OneOf(BALANCES)] = "fixed"
@@ -162,11 +164,10 @@ class DistillConfig:
         if not self.rung_steps or list(self.rung_steps) != sorted(set(self.rung_steps)):
             raise ConfigError(f"--rung-steps: {shown(self.rung_steps)}: must be rising numbers of steps, as 60,180,540")
         self._check_batch("--batch-size", self.batch_size)
-        for head in ("spatial", "summary") if self.score == "both" else ("spatial",):
-            if (loss := getattr(self, f"{head}_loss")) in DIRECTIONS:
-                raise ConfigError(
-                    f"{head}_loss: {loss!r} trains directions only, but score {self.score!r} needs lengths"
-                )
+        if self.spatial_loss in DIRECTIONS:
+            raise ConfigError(
+                f"spatial_loss: {self.spatial_loss!r} trains directions only, but the score needs lengths"
+            )
         for group in self.groups:
             self._check_group(group)
 

@@ -128,7 +128,7 @@ def test_a_study_without_facts_of_teachers_and_chance_has_a_report():
 @pytest.mark.parametrize("score", ["spatial", "both"])
 def test_a_learning_curve_is_of_the_heads_in_the_score(score):
     study = synthetic.study(20)
-    info = replace(study.info, config={**study.info.config, "distill": {"score": score}})
+    info = replace(study.info, config={**study.info.config, "distill": {"score": score, "summary_loss": "mse"}})
     study = replace(study, info=info)
     summary = summarize(study)
     curves = {each.teacher: each.points for each in prepare(study, summary).learning_curves}
@@ -145,6 +145,13 @@ def test_a_learning_curve_is_of_the_heads_in_the_score(score):
         (score == "spatial", score == "both")
     ] * 2
     assert render(study, summary).count(caption) == 1
+
+
+@pytest.mark.parametrize(("loss", "shown"), [("mse", False), ("cosine", True)])
+def test_summaries_compared_by_direction_are_said_to_be(loss, shown):
+    study = synthetic.study(20)
+    study = replace(study, info=replace(study.info, config={**study.info.config, "distill": {"summary_loss": loss}}))
+    assert ("vectors of length 1" in render(study, summarize(study))) == shown
 
 
 def test_of_thousands_of_models_the_charts_of_metrics_draw_some():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from nas.cache.shards import TargetArray
 from nas.cache.targets import SplitTargets
 from nas.distill.heads import Predictions, normalize
-from nas.distill.losses import array_of
+from nas.distill.losses import TargetTransform, array_of
 
 ImageShares = NDArray[np.float64]
 _ROWS = 256  # read at a time
@@ -43,22 +44,27 @@ def predict(
 
 
 def explained_variance(
-    model: TargetPredictor, split: SplitTargets, device: str | torch.device
+    model: TargetPredictor,
+    split: SplitTargets,
+    device: str | torch.device,
+    directions: Mapping[str, TargetTransform] = MappingProxyType({}),
 ) -> dict[str, dict[str, float]]:
     """Return teacher -> head -> 1 - (squared error) / (variance of the teacher's targets), over the whole split.
 
     1 is a perfect copy, 0 is as good as the constant mean, negative is worse. Any rotation and any common scale of the
-    targets leave it as it is, so PHI-S and a global standardization give the same number.
+    targets leave it as it is, so PHI-S and a global standardization give the same number. A head of `directions` is
+    compared after both its targets and its predictions are scaled to length 1.
 
     Args:
         model: a student, or another model that predicts PHI-S targets.
         split: held-out images with their targets.
         device: where the model is.
+        directions: "teacher/head" -> transform to the teacher's own space, of heads that were trained by directions.
 
     Raises:
         ValueError: a teacher's targets are the same for all images.
     """
-    return mean_over_images(explained_by_image(model, split, device))
+    return mean_over_images(explained_by_image(model, split, device, directions))
 
 
 def mean_over_images(explained: Mapping[str, Mapping[str, ImageShares]]) -> dict[str, dict[str, float]]:
@@ -67,7 +73,10 @@ def mean_over_images(explained: Mapping[str, Mapping[str, ImageShares]]) -> dict
 
 
 def explained_by_image(
-    model: TargetPredictor, split: SplitTargets, device: str | torch.device
+    model: TargetPredictor,
+    split: SplitTargets,
+    device: str | torch.device,
+    directions: Mapping[str, TargetTransform] = MappingProxyType({}),
 ) -> dict[str, dict[str, ImageShares]]:
     """Return teacher -> head -> (N,) shares of the N images, whose mean is the explained variance.
 
@@ -77,24 +86,38 @@ def explained_by_image(
         model: as of `explained_variance`.
         split: as of `explained_variance`.
         device: as of `explained_variance`.
+        directions: as of `explained_variance`.
 
     Raises:
         ValueError: a teacher's targets are the same for all images.
     """
     errors: dict[tuple[str, str], list[Tensor]] = {}
+    units: dict[tuple[str, str], list[Tensor]] = {}  # sums of targets of length 1
     for rows, predictions in predict(model.predict_targets, split, device):
         for teacher, heads in predictions.items():
             for head, prediction in heads.items():
-                target = read(array_of(split, f"{teacher}/{head}"), rows).float().to(prediction.device)
-                squared = ((prediction.float() - target) ** 2).flatten(1).sum(1).double()
+                key = f"{teacher}/{head}"
+                target, answer = read(array_of(split, key), rows).float().to(prediction.device), prediction.float()
+                if space := directions.get(key):
+                    target, answer = (space.unit_vectors(space.apply(values)) for values in (target, answer))
+                    units.setdefault((teacher, head), []).append(target.double().sum(0))
+                squared = ((answer - target) ** 2).flatten(1).sum(1).double()
                 errors.setdefault((teacher, head), []).append(squared)
     explained: dict[str, dict[str, ImageShares]] = {}
     for (teacher, head), parts in errors.items():
-        variance = total_variance(array_of(split, f"{teacher}/{head}"))
-        if variance == 0:
+        array, sums = array_of(split, f"{teacher}/{head}"), units.get((teacher, head))
+        variance = total_variance(array) if sums is None else _variance_of_units(sums, len(array))
+        if variance <= 0:
             raise ValueError(f"{teacher}/{head} is the same on all held-out images: no variance to explain")
         explained.setdefault(teacher, {})[head] = 1.0 - len(split) / variance * torch.cat(parts).cpu().numpy()
     return explained
+
+
+def _variance_of_units(sums: Sequence[Tensor], images: int) -> float:
+    """Return what `total_variance` would, of vectors of length 1 with these (k, ...) sums over batches."""
+    total = torch.stack(list(sums)).sum(0).reshape(len(sums[0]), -1)  # (k, positions)
+    count = images * total.shape[1]
+    return count - float(total.sum(1).square().sum()) / count
 
 
 def total_variance(array: TargetArray) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import worker
 from ray._private.node import Node
 from ray._raylet import AuthenticationMode, get_authentication_mode
 
@@ -87,6 +88,28 @@ def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Node, "start_raylet", terminated)
     with interrupted_by_signals(), pytest.raises(KeyboardInterrupt), local_ray(1):
         pytest.fail("it started")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_sigterm_leaves_time_to_close(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], late: bool
+) -> None:
+    """Ray's C++ handler would print a stack, and abort the process 3 s later.
+
+    Args:
+        late: Whether the signal comes when Ray has started, or just before that, when its handler is set already.
+    """
+    connect = worker.connect  # type: ignore[attr-defined]
+
+    def terminated(*arguments: Any, **settings: Any) -> None:
+        connect(*arguments, **settings)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(worker, "connect", connect if late else terminated)
+    with interrupted_by_signals(), pytest.raises(KeyboardInterrupt), local_ray(1):
+        signal.raise_signal(signal.SIGTERM)
+    assert not 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 3
+    assert not late or "SIGTERM" not in capfd.readouterr().err
 
 
 class _Pickled:

@@ -46,11 +46,13 @@ def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Di
     return Distiller(build(preset("eradio_femto")), targets(folder), config, seed=seed)
 
 
-def test_a_student_learns_its_teacher(tmp_path: Path) -> None:
-    run = distiller(tmp_path)
-    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
+@pytest.mark.parametrize("loss", ["mse", "cosine"])
+def test_a_student_learns_its_teacher(tmp_path: Path, loss: str) -> None:
+    run = distiller(tmp_path, replace(CONFIG, summary_loss=loss))
+    assert list(run.directions) == (["colour/summary"] if loss == "cosine" else [])
+    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.directions)["colour"]
     run.train_until(60)
-    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu")["colour"]
+    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.directions)["colour"]
     assert after["spatial"] > 0.5 > before["spatial"]
     assert after["summary"] > 0.5 > before["summary"]
 

@@ -36,6 +36,7 @@ from nas.distill.evaluation.tasks import (
     teacher_summary,
 )
 from nas.distill.heads import HeadDims, Student, TeacherHeads
+from nas.distill.losses import TargetTransform
 from tests.nas.distill.known import Known, recalling
 from tests.nas.distill.targets_builder import targets, two_teachers
 
@@ -346,6 +347,28 @@ def test_explained_variance_by_hand(tmp_path: Path, teacher: str) -> None:
         variance = ((truth - truth.mean(axes, keepdims=True)) ** 2).mean()
         assert found[head] == pytest.approx(1 - errors.mean() / variance, abs=1e-6)
         assert by_image[head] == pytest.approx(1 - errors / variance, rel=1e-5, abs=1e-6)
+
+
+def test_heads_trained_by_directions_are_compared_at_length_1(tmp_path: Path) -> None:
+    """By hand, in the teacher's own space, whose mean lies in part outside of the kept directions."""
+    val = targets(tmp_path, val=130).val
+    images = torch.from_numpy(np.asarray(val.images[:]))
+    guess = Guess("colour").predict_targets((images.float() - 127.5) / 63.75)["colour"]
+    space = TargetTransform(2.0, torch.linspace(-1, 1, 8), rest=0.7)
+    directions = {"colour/summary": space, "colour/spatial": space}
+    found = explained_variance(Guess("colour"), val, "cpu", directions)["colour"]
+
+    def units(values: np.ndarray) -> np.ndarray:
+        values = np.moveaxis(values.astype(np.float64), 1, -1) * 2 + np.linspace(-1, 1, 8)
+        values = np.concatenate([values, np.full_like(values[..., :1], 0.7)], axis=-1)
+        return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+    for head, array in (("summary", val.summary["colour"]), ("spatial", val.spatial["colour"])):
+        truth = units(np.asarray(array[:]))
+        errors = ((truth - units(guess[head].numpy())) ** 2).sum(-1).mean()
+        variance = ((truth - truth.reshape(-1, 9).mean(0)) ** 2).sum(-1).mean()
+        assert found[head] == pytest.approx(1 - errors / variance, abs=1e-5)
+        assert found[head] != pytest.approx(explained_variance(Guess("colour"), val, "cpu")["colour"][head], abs=1e-2)
 
 
 def int8_array(folder: Path, values: np.ndarray, shards: int) -> ShardedArray:
