@@ -7,8 +7,8 @@ The table has random architectures of the space laptop, the members and mutants 
 space found (experiments/archs/fronts/laptop.json), and the baselines of a search. Each is evaluated exactly as a
 search evaluates a candidate that it never stops: counted, timed against eradio_pico in turn, trained on the built-in
 images and teachers, scored at each rung. The first `SECOND` have a second training and timing with another seed, the
-first `THIRD` of them a third. Kinds of architectures alternate in the order, so that an unfinished table has its share
-of each.
+first `THIRD` of them a third. Kinds of architectures alternate in the order, and a further seed comes `LAG`
+architectures after the one before, so that an unfinished table has its share of each.
 
 Rows are saved in experiments/results/hybrid_table.json.gz as they come, and existing ones are not made again. Scores do
 not depend on what else the machine does; timings do, so run it alone.
@@ -49,6 +49,7 @@ FRONTS = Path(__file__).parent / "archs" / "fronts" / "laptop.json"
 SPACE = "laptop"
 RANDOM, OF_A_FRONT = 330, 90  # architectures
 SECOND, THIRD = 100, 30  # of them with a second seed, and with a third
+LAG = 200
 PRECISION = "bf16"  # as default searches train where bf16 is the faster; fixed, so that all rows are alike
 BASELINES = SearchConfig().baselines
 
@@ -94,7 +95,8 @@ def jobs() -> list[tuple[str, ArchSpec, int]]:
     """Return the evaluations in their order, as the arguments of `evaluate`."""
     listed = entries()
     counts = (len(listed), SECOND, THIRD)
-    return [(*entry, seed) for seed, count in enumerate(counts) for entry in listed[:count]]
+    order = [(i + LAG * seed, seed, i) for seed, count in enumerate(counts) for i in range(count)]
+    return [(*listed[i], seed) for _, seed, i in sorted(order)]
 
 
 def evaluate(source: str, spec: ArchSpec, seed: int) -> dict[str, Any]:

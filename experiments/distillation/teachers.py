@@ -146,13 +146,13 @@ IN_DOCS = {  # names of recipes in the tables of docs/explanation/distillation_s
     "xfeat alone": "XFeat alone",
     "lite0 and hed": "Lite0 and HED",
     "lite0 and xfeat": "Lite0 and XFeat",
-    "all, fixed": "all three, default recipe",
+    "all, fixed": "all three, MSE of the summaries",
     "all, summaries alone": "all three, summaries alone",
     "all, maps alone": "all three, maps alone",
     "all, lite0 x3": "all three, Lite0 three times as much",
-    "all, summary cosine": "all three, cosine loss of the summaries",
+    "all, summary cosine": "all three, default recipe",
     "all, summary angle": "all three, angle loss of the summaries",
-    "all, summary cosine, lite0 x2": "all three, that cosine loss, Lite0 twice as much",
+    "all, summary cosine, lite0 x2": "all three, default recipe, Lite0 twice as much",
     "all, AM-RADIO": "all three, AM-RADIO's recipe",
 }
 

@@ -48,7 +48,7 @@ def test_headline_of_the_held_out_pair_is_that_of_the_curves() -> None:
         assert cells == [f"{np.median(shares):.3f}", f"{shares.min():.3f}"]
 
 
-@pytest.mark.parametrize("recipe", ["all, AM-RADIO", "all, fixed"])
+@pytest.mark.parametrize("recipe", ["all, AM-RADIO", "all, summary cosine"])
 def test_students_of_all_teachers_are_compared_as_the_rows_say(recipe: str) -> None:
     rows = json.loads((RESULTS / "teachers_c6e0841.json").read_text())
     metrics = {(row["recipe"], row["seed"]): row["metrics"] for row in rows}
@@ -200,7 +200,7 @@ def test_report_of_the_students_prints_every_published_file(
     printed = capsys.readouterr().out
     assert all(path.name in printed for path in teachers.PUBLISHED)
     assert "* all, summary cosine, lite0 x2 | -0.013 +- 0.006 | -0.004 +- 0.013" in printed
-    assert "'all, fixed' is 'all three, default recipe'" in printed
+    assert "'all, summary cosine' is 'all three, default recipe'" in printed
 
 
 def test_every_file_of_rows_is_described() -> None:
