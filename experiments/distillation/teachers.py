@@ -45,8 +45,12 @@ ALL = ("lite0", "hed", "xfeat")
 MSE = {"summary_loss": "mse"}  # where a recipe says nothing else: the default of a search until 2026-11-28
 WITHOUT = 1e-6  # weight of a head that the student does not learn
 
+AM_RADIO = {"summary_loss": "cosine", "spatial_loss": "hybrid", "standardization": "raw"}
+
 RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "lite0 alone": (("lite0",), {}),
+    "lite0 alone, summary cosine": (("lite0",), {"summary_loss": "cosine"}),
+    "lite0 alone, AM-RADIO": (("lite0",), AM_RADIO),
     "hed alone": (("hed",), {}),
     "xfeat alone": (("xfeat",), {}),
     "lite0 and hed": (("lite0", "hed"), {}),
@@ -66,7 +70,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "all, summary cosine": (ALL, {"summary_loss": "cosine"}),
     "all, summary angle": (ALL, {"summary_loss": "angle"}),
     "all, spatial hybrid": (ALL, {"spatial_loss": "hybrid"}),
-    "all, AM-RADIO": (ALL, {"summary_loss": "cosine", "spatial_loss": "hybrid", "standardization": "raw"}),
+    "all, AM-RADIO": (ALL, AM_RADIO),
     "all, summary cosine, lite0 x2": (ALL, {"summary_loss": "cosine", "weights": {"lite0": 2.0}}),
     "all, global": (ALL, {"standardization": "global"}),
     "all, raw": (ALL, {"standardization": "raw"}),
@@ -110,7 +114,7 @@ def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path)
     net = distiller.averaged
     metrics = student_metrics(net, targets, "cpu", images=8000)
     metrics["miou"] = scenes_miou(net, cache)
-    explained = explained_variance(net, only(targets, names).val, "cpu")
+    explained = explained_variance(net, only(targets, names).val, "cpu", distiller.directions)
     return {
         "recipe": recipe, "seed": seed, "width": width, "steps": steps, "batch": batch, "seconds": round(seconds, 1),
         "metrics": metrics, "explained": explained, "config": asdict(config),
