@@ -9,11 +9,12 @@ architectures of two searches and what a third recommended (experiments/archs), 
 are trained under the search's recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning
 rate is constant after the warm-up and the scores are those of averaged weights, so that each score is what a training
 of that length ends with.
-The other recipes are that of `backbone-nas train` with different learning rates: with `long` the rate falls to 0 along
-a cosine, with `constant` it does not fall, with `wsd` it falls in the last fifth of the steps, `-2x` and `-4x` have
-twice and four times the rate, and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps
-as a search does, and then the other 2,430 with the recipe `long` from the averaged weights and the heads. `--steps
-8100` trains three times as long as the default.
+All other recipes are those of `backbone-nas train`. `train` is today's; the rest, and `search`, have MSE as the loss of
+the summaries, the default until 2026-11-28. With `long` the learning rate falls to 0 along a cosine, with `constant` it
+does not fall, with `wsd` it falls in the last fifth of the steps, `-2x` and `-4x` have twice and four times the rate,
+and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the
+other 2,430 with the recipe `long` from the averaged weights and the heads. `--steps 8100` trains three times as long as
+the default.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
 of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.
@@ -53,6 +54,7 @@ ARCHS = Path(__file__).parents[1] / "archs"
 STEPS = (30, 90, 270, 810, 2700, 8100)  # at which a training is scored; the last two are lengths
 LENGTHS = STEPS[-2:]
 PRESETS = ("eradio_pico", "eradio_nano")
+MSE = {"summary_loss": "mse"}  # where a recipe says nothing else: the default until 2026-11-28
 RECIPES: dict[str, dict[str, Any]] = {
     "search": {},
     **{
@@ -62,6 +64,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         for name, schedule in {"long": "cosine", "constant": "constant", "wsd": "wsd"}.items()
     },
     "shifts": LONG_RECIPE | {"max_shift": 1},
+    "train": LONG_RECIPE | {"summary_loss": "cosine"},
 }
 WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
 
@@ -95,7 +98,7 @@ def run(recipe: str, name: str, spec: ArchSpec, seed: int, length: int) -> dict[
     backbone, adaptors = build(spec), None
     for part, before, steps in _parts(recipe, length):
         rungs = tuple(step - before for step in steps)
-        config = DistillConfig(rung_steps=rungs, precision="fp32", summary_loss="mse", **RECIPES[part])
+        config = DistillConfig(rung_steps=rungs, precision="fp32", **MSE | RECIPES[part])
         trained = train(backbone, targets, config, seed, adaptors)
         scores += trained.scores
         teachers += trained.teachers
