@@ -224,12 +224,12 @@ def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
         if of_kind:
             _draw_kind(axes, data.score_range[0], kind, of_kind, additions.baselines if kind == BASELINE else kind)
     _draw_retrained(axes, retrained, additions.retraining)
-    _draw_scale(axes, data)
+    names = _draw_scale(axes, data)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, handletextpad=0.1, columnspacing=1)
     corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
     axes.annotate("better ↗", (0.99, 0.98), **corner)
     labeled = [p for kind in (BASELINE, FRONT) for p in points if p.kind == kind and p.label]
-    _label(figure, axes, labeled, others)
+    _label(figure, axes, labeled, others, names)
     return figure
 
 
@@ -289,14 +289,17 @@ def _seeds(retraining: Mapping[str, Any]) -> str:
     return plural(len(retraining["seeds"]), "seed", "seeds")
 
 
-def _draw_scale(axes: Any, data: FigureData) -> None:
-    """Draw a vertical line with its name for each known network that was measured and not distilled."""
+def _draw_scale(axes: Any, data: FigureData) -> list[Text]:
+    """Draw a vertical line with a name for each known network measured for scale; return the names."""
+    names = []
     for model in data.scale:
         if model.inside:
             axes.axvline(model.ratio, color="0.5", linestyle=":", linewidth=0.7, zorder=1)
             place = {"xycoords": ("data", "axes fraction"), "xytext": (-1, 0), "textcoords": "offset points"}
             name = axes.annotate(model.name, (model.ratio, 0.04), **place)
             name.set(rotation=90, ha="right", va="bottom", fontsize=MIN_FONT_POINTS, color="0.4", in_layout=False)
+            names.append(name)
+    return names
 
 
 def _draw_kind(axes: Any, floor: float, kind: str, points: Sequence[CandidatePoint], label: str) -> None:
@@ -317,12 +320,19 @@ def _draw_kind(axes: Any, floor: float, kind: str, points: Sequence[CandidatePoi
     axes.scatter(x, y, zorder=3, label=label, rasterized=many, clip_on=kind != INFEASIBLE, **marks)
 
 
-def _label(figure: Figure, axes: Any, points: Sequence[CandidatePoint], others: Sequence[tuple[float, float]]) -> None:
-    """Label the points where a label covers no other label and no mark, also of `others`; crowded ones stay bare."""
+def _label(
+    figure: Figure,
+    axes: Any,
+    points: Sequence[CandidatePoint],
+    others: Sequence[tuple[float, float]],
+    names: Sequence[Text],
+) -> None:
+    """Label the points where a label covers no text and no mark, also of `others`; crowded ones stay bare."""
     figure.draw_without_rendering()  # lays the figure out: the extents of texts are unknown before
     radius = figure.dpi * MARK_POINTS / 72 / 2
     marks = axes.transData.transform([*((p.ratio, p.score) for p in points), *others]) if points else []
     taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
+    taken += [name.get_window_extent() for name in names]
     for p in points:
         for (dx, dy), (ha, va) in LABEL_PLACES:
             label = axes.annotate(p.label, (p.ratio, p.score), (dx, dy), textcoords="offset points", ha=ha, va=va)

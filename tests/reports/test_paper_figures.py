@@ -74,6 +74,20 @@ def test_the_front_of_another_study_and_retrained_models_are_drawn_with_their_in
     assert "front of" not in texts(draw(study, summary)["front"])
 
 
+def test_labels_of_models_do_not_cover_the_names_of_networks_for_scale():
+    study = synthetic.study(40)
+    ratios = [b.scored.trial.measurement.ratio for b in summarize(study).baselines]
+    names = {f"timm:a_long_name_{i}": 1.15 * ratio for i, ratio in enumerate(ratios)}
+    study = synthetic.with_scale(study, names)
+    front = draw(study, summarize(study))["front"]
+    placed = [text for text in front.axes[0].texts if text.get_text()]
+    upright = [text.get_window_extent() for text in placed if text.get_rotation() == 90]
+    level = [text.get_window_extent() for text in placed if text.get_rotation() == 0]
+    assert upright
+    assert len(level) > 3
+    assert not any(box.overlaps(name) for box in level for name in upright)
+
+
 def test_the_legend_fits_the_figure_whatever_the_other_study_is_called():
     study = synthetic.study(30)
     other = synthetic.with_info(synthetic.study(30, seed=1), name="2026-11-27-143000-of-one")
