@@ -37,7 +37,9 @@ from search_space import ArchSpec, StageSpec
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "teachers.json"
-PUBLISHED = tuple(HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "b626d66", "long"))
+PUBLISHED = tuple(
+    HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "rivals", "b626d66", "long")
+)
 DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96
 SCENE_CLASSES = 11
@@ -146,6 +148,8 @@ METRICS = ("knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL))
 RIVAL = "lite0 alone"
 IN_DOCS = {  # names of recipes in the tables of docs/explanation/distillation_score.md
     RIVAL: "EfficientNet-Lite0 alone",
+    "lite0 alone, summary cosine": "the same, default recipe",
+    "lite0 alone, AM-RADIO": "the same, AM-RADIO's recipe",
     "hed alone": "HED alone",
     "xfeat alone": "XFeat alone",
     "lite0 and hed": "Lite0 and HED",
@@ -192,6 +196,19 @@ def metrics_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
         print(marked(name), *cells, f"{rank:.2f}", len(of), sep=" | ")
 
 
+def equal_losses_table(rows: list[dict[str, Any]]) -> None:
+    """Print the differences of students of all teachers from those of the rival that have the same losses and seed."""
+    metrics = {(row["recipe"], row["seed"]): row["metrics"] for row in rows}
+    print("\nall three less Lite0 alone, losses", *METRICS, "seeds", sep=" | ")
+    for alone, seed in metrics:
+        losses = alone.removeprefix(RIVAL + ", ")
+        if seed == 0 and losses != alone:
+            seeds = [s for r, s in metrics if r == alone and (f"all, {losses}", s) in metrics]
+            pairs = [(metrics[f"all, {losses}", s], metrics[alone, s]) for s in seeds]
+            apart = ([of_all[m] - of_one[m] for of_all, of_one in pairs] for m in METRICS)
+            print(losses, *(mean_and_deviation(values, "+") for values in apart), len(seeds), sep=" | ")
+
+
 def differences_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
     """Print the differences of every metric from the rival's with the same seed: mean and deviation over the seeds."""
     print(f"recipe less {RIVAL!r}", *METRICS, "seeds", sep=" | ")
@@ -232,6 +249,8 @@ def main() -> None:
         for path in [args.results] if args.results else PUBLISHED:
             print(f"\n{path.name}")
             report(json.loads(path.read_text()))
+        if not args.results:
+            equal_losses_table([row for path in PUBLISHED[:2] for row in json.loads(path.read_text())])
         return
     results = args.results or RESULTS
     rows = json.loads(results.read_text()) if results.exists() else []

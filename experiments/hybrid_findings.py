@@ -1,0 +1,181 @@
+"""What a table of hybrid backbones shows: agreement of rungs, cost of early stopping, and what predicts scores.
+
+    python -m experiments.hybrid_findings
+
+Reads experiments/results/hybrid_table.json.gz, as far as it goes. Four tables: Kendall's tau of the scores at each rung
+with those at the last one, by stem and by kinds of blocks; the hypervolume that is left when only a share of the models
+at a rung is trained on, chosen by score alone or by Pareto rank; how well ridge regression predicts the score of models
+that it has not seen (10 folds) from sizes, from the measured throughput and from the choices of the search space, that
+is, whether the effects of choices add up; and what two seeds of one architecture differ by.
+
+Hardware:  none; under a minute
+Expected:  see experiments/LOG.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments.distillation.parallel import load_rows
+from experiments.hybrid_table import ROWS, SPACE
+from nas.replay.hybrid import table_objectives
+from nas.study.config import SearchConfig
+from nas.study.pareto import best_first, hypervolume, reference_point
+from nas.study.records import TrialState
+from search_space import SPACES, ArchSpec
+
+Row = Mapping[str, Any]
+SHARES = (1 / 2, 1 / 3, 1 / 5, 1 / 10)
+PENALTIES = np.logspace(-3, 4, 15)
+FOLDS = KFold(10, shuffle=True, random_state=0)
+DRAWS = 200  # of the bootstrap
+
+
+def first_evaluations(rows: Sequence[Row]) -> list[Row]:
+    """Return the evaluation with seed 0 of each architecture that was trained to the end."""
+    return [row for row in rows if row["state"] == TrialState.COMPLETE and row["seed"] == 0]
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Return the positions of rows by group: all, the best tenth, each stem, and with or without attention."""
+    order = np.argsort([-row["scores"][-1] for row in rows])
+    found: dict[str, list[int]] = {"all": list(range(len(rows)))}
+    found["best tenth by the last score"] = order[: len(rows) // 10].tolist()
+    for i, row in enumerate(rows):
+        attends = any("heads" in stage for stage in row["spec"]["stages"])
+        found.setdefault(f"stem {row['spec'].get('stem', 'conv')}", []).append(i)
+        found.setdefault("with attention" if attends else "convolutions alone", []).append(i)
+    return found
+
+
+def agreement(scores: NDArray[np.float64]) -> list[tuple[float, float, float]]:
+    """Return Kendall's tau of each rung but the last with the last, with a 95 % bootstrap interval over the models."""
+    rng, found = np.random.default_rng(0), []
+    for rung in range(scores.shape[1] - 1):
+        tau = kendalltau(scores[:, rung], scores[:, -1]).statistic
+        draws = []
+        for _ in range(DRAWS):
+            chosen = rng.integers(len(scores), size=len(scores))
+            draws.append(kendalltau(scores[chosen, rung], scores[chosen, -1]).statistic)
+        found.append((tau, *np.nanpercentile(draws, (2.5, 97.5))))
+    return found
+
+
+def stopping(rows: Sequence[Row]) -> list[tuple[int, float, str, float, float]]:
+    """Return rung, kept share, rule, training steps and hypervolume, as shares of those of training all to the end."""
+    steps = SearchConfig().distill.rung_steps
+    speeds = [float(np.log2(row["ratio"][0])) for row in rows]
+    reference = reference_point(table_objectives())
+    finals = [(row["scores"][-1], speed) for row, speed in zip(rows, speeds, strict=True)]
+    whole, found = hypervolume(finals, reference), []
+    for rung in range(len(steps) - 1):
+        seen = [row["scores"][rung] for row in rows]
+        orders = {
+            "score": np.argsort(np.negative(seen)).tolist(),
+            "Pareto rank": best_first(list(zip(seen, speeds, strict=True))),
+        }
+        for share in SHARES:
+            count = max(1, round(share * len(rows)))
+            cost = steps[rung] / steps[-1] * (1 - share) + share
+            for rule, order in orders.items():
+                left = hypervolume([finals[i] for i in order[:count]], reference)
+                found.append((steps[rung], share, rule, cost, left / whole))
+    return found
+
+
+def features(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+    """Return the inputs of the regressions by name, a row for each model."""
+    logs = np.log2([[row["macs"], row["params"]] for row in rows])
+    sizes = np.column_stack([logs, logs**2, logs.prod(axis=1)])
+    speed = np.log2([[row["ratio"][0]] for row in rows])
+    choices = _choices([ArchSpec.from_dict(row["spec"]) for row in rows])
+    return {
+        "sizes: log MACs and log parameters, squares and product": sizes,
+        "sizes, and log throughput with its square": np.column_stack([sizes, speed, speed**2]),
+        "choices of the search space": choices,
+        "choices and sizes": np.column_stack([choices, sizes]),
+    }
+
+
+def _choices(specs: Sequence[ArchSpec]) -> NDArray[np.float64]:
+    """Return a column for each choice of each gene, 1 where a model has it and the gene has an effect."""
+    space = SPACES[SPACE]
+    columns = {(gene.name, choice): i for i, (gene, choice) in enumerate(_pairs(space.genes))}
+    found = np.zeros((len(specs), len(columns)))
+    for row, spec in zip(found, specs, strict=True):
+        params = space.encode(spec)
+        for gene in space.active(params):
+            row[columns[gene.name, params[gene.name]]] = 1.0
+    return found[:, found.any(axis=0)]
+
+
+def _pairs(genes: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return [(gene, choice) for gene in genes for choice in gene.choices]
+
+
+def predicted(inputs: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the score of each model as predicted by a ridge regression of the other folds."""
+    model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    return np.asarray(cross_val_predict(model, inputs, scores, cv=FOLDS))
+
+
+def seeds(rows: Sequence[Row]) -> tuple[NDArray[np.float64], list[tuple[float, float]]]:
+    """Return the scores (N, 2, rungs) of two seeds of N architectures, and tau and one score's deviation by rung."""
+    done = {(row["arch_id"], row["seed"]): row["scores"] for row in rows if row["state"] == TrialState.COMPLETE}
+    pairs = np.array([[done[arch, 0], done[arch, 1]] for arch, seed in done if seed == 1 and (arch, 0) in done])
+    if len(pairs) < 3:
+        return np.empty((0, 2, 0)), []
+    return pairs, [
+        (
+            float(kendalltau(pairs[:, 0, rung], pairs[:, 1, rung]).statistic),
+            float(np.sqrt(0.5 * np.mean((pairs[:, 0, rung] - pairs[:, 1, rung]) ** 2))),
+        )
+        for rung in range(pairs.shape[2])
+    ]
+
+
+def report(rows: Sequence[Row]) -> None:
+    """Print the tables."""
+    first, steps = first_evaluations(rows), SearchConfig().distill.rung_steps
+    scores = np.array([row["scores"] for row in first])
+    print(f"{len(first)} architectures; tau with the score after {steps[-1]} steps (95 % interval)\n")
+    print(f"| models | number | {' | '.join(f'{n} steps' for n in steps[:-1])} |\n|---|--:|{'--:|' * (len(steps) - 1)}")
+    for name, chosen in groups(first).items():
+        if len(chosen) >= 10:
+            cells = [f"{tau:.2f} ({low:.2f} to {high:.2f})" for tau, low, high in agreement(scores[chosen])]
+            print(f"| {name} | {len(chosen)} | {' | '.join(cells)} |")
+    print("\n| stopped after | kept | by | steps | hypervolume |\n|--:|--:|---|--:|--:|")
+    for rung, share, rule, cost, left in stopping(first):
+        print(f"| {rung} | 1 / {round(1 / share)} | {rule} | {cost:.2f} | {left:.4f} |")
+    print("\n| predicted from | R² | tau | tau in the best tenth |\n|---|--:|--:|--:|")
+    last = scores[:, -1]
+    best = np.argsort(-last)[: len(last) // 10]
+    for name, inputs in features(first).items():
+        guess = predicted(inputs, last)
+        r2 = 1 - np.sum((guess - last) ** 2) / np.sum((last - last.mean()) ** 2)
+        taus = [kendalltau(guess[of], last[of]).statistic for of in (slice(None), best)]
+        print(f"| {name} | {r2:.3f} | {taus[0]:.2f} | {taus[1]:.2f} |")
+    pairs, by_rung = seeds(rows)
+    print(f"\n| two seeds of {len(pairs)} architectures after | tau | deviation of one score |\n|--:|--:|--:|")
+    for count, (tau, deviation) in zip(steps, by_rung, strict=False):
+        print(f"| {count} | {tau:.2f} | {deviation:.4f} |")
+
+
+def main() -> None:
+    """Print what the rows show."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    report(load_rows(ROWS))
+
+
+if __name__ == "__main__":
+    main()
