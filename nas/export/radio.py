@@ -64,7 +64,7 @@ class BackboneNasConfig(PretrainedConfig):
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.25, 0.25, 0.25),
         adaptors: Mapping[str, Mapping[str, Any]] | None = None,
-        adaptor_names: Sequence[str] | str | None = None,
+        adaptor_names: Sequence[str] | None = None,
         deployed: bool = False,
         **rest: Any,
     ) -> None:
@@ -74,7 +74,7 @@ class BackboneNasConfig(PretrainedConfig):
         self.patch_size = patch_size
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.adaptors = {name: dict(about) for name, about in (adaptors or {}).items()}
-        self.adaptor_names = [adaptor_names] if isinstance(adaptor_names, str) else list(adaptor_names or ())
+        self.adaptor_names = list(adaptor_names or ())
         self.deployed = deployed
 
 
@@ -102,6 +102,8 @@ class BackboneNasModel(PreTrainedModel):
 
     def __init__(self, config: BackboneNasConfig) -> None:
         super().__init__(config)
+        if isinstance(config.adaptor_names, str):  # transformers sets arguments of `from_pretrained` as attributes
+            config.adaptor_names = [config.adaptor_names]
         unknown = [name for name in config.adaptor_names if name not in config.adaptors]
         if unknown:
             available = ", ".join(config.adaptors) or "none"
