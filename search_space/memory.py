@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from search_space.checks import SpecError
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-_UNLIMITED = 1 << 60  # a limit of version 1 of control groups that is larger stands for none
+_UNLIMITED = 1 << 60  # bytes; a limit of version 1 of control groups that is larger stands for none
 
 
 def control_groups(proc: Path = PROC, cgroups: Path = CGROUPS) -> Iterator[Path]:
@@ -40,7 +39,14 @@ def control_group_limit(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | Non
 
 
 def memory_bytes() -> int:
-    """Return the bytes of memory that this process can have: the machine's, or less where a limit is set."""
+    """Return the bytes of memory that this process can have: the machine's, or less where a limit is set.
+
+    Windows tells none of them, and counts as unlimited: exports for transformers contain this file.
+    """
+    try:
+        import resource
+    except ImportError:
+        return _UNLIMITED
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), resource.getrlimit(resource.RLIMIT_AS)[0]]
     limits += [limit for limit in [control_group_limit()] if limit is not None]
     return min(limit for limit in limits if limit > 0)  # RLIM_INFINITY is -1

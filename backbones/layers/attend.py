@@ -26,7 +26,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v)
-    if q.shape[-1] < v.shape[-1] <= 2 * q.shape[-1] and _infers_on_cpu(q):
+    if infers_on_cpu(q) and q.shape[-1] < v.shape[-1] <= 2 * q.shape[-1]:
         return _padded_attention(q, k, v, bias.to(q.dtype))
     trained = bias.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if trained and q.device.type == "cpu" and len(q) * bias.numel() > CHUNK_WEIGHTS:
@@ -35,8 +35,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
 
-def _infers_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def infers_on_cpu(x: Tensor) -> bool:
+    """Tell whether a CPU computes now, without gradients; a trace or a compiler's graph is for other devices, too."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not recorded
 
 
 def _padded_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

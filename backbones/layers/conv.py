@@ -57,10 +57,19 @@ class ConvNorm(nn.Module):
 
     def fuse(self) -> Self:
         """Fold the normalization into the convolution."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+        if not isinstance(self.norm, nn.Identity):
+            self.conv = fold_norm(self.conv, self.norm)
             self.norm = nn.Identity()
         return self
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    """Return a convolution equal to ``norm(conv(x))``, both in eval mode.
+
+    The norm is a BatchNorm, or what became of one: timm makes it synchronized (``nn.SyncBatchNorm``) or frozen
+    (torchvision's ``FrozenBatchNorm2d``), which are no subclasses of it but have the same tensors.
+    """
+    return fuse_conv_bn_eval(conv, norm)  # type: ignore[arg-type]
 
 
 class PreConv(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from backbones.layers.conv import fold_norm
 
 
 class Mlp(nn.Module):
@@ -100,10 +101,10 @@ class PoolMixer(nn.Module):
 
 def fold_norm_before(norm: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
     """Return a 1x1 convolution equal to ``conv(norm(x))`` in eval mode; impossible for padded kernels."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    identity = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
+    channels = conv.in_channels
+    identity = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
     nn.init.ones_(identity.weight)
-    affine = fuse_conv_bn_eval(identity.to(norm.weight).eval(), norm.eval())
+    affine = fold_norm(identity.to(conv.weight).eval(), norm.eval())
     folded = nn.Conv2d(conv.in_channels, conv.out_channels, 1).to(conv.weight)
     weight = conv.weight.flatten(1)
     assert affine.bias is not None

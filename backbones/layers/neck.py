@@ -7,8 +7,8 @@ from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from backbones.layers.conv import fold_norm
 from backbones.layers.fp32_fallback import fp32_fallback
 
 
@@ -28,8 +28,8 @@ class NeckBranch(nn.Module):
 
     def fuse(self) -> Self:
         """Fold the normalization into the depthwise convolution."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.depthwise = fuse_conv_bn_eval(self.depthwise, self.norm)
+        if not isinstance(self.norm, nn.Identity):
+            self.depthwise = fold_norm(self.depthwise, self.norm)
             self.norm = nn.Identity()
         return self
 

@@ -41,7 +41,7 @@ class SingleHeadAttention(nn.Module):
 
     def fuse(self) -> Self:
         """Fold the norm into the convolution after it."""
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if not isinstance(self.norm, nn.Identity):
             self.qkv = fold_norm_before(self.norm, self.qkv)
             self.norm = nn.Identity()
         return self

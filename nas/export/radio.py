@@ -47,7 +47,8 @@ class BackboneNasConfig(PretrainedConfig):
         image_std: of the model's input normalization.
         adaptors: teacher -> widths and fingerprint of its heads, and stride of their input map.
         adaptor_names: teachers whose features the model returns in addition to the backbone's own, as in
-            ``from_pretrained(..., adaptor_names=["clip"])``.
+            ``from_pretrained(..., adaptor_names=["clip"])``; one name needs no list.
+        deployed: whether BatchNorm is folded, see `BackboneNasModel.switch_to_deploy`.
         rest: of PretrainedConfig.
     """
 
@@ -64,6 +65,7 @@ class BackboneNasConfig(PretrainedConfig):
         image_std: Sequence[float] = (0.25, 0.25, 0.25),
         adaptors: Mapping[str, Mapping[str, Any]] | None = None,
         adaptor_names: Sequence[str] | None = None,
+        deployed: bool = False,
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
@@ -73,6 +75,7 @@ class BackboneNasConfig(PretrainedConfig):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.adaptors = {name: dict(about) for name, about in (adaptors or {}).items()}
         self.adaptor_names = list(adaptor_names or ())
+        self.deployed = deployed
 
 
 class InputConditioner(nn.Module):
@@ -99,13 +102,15 @@ class BackboneNasModel(PreTrainedModel):
 
     def __init__(self, config: BackboneNasConfig) -> None:
         super().__init__(config)
+        if isinstance(config.adaptor_names, str):  # transformers sets arguments of `from_pretrained` as attributes
+            config.adaptor_names = [config.adaptor_names]
         unknown = [name for name in config.adaptor_names if name not in config.adaptors]
         if unknown:
             available = ", ".join(config.adaptors) or "none"
             raise ValueError(f"adaptor_names: no heads for {unknown[0]!r} in this folder; available: {available}")
         self.input_conditioner: nn.Module = InputConditioner(config.image_mean, config.image_std)
-        self.network: Backbone = build(ArchSpec.from_dict(config.spec))
-        _keep_derived(self.network)
+        network = build(ArchSpec.from_dict(config.spec))
+        self.network: Backbone = _keep_derived(fuse(network) if config.deployed else network)
         self.adaptors = nn.ModuleDict({module_name(name): build_adaptor(a) for name, a in config.adaptors.items()})
         self.post_init()
 
@@ -164,22 +169,24 @@ class BackboneNasModel(PreTrainedModel):
         return external
 
     def switch_to_deploy(self) -> None:
-        """Fold BatchNorm into convolutions: inference is faster, training impossible."""
-        self.network = fuse(self.network)
+        """Fold BatchNorm into convolutions: inference is faster, training impossible. `save_pretrained` keeps it so."""
+        self.network = _keep_derived(fuse(self.network))
+        self.config.deployed = True
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: `build` has initialized the weights."""
 
 
-def _keep_derived(network: nn.Module) -> None:
+def _keep_derived(network: Backbone) -> Backbone:
     """Make buffers that follow from the spec part of the weights: transformers leaves non-persistent ones empty.
 
-    They take torch's default type, which transformers sets to the requested one while it loads.
+    They take the type of the parameters, which transformers builds in the requested one while it loads.
     """
+    requested = next(network.parameters()).dtype
     for module in network.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
-            dtype = torch.get_default_dtype() if buffer.is_floating_point() else buffer.dtype
-            module.register_buffer(name, buffer.to(dtype))
+            module.register_buffer(name, buffer.to(requested) if buffer.is_floating_point() else buffer)
+    return network
 
 
 def _as(spatial: Tensor, feature_fmt: str) -> Tensor:

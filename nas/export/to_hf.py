@@ -39,7 +39,7 @@ COPY_HEADER = "# Copied from {module} of backbone-nas (Apache-2.0); imports made
 LIMIT_S = 300
 USAGE = """import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel  # pip install transformers torch torchvision timm
+from transformers import AutoImageProcessor, AutoModel  # Python 3.11; pip install transformers torch torchvision timm
 
 processor = AutoImageProcessor.from_pretrained("FOLDER")
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()

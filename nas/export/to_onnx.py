@@ -119,8 +119,8 @@ def _finish(path: Path, step: int | None) -> None:
                 dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
     if step is not None:
         _refuse_other_sides(onnx, file.graph, step)
-    onnx.checker.check_model(file)
     onnx.save(file, path)
+    onnx.checker.check_model(path)  # the file: the weights next to it are looked for there
 
 
 def _refuse_other_sides(onnx: Any, graph: Any, step: int) -> None:

@@ -30,10 +30,8 @@ with torch.inference_mode():
 def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     """Trace, write and check the file; ExportFailed where it does not compute the model."""
     model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
-        # The tracer warns of each decision by size, some of which change nothing. With gradients a stage does not split
-        # its batch, so the trace has no fixed number of images.
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # about each decision by size, some of which change nothing
         traced: Any = torch.jit.trace(model, torch.randn(2, 3, px, px), check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(str(path))
         run: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]

@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from timm.layers import convert_sync_batchnorm
+from timm.utils.model import freeze_batch_norm_2d
 from torch.nn import functional as F
 
 from backbones import build, fuse
 from backbones.build import build_stage
 from backbones.layers import attend, fp32_fallback, stage
 from search_space import PRESETS
-from tests.backbones.builders import STAGES, randomized
+from tests.backbones.builders import STAGES, randomized, spec_of
 
 FEMTO = PRESETS["eradio_femto"]
 
@@ -29,6 +31,17 @@ def test_the_copy_is_frozen_and_the_original_as_it_was():
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in fused.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("change", [convert_sync_batchnorm, freeze_batch_norm_2d])
+@pytest.mark.parametrize("kind", ["window depthwise", "repdw", "pool", "single_head", "neck"])
+def test_norms_that_timm_has_replaced_are_folded_like_others(kind, change):
+    model = build(FEMTO) if kind == "neck" else build(spec_of(STAGES[kind]))
+    model, images = randomized(model), torch.randn(2, 3, 64, 64)
+    replaced = change(copy.deepcopy(model)).eval()
+    with torch.no_grad():
+        for actual, expected in zip(fuse(replaced).encode(images), fuse(model).encode(images), strict=True):
+            close(actual, expected)
 
 
 @pytest.mark.parametrize("kind", ["window", "mr_window pool", "swin", "maxvit"])
@@ -51,6 +64,17 @@ def test_images_by_the_cacheful_or_all_at_once(kind, monkeypatch):
         close(module(x), whole)
         assert max(sizes) < 5
         assert sum(sizes) == 5
+
+
+@pytest.mark.parametrize("kind", ["c2f", "bn_attention", "vit windows"])
+def test_a_trace_without_gradients_takes_any_batch(kind, monkeypatch):
+    monkeypatch.setattr(stage, "CHUNK_VALUES", 2 * 16 * 8 * 8)
+    module = randomized(build_stage(STAGES[kind]))
+    with torch.no_grad():
+        traced = torch.jit.trace(module, torch.randn(3, 16, 8, 8), check_trace=False)
+        for batch in (1, 3, 8):
+            x = torch.randn(batch, 16, 8, 8)
+            close(traced(x), module(x))
 
 
 def test_batch_statistics_are_those_of_all_images(monkeypatch):

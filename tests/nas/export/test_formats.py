@@ -227,6 +227,36 @@ def test_transformers_opens_the_folder_for_a_language_model(
     assert not [path.name for path in folder.glob("*.py") if PACKAGES & set(imported(path.read_text()))]
 
 
+DEPLOYED = (
+    ALONE
+    + """
+import torch
+from transformers import AutoModel
+def opened(folder, **options):
+    return AutoModel.from_pretrained(folder, trust_remote_code=True, adaptor_names="xfeat", **options)
+tower = opened("net")
+tower.switch_to_deploy()
+tower.save_pretrained("saved")
+again, narrow = opened("saved"), opened("net", dtype=torch.bfloat16)
+narrow.switch_to_deploy()
+with torch.no_grad():
+    (deployed, teacher), (saved, _), (half, _) = (model(given["x"]).values() for model in (tower, again, narrow))
+out = {"deployed": deployed.summary, "saved": saved.summary, "half": half.features.contiguous()}
+"""
+)
+
+
+def test_a_deployed_model_is_saved_and_opened_as_such(
+    made: Made, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_hf, "_check", lambda *_: 0.0)
+    export(made, tmp_path, "--format", "hf", "--heads", "xfeat")
+    found = elsewhere(DEPLOYED, tmp_path, x=images())
+    torch.testing.assert_close(found["deployed"], features(net, images())[0], atol=1e-4, rtol=1e-4)
+    assert torch.equal(found["saved"], found["deployed"])
+    assert found["half"].dtype is torch.bfloat16
+
+
 PACKAGES = {"backbones", "nas", "search_space"}
 
 
@@ -243,6 +273,17 @@ def test_copied_code_imports_none_of_this_project() -> None:
     files = copied_modules("nas.export.radio", to_hf.MODULE)
     assert len(files) > 10
     assert not [name for name, source in files.items() if PACKAGES & set(imported(source))]
+
+
+def test_copied_code_asks_transformers_for_no_module_that_windows_lacks(tmp_path: Path) -> None:
+    from transformers.dynamic_module_utils import get_imports
+
+    wanted: set[str] = set()
+    for name, source in copied_modules("nas.export.radio", to_hf.MODULE).items():
+        (tmp_path / name).write_text(source)
+        wanted |= set(get_imports(tmp_path / name))
+    assert wanted >= {"torch", "timm", "os"}
+    assert not wanted & {"fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios"}
 
 
 IN_ONNX_RUNTIME = (
@@ -360,6 +401,16 @@ def test_a_trace_takes_any_size_only_where_no_block_decides_by_it(
         for sides in ((32, 32), (256, 256), (96, 512)):
             x = torch.randn(1, 3, *sides)
             torch.testing.assert_close(run(x)[1], model.encode(x).spatial, atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_of_large_weights_has_them_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_onnx, "time_graph", lambda *_: UNTIMED)
+    monkeypatch.setattr(to_onnx, "ONE_FILE", 0)
+    model = build(ArchSpec((OF_ANY_SIZE["convolutions"],), stem="patch16")).eval().requires_grad_(False)
+    report = to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    assert report.lines[0] == "batch: any; size: any size in multiples of 32 px"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert (tmp_path / "model.onnx.data").stat().st_size > 4 * 3 * 16 * 16**2  # the stem's
 
 
 @pytest.mark.slow
