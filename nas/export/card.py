@@ -37,8 +37,8 @@ BUILTIN_DATA = (
 )
 BEST_OF_SEEDS = "none: chosen for its score"  # in place of an interval
 DIRECTIONS_ONLY = (
-    "The loss of the summaries counts directions only: their explained variance is that of vectors of length 1, and the "
-    "lengths of the summaries that heads predict are not trained."
+    "The loss of the summaries counts directions only: their explained variance is that of vectors of length 1, and "
+    "the lengths of the summaries that heads predict are not trained."
 )
 UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 
