@@ -9,7 +9,7 @@ from statistics import median
 
 from nas.analysis.selection import measurement, measuring_threads, without_threads
 from nas.numbers import fixed
-from nas.study.config import BASELINES, DIRECTIONS
+from nas.study.config import BASELINES, compares_directions
 from nas.study.convergence import SEED_DEVIATION, convergence, is_below_noise
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
@@ -68,15 +68,16 @@ def _listed(words: Sequence[str]) -> str:
 def score_definition(info: StudyInfo) -> str:
     """Define the distillation score of a study, in one line."""
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
-    return (
+    definition = (
         f"The score (distillation score) is the mean explained variance (R²) of the teachers’ {features} on held-out "
         "images: 1 copies the distillation targets, 0 is as good as predicting their mean, and less is worse."
     )
+    return definition if scores_spatial(info) else f"{definition} {unit_summaries(info)}".rstrip()
 
 
 def unit_summaries(info: StudyInfo) -> str:
     """Say that summaries are compared by their directions; "" where lengths count."""
-    if info.config.get("distill", {}).get("summary_loss") not in DIRECTIONS:
+    if not compares_directions(info.config):
         return ""
     return (
         "The loss of the summaries counts directions only, so their explained variance is that of vectors of length 1."

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from nas.files import atomic_write
 from nas.numbers import fixed
 from nas.study.metrics import metric_label
-from nas.study.records import RungResult, StudyRecord, TrialRecord, TrialState
+from nas.study.records import RungResult, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.redaction import public_info
 from nas.study.training_files import LOSS, NORM, RATE, SPEED, STEP, WAITING, read_history
 from reports import sentences
@@ -26,6 +26,7 @@ from reports.document import asset, policy, templates
 from reports.figure_data import SERIES
 from reports.formatting import brief, duration, flat, moment
 from reports.gallery import read_gallery
+from reports.metrics import teacher_score
 from reports.noise import ratio_words
 from reports.retraining import read_evidence
 from reports.summary import summarize
@@ -43,11 +44,11 @@ SMALL_CHARTS = (  # column, title of the axis, caption
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """One evaluation of the training, for the table."""
+    """One evaluation of the training, for the table; `teachers` are their parts of the score."""
 
     steps: int
     score: float
-    teachers: tuple[float | None, ...]
+    teachers: tuple[float, ...]
     metrics: tuple[float | None, ...]
     seconds: float
 
@@ -88,14 +89,15 @@ def render(study: StudyRecord, history: dict[str, list[float]], gallery: Any, ru
         info=info,
         name=_name(info.space),
         device=sentences.device(info),
+        score_definition=sentences.score_definition(info),
         trial=trial,
         headline=headline(trial, info.rung_steps[-1], info.reference),
         finished=trial is not None and trial.state is TrialState.COMPLETE,
         total=info.rung_steps[-1],
-        rows=[_row(rung, teachers, metrics) for rung in rungs],
+        rows=[_row(rung, teachers, metrics, info) for rung in rungs],
         teachers=teachers,
         metrics=[metric_label(name) for name in metrics],
-        pictures=draw_charts(rungs, history),
+        pictures=draw_charts(info, rungs, history),
         captions={name: caption for name, _, caption in SMALL_CHARTS},
         gallery=gallery,
         run=run,
@@ -134,21 +136,22 @@ def headline(trial: TrialRecord | None, steps: int, reference: str) -> tuple[str
     return tuple(sentences)
 
 
-def _row(rung: RungResult, teachers: Sequence[str], metrics: Sequence[str]) -> EvaluationRow:
-    spatial = tuple(rung.teachers.get(name, {}).get("spatial") for name in teachers)
-    return EvaluationRow(rung.steps, rung.score, spatial, tuple(map(rung.metrics.get, metrics)), rung.seconds)
+def _row(rung: RungResult, teachers: Sequence[str], metrics: Sequence[str], info: StudyInfo) -> EvaluationRow:
+    parts = tuple(teacher_score(rung.teachers.get(name, {}), info) for name in teachers)
+    return EvaluationRow(rung.steps, rung.score, parts, tuple(map(rung.metrics.get, metrics)), rung.seconds)
 
 
-def draw_charts(rungs: Sequence[RungResult], history: dict[str, list[float]]) -> dict[str, Markup]:
+def draw_charts(info: StudyInfo, rungs: Sequence[RungResult], history: dict[str, list[float]]) -> dict[str, Markup]:
     """Draw each chart as SVG; charts without data are left out.
 
     Args:
+        info: Description of the study.
         rungs: The evaluations.
         history: Columns of the table of steps.
     """
     charts: dict[str, Markup] = {}
     if rungs:
-        charts["scores"] = static_chart(_scores(rungs))
+        charts["scores"] = static_chart(_scores(info, rungs))
     steps = history.get(STEP, [])
     losses = {name.removeprefix(LOSS): values for name, values in history.items() if name.startswith(LOSS)}
     if steps and losses:
@@ -168,17 +171,18 @@ def _points(steps: Sequence[float], values: Sequence[float], series: str) -> lis
     return [{"steps": part[-1][0], "value": sum(v for _, v in part) / len(part), "series": series} for part in parts]
 
 
-def _scores(rungs: Sequence[RungResult]) -> Any:
-    """Draw the explained variance of each teacher's maps, and their mean: the score."""
+def _scores(info: StudyInfo, rungs: Sequence[RungResult]) -> Any:
+    """Draw the score, and each teacher's part of it."""
     names = [SCORE, *dict.fromkeys(name for rung in rungs for name in rung.teachers)]
     rows = [{"steps": rung.steps, "value": rung.score, "series": SCORE} for rung in rungs]
     rows += [
-        {"steps": rung.steps, "value": heads["spatial"], "series": teacher}
+        {"steps": rung.steps, "value": part, "series": teacher}
         for rung in rungs
         for teacher, heads in rung.teachers.items()
-        if "spatial" in heads
+        if math.isfinite(part := teacher_score(heads, info))
     ]
-    return _lines(rows, "explained variance of the teachers' maps, higher is better", names, points=True)
+    (label,) = (objective.label for objective in info.objectives if objective.name == SCORE)
+    return _lines(rows, f"{label}, higher is better", names, points=True)
 
 
 def _lines(

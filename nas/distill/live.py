@@ -68,13 +68,13 @@ class LiveTeachers:
         """
         return open_images(self.data, "train", self.images, STUDY_SEED, px, self.root, MAX_EPOCHS, progress)
 
-    def count(self, progress: Progress) -> tuple[int, int]:
-        """Return the number of images to train on, at most `images`, and of those that there are.
+    def count(self, progress: Progress) -> tuple[int, int, str]:
+        """Return the number of images to train on, at most `images`, that of those that there are, and a digest.
 
         What is missing here is downloaded.
         """
         images = self.open(SIZE_MULTIPLE_PX, progress)
-        return len(images) // MAX_EPOCHS, images.available
+        return len(images) // MAX_EPOCHS, images.available, images.fingerprint
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from nas.distill.event_logs import open_event_logs
@@ -92,7 +93,13 @@ def _column(name: str) -> str:
 
 
 def _lines_until(step: int, table: Path, columns: tuple[str, ...]) -> list[str]:
-    """Return the lines of a table up to a step, without the header; none where the table has other columns."""
-    lines = table.read_text().splitlines() if table.exists() else []
+    """Return the lines of a table up to a step, without the header; none where the table has other columns.
+
+    A line that a power cut has left unfinished is left out, with all after it.
+    """
+    lines = table.read_text(errors="replace").splitlines() if table.exists() else []
     header = ",".join(columns)
-    return [line for line in lines[1:] if lines[0] == header and int(line.partition(",")[0]) <= step]
+    if lines[:1] != [header]:
+        return []
+    commas = header.count(",")
+    return list(takewhile(lambda line: line.count(",") == commas and int(line.partition(",")[0]) <= step, lines[1:]))

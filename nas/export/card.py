@@ -18,6 +18,7 @@ from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
 from nas.numbers import fixed, fixed_interval
+from nas.study.config import compares_directions
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
@@ -35,6 +36,10 @@ BUILTIN_DATA = (
     "public domain by its documentation, which names no license of the one from the Middlebury stereo benchmark)"
 )
 BEST_OF_SEEDS = "none: chosen for its score"  # in place of an interval
+DIRECTIONS_ONLY = (
+    "The loss of the summaries counts directions only: their explained variance is that of vectors of length 1, and "
+    "the lengths of the summaries that heads predict are not trained."
+)
 UNKNOWN_LICENSE = "unknown to this project: see the source of its weights"
 
 
@@ -168,7 +173,8 @@ def _by_teacher(data: CardData) -> str:
     lines = ["| teacher | head | explained variance |", "|---|---|---:|"]
     for teacher, heads in data.weights.result.teachers.items():
         lines += [f"| {code(teacher)} | {code(head)} | {fixed(value, 4)} |" for head, value in heads.items()]
-    return "\n".join(lines)
+    table = "\n".join(lines)
+    return f"{table}\n\n{DIRECTIONS_ONLY}" if compares_directions(data.study.info.config) else table
 
 
 def _speed(data: CardData) -> str:

@@ -56,10 +56,16 @@ BASELINES = {
     "laptop": ("eradio_femto", "eradio_pico", "eradio_nano"),
     "full": ("eradio_xt", "eradio_t", "eradio_s"),
 }
-DIRECTIONS = (
-    "cosine",
-    "angle",
-)  # losses that do not train a prediction's length, so that its explained variance is meaningless
+DIRECTIONS = ("cosine", "angle")  # losses that do not train a prediction's length
+
+
+def compares_directions(settings: Mapping[str, Any]) -> bool:
+    """Return whether summaries are compared as vectors of length 1, because their loss trains directions only.
+
+    Args:
+        settings: A study's `config`, as `SearchConfig.to_dict` returns it.
+    """
+    return settings.get("distill", {}).get("summary_loss") in DIRECTIONS
 
 
 def is_of_timm(name: str) -> bool:

@@ -93,17 +93,23 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
 
     Raises:
         ConfigError: They are fewer than a batch, or than the number that was asked for; the default is no such number.
+            Or the training began with others.
     """
     live, session = _live_teachers(command), command.session
     if live is None:
         return command
     config, progress = session.config, StageProgress(console)
     with progress.showing():
-        found, available = live.count(progress)
+        found, available, images = live.count(progress)
     if found < live.images and (session.resume or live.images != SearchConfig().train_images):
         advice = "" if session.resume else f", or ask for what is there: --train-images {found}"
         counts = f"only {found:,} of {live.images:,} images to train on"
         raise ConfigError(f"--data: {config.data}: {counts}; check the path and the shards{advice}")
+    if command.plan.live_fingerprint not in (None, images):
+        raise ConfigError(
+            f"--data: {config.data}: these are not the images that the training began with: some were added, removed "
+            "or changed; put them back"
+        )
     check_batch(config, found)
     cached = min(config.train_images, found)
     if not session.resume:
@@ -111,7 +117,8 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
         part = f"; {cached:,} of them are cached, to fit the teachers' statistics" if cached < found else ""
         announce(f"live teachers: {found:,} images to train on{more}{part}", _LOG, console)
     config = replace(config, train_images=cached)
-    return replace(command, session=replace(session, config=config), plan=replace(command.plan, live_images=found))
+    plan = replace(command.plan, live_images=found, live_fingerprint=images)
+    return replace(command, session=replace(session, config=config), plan=plan)
 
 
 def _train(command: TrainCommand, console: Console) -> None:

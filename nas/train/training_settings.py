@@ -59,6 +59,7 @@ class TrainingPlan(Record):
         event_logs: Where the course of the training is shown, names of `nas.distill.event_logs`.
         fsdp: Whether parameters, gradients and optimizer state are divided among the processes.
         live_images: Images that live teachers see; None for cached targets.
+        live_fingerprint: Digest of these images; None for cached targets.
         augment: Whether live teachers see augmented images.
         teacher_devices: Devices of live teachers; none for the student's.
     """
@@ -72,6 +73,7 @@ class TrainingPlan(Record):
     event_logs: tuple[str, ...] = ("tensorboard",)
     fsdp: bool = False
     live_images: int | None = None
+    live_fingerprint: str | None = None
     augment: bool = True
     teacher_devices: tuple[str, ...] = ()
 
@@ -121,7 +123,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         teacher_devices=options.get("teacher_devices", ()),
     )
     alone = _alone(options)
-    config = new_config(alone) if base is None else changed_config(alone, replace(base, limits={}, specs={}))
+    config = new_config(alone) if base is None else changed_config(alone, replace(base, limits={}))
     if plan.epochs is not None and config.distill.groups:
         pace = "each of which goes through the images at a pace of its own"
         raise ConfigError(f"--epochs: not with groups, {pace}; give --train-steps")

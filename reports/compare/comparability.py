@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.analysis.remeasuring import MEASURED_WITH
+from nas.study.config import compares_directions
 from nas.study.records import StudyInfo, StudyRecord
 from reports.compare import LETTERS
+from reports.metrics import scores_spatial
 
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 _SHORTENED = r"\1…"
@@ -22,7 +24,7 @@ def _version(name: str) -> Aspect:
 
 
 SCORE_ASPECTS: tuple[Aspect, ...] = (
-    ("The scores are different quantities", lambda i: f"{i.objectives[0].label}{' (log)' * i.objectives[0].log}"),
+    ("The scores are different quantities", lambda i: _score(i)),
     ("The teachers differ", lambda i: _fingerprints(i.teachers)),
     ("The images differ", lambda i: f"{i.data.get('name')} {i.data.get('fingerprint')}"),
     ("Models are trained to different lengths", lambda i: f"{i.rung_steps[-1]} steps" if i.rung_steps else "none"),
@@ -98,6 +100,13 @@ def _difference(words: str, values: Sequence[str]) -> tuple[str, ...]:
         return ()
     listed = "; ".join(f"{letter}: {value}" for letter, value in known.items())
     return (f"{words}: {_FINGERPRINT.sub(_SHORTENED, listed)}.",)
+
+
+def _score(info: StudyInfo) -> str:
+    """Name the first objective; a score that counts summaries is another one where these are scaled to length 1."""
+    first = info.objectives[0]
+    scaled = first.name == "score" and not scores_spatial(info) and compares_directions(info.config)
+    return f"{first.label}{' (log)' * first.log}{', of summaries scaled to length 1' * scaled}"
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

@@ -271,6 +271,17 @@ def test_recipes_are_told_by_what_differs():
     assert not cautions(a, b)
 
 
+@pytest.mark.parametrize("score", ["spatial", "both"])
+def test_summaries_at_length_1_make_another_score_where_it_counts_them(score):
+    a, b = (
+        with_info(s, config=s.info.config | {"distill": {"score": score, "summary_loss": loss}})
+        for s, loss in ((known_cost(), "mse"), (control(), "cosine"))
+    )
+    reasons = compare_studies([a, b]).comparability.score
+    assert len(reasons) == (score == "both")
+    assert all(reason.endswith(", of summaries scaled to length 1.") for reason in reasons)
+
+
 def test_on_another_device_no_model_dominates_but_both_fronts_are_shown():
     a, b = known_cost(), control()
     moved = tuple(replace(t, measurement=t.measurement and replace(t.measurement, device="H100")) for t in b.trials)

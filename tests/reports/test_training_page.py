@@ -53,6 +53,21 @@ def test_a_training_that_has_just_begun_has_a_page() -> None:
     assert "There is nothing to draw yet." in render(replace(started, trials=()), {}, None, "r")
 
 
+@pytest.mark.parametrize("score", ["spatial", "both"])
+def test_the_parts_of_the_score_are_those_of_the_heads_that_it_counts(score: str) -> None:
+    made = study()
+    (trial,) = made.trials
+    rungs = tuple(replace(r, teachers={"lite0": {"summary": 0.1, "spatial": 0.7}}) for r in trial.rungs)
+    config = {**made.info.config, "distill": {**made.info.config["distill"], "score": score}}
+    made = replace(made, info=replace(made.info, config=config), trials=(replace(trial, rungs=rungs),))
+    page = render(made, {}, None, "runs/mine")
+    part = 0.4 if score == "both" else 0.7
+    assert page.count(f"<td>{part:.3f}</td>") == len(rungs)
+    assert ("spatial features on held-out" in page) == (score == "spatial")
+    assert ("features, averaged over heads," in page) == (score == "both")
+    assert ("that of vectors of length 1" in page) == (score == "both")
+
+
 def test_names_are_text() -> None:
     hostile = "<script>alert(1)</script>"
     made = study()
@@ -65,13 +80,13 @@ def test_names_are_text() -> None:
 def test_long_lines_are_averaged() -> None:
     steps = [float(step) for step in range(10, 30_010, 10)]
     assert len(steps) > 2 * MAX_POINTS
-    long = draw_charts((), {"step": steps, "loss/a/spatial": [1.0] * len(steps)})["losses"]
-    short = draw_charts((), {"step": steps[:MAX_POINTS], "loss/a/spatial": [1.0] * MAX_POINTS})["losses"]
+    long = draw_charts(study().info, (), {"step": steps, "loss/a/spatial": [1.0] * len(steps)})["losses"]
+    short = draw_charts(study().info, (), {"step": steps[:MAX_POINTS], "loss/a/spatial": [1.0] * MAX_POINTS})["losses"]
     assert len(long) < 1.2 * len(short)
 
 
 def test_losses_that_are_not_positive_are_drawn_too() -> None:
-    assert "losses" in draw_charts((), {"step": [10.0, 20.0], "loss/a/spatial": [0.5, -0.5]})
+    assert "losses" in draw_charts(study().info, (), {"step": [10.0, 20.0], "loss/a/spatial": [0.5, -0.5]})
 
 
 @pytest.mark.parametrize("table", [None, "step,learning_rate\n10,0.1\n20,", "no table", "step\nx\n"])

@@ -18,6 +18,7 @@ from nas.distill.heads import Predictions, normalize
 from nas.distill.losses import TargetTransform, array_of
 
 ImageShares = NDArray[np.float64]
+ROUNDING = 1e-6  # share of the squared lengths of unit vectors: a variance below is that of float32's rounding
 _ROWS = 256  # read at a time
 _variances: dict[int, float] = {}  # id of a living array -> its total variance
 
@@ -107,7 +108,7 @@ def explained_by_image(
     for (teacher, head), parts in errors.items():
         array, sums = array_of(split, f"{teacher}/{head}"), units.get((teacher, head))
         variance = total_variance(array) if sums is None else _variance_of_units(sums, len(array))
-        if variance <= 0:
+        if variance == 0:
             raise ValueError(f"{teacher}/{head} is the same on all held-out images: no variance to explain")
         explained.setdefault(teacher, {})[head] = 1.0 - len(split) / variance * torch.cat(parts).cpu().numpy()
     return explained
@@ -117,7 +118,8 @@ def _variance_of_units(sums: Sequence[Tensor], images: int) -> float:
     """Return what `total_variance` would, of vectors of length 1 with these (k, ...) sums over batches."""
     total = torch.stack(list(sums)).sum(0).reshape(len(sums[0]), -1)  # (k, positions)
     count = images * total.shape[1]
-    return count - float(total.sum(1).square().sum()) / count
+    variance = count - float(total.sum(1).square().sum()) / count
+    return variance if variance > ROUNDING * count else 0.0
 
 
 def total_variance(array: TargetArray) -> float:

@@ -114,6 +114,20 @@ def test_the_share_of_waiting_is_that_of_the_time_since_the_last_line(tmp_path: 
     assert read_history(tmp_path / "run")[WAITING] == [pytest.approx(0.5, abs=0.1)]
 
 
+@pytest.mark.parametrize("torn", ["12", "30,0.1", "\x00\x00\x00"])
+def test_a_line_that_a_power_cut_has_torn_is_left_out(torn: str, tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    run.step = 40
+    whole = (
+        ",".join([STEP, RATE, "loss/colour/summary", "loss/colour/spatial", NORM, SPEED, WAITING])
+        + "\n10,1,2,3,4,5,6\n"
+    )
+    (tmp_path / TABLE).write_text(whole + torn)
+    History(tmp_path, run).close()
+    run.close()
+    assert (tmp_path / TABLE).read_text() == whole
+
+
 def test_a_table_of_other_teachers_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / TABLE).write_text("step,learning_rate,loss/other/spatial\n10,0.1,0.2\n")
     run = distiller(tmp_path)

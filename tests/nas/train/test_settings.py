@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import BAD_INPUT
+from nas.cli import BAD_INPUT, stderr_console
 from nas.search.preconditions import check_image_count
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.train.__main__ import main
 from nas.train.arguments import parse
+from nas.train.command import _with_live_images as with_live_images
 from nas.train.training_settings import (
     CALIBRATION_IMAGES,
     LONG_RECIPE,
@@ -80,6 +81,17 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
         command("search", "--train-steps", "10", "--trial", "1", "--warm")
     with pytest.raises(ValueError, match="--trial: the study has no trial '99'"):
         command("search", "--train-steps", "10", "--trial", "99")
+
+
+def test_a_search_whose_reference_is_a_file_gives_it_too(tmp_path: Path) -> None:
+    study, spec = small_study(), preset("eradio_nano").to_dict()
+    config = replace(
+        SearchConfig.from_dict(study.info.config), reference="mine-1a2b3c4d", baselines=("other-5e6f7a8b",)
+    )
+    config = replace(config, specs={"mine-1a2b3c4d": spec, "other-5e6f7a8b": preset("eradio_pico").to_dict()})
+    new_store(tmp_path / "search", replace(study, info=replace(study.info, config=config.to_dict())))
+    made = command("search", "--train-steps", "10").session.config
+    assert (made.reference, made.specs) == ("mine-1a2b3c4d", {"mine-1a2b3c4d": spec})
 
 
 def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
@@ -161,6 +173,20 @@ def test_live_teachers_take_the_images_that_there_are(
     said = capsys.readouterr().err
     assert said.startswith(f"live teachers: {number} images to train on")
     assert ("of the 32 that there are (--train-images N for more)" in said) == (number < 32)
+
+
+def test_a_live_training_continues_with_the_images_that_it_began_with_alone(
+    photographs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoints are of those: with others it would begin again, and replace them."""
+    _, (begun,) = count_live(photographs, monkeypatch, "--batch-size", "16")
+    resumed = replace(begun, session=replace(begun.session, resume=True))
+    assert with_live_images(resumed, stderr_console()).plan == begun.plan
+    Path("photographs/train/5.png").write_bytes(b"another image")
+    with pytest.raises(ConfigError, match="these are not the images that the training began with"):
+        with_live_images(resumed, stderr_console())
+    earlier = replace(resumed, plan=replace(resumed.plan, live_fingerprint=None))  # of versions that kept no digest
+    assert with_live_images(earlier, stderr_console()).plan.live_images == 32
 
 
 def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() -> None:

@@ -409,5 +409,7 @@ def test_another_array_is_not_taken_for_one_that_is_gone() -> None:
 def test_targets_that_never_change_are_an_error_in_words(tmp_path: Path) -> None:
     val = targets(tmp_path).val
     still = replace(val, summary={"colour": np.ones((len(val), 8), dtype=np.float32)})
-    with pytest.raises(ValueError, match="colour/summary is the same on all held-out images"):
-        explained_variance(Guess("colour"), still, "cpu")
+    space = TargetTransform(2.0, torch.linspace(-1, 1, 8), rest=0.7)
+    for directions in ({}, {"colour/summary": space}, {"colour/summary": replace(space, rest=0.0)}):
+        with pytest.raises(ValueError, match="colour/summary is the same on all held-out images"):
+            explained_variance(Guess("colour"), still, "cpu", directions)
