@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import random
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from nas.study.loop import StudyLoop
 from nas.study.objectives import objectives
 from nas.study.pareto import reference_point
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, TOO_FEW
 from search_space import SPACES, ArchSpec, Space, SpecError
 
 SPACE = "laptop"
@@ -63,7 +65,7 @@ class MemberSpace(Space):
 
     def decode(self, params: Mapping[str, Any]) -> ArchSpec:
         """Return the member that the spec of `params` differs least from."""
-        return self._nearest(super().decode(params))
+        return self._nearest(self._whole.decode(params))
 
     def sample(self, rng: random.Random) -> ArchSpec:
         """Return a random member."""
@@ -71,11 +73,16 @@ class MemberSpace(Space):
 
     def mutate(self, spec: ArchSpec, rng: random.Random) -> ArchSpec:
         """Return another member: one of those nearest to a mutant of `spec`."""
-        return self._nearest(super().mutate(spec, rng), rng, other_than=spec)
+        return self._nearest(self._whole.mutate(spec, rng), rng, other_than=spec)
 
     def crossover(self, a: ArchSpec, b: ArchSpec, rng: random.Random) -> ArchSpec:
         """Return one of the members nearest to a child of two."""
-        return self._nearest(super().crossover(a, b, rng), rng)
+        return self._nearest(self._whole.crossover(a, b, rng), rng)
+
+    @cached_property
+    def _whole(self) -> Space:
+        """Return the space with all of its architectures. In this one, `Space.mutate` would end at a member at once."""
+        return Space(self.name, self.stages, self.layouts, self.image_px)
 
     @cached_property
     def _positions(self) -> dict[ArchSpec, int]:
@@ -151,7 +158,7 @@ def load_hybrid(path: str | None) -> HybridTable:
         inside = [SPACES[SPACE].contains(spec) for spec in specs]
         members = [(spec, tuple(of)) for spec, of, kept in zip(specs, by_arch.values(), inside, strict=True) if kept]
         table = _table(members)
-    except (OSError, ValueError, KeyError, TypeError, SpecError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, SpecError) as error:
         raise ConfigError(f"--table: {path} is not {EXPECTED}: {error}") from error
     return table
 
@@ -267,14 +274,17 @@ def table_stages(record: TrialRecord, table: HybridTable, config: SearchConfig) 
 
 
 def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:
-    """Return the timing of a row; the interval of the throughput is that of the ratio."""
+    """Return the timing of a row; the interval of the throughput is that of the ratio.
+
+    Rows lack the number of samples. It is the least with an interval, unless the verdict says that there were fewer.
+    """
     ratio, low, high = row["ratio"]
-    speed = row["img_s"]
+    speed, samples = row["img_s"], 1 if row["verdict"] == TOO_FEW else 2 * MIN_INTERVAL_SAMPLES
     return Measurement(
         device="the table's", arm=config.runtime, batch=config.measure_batch_size, resolution=config.distill.img_size,
         throughput_img_s=speed, throughput_low_img_s=speed * low / ratio, throughput_high_img_s=speed * high / ratio,
         ratio=ratio, ratio_low=low, ratio_high=high, reference=config.reference, reference_img_s=speed / ratio,
-        latency_ms=row["latency_ms"], peak_memory_mib=None, samples=1, seconds=MEASURE_S, verdict=row["verdict"],
+        latency_ms=row["latency_ms"], peak_memory_mib=None, samples=samples, seconds=MEASURE_S, verdict=row["verdict"],
         notes=("from the table: nothing was measured here",),
     )  # fmt: skip
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from nas.study.config import ConfigError
 
-# Okabe and Ito's palette for color-blind readers, each color with a different line style.
-LINES = (("#0072b2", "-"), ("#8a9099", ":"), ("#c77a00", "--"), ("#007f5f", "-."), ("#b8470b", (0, (1, 1))))
+COLORS = ("#0072b2", "#8a9099", "#c77a00", "#007f5f", "#b8470b")  # Okabe and Ito's palette for color-blind readers
+LINES = ("-", ":", "--", "-.", (0, (1, 1)))
 STYLE = {"text.parse_math": False, "svg.hashsalt": "replay", "font.size": 9, "svg.fonttype": "none"}
 LOWEST_SHARE = 0.6  # on the axis
 BANDS = 2  # more of them hide each other
@@ -35,13 +35,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes = figure.add_subplot()
         samplers = result["samplers"]
         best = sorted(samplers, key=lambda name: -samplers[name]["median"][-1])[:BANDS]
-        for (name, curve), (color, line) in zip(samplers.items(), LINES, strict=False):
+        for i, (name, curve) in enumerate(samplers.items()):
+            # No two of 25 samplers have both in common.
+            color, line = COLORS[i % len(COLORS)], LINES[(i + i // len(COLORS)) % len(LINES)]
             x = curve["evaluations"]
             if name in best:
                 axes.fill_between(x, curve["p5"], curve["p95"], color=color, alpha=0.15, linewidth=0)
             axes.plot(x, curve["median"], color=color, linestyle=line, linewidth=1.8, label=NAMES.get(name, name))
         axes.set_ylim(LOWEST_SHARE, 1.0)
-        axes.set_xlim(0, len(x))
+        axes.set_xlim(0, max(len(curve["evaluations"]) for curve in samplers.values()))
         axes.grid(color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -24,10 +24,12 @@ def show(result: dict[str, Any]) -> None:
     table.add_column("evaluated", justify="right")
     for name in result["samplers"]:
         table.add_column(name, no_wrap=True)
-    length = len(next(iter(result["samplers"].values()))["evaluations"])
+    length = max(len(curve["evaluations"]) for curve in result["samplers"].values())
     for n in sorted({n for n in ROWS if n <= length} | {length}):
         cells = (
             f"{curve['median'][n - 1]:.3f} {curve['p5'][n - 1]:.2f}-{curve['p95'][n - 1]:.2f}"
+            if n <= len(curve["evaluations"])
+            else "-"  # one of its searches found no new architecture
             for curve in result["samplers"].values()
         )
         table.add_row(str(n), *cells)

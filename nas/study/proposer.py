@@ -12,6 +12,7 @@ from nas.study.records import TrialRecord, TrialState
 from nas.study.study_store import StudyStore
 
 _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbor of the repeated architecture is evaluated
+_STEPS = 1000  # of mutation from it, and random draws after them
 
 
 class TrialProposer:
@@ -61,8 +62,8 @@ class TrialProposer:
         return proposed, "the sampler finds no new architecture"
 
     def _unseen_neighbor(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
-        for _ in range(1000):
-            spec = self._space.mutate(spec, rng)
+        for step in range(2 * _STEPS):  # mutations may lead back to the same few architectures
+            spec = self._space.mutate(spec, rng) if step < _STEPS else self._space.sample(rng)
             if spec.arch_id not in seen:
                 break
         return spec

@@ -147,10 +147,12 @@ class KnownCostSampler(BaseSampler):
 
     def _propose(self, history: TrialHistory, number: int) -> Params:
         rng = random.Random(f"{self._seed}/{number}")
+        parents: list[Params] = []
         for _ in range(MAX_DRAWS):
-            pool, costs = self._allowed(history, self._vary(history, [], POOL_SIZE, rng))
+            pool, costs = self._allowed(history, self._vary(history, parents, POOL_SIZE, rng))
             if pool:
                 break
+            parents = self._best(history)  # few candidates are left or allowed, perhaps near those that were
         else:  # the space is exhausted, or all candidates of all draws are excluded
             return self._vary(history, [], 1, rng)[0]
         if self._usable_trials(history) < self._startup:
@@ -235,7 +237,11 @@ class KnownCostSampler(BaseSampler):
         if history.pending:
             pending_rows = self._rows(history, history.pending)[0]
             acquisition = acquisition.with_pending(pending_rows, self._costs(history, history.pending))
-        return acquisition, [params[i] for i in history.best_first()[:MAX_PARENTS]]
+        return acquisition, self._best(history)
+
+    def _best(self, history: TrialHistory) -> list[Params]:
+        params = history.params
+        return [params[i] for i in history.best_first()[:MAX_PARENTS]]
 
     def _vary(self, history: TrialHistory, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
         if self._candidates is not None:

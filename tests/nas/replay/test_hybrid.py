@@ -30,6 +30,7 @@ from nas.replay.published_study import ReplayJob
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.records import Expectation, TrialRecord, TrialState
+from nas.study.timing_doubts import CONTENDED, TOO_FEW, timing_doubt
 from search_space import SPACES, ArchSpec
 
 MEMBERS = 40
@@ -103,6 +104,34 @@ def test_a_mutant_is_near_its_parent(table: HybridTable) -> None:
     to_mutants = np.mean([distance(spec, space.mutate(spec, rng)) for spec in parents])
     to_others = np.mean([distance(spec, other) for spec in parents for other in space.members if other != spec])
     assert to_mutants < 0.8 * to_others
+
+
+def test_a_child_is_a_member_nearest_to_that_of_the_whole_space(table: HybridTable) -> None:
+    space = space_of(table)
+
+    def distances(child: ArchSpec, others: list[ArchSpec]) -> list[int]:
+        row = np.array(space._row(child))
+        return [int((row != np.array(space._row(other))).sum()) for other in others]
+
+    for seed in range(40):
+        parent, other = space.members[seed % MEMBERS], space.members[(7 * seed + 1) % MEMBERS]
+        mutant = LAPTOP.mutate(parent, random.Random(seed))
+        chosen = space.mutate(parent, random.Random(seed))
+        nearest = min(distances(mutant, [spec for spec in space.members if spec != parent]))
+        assert distances(mutant, [chosen]) == [nearest]
+        child = LAPTOP.crossover(parent, other, random.Random(seed))
+        chosen = space.crossover(parent, other, random.Random(seed))
+        assert distances(child, [chosen]) == [min(distances(child, list(space.members)))]
+
+
+@pytest.mark.parametrize("verdict", ["ok", "wide", TOO_FEW, CONTENDED])
+def test_a_timing_of_the_table_has_the_doubts_of_its_verdict(table: HybridTable, verdict: str) -> None:
+    spec = table.architectures[0]
+    rows = [dict(table.evaluations[0][0], verdict=verdict)]
+    config = hybrid_config(table, "random", 0, 1)
+    record = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
+    first, *_ = table_stages(record, replace(table, evaluations=(tuple(rows), *table.evaluations[1:])), config)
+    assert timing_doubt(first.record.measurement) == (verdict if verdict in (TOO_FEW, CONTENDED) else None)
 
 
 @pytest.mark.parametrize("name", ["known-cost", "evolution", "random", "nsga2", "tpe"])
@@ -181,6 +210,16 @@ def test_what_hybrid_does_not_take_is_refused(
 ) -> None:
     assert main(["hybrid", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path) -> None:
+    whole, rows = table_file.read_bytes(), [row(LAPTOP.sample(random.Random(seed)), 0) for seed in range(3)]
+    unscored = gzip.compress(json.dumps([*rows, rows[0] | {"seed": 1, "scores": []}]).encode())
+    path = tmp_path / "damaged.json.gz"
+    for damaged in (whole[:-400], whole[:200] + bytes(100) + whole[300:], unscored):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="is not the table"):
+            load_hybrid(str(path))
 
 
 def test_a_table_without_trainings_is_refused(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nas.replay.__main__ import main
-from nas.replay.arguments import ReplaySettings
+from nas.replay.arguments import REPLAY_SAMPLERS, ReplaySettings
 from nas.replay.nasbench201 import EDGES, Cell, CellSpace, load_nasbench201
+from nas.replay.plots import NAMES, draw
 from nas.replay.published_study import (
     ReplayJob,
     hypervolume_shares,
@@ -27,6 +29,7 @@ from nas.replay.published_study import (
     total_hypervolume,
 )
 from nas.replay.published_table import PublishedTable
+from nas.replay.tables import show
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.pareto import hypervolume
@@ -108,6 +111,29 @@ def test_share_is_hypervolume_by_evaluations() -> None:
 def test_quantiles_are_over_seeds() -> None:
     result = quantiles([np.array([0.0, 0.5]), np.array([0.2, 0.7]), np.array([1.0, 0.9, 1.0])])
     assert result == {"evaluations": [1, 2], "median": [0.2, 0.7], "p5": [0.02, 0.52], "p95": [0.92, 0.88]}
+
+
+def result_of(evaluations: dict[str, int]) -> dict[str, Any]:
+    """Return the result of samplers that have so many evaluations each."""
+    return {
+        "bench": "macro", "dataset": "cifar10", "latency": "published MACs", "seeds": 1, "trainings": 1,
+        "emulated_rungs": False, "knowledge": [], "reference": {"accuracy": 85.0, "cost": 200.0, "unit": "M"},
+        "samplers": {name: quantiles([np.linspace(0.5, 0.9, n)]) for name, n in evaluations.items()},
+    }  # fmt: skip
+
+
+def test_the_table_has_the_rows_of_the_longest_search(capsys: pytest.CaptureFixture[str]) -> None:
+    for order in (("random", "evolution"), ("evolution", "random")):
+        show(result_of({name: {"random": 30, "evolution": 25}[name] for name in order}))
+        printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+        assert len(printed["20"]) == 4
+        assert sorted(printed["30"]) == ["-", "0.90-0.90", "0.900"]
+
+
+def test_the_picture_has_a_line_for_every_sampler(tmp_path: Path) -> None:
+    draw(result_of(dict.fromkeys(REPLAY_SAMPLERS, 20) | {"informed-gp": 10}), tmp_path / "replay.svg")
+    picture = (tmp_path / "replay.svg").read_text()
+    assert [name for name in REPLAY_SAMPLERS if f">{NAMES.get(name, name)}<" not in picture] == []
 
 
 @pytest.mark.parametrize("workers", [1, 4])

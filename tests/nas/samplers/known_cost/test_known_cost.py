@@ -123,6 +123,28 @@ def test_a_limit_that_one_in_a_hundred_meets_is_kept():
     assert max(t.values[1] for t in study.trials) <= 5
 
 
+def test_what_may_be_asked_is_found_beside_the_trials_where_it_is_rare_among_all() -> None:
+    space = {f"p{i}": IntDistribution(0, 9) for i in range(5)}
+
+    def allowed(params):  # 32 of 100,000
+        return max(params.values()) <= 1
+
+    sampler = KnownCostSampler(
+        lambda cs, ts: [cost(c) if allowed(c) else math.nan for c in cs],
+        reference=(0.0, 26.0),
+        distributions=space,
+        seed=0,
+    )
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for number in range(8):
+        params = {name: number >> i & 1 for i, name in enumerate(space)}
+        study.add_trial(create_trial(params=params, distributions=space, values=[quality(params), cost(params)]))
+    for _ in range(10):
+        trial = study.ask(space)
+        assert allowed(trial.params)
+        study.tell(trial, [quality(trial.params), cost(trial.params)])
+
+
 def test_short_trainings_inform_and_never_pose_as_long_ones():
     """A hundred stopped trials say that p0 matters; their low-rung values, ten times too high, are on no front."""
     sampler = KnownCostSampler(
