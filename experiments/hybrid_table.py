@@ -145,7 +145,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
     """Print the number of rows by source, the agreement of rungs and of seeds, and what sizes alone explain."""
     done = [row for row in rows if row["state"] == TrialState.COMPLETE]
     sources = list(dict.fromkeys(row["source"] for row in rows))
-    print("| source | seed | rows | complete | timed without disturbance |\n|---|--:|--:|--:|--:|")
+    print("| source | seed | rows | complete | timed to ±1 % |\n|---|--:|--:|--:|--:|")
     for source in sources:
         for seed in (0, 1, 2):
             of = [row for row in rows if (row["source"], row["seed"]) == (source, seed)]
