@@ -110,7 +110,8 @@ def features(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
 def _choices(specs: Sequence[ArchSpec]) -> NDArray[np.float64]:
     """Return a column for each choice of each gene, 1 where a model has it and the gene has an effect."""
     space = SPACES[SPACE]
-    columns = {(gene.name, choice): i for i, (gene, choice) in enumerate(_pairs(space.genes))}
+    pairs = [(gene.name, choice) for gene in space.genes for choice in gene.choices]
+    columns = {pair: i for i, pair in enumerate(pairs)}
     found = np.zeros((len(specs), len(columns)))
     for row, spec in zip(found, specs, strict=True):
         params = space.encode(spec)
@@ -119,29 +120,21 @@ def _choices(specs: Sequence[ArchSpec]) -> NDArray[np.float64]:
     return found[:, found.any(axis=0)]
 
 
-def _pairs(genes: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return [(gene, choice) for gene in genes for choice in gene.choices]
-
-
 def predicted(inputs: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the score of each model as predicted by a ridge regression of the other folds."""
     model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     return np.asarray(cross_val_predict(model, inputs, scores, cv=FOLDS))
 
 
-def seeds(rows: Sequence[Row]) -> tuple[NDArray[np.float64], list[tuple[float, float]]]:
-    """Return the scores (N, 2, rungs) of two seeds of N architectures, and tau and one score's deviation by rung."""
-    done = {(row["arch_id"], row["seed"]): row["scores"] for row in rows if row["state"] == TrialState.COMPLETE}
-    pairs = np.array([[done[arch, 0], done[arch, 1]] for arch, seed in done if seed == 1 and (arch, 0) in done])
-    if len(pairs) < 3:
-        return np.empty((0, 2, 0)), []
-    return pairs, [
-        (
-            float(kendalltau(pairs[:, 0, rung], pairs[:, 1, rung]).statistic),
-            float(np.sqrt(0.5 * np.mean((pairs[:, 0, rung] - pairs[:, 1, rung]) ** 2))),
-        )
-        for rung in range(pairs.shape[2])
-    ]
+def pairs_of_seeds(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Return the first two evaluations of each architecture that has two."""
+    done = {(row["arch_id"], row["seed"]): row for row in rows if row["state"] == TrialState.COMPLETE}
+    return [(done[arch, 0], row) for (arch, seed), row in done.items() if seed == 1 and (arch, 0) in done]
+
+
+def deviation(values: Sequence[tuple[float, float]]) -> float:
+    """Return the standard deviation of one of two values, of pairs that should be equal."""
+    return float(np.sqrt(0.5 * np.mean(np.diff(values, axis=1) ** 2)))
 
 
 def report(rows: Sequence[Row]) -> None:
@@ -165,10 +158,17 @@ def report(rows: Sequence[Row]) -> None:
         r2 = 1 - np.sum((guess - last) ** 2) / np.sum((last - last.mean()) ** 2)
         taus = [kendalltau(guess[of], last[of]).statistic for of in (slice(None), best)]
         print(f"| {name} | {r2:.3f} | {taus[0]:.2f} | {taus[1]:.2f} |")
-    pairs, by_rung = seeds(rows)
+    if pairs := pairs_of_seeds(rows):
+        _print_seeds(pairs, steps)
+
+
+def _print_seeds(pairs: Sequence[tuple[Row, Row]], steps: Sequence[int]) -> None:
     print(f"\n| two seeds of {len(pairs)} architectures after | tau | deviation of one score |\n|--:|--:|--:|")
-    for count, (tau, deviation) in zip(steps, by_rung, strict=False):
-        print(f"| {count} | {tau:.2f} | {deviation:.4f} |")
+    for rung, count in enumerate(steps):
+        scores = [(a["scores"][rung], b["scores"][rung]) for a, b in pairs]
+        print(f"| {count} | {kendalltau(*zip(*scores, strict=True)).statistic:.2f} | {deviation(scores):.4f} |")
+    speeds = [(np.log2(a["ratio"][0]), np.log2(b["ratio"][0])) for a, b in pairs]
+    print(f"\ndeviation of one log2 of the relative throughput: {deviation(speeds):.4f}")
 
 
 def main() -> None:

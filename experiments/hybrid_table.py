@@ -10,7 +10,8 @@ images and teachers, scored at each rung. The first `SECOND` have a second train
 first `THIRD` of them a third. Kinds of architectures alternate in the order, and a further seed comes `LAG`
 architectures after the one before, so that an unfinished table has its share of each.
 
-Rows are saved in experiments/results/hybrid_table.json.gz as they come, and existing ones are not made again. Scores do
+Rows are saved in experiments/results/hybrid_table.json.gz as they come, and existing ones are not made again; what they
+show, `python -m experiments.hybrid_findings` prints. Scores do
 not depend on what else the machine does; timings do, so run it alone.
 
 Hardware:  two idle cores; some two hours
@@ -29,9 +30,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from scipy.stats import kendalltau
 
 from experiments.distillation.parallel import load_rows, train_missing
 from nas.backend.trial import run_trial
@@ -142,8 +141,7 @@ def _row(source: str, seed: int, record: TrialRecord) -> dict[str, Any]:
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the number of rows by source, the agreement of rungs and of seeds, and what sizes alone explain."""
-    done = [row for row in rows if row["state"] == TrialState.COMPLETE]
+    """Print the number of rows by source and seed."""
     sources = list(dict.fromkeys(row["source"] for row in rows))
     print("| source | seed | rows | complete | timed to ±1 % |\n|---|--:|--:|--:|--:|")
     for source in sources:
@@ -152,46 +150,14 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
             if of:
                 complete = sum(row["state"] == TrialState.COMPLETE for row in of)
                 print(f"| {source} | {seed} | {len(of)} | {complete} | {sum(r.get('verdict') == 'ok' for r in of)} |")
-    first = {row["arch_id"]: row for row in done if row["seed"] == 0}
-    if len(first) < 3:
-        return
-    scores = np.array([row["scores"] for row in first.values()])
-    print(
-        "\n| Kendall's tau with the last rung | models | " + " | ".join(f"rung {i + 1}" for i in range(scores.shape[1]))
-    )
-    print("|---|--:|" + "--:|" * scores.shape[1])
-    _print_agreement("all", scores)
-    _print_agreement("top tenth", scores[np.argsort(-scores[:, -1])[: max(3, len(scores) // 10)]])
-    for source in sources:
-        _print_agreement(source, np.array([r["scores"] for r in first.values() if r["source"] == source]))
-    pairs = [(first[row["arch_id"]], row) for row in done if row["seed"] == 1 and row["arch_id"] in first]
-    if len(pairs) > 2:
-        _print_seeds(pairs)
-
-
-def _print_agreement(name: str, scores: np.ndarray[Any, Any]) -> None:
-    if len(scores) > 2:
-        taus = [f"{kendalltau(scores[:, rung], scores[:, -1]).statistic:.3f}" for rung in range(scores.shape[1])]
-        print(f"| {name} | {len(scores)} | {' | '.join(taus)} |")
-
-
-def _print_seeds(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    """Print how far two trainings and two timings of one architecture differ."""
-    scores = np.array([[a["scores"][-1], b["scores"][-1]] for a, b in pairs])
-    ratios = np.log2([[a["ratio"][0], b["ratio"][0]] for a, b in pairs])
-    tau = kendalltau(scores[:, 0], scores[:, 1]).statistic
-    print(f"\ntwo seeds of {len(pairs)} architectures: Kendall's tau {tau:.3f}")
-    for name, values in (("score", scores), ("log2 of the relative throughput", ratios)):
-        deviation = np.sqrt(0.5 * np.mean((values[:, 1] - values[:, 0]) ** 2))
-        print(f"standard deviation of one {name}: {deviation:.4f}")
 
 
 def main() -> None:
-    """Evaluate what the table lacks, and print what it shows."""
+    """Evaluate what the table lacks, and print how far it is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2, help="evaluations at a time (default: 2)")
     parser.add_argument("--first", type=int, metavar="N", help="only the first N evaluations (default: all)")
-    parser.add_argument("--report", action="store_true", help="only print what existing rows show (default: no)")
+    parser.add_argument("--report", action="store_true", help="only count the existing rows (default: no)")
     arguments = parser.parse_args()
     rows = load_rows(ROWS)
     if not arguments.report:

@@ -2,7 +2,7 @@
 
 Command:   python -m nas.retrain RUN --baselines --early-stopped 10
            python -m experiments.realized_front RUN --save experiments/results/retrained_study.json
-           python -m experiments.realized_front            (from the saved rows)
+           python -m experiments.realized_front --rows experiments/results/retrained_study.json
 Hardware:  none; reads a study with retrainings, or its rows
 Expected:  see experiments/LOG.md
 
@@ -23,6 +23,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from nas.analysis.retraining import retraining_json, summarize_retraining
 from nas.files import atomic_write
 from nas.storage.store import Store
@@ -41,6 +43,7 @@ def rows_of(run: Path) -> dict[str, Any] | None:
     summary = summarize_retraining(study, retrainings, remeasurements)
     if summary is None:
         return None
+    timed = {trial.number: trial.measurement for trial in study.trials if trial.measurement}
     last, plain, rows = study.info.rung_steps[-1], retraining_json(study, summary), []
     for c, row in zip(summary.candidates, plain["candidates"], strict=True):
         at_last = {str(seed): score for seed in summary.seeds if (score := c.score_at(last, seed)) is not None}
@@ -49,10 +52,13 @@ def rows_of(run: Path) -> dict[str, Any] | None:
             if c.measurement is None
             else {n: getattr(c.measurement, n) for n in ("ratio", "ratio_low", "ratio_high")}
         )
+        if c.trial.number in timed:
+            ratios["ratio_of_study"] = timed[c.trial.number].ratio
         rows.append({name: row[name] for name in KEPT} | {"at_last_rung": at_last, "change": row["change"]} | ratios)
     kept = {name: plain[name] for name in ("steps", "seeds", "scatter", "scatter_at_last_rung", "early_stopping")}
     return kept | {
         "last_rung": last,
+        "timings_of_study": [[m.ratio_low, m.ratio, m.ratio_high, m.reference_img_s] for m in timed.values()],
         "correlations": plain["correlations"],
         "notes": plain["notes"],
         "candidates": rows,
@@ -101,6 +107,21 @@ def show(rows: dict[str, Any]) -> None:
             print(f"  {len(gains)} {name}: {median(gains):.3f} ({min(gains):.3f} to {max(gains):.3f})")
     for note in rows["notes"]:
         print(note)
+    if "timings_of_study" in rows:
+        _show_timings(rows)
+
+
+def _show_timings(rows: dict[str, Any]) -> None:
+    """Print how exact the search's timings are, and how far those of the retraining are from them."""
+    low, ratio, high, reference = np.array(rows["timings_of_study"]).T
+    half = (high - low) / 2 / ratio
+    print(f"{len(half)} timings of the search: 95 % half-width {np.median(half):.1%} in the median, ", end="")
+    print(f"{np.percentile(half, 90):.1%} at the 90th percentile, {(half <= 0.01).sum()} within 1 %; ", end="")
+    print("the reference ran at ", end="")
+    print(f"{reference.min():,.0f} to {reference.max():,.0f} images/s")
+    again = [c["ratio"] / c["ratio_of_study"] - 1 for c in rows["candidates"] if "ratio" in c and "ratio_of_study" in c]
+    print(f"{len(again)} timed again: changed by {np.median(np.abs(again)):.1%} in the median, ", end="")
+    print(f"{np.max(np.abs(again)):.1%} at most")
 
 
 def _volume(models: Sequence[dict[str, Any]], scores: Sequence[float]) -> float:
@@ -112,9 +133,10 @@ def main() -> int:
     """Print the figures of a run or of the rows; exit code 2 where nothing was retrained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="without it, the saved rows")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="saved rows (default: those of retrained_study.json)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the rows")
     arguments = parser.parse_args()
-    rows = rows_of(arguments.run) if arguments.run else json.loads(ROWS.read_text())
+    rows = rows_of(arguments.run) if arguments.run else json.loads(arguments.rows.read_text())
     if rows is None:
         parser.error(f"{arguments.run} has no retrainings; backbone-nas retrain makes them")
     if arguments.save:

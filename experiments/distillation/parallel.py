@@ -44,8 +44,8 @@ def train_missing(
         path: The file.
         workers: Jobs at a time.
     """
-    began = time.monotonic()
-    with ProcessPoolExecutor(workers) as pool:
+    began, pool = time.monotonic(), ProcessPoolExecutor(workers)
+    try:
         for ended, training in enumerate(as_completed([pool.submit(train, *job) for job in jobs]), start=1):
             rows.append(row := training.result())
             save_rows(path, rows)
@@ -53,3 +53,5 @@ def train_missing(
             kind, arch = row.get("recipe", row.get("source")), row.get("arch") or row["arch_id"]
             name = f"{kind} {arch} seed {row['seed']}"
             print(f"{ended}/{len(jobs)} {name} {row['scores']} ETA {left}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, jobs that have not begun never do

@@ -6,8 +6,9 @@
 A search needs two things of its recipe: scores that rise fast, and an order of architectures that is that of longer
 trainings. Presets, winners of earlier searches (experiments/archs) and random architectures of the space laptop are
 trained on the built-in images and teachers under each of `RECIPES` and scored at the rungs of a search; under those of
-`LONG` to three times the last rung. The report gives each recipe's gain of score over the first one at each rung, and
-Kendall's tau of the order at each rung with the order after the longer trainings.
+`LONG` to three times the last rung. The report gives each recipe's gain of score over the first one at each rung,
+Kendall's tau of the order at each rung with the order after the longer trainings, and the standard deviation of one
+score between two seeds, common shifts left out.
 
 Rows are saved in experiments/results/search_recipe.json; existing ones are not trained again. The scores do not depend
 on what else the machine does.
@@ -93,19 +94,25 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
     first, truths = next(iter(RECIPES)), {}
     for recipe in LONG:
         truths[recipe] = {a: s[-1] for (r, seed, a), s in scores.items() if (r, seed) == (recipe, 0)}
-    heads = [*(f"gain at {n}" for n in RUNGS), *(f"tau of {n} with {LAST} of {r}" for r in LONG for n in RUNGS)]
+    lengths = (*RUNGS, LAST)
+    heads = [*(f"gain at {n}" for n in lengths), *(f"tau of {n} with {LAST} of {r}" for r in LONG for n in RUNGS)]
+    heads.append(f"scatter between seeds at {RUNGS[-1]}")
     print(f"| recipe | seed | architectures | {' | '.join(heads)} |\n|---|--:|--:|{'--:|' * len(heads)}")
     for recipe, seed in product(RECIPES, (0, 1)):
         archs = [a for r, s, a in scores if (r, s) == (recipe, seed) and all(a in truth for truth in truths.values())]
         if len(archs) < 3:
             continue
-        own = np.array([scores[recipe, seed, arch][: len(RUNGS)] for arch in archs])
-        gains = own - np.array([scores[first, 0, arch][: len(RUNGS)] for arch in archs])
+        own = np.array([scores[recipe, seed, arch] for arch in archs])
+        gains = own - np.array([scores[first, 0, arch][: own.shape[1]] for arch in archs])
         errors = gains.std(axis=0, ddof=1) / len(archs) ** 0.5
         cells = [f"{gain:+.4f} ± {error:.4f}" for gain, error in zip(gains.mean(axis=0), errors, strict=True)]
+        cells += [""] * (len(lengths) - len(cells))
         for truth in truths.values():
             last = [truth[arch] for arch in archs]
             cells += [f"{kendalltau(own[:, rung], last).statistic:.2f}" for rung in range(len(RUNGS))]
+        pairs = [[scores[key][len(RUNGS) - 1] for s in (0, 1) if (key := (recipe, s, a)) in scores] for a in archs]
+        paired = all(len(pair) == 2 for pair in pairs)
+        cells.append(f"{np.diff(pairs, axis=1).std() / 2**0.5:.4f}" if paired else "")
         print(f"| {recipe} | {seed} | {len(archs)} | {' | '.join(cells)} |")
 
 

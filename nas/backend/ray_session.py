@@ -151,11 +151,11 @@ def _init_ray(**settings: Any) -> None:
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
     except KeyboardInterrupt:
-        signal.alarm(0)
+        signal.alarm(0)  # set if SIGTERM came after Ray's C++ part had taken it, see below
         raise
     finally:
-        # Ray's C++ part takes SIGTERM too: it prints a stack, calls the handler that it found, and has an alarm abort
-        # the process after 3 s, in which a search may not have closed. Setting Python's handler again takes its place.
+        # Ray's C++ part takes SIGTERM too: it prints a stack, has an alarm abort the process 3 s later, in which a
+        # search may not have closed, and calls the handler that it found. Setting Python's handler again removes it.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 

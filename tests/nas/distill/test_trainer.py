@@ -450,6 +450,19 @@ def context_of(folder: Path, config: DistillConfig) -> TrialContext:
     return TrialContext(settings, targets(folder), MeasurementService(), checkpoint_s=0.0, **folders)
 
 
+@pytest.mark.parametrize("loss", ["mse", "cosine"])
+def test_a_rung_compares_summaries_as_their_loss_does(tmp_path: Path, loss: str) -> None:
+    run = begin(context_of(tmp_path, replace(CONFIG, summary_loss=loss, score="both")))
+    result = run.rung(0)
+    run.close()
+    assert result is not None
+    student, val = run._distiller.averaged, targets(tmp_path).val
+    by_lengths, found = explained_variance(student, val, "cpu")["colour"], result.teachers["colour"]
+    assert (found["summary"] == pytest.approx(by_lengths["summary"], abs=1e-3)) == (loss == "mse")
+    assert found["spatial"] == pytest.approx(by_lengths["spatial"], abs=1e-6)
+    assert result.score == pytest.approx((found["summary"] + found["spatial"]) / 2)
+
+
 def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path) -> None:
     def trained(folder: Path) -> Training:
         torch.manual_seed(0)

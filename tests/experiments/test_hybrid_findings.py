@@ -1,0 +1,63 @@
+"""What the table of hybrid backbones shows, on rows whose answers are known."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.distillation.parallel import load_rows
+from experiments.hybrid_findings import deviation, features, pairs_of_seeds, predicted, report, stopping
+from experiments.hybrid_table import ROWS
+from search_space import SPACES
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    """Return evaluations in which fast models score low, and every rung has the order of the last one."""
+    rng, found = random.Random(0), []
+    for number in range(COUNT):
+        spec, speed = SPACES["laptop"].sample(rng), 2 ** rng.uniform(-1, 4)
+        last = 0.6 - 0.05 * np.log2(speed) - 0.1 * (number % 2)  # every other one is dominated
+        found.append({
+            "arch_id": spec.arch_id, "seed": 0, "state": "complete", "spec": spec.to_dict(), "macs": 1000 + number,
+            "params": 2000 - number, "scores": [last / 4, last / 2, last], "ratio": [speed, speed, speed],
+        })  # fmt: skip
+    return found
+
+
+def test_a_front_needs_its_fast_models(rows: list[dict[str, Any]]) -> None:
+    left = {(rung, share, rule): (cost, volume) for rung, share, rule, cost, volume in stopping(rows)}
+    assert left[30, 1 / 2, "Pareto rank"][1] == pytest.approx(1, abs=1e-3)
+    assert left[30, 1 / 2, "score"][1] < 0.9
+    assert left[30, 1 / 2, "score"][0] == pytest.approx((30 + 270) / 2 / 270)
+    assert left[90, 1 / 10, "Pareto rank"][0] == pytest.approx(0.9 * 90 / 270 + 0.1)
+
+
+def test_effects_of_choices_that_add_up_are_predicted_from_them_alone(rows: list[dict[str, Any]]) -> None:
+    inputs = features(rows)
+    choices = inputs["choices of the search space"]
+    assert set(np.unique(choices)) == {0.0, 1.0}
+    scores = choices[:, :20] @ np.linspace(-1, 1, 20)
+    errors = {name: np.mean((predicted(of, scores) - scores) ** 2) / scores.var() for name, of in inputs.items()}
+    assert errors["choices of the search space"] < 0.5
+    assert errors["sizes: log MACs and log parameters, squares and product"] > 0.9
+
+
+def test_two_evaluations_of_one_architecture_are_a_pair(rows: list[dict[str, Any]]) -> None:
+    again = [{**row, "seed": 1, "state": state} for row, state in zip(rows, ("complete", "failed"), strict=False)]
+    assert [(a["arch_id"], b["seed"]) for a, b in pairs_of_seeds([*rows, *again])] == [(rows[0]["arch_id"], 1)]
+    assert deviation([(0.0, 2.0), (5.0, 3.0)]) == pytest.approx(2**0.5)
+
+
+def test_the_report_of_the_published_rows_has_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    report(load_rows(ROWS))
+    printed = capsys.readouterr().out
+    assert all(
+        f"| {words} |" in printed for words in ("best tenth by the last score", "Pareto rank", "choices and sizes")
+    )
+    assert "deviation of one log2" in printed
