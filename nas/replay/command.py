@@ -76,9 +76,10 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console, at_a_time: int) -> dic
         ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         task = progress.add_task("", total=len(jobs))
-        futures = {pool.submit(run_hybrid if job.settings.bench == "hybrid" else run_job, job): job for job in jobs}
+        run = run_hybrid if jobs[0].settings.bench == "hybrid" else run_job
         results = {}
         try:
+            futures = {pool.submit(run, job): job for job in jobs}  # the first starts the processes
             for future in as_completed(futures):
                 job = futures[future]
                 results[job] = future.result()
