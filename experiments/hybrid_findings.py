@@ -2,7 +2,7 @@
 
     python -m experiments.hybrid_findings
 
-Reads experiments/results/hybrid_table.json.gz, as far as it goes. Four tables: Kendall's tau of the scores at each rung
+Reads the published table, nas/replay/hybrid_table.json.gz. Four tables: Kendall's tau of the scores at each rung
 with those at the last one, by stem and by kinds of blocks; the hypervolume that is left when only a share of the models
 at a rung is trained on, chosen by score alone or by Pareto rank; how well ridge regression predicts the score of models
 that it has not seen (10 folds) from sizes, from the measured throughput and from the choices of the search space, that
@@ -26,9 +26,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from experiments.distillation.parallel import load_rows
-from experiments.hybrid_table import ROWS, SPACE
-from nas.replay.hybrid import table_objectives
+from nas.replay.hybrid import SPACE, table_objectives
+from nas.replay.hybrid_rows import read_rows
 from nas.study.config import SearchConfig
 from nas.study.pareto import best_first, hypervolume, reference_point
 from nas.study.records import TrialState
@@ -52,10 +51,14 @@ def groups(rows: Sequence[Row]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"all": list(range(len(rows)))}
     found["best tenth by the last score"] = order[: len(rows) // 10].tolist()
     for i, row in enumerate(rows):
-        attends = any("heads" in stage for stage in row["spec"]["stages"])
         found.setdefault(f"stem {row['spec'].get('stem', 'conv')}", []).append(i)
-        found.setdefault("with attention" if attends else "convolutions alone", []).append(i)
+        found.setdefault("with attention" if has_attention(row) else "convolutions alone", []).append(i)
     return found
+
+
+def has_attention(row: Row) -> bool:
+    """Return whether a block of a row's architecture is an attention block."""
+    return any("heads" in stage for stage in row["spec"]["stages"])
 
 
 def agreement(scores: NDArray[np.float64]) -> list[tuple[float, float, float]]:
@@ -174,7 +177,7 @@ def _print_seeds(pairs: Sequence[tuple[Row, Row]], steps: Sequence[int]) -> None
 def main() -> None:
     """Print what the rows show."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    report(load_rows(ROWS))
+    report(read_rows())
 
 
 if __name__ == "__main__":

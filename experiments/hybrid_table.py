@@ -10,9 +10,9 @@ images and teachers, scored at each rung. The first `SECOND` have a second train
 first `THIRD` of them a third. Kinds of architectures alternate in the order, and a further seed comes `LAG`
 architectures after the one before, so that an unfinished table has its share of each.
 
-Rows are saved in experiments/results/hybrid_table.json.gz as they come, and existing ones are not made again; what they
-show, `python -m experiments.hybrid_findings` prints. Scores do
-not depend on what else the machine does; timings do, so run it alone.
+Rows are saved in nas/replay/hybrid_table.json.gz, the published table, as they come, and existing ones are not made
+again; what they show, `python -m experiments.hybrid_findings` prints. Scores do not depend on what else the machine
+does; timings do, so run it alone.
 
 Hardware:  two idle cores; some two hours
 Expected:  see experiments/LOG.md
@@ -39,11 +39,11 @@ from nas.cli import cache_root, lock_dir
 from nas.distill.run import TrialContext
 from nas.measure.environment import device_key
 from nas.measure.service import MeasurementService
+from nas.replay.hybrid_rows import TABLE
 from nas.study.config import SearchConfig
 from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES, ArchSpec, find_spec
 
-ROWS = Path(__file__).parent / "results" / "hybrid_table.json.gz"
 FRONTS = Path(__file__).parent / "archs" / "fronts" / "laptop.json"
 SPACE = "laptop"
 RANDOM, OF_A_FRONT = 330, 90  # architectures
@@ -159,11 +159,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, metavar="N", help="only the first N evaluations (default: all)")
     parser.add_argument("--report", action="store_true", help="only count the existing rows (default: no)")
     arguments = parser.parse_args()
-    rows = load_rows(ROWS)
+    rows = load_rows(TABLE)
     if not arguments.report:
         done = {(row["arch_id"], row["seed"]) for row in rows}
         missing = [job for job in jobs()[: arguments.first] if (job[1].arch_id, job[2]) not in done]
-        train_missing(evaluate, missing, rows, ROWS, arguments.workers)
+        train_missing(evaluate, missing, rows, TABLE, arguments.workers)
     report(rows)
 
 

@@ -212,7 +212,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "threads": sentences.threads(info, next((t.measurement for t in study.trials if t.measurement), None)),
         "noise": sentences.noise(info, summary),
         "verdicts": sentences.verdicts(summary),
-        "convergence": sentences.convergence_words(study.trials),
+        "convergence": sentences.convergence_words(study),
         "predictions": sentences.predictions(study.trials),
         "weights_place": verdict.weights_place(summary),
         "baseline_words": sentences.baseline_words(info),

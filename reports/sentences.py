@@ -10,8 +10,9 @@ from statistics import median
 from nas.analysis.selection import measurement, measuring_threads, without_threads
 from nas.numbers import fixed
 from nas.study.config import BASELINES, compares_directions
-from nas.study.convergence import SEED_DEVIATION, convergence, is_below_noise
-from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
+from nas.study.convergence import convergence, is_below_noise
+from nas.study.records import Measurement, Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, flat, plural
@@ -169,16 +170,16 @@ def verdicts(summary: StudySummary) -> str:
     return f"Timings by verdict: {counts}. The median half-width of their 95 % intervals {median}.{again}"
 
 
-def convergence_words(trials: Sequence[TrialRecord]) -> str:
+def convergence_words(study: StudyRecord) -> str:
     """Say whether more architectures would have gained more than noise; "" where the sampler expects nothing."""
-    reached = convergence(trials)
+    reached, seeds = convergence(study.trials), assumed_noise(study.info.config["space"])
     if reached is None:
         return ""
     latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
     gain = f"One more architecture is expected to add {latest} the hypervolume that noise seems to add"
     noise = (
-        f"Noise is the standard deviation of a score between seeds, {SEED_DEVIATION:g} (measured in the space micro), "
-        "and that of this search’s timings."
+        f"Noise is the standard deviation of a score between seeds, {seeds.deviation:g} "
+        f"(measured in the space {seeds.space}), and that of this search’s timings."
     )
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"

@@ -9,8 +9,8 @@ from nas.analysis.evidence import TrustedModel
 from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
-from nas.study.convergence import SEED_DEVIATION
 from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.study.seed_noise import assumed_noise
 from reports.formatting import brief, plural
 from reports.noise import doubt_of
 from reports.sentences import TRAINED_ONCE, baseline_words, doubt_meanings
@@ -18,8 +18,7 @@ from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
-# Of two trainings of one model with different seeds: the 95 % interval of their difference in score ends here.
-SEED_DIFFERENCE = 1.96 * math.sqrt(2) * SEED_DEVIATION
+SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
 
@@ -220,7 +219,7 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         return ()
     if info.teachers and not found.retrained:
         steps = f"It was trained once, for {found.model.steps} steps"
-        once = f"{steps}{_near_tie(found)}. Train the front longer, with other seeds:"
+        once = f"{steps}{_near_tie(info, found)}. Train the front longer, with other seeds:"
         if why := unused_words(found):
             once = f"Its score is that of the search: {brief(why, 200)}:"
         settled_by.append((once, retrain_command(run)))
@@ -233,14 +232,15 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
     return tuple(settled_by)
 
 
-def _near_tie(found: Recommendation) -> str:
+def _near_tie(info: StudyInfo, found: Recommendation) -> str:
     """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
-    best = found.best_baseline
-    if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < SEED_DIFFERENCE:
+    best, noise = found.best_baseline, assumed_noise(info.config["space"])
+    differ = SEED_DIFFERENCE * noise.deviation
+    if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < differ:
         return ""
     return (
         f", and scores {gain:.3f} higher than {brief(best.name)}. Two trainings of one model differ by up to "
-        f"{SEED_DIFFERENCE:.2f} (95 %, in the space micro)"
+        f"{differ:.3f} (95 %, in the space {noise.space})"
     )
 
 

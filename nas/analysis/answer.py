@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
-from nas.analysis.noise import DRAWS, TYPICAL_SCATTER, SeedScatter, draw_scores
+from nas.analysis.noise import DRAWS, SeedScatter, assumed_scatter, draw_scores
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
     SelectionError,
@@ -109,9 +109,9 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     missing = evidence.unretrained([favorite] if favorite else [])
     by_retraining = not missing and any(c.fits(limits) for c in retrained)
     candidates = retrained if by_retraining else last
-    scatter = TYPICAL_SCATTER
+    scatter = assumed_scatter(study.info.config["space"])
     if summary is not None:
-        scatter = summary.scatter if by_retraining else summary.scatter_at_last_rung or TYPICAL_SCATTER
+        scatter = summary.scatter if by_retraining else summary.scatter_at_last_rung or scatter
     baselines = [model for model in evidence.searched if model.trial.baseline]
     fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
     best = _best(fitting)

@@ -20,6 +20,7 @@ from scipy.special import stdtrit
 
 from nas.numbers import fixed_interval
 from nas.study.records import Measurement
+from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import bounded_interval
 
 Array = NDArray[np.float64]
@@ -36,11 +37,21 @@ class SeedScatter:
     """Standard deviation of score between training seeds, the same for all candidates.
 
     A deviation of another study serves chances, which are then called assumed. It gives no score an interval.
+
+    Attributes:
+        sd: It.
+        degrees: Its degrees of freedom.
+        elsewhere: The other study that measured it; "": this one did, from candidates with two seeds or more.
     """
 
     sd: float
-    degrees: int  # of freedom
-    measured: bool = True  # in this study, from candidates with two seeds or more; else in another study
+    degrees: int
+    elsewhere: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Return whether this study measured it."""
+        return not self.elsewhere
 
     def half_width(self, seeds: int, compared: int = 1) -> float | None:
         """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds; None where it is not measured.
@@ -64,12 +75,15 @@ class SeedScatter:
         """Return the deviation with its source, for notes and cards."""
         if self.measured:
             return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom)"
-        return f"assumed to be {self.sd:.4f}, {OF_ANOTHER_STUDY}; backbone-nas retrain measures it"
+        return (
+            f"assumed to be {self.sd:.4f}, that of another study ({self.elsewhere}); backbone-nas retrain measures it"
+        )
 
 
-# 30 random architectures of "micro", two seeds each, 270 steps on built-in images and teachers (experiments/LOG.md).
-OF_ANOTHER_STUDY = "that of another study (30 architectures of the space micro, 270 steps)"
-TYPICAL_SCATTER = SeedScatter(0.0075, 30, measured=False)
+def assumed_scatter(space: str) -> SeedScatter:
+    """Return the scatter to assume in a study of a space, by its name, until the study has measured its own."""
+    noise = assumed_noise(space)
+    return SeedScatter(noise.deviation, noise.architectures, noise.source)
 
 
 def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:

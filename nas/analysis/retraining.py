@@ -12,7 +12,7 @@ from itertools import chain, combinations
 from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
-from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances, pooled_scatter
+from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
 from nas.study import pareto
@@ -140,7 +140,8 @@ def summarize_retraining(
     ]
     if not rows:
         return None
-    scatter = pooled_scatter([list(c.scores.values()) for c in rows]) or TYPICAL_SCATTER
+    measured = pooled_scatter([list(c.scores.values()) for c in rows])
+    scatter = measured or assumed_scatter(study.info.config["space"])
     last = study.info.rung_steps[-1]
     at_last = [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.analysis import BEST, WHICH
-from nas.analysis.noise import TYPICAL_SCATTER, CandidateEstimate, SeedScatter, front_chances
+from nas.analysis.noise import CandidateEstimate, assumed_scatter, front_chances
 from nas.study import pareto
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 
@@ -111,11 +111,12 @@ class FrontCandidate:
     chance: float
 
 
-def front_candidates(study: StudyRecord, scatter: SeedScatter = TYPICAL_SCATTER) -> tuple[FrontCandidate, ...]:
+def front_candidates(study: StudyRecord) -> tuple[FrontCandidate, ...]:
     """Return the complete candidates, the likeliest to be on the front first; SelectionError where there is none."""
     trials = complete_candidates(study)
     front = front_numbers(trials)
-    chances = front_chances([CandidateEstimate.of(t.final_score, 1, measurement(t)) for t in trials], scatter)
+    estimates = [CandidateEstimate.of(t.final_score, 1, measurement(t)) for t in trials]
+    chances = front_chances(estimates, assumed_scatter(study.info.config["space"]))
     candidates = [FrontCandidate(t, t.number in front, chance) for t, chance in zip(trials, chances, strict=True)]
     return tuple(sorted(candidates, key=lambda c: (-c.chance, c.trial.number)))
 

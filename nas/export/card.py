@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import StudyEvidence
 from nas.analysis.limit_chances import median_interval
-from nas.analysis.noise import TYPICAL_SCATTER, SeedScatter
+from nas.analysis.noise import SeedScatter, assumed_scatter
 from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
@@ -137,8 +137,9 @@ def _input(sizes_px: tuple[int, int], kind: str) -> str:
 
 def _score(data: CardData) -> str:
     """Return the explained variance of the exported weights and of other trainings, by teacher and head."""
-    scatter, metrics = data.retraining.scatter if data.retraining else TYPICAL_SCATTER, data.weights.result.metrics
-    score = SCORE_LABELS[data.study.info.config["distill"].get("score", "spatial")]
+    config, metrics = data.study.info.config, data.weights.result.metrics
+    scatter = data.retraining.scatter if data.retraining else assumed_scatter(config["space"])
+    score = SCORE_LABELS[config["distill"].get("score", "spatial")]
     definition = (
         f"The score is the {score} on held-out images, mean over teachers. Its standard deviation between seeds is "
         f"{scatter.words}."

@@ -34,7 +34,7 @@ _EXAMPLES = """examples:
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --sampler evolution --dataset cifar100
   backbone-nas replay nasbench201 --latency gpu.csv:titan_rtx_256_ms --rungs 3 --workers 8 --json
   backbone-nas replay macro --table macro.csv --budget 60 --sampler known-cost,tpe,gp,informed-gp
-  backbone-nas replay hybrid --table hybrid_table.json.gz --workers 2 --sampler known-cost,evolution,random
+  backbone-nas replay hybrid --workers 2 --sampler known-cost,evolution,random      on our table, which needs no file
 """
 
 
@@ -44,7 +44,7 @@ class ReplaySettings:
 
     Args:
         latency: Latencies in ms, as FILE.csv:COLUMN, for nasbench201; None: there are none.
-        table_csv: File of published results, for macro and hybrid; None: there is none.
+        table_file: File of published results, for macro and hybrid; None: none for macro, our own table for hybrid.
         bench: Name of the benchmark.
         dataset: Data set of the accuracies.
         samplers: Samplers to compare.
@@ -66,7 +66,7 @@ class ReplaySettings:
     """
 
     latency: str | None = None
-    table_csv: str | None = None
+    table_file: str | None = None
     bench: str = BENCHES[0]
     dataset: str = "cifar10"
     samplers: tuple[str, ...] = DEFAULT_SAMPLERS
@@ -153,8 +153,9 @@ def parser() -> OneLineParser:
     latency = "nasbench201: column of latencies in ms; the column 'arch' has the cells' names (default: none)"
     add("--latency", metavar="FILE.csv:COLUMN", help=latency)
     results = "macro: the published results, with the columns arch, accuracy_0, accuracy_1, accuracy_2, params, macs"
-    rows = "hybrid: the rows of experiments.hybrid_table, a .json.gz file"
-    add("--table", dest="table_csv", metavar="FILE", help=f"{results}; {rows} (default: none)")
+    rows = "hybrid: rows as experiments.hybrid_table makes them, a .json.gz file"
+    default_table = "(default: none for macro, the published table for hybrid)"
+    add("--table", dest="table_file", metavar="FILE", help=f"{results}; {rows} {default_table}")
     add("--dataset", metavar="NAME", help=f"nasbench201: {', '.join(DATASETS)} (default: {defaults.dataset})")
     names = f"{', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as known-cost does"
     compared = f"samplers to compare: {names} (default: {','.join(DEFAULT_SAMPLERS)})"

@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 def replay(settings: ReplaySettings, command: str) -> int:
     """Replay all searches, print the result and write the run folder: one study with its report, and the picture."""
     console = stderr_console()
-    table = load_hybrid(settings.table_csv) if settings.bench == "hybrid" else load_table(settings)
+    table = load_hybrid(settings.table_file) if settings.bench == "hybrid" else load_table(settings)
     table.features([source for source in settings.sources if source not in ("parameters", SIZES)])  # a missing file
     run_dir = settings.folder()
     if (run_dir / "study.db").exists():

@@ -1,17 +1,14 @@
 """Replay searches on a table of hybrid backbones, with the rungs, samplers and latency model of a real search.
 
-The table has trainings of some hundred architectures of one search space through all rungs, with their timings
-(`experiments.hybrid_table` makes it). A replayed search samples these architectures alone: what a sampler proposes
-becomes the member of the table that it differs least from.
+The table (`nas.replay.hybrid_rows`) has trainings of some hundred architectures of one search space through all rungs,
+with their timings. A replayed search samples these architectures alone: what a sampler proposes becomes the member of
+the table that it differs least from.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import random
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.backend.simulated import Cluster, Doing, SimulatedClock, Stage, simulate
+from nas.replay.hybrid_rows import not_a_table, read_rows
 from nas.replay.published_study import ReplayJob, ReplayResult, hypervolume_shares, total_hypervolume
 from nas.replay.published_table import PublishedTable
 from nas.samplers import make_sampler
 from nas.storage.store import Store
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.objectives import objectives
 from nas.study.pareto import reference_point
@@ -36,7 +34,6 @@ from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, TOO_FEW
 from search_space import SPACES, ArchSpec, Space, SpecError
 
 SPACE = "laptop"
-EXPECTED = "the table of experiments.hybrid_table, a .json.gz file"
 MEASURE_S = 2.3  # seconds of a measurement in a search of that space on two cores
 
 
@@ -135,21 +132,17 @@ def table_objectives() -> tuple[Objective, ...]:
     return objectives(SearchConfig().objectives, SearchConfig().distill.score)
 
 
-def load_hybrid(path: str | None) -> HybridTable:
+def load_hybrid(path: str | None = None) -> HybridTable:
     """Read a table.
 
     Args:
-        path: The file.
+        path: The file; None: the published table.
 
     Raises:
         ConfigError: There is no file, it is damaged, or it has fewer than two architectures that were trained.
     """
-    if path is None:
-        raise ConfigError(f"--table: hybrid needs it: {EXPECTED}")
-    if not Path(path).is_file():
-        raise ConfigError(f"--table: no such file: {path!r}; expected {EXPECTED}")
+    rows = read_rows(path)
     try:
-        rows = json.loads(gzip.decompress(Path(path).read_bytes()))
         by_arch: dict[str, list[Mapping[str, Any]]] = {}
         for row in sorted(rows, key=lambda row: row["seed"]):
             if row["state"] == TrialState.COMPLETE:
@@ -157,10 +150,9 @@ def load_hybrid(path: str | None) -> HybridTable:
         specs = [ArchSpec.from_dict(of[0]["spec"]) for of in by_arch.values()]
         inside = [SPACES[SPACE].contains(spec) for spec in specs]
         members = [(spec, tuple(of)) for spec, of, kept in zip(specs, by_arch.values(), inside, strict=True) if kept]
-        table = _table(members)
-    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, SpecError) as error:
-        raise ConfigError(f"--table: {path} is not {EXPECTED}: {error}") from error
-    return table
+        return _table(members)
+    except (ValueError, LookupError, TypeError, SpecError) as error:
+        raise not_a_table(path, error) from error
 
 
 def _table(members: Sequence[tuple[ArchSpec, tuple[Mapping[str, Any], ...]]]) -> HybridTable:
@@ -199,7 +191,7 @@ def run_hybrid(job: ReplayJob, table: HybridTable | None = None) -> ReplayResult
         job: The search.
         table: The table; None: it is read.
     """
-    settings, table = job.settings, table or load_hybrid(job.settings.table_csv)
+    settings, table = job.settings, table or load_hybrid(job.settings.table_file)
     config = hybrid_config(table, job.sampler, job.seed, min(settings.budget, len(table.architectures)))
     trials = replay_search(table, config, job.run_dir, settings.workers, job.command)
     drawn = [t.final_score if t.state is TrialState.COMPLETE else -math.inf for t in trials]

@@ -65,7 +65,7 @@ class ReplayResult(NamedTuple):
 def load_table(settings: ReplaySettings) -> PublishedTable:
     """Read the published results that the settings name."""
     if settings.bench == "macro":
-        return load_macro(settings.table_csv)
+        return load_macro(settings.table_file)
     return load_nasbench201(settings.dataset, settings.latency, settings.proxies_csv)
 
 

@@ -19,9 +19,9 @@ from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import KNOWN_COST, SearchConfig, check_sampler
-from nas.study.convergence import SEED_DEVIATION
 from nas.study.pareto import reference_point
 from nas.study.records import Expectation, Objective
+from nas.study.seed_noise import assumed_noise
 from search_space import Space
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class SearchSampler(KnownCostSampler):
         from nas.samplers.cost_model import read_trial
 
         self._cost_model, timed = cost_model, "throughput" in config.objectives
+        seed_noise = assumed_noise(config.space).deviation
         super().__init__(
             cost_model.costs,
             reference=reference,
@@ -121,7 +122,7 @@ class SearchSampler(KnownCostSampler):
             sizes=cost_model.sizes,
             read_trial=partial(read_trial, cost=cost),
             rungs=len(config.distill.rung_steps),
-            repeat_deviations=lambda: (SEED_DEVIATION, cost_model.timing_deviation() if timed else 0.0),
+            repeat_deviations=lambda: (seed_noise, cost_model.timing_deviation() if timed else 0.0),
             seed=config.seed,
         )
 

@@ -160,7 +160,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
 
     evidence = read_evidence(run_dir, read_study(run_dir))
     summary = summarize(evidence.study, evidence)
-    sentences = *headline(evidence.record.info, summary, str(run_dir)), convergence_words(evidence.record.trials)
+    sentences = *headline(evidence.record.info, summary, str(run_dir)), convergence_words(evidence.record)
     for sentence in filter(None, sentences):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:

@@ -16,8 +16,6 @@ from typing import NamedTuple
 from nas.study.records import TrialRecord
 
 LATEST = 10  # proposals that decide
-# Standard deviation of a score between seeds (30 architectures of "micro", 2 seeds, 270 steps; LOG.md, 2026-11-25).
-SEED_DEVIATION = 0.0075
 
 
 class GainRatio(NamedTuple):

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.distillation.parallel import load_rows
 from experiments.hybrid_findings import deviation, features, pairs_of_seeds, predicted, report, stopping
-from experiments.hybrid_table import ROWS
+from nas.replay.hybrid_rows import read_rows
 from search_space import SPACES
 
 COUNT = 60
@@ -55,7 +54,7 @@ def test_two_evaluations_of_one_architecture_are_a_pair(rows: list[dict[str, Any
 
 
 def test_the_report_of_the_published_rows_has_every_table(capsys: pytest.CaptureFixture[str]) -> None:
-    report(load_rows(ROWS))
+    report(read_rows())
     printed = capsys.readouterr().out
     assert all(
         f"| {words} |" in printed for words in ("best tenth by the last score", "Pareto rank", "choices and sizes")

@@ -95,7 +95,14 @@ def info(name: str = "synthetic study", budget: int = 200) -> StudyInfo:
         name=name,
         created="2025-01-31T12:00:00Z",
         command=f"python -m nas.search --budget {budget} --seed 0",
-        config={"budget": budget, "seed": 0, "device": "cpu", "sampler": "evolution", "distill": {"batch_size": 32}},
+        config={
+            "budget": budget,
+            "seed": 0,
+            "device": "cpu",
+            "sampler": "evolution",
+            "space": "micro",
+            "distill": {"batch_size": 32},
+        },
         environment={"device": "synthetic CPU", "threads": 2, "libraries": {"torch": "2.6.0", "optuna": "4.4.0"}},
         objectives=(
             Objective("score", "explained variance of the teachers' features", "share", 0.0),

@@ -28,26 +28,26 @@ def expecting(study: StudyRecord, *shares: float) -> StudyRecord:
 
 
 def test_a_search_that_gains_more_than_noise_has_not_converged():
-    words = convergence_words(expecting(synthetic.study(40), 3.0).trials)
+    words = convergence_words(expecting(synthetic.study(40), 3.0))
     expected = (
         "One more architecture is expected to add 3.0 times the hypervolume that noise seems to add: the search has"
     )
     assert f"{expected} not converged" in words
-    again = convergence_words(expecting(synthetic.study(60), *[3.0] * 20, *[0.5] * 20, 1.5).trials)
+    again = convergence_words(expecting(synthetic.study(60), *[3.0] * 20, *[0.5] * 20, 1.5))
     assert "add 1.5 times the hypervolume that noise seems to add: the search has not converged" in again
 
 
 def test_a_search_that_converged_says_when():
     study = expecting(synthetic.study(60), *[3.0] * 20, 0.5)
     counted = sum(t.counts and t.number <= 25 for t in study.trials)
-    words = convergence_words(study.trials)
+    words = convergence_words(study)
     assert f"noise seems to add. The ratio first fell below 1 after {counted} candidates" in words
-    assert "less than a tenth of" in convergence_words(expecting(synthetic.study(60), 0.01).trials)
+    assert "less than a tenth of" in convergence_words(expecting(synthetic.study(60), 0.01))
 
 
 def test_samplers_without_expectations_get_no_sentence():
     study = synthetic.study(40)
-    assert convergence_words(study.trials) == predictions(study.trials) == ""
+    assert convergence_words(study) == predictions(study.trials) == ""
 
 
 def test_predicted_points_have_a_note_and_no_interval_and_are_on_no_front():

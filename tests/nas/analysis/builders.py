@@ -29,7 +29,9 @@ def small_study(points: Mapping[int, tuple[float, float]] = POINTS) -> StudyReco
     trials = [record(n, (0.1, q), ratio) for n, (q, ratio) in points.items()]
     spec = preset(REFERENCE)
     trials[0] = replace(trials[0], baseline=REFERENCE, arch_id=spec.arch_id, spec=spec.to_dict())
-    return StudyRecord(study_info(search_config(reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials))
+    return StudyRecord(
+        study_info(search_config(space="micro", reference=REFERENCE, baselines=(REFERENCE,))), tuple(trials)
+    )
 
 
 def new_store(folder: Path, study: StudyRecord) -> Store:

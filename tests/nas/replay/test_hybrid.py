@@ -26,6 +26,7 @@ from nas.replay.hybrid import (
     run_hybrid,
     table_stages,
 )
+from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
 from nas.replay.published_study import ReplayJob
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
@@ -164,7 +165,7 @@ def test_a_trial_is_measured_first_or_after_its_first_rung(table: HybridTable) -
 
 
 def test_the_same_seed_draws_the_same(table: HybridTable, table_file: Path, tmp_path: Path) -> None:
-    settings = ReplaySettings(bench="hybrid", table_csv=str(table_file), budget=15)
+    settings = ReplaySettings(bench="hybrid", table_file=str(table_file), budget=15)
     jobs = [ReplayJob(settings, "known-cost", seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1))]
     first, again, other = (run_hybrid(job, table) for job in jobs)
     assert first.shares.tolist() == again.shares.tolist() != other.shares.tolist()
@@ -173,7 +174,7 @@ def test_the_same_seed_draws_the_same(table: HybridTable, table_file: Path, tmp_
 
 
 def test_all_members_reach_the_whole_hypervolume(table: HybridTable, table_file: Path, tmp_path: Path) -> None:
-    settings = ReplaySettings(bench="hybrid", table_csv=str(table_file), budget=200)
+    settings = ReplaySettings(bench="hybrid", table_file=str(table_file), budget=200)
     result = run_hybrid(ReplayJob(settings, "random", 0, tmp_path / "a"), table)
     assert len(result.shares) == MEMBERS
     assert result.shares[-1] > 0.9  # some of the front are early-stopped
@@ -196,9 +197,8 @@ def test_the_command_prints_shares_and_the_training_spent(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--table: hybrid needs it"),
         (["--table", "none.json.gz"], "no such file"),
-        (["--table", __file__], "is not the table"),
+        (["--table", __file__], "is not a table"),
         (["--rungs", "3"], "--rungs: hybrid has the rungs"),
         (["--knowledge", "cost"], "--knowledge"),
         (["--sampler", "informed-tpe"], "those of a search"),
@@ -218,8 +218,42 @@ def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.json.gz"
     for damaged in (whole[:-400], whole[:200] + bytes(100) + whole[300:], unscored):
         path.write_bytes(damaged)
-        with pytest.raises(ConfigError, match="is not the table"):
+        with pytest.raises(ConfigError, match="is not a table"):
             load_hybrid(str(path))
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b'[{"seed": 0}]', b'{"rows": 1}'])
+def test_other_json_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.json.gz"
+    path.write_bytes(gzip.compress(content))
+    for load in (load_hybrid, hybrid_table):
+        with pytest.raises(ConfigError, match="is not a table"):
+            load(str(path))
+
+
+def test_the_published_table_is_complete_and_small() -> None:
+    assert TABLE.stat().st_size < 1_000_000
+    frame = hybrid_table()
+    assert len(frame) == len(read_rows())
+    assert not frame.duplicated(["arch_id", "seed"]).any()
+    assert set(frame["state"]) == {"complete"}
+    assert (frame["measurement/times_reference_low"] < frame["measurement/times_reference_high"]).all()
+    for spec_json, macs, params in frame.drop_duplicates("arch_id")[["spec_json", "macs", "params"]][:40].to_numpy():
+        counts = totals(ArchSpec.from_dict(json.loads(spec_json)), 64)
+        assert (counts.macs, counts.params) == (macs, params)
+    table = load_hybrid()
+    best = frame.loc[frame["score"].idxmax()]
+    assert table.trainings[table.positions[best["arch_id"]], best["seed"]] == best["score"]
+
+
+def test_a_row_has_the_names_of_a_studys_data_frame() -> None:
+    row, frame = read_rows()[0], hybrid_table().iloc[0]
+    assert [frame[f"rung{rung}/score"] for rung in range(3)] == row["scores"]
+    assert frame["score"] == row["scores"][-1]
+    assert frame["measurement/times_reference"] == row["ratio"][0]
+    assert frame["score/hed/spatial"] == row["teachers"][-1]["hed"][1]
+    assert frame["metric/edge_ap"] == row["metrics"]["edge_ap"]
+    assert frame["stage/stem_s"] == pytest.approx(row["stages_ms"]["stem"] / 1e3)
 
 
 def test_a_table_without_trainings_is_refused(tmp_path: Path) -> None:

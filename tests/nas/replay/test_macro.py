@@ -82,7 +82,7 @@ def test_an_evaluation_draws_one_training_and_shares_are_of_the_mean(table: Publ
 
 
 def test_shares_are_by_the_mean_accuracy(table: PublishedTable, table_csv: Path, tmp_path: Path) -> None:
-    settings = ReplaySettings(bench="macro", table_csv=str(table_csv), budget=25)
+    settings = ReplaySettings(bench="macro", table_file=str(table_csv), budget=25)
     result = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
     trials = sorted(read_study(tmp_path / "a").trials, key=lambda t: t.finished_s or 0.0)
     rows = [table.positions[t.arch_id] for t in trials if t.counts]

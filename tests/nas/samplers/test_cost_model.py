@@ -17,11 +17,11 @@ from nas.measure.counts.totals import network_totals, totals
 from nas.samplers import SearchSampler, make_sampler
 from nas.samplers.cost_model import SpaceCostModel, read_trial
 from nas.samplers.known_cost.history import TrialHistory
-from nas.study.convergence import SEED_DEVIATION
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import TrialRecord, TrialState
+from nas.study.seed_noise import assumed_noise
 from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import measurement, record, rung, search_config
 from tests.nas.study.searches import drive, new_store
@@ -79,16 +79,15 @@ def test_the_deviation_of_timings_is_the_median_of_the_studys_own() -> None:
 def test_the_noise_of_a_search_is_that_of_its_seeds_and_timings() -> None:
     known = trials_of(timed(3))
     deviations = []
-    for names in (("score", "throughput"), ("score", "params")):
-        sampler = make_sampler(
-            search_config(sampler="known-cost", objectives=names), MICRO, objectives(names, "spatial")
-        )
+    for names, space in ((("score", "throughput"), "micro"), (("score", "params"), "laptop")):
+        config = search_config(sampler="known-cost", objectives=names, space=space)
+        sampler = make_sampler(config, MICRO, objectives(names, "spatial"))
         assert isinstance(sampler, SearchSampler)
         sampler._cost_model.costs([], known)
         deviations.append(sampler._repeat_deviations())
     assert deviations == [
-        (SEED_DEVIATION, pytest.approx(math.log2(1.01 / 0.99) / 3.92, rel=1e-3)),
-        (SEED_DEVIATION, 0.0),
+        (assumed_noise("micro").deviation, pytest.approx(math.log2(1.01 / 0.99) / 3.92, rel=1e-3)),
+        (assumed_noise("laptop").deviation, 0.0),
     ]
 
 
