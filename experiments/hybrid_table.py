@@ -26,6 +26,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ from nas.measure.environment import device_key
 from nas.measure.service import MeasurementService
 from nas.replay.hybrid_rows import TABLE
 from nas.study.config import SearchConfig
-from nas.study.records import TrialRecord, TrialState
+from nas.study.records import Measurement, TrialRecord, TrialState
 from search_space import SPACES, ArchSpec, find_spec
 
 FRONTS = Path(__file__).parent / "archs" / "fronts" / "laptop.json"
@@ -105,16 +106,22 @@ def evaluate(source: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
     distill = replace(default.distill, precision=PRECISION)
     config = replace(default, space=SPACE, seed=seed, device="cpu", distill=distill)
     record = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
-    with tempfile.TemporaryDirectory() as scratch, MeasurementService(1) as service:
+    with tempfile.TemporaryDirectory() as scratch:
         context = TrialContext(
             config=config,
             targets=open_study_targets(config, cache_root(None)),
-            service=service,
+            service=_service(),
             lock_dir=Path(lock_dir()) / device_key("cpu"),
             **{name: Path(scratch) for name in ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")},
         )
         *_, last = run_trial(record, context)
     return _row(source, seed, last)
+
+
+@cache
+def _service() -> MeasurementService:
+    """Return this process's only one: a measurement that starts another would hold the device for its imports."""
+    return MeasurementService(1)
 
 
 def _row(source: str, seed: int, record: TrialRecord) -> dict[str, Any]:
@@ -124,11 +131,8 @@ def _row(source: str, seed: int, record: TrialRecord) -> dict[str, Any]:
     }  # fmt: skip
     if record.reason is not None:
         row["reason"] = record.reason
-    if (timed := record.measurement) is not None:
-        ratio = (timed.ratio, timed.ratio_low, timed.ratio_high)
-        row |= {"ratio": [round(r, 4) for r in ratio], "img_s": round(timed.throughput_img_s, 1)}
-        row |= {"latency_ms": round(timed.latency_ms, 4), "verdict": timed.verdict}
-        row["stages_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in timed.stages_s.items()}
+    if record.measurement is not None:
+        row |= timing(record.measurement)
     if record.rungs:
         heads = ("summary", "spatial")
         row["teachers"] = [
@@ -138,6 +142,17 @@ def _row(source: str, seed: int, record: TrialRecord) -> dict[str, Any]:
         row["metrics"] = {name: round(value, 4) for name, value in record.rungs[-1].metrics.items()}
         row["seconds"] = [round(rung.seconds, 2) for rung in record.rungs]
     return row
+
+
+def timing(timed: Measurement) -> dict[str, Any]:
+    """Return a row's columns about throughput and latency."""
+    return {
+        "ratio": [round(ratio, 4) for ratio in (timed.ratio, timed.ratio_low, timed.ratio_high)],
+        "img_s": round(timed.throughput_img_s, 1),
+        "latency_ms": round(timed.latency_ms, 4),
+        "verdict": timed.verdict,
+        "stages_ms": {name: round(1e3 * seconds, 3) for name, seconds in timed.stages_s.items()},
+    }
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:

@@ -31,18 +31,29 @@ def save_rows(path: Path, rows: Sequence[Row]) -> None:
     atomic_write(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
+def training_words(row: Row) -> str:
+    """Return a training's name and scores."""
+    kind, arch = row.get("recipe", row.get("source")), row.get("arch") or row["arch_id"]
+    return f"{kind} {arch} seed {row['seed']} {row['scores']}"
+
+
 def train_missing(
-    train: Callable[..., Row], jobs: Sequence[tuple[Any, ...]], rows: list[Row], path: Path, workers: int
+    train: Callable[..., Row],
+    jobs: Sequence[tuple[Any, ...]],
+    rows: list[Row],
+    path: Path,
+    workers: int,
+    words: Callable[[Row], str] = training_words,
 ) -> None:
     """Train jobs in processes, and show each with the time left.
 
     Args:
-        train: Trains one job and returns its row, which has `recipe` or `source`, `arch` or `arch_id`, `seed` and
-            `scores`.
+        train: Trains one job and returns its row.
         jobs: Arguments of `train`.
         rows: Rows of the file, to which those of the jobs are added.
         path: The file.
         workers: Jobs at a time.
+        words: Says what a row is.
     """
     began, pool = time.monotonic(), ProcessPoolExecutor(workers)
     try:
@@ -50,8 +61,6 @@ def train_missing(
             rows.append(row := training.result())
             save_rows(path, rows)
             left = clock((time.monotonic() - began) / ended * (len(jobs) - ended))
-            kind, arch = row.get("recipe", row.get("source")), row.get("arch") or row["arch_id"]
-            name = f"{kind} {arch} seed {row['seed']}"
-            print(f"{ended}/{len(jobs)} {name} {row['scores']} ETA {left}", flush=True)
+            print(f"{ended}/{len(jobs)} {words(row)} ETA {left}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, jobs that have not begun never do

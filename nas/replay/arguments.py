@@ -96,6 +96,13 @@ class ReplaySettings:
             raise ConfigError(f"--sampler: {twice[0]!r} is named twice")
         if self.bench != BENCHES[0] and self.dataset != DATASETS[0]:
             raise ConfigError(f"--dataset: {self.dataset!r}: {self.bench} has one data set only; leave the flag out")
+        unused = (
+            {"--table": self.table_file}
+            if self.bench == BENCHES[0]
+            else {"--latency": self.latency, "--proxies": self.proxies_csv}
+        )
+        if given := [flag for flag, value in unused.items() if value is not None]:
+            raise ConfigError(f"{given[0]}: {self.bench} has no use for it; leave the flag out")
         if self.bench == "hybrid":
             self._check_hybrid()
 

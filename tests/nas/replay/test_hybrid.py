@@ -203,6 +203,8 @@ def test_the_command_prints_shares_and_the_training_spent(
         (["--knowledge", "cost"], "--knowledge"),
         (["--sampler", "informed-tpe"], "those of a search"),
         (["--dataset", "cifar100"], "--dataset"),
+        (["--latency", "gpu.csv:ms"], "--latency: hybrid has no use for it"),
+        (["--proxies", "proxies.csv"], "--proxies: hybrid has no use for it"),
     ],
 )
 def test_what_hybrid_does_not_take_is_refused(

@@ -1,0 +1,97 @@
+"""Time the architectures of the published table of hybrid backbones on this machine, and compare with the table.
+
+    python -m experiments.hybrid_timings --out timings.json.gz
+    python -m experiments.hybrid_timings --out timings.json.gz --device cuda
+    python -m experiments.hybrid_timings --out experiments/results/hybrid_timings_a1.json.gz --report
+
+Each is timed as a search times it: interleaved with eradio_pico, for two seconds. Nothing is trained. `--report` prints
+how well the two machines agree on throughput, and what a front is worth on this machine that was chosen by the
+timings of the table. Rows are saved as they come, and existing ones are not made again.
+
+Hardware:  this machine, otherwise idle; half an hour
+Expected:  see experiments/LOG.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+
+from experiments.distillation.parallel import load_rows, save_rows
+from experiments.hybrid_findings import first_evaluations
+from experiments.hybrid_table import SPACE, entries, timing
+from nas.backend.trial import measure
+from nas.cli import clock, lock_dir
+from nas.measure.environment import device_key
+from nas.measure.service import MeasurementService
+from nas.replay.hybrid import table_objectives
+from nas.replay.hybrid_rows import read_rows
+from nas.study.config import SearchConfig
+from nas.study.pareto import front, hypervolume, reference_point
+from nas.study.records import TrialRecord, TrialState
+
+Row = Mapping[str, Any]
+
+
+def time_all(out: Path, device: str, count: int | None) -> None:
+    """Time what the file lacks of the first `count` architectures; all for None."""
+    torch.set_num_threads(1)
+    config = replace(SearchConfig(), space=SPACE, device=device)
+    rows = load_rows(out)
+    done = {row["arch_id"] for row in rows}
+    missing = [entry.spec for entry in entries()[:count] if entry.spec.arch_id not in done]
+    began, locks = time.monotonic(), Path(lock_dir()) / device_key(device)
+    with MeasurementService(1) as service, tempfile.TemporaryDirectory() as samples:
+        for ended, spec in enumerate(missing, start=1):
+            record = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
+            measured = measure(record, config, service, locks, Path(samples))
+            rows.append({"arch_id": spec.arch_id, **timing(measured)})
+            save_rows(out, rows)
+            left = clock((time.monotonic() - began) / ended * (len(missing) - ended))
+            print(f"{ended}/{len(missing)} {spec.arch_id} {measured.ratio:.3f} ETA {left}", flush=True)
+
+
+def report(rows: Sequence[Row], table: Sequence[Row]) -> None:
+    """Print how well timings agree with those of the table."""
+    here = {row["arch_id"]: row for row in rows}
+    both = [row for row in first_evaluations(table) if row["arch_id"] in here]
+    then, now = (np.log2([row["ratio"][0] for row in of]) for of in (both, [here[row["arch_id"]] for row in both]))
+    scores = [row["scores"][-1] for row in both]
+    difference = now - then
+    print(f"{len(both)} architectures; throughput in multiples of eradio_pico's, here divided by the table's\n")
+    print("| median | 5th percentile | 95th | Kendall's tau |\n|--:|--:|--:|--:|")
+    low, middle, high = 2 ** np.percentile(difference, (5, 50, 95))
+    print(f"| {middle:.2f} | {low:.2f} | {high:.2f} | {kendalltau(then, now).statistic:.3f} |\n")
+    reference = reference_point(table_objectives())
+    points = np.column_stack([scores, now])
+    best, chosen = set(front(points)), set(front(np.column_stack([scores, then])))
+    share = hypervolume(points[sorted(chosen)], reference) / hypervolume(points[sorted(best)], reference)
+    on_both = len(chosen & best)
+    print(f"Front by the table's timings: {len(chosen)} models; by these: {len(best)}; on both: {on_both}.")
+    print(f"The first front has {100 * share:.1f} % of the hypervolume of the second, by these timings.")
+
+
+def main() -> None:
+    """Time what is missing, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file of the timings, a .json.gz file")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--first", type=int, metavar="N", help="only the first N architectures (default: all)")
+    parser.add_argument("--report", action="store_true", help="only compare the existing timings (default: no)")
+    arguments = parser.parse_args()
+    if not arguments.report:
+        time_all(arguments.out, arguments.device, arguments.first)
+    report(load_rows(arguments.out), read_rows())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Draw the pictures of the documentation from the published rows.
+
+    python -m experiments.pictures
+
+Takes seconds. docs/front.png is not among them: it is a picture of the sample report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from experiments.distillation.parallel import load_rows
+from experiments.hybrid_findings import first_evaluations, has_attention
+from experiments.hybrid_replays import ROWS as REPLAYS
+from experiments.hybrid_replays import SAMPLERS, SEEDS
+from nas.replay.hybrid_rows import read_rows
+from nas.replay.plots import COLORS, LINES, STYLE, draw
+from nas.replay.published_study import quantiles
+from nas.study.pareto import front
+
+ROOT = Path(__file__).parents[1]
+DOCS, RESULTS = ROOT / "docs", ROOT / "experiments" / "results"
+PAIR = ("cifar100", "1080ti_32_ms", "GTX 1080 Ti")  # the one that no setting was chosen on
+KINDS = {"convolutions alone": (COLORS[2], "^"), "with attention": (COLORS[0], "o")}
+SEARCHES = {"laptop": "default (known-cost)", "laptop-evolution": "evolution", "laptop-random": "random"}
+
+Row = Mapping[str, Any]
+
+
+def draw_published_replay(path: Path) -> None:
+    """Draw the share of the hypervolume by evaluations on NAS-Bench-201."""
+    dataset, latency, device = PAIR
+    pairs = json.loads((RESULTS / "replay_curves.json").read_text())
+    (pair,) = [each for each in pairs if (each["dataset"], each["latency"]) == (dataset, latency)]
+    samplers = {name: quantiles([np.array(curve) for curve in curves]) for name, curves in pair["curves"].items()}
+    draw({**pair, "bench": "nasbench201", "latency": device, "samplers": samplers, "emulated_rungs": False}, path)
+
+
+def draw_hybrid_replays(path: Path) -> None:
+    """Draw the share of the hypervolume by evaluations on the table of hybrid backbones."""
+    rows = load_rows(REPLAYS)
+    curves = {name: [np.array(row["shares"]) for row in rows if row["sampler"] == name] for name in SAMPLERS}
+    result = {"bench": "hybrid", "dataset": "built-in data", "latency": "two CPU cores", "seeds": SEEDS}
+    samplers = {name: quantiles(found) for name, found in curves.items() if found}
+    draw({**result, "samplers": samplers, "emulated_rungs": False}, path)
+
+
+def draw_hybrid_table(path: Path) -> None:
+    """Draw throughput and score of every architecture of the table of hybrid backbones, and their front."""
+    rows = first_evaluations(read_rows())
+    points = np.array([(row["ratio"][0], row["scores"][-1]) for row in rows])
+    with _axes(path) as (axes,):
+        _scatter_kinds(axes, rows, points)
+        best = points[sorted(front(points), key=lambda i: points[i, 0])]
+        axes.step(*best.T, where="pre", color="0.25", linewidth=1.2, label=f"Pareto front ({len(best)})")
+        baselines = points[[row["source"] == "baseline" for row in rows]]
+        axes.scatter(*baselines.T, s=46, color="white", edgecolor="black", marker="D", label="E-RADIO baselines (ours)")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("throughput, in multiples of eradio_pico's (two CPU cores, batch 16, 64 px)")
+        axes.set_ylabel("distillation score after 270 steps")
+        axes.legend(loc="lower left", frameon=False)
+
+
+def draw_hybrid_rungs(path: Path) -> None:
+    """Draw the scores of the two first rungs and of the last one of every architecture of the table."""
+    rows = first_evaluations(read_rows())
+    scores = np.array([row["scores"] for row in rows])
+    with _axes(path, 2) as panels:
+        for axes, rung, steps in zip(panels, (0, 1), (30, 90), strict=True):
+            _scatter_kinds(axes, rows, scores[:, [rung, 2]])
+            axes.set_xlabel(f"score after {steps} steps")
+        panels[0].set_ylabel("score after 270 steps")
+        panels[0].legend(loc="lower right", frameon=False)
+
+
+def draw_searches(path: Path) -> None:
+    """Draw the hypervolume of real searches by evaluations and by training steps."""
+    rows = json.loads((RESULTS / "builtin_study_a.json").read_text())
+    with _axes(path, 2) as panels:
+        for (method, name), color, line in zip(SEARCHES.items(), COLORS, LINES, strict=False):
+            found = [row for row in rows if row["method"] == method]
+            volumes = np.array([row["hypervolume"] for row in found])
+            steps = np.median([row["steps"] for row in found], axis=0)
+            for axes, x in zip(panels, (np.arange(1, volumes.shape[1] + 1), steps), strict=True):
+                axes.fill_between(x, volumes.min(axis=0), volumes.max(axis=0), color=color, alpha=0.15, linewidth=0)
+                axes.plot(x, np.median(volumes, axis=0), color=color, linestyle=line, linewidth=1.8, label=name)
+        panels[0].set_xlabel("evaluated architectures")
+        panels[1].set_xlabel("training steps (median of the seeds)")
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panels[0].set_ylabel("hypervolume: median, lowest and highest of 3 seeds")
+        panels[1].legend(loc="lower right", frameon=False)
+
+
+def _scatter_kinds(axes: Axes, rows: Sequence[Row], points: NDArray[np.float64]) -> None:
+    attends = np.array([has_attention(row) for row in rows])
+    for (name, (color, marker)), chosen in zip(KINDS.items(), (~attends, attends), strict=True):
+        label = f"{name} ({chosen.sum()})"
+        axes.scatter(*points[chosen].T, s=14, color=color, marker=marker, alpha=0.55, linewidth=0, label=label)
+
+
+@contextmanager
+def _axes(path: Path, panels: int = 1) -> Iterator[Sequence[Axes]]:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2 if panels == 1 else 9.0, 4.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        found = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+        for axes in found:
+            axes.grid(color="0.9", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        yield found
+        figure.savefig(path, dpi=200)
+
+
+PICTURES = {
+    "replay.png": draw_published_replay,
+    "searches.png": draw_searches,
+    "hybrid_table.png": draw_hybrid_table,
+    "hybrid_rungs.png": draw_hybrid_rungs,
+    "hybrid_replays.png": draw_hybrid_replays,
+}
+
+
+def main() -> None:
+    """Draw all pictures."""
+    for name, draw_it in PICTURES.items():
+        draw_it(DOCS / name)
+        print(DOCS / name)
+
+
+if __name__ == "__main__":
+    main()
