@@ -193,6 +193,12 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(path), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_word_is_lost_as_an_html_tag(page: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"(?<!\\)<(?!/?small>)/?[a-zA-Z][^>\n]*>", text) == []
+
+
 def test_every_page_is_in_the_index() -> None:
     listed = set(re.findall(r"\]\(([\w/-]+\.md)\)", (DOCS / "index.md").read_text()))
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"index.md"} == listed
