@@ -1,7 +1,7 @@
 """Write the reference pages that follow from the code: `python docs/generate.py`.
 
 The pages are committed, so that GitHub shows them; tests/test_reference.py holds that they are up to date. What they
-say comes from parsers, docstrings and tables of the code: mend a page there and generate it again.
+say comes from parsers, docstrings and tables of the code: change a page there and generate it again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ def main() -> None:
 
 def page(name: str) -> str:
     """Return the content of a page of reference/, by its name."""
-    return f"{NOTE}\n\n{MAKERS[name]().strip()}\n"
+    return f"{NOTE}\n\n{without_tags(MAKERS[name]().strip())}\n"
+
+
+def without_tags(text: str) -> str:
+    """Return Markdown in which a word in angle brackets, outside of code, is shown and is no HTML tag."""
+    code = re.compile(r"(^```.*?^```$|`[^`\n]*`|<!--.*?-->)", re.DOTALL | re.MULTILINE)
+    parts = code.split(text)  # text and code in turns
+    return "".join(part if i % 2 else re.sub(r"<(?=[a-zA-Z/])", r"\\<", part) for i, part in enumerate(parts))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -44,13 +44,13 @@ class Command:
 
 
 COMMANDS = (
-    Command("doctor", "plan", "what this machine is, what will not work on it, and how to mend it", "nas.doctor"),
-    Command("plan", "plan", "predict hours, disk and the largest budget of a search; nothing is run", "nas.plan"),
+    Command("doctor", "plan", "check this machine: what will not work on it, and how to fix it", "nas.doctor"),
+    Command("plan", "plan", "predict hours, disk space and the largest budget of a search", "nas.plan"),
     Command("cache", "plan", "compute, verify, list and delete the teachers' outputs", "nas.cache"),
     Command("profile", "plan", "measure the cost of backbones, stage by stage, or of a search space", "nas.profile"),
     Command("replay", "plan", "compare samplers on published results; nothing is trained", "nas.replay"),
     Command(
-        "search", "search", "search backbones for distillation score and throughput; resume a search", "nas.search"
+        "search", "search", "search for backbones by distillation score and throughput; resume a search", "nas.search"
     ),
     Command("report", "look", "rebuild a report; draw figures for a paper; export trials as a table", "reports"),
     Command("compare", "look", "compare studies on one page", "reports.compare"),
@@ -70,7 +70,7 @@ _EXAMPLES = f"""examples:
                                                      a quick look, at few images
   {PROGRAM} search --budget 200                      the whole search on this machine
   {PROGRAM} select runs/NAME --max-latency-ms 13     the best candidate within a limit
-  {PROGRAM} retrain runs/NAME                        is the front the same after longer training?
+  {PROGRAM} retrain runs/NAME                        does the front hold after longer training?
   {PROGRAM} export runs/NAME --format timm           the recommended model, for others
 """
 
@@ -112,7 +112,7 @@ def _help() -> str:
     lines = [
         f"usage: {PROGRAM} COMMAND [OPTION ...]",
         "",
-        "Search vision backbones that distill several foundation models, fast on your device.",
+        "Search for vision backbones that are distilled from several foundation models and run fast on your device.",
     ]
     for step in dict.fromkeys(command.step for command in COMMANDS):
         lines += ["", f"{step}:"]

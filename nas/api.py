@@ -1,4 +1,4 @@
-"""The Python front door: start a search, or open its study, and use the models that it trained.
+"""The Python interface: start a search, or open its study, and use the models that it trained.
 
 ```python
 from nas.api import SearchConfig, load_study, search
@@ -505,7 +505,7 @@ class Study:
         The same call continues an interrupted one.
 
         Args:
-            trials: "front", "near" (the front and near misses), "all", or trial numbers with commas; the baselines are
+            trials: "front", "near" (the front and the next two Pareto ranks), "all", or trial numbers; baselines are
                 always measured too.
             device: "auto", "cpu", "cuda" or "cuda:N".
             batch_size: Images per call; None as in the study.

@@ -1,1 +1,1 @@
-"""``backbone-nas doctor``: what this machine is, what will not work on it and how to mend it."""
+"""``backbone-nas doctor``: check this machine: what will not work on it, and how to fix it."""

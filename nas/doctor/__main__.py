@@ -1,4 +1,4 @@
-"""``backbone-nas doctor``: what this machine is, what will not work on it and how to mend it."""
+"""``backbone-nas doctor``: check this machine: what will not work on it, and how to fix it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ RUNTIMES = ("eager+bf16", "compiled+bf16")
 RUN = "runs"
 
 _EXAMPLES = f"""examples:
-  {PROGRAM} doctor                            what this machine is, and what will not work on it
+  {PROGRAM} doctor                            what this machine has, and what will not work on it
   {PROGRAM} doctor --json > machine.json
   {PROGRAM} doctor --gpu                      test and measure a GPU, about an hour; the same command continues
   {PROGRAM} doctor --gpu --device cpu --batch-size 2 --img-size 64 --archs eradio_pico --runtimes eager
@@ -96,19 +96,19 @@ def parser() -> OneLineParser:
     """Build the parser. An absent flag has no entry in the namespace."""
     built = OneLineParser(
         prog=f"{PROGRAM} doctor",
-        description="Look at this machine: what it is, what will not work on it, and how to mend that. Nothing is "
+        description="Check this machine: its hardware and software, what will not work, and how to fix it. Nothing is "
         "changed. The exit code is 0 if a search with the default settings can run here, else 1.",
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
     add = built.add_argument
-    run = f"folder of a study that is planned, whose disk is looked at (default: {RUN})"
+    run = f"run folder that a search would use; its disk is checked (default: {RUN})"
     add("--run", type=Path, metavar="DIR", help=run)
     add_cache(add)
     add_flag(add, "--json", "no")
     gpu = (
-        "run the tests that need a GPU and measure a set of networks, and write the results to a file that can be sent "
-        "to the project: no name of the host or of the user and no folder is in it (default: look only)"
+        "run the tests that need a GPU, measure a set of networks, and write the results to a file that you can attach "
+        "to an issue: it has no host name, user name or path (default: only check the machine)"
     )
     add("--gpu", action="store_true", help=gpu)
     add = built.add_argument_group("with --gpu").add_argument

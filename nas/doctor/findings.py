@@ -1,4 +1,4 @@
-"""Judge the readings of a machine: what will not work because of each, and how to mend it. Everything here is pure.
+"""Judge the readings of a machine: what will not work because of each, and how to fix it. Everything here is pure.
 
 A finding is "fail" where a search with the default settings cannot run, "warn" where something else will not work or
 numbers will be worse, else "ok".
@@ -48,7 +48,7 @@ class Finding:
         verdict: "ok", "warn" or "fail".
         value: What was found.
         effect: What will not work or will be worse; "" where all is well.
-        remedy: How to mend it; "" where all is well.
+        remedy: How to fix it; "" where all is well.
     """
 
     name: str
@@ -282,7 +282,7 @@ def judge_packages(problems: Sequence[str]) -> Finding:
         FAIL,
         "; ".join(problems),
         effect,
-        "pip install --upgrade backbone-nas; in a checkout: make clean setup",
+        "pip install -e . in the clone, or make clean setup",
     )
 
 

@@ -17,7 +17,7 @@ from nas.study.config import ConfigError, SearchConfig
 
 _EXAMPLES = """examples:
   backbone-nas plan --recipe imagenet-8a100              hours, cost and disk of a recipe
-  backbone-nas plan --budget 500 --max-hours 8           the cost of a search; only images of URLs are kept
+  backbone-nas plan --budget 500 --max-hours 8           the cost of a search, and the budget that 8 hours allow
   backbone-nas plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
   backbone-nas plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
   backbone-nas search --budget 500 --plan               the same as backbone-nas plan with these flags
@@ -33,8 +33,8 @@ _OF_A_PLAN = (
     *("start_seconds", "ask_seconds"),
 )
 _PILOT_HELP = (
-    "A plan trains nothing, a pilot trains its models to the last rung, and keeps them; the same command continues an"
-    " interrupted one."
+    "A plan trains its probes for a few steps only. A pilot trains its models to the last rung and keeps them; the same"
+    " command continues an interrupted pilot."
 )
 _ASSUME = (
     "plan for one that is not here with --assume-tflops X (peak of dense bf16: A100 312, H100 989), or with a table"
@@ -215,7 +215,7 @@ def _add_pilot(add: Any) -> None:
         "for the search (default: plan)"
     )
     add("--pilot", action="store_true", help=pilot)
-    models = f"random architectures to train; more of them later add to those of the folder (default: {PILOT_MODELS})"
+    models = f"random architectures to train; a larger number later adds to the kept ones (default: {PILOT_MODELS})"
     add("--pilot-models", type=int, metavar="N", help=models)
     folder = "with --pilot: folder that keeps the trainings (default: runs/pilot-SPACE-ID, with an ID of the settings)"
     add("--run", metavar="DIR", help=folder)
@@ -224,11 +224,11 @@ def _add_pilot(add: Any) -> None:
 def add_plan(add: Any) -> None:
     """Add the flags of the plan itself."""
     gpus = (
-        "simulate clusters of these sizes, in GPUs, or in machines with --device cpu; with --assume-tflops the figures "
-        "are those of the first (default: 8,64,1024)"
+        "simulate clusters of these sizes, in GPUs, or in machines with --device cpu; with --assume-tflops, hours and "
+        "cost are those of the first size (default: 8,64,1024)"
     )
     add("--gpus", type=whole_numbers, metavar="A,B", help=gpus)
-    hours = "print the largest budget that ends in this time (default: no limit)"
+    hours = "print the largest budget of a search that ends within H hours (default: none)"
     add("--max-hours", type=float, metavar="H", help=hours)
     probe = "random architectures to train for a few steps, or to count with --assume-tflops (default: 3, or 64)"
     add("--probe", type=int, metavar="N", help=probe)

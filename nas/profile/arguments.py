@@ -58,7 +58,7 @@ EXAMPLES = """examples:
   backbone-nas profile --arch eradio --top 10               with the ten slowest layers
   backbone-nas profile --arch eradio_nano --batch-sizes --img-sizes 64,96,128 --plot sweeps.png
   backbone-nas profile --arch eradio_nano --arch eradio_pico --arch timm:mobilenetv3_small_050 --img-size 64
-  backbone-nas profile --arch runs/NAME/winner.json --json > profile.json
+  backbone-nas profile --arch winner/spec.json --json > profile.json      the architecture of an export
   backbone-nas profile --arch eradio --runtime compiled+bf16    with another runtime and precision
   backbone-nas profile --arch eradio_nano --arch timm:resnet18 --img-size 64 --runtimes eager,compiled,onnxruntime
   backbone-nas profile --arch eradio_nano --runtimes fp32,bf16,bf16+nchw,bf16+unfused --plot runtimes.png

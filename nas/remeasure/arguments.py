@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _EXAMPLES = """examples:
   backbone-nas remeasure runs/mine --device cuda:0              the front, with the study's settings on this GPU
   backbone-nas remeasure runs/mine --device cuda:0 --batch-size 1 --runtime reduce-overhead+fp16
-  backbone-nas remeasure runs/mine --trials near --measure-seconds 10    the front and near misses, more precisely
+  backbone-nas remeasure runs/mine --trials near --measure-seconds 10    the next two Pareto ranks too, more precisely
   backbone-nas remeasure runs/mine --trials all --runtime onnxruntime --plot fronts.png
   backbone-nas remeasure runs/mine --trials 12,40 --name laptop --json > laptop.json
 
@@ -74,7 +74,7 @@ def parser() -> OneLineParser:
     add = built.add_argument
     add_run(add)
     trials = (
-        "front, near (the front and near misses), all, or comma-separated trial numbers; the study's baselines are "
+        "front, near (the front and the next two Pareto ranks), all, or comma-separated trial numbers; baselines are "
         "always measured too (default: front)"
     )
     add("--trials", default="front", metavar="TRIALS", help=trials)

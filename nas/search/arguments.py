@@ -136,7 +136,7 @@ def parser() -> OneLineParser:
     search = OneLineParser(
         prog=f"{PROGRAM} search",
         usage=f"{PROGRAM} search [OPTION ...]",
-        description="Search hybrid CNN-transformer backbones for the best distillation score and throughput.",
+        description="Search for hybrid CNN-transformer backbones with the best distillation score and throughput.",
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )

@@ -26,10 +26,10 @@ _EXAMPLES = """examples:
   backbone-nas select runs/mine --min-throughput 2000 --max-params 1e6
   backbone-nas select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
 
-Candidates are compared by their scores at the study's last rung; by mean scores over seeds, retrained ones with each
-other, where `backbone-nas retrain` has retrained the best of them. A candidate that was timed again in the search's
-setting has its newest timing that can be trusted. Candidates that were early-stopped at lower rungs are not compared.
-If no candidate is within the limits, the exit code is 1, and the nearest candidate is shown.
+Candidates are compared by their scores at the study's last rung. If `backbone-nas retrain` has retrained the best of
+them, the retrained candidates are compared by their mean scores over seeds instead. Of several timings of a candidate
+in the search's setting, the newest one that can be trusted counts. Candidates that were early-stopped at lower rungs
+are not compared. If no candidate is within the limits, the exit code is 1, and the nearest candidate is shown.
 """
 
 

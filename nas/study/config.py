@@ -41,7 +41,7 @@ MIN_BF16_GAIN = 0.05  # of a training step's time, for which bf16 is taken: its 
 TEACHER_PRECISIONS = ("fp32", "bf16")
 TARGET_DTYPES = ("int8", "int4", "bf16", "fp32")
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
-SPATIAL_LOSSES = ("mse", "cosine", "hybrid", "angle")
+SPATIAL_LOSSES = ("mse", "hybrid")  # the score needs lengths, which a loss of directions does not train
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
@@ -122,7 +122,7 @@ class DistillConfig:
         precision: "fp32" or "bf16" (autocast); a search replaces "auto" by the one whose steps are shorter.
         rung_steps: Training steps at which candidates are compared, rising; the last one ends a training.
         summary_loss: Loss of the summaries: "mse", "cosine" or "angle".
-        spatial_loss: Loss of the spatial features: "mse", "cosine", "hybrid" or "angle".
+        spatial_loss: Loss of the spatial features: "mse", or "hybrid" (0.9 cosine + 0.1 smooth L1).
         standardization: Standardization of the targets: "phi_s", "global" or "raw".
         balance: Weights between teachers: "fixed", or adapted by "uncertainty", "adaloss" or "drop".
         score: Heads in the distillation score: "spatial", or the mean of "both". The ranking by summary features after
@@ -170,10 +170,6 @@ class DistillConfig:
         if not self.rung_steps or list(self.rung_steps) != sorted(set(self.rung_steps)):
             raise ConfigError(f"--rung-steps: {shown(self.rung_steps)}: must be rising numbers of steps, as 60,180,540")
         self._check_batch("--batch-size", self.batch_size)
-        if self.spatial_loss in DIRECTIONS:
-            raise ConfigError(
-                f"spatial_loss: {self.spatial_loss!r} trains directions only, but the score needs lengths"
-            )
         for group in self.groups:
             self._check_group(group)
 
@@ -245,7 +241,7 @@ class SearchConfig:
     Attributes:
         budget: Unique architectures to evaluate; baselines do not count.
         seed: Seed of sampling, initial weights and the order of images.
-        sampler: Sampler: "known-cost", "evolution", "random", "nsga2" or "tpe".
+        sampler: Sampler: "known-cost", "evolution", "random", "nsga2", "tpe" or "gp".
         space: Search space: "laptop" or "micro" (64 px), or "full" (224 px).
         data: Images as a URI: "builtin", "imagefolder:PATH", "webdataset:PATTERN" or "cifar10".
         teachers: Comma list of teachers and sets of teachers.

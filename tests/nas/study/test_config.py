@@ -81,7 +81,7 @@ def test_json_round_trip_and_differences() -> None:
     [
         ({"balance": "magic"}, "balance: 'magic': must be one of fixed"),
         ({"accumulate": 5}, "batch-size: 32: must be a multiple of accumulate"),
-        ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine' trains directions only"),
+        ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine': must be one of mse, hybrid"),
         ({"warmup_steps": 0}, "warmup_steps: 0: must be"),
         ({"learning_rate": 0}, "learning_rate: 0: must be"),
         ({"learning_rate": True}, "learning_rate: True: must be a number"),
