@@ -133,8 +133,12 @@ def report_error(error: Exception) -> int:
     """Print the error as one line on stderr and return its exit code."""
     _print_error(one_line(error))
     failed = isinstance(error, OperationFailed | RuntimeError | MemoryError | OSError)
-    of_path = isinstance(error, _PATH_ERRORS) or (isinstance(error, OSError) and error.errno in _PATH_ERRNOS)
-    return FAILED if failed and not of_path else BAD_INPUT
+    return FAILED if failed and not is_of_path(error) else BAD_INPUT
+
+
+def is_of_path(error: Exception) -> bool:
+    """Return whether an error is an OSError that another path on the command line would have avoided."""
+    return isinstance(error, _PATH_ERRORS) or (isinstance(error, OSError) and error.errno in _PATH_ERRNOS)
 
 
 def _print_error(message: str, advice: str = "") -> None:

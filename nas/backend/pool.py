@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,10 @@ class TrainingPool:
                 while waiting or running:
                     while waiting and slots:
                         meeting_point = scratch / f"job-{len(waiting)}"
-                        running.append(self._start(waiting.pop(0), slots.pop(0), meeting_point))
+                        job, sender = self._prepare(waiting.pop(0), slots.pop(0), meeting_point)
+                        running.append(job)  # before its processes start: an interruption meanwhile ends them, too
+                        with sender, _blocked_signals():
+                            job.start()
                     ready = wait([source for job in running for source in job.sources])
                     for job in [job for job in running if not job.sources.isdisjoint(ready)]:
                         progress = job.receive(ready)
@@ -176,7 +180,8 @@ class TrainingPool:
             finally:
                 self.saved = _stop(running)
 
-    def _start(self, job: TrainingJob, slot: int, meeting_point: Path) -> _RunningJob:
+    def _prepare(self, job: TrainingJob, slot: int, meeting_point: Path) -> tuple[_RunningJob, Connection]:
+        """Return a job whose processes are to be started, and the end of their pipe that this process closes then."""
         for name, value in MALLOC_SETTINGS.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
@@ -185,11 +190,7 @@ class TrainingPool:
             context.Process(target=_train_rank, args=(spec, None if spec.rank else sender), daemon=True)
             for spec in self._specs(job, slot, meeting_point)
         ]
-        with _sigint_blocked():
-            for process in processes:
-                process.start()
-        sender.close()
-        return _RunningJob(slot, processes, receiver, TrainingProgress(job))
+        return _RunningJob(slot, processes, receiver, TrainingProgress(job)), sender
 
     def _specs(self, job: TrainingJob, slot: int, meeting_point: Path) -> list[RankSpec]:
         """Return the settings of each process of a job."""
@@ -229,6 +230,16 @@ class _RunningJob:
     receiver: Connection
     progress: TrainingProgress
     _finished_ranks: set[int] = field(default_factory=set)  # sentinels of ranks that ended without an error
+
+    def start(self) -> None:
+        """Start all processes."""
+        for process in self.processes:
+            process.start()
+
+    @property
+    def started(self) -> list[Any]:
+        """Return the processes that have been started: not all where an interruption came meanwhile."""
+        return [process for process in self.processes if process.pid is not None]
 
     @property
     def sources(self) -> set[Any]:
@@ -278,9 +289,9 @@ class _RunningJob:
 
     def kill(self) -> None:
         """End all processes."""
-        for process in self.processes:
+        for process in self.started:
             process.kill()
-        for process in self.processes:
+        for process in self.started:
             process.join()
 
 
@@ -298,12 +309,12 @@ def _stop(jobs: Sequence[_RunningJob]) -> bool:
     """Ask the processes of jobs to save their state and end, and kill those that do not; return whether all have."""
     try:
         for job in jobs:
-            for process in job.processes:
+            for process in job.started:
                 process.terminate()
         asked_s = time.monotonic()
         for job in jobs:
             until = asked_s + stopping_s(job.progress.save_s, STOPPING_S)
-            for process in job.processes:
+            for process in job.started:
                 process.join(max(0.0, until - time.monotonic()))
     finally:
         for job in jobs:
@@ -320,9 +331,13 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block Ctrl-C in the processes that the body starts: it reaches the whole group, and the pool ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _blocked_signals() -> Iterator[None]:
+    """Block the signals of a terminal in the processes that the body starts.
+
+    Ctrl-C and a closed terminal reach the whole group. The pool asks the processes to save their state and end.
+    """
+    resource_tracker.ensure_running()  # the first process would start it, and it unblocks Ctrl-C when it has started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

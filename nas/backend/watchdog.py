@@ -9,7 +9,8 @@ import re
 import signal
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nas.study.failures import Failure, time_limit_s
 from nas.study.records import TrialRecord
 
 _CHECK_EVERY_S = 1.0
+_STANDSTILL_S = 60.0  # between two checks, after which this process is taken to have stood still
 _MAX_STAGE_SECONDS = 99  # earlier trials whose seconds are kept for each stage
 _MAX_REASON_CHARACTERS = 300
 _COLOR = re.compile(r"\x1b\[[\d;]*m")
@@ -43,8 +45,8 @@ class NotPickled:
 class _RunningTrial:
     actor: str  # Ray's id of its worker
     measured_late: bool  # after its first rung
+    stage_start_s: float
     stage: int = 0  # records that it has sent
-    stage_start_s: float = field(default_factory=time.monotonic)
     hang: str | None = None  # the reason, once its process was killed
 
     @property
@@ -60,28 +62,34 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     The process is killed from another process on its node, by SIGKILL: it may be stopped, or hang in code that handles
     no signal, and would keep its memory and the device's lock.
 
+    The time in which this process stands still does not count: Ctrl-Z stops the workers too, and a database that is
+    away keeps their results waiting.
+
     Args:
         limit_s: Time limit of a stage; None for a limit that follows from the same stage of earlier trials.
+        now: Returns the time in seconds.
     """
 
-    def __init__(self, limit_s: float | None) -> None:
-        self._limit_s = limit_s
+    def __init__(self, limit_s: float | None, now: Callable[[], float] = time.monotonic) -> None:
+        self._limit_s, self._now = limit_s, now
         self._running: dict[str, _RunningTrial] = {}  # by Tune's trial id
         self._stage_seconds: defaultdict[int | None, deque[float]] = defaultdict(
             lambda: deque(maxlen=_MAX_STAGE_SECONDS)
         )
-        self._checked_s = 0.0
+        self._checked_s = now()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Start the clock of the first stage."""
         late = TrialRecord.from_dict(json.loads(trial.config["record"])).measured_late
-        self._running[trial.trial_id] = _RunningTrial(trial.temporary_state.ray_actor._actor_id.hex(), late)
+        self._running[trial.trial_id] = _RunningTrial(
+            trial.temporary_state.ray_actor._actor_id.hex(), late, self._now()
+        )
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Keep the seconds of the stage, and start the clock of the next one."""
-        running, now_s = self._running[trial.trial_id], time.monotonic()
+        running, now_s = self._running[trial.trial_id], self._now()
         self._stage_seconds[running.rung].append(now_s - running.stage_start_s)
         running.stage, running.stage_start_s = running.stage + 1, now_s
 
@@ -95,10 +103,13 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kill the workers whose stage takes longer than its limit."""
-        if time.monotonic() - self._checked_s < _CHECK_EVERY_S:
+        since_s = self._now() - self._checked_s
+        if since_s < _CHECK_EVERY_S:
             return
-        self._checked_s = time.monotonic()
+        before_s, self._checked_s = self._checked_s, self._checked_s + since_s
         for trial in self._running.values():
+            if since_s > _STANDSTILL_S and trial.stage_start_s <= before_s:
+                trial.stage_start_s += since_s
             limit_s = time_limit_s(self._stage_seconds[trial.rung], self._limit_s)
             if not trial.hang and self._checked_s - trial.stage_start_s > limit_s:
                 trial.hang = f"hang: no result after {limit_s:.0f} s"

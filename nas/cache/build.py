@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nas.cache.codecs import CODECS
-from nas.cache.entry import FORMAT, LAYOUT, CacheError, write_json
+from nas.cache.entry import FORMAT, LAYOUT, CacheError, CacheFailure, write_json
 from nas.cache.estimate import BuildProgress, estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.poses import build_poses, has_poses
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
+from nas.cli import is_of_path
 from nas.data import absolute_uri
 from nas.data.dataset import Progress, digest
 from nas.study.config import SearchConfig
@@ -162,7 +163,8 @@ def _build_missing(plan: CachePlan, progress: Progress, announce: Callable[[str]
             announce(cost.line)
         plan.build(BuildProgress(progress, cost.stages))
     except OSError as error:
-        raise CacheError(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
+        kind = CacheError if is_of_path(error) else CacheFailure
+        raise kind(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
 
 
 def open_recorded_targets(

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from nas.cli import OperationFailed
 from nas.data import Split
 from nas.data.dataset import digest
 from nas.files import atomic_write, parse_json
@@ -43,6 +44,10 @@ Done = Callable[[int], None]
 
 class CacheError(ValueError):
     """A teacher cache cannot be built or read. The message is one line and names the file."""
+
+
+class CacheFailure(CacheError, OperationFailed):
+    """A teacher cache cannot be built for a reason outside the command line, as a full disk."""
 
 
 def damage(path: Path, problem: str) -> CacheError:

@@ -64,6 +64,7 @@ class Database(RDBStorage):
     """
 
     def __init__(self, location: StudyLocation, *, read_only: bool = False) -> None:
+        self.read_only = read_only
         try:
             self._connect(location, _connect_to_read if read_only else _connect)
         except BaseException:  # Optuna's constructor reads the database, and may have opened a connection

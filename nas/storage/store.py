@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -42,6 +42,7 @@ from nas.study.config import check_recorded
 from nas.study.limits import excesses
 from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
 from search_space import SpecError
+from search_space.checks import shown
 from search_space.timm_spec import network_spec_from_json
 
 __all__ = ["STUDY_FILE", "Store", "StoreError", "read_study", "trial_records"]
@@ -367,6 +368,8 @@ class Store:
         try:
             record = kind.from_dict(parse_json(value) if isinstance(value, str | bytes) else value)
             _check_contents(record, self._replayed)
+            if isinstance(record, TrialRecord) and not self._database.read_only:
+                _check_arch_id(record.arch_id)
             return record
         except ValueError as error:
             raise StoreError(f"{self._location}: {row}: {error}") from error
@@ -446,6 +449,16 @@ def _check_contents(record: Record, replayed: bool) -> None:
         check_recorded(record.config)
         for name, spec in (record.config.get("specs") or {}).items():
             _check_spec(json.dumps(spec), f"config: specs: {name}")
+
+
+def _check_arch_id(arch_id: str) -> None:
+    """Raise ValueError for an id that leads out of a folder: searches and trainings name files by it.
+
+    They write these files, and delete the checkpoints of trials that have ended.
+    """
+    path = PurePath(arch_id)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"arch_id: {shown(arch_id)}: must be a name without folders")
 
 
 @lru_cache(maxsize=10_000)

@@ -27,3 +27,10 @@ def gone(pid: int) -> bool:
         return "State:\tZ" in (Path("/proc") / str(pid) / "status").read_text()
     except OSError:
         return True
+
+
+def blocked_signals(pid: int) -> set[int]:
+    """Return the numbers of the signals that a process blocks."""
+    status = (Path("/proc") / str(pid) / "status").read_text()
+    mask = int(status.partition("SigBlk:")[2].split()[0], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -31,7 +32,7 @@ from nas.cli import image_scores_path, lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
 from nas.study.config import DistillConfig
-from tests.nas.backend.processes import children, gone, trainings
+from tests.nas.backend.processes import blocked_signals, children, gone, trainings
 from tests.nas.backend.real_targets import open_real_targets
 from tests.nas.study.builders import record, search_config
 from tests.waiting import until
@@ -112,6 +113,35 @@ def test_a_closed_pool_lets_a_training_save_its_state(
     assert saved >= reached > 0
     with closing(TrainingPool(targets, workers=1).run([job])) as updates:
         assert next(updates).steps > saved
+
+
+def test_a_training_leaves_what_a_terminal_sends_to_all_processes_to_the_pool(targets: Path, tmp_path: Path) -> None:
+    """Ctrl-C and the end of the terminal: only the pool's request lets the training save its state."""
+    with closing(TrainingPool(targets, workers=1).run([TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path)])) as updates:
+        next(updates)
+        (pid,) = trainings(os.getpid())
+        assert blocked_signals(pid) >= {signal.SIGINT, signal.SIGHUP}
+        assert signal.SIGTERM not in blocked_signals(pid)
+
+
+class InterruptingJob(TrainingJob):
+    """A job in whose start Ctrl-C comes: when it is sent to a process of its own."""
+
+    def __reduce__(self) -> tuple[type[TrainingJob], tuple[object, ...]]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return TrainingJob, (self.trial, self.config, self.folder)
+
+
+def test_an_interruption_of_the_start_leaves_no_process_behind(targets: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(TrainingPool(targets, workers=1).run([InterruptingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")]))
+        assert trainings(os.getpid()) == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 def test_a_training_that_does_not_end_when_asked_to_is_killed_and_has_not_saved(

@@ -41,3 +41,13 @@ def test_a_search_whose_cache_does_not_fit_says_so(
     assert f"{str(small_disk)!r} has" in error
     assert "--train-images" in error
     assert not list(small_disk.rglob("*.npy")), "nothing was built"
+
+
+@pytest.mark.parametrize("small_disk", [IMAGES_DO_NOT_FIT], indirect=True)
+def test_a_disk_that_others_fill_during_the_build_is_a_failure_and_no_wrong_use(
+    small_disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.cache.estimate._check_room", lambda root, cost: None)  # there was room at the beginning
+    code = main(["cache", "build", *SMALL, "--cache", str(small_disk)])
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert code == 1

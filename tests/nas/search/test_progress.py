@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,13 +96,13 @@ def test_the_estimate_ends_at_the_deadline() -> None:
 class Terminal:
     """What a user sees on a terminal, on a clock that the test sets."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] | None = None, **settings: object) -> None:
         self.now_s = 0.0
         self.progress = SearchProgress(Console(file=io.StringIO(), force_terminal=True, width=200))
         self.panels: list[RenderableType] = []
         self.progress._show = self.panels.append
-        store = new_store(folder, search_config(budget=8, **settings))
-        self.loop = StudyLoop(store, self.progress, clock=lambda: self.now_s)
+        store = new_store(folder, search_config(**{"budget": 8, **settings}))
+        self.loop = StudyLoop(store, self.progress, clock=clock or (lambda: self.now_s))
 
     def screen(self) -> str:
         """Draw the last panel, as a terminal does four times a second."""
@@ -108,6 +110,16 @@ class Terminal:
         console.print(self.panels[-1])
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
+
+
+def test_the_estimate_follows_other_drivers_that_evaluate_many_candidates_between_two_looks(tmp_path: Path) -> None:
+    now_s = itertools.count()
+    terminal = Terminal(tmp_path, lambda: next(now_s), budget=100, baselines=())
+    drive(terminal.loop, stop_after=2)
+    drive(StudyLoop(reopen(tmp_path)), stop_after=60)
+    drive(terminal.loop, stop_after=1)
+    assert 50 < terminal.loop.evaluated < 100
+    assert 0 < seconds(terminal.progress.eta(terminal.loop)) < terminal.loop.session_s
 
 
 @pytest.fixture

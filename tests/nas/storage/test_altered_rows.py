@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.select.__main__ import main as select
-from nas.storage.store import STUDY_FILE
+from nas.storage.store import STUDY_FILE, Store, StoreError, read_study
 from nas.study.records import TrialRecord, TrialState
 from reports.__main__ import main as report
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, retrained, small_study
@@ -131,6 +131,19 @@ def test_a_row_that_is_no_json_is_one_line(
     alter(tmp_path / "run", whole, table, number, text)
     (line,) = run_commands(tmp_path / "run", capsys, [lambda: select([str(tmp_path / "run")])])
     assert line
+
+
+@pytest.mark.parametrize("arch_id", ["../../elsewhere/a", "a/../../b", "/tmp/a", ".."])
+def test_a_study_whose_files_would_lie_elsewhere_is_only_read(whole: bytes, tmp_path: Path, arch_id: str) -> None:
+    """A search or a training would write and delete files by such a name."""
+    run = tmp_path / "run"
+    table, number, _, content, _ = next(r for r in rows_of(run, whole) if r[2] == "record")
+    alter(run, whole, table, number, json.dumps({**content, "arch_id": arch_id}))
+    assert read_study(run).trials[0].arch_id == arch_id
+    with Store.open(run) as store:
+        for read in (store.trials, store.changes):
+            with pytest.raises(StoreError, match=r"record of trial 0: arch_id: '.*': must be a name"):
+                read()
 
 
 def replaced(content: Any, place: tuple[str | int, ...], value: Any) -> Any:
