@@ -138,7 +138,7 @@ def _not_done_yet(
 
 
 def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
-    command = remeasure_command(run)
+    command = remeasure_command(info, run)
     itself = summary.self_comparison
     measured = sum(summary.verdicts.values())
     doubtful = summary.doubtful
@@ -186,11 +186,11 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
-    return TrustCheck(RUNGS, Outcome.WARN, sentence, retrain_command(run), retraining_price(info, summary))
+    return TrustCheck(RUNGS, Outcome.WARN, sentence, retrain_command(info, run), retraining_price(info, summary))
 
 
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
-    more = retrain_command(run), retraining_price(info, summary)
+    more = retrain_command(info, run), retraining_price(info, summary)
     if retrained is None and not info.teachers:
         return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and summary.recommendation is None:
