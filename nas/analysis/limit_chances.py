@@ -59,9 +59,10 @@ def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[
     values = {name: limit.value(costs) for name, limit in LIMITS.items()}
     by_limit = {name: Quantity(name, value) for name, value in values.items() if value is not None}
     if m is not None:
-        disturbed, name = m.verdict in DISTURBED, "min_throughput_img_s"
-        by_limit[name] = Quantity(name, m.throughput_img_s, *((not disturbed and throughput_interval(m)) or ()))
-        if not disturbed and (interval := median_interval(latencies_s)):
+        trusted, name = m.verdict not in DISTURBED, "min_throughput_img_s"
+        ends = throughput_interval(m) if trusted else None
+        by_limit[name] = Quantity(name, m.throughput_img_s, *(ends or ()))
+        if trusted and (interval := median_interval(latencies_s)):
             by_limit["max_latency_ms"] = Quantity("max_latency_ms", m.latency_ms, *(1e3 * end for end in interval))
     return by_limit
 
