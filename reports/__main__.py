@@ -45,7 +45,7 @@ def _report(options: ReportOptions) -> int:
     from reports.dataframe import save_csv, save_parquet, trial_frame
     from reports.page import REPORT_FILE, write_page
     from reports.paper_figures import draw, save
-    from reports.retraining import read_evidence, retraining_results
+    from reports.retraining import read_evidence, read_trusted_study, retraining_results
     from reports.summary import summarize
     from reports.verdict import result_line
 
@@ -54,7 +54,7 @@ def _report(options: ReportOptions) -> int:
     write_page(study, out, options.run)
     evidence = read_evidence(options.run, study)
     study, summary = evidence.study, summarize(evidence.study, evidence)
-    behind = read_study(options.behind) if options.behind else None
+    behind = read_trusted_study(options.behind) if options.behind else None
     figures = draw(study, summary, retraining_results(evidence), behind) if options.figures else {}
     written = save(figures, options.figures) if options.figures else []
     written += [save_csv(trial_frame(study, summary), options.csv)] if options.csv else []

@@ -175,6 +175,7 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
         "definitions": [metric for name, metric in METRICS.items() if name in kinds],
         "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
         "ranking": ranking,
+        "ranks": {s.trial.number: 1 + sum(other.values > s.values for other in ranking) for s in ranking},
         "table_notes": sentences.table_notes(info, [*(s.trial for s in (*ranking, *baselines)), *study.scale]),
         "timed_sizes": sentences.timed_sizes([*study.trials, *study.scale]),
         "any_doubtful": any(doubt_of(t) for t in study.trials),
@@ -194,6 +195,8 @@ def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, A
         "trust_sentence": verdict_sentence(checks),
         "headline": verdict.headline(study.info, summary, run),
         "doubts": verdict.before_export(study.info, summary, run),
+        "retrain_command": verdict.retrain_command(study.info, run),
+        "report_command": f"backbone-nas report {run}",
     }
 
 

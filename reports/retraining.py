@@ -9,7 +9,7 @@ from typing import Any
 from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.analysis.retraining import retraining_json
 from nas.storage.location import holds_study
-from nas.storage.store import Store
+from nas.storage.store import Store, read_study
 from nas.study.records import Measurement, StudyRecord
 from nas.study.timing_doubts import drawn_ends
 
@@ -24,6 +24,15 @@ def read_evidence(run_dir: Path, study: StudyRecord) -> StudyEvidence:
         return gather_evidence(study)
     with Store.open(run_dir, read_only=True) as store:
         return gather_evidence(study, store.retrainings(), store.remeasurements())
+
+
+def read_trusted_study(run_dir: Path) -> StudyRecord:
+    """Return the study in a folder with each trial's most trusted timing.
+
+    Raises:
+        StoreError: the study cannot be read.
+    """
+    return read_evidence(run_dir, read_study(run_dir)).study
 
 
 def retraining_results(evidence: StudyEvidence) -> dict[str, Any] | None:

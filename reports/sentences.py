@@ -11,6 +11,7 @@ from nas.analysis.selection import measurement, measuring_threads, without_threa
 from nas.numbers import fixed
 from nas.study.config import BASELINES, compares_directions
 from nas.study.convergence import convergence, is_below_noise
+from nas.study.objectives import on_plane
 from nas.study.records import Measurement, Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
@@ -19,7 +20,7 @@ from reports.formatting import brief, flat, plural
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
-from reports.statistics import MIN_RANKED, SearchState, search_state
+from reports.statistics import MIN_RANKED, SearchState, random_trials, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_SPANS
 from search_space import SPACES
@@ -183,11 +184,10 @@ def convergence_words(study: StudyRecord) -> str:
     )
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"
+    other_seeds = "; backbone-nas retrain trains the front with other seeds" if on_plane(study.info.objectives) else ""
     return (
         f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate', 'candidates')}. "
-        "Such a gain cannot be distinguished from a lucky seed; backbone-nas retrain trains the front with other "
-        "seeds. "
-        f"{noise}"
+        f"Such a gain cannot be distinguished from a lucky seed{other_seeds}. {noise}"
     )
 
 
@@ -385,6 +385,8 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
 
 def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     """Say how large the hypervolume is, or of a study with one objective, how far its best value is."""
+    if len(info.objectives) == 1 and not summary.hypervolume:
+        return "No model has a value above the reference."
     if len(info.objectives) == 1:
         return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference."
     return (
@@ -471,7 +473,16 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     sampler = brief(info.config.get("sampler", "unknown"))
     if sampler == "random":
         return "This study is a random search: its curve is the control for other searches."
-    start = summary.random_start
+    start, drawn = summary.random_start, random_trials(info)
+    if start is None and drawn and sum(summary.counts.values()) <= drawn:
+        return (
+            f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."
+        )
+    if start is None and drawn:
+        return (
+            f"The sampler, {sampler}, drew the first {drawn} candidates at random, but too few of them were evaluated "
+            f"for a control. {CONTROL}"
+        )
     if start is None:
         return (
             f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "

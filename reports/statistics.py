@@ -25,8 +25,8 @@ PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly 
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
 MIN_RANKED = 10  # candidates or models: the order of fewer agrees by luck
 # Trials that each sampler draws at random first, see `nas.samplers`.
-RANDOM_TRIALS = {"evolution": 32, "nsga2": 20, "tpe": 20}
-LEARNS_FROM_BASELINES = ("nsga2", "tpe")  # baselines count as random trials for these
+RANDOM_TRIALS = {"evolution": 32, "nsga2": 20, "tpe": 20, "gp": 10}
+LEARNS_FROM_BASELINES = ("nsga2", "tpe", "gp")  # baselines count as random trials for these
 ORDERS = 200  # that the hypervolume of a random start is averaged over
 
 
@@ -188,6 +188,12 @@ def timing_half_width(measured: Iterable[Measurement]) -> float | None:
     return median(widths) if widths else None
 
 
+def random_trials(info: StudyInfo) -> int:
+    """Return how many trials of a study its sampler draws at random before it learns from any."""
+    sampler = str(info.config.get("sampler"))
+    return max(0, RANDOM_TRIALS.get(sampler, 0) - len(info.baselines) * (sampler in LEARNS_FROM_BASELINES))
+
+
 def random_start(
     sampled: Sequence[TrialRecord], points: Mapping[int, Sequence[float]], info: StudyInfo
 ) -> RandomStart | None:
@@ -204,9 +210,7 @@ def random_start(
     Returns:
         None where the sampler drew no trial at random, or has drawn nothing else yet.
     """
-    sampler = str(info.config.get("sampler"))
-    start = RANDOM_TRIALS.get(sampler, 0) - len(info.baselines) * (sampler in LEARNS_FROM_BASELINES)
-    drawn = sorted(sampled, key=lambda t: t.number)[: max(start, 0)]
+    drawn = sorted(sampled, key=lambda t: t.number)[: random_trials(info)]
     numbers = [t.number for t in drawn if t.counts]
     if len(numbers) < 2 or len(drawn) == len(sampled):
         return None

@@ -6,6 +6,7 @@ The page has no script. Its policy allows its own style sheet and nothing else.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def render(study: StudyRecord, history: dict[str, list[float]], gallery: Any, ru
         pictures=draw_charts(info, rungs, history),
         captions={name: caption for name, _, caption in SMALL_CHARTS},
         gallery=gallery,
-        run=run,
+        run=shlex.quote(run),
         settings=settings,
         style=Markup(style),
         policy=policy(style),

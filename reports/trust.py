@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from nas.analysis.recommendation import unused_words
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
 from nas.study.records import StudyInfo
@@ -137,7 +138,7 @@ def _not_done_yet(
 
 
 def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
-    command = remeasure_command(run)
+    command = remeasure_command(info, run)
     itself = summary.self_comparison
     measured = sum(summary.verdicts.values())
     doubtful = summary.doubtful
@@ -185,11 +186,11 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
-    return TrustCheck(RUNGS, Outcome.WARN, sentence, retrain_command(run), retraining_price(info, summary))
+    return TrustCheck(RUNGS, Outcome.WARN, sentence, retrain_command(info, run), retraining_price(info, summary))
 
 
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
-    more = retrain_command(run), retraining_price(info, summary)
+    more = retrain_command(info, run), retraining_price(info, summary)
     if retrained is None and not info.teachers:
         return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and summary.recommendation is None:
@@ -197,21 +198,26 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
     if retrained is None:
         return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *more)
-    seeds, steps = len(retrained["seeds"]), retrained["steps"]
-    recommended = None if summary.recommendation is None else summary.recommendation.trial
-    found = next((c for c in retrained["candidates"] if recommended and c["trial"] == recommended.number), None)
-    if recommended is None or found is None or found["chance"] is None:
+    best = summary.recommendation
+    found = next((c for c in retrained["candidates"] if best and c["trial"] == best.trial.number), None)
+    if best is None or found is None:
         sentence = f"{len(retrained['candidates'])} models were retrained, but not the recommended one."
+        return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
+    name = brief(best.trial.name)
+    if found["chance"] is None:
+        sentence = f"The recommended candidate, {name}, was retrained without result: {brief(found['change'], 200)}."
         return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
     sentence = (
-        f"Retrained for {steps} steps with {plural(seeds, 'seed', 'seeds')}, {brief(recommended.name)} scores "
+        f"Retrained for {retrained['steps']} steps with {plural(len(found['scores']), 'seed', 'seeds')}, {name} scores "
         f"{fixed(found['score'], 3)}{interval} and is on the front of the retrained candidates with probability "
         f"{fixed(found['chance'], 2)}."
     )
     if taken_back := taken_back_sentence(summary):
         return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
-    as_good = _chance_as_good(summary)
+    if unused := unused_words(best):
+        return TrustCheck(SEEDS, Outcome.WARN, f"{sentence} {unused[:1].upper()}{unused[1:]}.", *more)
+    as_good = best.chance_as_good
     if as_good is not None:
         sentence += f" With other seeds it scores as high as the baseline with probability {fixed(as_good, 2)}."
     sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE and (as_good is None or as_good >= MIN_AS_GOOD)
@@ -243,14 +249,3 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
         sentence = f"{sentence.removesuffix('.')}, and in the opposite order of {len(opposed)}."
     passed = 2 * len(agreeing) > len(known) and not opposed
     return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, sentence)
-
-
-def _chance_as_good(summary: StudySummary) -> float | None:
-    """Return the probability that the recommended model's true score is no less than the best baseline's, if compared.
-
-    None without repeated seeds, and if the model is not recommended for being as good.
-    """
-    found, (best, _) = summary.recommendation, summary.comparisons
-    if found is None or found.scatter is None or best is None or best.found.number != found.model.number:
-        return None
-    return best.chance_as_good(found.scatter)

@@ -9,6 +9,7 @@ from nas.analysis.evidence import TrustedModel
 from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
 from nas.analysis.selection import measurement
 from nas.numbers import fixed
+from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from reports.formatting import brief, plural
@@ -42,7 +43,7 @@ def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...
         summary: numbers of the study.
         run: folder of the study, for the commands.
     """
-    first = taken_back_sentence(summary), doubt_sentence(summary, run)
+    first = taken_back_sentence(summary), doubt_sentence(info, summary, run)
     return tuple(filter(None, first)) + _result_sentences(info, summary)
 
 
@@ -59,7 +60,7 @@ def taken_back_sentence(summary: StudySummary) -> str:
     return f"{start}; the retrained scores recommend {brief(found.model.name)}, {fixed(found.model.score, 3)}."
 
 
-def doubt_sentence(summary: StudySummary, run: str) -> str:
+def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     """Say that the speeds are unknown, and what measures them; "" where all timings behind it can be trusted."""
     found = summary.recommendation
     compared = [model.trial for c in summary.comparisons if c for model in (c.found, c.baseline)]
@@ -71,10 +72,9 @@ def doubt_sentence(summary: StudySummary, run: str) -> str:
     if summary.doubtful < timings:
         names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in doubtful))
         which = f"Of {timings} timings, {summary.doubtful} cannot be trusted, with that of {names}"
-    return (
-        f"{which} ({doubt_meanings(doubtful)}): take speeds as unknown until they are measured on an idle machine with "
-        f"{remeasure_command(run)}."
-    )
+    command = remeasure_command(info, run)
+    until = f" until they are measured on an idle machine with {command}" if command else ""
+    return f"{which} ({doubt_meanings(doubtful)}): take speeds as unknown{until}."
 
 
 def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
@@ -199,36 +199,36 @@ def _trainings(seeds: int, steps: int) -> str:
     return f"{mean}, {steps:,} steps{' each' * (seeds > 1)}"
 
 
-def retrain_command(run: str) -> str:
-    """Return the command that retrains the front of a study and its baselines with other seeds.
+def retrain_command(info: StudyInfo, run: str) -> str | None:
+    """Return the command that retrains the front of a study and its baselines; None where it refuses the objectives.
 
     Without the baselines, retrained scores could not decide what is recommended.
     """
-    return f"backbone-nas retrain {run} --baselines"
+    return f"backbone-nas retrain {run} --baselines" if on_plane(info.objectives) else None
 
 
-def remeasure_command(run: str) -> str:
-    """Return the command that times the front of a study again."""
-    return f"backbone-nas remeasure {run}"
+def remeasure_command(info: StudyInfo, run: str) -> str | None:
+    """Return the command that times the front of a study again; None where it refuses the study's objectives."""
+    return f"backbone-nas remeasure {run}" if on_plane(info.objectives) else None
 
 
-def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str], ...]:
-    """Return what is in doubt about the recommended model, each with the command that settles it."""
+def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str | None], ...]:
+    """Return what is in doubt about the recommended model, each with the command that settles it, if there is one."""
     found, settled_by = summary.recommendation, []
     if found is None:
         return ()
+    retrain, remeasure = retrain_command(info, run), remeasure_command(info, run)
     if info.teachers and not found.retrained:
-        steps = f"It was trained once, for {found.model.steps} steps"
-        once = f"{steps}{_near_tie(info, found)}. Train the front longer, with other seeds:"
+        longer = " Train the front longer, with other seeds:" if retrain else ""
+        once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
         if why := unused_words(found):
             once = f"Its score is that of the search: {brief(why, 200)}:"
-        settled_by.append((once, retrain_command(run)))
+        settled_by.append((once, retrain))
     if found.retrained and found.model.seeds == 1:
-        settled_by.append(("It was retrained with one seed; train it with more:", retrain_command(run)))
+        settled_by.append(("It was retrained with one seed; train it with more:", retrain))
     if doubt := doubt_of(found.trial):
-        settled_by.append(
-            (f"† Its timing cannot be trusted ({doubt}); measure it on an idle machine:", remeasure_command(run))
-        )
+        again = "; measure it on an idle machine:" if remeasure else "."
+        settled_by.append((f"† Its timing cannot be trusted ({doubt}){again}", remeasure))
     return tuple(settled_by)
 
 

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement, TrialRecord
-from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, throughput_interval
+from nas.study.timing_doubts import DISTURBED, MIN_INTERVAL_SAMPLES, throughput_interval
 
 NORMAL = NormalDist()
 Z_OF_INTERVAL = NORMAL.inv_cdf(0.975)
@@ -51,14 +51,18 @@ class Quantity:
 
 
 def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[float] = ()) -> dict[str, Quantity]:
-    """Return the known quantities of a candidate by the limit's name; single-image `latencies_s` give an interval."""
+    """Return the known quantities of a candidate by the limit's name; single-image `latencies_s` give an interval.
+
+    The times of a disturbed measurement have none: its intervals cannot be trusted, nor chances that are from them.
+    """
     costs = replace(trial, measurement=m)
     values = {name: limit.value(costs) for name, limit in LIMITS.items()}
     by_limit = {name: Quantity(name, value) for name, value in values.items() if value is not None}
     if m is not None:
-        name = "min_throughput_img_s"
-        by_limit[name] = Quantity(name, m.throughput_img_s, *(throughput_interval(m) or ()))
-        if interval := median_interval(latencies_s):
+        trusted, name = m.verdict not in DISTURBED, "min_throughput_img_s"
+        ends = throughput_interval(m) if trusted else None
+        by_limit[name] = Quantity(name, m.throughput_img_s, *(ends or ()))
+        if trusted and (interval := median_interval(latencies_s)):
             by_limit["max_latency_ms"] = Quantity("max_latency_ms", m.latency_ms, *(1e3 * end for end in interval))
     return by_limit
 

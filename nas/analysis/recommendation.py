@@ -52,15 +52,6 @@ class BaselineComparison:
         beyond = max(self.speedup, 1 / self.speedup) - 1 > self.floor
         return not self.doubtful and beyond and not self.speedup_low <= 1 <= self.speedup_high
 
-    def chance_as_good(self, scatter: SeedScatter) -> float:
-        """Return the probability that the mean score of `found` over all seeds is at least that of the baseline.
-
-        It holds for two models that were fixed before they were trained. `found` was chosen for its score among
-        `compared` models, so that the true probability is lower.
-        """
-        deviation = scatter.sd * math.sqrt(1 / self.found.seeds + 1 / self.baseline.seeds)
-        return float(stdtr(scatter.degrees, self.score_gain / deviation)) if deviation else float(self.score_gain >= 0)
-
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -108,6 +99,19 @@ class Recommendation:
     def taken_back(self) -> bool:
         """Tell whether retraining took back what the search recommended."""
         return self.fell_below or (self.retrained and self.model.number != self.by_search.number)
+
+    @property
+    def chance_as_good(self) -> float | None:
+        """Return the probability that the model's mean score over all seeds is at least that of the best baseline.
+
+        It holds for two models that were fixed before they were trained. The recommended one was chosen for its score,
+        so that the true probability is lower. None without a baseline, and where retrained scores do not decide.
+        """
+        if self.scatter is None or self.best_baseline is None:
+            return None
+        gain = self.model.score - self.best_baseline.score
+        deviation = self.scatter.sd * math.sqrt(1 / self.model.seeds + 1 / self.best_baseline.seeds)
+        return float(stdtr(self.scatter.degrees, gain / deviation)) if deviation else float(gain >= 0)
 
 
 def recommend(evidence: StudyEvidence) -> Recommendation | None:

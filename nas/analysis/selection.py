@@ -147,7 +147,8 @@ def promising_stopped(study: StudyRecord, count: int) -> tuple[TrialRecord, ...]
             continue
         rung = len(trial.rungs) - 1
         rivals = [t.rungs[rung].score for other, t in finished if other >= speed]
-        shortfall = max(rivals, default=0.0) - trial.rungs[rung].score
+        own = trial.rungs[rung].score
+        shortfall = max(rivals, default=own) - own
         by_rung.setdefault(rung, []).append((shortfall, trial))
     chosen = (sorted(found, key=lambda item: (item[0], item[1].number))[:count] for _, found in sorted(by_rung.items()))
     return tuple(trial for found in chosen for _, trial in found)

@@ -123,12 +123,7 @@ def _reasons(pilot: Pilot) -> list[str]:
         if pilot.size.tau is not None and first.kendall.tau is not None and first.kendall.tau <= pilot.size.tau:
             reasons.append("The models' MACs alone rank them as well as that rung does: it tells little about them.")
     else:
-        closest = max(pilot.evidence, key=lambda rung: -1.0 if rung.kendall.tau is None else rung.kendall.tau)
-        reasons.append(
-            f"Rungs: no rung before the last one ranks the models as {last} steps do, with {asked}; closest are"
-            f" {closest.steps} steps, {_in_words(closest.kendall)}. So train every candidate to the"
-            f" end{_advice(closest)}."
-        )
+        reasons.append(_no_first_rung(pilot, asked))
     if pilot.enough is not None:
         reasons.append(
             f"Images: two separate draws of {pilot.enough:,} held-out images rank the models alike at these rungs, with"
@@ -140,6 +135,21 @@ def _reasons(pilot: Pilot) -> list[str]:
             f" below {MIN_IMAGE_TAU:g}, so keep them all; whether more would help is unknown."
         )
     return reasons
+
+
+def _no_first_rung(pilot: Pilot, asked: str) -> str:
+    """Return why no rung before the last one is proposed: none keeps the order, or the highest of them loses it."""
+    last, kept = pilot.rungs[-1], [rung for rung in pilot.evidence if rung.keeps_order]
+    if kept:
+        closest = pilot.evidence[-1]
+        line = (
+            f"{kept[-1].steps} steps rank the models as {last} steps do, with {asked}, but {closest.steps} steps do not"
+        )
+    else:
+        closest = max(pilot.evidence, key=lambda rung: -1.0 if rung.kendall.tau is None else rung.kendall.tau)
+        line = f"no rung before the last one ranks the models as {last} steps do, with {asked}; closest are"
+        line += f" {closest.steps} steps"
+    return f"Rungs: {line}, {_in_words(closest.kendall)}. So train every candidate to the end{_advice(closest)}."
 
 
 def _in_words(kendall: RankCorrelation) -> str:

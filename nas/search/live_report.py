@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -160,7 +161,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
 
     evidence = read_evidence(run_dir, read_study(run_dir))
     summary = summarize(evidence.study, evidence)
-    sentences = *headline(evidence.record.info, summary, str(run_dir)), convergence_words(evidence.record)
+    sentences = *headline(evidence.record.info, summary, shlex.quote(str(run_dir))), convergence_words(evidence.record)
     for sentence in filter(None, sentences):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:

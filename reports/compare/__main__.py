@@ -26,11 +26,11 @@ def _compare(arguments: Sequence[str] | None) -> int:
     if not 2 <= len(runs) <= MAX_STUDIES:
         parser().error(f"RUN: {len(runs)} given: must be 2 to {MAX_STUDIES}")
     # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
-    from nas.storage.store import read_study
     from reports.compare.comparison import compare_studies
     from reports.compare.comparison_page import write_comparison
+    from reports.retraining import read_trusted_study
 
-    write_comparison(compare_studies([read_study(run) for run in runs]), out)
+    write_comparison(compare_studies([read_trusted_study(run) for run in runs]), out)
     write_line(out)
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from nas.analysis.agreement import kendall
+from nas.study.objectives import on_plane
 from nas.study.records import Objective, StudyRecord, TrialRecord
 from nas.study.redaction import public_info
 from reports.compare import LETTERS
@@ -78,7 +79,7 @@ def compare_studies(studies: Sequence[StudyRecord]) -> StudyComparison:
         ValueError: a study has objectives other than score and throughput.
     """
     _check_objectives(studies)
-    studies = [replace(study, info=public_info(study.info)) for study in studies]
+    studies = [_score_first(replace(study, info=public_info(study.info))) for study in studies]
     comparable = comparability(studies)
     lowest = [min(s.info.objectives[axis].reference for s in studies) for axis in (0, 1)]
     common = comparable.same_axes
@@ -96,9 +97,15 @@ def compare_studies(studies: Sequence[StudyRecord]) -> StudyComparison:
 
 def _check_objectives(studies: Sequence[StudyRecord]) -> None:
     for info in (study.info for study in studies):
-        if [objective.name for objective in info.objectives] != ["score", "throughput"]:
+        if not on_plane(info.objectives):
             names = ", ".join(o.name for o in info.objectives) or "none"
             raise ValueError(f"{info.name}: its objectives are {names}: a comparison needs score and throughput")
+
+
+def _score_first(study: StudyRecord) -> StudyRecord:
+    """Return a study whose objectives are in the order score, throughput: a search takes them in any."""
+    objectives = tuple(sorted(study.info.objectives, key=lambda objective: objective.name != "score"))
+    return replace(study, info=replace(study.info, objectives=objectives))
 
 
 def _with_references(study: StudyRecord, references: Sequence[float]) -> StudyRecord:

@@ -24,6 +24,7 @@ from reports.document import asset, policy, templates
 from reports.figure_data import SERIES, axis_range
 from reports.formatting import flat, plural
 from reports.scored_trials import ScoredTrial
+from reports.sentences import doubt_meanings
 
 MAX_SHARED = 25  # architectures in a table
 SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross")
@@ -75,8 +76,9 @@ def render(comparison: StudyComparison, charts: Mapping[str, Markup]) -> str:
 
 
 def headline(comparison: StudyComparison) -> tuple[str, ...]:
-    """Say the outcome in a few sentences per pair of studies."""
-    sentences = [sentence for pair in comparison.pairs for sentence in _pair_sentences(comparison, pair)]
+    """Count the timings that cannot be trusted, and say the outcome in a few sentences per pair of studies."""
+    sentences = [_doubt_sentence(each) for each in comparison.studies if each.summary.doubtful]
+    sentences += [sentence for pair in comparison.pairs for sentence in _pair_sentences(comparison, pair)]
     return (*sentences, ONE_SEARCH) if comparison.comparability.same_axes else tuple(sentences)
 
 
@@ -122,6 +124,11 @@ def _settings(info: StudyInfo) -> dict[str, Any]:
         "rung_steps": info.rung_steps, "limits": info.limits, "teachers": info.teachers, "data": info.data,
         "config": info.config, "environment": info.environment, "space": info.space,
     }  # fmt: skip
+
+
+def _doubt_sentence(study: ComparedStudy) -> str:
+    timings, doubtful = plural(sum(study.summary.verdicts.values()), "timing", "timings"), study.summary.doubtful
+    return f"Of {timings} of {study.letter}, {doubtful} cannot be trusted ({doubt_meanings(study.study.trials)})."
 
 
 def _pair_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:

@@ -7,11 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nas.study.records import StudyInfo, StudyRecord, TrialState
+from nas.study.records import Remeasurement, StudyInfo, StudyRecord, TrialState
 from reports.compare.__main__ import main
 from reports.compare.comparison import MIN_RANKED, StudyComparison, compare_studies
-from reports.compare.comparison_page import draw_charts, render
+from reports.compare.comparison_page import draw_charts, headline, render
 from reports.document import chart_svg
+from reports.summary import summarize
 from tests.reports import brute_force, synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.brute_force import Page
@@ -316,6 +317,28 @@ def test_charts_show_every_front_wide_and_narrow():
     assert together["fronts"].count("<path") >= 2 * models
 
 
+def test_timings_that_cannot_be_trusted_are_counted_first():
+    study = known_cost()
+    some = {t.number for t in study.trials if t.measurement and t.number % 2}
+    measured = sum(t.measurement is not None for t in study.trials)
+    disturbed = synthetic.timed(study, lambda t: {"verdict": "contended" if t.number in some else "ok"})
+    first, *others = headline(compare_studies([study, disturbed]))
+    assert f"Of {measured} timings of B, {len(some)} cannot be trusted (contended: other work" in first
+    assert not any("cannot be trusted" in sentence for sentence in others)
+
+
+def test_a_study_with_throughput_before_score_compares_as_any_other():
+    swapped = with_info(known_cost(), objectives=known_cost().info.objectives[::-1])
+    compared = compare_studies([known_cost(), swapped])
+    assert compared.comparability.same_axes
+    first, second = (each.summary.hypervolume for each in compared.studies)
+    assert first == pytest.approx(second)
+    throughput, score = swapped.info.objectives
+    other = with_info(known_cost(), objectives=(score, replace(throughput, name="latency")))
+    with pytest.raises(ValueError, match="objectives are score, latency"):
+        compare_studies([known_cost(), other])
+
+
 @pytest.mark.parametrize("attack", ["".join(reversed(ATTACKS))])
 def test_hostile_text_is_shown_and_nothing_runs(attack):
     comparison = compare_studies(
@@ -329,6 +352,21 @@ def test_hostile_text_is_shown_and_nothing_runs(attack):
     assert not re.search(r"<(script|img|iframe|svg onload)|\sstyle=\"|\son\w+=\"", markup)
     assert not re.search(r'(?:src|href)="(?!#|data:,)', markup)
     assert "&lt;iframe" in text
+
+
+def test_the_command_compares_the_newest_timings_that_can_be_trusted(tmp_path, capsys):
+    study = synthetic.study(12)
+    number = max(summarize(study).front, key=lambda s: s.ratio).trial.number
+    (old,) = (t.measurement for t in study.trials if t.number == number)
+    slower = replace(old, ratio=old.ratio / 2, ratio_low=old.ratio_low / 2, ratio_high=old.ratio_high / 2)
+    with synthetic.store_study(study, tmp_path / "run") as store:
+        store.save_remeasurement(Remeasurement("again", "2026-01-01", "c", {}, {}, measurements={number: slower}))
+    other = tmp_path / "other"
+    synthetic.store_study(study, other).close()
+    assert main([str(tmp_path / "run"), str(other), "--out", str(tmp_path / "page.html")]) == 0
+    row = numbers(Page((tmp_path / "page.html").read_text()))["fastest on the front, × reference"]
+    assert row[1] == f"{old.ratio:.3f}"
+    assert float(row[0]) < 0.99 * old.ratio
 
 
 def test_command_writes_one_page(stored, tmp_path, capsys):

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, Retraining, StudyRecord, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render
 from reports.retraining import read_evidence, retraining_points, retraining_results
-from reports.sentences import curve_caption, footer, front_caption, random_control
+from reports.sentences import curve_caption, footer, front_caption, hypervolume, random_control
 from reports.statistics import limit_misses
 from reports.summary import summarize
 from tests.reports import brute_force, synthetic
@@ -44,6 +45,22 @@ def test_no_control_is_invented(sampler):
     assert sampler in sentence
     assert ("drew no candidates at random. " in sentence) is (sampler != "random")
     assert "not chosen" not in sentence, "the search is finished"
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("evolution", 20), ("gp", 5), ("tpe", 10)])
+def test_a_search_whose_sampler_has_not_begun_to_learn_is_random(sampler, trials):
+    study = synthetic.study(trials)
+    study = with_info(study, config={**study.info.config, "sampler": sampler})
+    sentence = random_control(study.info, summarize(study))
+    assert "drew no candidates at random" not in sentence
+    assert f"{sampler}, has drawn all candidates at random so far" in sentence
+
+
+def test_a_random_start_without_evaluations_is_no_control_and_not_denied():
+    study = synthetic.study(40, only=TrialState.INFEASIBLE)
+    sentence = random_control(study.info, summarize(study))
+    assert "drew no candidates at random" not in sentence
+    assert "too few of them were evaluated" in sentence
 
 
 def test_misses_name_the_limit_and_by_how_much():
@@ -116,6 +133,18 @@ def test_one_objective_is_a_ranking_and_three_are_a_front_of_three():
     best = {a.trial.number for a in three.complete if not any(dominated(a, b) for b in three.complete)}
     assert {s.trial.number for s in three.front} == best
     assert 'id="chart-front"' in render(with_info(study, objectives=(score, speed, KNN)), three)
+
+
+def test_equal_models_of_a_ranking_share_a_rank_and_a_best_below_the_reference_is_not_above_it():
+    scores = (-0.5, -0.6, -0.6, -0.7)
+    study = synthetic.scored(
+        synthetic.study(4, only=TrialState.COMPLETE, baselines=False), lambda trial: scores[trial.number]
+    )
+    study = with_info(study, objectives=(OBJECTIVES["score"].objective,))
+    summary = summarize(study)
+    rows = Page(render(study, summary)).table("Pareto front and baselines").body()
+    assert [row["status"].partition(",")[0] for row in rows] == ["best", "2", "2", "4"]
+    assert "above" not in hypervolume(study.info, summary).replace("No model has a value above the reference.", "")
 
 
 def test_results_of_retraining_are_on_the_page(retrained_study):

@@ -41,9 +41,9 @@ def test_a_finished_training_has_its_numbers_and_charts() -> None:
 
 
 def test_an_interrupted_training_says_how_it_continues() -> None:
-    page = render(study((0.25,), TrialState.RUNNING), HISTORY, None, "runs/mine")
+    page = render(study((0.25,), TrialState.RUNNING), HISTORY, None, "my runs/a")
     assert "After 10 of 30 training steps the score is 0.250." in page
-    assert "backbone-nas train --resume runs/mine" in page
+    assert "backbone-nas train --resume &#39;my runs/a&#39;" in page
     assert "backbone-nas export" not in page
 
 

@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from nas.analysis.evidence import RETRAINED
+from nas.analysis.evidence import RETRAINED, gather_evidence
 from nas.analysis.noise import SeedScatter
-from nas.study.records import StudyRecord, TrialState
+from nas.study.records import Retraining, StudyRecord, TrialState
 from reports.formatting import duration
 from reports.metrics import summarize_metrics
+from reports.retraining import retraining_results
 from reports.sentences import agreement
 from reports.statistics import MIN_RANKED, RungCorrelation
 from reports.summary import CurvePoint, summarize
 from reports.trust import MAX_DOUBTFUL, MAX_FLOOR, MIN_AS_GOOD, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
+from tests.nas.analysis.builders import failed, remeasured_for_retraining, retrained, small_study
 from tests.reports import synthetic
 
 NOISE, RUNGS, SEEDS, METRICS = range(4)
@@ -81,7 +83,7 @@ def test_short_runs_are_judged_by_the_lower_rung_that_agrees_least(study, taus, 
     assert check(study, RUNGS, correlations=(*between, *to_last)).outcome is outcome
 
 
-def retrained(number: int, chance: float | None, seeds: int = 3) -> dict:
+def results(number: int, chance: float | None, seeds: int = 3) -> dict:
     scores = {str(seed): 0.5 for seed in range(seeds)}
     candidate = {"trial": number, "score": 0.5, "half_width": 0.01, "scores": scores, "chance": chance}
     candidate |= {"change": "still on it", "measurement": None}
@@ -99,16 +101,16 @@ def retrained(number: int, chance: float | None, seeds: int = 3) -> dict:
 )
 def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds, outcome):
     number = summarize(study).recommendation.trial.number
-    assert check(study, SEEDS, retrained(number, chance, seeds)).outcome is outcome
-    assert check(study, SEEDS, retrained(number + 1, 0.9)).outcome is Outcome.WARN
+    assert check(study, SEEDS, results(number, chance, seeds)).outcome is outcome
+    assert check(study, SEEDS, results(number + 1, 0.9)).outcome is Outcome.WARN
 
 
 @pytest.mark.parametrize(("gain", "outcome"), [(0.02, Outcome.PASS), (0.0005, Outcome.WARN)])
 def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gain, outcome):
     found = summarize(study).recommendation
-    compared = replace(found.at_equal_score, found=found.model, score_gain=gain)
-    seen = replace(found, at_equal_score=compared, scatter=SeedScatter(0.0075, 30))
-    judged = check(study, SEEDS, retrained(found.trial.number, 0.9), recommendation=seen)
+    model = replace(found.model, score=found.best_baseline.score + gain)
+    seen = replace(found, model=model, scatter=SeedScatter(0.0075, 30))
+    judged = check(study, SEEDS, results(found.trial.number, 0.9), recommendation=seen)
     assert judged.outcome is outcome
     probability = float(judged.sentence.rpartition(" ")[2].rstrip("."))
     assert (probability >= MIN_AS_GOOD) is (outcome is Outcome.PASS)
@@ -116,16 +118,48 @@ def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gai
 
 def test_a_recommendation_that_retraining_took_back_is_a_warning(study):
     found = summarize(study).recommendation
-    results = retrained(found.trial.number, 0.9)
-    assert check(study, SEEDS, results).outcome is Outcome.PASS
+    retraining = results(found.trial.number, 0.9)
+    assert check(study, SEEDS, retraining).outcome is Outcome.PASS
     baseline = replace(found.best_baseline, score=0.51)
     was = replace(found.by_search, score=0.5)
     below = replace(found, basis=RETRAINED, by_search=was, best_baseline=baseline, was_as_good=True)
-    warned = check(study, SEEDS, results, recommendation=below)
+    warned = check(study, SEEDS, retraining, recommendation=below)
     assert warned.outcome is Outcome.WARN
     assert f"{was.name}, which the search recommended, scores 0.500, less than the baseline" in warned.sentence
     above = replace(below, by_search=replace(was, score=0.52))
-    assert check(study, SEEDS, results, recommendation=above).outcome is Outcome.PASS
+    assert check(study, SEEDS, retraining, recommendation=above).outcome is Outcome.PASS
+
+
+def seed_check(scores: dict[int, tuple[float, float]], *trainings: Retraining, baseline: float = 0.3) -> TrustCheck:
+    """Judge a search that recommends trial 1, from both retrained scores of each trial; 0 is the baseline."""
+    study = small_study({0: (baseline, 1.0), 1: (0.5, 3.0), 2: (0.4, 2.0)})
+    trainings += tuple(r for number, (a, b) in scores.items() for r in retrained(number, {1: a, 2: b}))
+    again = remeasured_for_retraining({0: 1.0, 1: 3.0, 2: 2.0})
+    evidence = gather_evidence(study, trainings, [again])
+    summary, retraining = summarize(evidence.study, evidence), retraining_results(evidence)
+    return trust_checks(study.info, summary, (), retraining, "runs/mine")[SEEDS]
+
+
+def test_a_recommendation_passes_only_where_retrained_scores_compare_it_with_the_baseline():
+    assert seed_check({0: (0.3, 0.31), 1: (0.5, 0.51), 2: (0.4, 0.41)}).outcome is Outcome.PASS
+    below = seed_check({0: (0.7, 0.71), 1: (0.5, 0.51), 2: (0.4, 0.41)}, baseline=0.6)
+    assert below.outcome is Outcome.WARN, "the search had it below the baseline, too, so nothing was taken back"
+    assert "as high as the baseline with probability 0.00" in below.sentence
+    alone = seed_check({1: (0.5, 0.51), 2: (0.4, 0.41)})
+    assert alone.outcome is Outcome.WARN
+    assert "the baseline eradio_femto has none" in alone.sentence
+
+
+def test_failed_trainings_are_no_seeds_of_a_score_and_no_lack_of_trying():
+    others = {0: (0.3, 0.31), 2: (0.4, 0.41)}
+    one = seed_check(others, *retrained(1, {1: 0.5}), failed(1, 2, "the loss is NaN"))
+    assert "with 1 seed, trial 1 scores 0.500" in one.sentence
+    none = seed_check(others, failed(1, 1, "the loss is NaN"), failed(1, 2, "the loss is NaN"))
+    assert "trial 1" in none.sentence
+    assert "seed 1: the loss is NaN" in none.sentence
+    assert {one.outcome, none.outcome} == {Outcome.WARN}
+    absent = seed_check(others)
+    assert "but not the recommended one" in absent.sentence
 
 
 def test_without_retraining_the_command_is_there_unless_the_scores_are_published(study):

@@ -6,6 +6,7 @@ import pytest
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.study.config import BASELINES
+from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from reports.page import render
@@ -45,6 +46,22 @@ def compared(ratio: float, half: float = 0.01, verdict: str = "ok", reference: s
         },
     )
     return synthetic.with_info(synthetic.scored(study, lambda t: scores[t.baseline]), reference=reference)
+
+
+def test_commands_are_offered_only_where_they_take_the_objectives_and_they_quote_the_folder():
+    """`retrain` and `remeasure` refuse other objectives than score and throughput."""
+    study = synthetic.timed(synthetic.study(40), lambda trial: {"verdict": "contended"})
+    summary = summarize(study)
+    page = Page(render(study, summary, run="my runs/a")).words
+    for command in ("retrain", "remeasure", "report"):
+        assert f"backbone-nas {command} 'my runs/a'" in page
+        assert f"backbone-nas {command} my" not in page
+    other = synthetic.with_info(study, objectives=objectives(("score", "params"), "both"))
+    page = Page(render(other, summarize(other))).words
+    assert "It was trained once, for 540 steps" in page
+    assert "take speeds as unknown" in page
+    assert "backbone-nas retrain" not in page
+    assert "backbone-nas remeasure" not in page
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel, gather_evidence, source_words
 from nas.analysis.noise import SeedScatter
-from nas.analysis.recommendation import BaselineComparison, evidence_words, find_trial, place_words, recommend
+from nas.analysis.recommendation import (
+    BaselineComparison,
+    Recommendation,
+    evidence_words,
+    find_trial,
+    place_words,
+    recommend,
+)
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import SelectionError, measurement
 from nas.study.objectives import objectives
@@ -260,8 +267,10 @@ def test_the_chance_to_be_as_good_grows_with_the_gain_and_the_seeds() -> None:
     trials = small_study().trials
 
     def chance(gain: float, seeds: int) -> float:
-        found, baseline = (TrustedModel(t, 0.5, seeds, 30) for t in (trials[3], trials[0]))
-        return BaselineComparison(found, baseline, 1, 1, 1, gain).chance_as_good(SeedScatter(0.0075, 30))
+        model, baseline = (TrustedModel(t, q, seeds, 30) for t, q in ((trials[3], 0.5 + gain), (trials[0], 0.5)))
+        found = Recommendation(model, baseline, None, None, RETRAINED, model, SeedScatter(0.0075, 30))
+        assert found.chance_as_good is not None
+        return found.chance_as_good
 
     assert chance(0.0, 1) == pytest.approx(0.5)
     assert chance(0.0075 * math.sqrt(2), 1) == pytest.approx(0.84, abs=0.01), "one standard deviation of the difference"

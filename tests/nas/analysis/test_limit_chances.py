@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from statistics import NormalDist, median
 
 import pytest
@@ -23,6 +24,16 @@ def test_a_candidate_has_all_limited_quantities_with_measured_intervals() -> Non
     assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, 40.0, 61.0)
     assert values["max_memory_mib"] == Quantity("max_memory_mib", 10.0)
     assert set(quantities(trial, None)) == {"max_params", "max_gmacs"}
+
+
+@pytest.mark.parametrize("verdict", ["contended", "throttled", "clock changed"])
+def test_a_disturbed_timing_gives_values_and_no_chances(verdict: str) -> None:
+    trial = record(1, (0.1, 0.2), 2.0)
+    values = quantities(trial, replace(measurement(2.0), verdict=verdict), [0.001] * 100)
+    assert values["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000)
+    assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0)
+    assert chance_to_keep(values, {"min_throughput_img_s": 1000.0}) is None
+    assert chance_to_keep(values, {"max_params": 2e6}) == 1
 
 
 def test_a_chance_is_that_of_a_normal_logarithm() -> None:

@@ -43,6 +43,11 @@ def test_the_most_promising_fall_least_short_of_those_that_are_as_fast() -> None
     assert promising_stopped(study, 0) == ()
 
 
+def test_one_that_is_faster_than_all_falls_short_of_nothing_where_scores_are_below_zero() -> None:
+    study = with_stopped(stopped(4, 0.05, 3.0), stopped(5, -0.3, 5.0), stopped(6, 0.02, 1.5))
+    assert [t.number for t in promising_stopped(study, 9)] == [5, 4, 6]
+
+
 def test_each_rung_has_its_own_and_unmeasured_or_infeasible_ones_have_no_place() -> None:
     study = small_study()
     info = replace(study.info, rung_steps=(10, 20, 30))

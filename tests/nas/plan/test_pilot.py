@@ -170,6 +170,18 @@ def test_no_order_before_the_end_proposes_to_train_all_to_the_end(tmp_path: Path
     assert "train every candidate to the end" in reason
 
 
+def test_an_order_that_a_later_rung_loses_is_said_and_not_denied(tmp_path: Path) -> None:
+    settings = settings_of([*WORDS, "--run", str(tmp_path / "run"), "--val-images", "64"])
+    found = outcome(settings, trained(settings, noise=(1.0, 1.0, 0.01, 0.01, 1.0, 0.0)))
+    assert [rung.steps for rung in found.evidence if rung.keeps_order] == [52, 90]
+    assert found.first is None
+    (reason, *_) = pilot_json(found)["proposal"]["reasons"]
+    assert "no rung before the last one" not in reason
+    assert "90 steps rank the models as 270 steps do" in reason
+    assert "156 steps do not" in reason
+    assert "train every candidate to the end" in reason
+
+
 def test_too_few_trained_models_are_a_failure() -> None:
     settings = settings_of(WORDS)
     with pytest.raises(PilotFailed, match=r"only 5 of 12 models could be trained, 6 are needed; .*no memory"):
