@@ -3,7 +3,7 @@
     python -m experiments.hybrid_replays --workers 2
     python -m experiments.hybrid_replays --report
 
-Each search is that of ``backbone-nas replay hybrid --workers 2``: a default search with two workers, its rungs, its
+Each search is that of ``backbone-nas replay hybrid --budget 100 --workers 2``: a default search with two workers, its rungs, its
 early stopping and its sampler, on architectures of the table alone. Recorded are, after each evaluation, the share of
 the table's hypervolume (by mean scores) that the search's front has, the training steps spent and the seconds by the
 simulated clock; and of known-cost, after how many evaluations `--until-converged` would have ended it.
@@ -11,7 +11,7 @@ simulated clock; and of known-cost, after how many evaluations `--until-converge
 Rows are saved in experiments/results/hybrid_replays.json.gz as they come; existing ones are not made again, so delete
 the file when the table has changed.
 
-Hardware:  two cores; half an hour
+Hardware:  two cores; a quarter of an hour
 Expected:  see experiments/LOG.md
 """
 
@@ -35,8 +35,8 @@ from nas.study.records import TrialState
 Row = Mapping[str, Any]
 ROWS = Path(__file__).parent / "results" / "hybrid_replays.json.gz"
 SAMPLERS = ("known-cost", "evolution", "random", "tpe", "nsga2")
-SEEDS, BUDGET, WORKERS = 20, 200, 2
-SHOWN = (15, 30, 60, 100, 200)  # evaluations
+SEEDS, BUDGET, WORKERS = 20, 100, 2
+SHOWN = (10, 20, 30, 60, 100)  # evaluations
 LEVELS = (0.9, 0.95, 0.98)  # shares of the hypervolume
 
 
