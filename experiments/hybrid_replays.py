@@ -3,10 +3,10 @@
     python -m experiments.hybrid_replays --workers 2
     python -m experiments.hybrid_replays --report
 
-Each search is that of ``backbone-nas replay hybrid --budget 100 --workers 2``: a default search with two workers, its rungs, its
-early stopping and its sampler, on architectures of the table alone. Recorded are, after each evaluation, the share of
-the table's hypervolume (by mean scores) that the search's front has, the training steps spent and the seconds by the
-simulated clock; and of known-cost, after how many evaluations `--until-converged` would have ended it.
+Each search is that of ``backbone-nas replay hybrid --budget 100 --workers 2``: a default search with two workers, its
+rungs, its early stopping and its sampler, on architectures of the table alone. Recorded are, after each evaluation, the
+share of the table's hypervolume (by mean scores) that the search's front has, the training steps spent and the seconds
+by the simulated clock; and of known-cost, after how many evaluations `--until-converged` would have ended it.
 
 Rows are saved in experiments/results/hybrid_replays.json.gz as they come; existing ones are not made again, so delete
 the file when the table has changed.
