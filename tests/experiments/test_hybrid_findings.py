@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 
 from experiments.hybrid_findings import deviation, features, pairs_of_seeds, predicted, report, stopping
 from nas.replay.hybrid_rows import read_rows
+from nas.study.seed_noise import DEFAULT
 from search_space import SPACES
 
 COUNT = 60
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,29 @@ def test_the_report_of_the_published_rows_has_every_table(capsys: pytest.Capture
         f"| {words} |" in printed for words in ("best tenth by the last score", "Pareto rank", "choices and sizes")
     )
     assert "deviation of one log2" in printed
+
+
+def test_the_page_has_the_numbers_of_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    report(read_rows())
+    printed, page = capsys.readouterr().out.splitlines(), (DOCS / "results/hybrid_table.md").read_text()
+    taus = [line for line in printed if line.count(" to ") == 2]
+    seeds = [line for line in printed if re.fullmatch(r"\| \d+ \| 0\.\d\d \| 0\.\d{4} \|", line)]
+    assert len(taus) == 9
+    assert len(seeds) == 3
+    assert [line for line in (*taus, *seeds) if line not in page] == []
+    kept = dict(re.findall(r"\| 30 \| 1 / 10 \| ([\w ]+) \| 0\.20 \| (\S+) \|", "\n".join(printed)))
+    words = (
+        f"one in ten after 30 steps keeps {100 * float(kept['Pareto rank']):.1f} % of the hypervolume. "
+        f"By score alone it keeps {100 * float(kept['score']):.0f} %"
+    )
+    findings = " ".join((DOCS / "findings.md").read_text().split())
+    assert words in findings
+    all_models, best = taus[0], taus[1]
+    for line in (all_models, best):
+        assert line.split(" | ")[2] in findings
+
+
+def test_the_assumed_noise_of_seeds_is_that_of_the_table() -> None:
+    pairs = [(a["scores"][-1], b["scores"][-1]) for a, b in pairs_of_seeds(read_rows())]
+    assert len(pairs) == DEFAULT.architectures
+    assert deviation(pairs) == pytest.approx(DEFAULT.deviation, abs=5e-5)
