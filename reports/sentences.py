@@ -173,7 +173,7 @@ def verdicts(summary: StudySummary) -> str:
 
 def convergence_words(study: StudyRecord) -> str:
     """Say whether more architectures would have gained more than noise; "" where the sampler expects nothing."""
-    reached, seeds = convergence(study.trials), assumed_noise(study.info.config["space"])
+    reached, seeds = convergence(study.trials), assumed_noise(study.info.config.get("space"))
     if reached is None:
         return ""
     latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"

@@ -234,7 +234,7 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
 
 def _near_tie(info: StudyInfo, found: Recommendation) -> str:
     """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
-    best, noise = found.best_baseline, assumed_noise(info.config["space"])
+    best, noise = found.best_baseline, assumed_noise(info.config.get("space"))
     differ = SEED_DIFFERENCE * noise.deviation
     if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < differ:
         return ""

@@ -80,7 +80,7 @@ class SeedScatter:
         )
 
 
-def assumed_scatter(space: str) -> SeedScatter:
+def assumed_scatter(space: str | None) -> SeedScatter:
     """Return the scatter to assume in a study of a space, by its name, until the study has measured its own."""
     noise = assumed_noise(space)
     return SeedScatter(noise.deviation, noise.architectures, noise.source)

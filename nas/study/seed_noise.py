@@ -28,6 +28,6 @@ DEFAULT = SeedNoise(0.0031, 100, "laptop")  # the published table (nas/replay/hy
 _MICRO = SeedNoise(0.0075, 30, "micro")  # random ones (experiments/LOG.md, 2026-11-25)
 
 
-def assumed_noise(space: str) -> SeedNoise:
-    """Return the noise of a space by its name, or that of the default space where none was measured."""
+def assumed_noise(space: str | None) -> SeedNoise:
+    """Return the noise of a space by its name, or that of the default one where none was measured or none is named."""
     return _MICRO if space == _MICRO.space else DEFAULT
