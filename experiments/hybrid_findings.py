@@ -2,11 +2,15 @@
 
     python -m experiments.hybrid_findings
 
-Reads the published table, nas/replay/hybrid_table.json.gz. Four tables: Kendall's tau of the scores at each rung
-with those at the last one, by stem and by kinds of blocks; the hypervolume that is left when only a share of the models
-at a rung is trained on, chosen by score alone or by Pareto rank; how well ridge regression predicts the score of models
-that it has not seen (10 folds) from sizes, from the measured throughput and from the choices of the search space, that
-is, whether the effects of choices add up; and what two seeds of one architecture differ by.
+Reads the published table, nas/replay/hybrid_table.json.gz, and prints:
+
+- Kendall's tau of the scores at each rung with those at the last one, by stem and by kinds of blocks;
+- the hypervolume that is left when only a share of the models at a rung is trained on, chosen by score alone or by
+  Pareto rank;
+- how well ridge regression predicts the score of models that it has not seen (10 folds) from sizes, from the measured
+  throughput and from the choices of the search space, that is, whether the effects of choices add up;
+- what the front consists of, and how far ahead of the baselines it is;
+- what two seeds of one architecture differ by.
 
 Hardware:  none; under a minute
 Expected:  see experiments/LOG.md
@@ -29,13 +33,14 @@ from sklearn.preprocessing import StandardScaler
 from nas.replay.hybrid import SPACE, table_objectives
 from nas.replay.hybrid_rows import read_rows
 from nas.study.config import SearchConfig
-from nas.study.pareto import best_first, hypervolume, reference_point
+from nas.study.pareto import best_first, front, hypervolume, reference_point
 from nas.study.records import TrialState
-from search_space import SPACES, ArchSpec
+from search_space import SPACES, ArchSpec, find_spec
 
 Row = Mapping[str, Any]
 SHARES = (1 / 2, 1 / 3, 1 / 5, 1 / 10)
 PENALTIES = np.logspace(-3, 4, 15)
+STRIDE_16 = ("conv16", "patch16")  # stems
 FOLDS = KFold(10, shuffle=True, random_state=0)
 DRAWS = 200  # of the bootstrap
 
@@ -161,8 +166,23 @@ def report(rows: Sequence[Row]) -> None:
         r2 = 1 - np.sum((guess - last) ** 2) / np.sum((last - last.mean()) ** 2)
         taus = [kendalltau(guess[of], last[of]).statistic for of in (slice(None), best)]
         print(f"| {name} | {r2:.3f} | {taus[0]:.2f} | {taus[1]:.2f} |")
+    _print_front(first)
     if pairs := pairs_of_seeds(rows):
         _print_seeds(pairs, steps)
+
+
+def _print_front(rows: Sequence[Row]) -> None:
+    best = [rows[i] for i in front([(row["scores"][-1], row["ratio"][0]) for row in rows])]
+    coarse = sum(row["spec"].get("stem") in STRIDE_16 for row in best)
+    attending = sum(has_attention(row) for row in best)
+    print(f"\nfront: {len(best)} models, {attending} with attention, {coarse} with a stem of stride 16\n")
+    print("| baseline | throughput of the fastest that scores as high, over that of the baseline |\n|---|--:|")
+    for name in SearchConfig().baselines:
+        arch_id = find_spec(name)[1].arch_id
+        for row in rows:
+            if row["arch_id"] == arch_id:
+                as_good = max(other["ratio"][0] for other in rows if other["scores"][-1] >= row["scores"][-1])
+                print(f"| {name} | {as_good / row['ratio'][0]:.1f} |")
 
 
 def _print_seeds(pairs: Sequence[tuple[Row, Row]], steps: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from experiments.distillation.parallel import load_rows, save_rows
@@ -71,13 +72,19 @@ def report(rows: Sequence[Row], table: Sequence[Row]) -> None:
     print("| median | 5th percentile | 95th | Kendall's tau |\n|--:|--:|--:|--:|")
     low, middle, high = 2 ** np.percentile(difference, (5, 50, 95))
     print(f"| {middle:.2f} | {low:.2f} | {high:.2f} | {kendalltau(then, now).statistic:.3f} |\n")
+    theirs, ours = np.column_stack([scores, then]), np.column_stack([scores, now])
+    chosen, best = front(theirs), front(ours)
+    on_both = len({*chosen} & {*best})
+    print(f"models on the front by the table's timings: {len(chosen)}; by these: {len(best)}; on both: {on_both}\n")
+    print("| front by the timings of | hypervolume by those of | share of the best |\n|---|---|--:|")
+    print(f"| the table | this machine | {_share(ours, chosen, best):.4f} |")
+    print(f"| this machine | the table | {_share(theirs, best, chosen):.4f} |")
+
+
+def _share(points: NDArray[np.float64], chosen: Sequence[int], best: Sequence[int]) -> float:
+    """Return the hypervolume of some points as a share of that of their front."""
     reference = reference_point(table_objectives())
-    points = np.column_stack([scores, now])
-    best, chosen = set(front(points)), set(front(np.column_stack([scores, then])))
-    share = hypervolume(points[sorted(chosen)], reference) / hypervolume(points[sorted(best)], reference)
-    on_both = len(chosen & best)
-    print(f"Front by the table's timings: {len(chosen)} models; by these: {len(best)}; on both: {on_both}.")
-    print(f"The first front has {100 * share:.1f} % of the hypervolume of the second, by these timings.")
+    return hypervolume(points[list(chosen)], reference) / hypervolume(points[list(best)], reference)
 
 
 def main() -> None:

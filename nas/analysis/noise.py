@@ -39,9 +39,9 @@ class SeedScatter:
     A deviation of another study serves chances, which are then called assumed. It gives no score an interval.
 
     Attributes:
-        sd: It.
-        degrees: Its degrees of freedom.
-        elsewhere: The other study that measured it; "": this one did, from candidates with two seeds or more.
+        sd: The standard deviation.
+        degrees: Degrees of freedom of its estimate.
+        elsewhere: The other study that it was estimated in; "" for this one, from candidates with two seeds or more.
     """
 
     sd: float

@@ -41,8 +41,9 @@ def hybrid_table(path: str | Path | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
+    rows = read_rows(path)
     try:
-        return pd.DataFrame([_flat(row) for row in read_rows(path)])
+        return pd.DataFrame([_flat(row) for row in rows])
     except (LookupError, TypeError, ValueError) as error:
         raise not_a_table(path, error) from error
 

@@ -9,8 +9,8 @@ class SeedNoise(NamedTuple):
     """Standard deviation of a score between seeds, after 270 steps on the built-in images and teachers.
 
     Attributes:
-        deviation: It, pooled over the architectures.
-        architectures: Number of them; each was trained with two seeds.
+        deviation: The standard deviation, pooled over the architectures.
+        architectures: Number of architectures; each was trained with two seeds.
         space: Their search space.
     """
 

@@ -32,7 +32,10 @@ from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from nas.study.records import Expectation, TrialRecord, TrialState
 from nas.study.timing_doubts import CONTENDED, TOO_FEW, timing_doubt
+from reports.dataframe import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, trial_frame
+from reports.summary import summarize
 from search_space import SPACES, ArchSpec
+from tests.nas.analysis.builders import small_study
 
 MEMBERS = 40
 LAPTOP = SPACES["laptop"]
@@ -239,6 +242,8 @@ def test_the_published_table_is_complete_and_small() -> None:
     assert len(frame) == len(read_rows())
     assert not frame.duplicated(["arch_id", "seed"]).any()
     assert set(frame["state"]) == {"complete"}
+    assert frame["seed"].value_counts().to_dict() == {0: 600, 1: 100, 2: 30}
+    assert frame["arch_id"].nunique() == 600
     assert (frame["measurement/times_reference_low"] < frame["measurement/times_reference_high"]).all()
     for spec_json, macs, params in frame.drop_duplicates("arch_id")[["spec_json", "macs", "params"]][:40].to_numpy():
         counts = totals(ArchSpec.from_dict(json.loads(spec_json)), 64)
@@ -249,6 +254,11 @@ def test_the_published_table_is_complete_and_small() -> None:
 
 
 def test_a_row_has_the_names_of_a_studys_data_frame() -> None:
+    study = trial_frame(small := small_study(), summarize(small))
+    known = [name for name in hybrid_table() if name not in ("seed", "source")]
+    fixed = {*TRIAL_COLUMNS, *MEASUREMENT_COLUMNS}
+    assert {name for name in known if name.startswith("measurement/") or "/" not in name} <= fixed
+    assert {name for name in known if name.startswith("rung0/")} <= set(study)
     row, frame = read_rows()[0], hybrid_table().iloc[0]
     assert [frame[f"rung{rung}/score"] for rung in range(3)] == row["scores"]
     assert frame["score"] == row["scores"][-1]
