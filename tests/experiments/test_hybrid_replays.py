@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from experiments import hybrid_replays
-from experiments.hybrid_replays import first_above, replay, report
+from experiments.distillation.parallel import load_rows
+from experiments.hybrid_replays import ROWS, SAMPLERS, SEEDS, first_above, replay, report
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,18 @@ def test_a_search_has_its_curves_and_its_steps(
     printed = capsys.readouterr().out
     assert "| known-cost | " in printed
     assert "of 2)" in printed
+
+
+def test_the_page_has_the_tables_of_the_published_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = load_rows(ROWS)
+    assert {(row["sampler"], row["seed"]) for row in rows} == {(name, i) for name in SAMPLERS for i in range(SEEDS)}
+    report(rows)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith(tuple(f"| {name} |" for name in SAMPLERS))]
+    page = (Path(__file__).parents[2] / "docs/results/hybrid_table.md").read_text()
+    assert len(lines) == 3 * len(SAMPLERS) - 1
+    assert [line for line in lines if line not in page] == []
+    stopped = [row["converged_after"] for row in rows if row["converged_after"]]
+    words = f"Of the 20 searches of known-cost it would have ended one, after {stopped[0]} evaluations"
+    assert len(stopped) == 1
+    assert words in " ".join(page.split())
