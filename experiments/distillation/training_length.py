@@ -1,6 +1,6 @@
 """Train vision transformers and hybrids for the steps of a search, and for ten times as many.
 
-    python -m experiments.distillation.training_length --seeds 2 --workers 2
+    python -m experiments.distillation.training_length --recipe search-cosine --seeds 2 --workers 2
     python -m experiments.distillation.training_length --report
 
 The paper (AM-RADIO, section 5) says that a plain vision transformer, trained long, is better than all its teachers.
@@ -9,10 +9,11 @@ architectures of two searches and what a third recommended (experiments/archs), 
 are trained under the search's recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning
 rate is constant after the warm-up and the scores are those of averaged weights, so that each score is what a training
 of that length ends with.
-All other recipes are those of `backbone-nas train`. `train` is today's; the rest, and `search`, have MSE as the loss of
-the summaries, the default until 2026-11-28. With `long` the learning rate falls to 0 along a cosine, with `constant` it
-does not fall, with `wsd` it falls in the last fifth of the steps, `-2x` and `-4x` have twice and four times the rate,
-and `shifts` moves each batch by up to one cell of the targets. `warm` trains 270 steps as a search does, and then the
+`search-cosine` is a search's recipe of today. `search`, and all recipes below but `train`, have MSE as the loss of the
+summaries, the default until 2026-11-28. All other recipes are those of `backbone-nas train`. `train` is today's. With
+`long` the learning rate falls to 0 along a cosine, with `constant` it does not fall, with `wsd` it falls in the last
+fifth of the steps, `-2x` and `-4x` have twice and four times the rate, and `shifts` moves each batch by up to one cell
+of the targets. `warm` trains 270 steps as a search does, and then the
 other 2,430 with the recipe `long` from the averaged weights and the heads. `--steps 8100` trains three times as long as
 the default.
 
@@ -57,6 +58,7 @@ PRESETS = ("eradio_pico", "eradio_nano")
 MSE = {"summary_loss": "mse"}  # where a recipe says nothing else: the default until 2026-11-28
 RECIPES: dict[str, dict[str, Any]] = {
     "search": {},
+    "search-cosine": {"summary_loss": "cosine"},
     **{
         name + (f"-{times}x" if times > 1 else ""): LONG_RECIPE
         | {"schedule": schedule, "learning_rate": times * DistillConfig().learning_rate}
