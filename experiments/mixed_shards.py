@@ -4,8 +4,8 @@
 
 Small photographs of objects and large ones of streets: the images of the first search of the space `full`
 (experiments/LOG.md, 2026-11-28, night). A search reads whole shards, so images of two sources have to be mixed in them.
-FOLDER/train.tar gets 2,800 images of CIFAR-10 and the 200 training images of CamVid, FOLDER/val.tar 500 and 100. Classes
-and masks are left out: a search does not train on them, and no probe could use them on one part of the images only.
+FOLDER/train.tar gets 2,800 images of CIFAR-10 and the 200 training images of CamVid, FOLDER/val.tar 500 and 100.
+Classes and masks are left out: each exists for one part of the images only.
 
 Needs:     ../shared/data
 Hardware:  any; some seconds
