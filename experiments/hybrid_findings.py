@@ -63,7 +63,7 @@ def groups(rows: Sequence[Row]) -> dict[str, list[int]]:
 
 def has_attention(row: Row) -> bool:
     """Return whether a block of a row's architecture is an attention block."""
-    return any("heads" in stage for stage in row["spec"]["stages"])
+    return any("heads" in stage or stage["block"] == "single_head" for stage in row["spec"]["stages"])
 
 
 def agreement(scores: NDArray[np.float64]) -> list[tuple[float, float, float]]:

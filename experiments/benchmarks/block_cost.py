@@ -111,6 +111,9 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    # All stages share one `forward`; after 8 graphs of it Dynamo would run the others eagerly, and only log it.
+    torch._dynamo.config.recompile_limit = 1000
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     timer, rng = timer_for(torch.device(arguments.device)), np.random.default_rng(0)
     x = torch.randn(arguments.batch, arguments.width, arguments.map, arguments.map, device=arguments.device)
     x = x.contiguous(memory_format=torch.channels_last)

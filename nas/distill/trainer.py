@@ -143,6 +143,7 @@ class Distiller:
         self.loss_names, self.directions = tuple(loss.weights), loss.directions
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)
         if config.compile:
+            torch.compiler.reset()  # what is kept of earlier students of this process counts against Dynamo's limit
             self.student.compile()
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.img_size,)),)

@@ -350,6 +350,15 @@ def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
     assert compiled.averaged.state_dict().keys() == plain.averaged.state_dict().keys()
 
 
+@pytest.mark.slow
+def test_each_of_many_students_in_a_process_is_compiled(tmp_path: Path) -> None:
+    limit = {"recompile_limit": 1, "fail_on_recompile_limit_hit": True}  # of graphs, where Dynamo keeps eight
+    with torch._dynamo.config.patch(limit):
+        for name in ("eradio_femto", "eradio_pico"):
+            config = replace(CONFIG, compile=True)
+            Distiller(build(preset(name)), targets(tmp_path), config, seed=0).train_until(1)
+
+
 def test_the_last_checkpoints_are_kept_and_a_damaged_one_falls_back_to_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     for step in range(5):
