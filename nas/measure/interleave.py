@@ -13,10 +13,14 @@ import numpy as np
 from nas.measure.statistics import Array, median_interval, ratio_interval
 from nas.measure.timers import Call, Timer
 from nas.measure.verdicts import MIN_BLOCKS, MeasurementError, PairTimes
+from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES
 
 SAMPLE_S = 0.005  # shortest sample; the clock's resolution and a call's overhead are small against it
 SETTLED_CHANGE = 0.03  # warm-up ends when the median of three samples changes by less than this share
 WARMUP_SHARE = 0.2  # of the budget; warm-up ends then at the latest
+MAX_OVERTIME = (
+    5.0  # times the budget, for the blocks that an interval needs; a slow network would have no interval else
+)
 LATENCY_SHARE = 0.15  # of the time after warm-up, for calls with one image
 LATENCY_CALLS, MAX_LATENCY_CALLS = 5, 600  # least in a row, and most in all; a 99th percentile needs 299
 
@@ -30,15 +34,16 @@ def compare(
     lead_in: bool = False,
     single: Call | None = None,
 ) -> PairTimes:
-    """Warm both calls up, then time blocks (at least one) until the verdict is "ok" or the budget is spent.
+    """Warm both calls up, then time blocks until the verdict is "ok" or the budget is spent.
 
+    Networks that are too slow for the blocks of an interval get up to `MAX_OVERTIME` times the budget for them.
     Calls with one image are timed between the blocks, so that latency and throughput are of the same moments.
 
     Args:
         candidate: Call of the network that is measured.
         reference: Call of the network that it is compared with.
         timer: The clock.
-        budget_s: Seconds for warm-up and blocks.
+        budget_s: Seconds for warm-up and blocks, at least one.
         rng: Draws the order within blocks and the bootstrap.
         lead_in: Whether one call that is not a sample precedes each change of network; for runtimes whose threads or
             caches disturb the next network.
@@ -58,7 +63,8 @@ def compare(
         blocks.append(_block(calls, repeats, timer, rng, lead_in))
         latencies.catch_up()
         now = timer.now()
-        out_of_time = now + (now - began) > start + budget_s
+        limit_s = budget_s if len(blocks) >= MIN_INTERVAL_SAMPLES else MAX_OVERTIME * budget_s
+        out_of_time = now + (now - began) > start + limit_s
         if out_of_time or len(blocks) >= check_at:
             result = _summarize(blocks, latencies.times_s, now - start, rng)
             if out_of_time or result.verdict == "ok":

@@ -85,6 +85,14 @@ def test_a_net_slower_than_the_budget_gets_one_block_which_is_too_few():
     assert machine.now < 31  # one call to warm up, two to sample
 
 
+def test_a_slow_net_gets_more_than_the_budget_for_the_blocks_of_an_interval():
+    machine = Machine()
+    result = compared(machine, 0.2, 0.1, budget_s=1.0)
+    assert result.candidate_s.shape == (6, 2)
+    assert result.ratio.usable
+    assert 3.6 < machine.now < 4.6, "six blocks of 0.6 s, and calls to warm up"
+
+
 def test_samples_of_fast_nets_are_made_of_many_calls():
     machine = Machine()
     result = compared(machine, 0.0001, 0.0050)
