@@ -18,9 +18,7 @@ from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES
 SAMPLE_S = 0.005  # shortest sample; the clock's resolution and a call's overhead are small against it
 SETTLED_CHANGE = 0.03  # warm-up ends when the median of three samples changes by less than this share
 WARMUP_SHARE = 0.2  # of the budget; warm-up ends then at the latest
-MAX_OVERTIME = (
-    5.0  # times the budget, for the blocks that an interval needs; a slow network would have no interval else
-)
+MAX_OVERTIME = 5.0  # times the budget, for a slow network: with fewer than six blocks it would have no interval
 LATENCY_SHARE = 0.15  # of the time after warm-up, for calls with one image
 LATENCY_CALLS, MAX_LATENCY_CALLS = 5, 600  # least in a row, and most in all; a 99th percentile needs 299
 

@@ -220,8 +220,8 @@ def add_measuring_flags(add: Add) -> None:
     add_flag(add, "--device", defaults.device)
     add_flag(add, "--runtime", "eager+fp32+channels-last+fused; on CUDA compiled+bf16")
     add_flag(add, "--measure-batch-size", f"{defaults.measure_batch_size}; 128 on CUDA")
-    earlier = "; it ends earlier when it is exact to 1 %%, and up to five times as late where a slow network needs it for an interval"
-    add_flag(add, "--measure-seconds", f"{defaults.measure_seconds:g}", more=earlier)
+    more = "; it ends earlier when it is exact to 1 %%; a slow network gets up to five times as long, for an interval"
+    add_flag(add, "--measure-seconds", f"{defaults.measure_seconds:g}", more=more)
 
 
 def _add_where_it_runs(add: Add) -> None:

@@ -254,8 +254,8 @@ class SearchConfig:
             or else by the CPU.
         measure_batch_size: Images per call when a candidate is measured.
         runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
-        measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %, and up to five times
-            as late where a slow network needs that for six blocks, the fewest that give an interval.
+        measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %. A slow
+            network gets up to five times as long for six blocks, the fewest that give an interval.
         measure_first: Whether every candidate is measured before its training. Otherwise one whose throughput is
             predicted well is measured when it has passed the first rung.
         reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
