@@ -122,20 +122,21 @@ def report(rows: Sequence[Row]) -> None:
     print(f"front: {len(best)} of {len(done)} that were trained to the end, * on it")
     print("|   | network | blocks | stem | MMACs | M params | score | throughput |\n|---|---|---|---|--:|--:|--:|--:|")
     for i, row in enumerate(done):
-        print(f"| {'*' if i in best else ' '} | {_name(row)} | {_cells(row)} |")
+        print(f"| {'*' if i in best else ' '} | {name_of(row)} | {_cells(row)} |")
     baselines, candidates = ([row for row in done if bool(row["baseline"]) == kind] for kind in (True, False))
     for baseline in baselines:
         equal = [row["ratio"][0] for row in candidates if row["scores"][-1] >= baseline["scores"][-1]]
         speed = f"{max(equal) / baseline['ratio'][0]:.2f} times as fast" if equal else "none"
-        print(f"fastest candidate that scores at least as high as {_name(baseline)}: {speed}")
+        print(f"fastest candidate that scores at least as high as {name_of(baseline)}: {speed}")
     attends = [i for i in best if has_attention(done[i])]
     print(
         f"with attention: {len(attends)} of the front, {sum(map(has_attention, search))} of the {len(search)} trained"
     )
 
 
-def _name(row: Row) -> str:
-    return Path(row["baseline"]).stem if row["baseline"] else f"trial {row['number']}"
+def name_of(row: Row) -> str:
+    """Return the name to show of a trial of the search."""
+    return row["baseline"] if row["baseline"] else f"trial {row['number']}"
 
 
 def _cells(row: Row) -> str:

@@ -22,6 +22,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from experiments.distillation.parallel import load_rows
+from experiments.full_space import ROWS as FULL_SPACE
+from experiments.full_space import complete
 from experiments.hybrid_findings import first_evaluations, has_attention
 from experiments.hybrid_replays import ROWS as REPLAYS
 from experiments.hybrid_replays import SAMPLERS, SEEDS
@@ -104,6 +106,32 @@ def draw_searches(path: Path) -> None:
         panels[1].legend(loc="lower right", frameon=False)
 
 
+def draw_full_space(path: Path) -> None:
+    """Draw the scores of the pilot of `full` at each rung, and throughput and score of the search's complete trials."""
+    rows = load_rows(FULL_SPACE)
+    with _axes(path, 2) as (pilot, search):
+        for row in (row for row in rows if row["of"] == "pilot"):
+            pilot.plot(row["steps"], row["scores"], color=COLORS[0], marker=".", linewidth=1, alpha=0.7)
+        pilot.set_xscale("log")
+        pilot.set_xticks(rows[0]["steps"], [str(steps) for steps in rows[0]["steps"]])
+        pilot.minorticks_off()
+        pilot.set_xlabel("training steps (pilot: 12 random models)")
+        pilot.set_ylabel("distillation score, 128 px")
+        done = complete(rows)
+        points = np.array([(row["ratio"][0], row["scores"][-1]) for row in done])
+        best = points[sorted(front(points), key=lambda i: points[i, 0])]
+        search.step(*best.T, where="pre", color="0.25", linewidth=1.2, label=f"Pareto front ({len(best)})")
+        ours = np.array([bool(row["baseline"]) for row in done])
+        search.scatter(*points[~ours].T, s=22, color=COLORS[2], label="candidates, 270 steps")
+        search.scatter(
+            *points[ours].T, s=46, color="white", edgecolor="black", marker="D", label="E-RADIO baselines (ours)"
+        )
+        search.set_xscale("log", base=2)
+        search.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        search.set_xlabel("throughput, in multiples of eradio_pico's (search)")
+        search.legend(loc="lower left", frameon=False)
+
+
 def _scatter_kinds(axes: Axes, rows: Sequence[Row], points: NDArray[np.float64]) -> None:
     attends = np.array([has_attention(row) for row in rows])
     for (name, (color, marker)), chosen in zip(KINDS.items(), (~attends, attends), strict=True):
@@ -131,6 +159,7 @@ PICTURES = {
     "hybrid_table.png": draw_hybrid_table,
     "hybrid_rungs.png": draw_hybrid_rungs,
     "hybrid_replays.png": draw_hybrid_replays,
+    "full_space.png": draw_full_space,
 }
 
 

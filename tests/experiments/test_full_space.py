@@ -1,0 +1,43 @@
+"""The pages have the figures of the first search of `full`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.distillation.parallel import load_rows
+from experiments.full_space import ROWS, complete, report
+from experiments.hybrid_findings import agreement
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROW = load_rows(ROWS)
+
+
+def test_the_table_of_models_is_that_of_the_rows() -> None:
+    page = (DOCS / "results/index.md").read_text()
+    done = {row["baseline"] or f"trial {row['number']}": row for row in complete(ROW)}
+    shown = ("trial 32", "eradio_nano", "trial 35", "trial 34", "trial 25", "eradio_pico", "trial 15")
+    titles = {name: name for name in shown} | {"eradio_nano, windows of 4": "eradio_windows_of_4-922c1d93"}
+    for title, name in titles.items():
+        row = done[name]
+        ratio = "{:.2f}x ({:.2f} to {:.2f})".format(*row["ratio"])
+        sizes = f"{row['macs'] / 1e6:.0f} | {row['params'] / 1e6:.2f}"
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {title} | ") and sizes in line]
+        assert line.endswith(f"| {row['scores'][-1]:.3f} | {ratio} |")
+
+
+def test_the_pilots_taus_are_those_of_the_rows() -> None:
+    taus = agreement(np.array([row["scores"] for row in ROW if row["of"] == "pilot"]))
+    cells = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*tau) for tau in taus)
+    assert f"| tau | {cells} |" in (DOCS / "results/index.md").read_text()
+
+
+def test_speeds_at_equal_score_and_counts_are_those_that_the_command_prints(capsys) -> None:
+    report(ROW)
+    printed, page = capsys.readouterr().out, (DOCS / "results/index.md").read_text()
+    for name, times in (("eradio_windows_of_4-922c1d93", 1.07), ("eradio_nano", 1.09), ("eradio_pico", 3.40)):
+        assert f"scores at least as high as {name}: {times:.2f} times as fast" in printed
+        assert f"{times:.2f} times as" in " ".join(page.split())
+    assert "front: 7 of 15 that were trained to the end" in printed
+    assert "with attention: 0 of the front, 5 of the 43 trained" in printed
