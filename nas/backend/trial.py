@@ -129,7 +129,9 @@ def measure(
     save_samples(measured, samples_dir / f"{record.arch_id.replace('/', '-')}.json")
     if measured.record.verdict == "wrong output":
         error = measured.record.output_error
-        raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
+        raise MeasurementError(
+            "wrong output", "not finite" if error is None else f"differs by {error:.2g} from fp32 eager"
+        )
     return measured.record
 
 

@@ -74,7 +74,10 @@ def test_a_measurement_that_fails_is_the_reason_of_a_failed_trial(tmp_path, verd
 def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path):
     wrong = replace(measurement(2.0), verdict="wrong output", output_error=0.3)
     record = first_record(FakeService(Measured(wrong, {})), tmp_path)
-    assert (record.state, record.reason) == (TrialState.FAILED, "measuring: wrong output: 0.3 off fp32 eager's")
+    assert (record.state, record.reason) == (
+        TrialState.FAILED,
+        "measuring: wrong output: differs by 0.3 from fp32 eager",
+    )
     smaller = replace(measurement(2.0), requested_batch=64)
     record = first_record(FakeService(Measured(smaller, {})), tmp_path)
     assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: of a batch of 64 images 16 fit")
