@@ -264,8 +264,8 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
     if not here:
         notes.append(
             "Times on the assumed device are computed from MACs, peak and MFU. Reading images, compressing the"
-            " teachers' outputs and compiling are not counted. Teachers and students are assumed to reach the same MFU, and"
-            " students to train in bf16."
+            " teachers' outputs and compiling are not counted. Teachers and students are assumed to reach the same MFU,"
+            " and students to train in bf16."
         )
     notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):

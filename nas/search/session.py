@@ -316,7 +316,7 @@ def conclude(loop: StudyLoop, resume: str, show: Announce) -> None:
         show(f"{loop.out_of_time}: {resume}")
     lost = LostModels.among(loop.trials.values())
     if lost.most:
-        raise SearchFailed(f"{lost}; the study has the other models")
+        raise SearchFailed(f"{lost}; the study keeps the other models")
     if lost.reasons:
         show(str(lost))
 
