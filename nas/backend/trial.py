@@ -96,7 +96,7 @@ def _smaller_batch(record: TrialRecord) -> str | None:
     measured = record.measurement
     if measured is None or measured.requested_batch in (None, measured.batch):
         return None
-    return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
+    return f"memory: only {measured.batch} images of the batch of {measured.requested_batch} fit"
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:

@@ -63,7 +63,7 @@ def _after_interruption(begun: Sequence[SearchCommand]) -> str:
         return "there is no study to resume yet, and the cache keeps what is finished; type the same command again"
     lost = "no training had saved a checkpoint: the running candidates will start again"
     if any(path for command in studies for path in (command.run / "checkpoints").glob("*.pt")):
-        lost = f"each running training has lost at most its last {checkpoint_interval_s():g} s"
+        lost = f"each running training has lost at most the last {checkpoint_interval_s():g} s"
     return lost + "".join(f"\nresume with: {resume_command(command)}" for command in studies)
 
 
