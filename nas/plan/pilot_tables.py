@@ -130,8 +130,8 @@ def _reasons(pilot: Pilot) -> list[str]:
     if pilot.enough is not None:
         reasons.append(
             f"Images: {pilot.enough:,} held-out images are enough: at the first and the last rung, two separate draws"
-            f" of that many rank the models with a tau of {MIN_IMAGE_TAU:g} or more. Downstream metrics and pictures use"
-            " the held-out images, too, and may need more."
+            f" of that many rank the models with a tau of {MIN_IMAGE_TAU:g} or more. Downstream metrics and pictures"
+            " use the held-out images, too, and may need more."
         )
     elif pilot.images:
         reasons.append(
