@@ -208,7 +208,7 @@ def nothing_fits_line(a: Answer, limits: Limits) -> str:
         f"{LIMITS[name].flag} by {100 * (factor - 1):.1f} % ({_with_unit(name, a.nearest.quantities[name].value)})"
         for name, factor in a.nearest.excess(limits).items()
     )
-    return f"{line}; the nearest one, shown below, breaks {relaxed}"
+    return f"{line}; the nearest one, {a.nearest.trial.name}, breaks {relaxed}"
 
 
 def confidence_line(a: Answer, limits: Limits) -> str:

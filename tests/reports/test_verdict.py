@@ -189,7 +189,10 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         tile, *_ = tiles(which.info, summary)
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
-        assert ("no more than the reference from itself, 25.0%" in headline(which.info, summary, "RUN")[0]) is not shown
+        assert (
+            "no more than the noise (the reference, timed against itself: 25.0%)"
+            in headline(which.info, summary, "RUN")[0]
+        ) is not shown
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():
