@@ -265,7 +265,8 @@ def export_command(summary: StudySummary, run: str) -> str:
 
 def result_line(summary: StudySummary) -> str:
     """Return the result in one line for the terminal, with the evidence behind it."""
-    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
+    evaluated = plural(summary.evaluated, "architecture", "architectures")
+    text = f"{evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
     found, (best, _) = summary.recommendation, summary.comparisons
     if found is None:
         return text
