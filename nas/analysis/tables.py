@@ -140,7 +140,7 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
 def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
     title = f"trial {c.trial.number}, {c.trial.arch_id}"
     if c.trial.baseline:
-        title += f": the baseline {c.trial.baseline}, no candidate of the search"
+        title += f": the baseline {c.trial.baseline}, not a candidate of the search"
     console.print(title, style="bold")
     console.print(c.outline)
     table = _table(None, "<", "value", "95 % interval", *(("limit", "within limit") if limits else ()))

@@ -208,6 +208,8 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
 
 
 def _runtime_remedy(runtime: str, reason: str) -> str:
+    if reason.startswith("no result after"):
+        return f"run doctor again on an idle machine; if there is no result again, {_runtime_remedy(runtime, '')}"
     if "pip install" in reason:
         return reason[reason.index("pip install") :]
     if runtime == "compiled":
