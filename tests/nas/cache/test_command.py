@@ -47,7 +47,7 @@ def test_build_prints_an_estimate_first_and_a_summary_last(teachers, tmp_path, c
     assert "xfeat on val images: 20/20" in err
     assert "xfeat spatial: 64 -> 16 channels" in out
     assert "cosine of decompressed to live features 0.9" in out
-    assert "times less than fp16" in out
+    assert "times smaller than fp16" in out
     assert "break-even: the build took as long" in out
     assert main([*BUILD, "--cache", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
