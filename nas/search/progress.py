@@ -138,7 +138,9 @@ class SearchProgress:
         """Return the state of the search in one line: first what comes before the candidates, then the front."""
         size, volume = loop.front_summary()
         results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}{_gain_words(loop)}"
-        return f"{loop.evaluated}/{loop.config.budget} candidates, {results}, ETA {self.eta(loop)}"
+        line = f"{loop.evaluated}/{loop.config.budget} candidates, {results}"
+        spent = loop.evaluated >= loop.config.budget  # no further candidate will make a pace known
+        return line if spent and self._pace.remaining(loop).seconds is None else f"{line}, ETA {self.eta(loop)}"
 
     def eta(self, loop: StudyLoop) -> str:
         """Return the remaining time at the recent pace, at most until the deadline; else when it will be known."""
