@@ -289,7 +289,7 @@ def test_wrong_words_are_refused_in_one_line(words: list[str], error: str, capsy
 def test_a_search_is_no_training_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new_store(tmp_path / "search", small_study({0: (0.2, 1.0)}))
     assert main(["--resume", "search"]) == BAD_INPUT
-    assert "--resume: 'search' is no folder of backbone-nas train" in capsys.readouterr().err
+    assert "--resume: 'search' was not written by backbone-nas train" in capsys.readouterr().err
 
 
 def test_evaluations_end_with_the_last_step() -> None:
