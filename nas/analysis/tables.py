@@ -86,7 +86,7 @@ def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
 
 def show_remeasuring(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
     """Print the candidates, the fastest by the study first; notes; the conclusion last."""
-    title = f"remeasurement {again.name}; ratio: throughput relative to {again.setting['reference']}"
+    title = f"remeasurement {again.name!r}; ratio: throughput relative to {again.setting['reference']}"
     table = _table(title, "trial", "<architecture", "score", "ratio before", "ratio now", "rank", "<front", "<verdict")
     for candidate in c.candidates:
         table.add_row(*_remeasuring_cells(candidate), style=_remeasuring_style(candidate))
@@ -138,12 +138,13 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
 
 
 def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
-    title = f"trial {c.trial.number}, {c.trial.arch_id}"
+    role = "nearest model" if a.best is None else "best model within the limits" if limits else "best model"
+    title = f"{role}: trial {c.trial.number}, {c.trial.arch_id}"
     if c.trial.baseline:
-        title += f": the baseline {c.trial.baseline}, not a candidate of the search"
+        title += f", which is the baseline {c.trial.baseline} and not a candidate of the search"
     console.print(title, style="bold")
     console.print(c.outline)
-    table = _table(None, "<", "value", "95 % interval", *(("limit", "within limit") if limits else ()))
+    table = _table(None, "<", "value", "95 % interval", *(("limit", "chance\nwithin limit") if limits else ()))
     m, digits = c.measurement, 2 if timing_doubt(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
     table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.score, c.seeds))

@@ -86,7 +86,7 @@ def test_a_baseline_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     small = tuple(replace(t, params=1000 if t.number == 0 else 10**6) for t in study.trials)
     new_store(run.parent / "other", replace(study, trials=small))
     assert main([str(run.parent / "other"), "--max-params", "2000"]) == 0
-    assert ": the baseline eradio_femto" in capsys.readouterr().out
+    assert ", which is the baseline eradio_femto" in capsys.readouterr().out
 
 
 def test_columns_of_limits_are_there_with_a_limit_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
