@@ -52,7 +52,7 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
         card = model_card(data, kind, report, list(source.adaptors), (trained_px, image_px), out.name)
         (folder / "README.md").write_text(card)
         _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
-    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, score {fixed(weights.result.score, 4)}"
+    first = f"{out}: trial {trial.number}, {trial.arch_id}; weights: {weights.origin}, score {fixed(weights.result.score, 4)}"
     return [first, *report.lines]
 
 
