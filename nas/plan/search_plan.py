@@ -284,7 +284,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " measure which share of the space is within the limits:"
             f" {PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
         )
-    if config.measures_late:
+    if config.measures_late and config.budget > FIRST_LATE:
         notes.append(
             f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 5 %, so that"
             " only candidates that pass the first rung are measured. In a recorded search it predicted 60 to 96 % of"

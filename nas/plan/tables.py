@@ -22,8 +22,8 @@ _MARKS = {
     Doing.TAIL: "·",
 }
 _SOURCES = (
-    "source: measured on this machine for this plan; derived from settings, counts and measured numbers; simulated;"
-    " assumed, which is a flag, a default, or computed from one"
+    "source: measured = on this machine, for this plan; derived = from settings, counts and measured numbers; simulated"
+    " = by the simulation; assumed = from a flag or a default"
 )
 _BAR = 16
 _WIDTH = 120  # columns without a terminal
