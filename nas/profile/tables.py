@@ -393,7 +393,7 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
     if misfits:
         sentences.append(
-            "A map that its windows do not divide is enlarged; Backbone.change_resolution(px) chooses windows that divide"
+            "Maps that their windows do not divide are enlarged; Backbone.change_resolution(px) chooses others"
         )
     return ". ".join(sentences) + "."
 
