@@ -350,7 +350,7 @@ class Study:
             return self._model(model)
         again = next((model for model in self._evidence.retrained if model.number == found.number), None)
         if again is None:
-            raise SelectionError(f"{found.name} is {found.state.word}: it is no model trained to the last rung")
+            raise SelectionError(f"{found.name} is {found.state.word}, and was not trained to the last rung")
         return self._model(again, retrained=True)
 
     def select(
@@ -649,7 +649,7 @@ class Model:
 
         path = self.weights
         if path is None:
-            raise SelectionError(f"{self.name} has no weight file in {str(self.study.run_dir)!r}")
+            raise SelectionError(f"the weight file of {self.name} is missing in {str(self.study.run_dir)!r}")
         return load(path, self.spec).eval()
 
     def export(

@@ -236,10 +236,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return "; did you mean ...?" with the choice that a word begins, or else resembles most; "" if there is none."""
-    choices = list(choices)
-    begun = [choice for choice in choices if len(word) > len("--") and choice.startswith(word)]
-    found = begun or difflib.get_close_matches(word, choices, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    by_name = {choice.lstrip("-"): choice for choice in choices}  # the dashes that all have would count as likeness
+    name = word.lstrip("-")
+    found = [each for each in by_name if name and each.startswith(name)] or difflib.get_close_matches(
+        name, by_name, n=1
+    )
+    return f"; did you mean {by_name[found[0]]}?" if found else ""
 
 
 class NamedFile(argparse.Action):

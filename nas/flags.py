@@ -98,7 +98,7 @@ def run_folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} links to {str(path.readlink())!r}, which is gone; name a run folder")
     if text == LATEST:
         raise argparse.ArgumentTypeError(
-            f"no search of this folder has begun a trial: {text} is missing; name a run folder"
+            f"{text} is missing, because no search that was started in this folder has begun a trial; name a run folder"
         )
     raise argparse.ArgumentTypeError(f"no such run folder: {text!r}")
 

@@ -115,7 +115,9 @@ def private_folder(path: Path) -> Path:
     with suppress(FileExistsError):
         path.mkdir(mode=_PRIVATE)
     if not _is_own(path):
-        raise PermissionError(f"{str(path)!r} is not a folder of this user; remove it, or set TMPDIR to another folder")
+        raise PermissionError(
+            f"{str(path)!r} is not a folder that belongs to this user; remove it, or set TMPDIR to another folder"
+        )
     if stat.S_IMODE(path.stat().st_mode) != _PRIVATE:
         path.chmod(_PRIVATE)
     return path

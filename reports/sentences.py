@@ -160,7 +160,7 @@ def verdicts(summary: StudySummary) -> str:
         f"{count} {brief(verdict, 40)}" + (f" ({meanings[verdict]})" if verdict in meanings else "")
         for verdict, count in summary.verdicts.items()
     )
-    median = f"is {100 * summary.half_width:.2f} %" if math.isfinite(summary.half_width) else "is not usable"
+    median = f"is {100 * summary.half_width:.2f} %" if math.isfinite(summary.half_width) else "is unknown"
     again = ""
     if summary.remeasured:
         were = plural(summary.remeasured, "model was", "models were")
@@ -291,7 +291,7 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
     if search is SearchState.ENDED_EARLY:
         reason = brief(info.sessions[-1].get("ending"), 300)
         return f"Ended early: {state}. The search stopped before its budget was spent: {reason}."
-    return f"Unfinished: {state}. No search was running; --resume continues it."
+    return f"Unfinished: {state}. No search was running; backbone-nas search --resume continues it."
 
 
 def precision(info: StudyInfo) -> str:
@@ -321,7 +321,7 @@ def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
         sentences.append(f"Warning: it ranks the models in the opposite order of these: {_taus(opposed)}.")
     if unclear:
         most = max(m.models for m in unclear)
-        sentences.append(f"From {most} models no agreement can be shown with these: {_taus(unclear)}.")
+        sentences.append(f"With {most} models, agreement or disagreement with these cannot be shown: {_taus(unclear)}.")
     return (*sentences, *(sentence for m in metrics if (sentence := _chance_sentence(m))))
 
 
@@ -386,9 +386,9 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
 def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
     """Say how large the hypervolume is, or of a study with one objective, how far its best value is."""
     if len(info.objectives) == 1 and not summary.hypervolume:
-        return "No model has a value above the reference."
+        return "No model has a value above the reference point."
     if len(info.objectives) == 1:
-        return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference."
+        return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference point."
     return (
         f"The hypervolume is {fixed(summary.hypervolume, 4)}, the volume between the front and the reference point. "
         "Compare it only within this study, or with a study that backbone-nas compare finds comparable."
@@ -418,7 +418,7 @@ def timeline_caption(data: FigureData) -> str:
 def curve_caption(info: StudyInfo, data: FigureData) -> str:
     """Explain the lines in the charts of the hypervolume."""
     if data.single is not None:
-        text = f"The best {brief(data.single.label)} above the reference ({data.single.reference:g}), "
+        text = f"The best {brief(data.single.label)} above the reference point ({data.single.reference:g}), "
     else:
         text = f"Hypervolume above the reference point ({_reference_point(info)}), "
     text += "in the order in which evaluations finished."

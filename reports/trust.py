@@ -205,7 +205,9 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     name = brief(best.trial.name)
     if found["chance"] is None:
-        sentence = f"The recommended candidate, {name}, was retrained without result: {brief(found['change'], 200)}."
+        sentence = (
+            f"The recommended candidate, {name}, was retrained, but has no result: {brief(found['change'], 200)}."
+        )
         return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
     sentence = (

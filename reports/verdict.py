@@ -71,10 +71,10 @@ def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     which = f"None of the {timings} timings can be trusted"
     if summary.doubtful < timings:
         names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in doubtful))
-        which = f"Of {timings} timings, {summary.doubtful} cannot be trusted, with that of {names}"
+        which = f"Of {timings} timings, {summary.doubtful} cannot be trusted, among them that of {names}"
     command = remeasure_command(info, run)
-    until = f" until they are measured on an idle machine with {command}" if command else ""
-    return f"{which} ({doubt_meanings(doubtful)}): take speeds as unknown{until}."
+    until = f" until you have measured them again on an idle machine with {command}" if command else ""
+    return f"{which} ({doubt_meanings(doubtful)}). Treat the speeds as unknown{until}."
 
 
 def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]:
@@ -126,7 +126,9 @@ def _why_no_difference(result: BaselineComparison) -> str:
     if result.speedup_low <= 1 <= result.speedup_high:
         return f"the 95 % interval of the ratio, {interval}, includes 1"
     ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval})"
-    return f"{ratio}, differs from 1 by no more than the reference from itself, {result.floor:.1%}"
+    return (
+        f"{ratio}, differs from 1 by no more than the noise (the reference, timed against itself: {result.floor:.1%})"
+    )
 
 
 def _score_tile(summary: StudySummary, baseline: str) -> Tile:
@@ -263,7 +265,8 @@ def export_command(summary: StudySummary, run: str) -> str:
 
 def result_line(summary: StudySummary) -> str:
     """Return the result in one line for the terminal, with the evidence behind it."""
-    text = f"{summary.evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
+    evaluated = plural(summary.evaluated, "architecture", "architectures")
+    text = f"{evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
     found, (best, _) = summary.recommendation, summary.comparisons
     if found is None:
         return text

@@ -33,8 +33,8 @@ from search_space import network_spec
 from search_space.outline import outline
 
 CHANCES = (
-    "chances: shares of random draws of all scores with this deviation; not clearly worse: better than the best model "
-    f"in more than {NEGLIGIBLE_CHANCE:.0%} of them"
+    "chance: share of random draws of all scores with this standard deviation; a score is not clearly lower if it is "
+    f"above that of the best model in more than {NEGLIGIBLE_CHANCE:.0%} of the draws"
 )
 
 Limits = Mapping[str, float]
@@ -201,56 +201,57 @@ def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> Measure
 
 def nothing_fits_line(a: Answer, limits: Limits) -> str:
     """Return a line that nothing fits, and by how much limits would have to be relaxed."""
-    line = f"none of {a.compared} candidates is within the limits"
+    line = f"none of the {a.compared} models compared is within the limits"
     if a.nearest is None:
-        return f"{line}; a limited quantity is unknown for every candidate"
+        return f"{line}: of every model, a limited quantity is unknown"
     relaxed = ", ".join(
         f"{LIMITS[name].flag} by {100 * (factor - 1):.1f} % ({_with_unit(name, a.nearest.quantities[name].value)})"
         for name, factor in a.nearest.excess(limits).items()
     )
-    return f"{line}; the nearest one would fit with relaxed limits: {relaxed}"
+    return f"{line}; the nearest one, {a.nearest.trial.name}, breaks {relaxed}"
 
 
 def confidence_line(a: Answer, limits: Limits) -> str:
     """Return a line with the confidence in the answer."""
     assert a.best is not None
     of = f"the {a.fitting} models within the limits" if limits else f"the {a.fitting} models compared"
-    line = f"confidence: {percent(a.best.chance_best)} to have the highest score of {of}"
+    line = f"chance that {a.best.trial.name} has the highest score of {of}: {percent(a.best.chance_best)}"
     if not a.scatter.measured and a.fitting > 1:
-        line = (
-            f"confidence: unknown, for no model was trained with two seeds; {percent(a.best.chance_best)} to have the "
-            f"highest score of {of} if seeds scatter as in another study"
+        line += (
+            ", if scores vary between seeds as in another study (no model of this study has two seeds:"
+            " backbone-nas retrain trains them)"
         )
-    return f"{line}; within the limits: {percent(a.best.chance_to_keep)}" if limits else line
+    return f"{line}; chance that it is within the limits: {percent(a.best.chance_to_keep)}" if limits else line
 
 
 def answer_notes(a: Answer, limits: Limits) -> list[str]:
     """Return notes for the reader of the numbers, a phrase each."""
     basis = "mean score of retrainings" if a.basis == RETRAINED else "score of one training each"
-    notes = [f"compared by {basis}, {a.steps} steps; candidates trained for other numbers of steps are left out"]
+    notes = [f"models are compared by {basis}, {a.steps} steps; those trained for other numbers of steps are left out"]
     notes.append(f"standard deviation of the score between seeds: {a.scatter.words}")
     if a.best is not None and a.fitting > 1:
         notes.append(CHANCES)
     within = " within the limits" if limits else ""
     if a.missing:
-        notes.append(f"retrained scores do not decide, for {a.missing[0].name}, which leads without them, has none")
-    if a.lacks_baselines:
         notes.append(
-            "no baseline was retrained, so the answer is compared with none (backbone-nas retrain --baselines)"
+            f"retrained scores are not used, because {a.missing[0].name}, which has the search's highest score{within},"
+            " was not retrained (backbone-nas retrain)"
         )
+    if a.lacks_baselines:
+        notes.append("no baseline was retrained, so the model is compared with none (backbone-nas retrain --baselines)")
     if a.stopped_early:
         notes.append(f"left out: {_candidates(a.stopped_early)}{within}, early-stopped at lower rungs")
     if a.stopped_unknown:
         notes.append(
-            f"left out: {_candidates(a.stopped_unknown)} that may be within the limits (a limited value is unknown), "
-            "early-stopped at lower rungs"
+            f"left out: {_candidates(a.stopped_unknown)} early-stopped at lower rungs, of which a limited quantity is "
+            "unknown, so that they may be within the limits"
         )
     if a.not_retrained:
         notes.append(f"left out: {_candidates(a.not_retrained)}{within}, not retrained")
     notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
     if a.best is not None and a.best.chance_to_keep is None:
         unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.quantities[n].chance(b) is None]
-        notes.append(f"no interval is known for: {', '.join(LIMITS[n].label for n in unknown)}")
+        notes.append(f"no 95 % interval is known for: {', '.join(LIMITS[n].label for n in unknown)}")
     if (shown := a.best or a.nearest) is not None:
         m = shown.measurement
         verdict = "" if m.verdict == "ok" else f"; verdict: {m.verdict}"
@@ -261,9 +262,9 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
 
 
 def _alone_line(name: str, bound: float, candidate: MeasuredCandidate | None) -> str:
-    limit = f"{LIMITS[name].flag} {bound:g} alone"
+    limit = f"with {LIMITS[name].flag} {bound:g} as the only limit"
     if candidate is None:
-        return f"{limit}: no candidate fits"
+        return f"{limit}: no model is within it"
     value = _with_unit(name, candidate.quantities[name].value)
     return f"{limit}: trial {candidate.trial.number}, score {fixed(candidate.score, 4)}, {value}"
 

@@ -29,7 +29,7 @@ CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
 MIN_SHRUNK = 4  # candidates: of fewer, the spread of their true scores is unknown
-NO_SCORE_INTERVAL = "none: one seed only"  # in place of an interval
+NO_SCORE_INTERVAL = "unknown: one seed only"  # in place of an interval
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ def evidence_words(recommendation: Recommendation) -> str:
 def recommended_words(evidence: StudyEvidence) -> str:
     """Say in one line which model the study recommends, and from what evidence; "" where it recommends none."""
     found = recommend(evidence)
-    return "" if found is None else f"recommended is {found.model.name}: {evidence_words(found)}"
+    return "" if found is None else f"recommended model: {found.model.name} ({evidence_words(found)})"
 
 
 def place_words(evidence: StudyEvidence, number: int) -> str:
@@ -253,6 +253,6 @@ def unused_words(recommendation: Recommendation) -> str:
         return ""
     baselines = [model.name for model in missing if model.trial.baseline]
     if not baselines:
-        return f"retrained scores do not decide, for {missing[0].name} has none"
+        return f"retrained scores are not used, because {missing[0].name} has none"
     which = f"the baseline {baselines[0]} has" if len(baselines) == 1 else f"{len(baselines)} baselines have"
-    return f"retrained scores do not decide, for {which} none (backbone-nas retrain --baselines)"
+    return f"retrained scores are not used, because {which} none (backbone-nas retrain --baselines)"

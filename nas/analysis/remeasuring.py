@@ -189,7 +189,7 @@ def front_line(c: RemeasuringComparison) -> str:
     counts = [f"{len(candidates)} {status}{_numbers(candidates)}" for candidates, status in parts if candidates]
     counts += [f"{c.front_not_tried} not tried"] * bool(c.front_not_tried)
     joined = f"{len(c.joined)} joined{_numbers(c.joined)}" if c.joined else "none joined"
-    return f"front of {before}: {', '.join(counts) or 'none was measured'}; {joined}"
+    return f"front before, {_candidates(before)}: {', '.join(counts) or 'none was measured'}; {joined}"
 
 
 def hypervolume_line(c: RemeasuringComparison) -> str:
@@ -204,28 +204,28 @@ def remeasuring_notes(study: StudyRecord, again: Remeasurement, c: RemeasuringCo
     """Return notes for the reader of the numbers, a phrase each."""
     before = [t.measurement for t in complete(study) if t.number in again.measurements and t.measurement]
     changed = differences(study, again, before)
-    notes = [f"changed: {d}" for d in changed] or ["changed: nothing that is recorded"]
+    notes = [f"changed: {d}" for d in changed] or ["changed: no recorded setting"]
     notes += _resolution_notes(before, again) + _floor_notes(again.floor) + _verdict_notes(again)
     notes += _scale_notes(study, again) + _use_notes(study, again)
     notes += _baseline_notes(c, FrontStatus.FRONT, "no longer dominated")
     notes += _baseline_notes(c, FrontStatus.BEHIND, "newly dominated")
     if c.not_tried:
         were = "was" if c.not_tried == 1 else "were"
-        complete_ones = f"{_candidates(c.not_tried)} with complete training {were} not measured again"
-        notes.append(f"{complete_ones}: they may belong on the front (--trials near, --trials all)")
+        complete_ones = f"{_candidates(c.not_tried)} trained to the last rung {were} not measured again"
+        notes.append(f"{complete_ones} and may belong on the front here (--trials near, --trials all)")
     return notes
 
 
 def _resolution_notes(before: Sequence[Measurement], again: Remeasurement) -> list[str]:
     others = {m.resolution for m in again.measurements.values()} - {m.resolution for m in before}
-    return [f"scores are from the study's resolution, not from {px} px" for px in sorted(others)]
+    return [f"scores are those at the image size of the search, not at {px} px" for px in sorted(others)]
 
 
 def _floor_notes(m: Measurement | None) -> list[str]:
     if m is None:
         return []
     interval = ratio_interval_words(m, 3)
-    return [f"{m.reference} against itself: {m.ratio:.3f} ({interval}); the difference from 1 is noise"]
+    return [f"{m.reference} against itself: {m.ratio:.3f} ({interval}); its difference from 1 is noise"]
 
 
 def _verdict_notes(again: Remeasurement) -> list[str]:
@@ -237,7 +237,8 @@ def _verdict_notes(again: Remeasurement) -> list[str]:
 def _scale_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
     """Return a note on each network that was measured for scale both times, without the reference itself."""
     return [
-        f"for scale, {t.scale}: ratio {t.measurement.ratio:.3f} before, {again.measurements[t.number].ratio:.3f} now"
+        f"for scale, {t.scale}: throughput ratio {t.measurement.ratio:.3f} before, "
+        f"{again.measurements[t.number].ratio:.3f} now"
         for t in study.scale
         if t.measurement and t.number in again.measurements and t.scale != study.info.reference
     ]
@@ -248,7 +249,8 @@ def _use_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
     olds = {t.number: t.measurement for t in complete(study) if t.measurement}
     same = [n for n, m in again.measurements.items() if n in olds and same_setting(m, olds[n])]
     used = (
-        "the setting is the search's: the report, the recommendation, select and export use the newest trusted timings"
+        "measured in the search's setting: the report, the recommendation, select and export use the newest timings "
+        "that can be trusted"
     )
     return [used] if same else []
 
@@ -296,15 +298,15 @@ def _consequence(c: RemeasuringComparison) -> str:
         )
     other_order = tau is not None and measured >= MIN_FOR_INTERVAL and tau <= OTHER_ORDER_TAU
     if gone > before / 2 or ((gone or new) and other_order):
-        return "The study's front does not transfer to this device and runtime: search again for them."
+        return "The front of the search does not hold on this device and runtime: run a search on them."
     if gone or new or lost:
-        return f"Most of the front holds here, but {_moves(gone, new, lost)}: choose by the new measurements."
+        return f"Most of the front holds here, but {_moves(gone, new, lost)}: choose by the ratios measured now."
     if c.agreement.clearly_swapped:
         pairs = "a pair of candidates"
         if c.agreement.clearly_swapped > 1:
             pairs = f"{c.agreement.clearly_swapped} pairs of candidates"
-        return f"The front holds here, but {pairs} changed their order by speed: check the new ranks."
-    return "The front and the order by speed hold here: the study's best candidates are also the best here."
+        return f"The front holds here, but {pairs} changed their order by speed: compare the ranks in the table."
+    return "The front and the order by speed hold here: the best candidates of the search are also the best here."
 
 
 def _moves(gone: int, new: int, lost: int) -> str:

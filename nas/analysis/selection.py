@@ -209,5 +209,6 @@ def find_by_name(study: StudyRecord, which: str, flag: str = "--trials") -> Tria
             f"{flag}: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
         )
     if len(ids := sorted({t.arch_id for t in matching})) > 1:
-        raise SelectionError(f"{flag}: {which!r} is the beginning of {', '.join(ids[:4])}{', ...' * (len(ids) > 4)}")
+        some = f"{', '.join(ids[:4])}{', ...' * (len(ids) > 4)}"
+        raise SelectionError(f"{flag}: {which!r} begins several arch_ids: {some}; give more of one")
     return max(matching, key=lambda t: len(t.rungs))

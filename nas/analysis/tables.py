@@ -45,7 +45,8 @@ MAX_RUNNERS_UP = 12  # in the table; --json has all
 def show_retraining(study: StudyRecord, summary: RetrainingSummary, console: Console) -> None:
     """Print the retrained candidates, fastest first; rank correlations; notes."""
     title = f"retraining: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
-    table = _table(title, "trial", "<architecture", "study", "seeds", "mean score", "ratio", "chance", "<front")
+    headings = "score in\nthe search", "seeds", "mean score,\nretrained", "throughput\nratio", "chance\non front"
+    table = _table(title, "trial", "<architecture", *headings, "<front")
     for candidate in summary.candidates:
         table.add_row(*_retraining_cells(candidate, summary), style=_retraining_style(candidate))
     console.print(table)
@@ -75,7 +76,8 @@ def _retraining_style(c: RetrainedCandidate) -> str:
 
 
 def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
-    table = _table("order by score", "<between", "candidates", "Kendall's tau-b", "95 % interval")
+    title = "agreement of the orders by score"
+    table = _table(title, "<between", "models", "Kendall's tau-b", "95 % interval")
     for between, c in correlations.items():
         interval = "-" if c.interval is None else fixed_interval(*c.interval, 2)
         table.add_row(between, str(c.candidates), fixed(c.tau, 2, "-"), interval)
@@ -84,7 +86,7 @@ def _correlations(correlations: dict[str, RankCorrelation]) -> Table:
 
 def show_remeasuring(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison, console: Console) -> None:
     """Print the candidates, the fastest by the study first; notes; the conclusion last."""
-    title = f"{again.name}: throughput relative to {again.setting['reference']}, before and now"
+    title = f"remeasurement {again.name!r}; ratio: throughput relative to {again.setting['reference']}"
     table = _table(title, "trial", "<architecture", "score", "ratio before", "ratio now", "rank", "<front", "<verdict")
     for candidate in c.candidates:
         table.add_row(*_remeasuring_cells(candidate), style=_remeasuring_style(candidate))
@@ -136,12 +138,13 @@ def show_answer(a: Answer, limits: Limits, weights: WeightFiles, console: Consol
 
 
 def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: Console) -> None:
-    title = f"trial {c.trial.number}, {c.trial.arch_id}"
+    role = "nearest model" if a.best is None else "best model within the limits" if limits else "best model"
+    title = f"{role}: trial {c.trial.number}, {c.trial.arch_id}"
     if c.trial.baseline:
-        title += f": the baseline {c.trial.baseline}, no candidate of the search"
+        title += f", which is the baseline {c.trial.baseline} and not a candidate of the search"
     console.print(title, style="bold")
     console.print(c.outline)
-    table = _table(None, "<", "value", "95 % interval", *(("limit", "within it") if limits else ()))
+    table = _table(None, "<", "value", "95 % interval", *(("limit", "chance\nwithin limit") if limits else ()))
     m, digits = c.measurement, 2 if timing_doubt(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
     table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.score, c.seeds))
@@ -168,12 +171,12 @@ def _limit_cells(c: MeasuredCandidate, name: str, bound: float | None) -> tuple[
 
 def _runners_up(a: Answer, limits: Limits) -> Table:
     """Return the table of the models that score higher than the best one with a chance that is not negligible."""
-    title = f"not clearly worse in score: {len(a.runners_up)}"
+    title = f"models whose score is not clearly lower: {len(a.runners_up)}"
     if len(a.runners_up) > MAX_RUNNERS_UP:
-        title += f" (the likeliest {MAX_RUNNERS_UP} shown)"
-    highest = "highest of all" if a.scatter.measured else "highest of all, assumed"
-    chances = (highest, *(("within limits",) if limits else ()))
-    table = _table(title, "trial", "<model", "score", "ratio", *chances)
+        title += f" (the {MAX_RUNNERS_UP} with the highest chances shown)"
+    highest = "chance of\nhighest score" + ("" if a.scatter.measured else "\n(assumed noise)")
+    chances = (highest, *(("chance\nwithin limits",) if limits else ()))
+    table = _table(title, "trial", "<model", "score", "throughput\nratio", *chances)
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         name = f"baseline {c.trial.baseline}" if c.trial.baseline else c.trial.arch_id
         cells = fixed(c.score, 4), f"{c.measurement.ratio:.2f}", percent(c.chance_best), percent(c.chance_to_keep)

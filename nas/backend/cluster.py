@@ -201,7 +201,9 @@ def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path)
         if facts[fact] != value:
             return f"{fact}: {facts[fact]}, but the study has {value}"
     if not probe_file.exists():
-        return f"the folder {probe_file.parent} is not shared: the driver does not see the node's file"
+        return (
+            f"the folder {probe_file.parent} is not shared: the search does not see the file that the node wrote there"
+        )
     probe_file.unlink()
     return None
 

@@ -97,7 +97,7 @@ def joined_ray(address: str, folder: Path, announce: Announce = lambda line: Non
         try:
             if not _has_token():
                 announce(
-                    f"the Ray cluster at {address} runs what anybody sends who reaches its ports: keep it on a private "
+                    f"the Ray cluster at {address} runs any code that reaches its ports: keep it on a private "
                     "network, or start its nodes and this command with RAY_AUTH_MODE=token"
                 )
             yield str(scratch)

@@ -293,7 +293,7 @@ def _check_device(study_device: str | None, device: str) -> None:
     """Raise DeviceMismatchError where this machine's device is of another kind than the study's."""
     if study_device is not None and (here := device_kind(device)) != study_device:
         raise DeviceMismatchError(
-            f"the study was measured on {study_device}, and this machine has {here}: their numbers do not mix"
+            f"the study was measured on {study_device}, and this machine has {here}: their timings cannot be compared"
         )
 
 

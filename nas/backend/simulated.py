@@ -35,7 +35,7 @@ class Doing(StrEnum):
     STARTING = "starting up"
     DRIVER = "waiting for the driver"
     DEVICE = "waiting for a measurement"
-    TAIL = "nothing left to start"
+    TAIL = "no trial left to start"
 
 
 @dataclass(frozen=True)

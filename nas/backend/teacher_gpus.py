@@ -88,7 +88,8 @@ def refusal(devices: Sequence[str], ranks: int, gpus: int | None, launched: bool
             return f"cuda:{min(numbers)}: torchrun's {processes} here have cuda:0 to cuda:{ranks - 1}"
         if not launched and gpus - len(numbers) < ranks:
             total, left = f"{gpus} GPU{'' if gpus == 1 else 's'}", gpus - len(numbers)
-            return f"of {total} the teachers have {len(numbers)}, which leaves {left} for {processes}"
+            return f"the teachers have {len(numbers)} of {total}, which leaves {left} for {processes}"
     if len(numbers) % ranks and ranks % len(numbers):
-        return f"{len(numbers)} GPUs of the teachers cannot be divided among {processes}, nor these among them"
+        advice = "name a multiple or a divisor of their number"
+        return f"{len(numbers)} GPUs of the teachers cannot be divided evenly among {processes}; {advice}"
     return ""

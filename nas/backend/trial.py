@@ -96,7 +96,7 @@ def _smaller_batch(record: TrialRecord) -> str | None:
     measured = record.measurement
     if measured is None or measured.requested_batch in (None, measured.batch):
         return None
-    return f"memory: of a batch of {measured.requested_batch} images {measured.batch} fit"
+    return f"memory: only {measured.batch} images of the batch of {measured.requested_batch} fit"
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
@@ -129,7 +129,9 @@ def measure(
     save_samples(measured, samples_dir / f"{record.arch_id.replace('/', '-')}.json")
     if measured.record.verdict == "wrong output":
         error = measured.record.output_error
-        raise MeasurementError("wrong output", "not finite" if error is None else f"{error:.2g} off fp32 eager's")
+        raise MeasurementError(
+            "wrong output", "not finite" if error is None else f"differs by {error:.2g} from fp32 eager"
+        )
     return measured.record
 
 

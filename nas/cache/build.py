@@ -222,7 +222,12 @@ def open_study_targets(
     if study is not None:
         fingerprints = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
         if fingerprints != study.teachers:
-            raise CacheError(f"the study was trained with teachers {study.teachers}, now they are {fingerprints}")
+            raise CacheError(
+                f"the teachers are not those that the study was trained with: {fingerprints} in place of"
+                f" {study.teachers}"
+            )
         if targets.data_fingerprint != study.data["fingerprint"]:
-            raise CacheError(f"the images of {study.data['name']!r} are not those of the study")
+            raise CacheError(
+                f"the images of {study.data['name']!r} are not those that the study was trained with: put those back"
+            )
     return targets

@@ -62,7 +62,7 @@ def _verify(settings: VerifySettings, root: Path) -> int:
     """Hash the sets' files and run their teachers; return 1 if a set is damaged or a teacher disagrees."""
     paths = [Path(path) for path in settings.sets] or sorted(root.glob("set-*.json"))
     if not paths:
-        raise CacheError(f"--cache: no built cache in {root}")
+        raise CacheError(f"--cache: no finished cache in {root}; backbone-nas cache build makes one")
     valid = [_verify_set(path, settings) for path in paths]
     return int(not all(valid))
 

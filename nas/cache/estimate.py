@@ -54,9 +54,9 @@ class BuildEstimate:
     @property
     def line(self) -> str:
         """Return the estimate in one line."""
-        temporary = f" (and {format_bytes(self.temporary_bytes)} while it is built)" if self.temporary_bytes else ""
-        build = f"{clock(self.seconds)} to build on an idle machine, in {len(self.stages)} steps"
-        return f"teacher cache: about {format_bytes(self.kept_bytes)}{temporary}, and {build}"
+        temporary = f", plus {format_bytes(self.temporary_bytes)} during the build" if self.temporary_bytes else ""
+        build = f"building it takes about {clock(self.seconds)} on an idle machine, in {len(self.stages)} steps"
+        return f"teacher cache: about {format_bytes(self.kept_bytes)} on disk{temporary}; {build}"
 
     def __add__(self, other: BuildEstimate) -> BuildEstimate:
         return BuildEstimate(
@@ -89,7 +89,7 @@ class BuildProgress:
         steps, whole_s = len(self._stages), sum(self._stages.values())
         if steps > 1 and whole_s:
             done_s = sum(self._stages[name] * share for name, share in self._done.items())
-            self._progress(f"teacher cache, all {steps} steps in %", int(100 * done_s / whole_s), 100)
+            self._progress(f"teacher cache, percent of all {steps} steps", int(100 * done_s / whole_s), 100)
         self._progress(f"step {list(self._done).index(stage) + 1} of {steps}: {stage}", done, total)
 
 
@@ -242,8 +242,8 @@ def summarize(path: Path) -> str:
     lines = [line for manifest in manifests for line in head_lines(manifest)]
     stored, raw = (sum(column) for column in zip(*map(bytes_per_image, manifests), strict=True))
     lines.append(
-        f"targets {format_bytes(stored * count)} for {count} images, {raw / stored:.1f} times less than fp16 features"
-        f" on the same grid; images {format_bytes(file_bytes(cache_set.images))}; {path}"
+        f"targets {format_bytes(stored * count)} for {count} images, {raw / stored:.1f} times smaller than fp16"
+        f" features on the same grid; images {format_bytes(file_bytes(cache_set.images))}; {path}"
     )
     return "\n".join([*lines, break_even(sum(m["seconds"] for m in manifests), images["seconds"], count)])
 
@@ -253,7 +253,7 @@ def head_lines(manifest: dict[str, Any]) -> list[str]:
     return [
         f"{manifest['teacher']} {head}: {facts['channels']} -> {facts['dims']} channels, {facts['kept']:.3f} of the"
         f" variance; cosine of decompressed to live features {facts['cosine']:.4f} on held-out images;"
-        f" {facts['clipped']:.2g} clipped"
+        f" share of values clipped {facts['clipped']:.2g}"
         for head, facts in manifest["heads"].items()
     ]
 
@@ -280,7 +280,7 @@ def break_even(teachers_s: float, images_s: float, count: int) -> str:
     steps = (teachers_s + images_s) / batch_s
     trial = recipe.rung_steps[-1]
     return (
-        f"break-even with live teachers ({1000 * teachers_s / count:.1f} ms an image) after {steps:.0f} steps of"
-        f" {recipe.batch_size} images, {steps / trial:.2g} trials of {trial} steps; such a trial would spend"
-        f" {batch_s * trial:.0f} s in them"
+        f"break-even: the build took as long as running the teachers ({1000 * teachers_s / count:.1f} ms per image) in"
+        f" {steps:.0f} training steps of {recipe.batch_size} images, which are {steps / trial:.2g} trials of"
+        f" {trial} steps; without the cache, each such trial would run the teachers for {batch_s * trial:.0f} s"
     )

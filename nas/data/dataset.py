@@ -273,7 +273,7 @@ def naming_errors(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:  # its message holds a memory address
-        raise CorruptImage(f"--data: cannot decode image {name}: it is no image that Pillow knows") from None
+        raise CorruptImage(f"--data: cannot decode image {name}: Pillow does not recognize it as an image") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CorruptImage(f"--data: cannot decode image {name}: {reason}") from error

@@ -120,9 +120,7 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
     else:
         names = [name for name in present if held_out(name) == (split == "val")]
     if not names:
-        raise DataError(
-            f"--data imagefolder: no image of '{path}' ({len(present)} in all) falls into the {split} split"
-        )
+        raise DataError(f"--data imagefolder: no image of '{path}' ({len(present)} in all) is in the {split} split")
     chosen = tuple(shuffled(names, seed, str)[:count])
     return ImageFolder(root, chosen, classes, size_px, f"imagefolder:{path}", len(names), notes)
 

@@ -139,7 +139,7 @@ def check_url(url: str) -> None:
     except ValueError:  # an open bracket, a port that is no number; the message may repeat a secret
         readable = False
     if not readable:
-        raise DataError(f"--data webdataset: '{public_word(url)}' is no URL of a file; an IPv6 host needs brackets")
+        raise DataError(f"--data webdataset: '{public_word(url)}' is not a file's URL; an IPv6 host needs brackets")
 
 
 def train_and_val(pattern: str) -> tuple[str, str | None]:
@@ -155,7 +155,7 @@ def parse_ignored(text: str) -> tuple[int, ...]:
     values = [part.strip() for part in text.split(",")] if text else []
     for value in values:
         if not (value.isascii() and value.isdigit() and int(value) <= IGNORE_LABEL):
-            raise DataError(f"--data webdataset: #ignore={text}: '{value}' is no mask value; allowed: 0 to 255")
+            raise DataError(f"--data webdataset: #ignore={text}: '{value}' is not a mask value; allowed: 0 to 255")
     return tuple(sorted({int(value) for value in values}))
 
 
@@ -259,7 +259,7 @@ def label_in(content: bytes, field: str, key: str) -> int | None:
         try:
             about = parse_json(text)
         except ValueError as error:
-            raise DataError(f"--data webdataset: {key}.json is no JSON: {error}") from error
+            raise DataError(f"--data webdataset: {key}.json is not JSON: {error}") from error
         values = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
         if not values:
             return None

@@ -35,9 +35,7 @@ class PrecisionChoice:
     def __str__(self) -> str:
         other = next(name for name in self.step_ms if name != self.precision)
         times = f"{self.step_ms[self.precision]:,.1f} ms a step, {other} {self.step_ms[other]:,.1f} ms"
-        return (
-            f"training precision: {self.precision} ({times}; bf16 is taken where it saves {MIN_BF16_GAIN:.0%} or more)"
-        )
+        return f"training precision: {self.precision} ({times}; bf16 is chosen if it saves {MIN_BF16_GAIN:.0%} or more)"
 
 
 def choose_precision(

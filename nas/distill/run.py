@@ -162,7 +162,8 @@ class Checkpoint:
             if out_of_memory(error):
                 raise
             if not isinstance(error, FileNotFoundError):
-                _LOG.warning("%s is no checkpoint of this training (%s); one before it is taken, if any", path, error)
+                line = "%s is not a checkpoint of this training (%s); an earlier one is used, if there is one"
+                _LOG.warning(line, path, error)
             return None
 
 

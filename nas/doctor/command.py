@@ -43,7 +43,9 @@ def examine(settings: DoctorSettings) -> int:
     if settings.json:
         write_line(json.dumps(printed, indent=2))
     else:
-        write_line(f"no search can run here: {', '.join(fails)}" if fails else "a search can run here")
+        write_line(
+            f"no search can run here until this is fixed: {', '.join(fails)}" if fails else "a search can run here"
+        )
     return FAILED if fails or not complete else 0
 
 

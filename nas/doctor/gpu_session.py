@@ -65,7 +65,7 @@ class GpuSession:
         rows = rows_of(self.settings, report["rows"])
         if console is not None:
             console.print(benchmark_table(rows))
-        announce(f"results: {self.path}; it names neither this host nor you, and can be sent as it is", _LOG)
+        announce(f"results: {self.path}; it has no host name and no user name, and can be attached to an issue", _LOG)
         return not report["tests"].get("failed") and all("measurement" in row for row in rows)
 
     def _measure(self, report: Report) -> None:

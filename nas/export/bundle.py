@@ -52,8 +52,8 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
         card = model_card(data, kind, report, list(source.adaptors), (trained_px, image_px), out.name)
         (folder / "README.md").write_text(card)
         _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
-    first = f"{out}: trial {trial.number}, {trial.arch_id}, {weights.origin}, score {fixed(weights.result.score, 4)}"
-    return [first, *report.lines]
+    scored = f"{weights.origin}, score {fixed(weights.result.score, 4)}"
+    return [f"{out}: trial {trial.number}, {trial.arch_id}; weights: {scored}", *report.lines]
 
 
 def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]) -> dict[str, Any]:

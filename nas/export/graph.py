@@ -140,7 +140,8 @@ class GraphTimes:
         graph, eager = (
             f"{value:.3g} ms ({low:.3g} to {high:.3g})" for value, low, high in (self.graph_ms, self.torch_ms)
         )
-        return f"one image: {name} {graph}, fused PyTorch eager {eager}, {self.ratio[0]:.2f}x; {self.device}"
+        ratio = f"{self.ratio[0]:.2f} times as fast"
+        return f"latency of one image: {name} {graph}, fused PyTorch in eager mode {eager}: {ratio}; {self.device}"
 
 
 def time_graph(run: Run, source: ExportSource, images: Tensor) -> GraphTimes:

@@ -84,7 +84,10 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     first = json.dumps(next(iter(source.adaptors), ""), ensure_ascii=False)
     usage = USAGE + HEADS_USAGE.format(teacher=first) * bool(source.adaptors)
     error = _check(source, folder)
-    line = f"opened by transformers without this project: differs from PyTorch by {error:.1e} of the largest output"
+    line = (
+        "opened by transformers without this project: outputs differ from the trained model's by at most"
+        f" {error:.1e} of the largest one"
+    )
     return FormatReport(usage, (line,), {"error": error})
 
 

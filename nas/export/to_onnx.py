@@ -56,7 +56,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     )
     lines = (
         f"batch: any; size: {sizes}",
-        f"ONNX Runtime differs from PyTorch by {error:.1e} of the largest output at most (batches "
+        f"ONNX Runtime's outputs differ from PyTorch's by at most {error:.1e} of the largest one (batches of "
         f"{', '.join(map(str, BATCHES))}; sizes {_sizes(px, dynamic)})",
         times.line("ONNX Runtime"),
     )

@@ -72,7 +72,8 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     _check(source, folder)
     maps = "features and maps of all stages" if isinstance(model, Backbone) else "summary and feature map"
-    return FormatReport(usage + HEADS_USAGE * bool(source.adaptors), (f"opened by timm: {maps} are equal",))
+    checked = f"opened by timm: {maps} are equal to the trained model's"
+    return FormatReport(usage + HEADS_USAGE * bool(source.adaptors), (checked,))
 
 
 def _usage(model: Backbone) -> str:

@@ -44,7 +44,7 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     )
     lines = (
         f"batch: any; size: {sized}",
-        f"TorchScript differs from PyTorch by {error:.1e} of the largest output at most (batches {batches})",
+        f"TorchScript's outputs differ from PyTorch's by at most {error:.1e} of the largest one (batches of {batches})",
         times.line("TorchScript"),
     )
     about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": times.to_dict()}

@@ -74,7 +74,7 @@ def check_one_kind(device: str) -> None:
     """Raise DeviceError where this process sees GPUs of several kinds: a study would mix their timings."""
     if torch_device(device).type == "cuda" and len(_gpu_names()) > 1:
         raise DeviceError(
-            f"the GPUs here are of several kinds, whose timings do not mix: {device_kind(device)}; "
+            f"the GPUs here are of several kinds, whose timings cannot be compared: {device_kind(device)}; "
             "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
         )
 

@@ -179,7 +179,9 @@ def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
         check_device(config, device_source(given), _ASSUME)
     gpus, ranks = tuple(options.get("gpus", ())), config.distill.ranks
     if gpus and min(gpus) < ranks:
-        raise ConfigError(f"--gpus: {min(gpus)}: a trial takes {ranks} (the ranks of --distill)")
+        raise ConfigError(
+            f"--gpus: {min(gpus)}: must be {ranks} or more, the GPUs of one trial (--distill ranks={ranks})"
+        )
     if tflops is None:
         workers = options["workers"] if "workers" in options else default_workers(config)
     else:

@@ -370,20 +370,28 @@ def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch)
     chance = simulate_search(config, costs, run.cluster, learning=0.0)
     for rung, (count, by_chance) in enumerate(zip(run.reached, chance.reached, strict=True)):
         label = f"trials that train to {config.distill.rung_steps[rung]} steps"
-        note = "low: if the sampler learns nothing" if rung else "the budget"
+        note = "low: if candidates do not improve during the search" if rung else "the budget"
         low = None if by_chance == count else by_chance
         figures.append(PlanFigure(f"reach.{rung}", label, count, "", Basis.SIMULATED, note, low=low))
     if run.infeasible:
-        note = "in addition to the budget: they break --max-params or --max-gmacs"
+        note = "proposed in addition to the budget, not trained: they break --max-params or --max-gmacs"
         label = "architectures over a limit"
         figures.append(PlanFigure("infeasible", label, run.infeasible, "", Basis.SIMULATED, note))
     mean_s = run.busy_s / max(1, run.reached[0])
     figures.append(
-        PlanFigure("mean_trial_s", "mean trial", mean_s, "s", basis, "baselines and networks for scale included")
+        PlanFigure(
+            "mean_trial_s",
+            "worker time per candidate",
+            mean_s,
+            "s",
+            basis,
+            "mean; baselines and networks for scale included",
+        )
     )
-    total = PlanFigure("busy_s", "measuring and training on all workers", run.busy_s, "s", basis, low=chance.busy_s)
+    label = "measuring and training, summed over workers"
+    total = PlanFigure("busy_s", label, run.busy_s, "s", basis, low=chance.busy_s)
     weights = run.complete * costs.params * 4
-    note = "weights of complete trials, without heads, samples and pictures"
+    note = "weights of complete trials only; heads, timing samples and pictures are not counted"
     return [*figures, total, PlanFigure("run_bytes", "run folder", weights, "bytes", basis, note)]
 
 

@@ -118,21 +118,25 @@ def _reasons(pilot: Pilot) -> list[str]:
     if first is not None:
         reasons.append(
             f"Rungs: from {first.steps} steps on, every measured rung ranks the models as {last} steps do, with"
-            f" {asked}. On the built-in data, the default's first rung has 0.66 (0.43 to 0.84, 30 models)."
+            f" {asked}. For comparison: on the built-in data the default first rung has a tau of 0.66 (0.43 to 0.84,"
+            " 30 models)."
         )
         if pilot.size.tau is not None and first.kendall.tau is not None and first.kendall.tau <= pilot.size.tau:
-            reasons.append("The models' MACs alone rank them as well as that rung does: it tells little about them.")
+            reasons.append(
+                "The models' MACs alone rank them as well as the first rung does, so that rung tells little."
+            )
     else:
         reasons.append(_no_first_rung(pilot, asked))
     if pilot.enough is not None:
         reasons.append(
-            f"Images: two separate draws of {pilot.enough:,} held-out images rank the models alike at these rungs, with"
-            f" a tau of {MIN_IMAGE_TAU:g} or more. Probes and pictures of the last rung use the held-out images, too."
+            f"Images: {pilot.enough:,} held-out images are enough: at the first and the last rung, two separate draws"
+            f" of that many rank the models with a tau of {MIN_IMAGE_TAU:g} or more. Downstream metrics and pictures"
+            " use the held-out images, too, and may need more."
         )
     elif pilot.images:
         reasons.append(
-            f"Images: two separate halves of the {pilot.held_out:,} held-out images rank the models with a tau"
-            f" below {MIN_IMAGE_TAU:g}, so keep them all; whether more would help is unknown."
+            f"Images: keep all held-out images, because two separate halves of the {pilot.held_out:,} held-out images"
+            f" rank the models with a tau below {MIN_IMAGE_TAU:g}. Whether more images would help is unknown."
         )
     return reasons
 
@@ -147,9 +151,9 @@ def _no_first_rung(pilot: Pilot, asked: str) -> str:
         )
     else:
         closest = max(pilot.evidence, key=lambda rung: -1.0 if rung.kendall.tau is None else rung.kendall.tau)
-        line = f"no rung before the last one ranks the models as {last} steps do, with {asked}; closest are"
+        line = f"no rung before the last one ranks the models as {last} steps do, with {asked}; the closest has"
         line += f" {closest.steps} steps"
-    return f"Rungs: {line}, {_in_words(closest.kendall)}. So train every candidate to the end{_advice(closest)}."
+    return f"Rungs: {line} ({_in_words(closest.kendall)}). So train every candidate to the end{_advice(closest)}."
 
 
 def _in_words(kendall: RankCorrelation) -> str:
@@ -160,40 +164,44 @@ def _advice(closest: RungEvidence) -> str:
     """Return what may narrow an interval that alone is too wide."""
     if closest.kendall.tau is None or closest.kendall.tau < MIN_TAU:
         return ""
-    return f", or add models, as --pilot-models {2 * closest.kendall.candidates}: the interval is wide"
+    return f", or add models to narrow the interval: --pilot-models {2 * closest.kendall.candidates}"
 
 
 def _notes(pilot: Pilot) -> list[str]:
     """Return what the pilot assumes and cannot know."""
     config, models = pilot.config, len(pilot.trainings)
     notes = [
-        f"{models} models tell no more than the intervals say: 95 %, by a bootstrap over the models. More models narrow"
-        " them.",
-        "The models are random, spread over the costs of the space. Candidates that a sampler proposes are closer to"
-        " each other, and a rung ranks them less well.",
-        "All models have one seed, as in a search; how far another seed changes the order is not measured here.",
-        "Whether the best survives is judged by the score alone, in groups of the same size that are drawn from these"
-        " models with replacement. A search compares by score and costs together.",
-        "The searches are simulated as by a plan, with the models' seconds and without teachers; a measurement counts"
-        f" {config.measure_seconds:g} s. Simulated candidates have the same order at every rung.",
+        f"Intervals are 95 % intervals by a bootstrap over the {models} models; more models narrow them.",
+        "The models are random architectures, spread over the costs of the space. Candidates that a sampler proposes"
+        " are closer to each other, so a rung ranks them less well than these.",
+        "All models have one seed, as in a search; how much another seed changes the order is not measured here.",
+        f"'best survives' is the share of groups of {models} models, drawn from these with replacement, in which the"
+        " model with the highest final score is among those that continue. A search compares score and costs together.",
+        "'tau of two draws' compares the orders by score on two separate draws of that many held-out images. 'noise /"
+        " spread' is the standard deviation of a score over draws, relative to that of the scores between models.",
+        "The searches are simulated as in a plan, with the training times of these models and without teachers; a"
+        f" measurement counts {config.measure_seconds:g} s. Simulated candidates have the same order at every rung.",
         _training_images(pilot),
     ]
     if pilot.failed:
         named = "; ".join(f"{arch_id}: {reason}" for arch_id, reason in pilot.failed.items())
         notes.append(f"{len(pilot.failed)} of {pilot.models} models failed, and are left out: {named}")
-    kept = f"{pilot.folder} keeps the trainings: more --pilot-models add to them, another --budget trains nothing."
+    kept = (
+        f"{pilot.folder} keeps the trainings: the same command with a larger --pilot-models trains only the added"
+        " models, and with another --budget it trains nothing."
+    )
     return [*notes, kept]
 
 
 def _training_images(pilot: Pilot) -> str:
     """Return how often a training image is seen: fewer of them were not tried."""
     config = pilot.config
-    unknown = "How many images to train on is not measured: that takes trainings on fewer."
+    unknown = "How many images to train on is not measured: that would take trainings on fewer images."
     if config.distill.groups:
         return unknown
     seen, stored = pilot.rungs[-1] * config.distill.batch_size, config.train_images * config.views
-    line = f"{unknown} A training to the last rung takes {seen:,} images, {seen / stored:.2g} times the {stored:,}"
-    return f"{line}; it would see no more than {seen:,} of a larger number."
+    line = f"{unknown} A training to the last rung sees {seen:,} images, {seen / stored:.2g} times the {stored:,}"
+    return f"{line} stored; of a larger number it would see {seen:,} at most."
 
 
 def pilot_json(pilot: Pilot) -> dict[str, Any]:

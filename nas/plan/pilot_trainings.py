@@ -32,7 +32,7 @@ from nas.files import atomic_write, parse_json
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
 from nas.plan.arguments import PilotSettings
-from nas.search.preconditions import check_image_count
+from nas.search.preconditions import check_image_count, too_few_within_limits
 from nas.study.config import REFERENCES, ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import CountedCosts, broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
@@ -155,9 +155,7 @@ def pilot_trials(config: SearchConfig, number: int) -> tuple[TrialRecord, ...]:
         if len(drawn) == _POOL:
             break
     if len(drawn) < number:
-        raise ConfigError(
-            f"limits: only {len(drawn)} of {_MAX_DRAWS} random architectures of the space are within them"
-        )
+        raise too_few_within_limits(config, len(drawn), _MAX_DRAWS, number, "--pilot-models")
     by_cost = sorted(drawn.values(), key=lambda trial: (trial.macs or 0, trial.arch_id))
     places = list(dict.fromkeys(int(share * len(by_cost)) for share in _van_der_corput(2 * _POOL)))
     return tuple(replace(by_cost[place], number=i) for i, place in enumerate(places[:number]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,8 +44,8 @@ from nas.plan.probe import (
     synthetic_targets,
 )
 from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
-from nas.search.preconditions import check_limits
-from nas.study.config import REFERENCES, ConfigError, SearchConfig, is_of_timm
+from nas.search.preconditions import check_limits, too_few_within_limits
+from nas.study.config import REFERENCES, SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
 from nas.study.objectives import objectives
 from search_space import SPACES, preset
@@ -72,7 +73,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         assumed = _assumed_device(settings)
         material = material_counted(config, settings.weights, assumed)
         probed, precision = count_costs(config, chosen, assumed), None
-        basis, device = Basis.ASSUMED, f"a device of {assumed.tflops:g} TFLOP/s at an assumed MFU of {assumed.mfu:g}"
+        basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     costs = _costs(config, material, probed, infeasible, basis)
     by_device = workers_per_device(config, settings.workers) if settings.here else 1
@@ -126,7 +127,7 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
             return [*named, *feasible], 1 - number / drawn
     if not feasible:
         check_limits(config)
-    raise ConfigError(f"limits: only {len(feasible)} of {_MAX_DRAWS} random architectures of the space are within them")
+    raise too_few_within_limits(config, len(feasible), _MAX_DRAWS, number, "--probe")
 
 
 def _measured(
@@ -168,26 +169,28 @@ def _costs(
 def _teacher_figures(material: Material, costs: PlanCosts) -> list[PlanFigure]:
     figures = []
     for t in material.teachers:
-        note = f"{t.passes:,} passes; {t.note}" if t.passes else t.note
-        figures.append(PlanFigure(f"teacher_s.{t.name}", f"teacher {t.name}", t.seconds, "s", t.basis, note))
+        note = f"{t.passes:,} forward passes; {t.note}" if t.passes else t.note
+        figures.append(PlanFigure(f"teacher_s.{t.name}", f"running teacher {t.name}", t.seconds, "s", t.basis, note))
     if material.targets is None:
-        total = "all teachers and images on one device"
+        total = "all teachers and images, on one device"
         figures.append(PlanFigure("teachers_s", total, costs.teachers_s, "s", costs.teachers_basis))
     kept = sum(t.kept_bytes for t in material.teachers)
     temporary = max(t.temporary_bytes for t in material.teachers)  # they are run one after the other
-    figures.append(PlanFigure("targets_bytes", "teacher targets to write", kept, "bytes", Basis.DERIVED, "at most"))
+    label = "cache: teachers' outputs"
+    figures.append(PlanFigure("targets_bytes", label, kept, "bytes", Basis.DERIVED, "at most"))
     if temporary:
-        label = "temporary files while they are built"
-        figures.append(PlanFigure("temporary_bytes", label, temporary, "bytes", Basis.DERIVED))
-    return [*figures, PlanFigure("images_bytes", "images to write", material.images.kept_bytes, "bytes", Basis.DERIVED)]
+        label, note = "cache: temporary files", "deleted once the outputs are written"
+        figures.append(PlanFigure("temporary_bytes", label, temporary, "bytes", Basis.DERIVED, note))
+    images = PlanFigure("images_bytes", "cache: images", material.images.kept_bytes, "bytes", Basis.DERIVED)
+    return [*figures, images]
 
 
 def _probe_figures(config: SearchConfig, probed: Sequence[ProbedCosts], basis: Basis) -> list[PlanFigure]:
     parts = (
         ("step_s", f"a training step of {config.distill.batch_size} images", [p.step_s for p in probed]),
         ("evaluate_s", f"evaluation at a rung, {config.val_images} images", [p.evaluate_s for p in probed]),
-        ("last_s", "probes and pictures at the last rung", [p.last_s for p in probed]),
-        ("measure_s", "a measurement against the reference", [p.measure_s for p in probed]),
+        ("last_s", "downstream metrics and pictures, last rung", [p.last_s for p in probed]),
+        ("measure_s", "timing a candidate against the reference", [p.measure_s for p in probed]),
     )
     note = f"median (range) of {len(probed)} architectures"
     return [spread(key, label, seconds, basis, note) for key, label, seconds in parts]
@@ -209,20 +212,20 @@ def _precision_figures(choice: PrecisionChoice | None) -> list[PlanFigure]:
 def _cost_figures(usd_per_hour: float | None, planned: Forecast) -> list[PlanFigure]:
     if usd_per_hour is None:
         return []
-    note = f"{planned.device_hours:,.3g} device-hours at {usd_per_hour:g} US dollars"
+    note = f"{planned.device_hours:,.3g} device-hours at {usd_per_hour:g} US dollars each"
     cost = usd_per_hour * planned.device_hours
     return [PlanFigure("usd", "cost in US dollars", cost, "", Basis.ASSUMED, note)]
 
 
 def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTimes) -> list[PlanFigure]:
-    ask, tell = "driver: proposing a trial", "driver: handling a result"
+    ask, tell = "search process: proposing a candidate", "search process: storing a result"
     measured = settings.ask_s is None
-    note = f"{TUNE_S * 1e3:g} ms of it Ray Tune, as measured once; grows with the study" if measured else ""
+    note = f"{TUNE_S * 1e3:g} ms of it, for Ray Tune, are assumed; grows with the number of trials" if measured else ""
     return [
         PlanFigure("ask_s", ask, cluster.ask_s, "s", Basis.MEASURED if measured else Basis.ASSUMED, note),
-        PlanFigure("tell_s", tell, driver.tell_s, "s", Basis.MEASURED, "in the sampler and the storage"),
+        PlanFigure("tell_s", tell, driver.tell_s, "s", Basis.MEASURED, "sampler and storage"),
         PlanFigure(
-            "start_s", "start of a worker", cluster.start_s, "s", Basis.ASSUMED, "imports and opening the cache"
+            "start_s", "starting a worker process", cluster.start_s, "s", Basis.ASSUMED, "imports, opening the cache"
         ),
     ]
 
@@ -232,9 +235,9 @@ def _teacher_note(config: SearchConfig, here: bool) -> str:
     note = f"Teachers compute in {config.teacher_precision} (--teacher-precision)."
     if config.teacher_precision == "bf16" or (here and config.device == "cpu"):
         return note
-    note += " On a GPU, PyTorch then multiplies matrices without tensor cores, by default"
-    peak = f"; the peak of that is assumed to be {FP32_SLOWDOWN} times lower than in bf16, as on A100 and H100"
-    return f"{note}{'' if here else peak}."
+    note += " On a GPU, PyTorch does not use tensor cores for fp32 matrix products by default"
+    peak = f": their peak is assumed to be {FP32_SLOWDOWN} times lower than in bf16, as on A100 and H100"
+    return f"{note}{'' if here else peak}. --teacher-precision bf16 uses them."
 
 
 def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tuple[str, ...]:
@@ -243,8 +246,8 @@ def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tu
     if not late:
         return ()
     return (
-        f"A budget of 0 means that no trial ends within {max_hours:g} h after the teachers' passes, as on"
-        f" {', '.join(late)} devices.",
+        f"Budget 0 ({', '.join(late)} devices): no trial ends within {max_hours:g} h, the teachers' forward passes"
+        " included.",
     )
 
 
@@ -255,47 +258,56 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         notes.append(f"The search is likely to end early, as its simulation did: {planned.simulated.ending}.")
     if here and material.targets is None:
         notes.append(
-            "These settings have no cache yet. The probe trained on noise of the same shapes, which costs the same; the"
-            " time of the last rung lacks the probes that need labels."
+            "The cache has no teacher outputs for these settings yet, so the probe trained on noise of the same shapes,"
+            " which takes the same time. The time of the last rung leaves out the downstream metrics that need labels."
         )
     if not here:
         notes.append(
-            "For a device that is not here, reading images, compressing targets and compiling are not counted, and"
-            " teachers and students are assumed to reach the same MFU. Students are assumed to train in bf16."
+            "Times on the assumed device are computed from MACs, peak and MFU. Reading images, compressing the"
+            " teachers' outputs and compiling are not counted. Teachers and students are assumed to reach the same MFU,"
+            " and students to train in bf16."
         )
     notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):
+        recorded = config.sampler if config.sampler in LEARNING else "evolution"
         notes.append(
-            f"The sampler is assumed to learn as in the recorded searches ({learning:g}), so that more trials are"
-            " promoted than with random search. While it has few results, fewer are."
+            f"Candidates are assumed to improve during the search as in recorded searches with {recorded}: whenever the"
+            f" number of finished trials doubles, score and throughput rise by {learning * math.log(2):.2f} standard"
+            " deviations. So more of them pass each rung than in a random search. On a large cluster the gain is"
+            " smaller, because most candidates are proposed before results arrive."
         )
     if measured := [(LIMITS[name].flag, bound) for name, bound in config.limits.items() if LIMITS[name].measured]:
         bounds = " ".join(f"{flag} {bound:g}" for flag, bound in measured)
         notes.append(
-            f"The plan measures no latency, throughput or memory: it assumes that every architecture keeps {bounds}."
-            " Where many do not, the search proposes more than the budget. The share that does is printed by:"
+            "The plan measures no latency, throughput or memory: it assumes that every architecture is within"
+            f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer. To"
+            " measure which share of the space is within the limits:"
             f" {PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
         )
-    if config.measures_late:
+    if config.measures_late and config.budget > FIRST_LATE:
         notes.append(
-            f"From candidate {FIRST_LATE + 1} on, every throughput is assumed to be predicted well enough, so that only"
-            " candidates that pass the first rung are measured. In a recorded search that held for 60 to 96 %."
+            f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 5 %, so that"
+            " only candidates that pass the first rung are measured. In a recorded search it predicted 60 to 96 % of"
+            " the throughputs to 5 %."
         )
     if config.last_rung_chance:
         notes.append(
-            "Simulated candidates have the same score at every rung, so that --last-rung-chance stops more of them than"
-            " it will in the search. The hours lie between these and those of a plan without it."
+            "A simulated candidate has the same score at every rung, so --last-rung-chance stops more candidates here"
+            " than in the search. The search will take longer than planned here, and less long than planned without"
+            " --last-rung-chance."
         )
     if config.distill.ranks > 1:
-        notes.append(f"{config.distill.ranks} ranks are assumed to share a training step without loss.")
+        ranks = config.distill.ranks
+        notes.append(f"{ranks} ranks are assumed to compute a training step {ranks} times as fast as one.")
     if here and config.device == "cpu":
         notes.append(
-            "The probe trained alone. Workers that share the caches and the memory of a CPU are slower. Devices are"
-            " machines like this one."
+            "The probe trained one architecture at a time. Workers on the same CPU share its caches and its memory"
+            " bandwidth, so each of them is slower than the probe. A device in the table is a machine like this one."
         )
     notes.append(
-        "All devices are assumed to share the teachers' passes without loss: run `backbone-nas cache build` on each"
-        " before the search, which alone runs its teachers on one device. The column search leaves the teachers out;"
-        " device-hours, US dollars and the budget that fits count every device from the first pass to the last trial."
+        "The column teachers assumes that all devices share the teachers' forward passes equally. For this, run"
+        " `backbone-nas cache build` on each device before the search: a search runs its teachers on one device only."
+        " The column search is the time after that. Device-hours, US dollars and the budget include both: every device"
+        " counts from the first forward pass to the last trial."
     )
     return tuple(notes)

@@ -21,6 +21,10 @@ _MARKS = {
     Doing.DEVICE: "w",
     Doing.TAIL: "·",
 }
+_SOURCES = (
+    "source: measured = on this machine, for this plan; derived = from settings, counts and measured numbers; simulated"
+    " = by the simulation; assumed = from a flag or a default"
+)
 _BAR = 16
 _WIDTH = 120  # columns without a terminal
 
@@ -35,6 +39,8 @@ def show(plan: SearchPlan, console: Console) -> None:
     for figure in plan.figures:
         figures.add_row(figure.label, text(figure), figure.basis.value, figure.note)
     console.print(figures)
+    console.print(_SOURCES)
+    console.print()
     console.print(_clusters(plan))
     legend = ", ".join(f"{mark} {doing.value}" for doing, mark in _MARKS.items())
     console.print(f"worker time: {legend}")
@@ -47,7 +53,7 @@ def _clusters(plan: SearchPlan) -> Table:
     columns = ["devices", "workers", "teachers", "search", "device-\nhours"]
     columns += ["USD"] if plan.usd_per_hour is not None else []
     columns += [f"budget in\n{plan.max_hours:g} h"] if plan.max_hours is not None else []
-    for column in (*columns, "utili-\nzation", "trials at\neach rung"):
+    for column in (*columns, "workers\nbusy", "trials at\neach rung"):
         table.add_column(column, justify="right")
     table.add_column("worker time", no_wrap=True)
     for forecast in plan.forecasts:

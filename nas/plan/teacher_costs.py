@@ -98,8 +98,8 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
         progress(TIMING, done, len(chosen))
         if spec in missing:
             sizes = _target_bytes(spec, config, len(images.sets["train"]), len(images.sets["val"]))
-            way_out = "name a file with --teacher-weights or use --assume-tflops"
-            note = f"no weights on this machine, so the time is unknown; {way_out}"
+            way_out = "name a file with --teacher-weights, or plan with --assume-tflops"
+            note = f"time unknown: the weights are not on this machine; {way_out}"
             passes = sum(map(len, images.sets.values()))
             costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
         else:
@@ -133,7 +133,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         sizes = _target_bytes(spec, config, config.train_images * config.views, config.val_images)
         counted = pass_macs(spec.name)
         if counted is None or device is None:
-            note = "the passes of a built-in teacher are not counted" if counted is None else ""
+            note = "the MACs of a built-in teacher are not known" if counted is None else ""
             costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
             continue
         note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {config.teacher_precision}"

@@ -224,4 +224,4 @@ def _print_json(plain: Any) -> None:
 
 def _warn(missing: Sequence[str]) -> None:
     if missing:
-        write_line(f"incomplete; not done: {', '.join(missing)}", sys.stderr)
+        write_line(f"incomplete; not measured: {', '.join(missing)}", sys.stderr)

@@ -190,7 +190,7 @@ class Profile:
         if not self.stages or COVERED[0] <= self.stages_covered <= COVERED[1]:
             return None
         cause = (
-            "the rest of the network is in no stage"
+            "other parts of the network belong to no stage"
             if self.stages_covered < 1
             else "stages overlap, or the timing hooks slow them"
         )

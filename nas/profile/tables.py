@@ -33,6 +33,7 @@ NAME, SHORT_NAME, RUNTIME_NAME = 28, 20, 15  # least columns of a name that need
 ITSELF = "(the network itself)"  # operators that belong to no submodule
 MIB = 2**20
 PERCENTILES = ("p50", "p95", "p99")
+_AA = "A/A (the first runtime against itself)"
 _COOLER = "cool the GPU, or lock its clocks, as by nvidia-smi --lock-gpu-clocks"
 # What a user can do about a verdict.
 REMEDIES = {
@@ -100,16 +101,16 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
     memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in memories(m).items())
     yield f"memory, batch {m.batch}", memory or "unknown"
     if m.energy_j is not None:
-        yield "energy", f"{m.energy_j * 1e3:.3g} mJ per image, whole card"
+        yield "energy", f"{m.energy_j * 1e3:.3g} mJ per image, whole GPU"
     if m.launch_share is not None:
-        yield "launch overhead", f"host time is {m.launch_share:.0%} of device time"
+        yield "launch overhead", f"the CPU needs {m.launch_share:.0%} of the device time to launch the kernels"
     if m.output_error is not None:
         yield "output error", f"{m.output_error:.1e} relative to eager fp32"
     if m.compile_s:
         yield "build time", f"{m.compile_s:.1f} s (compiling or exporting)"
     yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s)"
     if m.verdict in REMEDIES:
-        yield "to improve it", REMEDIES[m.verdict]
+        yield "what to do", REMEDIES[m.verdict]
     for note in m.notes:
         yield "note", note
 
@@ -209,7 +210,8 @@ def counters_table(p: Profile) -> Table:
     for c in p.counters:
         table.add_row(c.name, "-" if c.macs is None else f"{c.macs / 1e9:.4g}", c.reason)
     uncounted = ", ".join(f"{name} ({elements / 1e6:.2f} M)" for name, elements in p.counts.uncounted.items())
-    table.add_row("none", "", f"elements written by {uncounted}" if uncounted else "every operator is counted")
+    left_out = f"operators that no counter counts, with the elements that they write: {uncounted}"
+    table.add_row("not counted", "", left_out if uncounted else "nothing: every operator is counted")
     return table
 
 
@@ -258,26 +260,26 @@ def _utilization(r: PartRow) -> Text:
 
 
 def _stages_caption(p: Profile, settings: NetworkSettings) -> str:
-    eager = "" if settings.arm.runtime == "eager" else f", eager instead of {settings.arm.runtime}"
-    form = " in the fused form" if settings.arm.form == "fused" else ""
+    eager = "" if settings.arm.runtime == "eager" else f", in eager mode instead of {settings.arm.runtime}"
+    form = ", in the fused form" if settings.arm.form == "fused" else ""
     return (
-        f"The stages take {p.stages_covered:.1%} of the time of a whole call (batch {p.batch}{eager}). MACs and act."
-        f" (elements that operators write) are of one image{form}. moved (inputs, weights, outputs), ms and best ms"
-        " (the least time that the device's ceilings allow) are of the batch. used is best ms over ms."
+        f"Together the stages take {p.stages_covered:.1%} of the time of a whole call (batch {p.batch}{eager})."
+        f" Per image{form}: MACs; act., the elements that operators write. Per batch: moved, the inputs, weights and"
+        " outputs; ms; best ms, the shortest time that the device's ceilings allow. used: best ms / ms."
     )
 
 
 def _show_layers(p: Profile, console: Console, layers: bool, top: int | None) -> None:
     if not p.layers:
         return
-    note = f"A row is a module without its submodules. Timing hooks changed the run's time by {p.layers_slowed:+.0%}."
+    note = f"A row is a module without its submodules. The timing hooks changed the total by {p.layers_slowed:+.0%}."
     whole = sum(r.share for r in p.layers)
     if layers:
-        caption = f"In the order of execution; {whole:.1%} of the time. {note}"
+        caption = f"In the order of execution; together {whole:.1%} of the time. {note}"
         console.print(parts_table(f"{p.arch}: layers", p.layers, caption, console.width))
     if top:
         slowest = sorted(p.layers, key=lambda r: -r.time_ms)[:top]
-        caption = f"{sum(r.share for r in slowest):.1%} of the time. {note}"
+        caption = f"Together {sum(r.share for r in slowest):.1%} of the time. {note}"
         console.print(parts_table(f"{p.arch}: the {len(slowest)} slowest layers", slowest, caption, console.width))
 
 
@@ -290,12 +292,14 @@ def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | No
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
         again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
         compute = f"ceilings ({c.precision}, {c.threads} thread{'s' * (c.threads != 1)}): {c.gmacs_s:.1f} GMAC/s"
-        console.print(f"{compute}; GB/s by working set: {rates}{again}", style="dim")
+        bandwidth = f"memory bandwidth in GB/s by size of the data: {rates}"
+        console.print(f"the device's measured {compute}; {bandwidth}{again}", style="dim")
     if p.roofline.over:
         names = ", ".join(name or ITSELF for name in p.roofline.over)
         console.print(
-            f"error: {p.arch}: over 100 % of the device's ceilings: {names}. Either the ceilings were measured too low,"
-            " as on a busy machine (--new-ceilings measures them again), or fewer bytes are moved than were counted.",
+            f"error: {p.arch}: faster than the device's ceilings allow: {names}. Either the ceilings were measured too"
+            " low, as on a busy machine (--new-ceilings measures them again), or fewer bytes are moved than were"
+            " counted.",
             style="bold red",
         )
 
@@ -370,9 +374,9 @@ def _timed_twice(p: Profile, sweep: Sweep, settings: NetworkSettings) -> list[st
         return []
     runtime = "" if settings.arm.runtime == "eager" else f" in {settings.arm.runtime}"
     return [
-        f"Batch {m.batch} at {m.resolution} px has two timings, of different moments: {again.throughput_img_s:.4g}"
-        f" img/s in turns with the other sizes, {m.throughput_img_s:.4g} img/s{runtime} in turns with {m.reference}."
-        " Compare sizes by this table, and networks by their ratio"
+        f"Batch {m.batch} at {m.resolution} px has two timings from different moments: {again.throughput_img_s:.4g}"
+        f" img/s interleaved with the other sizes, {m.throughput_img_s:.4g} img/s{runtime} interleaved with"
+        f" {m.reference}. Compare sizes by this table, and networks by their ratio"
     ]
 
 
@@ -380,7 +384,7 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
     sentences = ["All sizes are timed interleaved" + ("" if settings.arm.runtime == "eager" else ", in eager mode")]
     sentences += _timed_twice(p, sweep, settings)
     if percentiles:
-        sentences.append("p50 to p99: ms of single calls, where enough were timed")
+        sentences.append("p50 to p99: percentiles of the ms of a call, where enough calls were timed")
     if doubts := dict.fromkeys(point.doubt for point in sweep.points if point.doubt):
         sentences.append(f"†: doubtful, because {' or '.join(doubts)}")
     sentences += dict.fromkeys(_capitalized(note) for point in sweep.points for note in point.notes)
@@ -389,7 +393,7 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
     if misfits:
         sentences.append(
-            "Windows that don't divide a map enlarge it; Backbone.change_resolution(px) chooses windows that divide"
+            "Maps that their windows do not divide are enlarged; Backbone.change_resolution(px) chooses others"
         )
     return ". ".join(sentences) + "."
 
@@ -429,10 +433,10 @@ def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings
             console.print(line)
     measured = [row for p in profiles for row in p.rows if row.measurement]
     if len({row.arm.runtime for row in measured}) > 1:
-        console.print("A Pareto front never mixes numbers of different runtimes.", style="dim")
+        console.print("Do not mix the numbers of different runtimes in one Pareto front.", style="dim")
     e = profiles[0].environment
     versions = f"torch {e['torch']}, timm {e['timm']}, Python {e['python']}"
-    defaults = f"words that a runtime's name omits: {settings.base}"
+    defaults = f"what the name of a runtime leaves out is as in {settings.base}"
     console.print(f"{defaults}; {e['device_name']}; {versions}", style="dim")
 
 
@@ -478,8 +482,8 @@ def speed_table(p: RuntimesProfile, width: int) -> Table:
     table.add_column("verdict", no_wrap=True)
     verdicts = [row.measurement.verdict for row in p.rows if row.measurement]
     table.caption = (
-        "Compare runtimes by x: each is timed interleaved with the first runtime, while img/s also depends on the"
-        f" machine's load at that time. ms: latency at batch 1.{_advice(verdicts)}"
+        "Compare runtimes by the column x, the throughput relative to the first runtime: both are timed interleaved,"
+        f" while img/s also depends on the machine's load at that time. ms: latency at batch 1.{_advice(verdicts)}"
     )
     for row, last in _sections(p.by_runtime):
         cells = [*_cells(row, rates), Text(_mark(p, row)), *_cells(row, late)]
@@ -493,7 +497,8 @@ def cost_table(p: RuntimesProfile, width: int) -> Table:
     table = _runtime_table("", p)
     _add_columns(table, columns)
     table.caption = (
-        "alloc.: memory of tensors. build: compiling or exporting. error: of the worst output, relative to eager fp32."
+        "alloc.: memory of tensors. build: compiling or exporting. error: relative error of the worst output against"
+        " eager fp32."
     )
     for row, last in _sections([row for row in p.by_runtime if row.measurement]):
         table.add_row(row.name, *_cells(row, columns), end_section=last)
@@ -507,13 +512,14 @@ def noise_line(p: RuntimesProfile) -> str:
         return "no runtime could be measured"
     if p.noise is None:
         doubt = interval_doubt(m) or SCATTERED
-        return f"A/A: x {m.ratio:.3f}, {no_interval(m)}; ties are unknown: {REMEDIES[doubt]}"
+        return f"{_AA}: x {m.ratio:.3f}, {no_interval(m)}; ties are unknown: {REMEDIES[doubt]}"
     few = (
         ""
         if m.samples >= 2 * MIN_BLOCKS
         else f" (only {m.samples} samples: a longer --measure-seconds makes this certain)"
     )
-    return f"A/A: x {m.ratio:.3f} {interval(m.ratio_low, m.ratio_high)}: differences under {p.noise:.1%} are ties{few}"
+    ends = interval(m.ratio_low, m.ratio_high)
+    return f"{_AA}: x {m.ratio:.3f} {ends}: differences under {p.noise:.1%} are ties{few}"
 
 
 def runtime_notes(p: RuntimesProfile) -> list[str]:
@@ -600,12 +606,12 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
 
 def _show_shortlist(s: Shortlist, console: Console) -> None:
     """Print the specs that are worth timing next, without their predicted times."""
-    console.print(f"latency predictor fitted to the timed specs: {s.error}", style="dim")
+    console.print(f"error of the latency predictor that was fitted to the timed specs: {s.error}", style="dim")
     if not s.untimed:
         return
     limit = "" if s.limit_img_s is None else f" and likely to reach {s.limit_img_s:g} images/s"
     names = ", ".join(s.arch_ids) or "none"
-    console.print(f"of the {s.untimed} specs that were not timed, predicted fastest{limit}: {names}")
+    console.print(f"worth timing next, predicted to be the fastest of the {s.untimed} untimed specs{limit}: {names}")
 
 
 def _show_timing(profile: SpaceProfile, console: Console) -> None:
@@ -621,7 +627,7 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
         return
     share = f"{len(profile.failed)} of {len(profile.failed) + len(timed)} specs"
     console.print(
-        f"{share} could not be measured; they count as over every limit that needs timing",
+        f"{share} could not be measured; they count as breaking every limit that needs a timing",
         style="bold red",
     )
     for why, count in Counter(s.failure for s in profile.failed).most_common():

@@ -65,7 +65,9 @@ def begin_remeasuring(
     """
     log_to(settings.run, "remeasure", command)
     if settings.name == REMEASUREMENT:
-        raise ValueError(f"--name: {settings.name!r}: backbone-nas retrain saves its timings under it; choose another")
+        raise ValueError(
+            f"--name: {settings.name!r} is reserved for the timings of backbone-nas retrain; choose another"
+        )
     study, _, existing = store.read_all()
     check_plane(study.info.objectives, "backbone-nas remeasure")
     trials_to_remeasure(study, settings.trials)  # refuses unknown ones, before what takes seconds is imported
@@ -88,7 +90,7 @@ def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store)
         for again in remeasuring.run(newest[0]):
             store.save_remeasurement(again)
             newest[0] = again
-            progress("measured", total - len(remeasuring.remaining(again)), total)
+            progress("networks measured", total - len(remeasuring.remaining(again)), total)
 
 
 def _show(study: StudyRecord, again: Remeasurement, settings: RemeasureSettings) -> None:

@@ -223,7 +223,9 @@ class Remeasuring:
         except ArmError:
             raise
         except Exception as error:
-            raise ValueError(f"the reference {name} cannot be measured here: {_reason(error)}") from error
+            raise ValueError(
+                f"the reference {name} cannot be measured here, so no candidate can: {_reason(error)}"
+            ) from error
         self._save_samples(measured, trial.arch_id if trial else name)
         of_trial = {trial.number: measured.record} if trial else {}
         return replace(again, floor=measured.record, measurements={**again.measurements, **of_trial})

@@ -56,7 +56,7 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
     _show(store, study, plan.steps, settings)
     if code == 0 and (failed := plan.remaining(store.retrainings())):
         named = ", ".join(f"trial {job.trial.number} with seed {job.config.seed}" for job in failed)
-        announce(f"failed: {named}; the same command trains again what failed", _LOG, level=logging.ERROR)
+        announce(f"failed trainings: {named}; the same command repeats them", _LOG, level=logging.ERROR)
         code = FAILED
     return code
 
@@ -76,7 +76,10 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
     by_number = {trial.number: trial for trial in study.trials}
     plan = plan_retraining(study, [by_number[number] for number in chosen], settings)
     counts = ", ".join(f"{group} {len(trials)}" for group, trials in groups.items())
-    announce(f"retraining: {counts}; {plan.steps} steps, seeds {', '.join(map(str, plan.seeds))}", _LOG)
+    seeds = ", ".join(map(str, plan.seeds))
+    announce(
+        f"models to retrain: {counts}; each for {plan.steps} steps with seed{'s' * (len(plan.seeds) > 1)} {seeds}", _LOG
+    )
     return study, plan
 
 
@@ -162,7 +165,7 @@ def _measure(
     try:
         newest = begin_remeasurement(existing, to_measure, command, restart=False)
     except ValueError as error:
-        announce(f"measuring all again: {one_line(error).partition(';')[0]}", _LOG)
+        announce(f"measuring all models again: {one_line(error).partition(';')[0]}", _LOG)
         newest = begin_remeasurement(existing, to_measure, command, restart=True)
     remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
     total = len(remeasuring.remaining(newest))

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_plan(flag: str) -> int:
-    parser().error(f"--plan {flag}: a plan is of a new search; give the study's flags, or --config RUN/config.toml")
+    parser().error(
+        f"--plan {flag}: --plan is for a new search; in place of {flag} give the study's flags or --config FILE.toml"
+    )
 
 
 def _search(words: Sequence[str], begun: list[SearchCommand]) -> int:
@@ -58,10 +60,10 @@ def _after_interruption(begun: Sequence[SearchCommand]) -> str:
 
     studies = [command for command in begun if holds_study(command.run)]
     if not studies:
-        return "the search had not begun, and the cache keeps what it has; type the same command again"
-    lost = "no training had saved a checkpoint: candidates under way start again"
+        return "there is no study to resume yet, and the cache keeps what is finished; type the same command again"
+    lost = "no training had saved a checkpoint: the running candidates will start again"
     if any(path for command in studies for path in (command.run / "checkpoints").glob("*.pt")):
-        lost = f"lost were at most the last {checkpoint_interval_s():g} s of each training under way"
+        lost = f"each running training has lost at most the last {checkpoint_interval_s():g} s"
     return lost + "".join(f"\nresume with: {resume_command(command)}" for command in studies)
 
 

@@ -86,7 +86,7 @@ def _teachers(command: SearchCommand) -> str:
     chosen = specs(command.config.teachers)
     command.config.distill.check_teachers([spec.name for spec in chosen])
     check_files(command.config.teachers, command.teacher_weights)
-    return f"{len(chosen)} chosen by {command.config.teachers}"
+    return f"{len(chosen)} in {command.config.teachers}"
 
 
 def _teacher_names(command: SearchCommand) -> list[str]:
@@ -116,7 +116,7 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     kind, _, pattern = config.data.partition(":")
     if kind == "webdataset" and "://" in pattern:
         shards = sum(len(sources(part)) for part in pattern.partition("#")[0].split("::") if part)
-        return f"{config.data}: {shards:,} shards, which are fetched when the search starts"
+        return f"{config.data}: {shards:,} shards, which are downloaded when the search starts"
     if kind == "cifar10":
         here = find_cifar10(root)
         return f"{config.data}: {'in the cache' if here else '170 MB, which are downloaded when the search starts'}"
@@ -139,7 +139,7 @@ def _run_folder(command: SearchCommand) -> str:
         return f"{command.run} holds the study"
     Store.check_free(command.run)
     _check_writable(command.run)
-    return f"{command.run} can be made"
+    return f"{command.run} can be created"
 
 
 def _disk(command: SearchCommand) -> str:
@@ -149,11 +149,11 @@ def _disk(command: SearchCommand) -> str:
     images, outputs, temporary = _cache_bytes(command)
     free = shutil.disk_usage(existing_folder(root)).free
     needed = images + (outputs or 0.0) + temporary
-    what = "images and teacher outputs at most" if outputs is not None else "images alone; teacher outputs are unknown"
-    building = f", {format_bytes(temporary)} of it only while it is built" if temporary else ""
-    figures = f"{format_bytes(needed)} for {what}{building}; {format_bytes(free)} free in {root}"
+    what = "images and teacher outputs" if outputs is not None else "images, and more for teacher outputs"
+    building = f", {format_bytes(temporary)} of it during the build only" if temporary else ""
+    figures = f"needs up to {format_bytes(needed)} for {what}{building}; {format_bytes(free)} are free in {root}"
     if needed > free:
-        raise ConfigError(f"--cache: {figures}")
+        raise ConfigError(f"--cache: {figures}; free some space, or give --cache DIR on a larger disk")
     return figures
 
 

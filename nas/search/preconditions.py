@@ -66,7 +66,7 @@ def check_batch(config: SearchConfig, images: int) -> None:
     advice = f", or give --batch-size {smaller}" if smaller >= 2 * parts and not recipe.groups else ""
     raise ConfigError(
         f"--data: {config.data}: found {images:,} images to train on{views}; a training batch takes "
-        f"{recipe.largest_batch:,}: add images{advice}"
+        f"{recipe.largest_batch:,}. Add images{advice}"
     )
 
 
@@ -84,9 +84,7 @@ def check_image_count(config: SearchConfig, train: int, val: int) -> str:
     """
     check_batch(config, train * config.views)
     if val < 2:
-        raise ConfigError(
-            f"--data: {config.data}: held-out images found: {val}; a score needs the variance of 2 or more: add images"
-        )
+        raise ConfigError(f"--data: {config.data}: found {val} held-out images; a score needs 2 or more. Add images")
     found = {"train_images": train, "val_images": val}
     asked = {name: getattr(config, name) for name in found}
     words = {"train_images": "to train on", "val_images": "held out"}
@@ -112,26 +110,48 @@ def check_limits(config: SearchConfig) -> str:
     measured = [LIMITS[name].flag for name in config.limits if name not in counted]
     parts = [_kept(config, counted)] if counted else []
     if measured:
-        parts.append(f"what keeps {' and '.join(measured)} is known only when it is measured")
+        parts.append(f"whether an architecture is within {' and '.join(measured)} is known once it is measured")
     return "; ".join(parts) or "none"
 
 
+def too_few_within_limits(config: SearchConfig, found: int, drawn: int, needed: int, flag: str) -> ConfigError:
+    """Return the error of a command that needs more architectures within the counted limits than it found.
+
+    Args:
+        config: Settings of the search.
+        found: Architectures within the limits.
+        drawn: Random architectures that were drawn.
+        needed: Architectures that the command needs.
+        flag: Option that sets `needed`.
+    """
+    counted = {name: bound for name, bound in config.limits.items() if not LIMITS[name].measured}
+    return ConfigError(
+        f"{_bounds(counted)}: only {found} of {drawn} random architectures of the space {config.space} are within"
+        f" {'these limits' if len(counted) > 1 else 'this limit'}, and {needed} are needed ({flag}): relax"
+        f" {'a limit' if len(counted) > 1 else 'it'}, or lower {flag}"
+    )
+
+
+def _bounds(limits: Mapping[str, float]) -> str:
+    return " and ".join(f"{LIMITS[name].flag} {_number(bound)}" for name, bound in limits.items())
+
+
 def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
-    bounds = " and ".join(f"{LIMITS[name].flag} {_number(bound)}" for name, bound in limits.items())
+    bounds = _bounds(limits)
     least = [_least_costs(config)] if config.space in _LEAST else []
     if any(bound * _FAR < _smallest(LIMITS[name], least) for name, bound in limits.items() if least):
         raise ConfigError(
-            f"{bounds}: far below what the architectures of the space {config.space} need; the smallest values known"
+            f"{bounds}: far below what the architectures of the space {config.space} need. The smallest values known"
             f" are {_smallest_values(limits, least)}"
         )
     rng, space = random.Random(f"limits/{config.seed}"), SPACES[config.space]
     costs = _costs([space.sample(rng) for _ in range(SAMPLED)], config.distill.img_size)
     kept = sum(all(_keeps(LIMITS[name], each, bound) for name, bound in limits.items()) for each in costs)
     if kept:
-        return f"{kept} of {len(costs)} random architectures keep {bounds}"
+        return f"{kept} of {len(costs)} random architectures are within {bounds}"
     raise ConfigError(
-        f"{bounds}: none of {len(costs)} random architectures of the space {config.space} keeps "
-        f"{'these limits together' if len(limits) > 1 else 'this limit'}; the smallest value found is "
+        f"{bounds}: none of {len(costs)} random architectures of the space {config.space} is within "
+        f"{'these limits together' if len(limits) > 1 else 'this limit'}. The smallest value found is "
         f"{_smallest_values(limits, costs)}"
     )
 

@@ -138,7 +138,9 @@ class SearchProgress:
         """Return the state of the search in one line: first what comes before the candidates, then the front."""
         size, volume = loop.front_summary()
         results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}{_gain_words(loop)}"
-        return f"{loop.evaluated}/{loop.config.budget} candidates, {results}, ETA {self.eta(loop)}"
+        line = f"{loop.evaluated}/{loop.config.budget} candidates, {results}"
+        spent = loop.evaluated >= loop.config.budget  # no further candidate will make a pace known
+        return line if spent and self._pace.remaining(loop).seconds is None else f"{line}, ETA {self.eta(loop)}"
 
     def eta(self, loop: StudyLoop) -> str:
         """Return the remaining time at the recent pace, at most until the deadline; else when it will be known."""
@@ -233,15 +235,17 @@ def describe(record: TrialRecord) -> str:
     name = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
     again = record.state is TrialState.RUNNING and record.reason
     title = f"for scale: {record.scale}" if record.scale else f"#{record.number} {name}"
-    words = [title, "will run again:" if again else record.state.word]
+    results = []
     if record.measurement:
         m = record.measurement
-        doubt = f", {why}" if (why := timing_doubt(m)) else ""
-        words.append(f"{m.throughput_img_s:.0f} img/s ({m.ratio:.2f}x{doubt})")
+        doubt = f" ({why})" if (why := timing_doubt(m)) else ""
+        results.append(f"{m.throughput_img_s:.0f} img/s, {m.ratio:.2f}x the reference{doubt}")
     if record.predicted_ratio is not None:
-        words.append(f"about {record.predicted_ratio:.2f}x (predicted)")
+        results.append(f"about {record.predicted_ratio:.2f}x the reference (predicted)")
     if record.rungs:
-        words.append(f"score {fixed(record.rungs[-1].score, 3)} after {record.rungs[-1].steps} steps")
+        results.append(f"score {fixed(record.rungs[-1].score, 3)} after {record.rungs[-1].steps} steps")
     if record.reason and record.state is not TrialState.STOPPED:
-        words.append(record.reason)
-    return " ".join(words)
+        results.append(record.reason)
+    return f"{title} {'will run again' if again else record.state.word}" + (
+        f": {', '.join(results)}" if results else ""
+    )

@@ -296,7 +296,7 @@ def _run(
             try:
                 end(loop, None)
             except StoreError as error:
-                show(f"the study has no end of this session: {one_line(error)}")
+                show(f"the end of this session could not be stored in the study: {one_line(error)}")
         raise
     words = {"gave up": loop.gave_up, "converged": loop.converged, "out of time": loop.out_of_time}
     ending = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
@@ -316,7 +316,7 @@ def conclude(loop: StudyLoop, resume: str, show: Announce) -> None:
         show(f"{loop.out_of_time}: {resume}")
     lost = LostModels.among(loop.trials.values())
     if lost.most:
-        raise SearchFailed(f"{lost}; the study has the other models")
+        raise SearchFailed(f"{lost}; the study keeps the other models")
     if lost.reasons:
         show(str(lost))
 

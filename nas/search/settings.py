@@ -107,7 +107,10 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         options = with_recorded(Path(options["resume"]), options)
     config = _resumed_config(options) if resume else new_config(options)
     if options.get("until_converged") and config.sampler != KNOWN_COST:
-        raise ConfigError(f"--until-converged: needs --sampler {KNOWN_COST}; {config.sampler} expects no gains")
+        raise ConfigError(
+            f"--until-converged: needs --sampler {KNOWN_COST}; {config.sampler} does not predict what one more"
+            " candidate would gain"
+        )
     source = device_source(given)
     if not options.get("dry_run"):
         check_device(config, source, NODE_REMEDY)

@@ -71,8 +71,8 @@ class FileLocks:
             if driver.partition(":")[0] != socket.gethostname():
                 self.release()
                 raise StoreError(
-                    f"{driver.partition(':')[0]} works on this study; drivers on several machines need a study in"
-                    " PostgreSQL (--storage of the first command)"
+                    f"a search on {driver.partition(':')[0]} works on this study; searches on several machines can"
+                    " share a study in PostgreSQL only (--storage of the first command)"
                 )
 
     def is_dead(self, driver: str) -> bool:

@@ -360,7 +360,8 @@ class StudyLoop:
         ratio = self.gain_over_noise if self._until_converged else None
         if ratio is not None and is_below_noise(ratio):
             self.converged = (
-                f"the search has converged: one more architecture is expected to gain {ratio:.2f} times the noise"
+                f"the search has converged: one more architecture is expected to add {ratio:.2f} times the hypervolume"
+                " that noise seems to add"
             )
         return self.converged is not None
 

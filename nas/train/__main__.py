@@ -80,7 +80,7 @@ def _after_interruption(session: _Session) -> str:
     from nas.storage.location import holds_study
 
     if session.command is None or not holds_study(session.command.session.run):
-        return "the training had not begun, and the cache keeps what it has; type the same command again"
+        return "the training had not begun, and the cache keeps what is finished; type the same command again"
     settings = session.command.session
     cluster = [] if settings.address is None else ["--address", settings.address]
     resume = command_line("train", ["--resume", str(settings.run), *cluster])
@@ -93,8 +93,8 @@ def _what_is_saved(run: Path, saved: bool) -> str:
     if saved:
         return "the training's state is saved"
     if any((run / CHECKPOINTS).glob("*.pt")):
-        return "what the training did since its last checkpoint is lost"
-    return "the training has no checkpoint"
+        return "the training has lost the steps since its last checkpoint"
+    return "the training has no checkpoint yet and will start again"
 
 
 if __name__ == "__main__":

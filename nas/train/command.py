@@ -179,7 +179,8 @@ def _run(
     record = _counted_and_measured(record, config, command.session.run)
     loop.report(record)
     assert record.measurement is not None
-    show(f"{record.measurement.throughput_img_s:,.0f} img/s, {record.measurement.ratio:.2f}x {config.reference}")
+    speed, ratio = f"{record.measurement.throughput_img_s:,.0f} img/s", f"{record.measurement.ratio:.2f}"
+    show(f"measured: {speed}, {ratio} times the throughput of {config.reference}")
     job = TrainingJob(
         record,
         config,
@@ -193,7 +194,7 @@ def _run(
     )
     processes = "one process" if ranks == 1 else f"{ranks} processes"
     processes += "" if command.session.address is None else f" of the Ray cluster at {command.session.address}"
-    show(f"{command.plan.name}: {job.steps:,} steps of {config.distill.batch_size} images, {processes}")
+    show(f"training {command.plan.name}: {job.steps:,} steps of {config.distill.batch_size} images, {processes}")
     progress = StageProgress(console)
     execution = Execution(job, targets.path, command.session.address, progress, show)
     try:

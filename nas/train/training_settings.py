@@ -169,7 +169,7 @@ def _check(options: Mapping[str, Any]) -> None:
     if options.get("live") and "views" in options:
         raise ConfigError("--views: not with --live, where every epoch has views of its own")
     if not _is_run(options["arch"]) and (only := [name for name in ("trial", "warm") if name in options]):
-        raise ConfigError(f"--{only[0]}: only with the run folder of a search; {shown(options['arch'])} is none")
+        raise ConfigError(f"--{only[0]}: only with the run folder of a search, which {shown(options['arch'])} is not")
 
 
 def _check_sharding(plan: TrainingPlan, config: SearchConfig) -> None:
@@ -388,7 +388,9 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
     try:
         plan = TrainingPlan.from_dict(parse_json((run / PLAN).read_bytes()))
     except (OSError, ValueError):
-        raise ConfigError(f"--resume: {str(run)!r} is no folder of backbone-nas train") from None
+        raise ConfigError(
+            f"--resume: {str(run)!r} was not written by backbone-nas train; name the run folder of a training"
+        ) from None
     check_device(config, f"the device of {run}", NODE_REMEDY)
     if "teacher_devices" in options:
         if plan.live_images is None:

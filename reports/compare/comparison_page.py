@@ -85,7 +85,7 @@ def headline(comparison: StudyComparison) -> tuple[str, ...]:
 def refusals(comparison: StudyComparison) -> tuple[str, ...]:
     """Give each reason why numbers do not compare, and what is therefore left out."""
     reasons = comparison.comparability
-    left_out = "So fronts have charts of their own, hypervolumes are left out, and {} are compared by rank alone."
+    left_out = "So each front has its own chart, hypervolumes are left out, and {} are compared by rank only."
     sentences = []
     if reasons.score:
         sentences.append(f"{' '.join(reasons.score)} {left_out.format('scores')}")
@@ -140,8 +140,8 @@ def _pair_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
 
 def _volume_sentence(pair: StudyPair) -> str:
     a, b = pair.first, pair.other
-    final = f"The final hypervolume is {fixed(a.summary.hypervolume, 4)} for {a.letter} and "
-    final += f"{fixed(b.summary.hypervolume, 4)} for {b.letter}, above one common reference point."
+    final = f"The final hypervolume above a common reference point is {fixed(a.summary.hypervolume, 4)} for {a.letter}"
+    final += f" and {fixed(b.summary.hypervolume, 4)} for {b.letter}."
     if not pair.trainings or len(a.summary.curve) == len(b.summary.curve):
         return final
     then = f"After {pair.trainings} trainings, the length of the shorter search, it is "
@@ -153,7 +153,7 @@ def _reached_sentences(pair: StudyPair) -> list[str]:
     sentences = []
     for study, rival, reached in zip(studies, studies[::-1], pair.reached, strict=True):
         if reached is not None:
-            count = f"{reached} trainings; {rival.letter} made {len(rival.summary.curve)}"
+            count = f"{reached} trainings; {rival.letter} made {len(rival.summary.curve)} in all"
             sentences.append(f"{study.letter} reached the final hypervolume of {rival.letter} after {count}.")
     return sentences
 
@@ -173,11 +173,14 @@ def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
         if count < MIN_RANKED:
             sentences.append(f"{a} and {b} share {count} architectures with a {what}: too few to compare their ranks.")
         elif tau is None:
-            sentences.append(f"The {count} shared architectures of {a} and {b} have the same {what}, thus no ranks.")
-        else:
-            though = ", though the numbers do not compare" if other_scale else ""
             sentences.append(
-                f"{a} and {b} rank their {count} shared architectures by {what} with τ {fixed(tau, 2)}{though}."
+                f"The {count} architectures that {a} and {b} share have the same {what}, so they have no ranks."
+            )
+        else:
+            though = "; only the ranks can be compared, not the numbers" if other_scale else ""
+            sentences.append(
+                f"The orders of the {count} architectures that {a} and {b} share, by {what}, agree with Kendall’s τ ="
+                f" {fixed(tau, 2)}{though}."
             )
     return sentences
 

@@ -194,7 +194,7 @@ def test_the_table_the_report_and_the_figure_are_those_of_the_report(study: Stud
 
 def test_a_model_is_loaded_with_its_trained_weights(study: Study) -> None:
     model = study.model(1)
-    with pytest.raises(SelectionError, match="trial 1 has no weight file"):
+    with pytest.raises(SelectionError, match="the weight file of trial 1 is missing"):
         model.load()
     network = with_weights(model)
     loaded = model.load()

@@ -96,7 +96,7 @@ def test_a_folder_named_latest_is_not_replaced(here: Path, capsys: pytest.Captur
 def test_without_a_study_the_default_is_one_line_and_code_2(
     command: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for expected in ("no search of this folder has begun a trial", "which is gone"):
+    for expected in ("no search that was started in this folder has begun a trial", "which is gone"):
         with pytest.raises(SystemExit, match="2"):
             main(command.split())
         error = capsys.readouterr().err

@@ -80,6 +80,12 @@ def test_a_misspelled_word_is_one_line_and_code_2(
     assert error.count("\n") == 1
 
 
+def test_flags_that_share_only_their_dashes_are_not_proposed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["search", "--out", "folder"])
+    assert capsys.readouterr().err == "error: unrecognized arguments: --out folder (see --help)\n"
+
+
 def test_the_console_script_is_this_function() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"backbone-nas": f"{main.__module__}:main"}

@@ -157,7 +157,7 @@ def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(
 ) -> None:
     lines = printed(export_command([str(run), "--format", "timm", "--out", str(tmp_path / "best")])).splitlines()
     assert "best: trial 2, " in lines[0]
-    assert lines[-1].startswith("recommended is trial 2: scores of 2 longer trainings each")
+    assert lines[-1].startswith("recommended model: trial 2 (scores of 2 longer trainings each")
     for number in (1, 2):
         out = tmp_path / f"trial-{number}"
         lines = printed(export_command([str(run), "--trials", str(number), "--format", "timm", "--out", str(out)]))
@@ -173,7 +173,7 @@ def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(
 def test_retraining_ends_with_the_recommendation(run: Path, printed: Callable[[int], str]) -> None:
     words = ["--baselines", "--seeds", "2", "--runners-up", "0", "--plot", str(run / "plot.png")]
     last = printed(retrain_command([str(run), *words])).splitlines()[-1]
-    assert last.startswith("recommended is trial 2: scores of 2 longer trainings each, 90 steps; ")
+    assert last.startswith("recommended model: trial 2 (scores of 2 longer trainings each, 90 steps; ")
     assert TAKEN_BACK in last
     told = json.loads(printed(retrain_command([str(run), *words, "--json"])))
     assert told["recommendation"] == last
@@ -188,9 +188,9 @@ def test_without_retrained_baselines_the_scores_of_the_search_decide_everywhere(
     assert (
         "; trial 1 scores at least as high as eradio_femto: 5.94 times its throughput (scores of one training" in last
     )
-    assert "retrained scores do not decide, for the baseline eradio_femto has none" in last
+    assert "retrained scores are not used, because the baseline eradio_femto has none" in last
     page = Page((run / "report.html").read_text()).words
-    assert "Its score is that of the search: retrained scores do not decide" in page
+    assert "Its score is that of the search: retrained scores are not used" in page
     assert f"backbone-nas retrain {run} --baselines" in page
     lines = printed(export_command([str(run), "--format", "timm"])).splitlines()
     assert "trial 1, " in lines[0]

@@ -125,9 +125,9 @@ def test_what_is_no_folder_of_this_user_is_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "link").symlink_to(tmp_path / "own")
     (tmp_path / "file").touch()
     for name in ("link", "file"):
-        with pytest.raises(PermissionError, match="is not a folder of this user"):
+        with pytest.raises(PermissionError, match="is not a folder that belongs to this user"):
             private_folder(tmp_path / name)
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) != 0o700, "the link's folder is as it was"
     monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "own").stat().st_uid + 1)
-    with pytest.raises(PermissionError, match="is not a folder of this user"):
+    with pytest.raises(PermissionError, match="is not a folder that belongs to this user"):
         private_folder(tmp_path / "own")

@@ -144,7 +144,9 @@ def test_equal_models_of_a_ranking_share_a_rank_and_a_best_below_the_reference_i
     summary = summarize(study)
     rows = Page(render(study, summary)).table("Pareto front and baselines").body()
     assert [row["status"].partition(",")[0] for row in rows] == ["best", "2", "2", "4"]
-    assert "above" not in hypervolume(study.info, summary).replace("No model has a value above the reference.", "")
+    assert "above" not in hypervolume(study.info, summary).replace(
+        "No model has a value above the reference point.", ""
+    )
 
 
 def test_results_of_retraining_are_on_the_page(retrained_study):

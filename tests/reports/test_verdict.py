@@ -59,7 +59,7 @@ def test_commands_are_offered_only_where_they_take_the_objectives_and_they_quote
     other = synthetic.with_info(study, objectives=objectives(("score", "params"), "both"))
     page = Page(render(other, summarize(other))).words
     assert "It was trained once, for 540 steps" in page
-    assert "take speeds as unknown" in page
+    assert "Treat the speeds as unknown" in page
     assert "backbone-nas retrain" not in page
     assert "backbone-nas remeasure" not in page
 
@@ -85,7 +85,7 @@ def test_a_disturbed_timing_is_said_first_and_once_and_gives_no_ratio():
     study = compared(1.27, verdict="contended")
     summary = summarize(study)
     first, *others = headline(study.info, summary, "runs/mine")
-    assert first.startswith("Of 4 timings, 1 cannot be trusted, with that of trial 3 (contended: other work")
+    assert first.startswith("Of 4 timings, 1 cannot be trusted, among them that of trial 3 (contended: other work")
     assert "backbone-nas remeasure runs/mine" in first
     shown = " ".join([*others, recommended(study.info, summary), result_line(summary)])
     assert "trusted" not in " ".join(others)
@@ -189,7 +189,10 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         tile, *_ = tiles(which.info, summary)
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
-        assert ("no more than the reference from itself, 25.0%" in headline(which.info, summary, "RUN")[0]) is not shown
+        assert (
+            "no more than the noise (the reference, timed against itself: 25.0%)"
+            in headline(which.info, summary, "RUN")[0]
+        ) is not shown
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():

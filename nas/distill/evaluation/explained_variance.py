@@ -109,7 +109,9 @@ def explained_by_image(
         array, sums = array_of(split, f"{teacher}/{head}"), units.get((teacher, head))
         variance = total_variance(array) if sums is None else _variance_of_units(sums, len(array))
         if variance == 0:
-            raise ValueError(f"{teacher}/{head} is the same on all held-out images: no variance to explain")
+            raise ValueError(
+                f"{teacher}/{head} is the same on all held-out images: no variance to explain; choose other images"
+            )
         explained.setdefault(teacher, {})[head] = 1.0 - len(split) / variance * torch.cat(parts).cpu().numpy()
     return explained
 

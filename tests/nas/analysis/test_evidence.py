@@ -202,7 +202,7 @@ def test_the_place_of_a_model_is_said_of_the_recommended_and_the_taken_back_one(
     evidence = evidence_of(OVERTURNED)
     said = [bool(place_words(evidence, number)) for number in (0, 1, 2, 3)]
     assert said == [False, True, True, False]
-    assert place_words(evidence, 1).startswith("recommended is trial 2: scores of 2 longer trainings")
+    assert place_words(evidence, 1).startswith("recommended model: trial 2 (scores of 2 longer trainings")
 
 
 def recommended(study: StudyRecord) -> int:

@@ -82,7 +82,7 @@ def test_untried_candidates_make_no_other_new() -> None:
     c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 4: 1.5}))
     assert changes(c)[4] == "behind 2 → open: 2 not measured"
     assert (numbers(c.joined), c.not_tried, c.front_not_tried) == ([], 3, 2)
-    assert front_line(c) == "front of 3: 1 still on it (1), 2 not tried; none joined"
+    assert front_line(c) == "front before, 3 candidates: 1 still on it (1), 2 not tried; none joined"
     assert conclusion(c).startswith("Only 1 of the 3 models of the front was measured. ")
     (*_, last) = remeasuring_notes(small_study(), remeasured({0: 1.0}), c)
     assert last.startswith("3 candidates ")
@@ -108,7 +108,7 @@ def test_equal_measurements_change_nothing() -> None:
     assert c.hypervolume_before == c.hypervolume_now
     assert "hold here" in conclusion(c)
     assert "6 candidates (no interval of a perfect order)" in order_line(c.agreement)
-    assert remeasuring_notes(study, now, c)[0] == "changed: nothing that is recorded"
+    assert remeasuring_notes(study, now, c)[0] == "changed: no recorded setting"
 
 
 def test_disturbed_measurements_decide_nothing() -> None:
@@ -120,7 +120,7 @@ def test_disturbed_measurements_decide_nothing() -> None:
 
 def test_another_order_means_another_search() -> None:
     c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 1.0, 2: 2.0, 3: 4.0, 4: 3.0, 5: 2.5}))
-    assert "search again" in conclusion(c)
+    assert "run a search" in conclusion(c)
     now = remeasured({0: 1.0, 1: 1.0})
     now = replace(now, measurements={n: replace(m, arm="bf16", batch=1) for n, m in now.measurements.items()})
     notes = remeasuring_notes(small_study(), now, compare_remeasurement(small_study(), now))

@@ -65,10 +65,10 @@ def test_a_student_on_the_cpu_leaves_the_variable_as_it_is() -> None:
     ("devices", "ranks", "error"),
     [
         (("cuda:8",), 1, "cuda:8: the GPUs here are cuda:0 to cuda:7"),
-        (("cuda:0",), 8, "of 8 GPUs the teachers have 1, which leaves 7 for 8 processes"),
-        (tuple(f"cuda:{i}" for i in range(8)), 1, "of 8 GPUs the teachers have 8, which leaves 0 for 1 process"),
-        (("cuda:0", "cuda:1", "cuda:2"), 2, "3 GPUs of the teachers cannot be divided among 2 processes"),
-        (("cuda:0", "cuda:1"), 3, "2 GPUs of the teachers cannot be divided among 3 processes"),
+        (("cuda:0",), 8, "the teachers have 1 of 8 GPUs, which leaves 7 for 8 processes"),
+        (tuple(f"cuda:{i}" for i in range(8)), 1, "the teachers have 8 of 8 GPUs, which leaves 0 for 1 process"),
+        (("cuda:0", "cuda:1", "cuda:2"), 2, "3 GPUs of the teachers cannot be divided evenly among 2 processes"),
+        (("cuda:0", "cuda:1"), 3, "2 GPUs of the teachers cannot be divided evenly among 3 processes"),
         (("cpu", "cuda"), 8, ""),
     ],
 )
@@ -83,7 +83,7 @@ def test_numbers_that_do_not_work_out_are_refused(devices: tuple[str, ...], rank
         (("cuda:4", "cuda:5", "cuda:6", "cuda:7"), 4, ""),
         (("cuda:3",), 4, "cuda:3: torchrun's 4 processes here have cuda:0 to cuda:3"),
         (("cuda:8",), 4, "cuda:8: the GPUs here are cuda:0 to cuda:7"),
-        (("cuda:4", "cuda:5", "cuda:6"), 4, "3 GPUs of the teachers cannot be divided among 4 processes"),
+        (("cuda:4", "cuda:5", "cuda:6"), 4, "3 GPUs of the teachers cannot be divided evenly among 4 processes"),
     ],
 )
 def test_the_processes_of_torchrun_have_the_first_gpus(devices: tuple[str, ...], ranks: int, error: str) -> None:

@@ -74,10 +74,13 @@ def test_a_measurement_that_fails_is_the_reason_of_a_failed_trial(tmp_path, verd
 def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path):
     wrong = replace(measurement(2.0), verdict="wrong output", output_error=0.3)
     record = first_record(FakeService(Measured(wrong, {})), tmp_path)
-    assert (record.state, record.reason) == (TrialState.FAILED, "measuring: wrong output: 0.3 off fp32 eager's")
+    assert (record.state, record.reason) == (
+        TrialState.FAILED,
+        "measuring: wrong output: differs by 0.3 from fp32 eager",
+    )
     smaller = replace(measurement(2.0), requested_batch=64)
     record = first_record(FakeService(Measured(smaller, {})), tmp_path)
-    assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: of a batch of 64 images 16 fit")
+    assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: only 16 images of the batch of 64 fit")
 
 
 def test_a_card_is_measured_without_what_earlier_training_left_on_it(tmp_path, monkeypatch):
@@ -159,7 +162,7 @@ def test_a_trial_that_is_measured_late_keeps_counted_limits_and_its_batch(tmp_pa
     assert (record.state, record.rungs) == (TrialState.INFEASIBLE, ())
     *_, record = late_records(service, tmp_path)
     assert (record.state, len(record.rungs)) == (TrialState.INFEASIBLE, 1)
-    assert record.reason == "memory: of a batch of 64 images 16 fit"
+    assert record.reason == "memory: only 16 images of the batch of 64 fit"
 
 
 def for_scale(service: FakeService, folder: Path, name: str, **settings: Any) -> TrialRecord:

@@ -47,8 +47,8 @@ def test_build_prints_an_estimate_first_and_a_summary_last(teachers, tmp_path, c
     assert "xfeat on val images: 20/20" in err
     assert "xfeat spatial: 64 -> 16 channels" in out
     assert "cosine of decompressed to live features 0.9" in out
-    assert "times less than fp16" in out
-    assert "break-even with live teachers" in out
+    assert "times smaller than fp16" in out
+    assert "break-even: the build took as long" in out
     assert main([*BUILD, "--cache", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
 
@@ -239,7 +239,7 @@ def test_gc_deletes_incomplete_entries(cache):
         (["build", "--target-dtype", "int3"], "--target-dtype: invalid choice"),
         (["build", "--share", "1.5"], "--share: 1.5: must be a number over 0, at most 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
-        (["verify", "--cache", "/no/such"], "no built cache in /no/such"),
+        (["verify", "--cache", "/no/such"], "no finished cache in /no/such"),
         (["gc"], "one of the arguments --days --all --incomplete is required"),
     ],
     ids=str,

@@ -292,8 +292,8 @@ def test_damaged_metadata_cost_no_image():
 @pytest.mark.parametrize(
     ("field", "content", "said"),
     [
-        ("json", b"{", "x.json is no JSON"),
-        ("json", b"[" * 100_000, "x.json is no JSON: brackets in brackets"),
+        ("json", b"{", "x.json is not JSON"),
+        ("json", b"[" * 100_000, "x.json is not JSON: brackets in brackets"),
         ("json", b'{"label": "dog"}', "x.json holds the label 'dog'"),
         ("json", b'{"label": true}', "x.json holds the label 'True'"),
         ("cls", b"9" * 5000, "x.cls holds the label '99999"),

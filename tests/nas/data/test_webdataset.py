@@ -244,7 +244,7 @@ def test_ignored_mask_values_are_void(masked):
 
 @pytest.mark.parametrize("value", ["256", "x", "-1", "3,"])
 def test_impossible_ignore_values_are_refused(masked, value):
-    with pytest.raises(DataError, match="is no mask value; allowed: 0 to 255"):
+    with pytest.raises(DataError, match="is not a mask value; allowed: 0 to 255"):
         both(f"{masked}#ignore={value}")
 
 

@@ -65,6 +65,7 @@ CASES = [
     (findings.judge_runtime(replace(WORKS, correct=False), "onnxruntime", "eager"), WARN, "'.[onnx]'"),
     (findings.judge_runtime(NO_COMPILER, "compiled", "eager"), WARN, "g++"),
     (findings.judge_runtime(NO_COMPILER, "compiled", "compiled"), FAIL, "--runtime eager+bf16"),
+    (findings.judge_runtime(Unread("no result after 60 s"), "compiled", "eager"), WARN, "on an idle machine"),
     (findings.judge_runtime(NOT_INSTALLED, "onnxruntime", "eager"), WARN, "pip install -e '.[onnx]' in the clone"),
     (findings.judge_folder(FOLDER, "cache", "--cache", 5 * GB), OK, ""),
     (findings.judge_folder(FOLDER, "cache", "--cache", 500 * GB), FAIL, "--cache DIR"),

@@ -43,7 +43,7 @@ def test_weights_that_are_the_best_of_several_seeds_have_no_interval(tmp_path: P
 
 def test_weights_of_one_seed_are_the_only_ones(tmp_path: Path) -> None:
     text = card(tmp_path, 1)
-    assert "| exported weights: retraining, seed 1 | 90 | 0.7000 | none: one seed only |" in text
+    assert "| exported weights: retraining, seed 1 | 90 | 0.7000 | unknown: one seed only |" in text
 
 
 def test_the_score_is_that_of_spatial_features(tmp_path: Path) -> None:

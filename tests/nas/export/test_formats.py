@@ -102,7 +102,9 @@ def test_the_example_for_timm_names_the_strides_of_the_model(
 
 def test_timm_opens_the_folder(made: Made, net: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = export(made, tmp_path, "--format", "timm", "--heads", "xfeat")
-    assert capsys.readouterr().out.startswith(f"{folder}: trial 1, {SPEC.arch_id}, the search's last rung, score ")
+    assert capsys.readouterr().out.startswith(
+        f"{folder}: trial 1, {SPEC.arch_id}; weights: the search's last rung, score "
+    )
     script = (
         BESIDE_TIMM
         + """

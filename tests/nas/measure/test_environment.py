@@ -29,7 +29,7 @@ def test_gpus_of_two_kinds_are_refused_with_the_remedy(monkeypatch: pytest.Monke
     with pytest.raises(DeviceError) as caught:
         check_one_kind("cuda")
     assert str(caught.value) == (
-        "the GPUs here are of several kinds, whose timings do not mix: NVIDIA RTX 4090 and NVIDIA T400; "
+        "the GPUs here are of several kinds, whose timings cannot be compared: NVIDIA RTX 4090 and NVIDIA T400; "
         "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
     )
 

@@ -49,7 +49,7 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
         assert figures[key]["basis"] == "measured"
         assert figures[key]["value"] > 0
     assert {figures[f"step_s.{name}"]["note"] for name in ("fp32", "bf16")} == {"", "chosen"}
-    assert figures["teacher_s.hed"]["note"].startswith("96 passes")
+    assert figures["teacher_s.hed"]["note"].startswith("96 forward passes")
     assert figures["trial_s.1"]["value"] > figures["trial_s.0"]["value"] > figures["measure_s"]["value"]
     assert [c["devices"] for c in plan["clusters"]] == [1, 3]
     assert all(c["reached"][0] == 6 and c["fits"] is None for c in plan["clusters"])
@@ -227,7 +227,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be"),
         (["--ask-seconds", "inf"], "--ask-seconds: inf: must be"),
         (["--gpus", "1000000000000"], "--gpus: (1000000000000,): must be"),
-        (["--assume-tflops", "9", "--gpus", "16,4", "--distill", "ranks=8"], "--gpus: 4: a trial takes 8"),
+        (["--assume-tflops", "9", "--gpus", "16,4", "--distill", "ranks=8"], "--gpus: 4: must be 8 or more"),
         (["--budget", "100000000"], "--budget: 100000000: must be"),
         (["--budget", "100000"], "--budget: 100000: a plan simulates 5,000"),
         (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),
@@ -236,6 +236,11 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
         (["--device", "tpu"], "--device"),
         (["--assume-tflops", "9", "--max-params", "10"], "far below"),
+        (
+            ["--assume-tflops", "9", "--max-params", "3e5"],
+            "--max-params 300,000: only 63 of 300 random architectures of the space laptop are within this limit, and "
+            "64 are needed (--probe): relax it, or lower --probe",
+        ),
         (["--teachers", "nobody"], "nobody"),
         (["--plot", "plan.gif"], ".png, .svg, .pdf"),
     ],

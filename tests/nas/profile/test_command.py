@@ -171,7 +171,7 @@ def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypa
     assert main(["--arch", "eradio_femto", *QUICK]) == 1
     out, err = capsys.readouterr()
     assert "eradio_femto: failed: timing: hang: no result after 120 s" in " ".join(out.split())
-    assert "not done: eradio_femto: timing, " in err
+    assert "not measured: eradio_femto: timing, " in err
 
 
 def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monkeypatch):
@@ -185,7 +185,7 @@ def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monke
     assert (setting.batch, setting.reference_arm, setting.budget_s) == (2, None, 0.2)
     out = " ".join(capsys.readouterr().out.split())
     assert "batch 1 (2 requested)" in out
-    assert "(batch 1, eager instead of compiled)" in out
+    assert "(batch 1, in eager mode instead of compiled)" in out
     assert "interleaved, in eager mode" in out
     assert "best throughput: " in out
     assert "ours, fused" not in out
@@ -201,7 +201,7 @@ def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):
     data = json.loads(out)
     assert data["throughput_img_s"] > 0
     assert data["missing"] == ["batch sweep"]
-    assert "not done: eradio_femto: batch sweep" in err
+    assert "not measured: eradio_femto: batch sweep" in err
     monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(stopped))
     assert main(["--arch", "eradio_femto", "--arch", "eradio_pico", *QUICK]) == 130
     out, err = capsys.readouterr()
@@ -304,7 +304,7 @@ def test_tables_show_the_numbers_and_the_reasons(capsys, monkeypatch):
         "leaves out",
         "stage3",
         "verdict",
-        "The stages take",
+        "Together the stages take",
     ):
         assert expected in out
 

@@ -105,7 +105,9 @@ def test_the_noise_is_the_largest_deviation_on_either_side(capsys, monkeypatch):
 def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
     out, err = shown(capsys, monkeypatch, "--runtimes", "eager,compiled,bf16,tensorrt")
     assert all(line.startswith("eradio_pico: ") for line in err.splitlines())  # progress
-    speed, rest = out.split("A/A: x 1.000 [0.99, 1.02]: differences under 2.0% are ties")
+    speed, rest = out.split(
+        "A/A (the first runtime against itself): x 1.000 [0.99, 1.02]: differences under 2.0% are ties"
+    )
     lines = {line.split()[0]: line for line in speed.splitlines() if line.strip()}
     assert "[0.99, 1.02]  A/A" in lines["eager"]
     assert lines["compiled"].split()[4:] == ["1.500", "[1.4,", "1.6]", "2.50", "ok"]  # no tie
@@ -121,7 +123,11 @@ def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
 
 def test_rows_are_grouped_by_runtime(capsys, monkeypatch):
     out = shown(capsys, monkeypatch, "--runtimes", "eager,compiled,bf16").out
-    names = [line.split()[0] for line in out.split("A/A: ")[0].splitlines() if " ok" in line]
+    names = [
+        line.split()[0]
+        for line in out.split("A/A (the first runtime against itself): ")[0].splitlines()
+        if " ok" in line
+    ]
     assert names == ["eager", "bf16", "compiled"]
 
 
@@ -145,9 +151,12 @@ def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
     few = {"samples": 2, "verdict": TOO_FEW, "ratio_low": 0.001, "ratio_high": 1000.0}
     monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: few))
     out = shown(capsys, monkeypatch, "--runtimes", "eager,nchw").out
-    assert "A/A: x 1.000, interval not usable: only 2 samples; ties are unknown" in " ".join(out.split())
+    assert (
+        "A/A (the first runtime against itself): x 1.000, interval not usable: only 2 samples; ties are unknown"
+        in " ".join(out.split())
+    )
     assert "tie " not in out
-    assert "1000" not in out.split("A Pareto front")[0].replace("1.000", "")
+    assert "1000" not in out.split("Do not mix")[0].replace("1.000", "")
 
 
 def test_a_crash_is_a_row_and_exit_code_1(capsys, monkeypatch):
@@ -166,7 +175,7 @@ def test_ctrl_c_prints_the_rows_so_far(capsys, monkeypatch):
 
     monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(stopped))
     out, err = shown(capsys, monkeypatch, "--arch", "timm:resnet10t", "--runtimes", "eager,bf16,nchw", code=130)
-    assert "A/A: x 1.000" in out
+    assert "A/A (the first runtime against itself): x 1.000" in out
     last = err.splitlines()[-1]
     assert last.split(": ", 1)[1] == "eradio_pico: bf16, eradio_pico: nchw, timm:resnet10t"
 

@@ -52,7 +52,7 @@ def test_a_size_that_the_headline_has_too_is_explained():
     sweep = Sweep((point(1, 9, 10, 11), replace(point(m.batch, 150, 160, 170), resolution=m.resolution)), {})
     words = " ".join(sweep_table(profile, "batch", sweep, NetworkSettings(torch.device("cpu"), None)).caption.split())
     assert f"Batch {m.batch} at {m.resolution} px has two timings" in words
-    assert "160 img/s in turns with the other sizes, 100 img/s in turns with" in words
+    assert "160 img/s interleaved with the other sizes, 100 img/s interleaved with" in words
     alone = replace(sweep, points=sweep.points[:1])
     assert "two timings" not in sweep_table(profile, "batch", alone, NetworkSettings(torch.device("cpu"), None)).caption
 

@@ -52,7 +52,7 @@ def shared_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["RUN", "--batch-size", "0"], "--batch-size: 0: must be"),
         (["RUN", "--img-size", "65"], "--img-size: 65: must be a multiple of 32"),
         (["RUN", "--name", "../x"], "--name: '../x'"),
-        (["RUN", "--name", "retraining"], "--name: 'retraining': backbone-nas retrain saves its timings under it"),
+        (["RUN", "--name", "retraining"], "--name: 'retraining' is reserved for the timings of backbone-nas retrain"),
         (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
     ],

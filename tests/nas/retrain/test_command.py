@@ -93,7 +93,10 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
     process.kill()
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL, errors
-    assert "retraining: front 2, near misses 0, early-stopped 1, baselines 0; 12 steps, seeds 1, 2" in errors
+    assert (
+        "models to retrain: front 2, near misses 0, early-stopped 1, baselines 0; each for 12 steps with seeds 1, 2"
+        in errors
+    )
     assert workers
     until(lambda: all(gone(pid) for pid in workers))  # no worker outlives the command
     kept = read(run)
@@ -165,7 +168,7 @@ def test_other_teachers_are_refused(
     other = replace(study, info=replace(study.info, teachers={"hed": "another"}))
     new_store(tmp_path / "run", other)
     assert main([str(tmp_path / "run"), *WORDS, "--cache", str(cache)]) == 2
-    assert "the study was trained with teachers {'hed': 'another'}" in capsys.readouterr().err
+    assert "in place of {'hed': 'another'}" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
@@ -185,7 +188,7 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     assert not (tmp_path / "user").exists(), "the cache that the search recorded is read"
     error = capsys.readouterr().err
     assert "trial 1, seed 1: " in error
-    assert error.splitlines()[-1].startswith("failed: trial 1 with seed 1;")
+    assert error.splitlines()[-1].startswith("failed trainings: trial 1 with seed 1;")
     (final,) = store.retrainings()
     assert final.score is None
     assert "seed-1" in (final.reason or "")
@@ -266,7 +269,7 @@ def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
         for final in retrained(number, {1: 0.4, 2: 0.41}, steps=STEPS):
             store.save_retraining(final)
     assert main([str(run), *WORDS, "--cache", str(cache)]) == 0
-    assert "measuring all again" in capsys.readouterr().err
+    assert "measuring all models again" in capsys.readouterr().err
     (again,) = store.remeasurements()
     assert set(again.measurements) == {0, 1, 2, STOPPED}
     assert again.measurements[STOPPED].ratio != 3.0

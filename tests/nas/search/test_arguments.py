@@ -31,7 +31,7 @@ from nas.search.__main__ import main
         ("--pla", "error: unrecognized arguments: --pla; did you mean --plan?"),
         ("--json", "error: unrecognized arguments: --json"),  # of --plan
         ("--gpus 4", "error: unrecognized arguments: --gpus 4"),
-        ("--plan --extend 5 --storage postgresql://u:s3cret@h/n", "error: --plan --extend: a plan is of a new search"),
+        ("--plan --extend 5 --storage postgresql://u:s3cret@h/n", "error: --plan --extend: --plan is for a new search"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(

@@ -114,10 +114,10 @@ def test_defaults_ask_for_no_number_of_images() -> None:
 @pytest.mark.parametrize(
     ("ranks", "train", "val", "advice"),
     [
-        (1, 20, 5, "found 20 images to train on; a training batch takes 32: add images, or give --batch-size 20"),
+        (1, 20, 5, "found 20 images to train on; a training batch takes 32. Add images, or give --batch-size 20"),
         (4, 23, 5, "give --batch-size 20"),
-        (4, 7, 5, "a training batch takes 32: add images"),
-        (1, 32, 1, "held-out images found: 1; a score needs the variance of 2 or more: add images"),
+        (4, 7, 5, "a training batch takes 32. Add images"),
+        (1, 32, 1, "found 1 held-out images; a score needs 2 or more. Add images"),
     ],
 )
 def test_images_that_no_training_can_do_with_are_refused_with_advice(

@@ -157,11 +157,19 @@ def test_the_time_and_the_running_trials_of_the_panel_are_those_of_the_moment(te
     assert "now: #0 (eradio_femto) training to 30 steps" in terminal.screen()
 
 
+def test_a_spent_budget_awaits_no_further_candidate_for_an_estimate(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, budget=1, baselines=())
+    assert terminal.progress.headline(terminal.loop).endswith("ETA known after 2 more candidates")
+    drive(terminal.loop, 1)
+    assert terminal.progress.headline(terminal.loop).startswith("1/1 candidates, front 1")
+    assert "ETA" not in terminal.progress.headline(terminal.loop)
+
+
 def test_a_line_marks_a_disturbed_timing() -> None:
     quiet = TrialRecord(1, "a", {}, TrialState.STOPPED, measurement=measurement(1.5))
     disturbed = replace(quiet, measurement=replace(measurement(1.5), verdict="contended"))
-    assert "(1.50x)" in describe(quiet)
-    assert "(1.50x, contended)" in describe(disturbed)
+    assert describe(quiet).endswith("early-stopped: 1500 img/s, 1.50x the reference")
+    assert describe(disturbed).endswith("1.50x the reference (contended)")
 
 
 def test_a_resumed_search_says_what_it_has(tmp_path: Path) -> None:

@@ -141,5 +141,5 @@ def test_an_interruption_while_the_database_is_away_does_not_wait_for_it(
             session._run(command, targets, None, lambda: store, StudyLoop, Console(quiet=True), interrupt, 0.0)
         server.start()
         assert len([line for line in lines if "the database is unavailable" in line]) == 1, "it did not wait again"
-        assert "no end of this session" in lines[-1]
+        assert "the end of this session could not be stored" in lines[-1]
         assert started(StudyLoop(reopen(command.run))).number == 0

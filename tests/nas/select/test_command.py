@@ -54,13 +54,13 @@ def test_the_answer_has_spec_and_weights(run: Path, capsys: pytest.CaptureFixtur
     assert f"trial 2, {trial.arch_id}" in out
     assert best["outline"].split(" | ")[1] in out
     assert f"weights: {weights}" in out
-    assert "confidence:" in out
+    assert "chance that trial 2 has the highest score" in out
 
 
 def test_a_latency_without_samples_has_no_chance(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--max-latency-ms", "2"]) == 0
     out = capsys.readouterr().out
-    assert "within the limits: unknown" in out
+    assert "chance that it is within the limits: unknown" in out
     assert "latency of one image" in out.splitlines()[-2]
     (run / "samples").mkdir()
     (run / "samples" / f"{small_study().trials[3].arch_id}.json").write_text("[broken")
@@ -77,7 +77,7 @@ def test_nothing_fits_is_exit_code_1_with_the_nearest(run: Path, capsys: pytest.
     assert answer["alone"]["max_latency_ms"]["trial"] == 3
     assert main([str(run), "--min-throughput", "5000"]) == 1
     out = capsys.readouterr().out
-    assert "none of 6 candidates" in out
+    assert "none of the 6 models compared" in out
     assert "--min-throughput by 25.0 %" in out
 
 
@@ -86,7 +86,7 @@ def test_a_baseline_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     small = tuple(replace(t, params=1000 if t.number == 0 else 10**6) for t in study.trials)
     new_store(run.parent / "other", replace(study, trials=small))
     assert main([str(run.parent / "other"), "--max-params", "2000"]) == 0
-    assert ": the baseline eradio_femto" in capsys.readouterr().out
+    assert ", which is the baseline eradio_femto" in capsys.readouterr().out
 
 
 def test_columns_of_limits_are_there_with_a_limit_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_columns_of_limits_are_there_with_a_limit_alone(run: Path, capsys: pytes
     for words in ((), ("--min-throughput", "100")):
         assert main([str(run), *words]) == 0
         shown[words] = capsys.readouterr().out
-    assert [("within it" in text, "within the limits" in text) for text in shown.values()] == [
+    assert [("within limit" in text, "within the limits" in text) for text in shown.values()] == [
         (False, False),
         (True, True),
     ]

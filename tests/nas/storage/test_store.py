@@ -270,7 +270,10 @@ def test_a_machine_that_disappears_is_noticed_within_half_a_minute(tmp_path: Pat
 def test_drivers_of_two_machines_on_one_file_are_refused(tmp_path: Path) -> None:
     create(tmp_path, None)
     (tmp_path / "drivers").mkdir()
-    with FileLock(tmp_path / "drivers" / "elsewhere:1:aa"), pytest.raises(StoreError, match="elsewhere works on this"):
+    with (
+        FileLock(tmp_path / "drivers" / "elsewhere:1:aa"),
+        pytest.raises(StoreError, match="a search on elsewhere works on this"),
+    ):
         StudyLoop(reopen(tmp_path))
     drive(StudyLoop(reopen(tmp_path)), stop_after=1)
 

@@ -135,7 +135,7 @@ def continue_in_one_process(run: Path, cache: Path) -> str:
     process = start(run, cache, resume, checkpoint_s="30")
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
-    assert "no checkpoint of this training" not in errors
+    assert "not a checkpoint of this training" not in errors
     assert "other drivers" not in errors, "the one before has ended"
     assert read_history(run)[STEP] == [10, 20, 30, 40]
     return errors
@@ -174,8 +174,8 @@ def test_sigterm_saves_and_the_training_continues_to_the_same_numbers(
     ("raised", "checkpoint", "said"),
     [
         (StateSaved, True, "interrupted; the training's state is saved\n"),
-        (KeyboardInterrupt, True, "interrupted; what the training did since its last checkpoint is lost\n"),
-        (KeyboardInterrupt, False, "interrupted; the training has no checkpoint\n"),
+        (KeyboardInterrupt, True, "interrupted; the training has lost the steps since its last checkpoint\n"),
+        (KeyboardInterrupt, False, "interrupted; the training has no checkpoint yet and will start again\n"),
     ],
 )
 def test_an_interrupted_command_says_what_is_saved(

@@ -140,7 +140,7 @@ def count_live(data: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[
         (("--train-images", "1000000"), "only 32 of 1,000,000 images to train on; check the path and the shards"),
         (
             ("--batch-size", "64"),
-            "a training batch takes 64: add images, or give --batch-size 32",
+            "a training batch takes 64. Add images, or give --batch-size 32",
         ),
     ],
 )
@@ -289,7 +289,7 @@ def test_wrong_words_are_refused_in_one_line(words: list[str], error: str, capsy
 def test_a_search_is_no_training_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new_store(tmp_path / "search", small_study({0: (0.2, 1.0)}))
     assert main(["--resume", "search"]) == BAD_INPUT
-    assert "--resume: 'search' is no folder of backbone-nas train" in capsys.readouterr().err
+    assert "--resume: 'search' was not written by backbone-nas train" in capsys.readouterr().err
 
 
 def test_evaluations_end_with_the_last_step() -> None:
@@ -330,10 +330,12 @@ def test_processes_are_chosen_beyond_the_gpus_of_the_teachers(
 def test_gpus_of_teachers_that_do_not_work_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SearchConfig(device="cuda")
     monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0",))
-    with pytest.raises(ConfigError, match="--teacher-devices: of 1 GPU the teachers have 1, which leaves 0 for 1 pro"):
+    with pytest.raises(ConfigError, match="--teacher-devices: the teachers have 1 of 1 GPU, which leaves 0 for 1 pro"):
         with_workers(config, None, ("cuda:0",))
     monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
-    with pytest.raises(ConfigError, match="--teacher-devices: 3 GPUs of the teachers cannot be divided among 2 pro"):
+    with pytest.raises(
+        ConfigError, match="--teacher-devices: 3 GPUs of the teachers cannot be divided evenly among 2 pro"
+    ):
         with_workers(config, 2, ("cuda:1", "cuda:2", "cuda:3"))
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
