@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain
@@ -248,7 +249,8 @@ class TeacherCacheBuilder:
         """Return the loaded teacher; CacheError if its activations differ from those of the existing shards."""
         teacher = self.spec.load().to(self.device)
         activations = activation_fingerprint(teacher)
-        with self.entry.lock("activations"):
+        # A complete entry changes no more, and may be another user's, in which no lock can be taken.
+        with nullcontext() if self.entry.complete else self.entry.lock("activations"):
             recorded = self.recorded_activations()
             if recorded is None:
                 write_json(self.activations_path, {"activations": activations})
