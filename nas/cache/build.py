@@ -10,6 +10,7 @@ from nas.cache.entry import FORMAT, LAYOUT, CacheError, CacheFailure, write_json
 from nas.cache.estimate import BuildProgress, estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.poses import build_poses, has_poses
+from nas.cache.shards import mapped
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.cli import is_of_path
@@ -68,6 +69,7 @@ class CachePlan:
 
     def build(self, progress: Progress) -> None:
         """Build the missing entries, with one teacher in memory at a time, and write the set's file."""
+        mapped.cache_clear()  # this process may have read an entry that was deleted to be built again
         if not self.images.entry.complete:
             self.images.build(progress)
         for teacher in self.missing:

@@ -177,6 +177,8 @@ class CacheEntry:
     ) -> None:
         """Write the manifest after all shards are written, and empty the working folder.
 
+        Only the process that writes the manifest removes files of killed writers: later, the poses may be under way.
+
         Args:
             shards: All shards of the entry.
             files: Files that belong to no shard.
@@ -189,8 +191,10 @@ class CacheEntry:
                 for record in records.values():
                     listed |= record.pop("files")
                 write_json(self.manifest_path, {**describe(records), "shards": records, "files": listed})
+                for unfinished in self.folder.glob("*.tmp"):
+                    unfinished.unlink(missing_ok=True)
         # The working folder stays, since another process may be about to create a lock in it.
-        for leftover in [*self.working.iterdir(), *self.folder.glob("*.tmp")]:
+        for leftover in self.working.iterdir():
             leftover.unlink(missing_ok=True)
 
     def check(self, hashes: bool) -> None:

@@ -20,7 +20,7 @@ from nas.cache.entry import SHARD_ITEMS, CacheEntry, CacheError, Shard
 from nas.cache.images import SPLITS, ImageCacheBuilder
 from nas.cache.poses import missing_poses, poses_stage
 from nas.cache.targets import read_cache_set
-from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder
+from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder, images_at_once
 from nas.cli import clock, format_bytes
 from nas.data import CorruptImage, ImageSet
 from nas.data.dataset import Progress, evenly_spaced
@@ -149,9 +149,11 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
     images = builder.source_images["train"] if larger else builder.images.sets["train"]
     pixels = torch.from_numpy(read_some(images)).permute(0, 3, 1, 2)
     teacher = spec.load().to(builder.device)
+    at_once = images_at_once(teacher, builder.device, builder.teacher_px)
 
     def run(count: int) -> None:
-        run_teacher(teacher, pixels[:count].to(builder.device), builder.precision).spatial.cpu()
+        for part in torch.split(pixels[:count], at_once):
+            run_teacher(teacher, part.to(builder.device), builder.precision).spatial.cpu()
 
     seconds = seconds_per_image(run, teacher.tiles**2) / parallel_passes(builder, teacher)
     if larger:

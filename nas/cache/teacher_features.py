@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain
@@ -191,24 +192,36 @@ class TeacherCacheBuilder:
         """
         teacher = self.teacher
         passes = BoundedSemaphore(self.passes_at_once(teacher))
+        at_once = images_at_once(teacher, self.device, self.teacher_px)
 
         def run(rows: RowBatch) -> Heads:
             images = read_images(rows)
             with passes:
-                summary, spatial = run_teacher(teacher, images.to(self.device), self.precision)
-                heads = {"spatial": to_grid(spatial, self.compression.grid)}
-                return heads if summary is None else {"summary": summary, **heads}
+                parts = [self._heads(teacher, part) for part in torch.split(images, at_once)]
+            return (
+                parts[0] if len(parts) == 1 else {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
+            )
 
         return run
+
+    def _heads(self, teacher: Teacher, images: Tensor) -> Heads:
+        """Run the teacher on uint8 images (N, 3, S, S)."""
+        summary, spatial = run_teacher(teacher, images.to(self.device), self.precision)
+        heads = {"spatial": to_grid(spatial, self.compression.grid)}
+        return heads if summary is None else {"summary": summary, **heads}
+
+    @property
+    def teacher_px(self) -> int:
+        """Return the side of the images that the teacher sees."""
+        return max(self.spec.source_px, self.images.image_px)
 
     def passes_at_once(self, teacher: Teacher) -> int:
         """Return how many batches the teacher takes at the same time: as many as there are threads and memory.
 
         SAM ViT-H at 1024 px takes 6.8 GB for a batch, two mosaics: a batch on each of 16 threads would not fit a GPU.
         """
-        memory = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else memory_bytes()
-        needed = activation_bytes(teacher, BATCH, max(self.spec.source_px, self.images.image_px))
-        return max(1, min(torch.get_num_threads(), memory // 2 // needed))
+        needed = activation_bytes(teacher, BATCH, self.teacher_px)
+        return max(1, min(torch.get_num_threads(), _half_of_memory(self.device) // needed))
 
     def image_reader(self, shard: Shard) -> ReadImages:
         """Return a function that reads rows of a shard.
@@ -248,7 +261,8 @@ class TeacherCacheBuilder:
         """Return the loaded teacher; CacheError if its activations differ from those of the existing shards."""
         teacher = self.spec.load().to(self.device)
         activations = activation_fingerprint(teacher)
-        with self.entry.lock("activations"):
+        # A complete entry changes no more, and may be another user's, in which no lock can be taken.
+        with nullcontext() if self.entry.complete else self.entry.lock("activations"):
             recorded = self.recorded_activations()
             if recorded is None:
                 write_json(self.activations_path, {"activations": activations})
@@ -301,6 +315,20 @@ class TeacherCacheBuilder:
             "activations": read_json(self.activations_path)["activations"],
             "seconds": round(sum(record["seconds"] for record in records.values()), 3),
         }
+
+
+def images_at_once(teacher: Teacher, device: torch.device, px: int) -> int:
+    """Return how many images of `px` a teacher takes in a pass: a batch, or what half of the device's memory holds.
+
+    SAM ViT-B takes 81 GB for 32 images of 1024 px. Mosaics are not divided, since features depend on their images.
+    """
+    needed, memory = activation_bytes(teacher, BATCH, px), _half_of_memory(device)
+    return BATCH if needed <= memory or teacher.tiles > 1 else max(1, BATCH * memory // needed)
+
+
+def _half_of_memory(device: torch.device) -> int:
+    """Return half of the bytes that are free on a GPU, or that this process can have on a CPU."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()) // 2
 
 
 def activation_bytes(teacher: Teacher, count: int, px: int) -> int:

@@ -24,6 +24,7 @@ from nas.cache.build import STUDY_SEED
 from nas.cache.grid import to_grid
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import Targets, read_cache_set
+from nas.cache.teacher_features import images_at_once
 from nas.data import CorruptImage, ImageSet, open_images
 from nas.data.dataset import Pixels, Progress, digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
@@ -33,7 +34,7 @@ from nas.teachers.base import activation_fingerprint, run_teacher, same_activati
 from search_space.arch import SIZE_MULTIPLE_PX
 
 MAX_EPOCHS = 1_000_000
-TEACHER_BATCH = 32  # images of a teacher's forward pass
+TEACHER_BATCH = 32  # images of a teacher's forward pass, at most
 _LOG = logging.getLogger(__name__)
 
 
@@ -167,12 +168,13 @@ class _LiveTeacher:
         if not same_activations(activation_fingerprint(self._teacher), recorded):
             raise CacheError(f"teacher {spec.name}: it computes other features now than for the cache")
         self.image_px = max(targets.image_px, spec.source_px)
+        self._at_once = min(TEACHER_BATCH, images_at_once(self._teacher, device, self.image_px))
         heads = {"summary": cached.summary, "spatial": cached.spatial}
         self._heads = {head: _OnDevice(s, device) for head, s in heads.items() if s is not None}
 
     def targets(self, images: Tensor, grid: int, device: torch.device) -> dict[str, Tensor]:
         """Return "teacher/head" -> standardized targets of images (B, 3, px, px), uint8, on a device."""
-        parts = [self._features(part, grid) for part in torch.split(images, TEACHER_BATCH)]
+        parts = [self._features(part, grid) for part in torch.split(images, self._at_once)]
         return {
             f"{self._name}/{head}": torch.cat([part[head] for part in parts]).to(device, non_blocking=True)
             for head in self._heads

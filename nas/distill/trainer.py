@@ -148,7 +148,7 @@ class Distiller:
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.img_size,)),)
         module = DistillationModule(self.student, loss, self._balance, autocast)
-        unused = _may_leave_unused(groups, targets)
+        unused = _may_leave_unused(groups, targets, backbone)
         self._ema = self.averaged
         self._module: nn.Module = module
         if self.sharded:
@@ -354,8 +354,13 @@ def indexed_device(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 
-def _may_leave_unused(groups: Sequence[Group], targets: Targets) -> bool:
-    """Return whether a step can leave a head, or the student's summary, without a gradient."""
+def _may_leave_unused(groups: Sequence[Group], targets: Targets, backbone: nn.Module) -> bool:
+    """Return whether a step can leave a head, the student's summary, or its last norm, without a gradient.
+
+    With a neck and a summary token, neither the map nor the summary comes from the last norm.
+    """
+    if isinstance(backbone, Backbone) and backbone.neck is not None and backbone.summary_norm is not None:
+        return True
     return not targets.train.summary or any(set(group.teachers) != set(targets.teachers) for group in groups)
 
 

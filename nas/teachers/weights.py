@@ -258,8 +258,13 @@ def install_command() -> str:
     return " ".join([sys.executable, *PIP_ARGUMENTS])
 
 
-@cache
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex; remembered for the life of the process."""
+    """Return the sha256 of a file's bytes, in hex; remembered until the file has another size or time."""
+    status = path.stat()
+    return _sha256_of_version(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from nas.distill.losses import TargetTransform, array_of
 ImageShares = NDArray[np.float64]
 ROUNDING = 1e-6  # share of the squared lengths of unit vectors: a variance below is that of float32's rounding
 _ROWS = 256  # read at a time
+_PIXELS = 200 * 224**2  # of the images that a model takes at a time: 200 of 1024 px would fill a GPU of 80 GB
 _variances: dict[int, float] = {}  # id of a living array -> its total variance
 
 
@@ -37,10 +38,13 @@ def predict(
     batch: int = 100,
     images: int | None = None,
 ) -> Iterator[tuple[slice, Any]]:
-    """Run `model` on the first `images` of a split (default: all) without gradients; yield (rows, its output)."""
+    """Run `model` on the first `images` of a split (default: all) without gradients; yield (rows, its output).
+
+    It takes at most `batch` images at a time, see also `images_at_once`.
+    """
     count = len(split.images) if images is None else min(images, len(split.images))
     with torch.inference_mode():
-        for rows in slices(count, batch):
+        for rows in slices(count, min(batch, images_at_once(split.images.shape[-1]))):
             yield rows, model(normalize(read(split.images, rows).to(device)))
 
 
@@ -147,6 +151,11 @@ def _scatter(array: TargetArray) -> float:
         mean += shift * len(values) / total
         count = total
     return scatter
+
+
+def images_at_once(side_px: int) -> int:
+    """Return how many images of this side a model takes at a time, so that large ones fit into a GPU's memory."""
+    return max(1, _PIXELS // side_px**2)
 
 
 def slices(count: int, size: int) -> Iterator[slice]:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from nas.cache.targets import SplitTargets, Targets
+from nas.distill.evaluation.explained_variance import images_at_once
 from nas.distill.heads import Student, normalize
 from nas.study.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet
 
@@ -63,22 +64,31 @@ def contact_sheet(student: Student, targets: Targets, device: str | torch.device
     position = {row: i for i, row in enumerate(fitted)}
     shown = [position[row] for row in chosen]
     images = torch.from_numpy(np.array(split.images[np.array(fitted)]))
-    with torch.inference_mode():
-        features = student.encode(normalize(images.to(device)))
-        predictions = student.heads.predict_targets(features)
-    student_maps = features.spatial.float().cpu()
+    student_maps, predictions = _maps(student, images, device)
     rows = [((IMAGE, ""), images[shown].permute(0, 2, 3, 1).numpy())]
     for teacher in targets.teachers:
         target = torch.from_numpy(np.array(split.spatial[teacher][np.array(fitted)])).float()
         colors = Colors.fit(target)
-        predicted = predictions[teacher]["spatial"].cpu()
         rows += [
             ((TEACHER, teacher), colors.paint(target[shown])),
-            ((STUDENT, teacher), colors.paint(predicted[shown])),
+            ((STUDENT, teacher), colors.paint(predictions[teacher][shown])),
         ]
     rows.append(((OWN, ""), Colors.fit(student_maps).paint(student_maps[shown])))
     tiles = np.stack([np.stack([_tile(picture) for picture in pictures]) for _, pictures in rows])
     return ContactSheet(tuple(label for label, _ in rows), _names(targets, chosen), tiles)
+
+
+def _maps(student: Student, images: Tensor, device: str | torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the student's own maps of uint8 images (N, 3, S, S), and its predictions of every teacher's map."""
+    own: list[Tensor] = []
+    predicted: dict[str, list[Tensor]] = {}
+    with torch.inference_mode():
+        for part in torch.split(images, images_at_once(images.shape[-1])):
+            features = student.encode(normalize(part.to(device)))
+            own.append(features.spatial.float().cpu())
+            for teacher, heads in student.heads.predict_targets(features).items():
+                predicted.setdefault(teacher, []).append(heads["spatial"].cpu())
+    return torch.cat(own), {teacher: torch.cat(maps) for teacher, maps in predicted.items()}
 
 
 def _chosen(split: SplitTargets) -> tuple[list[int], list[int]]:

@@ -6,12 +6,15 @@ import sys
 import threading
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from filelock import Timeout
 
 from nas.cache import CacheError, open_targets
 from nas.cache.entry import CacheEntry, Shard
 from nas.cache.estimate import BuildProgress
+from nas.cache.poses import poses_file
+from nas.cache.shards import ArrayFile, ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import TeacherCacheBuilder
 from nas.files import atomic_path
@@ -178,3 +181,14 @@ def test_a_finished_entry_keeps_no_files_of_killed_writers(tmp_path):
     entry.finish([], [], lambda records: {})
     assert sorted(path.name for path in entry.folder.iterdir()) == ["manifest.json", "used", "working"]
     assert not list(entry.working.iterdir())
+
+
+def test_a_builder_that_finishes_second_leaves_the_poses_that_the_first_one_writes(tmp_path):
+    """Poses are written into an entry that is complete already."""
+    first, second = CacheEntry(tmp_path / "entry"), CacheEntry(tmp_path / "entry")
+    first.open()
+    first.finish([], [], lambda records: {})
+    with ArrayWriter(poses_file(first, "spatial"), "uint8", (2,)) as writer:
+        writer.append(np.ones((3, 2), dtype=np.uint8))
+        second.finish([], [], lambda records: {})
+    assert np.array_equal(ArrayFile(poses_file(first, "spatial"))[[0, 1, 2]], np.ones((3, 2)))

@@ -266,6 +266,22 @@ def test_an_altered_row_is_refused_when_training_reads_it(copied):
         train.spatial["xfeat"][15:17]
 
 
+def test_a_damaged_entry_that_is_deleted_is_built_again_in_the_same_process(tmp_path, opened):
+    damaged_once = opened(tmp_path)
+    whole = damaged_once.train.spatial["xfeat"][:]
+    folder = read_cache_set(damaged_once.path).teachers["xfeat"].folder
+    file = folder / "val-00000-spatial.npy"
+    content = bytearray(file.read_bytes())
+    content[140] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(CacheError, match=r"val-00000-spatial.npy is altered .*; delete"):
+        damaged_once.val.spatial["xfeat"][:]
+    shutil.rmtree(folder)
+    again = opened(tmp_path)
+    assert len(again.val.spatial["xfeat"][:]) == 20
+    np.testing.assert_array_equal(again.train.spatial["xfeat"][:], whole)
+
+
 @given(st.data())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_files_are_refused_in_one_line_or_harmless(copied, targets, data):

@@ -105,6 +105,13 @@ def test_verify_detects_damaged_poses_which_no_manifest_knows(cache, entry, way,
     assert path.name in "".join(capsys.readouterr())
 
 
+def test_verify_writes_nothing(cache):
+    """The cache may be another user's, which this process can only read."""
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    assert main(["verify", "--cache", str(cache), "--samples", "16"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
 def test_ls_lists_the_entries(cache, capsys):
     shutil.rmtree(next(cache.glob("targets-lite0-*")))
     (cache / "images-0123456789abcdef" / "working").mkdir(parents=True)

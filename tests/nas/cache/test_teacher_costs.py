@@ -10,6 +10,7 @@ import torch
 
 from nas.cache import estimate, teacher_features
 from nas.cache.estimate import estimate_teacher, parallel_passes, seconds_per_image
+from nas.cache.grid import to_grid
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes
 from nas.data import AugmentedSet, CorruptImage, Sample
@@ -62,6 +63,34 @@ def test_as_many_batches_run_at_once_as_half_of_the_memory_takes(builder, monkey
         results = list(pool.map(lambda _: run([0, 1]), range(12)))
     assert teacher.most == at_once
     assert [heads["spatial"].shape for heads in results] == [(2, 3, 4, 4)] * 12
+
+
+class Listed(Watched):
+    """A teacher that lists the images of its passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+
+    def forward(self, images):
+        self.passes.append(len(images))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(("memory_in_passes", "tiles", "passes"), [(2, 1, [32]), (0.5, 1, [8] * 4), (0.5, 2, [32])])
+def test_a_pass_takes_fewer_images_where_half_of_the_memory_holds_no_batch(
+    builder, monkeypatch, memory_in_passes, tiles, passes
+):
+    """As SAM's at 1024 px; but the images of a mosaic stay together."""
+    teacher = builder.__dict__["teacher"] = Listed()
+    teacher.tiles, builder.device = tiles, torch.device("cpu")
+    memory = int(memory_in_passes * activation_bytes(teacher, BATCH, PX))
+    monkeypatch.setattr(teacher_features, "memory_bytes", lambda: memory)
+    images = torch.randint(0, 256, (BATCH, 3, PX, PX), dtype=torch.uint8)
+    run = builder.live_features(lambda rows: images[list(rows)])
+    teacher.passes.clear()  # those without data, which tell the memory
+    torch.testing.assert_close(run(range(BATCH)), {"spatial": to_grid(images.float() / 255, 4)})
+    assert teacher.passes == passes
 
 
 def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):

@@ -14,7 +14,7 @@ from backbones import build
 from nas.distill import distributed
 from nas.distill.trainer import Distiller, TrainingError
 from nas.study.config import DistillConfig, Group
-from search_space import preset
+from search_space import ArchSpec, StageSpec, preset
 from tests.nas.distill.targets_builder import two_teachers
 
 STEPS = 5
@@ -64,6 +64,17 @@ def everything(folder: Path) -> dict[str, Any]:
     found["broken"] = _broken(folder)
     found["stopped"] = _stopped(folder)
     return found
+
+
+def token_and_neck(folder: Path) -> State:
+    """A recipe and a network whose last norm is read by neither the map nor the summary."""
+    vit = StageSpec("vit", 1, 16, expansion=2.0, heads=2, grid=2, registers=1)
+    spec = ArchSpec((vit, vit), stem="patch16", neck="stage1", neck_dim=8, summary="token")
+    torch.manual_seed(0)
+    run = Distiller(build(spec), two_teachers(folder), PLAIN, seed=0)
+    run.train_until(STEPS)
+    run.close()
+    return {"losses": run.losses}
 
 
 def sharded(folder: Path) -> dict[str, Any]:

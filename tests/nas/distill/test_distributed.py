@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import get_context
 
-from tests.nas.distill.ranks import RECIPES, everything, made, rank, sharded, trained
+from tests.nas.distill.ranks import RECIPES, everything, made, rank, sharded, token_and_neck, trained
 
 WORLD = 2
 
@@ -80,6 +80,12 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all(found: list[dict[str, A
 
 def test_all_ranks_stop_after_the_step_in_which_one_is_asked_to(found: list[dict[str, Any]]) -> None:
     assert [f["stopped"] for f in found] == [[2, 5]] * WORLD
+
+
+def test_a_norm_that_nothing_reads_keeps_no_rank_waiting(tmp_path: Path) -> None:
+    first, second = run_ranks(tmp_path, token_and_neck)
+    assert first["losses"] == second["losses"]
+    assert first["losses"][-1]["colour/spatial"] < first["losses"][0]["colour/spatial"]
 
 
 @pytest.fixture(scope="module")

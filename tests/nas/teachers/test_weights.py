@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
-from nas.teachers import TeacherError, weights
+from nas.teachers import TeacherError, specs, weights
 from nas.teachers.weights import BUILTIN, REQUIREMENTS, WeightFile, locate, weight_path
 
 
@@ -51,3 +54,15 @@ def test_a_failed_download_names_the_command(monkeypatch, capsys):
         weight_path(absent)
     assert "\n" not in str(caught.value)
     assert "87 MB" in capsys.readouterr().err
+
+
+def test_weights_that_replace_others_in_the_same_file_are_another_teacher(tmp_path):
+    """As in a notebook that trains a teacher between two searches."""
+    file = tmp_path / "resnet18.safetensors"
+    fingerprints = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("resnet18").state_dict(), file)
+        (spec,) = specs("resnet18.a1_in1k", {"resnet18.a1_in1k": file})
+        fingerprints.append(spec.fingerprint)
+    assert fingerprints[0] != fingerprints[1]

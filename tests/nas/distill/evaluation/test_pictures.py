@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from backbones import build
+from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import IMAGES, Colors, contact_sheet
 from nas.distill.trainer import Distiller
 from nas.study.config import DistillConfig
@@ -57,6 +58,21 @@ def test_fewer_images_than_columns_are_all_shown(tmp_path: Path) -> None:
     assert sheet.columns == ("", "", "")
     shown = {tile[::2, ::2].tobytes() for tile in sheet.tiles[0]}  # 32 px images, each pixel twice
     assert shown == {image.transpose(1, 2, 0).tobytes() for image in few.val.images}
+
+
+def test_large_images_are_evaluated_and_painted_a_few_at_a_time(tmp_path: Path) -> None:
+    """A student is evaluated at the end of its training; 200 images of 1024 px at a time would fill a GPU of 80 GB."""
+    known = targets(tmp_path, train=32, val=4)
+    run = Distiller(build(preset("eradio_femto")), known, CONFIG, seed=0)
+    run.close()
+    sizes: list[int] = []
+    run.averaged.backbone.stem.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))  # type: ignore[union-attr]
+    large = replace(known.val, images=known.val.images[:].repeat(50, 2).repeat(50, 3))  # 1600 px
+    explained = explained_variance(run.averaged, large, "cpu")
+    sheet = contact_sheet(run.averaged, replace(known, val=large), "cpu")
+    assert sizes == [3, 1] * 2
+    assert sheet.tiles.shape[:2] == (4, 4)
+    assert explained["colour"].keys() == {"summary", "spatial"}
 
 
 def test_colours_are_the_same_for_any_rotation_of_the_channels() -> None:
