@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words
@@ -27,7 +25,8 @@ from nas.remeasure.arguments import RemeasureSettings
 from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
-from nas.storage.store import Store, StoreError
+from nas.storage.liveness import only_command
+from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord
 from nas.terminal import write_line
@@ -115,7 +114,8 @@ def train_and_measure(
     Raises:
         StoreError: Another command retrains the study, or the study cannot be written.
     """
-    with _only_command(settings.run):
+    refusal = f"another backbone-nas retrain is working on {str(settings.run)!r}"
+    with only_command(settings.run / "retraining.lock", refusal):
         _work(store, study, plan, settings, command)
 
 
@@ -226,17 +226,3 @@ def _draw(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
 
     plot_retraining(study, summary, path)
     announce(f"picture: {path}", _LOG)
-
-
-@contextmanager
-def _only_command(run_dir: Path) -> Iterator[None]:
-    """Hold the study's lock for retraining; StoreError where another command, which would train the same, holds it."""
-    lock = FileLock(run_dir / "retraining.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(f"another backbone-nas retrain is working on {str(run_dir)!r}") from None
-    try:
-        yield
-    finally:
-        lock.release()
