@@ -24,6 +24,7 @@ from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder
 from nas.cli import clock, format_bytes
 from nas.data import CorruptImage, ImageSet
 from nas.data.dataset import Progress, evenly_spaced
+from nas.numbers import plural
 from nas.study.config import DistillConfig
 from nas.teachers.base import Teacher, run_teacher
 
@@ -55,7 +56,7 @@ class BuildEstimate:
     def line(self) -> str:
         """Return the estimate in one line."""
         temporary = f" (and {format_bytes(self.temporary_bytes)} while it is built)" if self.temporary_bytes else ""
-        build = f"{clock(self.seconds)} to build on an idle machine, in {len(self.stages)} steps"
+        build = f"{clock(self.seconds)} to build on an idle machine, in {plural(len(self.stages), 'step')}"
         return f"teacher cache: about {format_bytes(self.kept_bytes)}{temporary}, and {build}"
 
     def __add__(self, other: BuildEstimate) -> BuildEstimate:

@@ -17,6 +17,7 @@ from nas.analysis.selection import trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
+from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
 from nas.storage.liveness import only_command
 from nas.storage.store import Store
@@ -74,7 +75,8 @@ def _measure_rest(
         if left == total:
             raise
         how = "the same command, without --overwrite," if settings.overwrite else "the same command"
-        announce(f"interrupted; {left} of {total} candidates are left; {how} continues", _LOG)
+        are = "is" if left == 1 else "are"
+        announce(f"interrupted; {left} of {plural(total, 'candidate')} {are} left; {how} continues", _LOG)
         return INTERRUPTED
 
 
