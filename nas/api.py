@@ -521,7 +521,7 @@ class Study:
         Raises:
             SelectionError: No candidate was measured and trained to the last rung, or `trials` names none.
             ValueError: A setting is impossible, or the remeasurement of this name has other settings.
-            StoreError: The study cannot be written.
+            StoreError: Another command measures under this name, or the study cannot be written.
         """
         from nas.remeasure.arguments import RemeasureSettings
         from nas.remeasure.command import begin_remeasuring, measure
@@ -540,7 +540,7 @@ class Study:
         call = f"nas.api.load_study({self.run_dir.name!r}).remeasure(trials={trials!r}, device={device!r})"
         with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
             _, remeasuring, newest = begin_remeasuring(store, settings, call)
-            measure(remeasuring, newest, store)
+            measure(remeasuring, newest, store, settings, call)
         self.refresh()
         return newest[0]
 

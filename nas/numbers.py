@@ -1,4 +1,4 @@
-"""Format numbers that people read: every table, card, page and message uses the same form."""
+"""Format numbers and counts that people read: every table, card, page and message uses the same form."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import math
 
 UNKNOWN = "–"
 MIN_PROBABILITY = 0.001  # smaller p-values say no more
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return the count with the matching noun: "no models", "1 model", "2,000 models".
+
+    Args:
+        count: 0 or more.
+        one: The noun of one, with what follows it.
+        many: The same of several; by default `one` with an s.
+    """
+    return f"{f'{count:,}' if count else 'no'} {one if count == 1 else many or f'{one}s'}"
 
 
 def fixed(value: float | None, digits: int, unknown: str = UNKNOWN) -> str:

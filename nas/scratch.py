@@ -133,13 +133,13 @@ def _sweep_if_dead(folder: Path) -> None:
     """Delete a scratch folder and kill what belongs to it; OSError where its process lives, or has not begun."""
     with (folder / _LOCK).open("r") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        killed = _kill_children(folder)
+        killed = kill_children(folder)
         shutil.rmtree(folder, ignore_errors=True)
         _LOG.info("swept %s of a process that was killed, and %d processes that it had left", folder, killed)
 
 
-def _kill_children(folder: Path) -> int:
-    """Kill the processes that belong to a scratch folder, and return how many were killed."""
+def kill_children(folder: Path) -> int:
+    """Kill the processes that belong to a scratch folder, its guard too, and return how many were killed."""
     children = [pid for pid in _own_processes() if pid != os.getpid() and _belongs(pid, folder)]
     for pid in children:
         with suppress(ProcessLookupError):

@@ -15,7 +15,7 @@ from reports.label_sides import label_rise, label_sides
 from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, value_of
 from reports.summary import StudySummary
-from reports.timeline import WorkerSpan, worker_spans
+from reports.timeline import WorkerSpan, worker_spans, workers_left_out
 
 FRONT, DOMINATED, STOPPED = "Pareto front", "dominated", "early-stopped"
 INFEASIBLE, BASELINE = "infeasible", "baseline"
@@ -142,6 +142,7 @@ class FigureData:
     learning_curves: tuple[LearningCurves, ...]
     score_curves: tuple[tuple[int, str, str, int, float], ...]  # (number, name, kind, steps, score) of all candidates
     spans: tuple[WorkerSpan, ...]
+    undrawn_workers: int  # that ran while as many others ran as the timeline has rows
     third: Objective | None = None
     single: Objective | None = None  # the objective of a study with only one, which has no chart of a front
     random_start: tuple[float, ...] = ()  # expected hypervolume of the first 1, 2, ... random trainings
@@ -247,6 +248,7 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
         learning_curves=_learning_curves(info, summary, front),
         score_curves=_score_curves(study, front),
         spans=tuple(replace(s, name=brief(s.name, 100)) for s in worker_spans((*study.trials, *study.scale))),
+        undrawn_workers=workers_left_out((*study.trials, *study.scale)),
         third=third,
         single=_shortened(info.objectives[0]) if len(info.objectives) == 1 else None,
         random_start=() if summary.random_start is None else summary.random_start.expected,

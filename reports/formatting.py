@@ -28,11 +28,6 @@ def brief(text: object, max_characters: int = 80) -> str:
     return line if len(line) <= max_characters else line[: max_characters - 1] + "…"
 
 
-def plural(count: int, one: str, many: str) -> str:
-    """Return the count with the matching noun: "no models", "1 model", "2 models"."""
-    return f"{count or 'no'} {one if count == 1 else many}"
-
-
 def significant(value: float | None) -> str:
     """Format with four digits, or with all digits before the point, and no exponent: 0.5123, 12.3, 1,234,567."""
     if value is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from nas.analysis import RETRAINED_RUNNERS_UP, RETRAINED_SEEDS, RETRAINED_TIMES_LONGER
+from nas.numbers import plural
 from nas.study.records import StudyInfo
-from reports.formatting import duration, plural
+from reports.formatting import duration
 from reports.summary import StudySummary
 
 
@@ -19,7 +20,7 @@ def more_finished_models(info: StudyInfo, summary: StudySummary, missing: int) -
     evaluations = math.ceil(missing * max(summary.evaluated, 1) / max(finished, 1))
     steps = evaluations * summary.curve[-1].steps / summary.evaluated if summary.curve else 0.0
     needed = plural(missing, "more finished model is", "more finished models are")
-    searched = f" by evaluating about {plural(evaluations, 'architecture', 'architectures')}" if finished else ""
+    searched = f" by evaluating about {plural(evaluations, 'architecture')}" if finished else ""
     return evaluations, f"{needed[:1].upper()}{needed[1:]} needed{searched}{_time(info, summary, steps)}."
 
 
@@ -28,8 +29,8 @@ def retraining_price(info: StudyInfo, summary: StudySummary) -> str:
     models, steps = len(summary.front), RETRAINED_TIMES_LONGER * info.rung_steps[-1]
     trainings = RETRAINED_SEEDS * (models + RETRAINED_RUNNERS_UP + len(summary.baselines))
     return (
-        f"It trains the {plural(models, 'model', 'models')} of the front, up to {RETRAINED_RUNNERS_UP} near misses "
-        f"and {plural(len(summary.baselines), 'baseline', 'baselines')} with {RETRAINED_SEEDS} seeds for {steps} steps"
+        f"It trains the {plural(models, 'model')} of the front, up to {RETRAINED_RUNNERS_UP} near misses "
+        f"and {plural(len(summary.baselines), 'baseline')} with {RETRAINED_SEEDS} seeds for {steps} steps"
         f"{_time(info, summary, steps * trainings, 'at most ')}."
     )
 

@@ -195,7 +195,7 @@ def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, A
         "trust_sentence": verdict_sentence(checks),
         "headline": verdict.headline(study.info, summary, run),
         "doubts": verdict.before_export(study.info, summary, run),
-        "retrain_command": verdict.retrain_command(study.info, run),
+        "retrain_command": verdict.retrain_command(study.info, summary, run),
         "report_command": f"backbone-nas report {run}",
     }
 

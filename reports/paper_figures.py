@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from nas.numbers import plural
 from nas.study.records import StudyRecord
 from nas.terminal import visible
 from reports.figure_data import (
@@ -34,7 +35,7 @@ from reports.figure_data import (
     FigureData,
     prepare,
 )
-from reports.formatting import brief, plural
+from reports.formatting import brief
 from reports.importance import Importance, importances
 from reports.retraining import retraining_points
 from reports.scored_trials import OBJECTIVE_WORDS
@@ -286,7 +287,7 @@ def _draw_retrained(axes: Any, retrained: Sequence[Mapping[str, Any]], retrainin
 
 
 def _seeds(retraining: Mapping[str, Any]) -> str:
-    return plural(len(retraining["seeds"]), "seed", "seeds")
+    return plural(len(retraining["seeds"]), "seed")
 
 
 def _draw_scale(axes: Any, data: FigureData) -> list[Text]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from statistics import median
 
 from nas.analysis.selection import measurement, measuring_threads, without_threads
-from nas.numbers import fixed
+from nas.numbers import fixed, plural
 from nas.study.config import BASELINES, compares_directions
 from nas.study.convergence import convergence, is_below_noise
 from nas.study.objectives import on_plane
@@ -16,13 +16,13 @@ from nas.study.records import Measurement, Objective, StudyInfo, StudyRecord, Tr
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import INFEASIBLE, FigureData, thinned_front
-from reports.formatting import brief, flat, plural
+from reports.formatting import brief, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
 from reports.statistics import MIN_RANKED, SearchState, random_trials, search_state
 from reports.summary import StudySummary
-from reports.timeline import MAX_SPANS
+from reports.timeline import MAX_LANES, MAX_SPANS
 from search_space import SPACES
 
 SMALL_PX = 64
@@ -91,7 +91,7 @@ def device(info: StudyInfo) -> str:
     recorded = info.environment.get("device_name") or info.environment.get("device") or info.config.get("device")
     name, cpus = brief(recorded or "unknown device"), info.environment.get("cpus")
     bare = without_threads(name)
-    return f"{bare}, {plural(cpus, 'CPU', 'CPUs')}" if bare != name and isinstance(cpus, int) else bare
+    return f"{bare}, {plural(cpus, 'CPU')}" if bare != name and isinstance(cpus, int) else bare
 
 
 def environment_rows(info: StudyInfo) -> list[tuple[str, str]]:
@@ -108,7 +108,7 @@ def threads(info: StudyInfo, measured: Measurement | None) -> str:
         measured: one of its measurements.
     """
     workers = info.sessions[-1].get("workers") if info.sessions else None
-    words = [f"{plural(workers, 'training', 'trainings')} at a time"] if isinstance(workers, int) else []
+    words = [f"{plural(workers, 'training')} at a time"] if isinstance(workers, int) else []
     if measured and measuring_threads(measured):
         words.append(measuring_threads(measured))
     return "; ".join(words)
@@ -145,7 +145,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     if len(summary.front) == 1:
         ties = "The front has no neighbors to compare."
     if summary.tied_neighbors:
-        pairs = plural(summary.tied_neighbors, "pair", "pairs")
+        pairs = plural(summary.tied_neighbors, "pair")
         ties = f"{pairs} of neighbors on the front cannot be distinguished by throughput."
     near = plural(len(summary.near), "dominated model", "dominated models")
     return f"{ties} By the noise of the throughput alone, {near} could be on the front. {TRAINED_ONCE}"
@@ -186,7 +186,7 @@ def convergence_words(study: StudyRecord) -> str:
         return f"{gain}: the search has not converged. {noise}"
     other_seeds = "; backbone-nas retrain trains the front with other seeds" if on_plane(study.info.objectives) else ""
     return (
-        f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate', 'candidates')}. "
+        f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate')}. "
         f"Such a gain cannot be distinguished from a lucky seed{other_seeds}. {noise}"
     )
 
@@ -282,10 +282,11 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
     search = search_state(info, summary.evaluated, running)
     if search is SearchState.FINISHED:
         return None
-    short = isinstance(budget, int) and summary.evaluated < budget
-    done = f"{summary.evaluated} of {budget}" if short else str(summary.evaluated)
+    done = plural(summary.evaluated, "evaluation was", "evaluations were")
+    if isinstance(budget, int) and summary.evaluated < budget:
+        done = f"{summary.evaluated} of {plural(budget, 'evaluation was', 'evaluations were')}"
     trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
-    state = f"{done} evaluations were complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
+    state = f"{done} complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
     if search is SearchState.RUNNING:
         return f"Unfinished: {state}. The search rewrites this file while it runs; reload it to see more."
     if search is SearchState.ENDED_EARLY:
@@ -321,7 +322,8 @@ def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
         sentences.append(f"Warning: it ranks the models in the opposite order of these: {_taus(opposed)}.")
     if unclear:
         most = max(m.models for m in unclear)
-        sentences.append(f"With {most} models, agreement or disagreement with these cannot be shown: {_taus(unclear)}.")
+        models = plural(most, "model")
+        sentences.append(f"With {models}, agreement or disagreement with these cannot be shown: {_taus(unclear)}.")
     return (*sentences, *(sentence for m in metrics if (sentence := _chance_sentence(m))))
 
 
@@ -408,10 +410,12 @@ def score_curves_caption(data: FigureData) -> str:
 def timeline_caption(data: FigureData) -> str:
     """Explain the bars in the timeline of workers."""
     all_ = len(data.spans) < MAX_SPANS
+    undrawn = plural(data.undrawn_workers, "process is", "processes are")
     return (
         "When each worker process measured and trained candidates, by the records of finished trials. Processes that "
         "ran one after another share a row. Click a bar to open its card."
         + ("" if all_ else f" Only the {MAX_SPANS} longest bars are drawn.")
+        + (f" {undrawn} not drawn, as {MAX_LANES} others ran at the same time." if data.undrawn_workers else "")
     )
 
 
@@ -438,7 +442,9 @@ def teacher_caption(summary: StudySummary) -> str:
 def _models_with_curves(summary: StudySummary) -> str:
     """Name the models of the charts by teacher: the front, of which they may show only some, and the baselines."""
     shown, front = len(thinned_front(summary)), len(summary.front)
-    of_front = "the models on the Pareto front" if shown == front else f"{shown} of the {front} models on the front"
+    of_front = (
+        "the models on the Pareto front" if shown == front else f"{shown} of the {plural(front, 'model')} on the front"
+    )
     return f"{of_front} and the baselines" if summary.baselines else of_front
 
 
@@ -480,8 +486,8 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
         )
     if start is None and drawn:
         return (
-            f"The sampler, {sampler}, drew the first {drawn} candidates at random, but too few of them were evaluated "
-            f"for a control. {CONTROL}"
+            f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
+            f"evaluated for a control. {CONTROL}"
         )
     if start is None:
         return (
@@ -489,6 +495,6 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
             f"candidates at random. {CONTROL}"
         )
     return (
-        f"The sampler, {sampler}, drew the first {len(start.trials)} candidates at random. They are a control for as "
-        f"many evaluations, and reached a hypervolume of {fixed(start.expected[-1], 4)}. {CONTROL}"
+        f"The sampler, {sampler}, drew the first {plural(len(start.trials), 'candidate')} at random: a control for as "
+        f"many evaluations, which reached a hypervolume of {fixed(start.expected[-1], 4)}. {CONTROL}"
     )

@@ -41,12 +41,25 @@ class WorkerSpan:
 
 
 def worker_spans(trials: Iterable[TrialRecord]) -> tuple[WorkerSpan, ...]:
-    """Return the spans of all finished trials whose records name a worker, by lane and time; at most `MAX_SPANS`."""
-    runs = [t for t in trials if t.worker is not None and t.started_s is not None and t.finished_s is not None]
+    """Return the spans of all finished trials whose records name a worker, by lane and time.
+
+    They are the `MAX_SPANS` longest in the first `MAX_LANES` lanes.
+    """
+    runs = _runs(trials)
     lanes = _lanes(runs)
     spans = [span for t in runs for span in _spans(t, lanes[t.worker or ""]) if span.lane < MAX_LANES]
     longest = sorted(spans, key=lambda span: span.begin_s - span.end_s)[:MAX_SPANS]
     return tuple(sorted(longest, key=lambda span: (span.lane, span.begin_s)))
+
+
+def workers_left_out(trials: Iterable[TrialRecord]) -> int:
+    """Return the number of workers that `worker_spans` leaves out, because `MAX_LANES` others ran at the same time."""
+    return sum(lane >= MAX_LANES for lane in _lanes(_runs(trials)).values())
+
+
+def _runs(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the finished trials whose records name a worker."""
+    return [t for t in trials if t.worker is not None and t.started_s is not None and t.finished_s is not None]
 
 
 def _lanes(runs: Iterable[TrialRecord]) -> dict[str, int]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from nas.analysis.recommendation import unused_words
 from nas.analysis.selection import measurement
-from nas.numbers import fixed
+from nas.numbers import fixed, plural
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
-from reports.formatting import brief, plural
+from reports.formatting import brief
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
@@ -138,7 +138,7 @@ def _not_done_yet(
 
 
 def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
-    command = remeasure_command(info, run)
+    command = remeasure_command(info, summary, run)
     itself = summary.self_comparison
     measured = sum(summary.verdicts.values())
     doubtful = summary.doubtful
@@ -152,7 +152,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     if itself is None:
         sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
-    timings = plural(measured, "timing", "timings")
+    timings = plural(measured, "timing")
     untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
     if not doubtful:
         untrusted = f"Of {timings}, none is in doubt."
@@ -177,20 +177,22 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
     if worst.tau is None or worst.trials < MIN_RANKED:
-        reached = plural(worst.trials, "candidate", "candidates")
+        reached = plural(worst.trials, "candidate")
         sentence = f"The last rung was reached by {reached}; comparing their orders takes at least {MIN_RANKED}."
         return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
         f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "
-        f"with τ = {fixed(worst.tau, 2)}, over {worst.trials} candidates."
+        f"with τ = {fixed(worst.tau, 2)}, over {plural(worst.trials, 'candidate')}."
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
-    return TrustCheck(RUNGS, Outcome.WARN, sentence, retrain_command(info, run), retraining_price(info, summary))
+    return TrustCheck(
+        RUNGS, Outcome.WARN, sentence, retrain_command(info, summary, run), retraining_price(info, summary)
+    )
 
 
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
-    more = retrain_command(info, run), retraining_price(info, summary)
+    more = retrain_command(info, summary, run), retraining_price(info, summary)
     if retrained is None and not info.teachers:
         return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and summary.recommendation is None:
@@ -201,7 +203,8 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
     best = summary.recommendation
     found = next((c for c in retrained["candidates"] if best and c["trial"] == best.trial.number), None)
     if best is None or found is None:
-        sentence = f"{len(retrained['candidates'])} models were retrained, but not the recommended one."
+        were = plural(len(retrained["candidates"]), "model was", "models were")
+        sentence = f"{were[:1].upper()}{were[1:]} retrained, but not the recommended one."
         return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     name = brief(best.trial.name)
     if found["chance"] is None:
@@ -211,7 +214,7 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
     sentence = (
-        f"Retrained for {retrained['steps']} steps with {plural(len(found['scores']), 'seed', 'seeds')}, {name} scores "
+        f"Retrained for {retrained['steps']} steps with {plural(len(found['scores']), 'seed')}, {name} scores "
         f"{fixed(found['score'], 3)}{interval} and is on the front of the retrained candidates with probability "
         f"{fixed(found['chance'], 2)}."
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from nas.analysis.evidence import TrustedModel
 from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
 from nas.analysis.selection import measurement
-from nas.numbers import fixed
+from nas.numbers import fixed, plural
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
-from reports.formatting import brief, plural
+from reports.formatting import brief
 from reports.noise import doubt_of
 from reports.sentences import TRAINED_ONCE, baseline_words, doubt_meanings
 from reports.statistics import SearchState, search_state
@@ -68,11 +68,11 @@ def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     if not doubtful:
         return ""
     timings = sum(summary.verdicts.values())
-    which = f"None of the {timings} timings can be trusted"
+    which = f"None of the {plural(timings, 'timing')} can be trusted"
     if summary.doubtful < timings:
         names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in doubtful))
-        which = f"Of {timings} timings, {summary.doubtful} cannot be trusted, among them that of {names}"
-    command = remeasure_command(info, run)
+            which = f"Of {plural(timings, 'timing')}, {summary.doubtful} cannot be trusted, among them that of {names}"
+    command = remeasure_command(info, summary, run)
     until = f" until you have measured them again on an idle machine with {command}" if command else ""
     return f"{which} ({doubt_meanings(doubtful)}). Treat the speeds as unknown{until}."
 
@@ -201,17 +201,22 @@ def _trainings(seeds: int, steps: int) -> str:
     return f"{mean}, {steps:,} steps{' each' * (seeds > 1)}"
 
 
-def retrain_command(info: StudyInfo, run: str) -> str | None:
-    """Return the command that retrains the front of a study and its baselines; None where it refuses the objectives.
+def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
+    """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
-    Without the baselines, retrained scores could not decide what is recommended.
+    It refuses other objectives and a study without a complete candidate. Without the baselines, retrained scores could
+    not decide what is recommended.
     """
-    return f"backbone-nas retrain {run} --baselines" if on_plane(info.objectives) else None
+    return f"backbone-nas retrain {run} --baselines" if _has_front_on_plane(info, summary) else None
 
 
-def remeasure_command(info: StudyInfo, run: str) -> str | None:
-    """Return the command that times the front of a study again; None where it refuses the study's objectives."""
-    return f"backbone-nas remeasure {run}" if on_plane(info.objectives) else None
+def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
+    """Return the command that times the front of a study again; None where it refuses the study."""
+    return f"backbone-nas remeasure {run}" if _has_front_on_plane(info, summary) else None
+
+
+def _has_front_on_plane(info: StudyInfo, summary: StudySummary) -> bool:
+    return on_plane(info.objectives) and summary.recommendation is not None
 
 
 def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str | None], ...]:
@@ -219,7 +224,7 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
     found, settled_by = summary.recommendation, []
     if found is None:
         return ()
-    retrain, remeasure = retrain_command(info, run), remeasure_command(info, run)
+    retrain, remeasure = retrain_command(info, summary, run), remeasure_command(info, summary, run)
     if info.teachers and not found.retrained:
         longer = " Train the front longer, with other seeds:" if retrain else ""
         once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"

@@ -25,7 +25,7 @@ from nas.analysis.selection import (
     unfinished,
 )
 from nas.cli import OperationFailed
-from nas.numbers import fixed
+from nas.numbers import fixed, plural
 from nas.study.limits import LIMITS, Compliance
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
@@ -79,11 +79,13 @@ class Answer:
     scatter: SeedScatter
     best: MeasuredCandidate | None
     runners_up: tuple[MeasuredCandidate, ...]  # possibly better than the best; the likeliest first
-    fitting: int
-    compared: int
+    fitting: int  # candidates and baselines
+    compared: int  # candidates
+    compared_baselines: int
     stopped_early: int  # candidates within the limits that were stopped at a lower rung and are not compared
     stopped_unknown: int  # others stopped at a lower rung that break no limit, and of which a limited value is unknown
     not_retrained: int  # candidates within the limits that were not retrained; 0 where the basis is the last rung
+    baselines_not_retrained: int  # as the candidates
     nearest: MeasuredCandidate | None
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
     unfinished: str = ""  # how much of the study was evaluated; "" of a finished one
@@ -116,7 +118,10 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     fitting = _with_chances([c for c in candidates if c.fits(limits)], scatter, limits)
     best = _best(fitting)
     compared = {c.trial.number for c in candidates}
-    stopped = [t for t in study.trials if t.state is TrialState.STOPPED and t.number not in compared]
+    stopped = [t for t in study.trials if t.state is TrialState.STOPPED and not t.baseline and t.number not in compared]
+    compared_baselines = sum(c.trial.baseline is not None for c in candidates)
+    not_retrained = evidence.unretrained(c for c in last if c.fits(limits)) if by_retraining else ()
+    baselines_not_retrained = sum(model.trial.baseline is not None for model in not_retrained)
     compliances = [_compliance(t, limits) for t in stopped]
     return Answer(
         basis=RETRAINED if by_retraining else LAST_RUNG,
@@ -125,10 +130,12 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
         best=best,
         runners_up=_runners_up(fitting, best, scatter),
         fitting=len(fitting),
-        compared=len(candidates),
+        compared=len(candidates) - compared_baselines,
+        compared_baselines=compared_baselines,
         stopped_early=compliances.count(Compliance.KEPT),
         stopped_unknown=compliances.count(Compliance.UNKNOWN),
-        not_retrained=len(evidence.unretrained(c for c in last if c.fits(limits))) if by_retraining else 0,
+        not_retrained=len(not_retrained) - baselines_not_retrained,
+        baselines_not_retrained=baselines_not_retrained,
         nearest=None if best else _nearest(candidates, limits),
         alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
         unfinished=unfinished(study),
@@ -201,7 +208,7 @@ def _nearest(candidates: Sequence[MeasuredCandidate], limits: Limits) -> Measure
 
 def nothing_fits_line(a: Answer, limits: Limits) -> str:
     """Return a line that nothing fits, and by how much limits would have to be relaxed."""
-    line = f"none of the {a.compared} models compared is within the limits"
+    line = f"none of {_models(a.compared, a.compared_baselines)} is within the limits"
     if a.nearest is None:
         return f"{line}: of every model, a limited quantity is unknown"
     relaxed = ", ".join(
@@ -214,7 +221,7 @@ def nothing_fits_line(a: Answer, limits: Limits) -> str:
 def confidence_line(a: Answer, limits: Limits) -> str:
     """Return a line with the confidence in the answer."""
     assert a.best is not None
-    of = f"the {a.fitting} models within the limits" if limits else f"the {a.fitting} models compared"
+    of = f"the {plural(a.fitting, 'model')} {'within the limits' if limits else 'compared'}"
     line = f"chance that {a.best.trial.name} has the highest score of {of}: {percent(a.best.chance_best)}"
     if not a.scatter.measured and a.fitting > 1:
         line += (
@@ -240,14 +247,14 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     if a.lacks_baselines:
         notes.append("no baseline was retrained, so the model is compared with none (backbone-nas retrain --baselines)")
     if a.stopped_early:
-        notes.append(f"left out: {_candidates(a.stopped_early)}{within}, early-stopped at lower rungs")
+        notes.append(f"left out: {_models(a.stopped_early)}{within}, early-stopped at lower rungs")
     if a.stopped_unknown:
         notes.append(
-            f"left out: {_candidates(a.stopped_unknown)} early-stopped at lower rungs, of which a limited quantity is "
+            f"left out: {_models(a.stopped_unknown)} early-stopped at lower rungs, of which a limited quantity is "
             "unknown, so that they may be within the limits"
         )
-    if a.not_retrained:
-        notes.append(f"left out: {_candidates(a.not_retrained)}{within}, not retrained")
+    if a.not_retrained or a.baselines_not_retrained:
+        notes.append(f"left out: {_models(a.not_retrained, a.baselines_not_retrained)}{within}, not retrained")
     notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
     if a.best is not None and a.best.chance_to_keep is None:
         unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.quantities[n].chance(b) is None]
@@ -288,8 +295,10 @@ def percent(chance: float | None) -> str:
     return "<1%" if whole == "0%" and chance > 0 else whole
 
 
-def _candidates(n: int) -> str:
-    return f"{n} candidate" if n == 1 else f"{n} candidates"
+def _models(candidates: int, baselines: int = 0) -> str:
+    """Return "5 candidates and 1 baseline", without a kind of which there is none."""
+    counts = ((candidates, "candidate"), (baselines, "baseline"))
+    return " and ".join(plural(count, kind) for count, kind in counts if count)
 
 
 WeightFiles = Callable[[MeasuredCandidate], Sequence[Path]]
@@ -312,9 +321,11 @@ def answer_json(study: StudyRecord, a: Answer, limits: Limits, weights: WeightFi
         "seed_scatter": asdict(a.scatter),
         "fitting": a.fitting,
         "compared": a.compared,
+        "compared_baselines": a.compared_baselines,
         "stopped_early": a.stopped_early,
         "stopped_unknown": a.stopped_unknown,
         "not_retrained": a.not_retrained,
+        "baselines_not_retrained": a.baselines_not_retrained,
         "best": plain(a.best),
         "runners_up": [plain(candidate) for candidate in a.runners_up],
         "nearest": plain(a.nearest),

@@ -17,7 +17,7 @@ from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
-from nas.numbers import fixed, fixed_interval
+from nas.numbers import fixed, fixed_interval, plural
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
@@ -171,7 +171,7 @@ def order_line(a: SpeedAgreement) -> str:
     interval = f"no interval {why}"
     if c.interval is not None:
         interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {fixed_interval(*c.interval, 2)}"
-    swapped = f"{a.swapped} of {a.pairs} pairs swapped ({a.clearly_swapped} of them beyond the intervals)"
+    swapped = f"{a.swapped} of {plural(a.pairs, 'pair')} swapped ({a.clearly_swapped} of them beyond the intervals)"
     rest = f"{a.tied} tied, {a.overlapping} with overlapping intervals"
     tau = f"Kendall's tau-b {fixed(c.tau, 2)}, {_candidates(c.candidates)}"
     return f"order by speed: {tau} ({interval}); {swapped}, {rest}"
@@ -282,7 +282,7 @@ def conclusion(c: RemeasuringComparison) -> str:
         return _consequence(c)
     tried = len(c.stayed) + len(c.tied) + len(c.left) + len(c.lost)
     were, of = "was" if tried == 1 else "were", tried + c.front_not_tried
-    return f"Only {tried} of the {of} models of the front {were} measured. {_consequence(c)}"
+    return f"Only {tried} of the {plural(of, 'model')} of the front {were} measured. {_consequence(c)}"
 
 
 def _consequence(c: RemeasuringComparison) -> str:
@@ -293,8 +293,8 @@ def _consequence(c: RemeasuringComparison) -> str:
         return "No candidate of the front could be measured here: nothing is known about the front on this device."
     if (doubtful := sum(timing_doubt(r.measurement) is not None for r in c.candidates)) > measured / 2:
         return (
-            f"{doubtful} of {measured} measurements cannot be trusted: measure again (--overwrite) on an otherwise "
-            "idle machine."
+            f"{doubtful} of {plural(measured, 'measurement')} cannot be trusted: measure again (--overwrite) "
+            "on an otherwise idle machine."
         )
     other_order = tau is not None and measured >= MIN_FOR_INTERVAL and tau <= OTHER_ORDER_TAU
     if gone > before / 2 or ((gone or new) and other_order):
@@ -319,7 +319,7 @@ def _numbers(candidates: Sequence[RemeasuredCandidate]) -> str:
 
 
 def _candidates(n: int) -> str:
-    return f"{n} candidate" if n == 1 else f"{n} candidates"
+    return plural(n, "candidate")
 
 
 def _most_frequent(values: Iterable[object]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nas.analysis import BEST, WHICH
 from nas.analysis.noise import CandidateEstimate, assumed_scatter, front_chances
+from nas.numbers import plural
 from nas.study import pareto
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 
@@ -54,8 +55,9 @@ def unfinished(study: StudyRecord) -> str:
     evaluated, running = sum(t.counts for t in sampled), sum(t.state is TrialState.RUNNING for t in sampled)
     if is_finished(study.info, evaluated, running):
         return ""
-    total = f" of {study.info.config['budget']}" if has_budget_left(study.info, evaluated) else ""
-    return f"unfinished: {evaluated}{total} architectures evaluated"
+    if not has_budget_left(study.info, evaluated):
+        return f"unfinished: {plural(evaluated, 'architecture')} evaluated"
+    return f"unfinished: {evaluated} of {plural(study.info.config['budget'], 'architecture')} evaluated"
 
 
 def nothing_complete(study: StudyRecord) -> SelectionError:
@@ -94,7 +96,7 @@ def setting_words(m: Measurement) -> str:
 def measuring_threads(m: Measurement) -> str:
     """Return the threads of a timed network, as "1 measuring thread"; "" where the record has none."""
     threads = _THREADS.search(m.arm)
-    return "" if threads is None else f"{threads[1]} measuring thread{'s' * (threads[1] != '1')}"
+    return "" if threads is None else f"{plural(int(threads[1]), 'measuring thread')}"
 
 
 def without_threads(text: str) -> str:

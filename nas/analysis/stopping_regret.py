@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.analysis.front import plane_hypervolume
+from nas.numbers import plural
 from nas.study import pareto
 from nas.study.records import Objective
 
@@ -38,14 +39,14 @@ class StoppingRegret:
     @property
     def words(self) -> str:
         """Say the regret in one sentence."""
-        joined = f"{len(self.joined) or 'none'} of the {self.candidates}"
+        joined = f"{len(self.joined) or 'none'} of the {plural(self.candidates, 'candidate')}"
         named = f" (trial{'s' * (len(self.joined) > 1)} {', '.join(map(str, self.joined))})" if self.joined else ""
         rung = "at any rung" if self.stopped_after is None else f"after {self.stopped_after} steps"
         seeds = (
             f" ({min(self.by_seed):.1%} to {max(self.by_seed):.1%} by single seeds)" if len(self.by_seed) > 1 else ""
         )
         return (
-            f"early stopping: {joined} candidates stopped {rung} would be on the front after {self.steps} steps{named};"
+            f"early stopping: {joined} stopped {rung} would be on the front after {self.steps} steps{named};"
             f" they would add {self.gain:.1%} to the hypervolume of the others{seeds}"
         )
 

@@ -69,9 +69,12 @@ class NodeSlots:
     def __init__(self, spec: WorkerSpec, device_kind: str | None, max_workers: int | None, announce: Announce) -> None:
         self._spec, self._max_workers, self._announce = spec, max_workers, announce
         self._token = uuid.uuid4().hex
-        folder = Path(spec.checkpoint_dir)
-        _probe_file(folder, self._token).write_text(self._token)
-        self._expected = node_facts(spec, self._token) | ({"device": device_kind} if device_kind else {})
+        try:
+            _probe_file(Path(spec.checkpoint_dir), self._token).write_text(self._token)
+            self._expected = node_facts(spec, self._token) | ({"device": device_kind} if device_kind else {})
+        except BaseException:
+            self._remove_probe_files()
+            raise
         self._asked: dict[str, tuple[Any, float]] = {}  # node id -> reference to its facts, time of the question
         self._accepted: tuple[str, ...] = ()  # also nodes that are gone: Tune ends idle workers when the ids change
         self._refused: dict[str, str] = {}  # node id -> reason; one that was asked and has not answered may be accepted
@@ -80,14 +83,11 @@ class NodeSlots:
 
     def __enter__(self) -> Self:
         """Wait until every present node is accepted or refused; ClusterError where none is accepted."""
-        self._refresh()
-        while self._asked.keys() - self._refused.keys():
-            time.sleep(0.1)
-            self._refresh()
-        if not self._capacity:
-            reasons = "; ".join(f"{node_id}: {reason}" for node_id, reason in self._refused.items())
+        try:
+            self._wait_for_answers()
+        except BaseException:  # Ctrl-C too: without an entry there is no exit
             self._remove_probe_files()
-            raise ClusterError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -106,6 +106,15 @@ class NodeSlots:
         """Return whether one of these nodes is in the cluster."""
         self._refresh_if_due()
         return not self._alive.isdisjoint(node_ids)
+
+    def _wait_for_answers(self) -> None:
+        self._refresh()
+        while self._asked.keys() - self._refused.keys():
+            time.sleep(0.1)
+            self._refresh()
+        if not self._capacity:
+            reasons = "; ".join(f"{node_id}: {reason}" for node_id, reason in self._refused.items())
+            raise ClusterError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
 
     def _remove_probe_files(self) -> None:
         folder = Path(self._spec.checkpoint_dir)

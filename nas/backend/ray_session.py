@@ -30,8 +30,10 @@ from ray._raylet import (  # type: ignore[attr-defined]
 from nas.backend import WORKER_ENVIRONMENT
 from nas.backend.cluster import Announce, ClusterError
 from nas.measure.allocator import MALLOC_SETTINGS
-from nas.scratch import environment, guarded, scratch_folder
+from nas.scratch import environment, guarded, kill_children, scratch_folder
 
+_START_TIMEOUT_S = 30  # Ray's own, which it lets nobody change
+_START_TRIES = 2  # on a busy machine, the second start finds Ray's files in memory
 _OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 _LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -40,21 +42,39 @@ _LOCAL_ENVIRONMENT = {
 
 
 @contextmanager
-def local_ray(num_cpus: int, num_gpus: int | None = None) -> Iterator[str]:
+def local_ray(num_cpus: int, num_gpus: int | None = None, announce: Announce = lambda line: None) -> Iterator[str]:
     """Start Ray on the loopback interface of this machine; yield a scratch folder.
 
     Args:
         num_cpus: CPUs that Ray counts, of which a trial takes one and each of its ranks another.
         num_gpus: GPUs that Ray counts; None for those that it finds, which are none in a container without NVML.
+        announce: Shows a line to the user, as on a start that is tried again.
 
     Raises:
-        ClusterError: Ray does not start.
+        ClusterError: Ray does not start, `_START_TRIES` times.
     """
+    with ExitStack() as stack:
+        for tries_left in reversed(range(_START_TRIES)):
+            try:
+                scratch = stack.enter_context(_started_ray(num_cpus, num_gpus))
+            except _SlowStart:
+                if not tries_left:
+                    raise
+                announce(f"Ray's processes did not start within {_START_TIMEOUT_S} s; starting them again")
+            else:
+                yield scratch
+                return
+
+
+@contextmanager
+def _started_ray(num_cpus: int, num_gpus: int | None) -> Iterator[str]:
+    """Start Ray for the body once; where the start fails or is interrupted, none of its processes stays."""
     # The paths of Ray's sockets must have fewer than 107 characters: a run folder may be too deep in a home.
     # Ray's agents outlive a killed driver by the minute in which they try to tell its head, so a guard ends them.
     with scratch_folder("nas-ray-") as scratch, guarded(scratch), _token_authentication(), _without_api_server():
         try:
             _start_ray(
+                scratch,
                 address="local",
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
@@ -130,28 +150,41 @@ def raylet_socket() -> str:
     return str(ray._private.worker.global_worker.node.raylet_socket_name)
 
 
-def _start_ray(**settings: Any) -> None:
-    """Start Ray; ClusterError in place of the plain Exception that Ray raises when its processes take over 30 s."""
+class _SlowStart(ClusterError):
+    """Processes of Ray that did not start in time."""
+
+
+def _start_ray(scratch: Path, **settings: Any) -> None:
+    """Start Ray; raise `_SlowStart` in place of the plain Exception of Ray about processes that did not start in time.
+
+    Until all of them have started, `ray.shutdown` knows none of them: what an error or Ctrl-C leaves of those that
+    belong to the scratch folder is killed.
+    """
     try:
         _init_ray(**settings)
-    except Exception as error:
+    except BaseException as error:
+        kill_children(scratch)
         if "timed out during startup" not in str(error):
             raise
-        raise ClusterError(
-            "Ray's processes did not start within 30 s, because the machine has too much other work; run the command "
-            "again, with --resume RUN if the search had begun"
+        raise _SlowStart(
+            f"Ray's processes did not start within {_START_TIMEOUT_S} s, {_START_TRIES} times, because the machine has "
+            "too much other work; run the command again, with --resume RUN if the search had begun"
         ) from error
 
 
 def _init_ray(**settings: Any) -> None:
+    was_initialized = ray.is_initialized()
     # Ray replaces a loopback address by the machine's own and would listen to the network.
     services.resolve_ip_for_localhost = lambda host: host
     # Ray's handler of SIGTERM would exit without a message and with another code, already while Ray starts.
     utils.set_sigterm_handler = lambda handler: None
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-    except KeyboardInterrupt:
-        signal.alarm(0)  # set if SIGTERM came after Ray's C++ part had taken it, see below
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            signal.alarm(0)  # set if SIGTERM came after Ray's C++ part had taken it, see below
+        if not was_initialized:
+            ray.shutdown()  # else the next start in this process, as in a notebook, would be refused
         raise
     finally:
         # Ray's C++ part takes SIGTERM too: it prints a stack, has an alarm abort the process 3 s later, in which a

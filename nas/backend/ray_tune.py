@@ -32,7 +32,6 @@ from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import OperationFailed, checkpoint_path
 from nas.measure.environment import device_kind
-from nas.storage.store import StoreError
 from nas.study.failures import Failure, spoils_process
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
@@ -77,11 +76,11 @@ class LocalSlots:
 
 
 @contextmanager
-def _keep_store_error(errors: list[StoreError]) -> Iterator[None]:
-    """Append a store's error to `errors`: Tune wraps the errors of callbacks until the original is lost."""
+def _keep_error(errors: list[Exception]) -> Iterator[None]:
+    """Append an error of the loop to `errors`: Tune wraps the errors of callbacks until the original is lost."""
     try:
         yield
-    except StoreError as error:
+    except Exception as error:
         errors.append(error)
         raise
 
@@ -94,18 +93,18 @@ class LoopSearcher(NotPickled, Searcher):
         spec: What a worker needs.
         slots: The slots in which trials can run.
         stages: Yields a trial's records in the worker.
-        errors: Takes an error of the store.
+        errors: Takes an error of the loop.
     """
 
     def __init__(
-        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, stages: Stages, errors: list[StoreError]
+        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, stages: Stages, errors: list[Exception]
     ) -> None:
         super().__init__()
         self._loop, self._spec, self._slots, self._stages, self._errors = loop, spec, slots, stages, errors
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of a Tune trial, None while there is nothing to start, or FINISHED."""
-        with _keep_store_error(self._errors):
+        with _keep_error(self._errors):
             finished: str = Searcher.FINISHED
             if self._loop.finished:
                 return finished
@@ -141,11 +140,11 @@ class LoopScheduler(NotPickled, FIFOScheduler):
         spec: What a worker needs.
         slots: The slots in which trials can run.
         explain_loss: Returns the failure and the reason of a Tune trial whose worker is gone.
-        errors: Takes an error of the store.
+        errors: Takes an error of the loop.
     """
 
     def __init__(
-        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, explain_loss: ExplainLoss, errors: list[StoreError]
+        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, explain_loss: ExplainLoss, errors: list[Exception]
     ) -> None:
         super().__init__()
         self._loop, self._checkpoints, self._errors = loop, Path(spec.checkpoint_dir), errors
@@ -176,7 +175,7 @@ class LoopScheduler(NotPickled, FIFOScheduler):
         if trial.trial_id in self._discarded:  # its last record was reported
             stop: str = TrialScheduler.STOP
             return stop
-        with _keep_store_error(self._errors):
+        with _keep_error(self._errors):
             should_continue = self._loop.report(record)
         self._remove_checkpoint_if_over(record)
         if record.state is TrialState.FAILED and spoils_process(record.failure):
@@ -193,7 +192,7 @@ class LoopScheduler(NotPickled, FIFOScheduler):
             return
         record = TrialRecord.from_dict(json.loads(trial.config["record"]))
         failure, reason = self._explain_loss(trial)
-        with _keep_store_error(self._errors):
+        with _keep_error(self._errors):
             self._loop.report_lost(record.number, failure, reason)
         self._remove_checkpoint_if_over(record)
 
@@ -252,7 +251,7 @@ def open_cluster(
         _check_device(study_device, json.loads(spec.config)["device"])
         number = workers or 1
         gpus = torch.cuda.device_count() if spec.gpus else None
-        with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks), gpus) as scratch:
+        with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks), gpus, announce) as scratch:
             yield RayCluster(replace(spec, scratch=scratch), LocalSlots(number), head_address(), raylet_socket())
         return
     with (
@@ -276,6 +275,7 @@ def run_study(
 
     Raises:
         RayError: Ray is gone, as when a cluster's head died.
+        SamplerError: The sampler failed.
         StoreError: The study cannot be written.
     """
     checkpoints = Path(cluster.spec.checkpoint_dir)
@@ -311,7 +311,7 @@ def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
 
 def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, stages: Stages) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records have the failures
-    errors: list[StoreError] = []
+    errors: list[Exception] = []
     watchdog = TrialWatchdog(trial_timeout_s)
     tuner = tune.Tuner(
         ArchTrainable,
@@ -334,5 +334,5 @@ def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, st
         tuner.fit()
     except Exception:
         if errors:
-            raise errors[0] from None
+            raise errors[0] from errors[0].__cause__  # without Tune's errors
         raise

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nas.numbers import plural
+
 _NUMBERED = "cuda:"
 
 
@@ -80,16 +82,16 @@ def refusal(devices: Sequence[str], ranks: int, gpus: int | None, launched: bool
     numbers = reserved(devices)
     if not numbers:
         return ""
-    processes = f"{ranks} process{'' if ranks == 1 else 'es'}"
+    processes = f"{plural(ranks, 'process', 'processes')}"
     if gpus is not None:
         if max(numbers) >= gpus:
             return f"cuda:{max(numbers)}: the GPUs here are cuda:0 to cuda:{gpus - 1}"
         if launched and min(numbers) < ranks:
             return f"cuda:{min(numbers)}: torchrun's {processes} here have cuda:0 to cuda:{ranks - 1}"
         if not launched and gpus - len(numbers) < ranks:
-            total, left = f"{gpus} GPU{'' if gpus == 1 else 's'}", gpus - len(numbers)
+            total, left = plural(gpus, "GPU"), gpus - len(numbers)
             return f"the teachers have {len(numbers)} of {total}, which leaves {left} for {processes}"
     if len(numbers) % ranks and ranks % len(numbers):
         advice = "name a multiple or a divisor of their number"
-        return f"{len(numbers)} GPUs of the teachers cannot be divided evenly among {processes}; {advice}"
+        return f"{plural(len(numbers), 'GPU')} of the teachers cannot be divided evenly among {processes}; {advice}"
     return ""

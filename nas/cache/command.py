@@ -15,6 +15,7 @@ from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
 from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_console
 from nas.command_log import announce
+from nas.numbers import plural
 from nas.study.redaction import public_text
 from nas.terminal import write_line
 
@@ -85,7 +86,7 @@ def agreement_line(agreement: TeacherAgreement) -> str:
     limit = "" if agreement.agrees else f", below {MIN_COSINE}"
     return (
         f"{agreement.teacher} {agreement.head}: cosine of stored to live targets {agreement.stored:.4f}{limit};"
-        f" of decompressed to live features {agreement.decompressed:.4f} on {agreement.images} images"
+        f" of decompressed to live features {agreement.decompressed:.4f} on {plural(agreement.images, 'image')}"
         f" ({agreement.built:.4f} on all held-out images during the build)"
     )
 

@@ -24,6 +24,7 @@ from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder, 
 from nas.cli import clock, format_bytes
 from nas.data import CorruptImage, ImageSet
 from nas.data.dataset import Progress, evenly_spaced
+from nas.numbers import plural
 from nas.study.config import DistillConfig
 from nas.teachers.base import Teacher, run_teacher
 
@@ -55,7 +56,8 @@ class BuildEstimate:
     def line(self) -> str:
         """Return the estimate in one line."""
         temporary = f", plus {format_bytes(self.temporary_bytes)} during the build" if self.temporary_bytes else ""
-        build = f"building it takes about {clock(self.seconds)} on an idle machine, in {len(self.stages)} steps"
+        steps = plural(len(self.stages), "step")
+        build = f"building it takes about {clock(self.seconds)} on an idle machine, in {steps}"
         return f"teacher cache: about {format_bytes(self.kept_bytes)} on disk{temporary}; {build}"
 
     def __add__(self, other: BuildEstimate) -> BuildEstimate:

@@ -21,6 +21,7 @@ from nas.cache.entry import FORMAT, CacheEntry, Done, Record, Shard, shards_of
 from nas.cache.shards import Rows, ShardWriter
 from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
 from nas.data.dataset import Progress, digest
+from nas.numbers import plural
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -126,7 +127,7 @@ class ImageCacheBuilder:
         """
         for split, images in self.sets.items():
             if not sum(record["rows"] for name, record in records.items() if name.startswith(f"{split}-")):
-                raise DataError(f"--data {images.uri}: none of the {len(images)} {split} images can be decoded")
+                raise DataError(f"--data {images.uri}: of {plural(len(images), f'{split} image')}, none can be decoded")
         train, val = self.sets.values()
         masks = [images.mask_classes for images in (train, val) if images.mask_classes is not None]
         return {

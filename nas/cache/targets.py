@@ -12,6 +12,7 @@ from nas.cache.entry import CacheEntry, CacheError, damage, mark_in_use, read_js
 from nas.cache.poses import POSES, poses_file
 from nas.cache.shards import ShardedArray, TargetArray, mapped
 from nas.cache.standardize import HEADS, Standardizer, load_statistics
+from nas.numbers import plural
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ def check_rows(entry: CacheEntry, images: Mapping[str, Any]) -> None:
         rows = entry.manifest["shards"].get(name, {}).get("rows")
         if rows != record["rows"]:
             raise damage(
-                entry.manifest_path, f"of {rows} images in {name}, of which {record['rows']} can be decoded now"
+                entry.manifest_path,
+                f"of {plural(rows, 'image')} in {name}, of which {record['rows']} can be decoded now",
             )
 
 

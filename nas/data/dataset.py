@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nas.cli import OperationFailed
+from nas.numbers import plural
 
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
@@ -180,9 +181,24 @@ def _identity(path: Path, identify: Callable[[Path], str]) -> str:
         return "unreadable"  # reading the image will raise the error, with its name
 
 
+_ONE = {  # of reasons whose singular differs in more than the first noun
+    "links and devices": "link or device",
+    "links to folders that contain them": "link to a folder that contains it",
+    "links to missing files": "link to a missing file",
+    "pipes, sockets and devices": "pipe, socket or device",
+}
+
+
 def left_out_note(reason: str, names: Sequence[str]) -> str:
-    """Return a line for the user about files that are left out for the same reason."""
-    return printable(f"left out: {len(names):,} {reason}, as '{names[0]}'")
+    """Return a line for the user about files that are left out for the same reason.
+
+    Args:
+        reason: What they are, in the plural, with the noun first.
+        names: Their names, one or more.
+    """
+    noun, _, rest = reason.partition(" ")
+    one = _ONE.get(reason) or f"{noun.removesuffix('s')} {rest}"
+    return printable(f"left out: {plural(len(names), one, reason)}, as '{names[0]}'")
 
 
 def evenly_spaced(total: int, most: int) -> list[int]:

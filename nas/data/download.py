@@ -36,6 +36,27 @@ REFUSED = frozenset({400, 401, 405, *ABSENT})  # a retry would not help
 UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
 NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 
+# Parameters of signed URLs, in lower case: those that each has, and those that some have. S3, its earlier version and
+# CloudFront, Google Cloud Storage in two versions, Azure (shared access signatures).
+_SIGNATURES: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
+    (
+        frozenset({"x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires", "x-amz-signature"}),
+        frozenset({"x-amz-signedheaders", "x-amz-security-token"}),
+    ),
+    (frozenset({"awsaccesskeyid", "expires", "signature"}), frozenset({"x-amz-security-token"})),
+    (frozenset({"key-pair-id", "signature", "expires"}), frozenset()),
+    (frozenset({"key-pair-id", "signature", "policy"}), frozenset()),
+    (
+        frozenset({"x-goog-algorithm", "x-goog-credential", "x-goog-date", "x-goog-expires", "x-goog-signature"}),
+        frozenset({"x-goog-signedheaders"}),
+    ),
+    (frozenset({"googleaccessid", "expires", "signature"}), frozenset()),
+    (
+        frozenset({"sv", "sig", "se"}),
+        frozenset({"st", "sp", "sr", "spr", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv"}),
+    ),
+)
+
 Bytes = Callable[[int, int], None]  # bytes on disk, bytes in all (0 if unknown)
 
 
@@ -49,9 +70,25 @@ def is_remote(source: str) -> bool:
 
 
 def local_path(url: str, folder: Path) -> Path:
-    """Return the path of a URL's content in `folder`."""
+    """Return the path of a URL's content in `folder`, which is the same when the URL is signed again."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(url).path.rpartition("/")[2])
-    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    return folder / f"{hashlib.sha256(without_signature(url).encode()).hexdigest()[:16]}-{name}"
+
+
+def without_signature(url: str) -> str:
+    """Return a URL without the parameters that sign it for a time; one that is not signed as a whole stays as it is.
+
+    They grant access to the object that host, path and the other parameters name, as `versionId`, and choose none: two
+    URLs that name two objects never become the same.
+    """
+    parts = urlsplit(url)
+    parameters = [(part.partition("=")[0].lower(), part) for part in parts.query.split("&")]
+    names = {name for name, _ in parameters}
+    for required, others in _SIGNATURES:
+        if required <= names:
+            parameters = [(name, part) for name, part in parameters if name not in required | others]
+    query = "&".join(part for _, part in parameters)
+    return url if query == parts.query else parts._replace(query=query).geturl()
 
 
 def fetch(url: str, folder: Path, check: Callable[[Path], object], progress: Bytes) -> Path:

@@ -51,6 +51,7 @@ from nas.data.dataset import (
 )
 from nas.data.download import Absent, fetch, is_remote, local_path
 from nas.files import atomic_write, parse_json
+from nas.numbers import plural
 from nas.study.redaction import public_word, split_patterns
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
@@ -440,7 +441,7 @@ def incomplete(what: str, samples: list[TarSample]) -> tuple[str, ...]:
     without = [sample.key for sample in samples if getattr(sample, what) is None]
     if not without or len(without) == len(samples):
         return ()
-    lacking = f"{len(without):,} of {len(samples):,} samples {'has' if len(without) == 1 else 'have'} no {what}"
+    lacking = f"{len(without):,} of {plural(len(samples), 'sample')} {'has' if len(without) == 1 else 'have'} no {what}"
     return (printable(f"{what}s are not used: {lacking}, as '{without[0]}'"),)
 
 

@@ -23,6 +23,7 @@ from nas.doctor.readings import (
     Unread,
 )
 from nas.extras import install_command
+from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -64,7 +65,7 @@ def judge_cpu(reading: CpuReading | Unread) -> Finding:
         effect = "PyTorch cannot be imported, so nothing can be computed"
         return Finding("CPU", FAIL, reading.reason, effect, "reinstall PyTorch: make clean setup")
     known = ", ".join(reading.instructions or ()) or "instructions unknown"
-    value = f"{reading.model}, {reading.cpus} CPUs; {known}"
+    value = f"{reading.model}, {plural(reading.cpus, 'CPU')}; {known}"
     if reading.quota is not None and reading.quota < reading.cpus:
         whole = max(1, int(reading.quota))
         return Finding(

@@ -17,7 +17,7 @@ from nas.analysis.noise import SeedScatter, assumed_scatter
 from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
-from nas.numbers import fixed, fixed_interval
+from nas.numbers import fixed, fixed_interval, plural
 from nas.study.config import compares_directions
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
@@ -160,7 +160,7 @@ def _trainings(data: CardData, scatter: SeedScatter) -> str:
     for candidate in data.retraining.candidates if data.retraining else ():
         if candidate.trial.number == data.trial.number and candidate.mean is not None:
             seeds = len(candidate.scores)
-            mean = f"mean of {seeds} seed{'s' * (seeds > 1)}, retraining"
+            mean = f"mean of {plural(seeds, 'seed')}, retraining"
             rows.append((mean, candidate.steps, candidate.mean, scatter.interval_words(candidate.mean, seeds)))
             if seeds > 1 and candidate.steps == weights.result.steps and weights.seed in candidate.scores:
                 name, interval = f"{name}, the best of {seeds}", BEST_OF_SEEDS

@@ -16,6 +16,7 @@ from nas.cli import cpu_count
 from nas.measure.conditions import nvml
 from nas.measure.devices import DeviceError as DeviceError
 from nas.measure.devices import device_type, unavailable
+from nas.numbers import plural
 
 
 def torch_device(name: str) -> torch.device:
@@ -49,15 +50,14 @@ def device_name(device: torch.device) -> str:
 def thread_count() -> str:
     """Return the number of torch's CPU threads in words: "1 thread", "2 threads"."""
     count = torch.get_num_threads()
-    return f"{count} thread{'s' * (count != 1)}"
+    return f"{plural(count, 'thread')}"
 
 
 def device_line(device: torch.device) -> str:
     """Return the line that tells a user which device a command uses."""
     if device.type == "cuda":
         return f"device: cuda ({torch.cuda.get_device_name(device)})"
-    cpus = "1 CPU" if cpu_count() == 1 else f"{cpu_count()} CPUs"
-    return f"device: cpu ({cpus}{'' if torch.cuda.is_available() else '; PyTorch sees no GPU'})"
+    return f"device: cpu ({plural(cpu_count(), 'CPU')}{'' if torch.cuda.is_available() else '; PyTorch sees no GPU'})"
 
 
 def device_kind(device: str) -> str:

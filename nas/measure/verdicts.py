@@ -9,6 +9,7 @@ import numpy as np
 
 from nas.measure.conditions import Conditions
 from nas.measure.statistics import Array, Interval
+from nas.numbers import plural
 from nas.study.timing_doubts import CONTENDED, MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
 MAX_HALF_WIDTH = 0.01  # of the ratio's interval, for "ok"
@@ -173,9 +174,10 @@ def _why_not_ok(comparison: PairTimes) -> str:
     if comparison.verdict == SCATTERED:
         return f"{samples} samples in {comparison.seconds:.1f} s scatter too much for an interval"
     if not comparison.enough:
-        return f"only {samples} samples in {comparison.seconds:.1f} s"
+        return f"only {plural(samples, 'sample')} in {comparison.seconds:.1f} s"
     needed_s = comparison.seconds * (width / MAX_HALF_WIDTH) ** 2
-    return f"ratio to ±{width:.1%} after {samples} samples; ±{MAX_HALF_WIDTH:.0%} would take about {needed_s:.0f} s"
+    reached = f"ratio to ±{width:.1%} after {plural(samples, 'sample')}"
+    return f"{reached}; ±{MAX_HALF_WIDTH:.0%} would take about {needed_s:.0f} s"
 
 
 def clock_difference(comparison: PairTimes, conditions: Conditions) -> float:

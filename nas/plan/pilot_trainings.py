@@ -31,6 +31,7 @@ from nas.distill.precision import choose_precision
 from nas.files import atomic_write, parse_json
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
+from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
 from nas.search.preconditions import check_image_count, too_few_within_limits
 from nas.study.config import REFERENCES, ConfigError, DistillConfig, SearchConfig
@@ -78,7 +79,7 @@ def kept_words(settings: PilotSettings) -> str:
     except ValueError:
         record = None
     done = 0 if record is None else sum(trial.state is TrialState.COMPLETE for trial in record.trials)
-    return f"{folder} keeps {done} finished trainings and the others' checkpoints; the same command continues"
+    return f"{folder} keeps {plural(done, 'finished training')} and the others' checkpoints; the same command continues"
 
 
 def train_models(settings: PilotSettings, command: str, progress: StageProgress) -> tuple[TrialRecord, ...]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from nas.analysis.rung_choice import MIN_TAU
 from nas.backend.simulated import Doing, SimulatedSearch
+from nas.numbers import plural
 from nas.plan.pilot import Pilot
 
 _COLORS = {
@@ -34,7 +35,7 @@ def gantt(run: SimulatedSearch, path: Path) -> None:
             axes.broken_barh(bars, (worker - 0.45, 0.9), color=color, linewidth=0)
         axes.bar(0, 0, color=color, label=doing.value)
     axes.set(xlabel="minutes", ylabel="worker", xlim=(0, run.wall_s / 60), ylim=(workers - 0.5, -0.5))
-    axes.set_title(f"{run.cluster.workers} workers, {run.utilization:.0%} used", loc="left")
+    axes.set_title(f"{plural(run.cluster.workers, 'worker')}, {run.utilization:.0%} used", loc="left")
     figure.legend(loc="outside lower center", ncols=len(_COLORS), frameon=False)
     figure.savefig(path)
 

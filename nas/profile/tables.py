@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
 from nas.measure.verdicts import MIN_BLOCKS
+from nas.numbers import plural
 from nas.profile.profiles import NetworkSettings, PartRow, Point, Profile, Roofline, Sweep, WindowCost
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile, share_interval
@@ -108,7 +109,7 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "output error", f"{m.output_error:.1e} relative to eager fp32"
     if m.compile_s:
         yield "build time", f"{m.compile_s:.1f} s (compiling or exporting)"
-    yield "verdict", f"{m.verdict} ({m.samples} samples in {m.seconds:.1f} s)"
+    yield "verdict", f"{m.verdict} ({plural(m.samples, 'sample')} in {m.seconds:.1f} s)"
     if m.verdict in REMEDIES:
         yield "what to do", REMEDIES[m.verdict]
     for note in m.notes:
@@ -291,7 +292,7 @@ def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | No
     if not any(roofline and roofline.ceilings == c for roofline in earlier):
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
         again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
-        compute = f"ceilings ({c.precision}, {c.threads} thread{'s' * (c.threads != 1)}): {c.gmacs_s:.1f} GMAC/s"
+        compute = f"ceilings ({c.precision}, {plural(c.threads, 'thread')}): {c.gmacs_s:.1f} GMAC/s"
         bandwidth = f"memory bandwidth in GB/s by size of the data: {rates}"
         console.print(f"the device's measured {compute}; {bandwidth}{again}", style="dim")
     if p.roofline.over:
@@ -360,7 +361,7 @@ def best_line(sweep: Sweep) -> str:
     if best.doubt and best.throughput_low_img_s is not None:
         phrases.append(f"doubtful, because {best.doubt}")
     if best.throughput_low_img_s is None:
-        phrases.append(f"no interval is usable ({best.samples} sample{'s' * (best.samples != 1)}, {best.verdict})")
+        phrases.append(f"no interval is usable ({plural(best.samples, 'sample')}, {best.verdict})")
     return "; ".join(phrases)
 
 
@@ -516,7 +517,7 @@ def noise_line(p: RuntimesProfile) -> str:
     few = (
         ""
         if m.samples >= 2 * MIN_BLOCKS
-        else f" (only {m.samples} samples: a longer --measure-seconds makes this certain)"
+        else f" (only {plural(m.samples, 'sample')}: a longer --measure-seconds makes this certain)"
     )
     ends = interval(m.ratio_low, m.ratio_high)
     return f"{_AA}: x {m.ratio:.3f} {ends}: differences under {p.noise:.1%} are ties{few}"
@@ -625,7 +626,7 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
         console.print(f"{ratio}; {how}", style="dim")
     if not profile.failed:
         return
-    share = f"{len(profile.failed)} of {len(profile.failed) + len(timed)} specs"
+    share = f"{len(profile.failed)} of {plural(len(profile.failed) + len(timed), 'spec')}"
     console.print(
         f"{share} could not be measured; they count as breaking every limit that needs a timing",
         style="bold red",

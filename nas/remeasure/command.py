@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import timed_before
-from nas.analysis.remeasuring import compare_remeasurement, remeasuring_json
+from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasurement, remeasuring_json
 from nas.analysis.retraining import REMEASUREMENT
 from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
-from nas.cli import INTERRUPTED, StageProgress, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
+from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
+from nas.storage.liveness import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
-from nas.study.records import Remeasurement, StudyRecord
+from nas.study.records import Remeasurement, StudyRecord, TrialRecord
 from nas.terminal import write_line
 
 if TYPE_CHECKING:
@@ -28,26 +32,51 @@ _LOG = logging.getLogger(__name__)
 
 
 def remeasure(settings: RemeasureSettings, command: str) -> int:
-    """Measure the remaining candidates, then show the comparison; the study records `command`."""
+    """Measure the remaining candidates, then show the comparison; the study records `command`.
+
+    Returns:
+        The exit code: 1 if no candidate has a measurement.
+    """
+    code = 0
     with Store.open(settings.run, read_only=True) as store:
         study, remeasuring, newest = begin_remeasuring(store, settings, command)
-    code = _measure_rest(remeasuring, newest, settings) if remeasuring.remaining(newest[0]) else 0
-    _show(study, newest[0], settings)
+    name = remeasuring.plan.name
+    if remeasuring.remaining(newest[0]):
+        code = _measure_rest(remeasuring, newest, settings, command)
+    else:
+        announce(f"nothing to measure: remeasurement {name!r} has all candidates; --overwrite measures again", _LOG)
+    comparison = compare_remeasurement(study, newest[0])
+    _show(study, newest[0], comparison, settings)
+    if code == 0 and (reason := _why_none(remeasuring.plan.trials, comparison)) is not None:
+        why = f"no candidate could be measured: {reason}"
+        announce(f"failed: {why}; --overwrite tries again", _LOG, level=logging.ERROR)
+        code = FAILED
     return code
 
 
-def _measure_rest(remeasuring: Remeasuring, newest: list[Remeasurement], settings: RemeasureSettings) -> int:
+def _why_none(trials: Sequence[TrialRecord], comparison: RemeasuringComparison) -> str | None:
+    """Return the most frequent reason why none of the trials' candidates could be measured; None where one was."""
+    candidates = {trial.number for trial in trials if not trial.baseline}
+    reasons = [c.reason for c in comparison.candidates if c.trial.number in candidates]
+    failures = [reason for reason in reasons if reason is not None]
+    return Counter(failures).most_common(1)[0][0] if failures and len(failures) == len(reasons) else None
+
+
+def _measure_rest(
+    remeasuring: Remeasuring, newest: list[Remeasurement], settings: RemeasureSettings, command: str
+) -> int:
     """Measure the remaining candidates; return the exit code."""
     try:
         with Store.open(settings.run) as store:
-            measure(remeasuring, newest, store)
+            measure(remeasuring, newest, store, settings, command)
         return 0
     except KeyboardInterrupt:
         left, total = len(remeasuring.remaining(newest[0])), len(remeasuring.plan.trials)
         if left == total:
             raise
         how = "the same command, without --overwrite," if settings.overwrite else "the same command"
-        announce(f"interrupted; {left} of {total} candidates are left; {how} continues", _LOG)
+        are = "is" if left == 1 else "are"
+        announce(f"interrupted; {left} of {plural(total, 'candidate')} {are} left; {how} continues", _LOG)
         return INTERRUPTED
 
 
@@ -79,10 +108,31 @@ def begin_remeasuring(
     return before, Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
 
 
-def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store) -> None:
-    """Measure; the newest state is in newest[0] and in the study after each candidate."""
-    from nas.measure.environment import device_line, torch_device
+def measure(
+    remeasuring: Remeasuring, newest: list[Remeasurement], store: Store, settings: RemeasureSettings, command: str
+) -> None:
+    """Measure the remaining candidates; the newest state is in newest[0] and in the study after each of them.
 
+    Raises:
+        StoreError: Another command measures under this name, or the study cannot be written.
+        ValueError: Another command has begun a remeasurement of this name with other settings, or the reference cannot
+            be measured here.
+    """
+    name = remeasuring.plan.name
+    another = f"another backbone-nas remeasure measures {name!r} in {str(settings.run)!r}"
+    refusal = f"{another}; wait for it, or give a --name"
+    with only_command(settings.run / f"remeasuring-{name}.lock", refusal):
+        _measure(remeasuring, newest, store, settings, command)
+
+
+def _measure(
+    remeasuring: Remeasuring, newest: list[Remeasurement], store: Store, settings: RemeasureSettings, command: str
+) -> None:
+    from nas.measure.environment import device_line, torch_device
+    from nas.remeasure.measuring import begin_remeasurement
+
+    # Another command may have ended since the study was read: a record is saved as a whole, and would replace its.
+    newest[0] = begin_remeasurement(store.remeasurements(), remeasuring.plan, command, settings.overwrite)
     progress = StageProgress(stderr_console())
     total = len(remeasuring.remaining(newest[0]))
     announce(device_line(torch_device(remeasuring.plan.setting.device)), _LOG)
@@ -93,8 +143,9 @@ def measure(remeasuring: Remeasuring, newest: list[Remeasurement], store: Store)
             progress("networks measured", total - len(remeasuring.remaining(again)), total)
 
 
-def _show(study: StudyRecord, again: Remeasurement, settings: RemeasureSettings) -> None:
-    comparison = compare_remeasurement(study, again)
+def _show(
+    study: StudyRecord, again: Remeasurement, comparison: RemeasuringComparison, settings: RemeasureSettings
+) -> None:
     if settings.json:
         write_line(json.dumps(remeasuring_json(study, again, comparison), indent=2))
     else:

@@ -13,6 +13,7 @@ from nas.flags import add_flag, add_run, add_training_flags
 from nas.measure.devices import device_type
 from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
 
+MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = """examples:
@@ -49,7 +50,7 @@ class RetrainSettings:
     device: str | None = None  # None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    measure_seconds: MeasureSeconds = 5.0  # timing budget of each candidate
+    measure_seconds: MeasureSeconds | None = None  # timing budget of each candidate; None: MEASURE_SECONDS
     plot: str | None = None
     json: bool = False
 
@@ -93,7 +94,7 @@ def parser() -> OneLineParser:
     )
     add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
     add_training_flags(add)
-    add_flag(add, "--measure-seconds", "5", default=5.0)
+    add_flag(add, "--measure-seconds", f"{MEASURE_SECONDS:g}")
     add_flag(add, "--plot", f"RUN/{PICTURE}")
     add_flag(add, "--json", "no")
     return built

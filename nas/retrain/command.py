@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words
@@ -23,11 +21,13 @@ from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cli import FAILED, INTERRUPTED, StageProgress, one_line, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_line, device_name, torch_device
+from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
-from nas.retrain.arguments import PICTURE, RetrainSettings
+from nas.retrain.arguments import MEASURE_SECONDS, PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
-from nas.storage.store import Store, StoreError
+from nas.storage.liveness import only_command
+from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord
 from nas.terminal import write_line
@@ -51,7 +51,8 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
         train_and_measure(store, study, plan, settings, command)
     except KeyboardInterrupt:
         left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
-        announce(f"interrupted; {left} of {total} trainings are left; the same command continues", _LOG)
+        are = "is" if left == 1 else "are"
+        announce(f"interrupted; {left} of {plural(total, 'training')} {are} left; the same command continues", _LOG)
         code = INTERRUPTED
     _show(store, study, plan.steps, settings)
     if code == 0 and (failed := plan.remaining(store.retrainings())):
@@ -118,7 +119,8 @@ def train_and_measure(
     Raises:
         StoreError: Another command retrains the study, or the study cannot be written.
     """
-    with _only_command(settings.run):
+    refusal = f"another backbone-nas retrain is working on {str(settings.run)!r}"
+    with only_command(settings.run / "retraining.lock", refusal):
         _work(store, study, plan, settings, command)
 
 
@@ -154,13 +156,15 @@ def _measure(
     numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
     before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
     if before and numbers <= before.measurements.keys():
+        if settings.measure_seconds is not None:
+            timed = f"{plural(len(numbers), 'model is', 'models are')} timed already"
+            announce(f"--measure-seconds: no effect, {timed}; backbone-nas remeasure times again", _LOG)
         return
     if before:
         before = replace(before, unmeasured={n: why for n, why in before.unmeasured.items() if n not in numbers})
     existing = [before] if before else []
-    requested = RemeasureSettings(
-        settings.run, device=plan.config.device, measure_seconds=settings.measure_seconds, name=REMEASUREMENT
-    )
+    seconds = settings.measure_seconds or MEASURE_SECONDS
+    requested = RemeasureSettings(settings.run, device=plan.config.device, measure_seconds=seconds, name=REMEASUREMENT)
     to_measure = plan_remeasuring(study, requested, [t for t in study.trials if t.number in numbers])
     try:
         newest = begin_remeasurement(existing, to_measure, command, restart=False)
@@ -229,17 +233,3 @@ def _draw(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
 
     plot_retraining(study, summary, path)
     announce(f"picture: {path}", _LOG)
-
-
-@contextmanager
-def _only_command(run_dir: Path) -> Iterator[None]:
-    """Hold the study's lock for retraining; StoreError where another command, which would train the same, holds it."""
-    lock = FileLock(run_dir / "retraining.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(f"another backbone-nas retrain is working on {str(run_dir)!r}") from None
-    try:
-        yield
-    finally:
-        lock.release()

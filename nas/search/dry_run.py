@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, format_bytes, one_line
 from nas.files import check_writable, existing_folder
+from nas.numbers import plural
 from nas.search.config_file import config_text, run_table
 from nas.search.preconditions import check_device, check_image_count, check_limits
 from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
@@ -116,7 +117,8 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     kind, _, pattern = config.data.partition(":")
     if kind == "webdataset" and "://" in pattern:
         shards = sum(len(sources(part)) for part in pattern.partition("#")[0].split("::") if part)
-        return f"{config.data}: {shards:,} shards, which are downloaded when the search starts"
+        verb = "is" if shards == 1 else "are"
+        return f"{config.data}: {plural(shards, 'shard')}, which {verb} downloaded when the search starts"
     if kind == "cifar10":
         here = find_cifar10(root)
         return f"{config.data}: {'in the cache' if here else '170 MB, which are downloaded when the search starts'}"
@@ -129,7 +131,7 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     if too_few := check_image_count(config, train, val):
         return Doubtful(f"{too_few}{notes}")
     return (
-        f"{config.data}: {train:,} images to train on (of {config.train_images:,} asked for), "
+        f"{config.data}: {plural(train, 'image')} to train on (of {config.train_images:,} asked for), "
         f"{val:,} held out (of {config.val_images:,}){notes}"
     )
 
@@ -182,7 +184,12 @@ def _cluster(command: SearchCommand) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         nodes, cpus, gpus = cluster_resources(str(command.address), Path(folder))
-    return f"{command.address}: {nodes} nodes with {cpus:g} CPUs and {gpus:g} GPUs"
+    return f"{command.address}: {plural(nodes, 'node')} with {_units(cpus, 'CPU')} and {_units(gpus, 'GPU')}"
+
+
+def _units(count: float, unit: str) -> str:
+    """Return the count of CPUs or GPUs with its unit; Ray counts fractions too."""
+    return plural(int(count), unit) if count == int(count) else f"{count:g} {unit}s"
 
 
 def _check_writable(path: Path) -> None:

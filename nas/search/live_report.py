@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from nas.cli import clock, command_line, one_line
 from nas.command_log import announce
+from nas.numbers import plural
 from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import on_plane
@@ -127,8 +128,8 @@ class LostModels:
             return ""
         shown = [f"{reason} ({count} of them)" for reason, count in self.reasons.most_common(_MAX_REASONS)]
         rest = len(self.reasons) - len(shown)
-        more = [f"and {rest} more reason{'s' * (rest > 1)}"] if rest else []
-        return f"{self.reasons.total()} of {self.ended} models failed: {'; '.join([*shown, *more])}"
+        more = [f"and {plural(rest, 'more reason')}"] if rest else []
+        return f"{self.reasons.total()} of {plural(self.ended, 'model')} failed: {'; '.join([*shown, *more])}"
 
 
 def store_time_spent(loop: StudyLoop, workers: int, teacher_seconds: float) -> None:
@@ -148,7 +149,9 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
     size, volume = loop.front_summary()
     if ending:
         return f"{line}; {f'{counts}; ' if counts else ''}hypervolume {volume:.3f}"
-    evaluated = f"{loop.evaluated} of {loop.config.budget} architectures evaluated{f' ({counts})' if counts else ''}"
+    evaluated = (
+        f"{loop.evaluated} of {plural(loop.config.budget, 'architecture')} evaluated{f' ({counts})' if counts else ''}"
+    )
     return f"{line}: {evaluated}" + (f"; front of {size}, hypervolume {volume:.3f}" if size else "")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.measure.devices import cuda_is_available
+from nas.numbers import plural
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
 from nas.study.teacher_names import check_teacher_names
@@ -65,7 +66,7 @@ def check_batch(config: SearchConfig, images: int) -> None:
     views = f", with {config.views} views of each," if config.views > 1 else ""
     advice = f", or give --batch-size {smaller}" if smaller >= 2 * parts and not recipe.groups else ""
     raise ConfigError(
-        f"--data: {config.data}: found {images:,} images to train on{views}; a training batch takes "
+        f"--data: {config.data}: found {plural(images, 'image')} to train on{views}; a training batch takes "
         f"{recipe.largest_batch:,}. Add images{advice}"
     )
 
@@ -92,7 +93,7 @@ def check_image_count(config: SearchConfig, train: int, val: int) -> str:
     if not short:
         return ""
     line = f"{config.data}: only " + ", and ".join(
-        f"{found[name]:,} of {asked[name]:,} images {words[name]}" for name in short
+        f"{found[name]:,} of {plural(asked[name], 'image')} {words[name]}" for name in short
     )
     if any(2 * found[name] < asked[name] != getattr(SearchConfig(), name) for name in short):
         flags = f"--train-images {train} --val-images {val}"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from nas.cli import checkpoint_path, clock, live_panel
 from nas.command_log import announce
-from nas.numbers import fixed
+from nas.numbers import fixed, plural
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
@@ -138,7 +138,7 @@ class SearchProgress:
         """Return the state of the search in one line: first what comes before the candidates, then the front."""
         size, volume = loop.front_summary()
         results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}{_gain_words(loop)}"
-        line = f"{loop.evaluated}/{loop.config.budget} candidates, {results}"
+        line = f"{loop.evaluated}/{plural(loop.config.budget, 'candidate')}, {results}"
         spent = loop.evaluated >= loop.config.budget  # no further candidate will make a pace known
         return line if spent and self._pace.remaining(loop).seconds is None else f"{line}, ETA {self.eta(loop)}"
 
@@ -216,12 +216,12 @@ def recovered(loop: StudyLoop, checkpoint_dir: Path) -> str:
         loop: The loop of the study, before its first trial.
         checkpoint_dir: Folder of the checkpoints.
     """
-    finished = f"{loop.evaluated} of {loop.config.budget} candidates"
+    finished = f"{loop.evaluated} of {plural(loop.config.budget, 'candidate')}"
     trained = sum(
         trial.baseline is not None and trial.state is not TrialState.RUNNING for trial in loop.trials.values()
     )
     if loop.config.baselines:
-        finished += f" and {trained} of {len(loop.config.baselines)} baselines"
+        finished += f" and {trained} of {plural(len(loop.config.baselines), 'baseline')}"
     interrupted = loop.interrupted
     saved = sum(checkpoint_path(checkpoint_dir, trial.arch_id).exists() for trial in interrupted)
     restarting = len(interrupted) - saved

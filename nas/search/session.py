@@ -44,6 +44,8 @@ from nas.study.redaction import public_word
 from search_space import SPACES, preset
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
     from nas.cache import Targets
 
 _CLAIM = ".search.lock"  # in the run folder, held by the process that begins the study
@@ -123,13 +125,11 @@ def _search(command: SearchCommand, console: Console) -> None:
         def create_or_extend() -> Store:
             if existing is None:
                 info = replace(describe_study(command, targets, teacher_facts), precision_ms=precision_ms)
-                created = stores.enter_context(Store.create(command.run, info, sampler, command.storage))
-                write_config(command)
-                return created
+                return stores.enter_context(create_study(command, info, sampler))
             existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
             if command.extend:
-                _extend(existing, command.extend)
                 write_config(command)
+                _extend(existing, command.extend)
             return existing
 
         deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
@@ -232,6 +232,23 @@ def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict
         space={name: list(values) for name, values in SPACES[config.space].choices().items()},
         format=FORMAT,
     )
+
+
+def create_study(command: SearchCommand, info: StudyInfo, sampler: BaseSampler) -> Store:
+    """Write the file of the settings, then create the study: a kill between the two leaves no study without the file.
+
+    Args:
+        command: The settings.
+        info: Description of the study.
+        sampler: Sampler of the trials.
+
+    Raises:
+        StoreError: There is a study already, or it cannot be created.
+    """
+    Store.check_free(command.run, command.storage)  # the file of another study stays
+    command.run.mkdir(parents=True, exist_ok=True)
+    write_config(command)
+    return Store.create(command.run, info, sampler, command.storage)
 
 
 def write_config(command: SearchCommand) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import optuna
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
-from nas.cli import OperationFailed
+from nas.cli import OperationFailed, one_line
 
 PATIENCE_S = 120.0  # a database that is unavailable for longer ends the session
 Result = TypeVar("Result")
@@ -29,6 +29,10 @@ class DatabaseUnavailable(StoreFailure):
     """A database that cannot be reached, perhaps only for a moment."""
 
 
+class SamplerError(RuntimeError):
+    """An error within a sampler, which is none of the study's storage; the message is one line."""
+
+
 class RolledBack(RuntimeError):
     """A call within a transaction that an earlier failure has rolled back."""
 
@@ -38,7 +42,7 @@ def translate_errors(failure: str) -> Iterator[None]:
     """Raise errors of the storage in the body as a StoreError of one line: the failure and its cause."""
     try:
         yield
-    except StoreError:
+    except (StoreError, SamplerError):
         raise
     except (
         SQLAlchemyError,
@@ -51,6 +55,22 @@ def translate_errors(failure: str) -> Iterator[None]:
         raise _store_error(error)(f"{failure}: {_cause(error)}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # records of another version or another program
         raise StoreError(f"{failure}: {type(error).__name__} {_cause(error)}") from error
+
+
+@contextmanager
+def sampler_errors(sampler: object) -> Iterator[None]:
+    """Raise errors in calls of a sampler as a `SamplerError`, apart from those of the storage that it reads.
+
+    Args:
+        sampler: The sampler, whose class the message names.
+    """
+    try:
+        yield
+    except (StoreError, RolledBack, SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError):
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise SamplerError(f"the sampler {type(sampler).__name__} failed: {reason}") from error
 
 
 def retry_while_unavailable(work: Callable[[], Result], notify: Callable[[str], None], advice: str) -> Result:

@@ -1,4 +1,4 @@
-"""The liveness of drivers: each holds a lock that ends with its process, so that no clocks are compared.
+"""The liveness of drivers and commands: each holds a lock that ends with its process, so that no clocks are compared.
 
 On SQLite the lock is that of a file next to the study, on PostgreSQL an advisory lock of a connection. A restart of the
 database loses all advisory locks, and living drivers acquire theirs again within seconds. A missing lock therefore
@@ -13,7 +13,8 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -152,6 +153,28 @@ class ServerLocks:
         if connection is not None:
             with suppress(SQLAlchemyError):
                 connection.close()
+
+
+@contextmanager
+def only_command(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock of the run folder in the body, so that no other command does the same work.
+
+    Args:
+        lock: File of the lock, which stays: another command may be about to lock it.
+        refusal: Message of the error where another command holds the lock.
+
+    Raises:
+        StoreError: Another command holds the lock.
+    """
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise StoreError(refusal) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _ended_here(driver: str) -> bool:

@@ -34,7 +34,14 @@ from sqlalchemy import Row, bindparam, text
 from nas.command_log import announce
 from nas.files import parse_json
 from nas.storage.database import Database
-from nas.storage.errors import DatabaseUnavailable, StoreError, StoreFailure, retry_while_unavailable, translate_errors
+from nas.storage.errors import (
+    DatabaseUnavailable,
+    StoreError,
+    StoreFailure,
+    retry_while_unavailable,
+    sampler_errors,
+    translate_errors,
+)
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.architectures import ExpectingSampler, Proposal
@@ -290,12 +297,16 @@ class Store:
             yield
 
     def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
-        """Create a trial with its parameters from the sampler, or `fixed`."""
-        with self.exclusive():
+        """Create a trial with its parameters from the sampler, or `fixed`.
+
+        Raises:
+            SamplerError: The sampler failed.
+            StoreError: The study cannot be written.
+        """
+        with self.exclusive(), sampler_errors(sampler := self._study.sampler):
             trial = self._new_trial(fixed)
             self._ids[trial.number] = trial._trial_id
             params = {name: trial.suggest_categorical(name, tuple(values)) for name, values in choices.items()}
-            sampler = self._study.sampler
             if fixed is None and isinstance(sampler, ExpectingSampler):
                 return Proposal(trial.number, params, sampler.expected(trial.number))
             return Proposal(trial.number, params)
@@ -407,8 +418,10 @@ class Store:
 
     def _tell(self, trial_id: int, state: OptunaState, values: list[float] | None) -> None:
         """End a trial as `Study.tell` does, which would also read it again and check `values`."""
-        storage = self._study._storage
-        self._study.sampler.after_trial(self._study, storage.get_trial(trial_id), state, values)
+        storage, sampler = self._study._storage, self._study.sampler
+        trial = storage.get_trial(trial_id)
+        with sampler_errors(sampler):
+            sampler.after_trial(self._study, trial, state, values)
         storage.set_trial_state_values(trial_id, state, values)
 
     def _id(self, number: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
+from nas.numbers import plural
 from nas.study.architectures import Architecture, Proposal, SearchSpace
 from nas.study.records import TrialRecord, TrialState
 from nas.study.study_store import StudyStore
@@ -47,7 +48,7 @@ class TrialProposer:
         """
         proposed: list[TrialRecord] = []
         if len(seen) - len(self._foreign & seen) >= self._space.count():
-            return proposed, f"the space has only {self._space.count()} architectures"
+            return proposed, f"the space has only {plural(self._space.count(), 'architecture')}"
         fixed: dict[str, Any] | None = None
         for repeats in range(2 * _REPEATS_LIMIT):
             proposal = self._store.ask(self._space.choices(), fixed)

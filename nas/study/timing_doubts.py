@@ -5,7 +5,7 @@ Terminal, report, card, pictures and exports all ask here.
 
 from __future__ import annotations
 
-from nas.numbers import fixed_interval
+from nas.numbers import fixed_interval, plural
 from nas.study.records import Measurement
 
 TOO_FEW, SCATTERED, CONTENDED = "too few samples", "scattered", "contended"
@@ -57,7 +57,7 @@ def speed_doubt(verdict: str, no_interval: str | None) -> str | None:
 
 def no_interval(m: Measurement) -> str:
     """Say why a measurement has no usable interval: "interval not usable: 12 samples, contended"."""
-    samples, doubt = f"{m.samples} sample{'s' * (m.samples != 1)}", timing_doubt(m) or SCATTERED
+    samples, doubt = f"{plural(m.samples, 'sample')}", timing_doubt(m) or SCATTERED
     return f"interval not usable: {f'only {samples}' if doubt == TOO_FEW else f'{samples}, {doubt}'}"
 
 

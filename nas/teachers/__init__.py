@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nas.numbers import plural
 from nas.study.teacher_names import BUILTIN_TEACHERS, SETS, check_teacher_names, listed
 from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.hed import HED_TEACHER
@@ -58,7 +59,7 @@ def check_weights(chosen: Sequence[TeacherSpec], announce: Callable[[str], None]
             if "downloaded" in where:
                 announce(f"teacher {spec.name}: {where}")
     if len(problems) > 1:
-        raise TeacherError(f"{len(problems)} of {len(chosen)} teachers have no usable weights; {problems[0]}")
+        raise TeacherError(f"{len(problems)} of {plural(len(chosen), 'teacher')} have no usable weights; {problems[0]}")
     if problems:
         raise problems[0]
 

@@ -29,6 +29,7 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.numbers import plural
 from nas.study.teacher_names import teacher_choices
 from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.weights import (
@@ -324,10 +325,8 @@ def _filled(name: TimmName, file: Path, weights: Path | Mapping[str, Tensor], pr
         ) from error
     missing = [key for key in network.state_dict() if key not in present and not key.startswith("head")]
     if missing and any(word in name.network for word in LOOSE):
-        raise TeacherError(
-            f"teacher {name.text}: {file} does not fit {name.network}: {len(missing)} tensors missing, as {missing[0]};"
-            f" {own_file(name)}"
-        )
+        lacking = f"{plural(len(missing), 'tensor')} missing, as {missing[0]}"
+        raise TeacherError(f"teacher {name.text}: {file} does not fit {name.network}: {lacking}; {own_file(name)}")
     return network
 
 

@@ -22,17 +22,18 @@ from nas.backend.pool import TrainingJob
 from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.files import atomic_write
+from nas.numbers import plural
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
 from nas.search.preconditions import check_batch
 from nas.search.session import (
     claimed,
+    create_study,
     describe_study,
     open_targets,
     refuse_changes,
     show_device,
     with_precision,
-    write_config,
 )
 from nas.storage.store import Store
 from nas.study.config import ConfigError, SearchConfig
@@ -103,7 +104,7 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
         found, available, images = live.count(progress)
     if found < live.images and (session.resume or live.images != SearchConfig().train_images):
         advice = "" if session.resume else f", or ask for what is there: --train-images {found}"
-        counts = f"only {found:,} of {live.images:,} images to train on"
+        counts = f"only {found:,} of {plural(live.images, 'image')} to train on"
         raise ConfigError(f"--data: {config.data}: {counts}; check the path and the shards{advice}")
     if command.plan.live_fingerprint not in (None, images):
         raise ConfigError(
@@ -115,7 +116,7 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
     if not session.resume:
         more = f" of the {available:,} that there are (--train-images N for more)" if found < available else ""
         part = f"; {cached:,} of them are cached, to fit the teachers' statistics" if cached < found else ""
-        announce(f"live teachers: {found:,} images to train on{more}{part}", _LOG, console)
+        announce(f"live teachers: {plural(found, 'image')} to train on{more}{part}", _LOG, console)
     config = replace(config, train_images=cached)
     plan = replace(command.plan, live_images=found, live_fingerprint=images)
     return replace(command, session=replace(session, config=config), plan=plan)
@@ -163,8 +164,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
         info = replace(info, precision_ms=precision_ms, space=choices)
-        store = stack.enter_context(Store.create(session.run, info, sampler))
-        write_config(session)
+        store = stack.enter_context(create_study(session, info, sampler))
         atomic_write(session.run / PLAN, json.dumps(plan.to_dict(), indent=1))
     store.notify = show
     return targets, StudyLoop(store, space=space)
@@ -194,7 +194,8 @@ def _run(
     )
     processes = "one process" if ranks == 1 else f"{ranks} processes"
     processes += "" if command.session.address is None else f" of the Ray cluster at {command.session.address}"
-    show(f"training {command.plan.name}: {job.steps:,} steps of {config.distill.batch_size} images, {processes}")
+    steps = plural(job.steps, "step")
+    show(f"training {command.plan.name}: {steps} of {config.distill.batch_size} images, {processes}")
     progress = StageProgress(console)
     execution = Execution(job, targets.path, command.session.address, progress, show)
     try:
@@ -246,14 +247,14 @@ def _counted_and_measured(record: TrialRecord, config: SearchConfig, run: Path) 
 
 def _evaluation_line(rung: RungResult) -> str:
     metrics = "".join(f"; {metric_label(name)} {value:.3f}" for name, value in rung.metrics.items())
-    return f"after {rung.steps:,} step{'s' * (rung.steps != 1)}: score {rung.score:.3f}{metrics}"
+    return f"after {plural(rung.steps, 'step')}: score {rung.score:.3f}{metrics}"
 
 
 def _show_end(command: TrainCommand, loop: StudyLoop, duration: str, show: Announce) -> None:
     """Show the outcome and the commands that follow."""
     (trial,) = loop.trials.values()
     run = str(command.session.run)
-    outcome = f"{command.plan.name} scores {trial.final_score:.3f} after {trial.rungs[-1].steps:,} steps"
+    outcome = f"{command.plan.name} scores {trial.final_score:.3f} after {plural(trial.rungs[-1].steps, 'step')}"
     show(f"done after {duration}: {outcome}")
     show("next:")
     show(f"  {command_line('export', [run, '--format', 'timm'])}    write the model to a folder")

@@ -15,14 +15,14 @@ from markupsafe import Markup
 
 from nas.analysis.selection import measurement
 from nas.files import atomic_write
-from nas.numbers import fixed
+from nas.numbers import fixed, plural
 from nas.study.records import Objective, StudyInfo
 from nas.study.timing_doubts import drawn_ends
 from reports.charts import RATIO_TICKS, count_axis, static_chart
 from reports.compare.comparison import MIN_RANKED, ComparedStudy, StudyComparison, StudyPair
 from reports.document import asset, policy, templates
 from reports.figure_data import SERIES, axis_range
-from reports.formatting import flat, plural
+from reports.formatting import flat
 from reports.scored_trials import ScoredTrial
 from reports.sentences import doubt_meanings
 
@@ -144,7 +144,7 @@ def _volume_sentence(pair: StudyPair) -> str:
     final += f" and {fixed(b.summary.hypervolume, 4)} for {b.letter}."
     if not pair.trainings or len(a.summary.curve) == len(b.summary.curve):
         return final
-    then = f"After {pair.trainings} trainings, the length of the shorter search, it is "
+    then = f"After {plural(pair.trainings, 'training')}, the length of the shorter search, it is "
     return f"{final} {then}{fixed(pair.volumes[0], 4)} for {a.letter} and {fixed(pair.volumes[1], 4)} for {b.letter}."
 
 
@@ -153,7 +153,7 @@ def _reached_sentences(pair: StudyPair) -> list[str]:
     sentences = []
     for study, rival, reached in zip(studies, studies[::-1], pair.reached, strict=True):
         if reached is not None:
-            count = f"{reached} trainings; {rival.letter} made {len(rival.summary.curve)} in all"
+            count = f"{plural(reached, 'training')}; {rival.letter} made {len(rival.summary.curve)} in all"
             sentences.append(f"{study.letter} reached the final hypervolume of {rival.letter} after {count}.")
     return sentences
 
@@ -163,7 +163,7 @@ def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
     if not pair.shared:
         return [f"{a} and {b} measured no architecture in common."]
     if pair.measured == pair.trained < MIN_RANKED:
-        shared = plural(pair.measured, "architecture", "architectures")
+        shared = plural(pair.measured, "architecture")
         return [f"{a} and {b} share {shared}: too few to compare how they rank by throughput or score."]
     sentences = []
     for what, count, tau, other_scale in (
@@ -171,7 +171,9 @@ def _rank_sentences(comparison: StudyComparison, pair: StudyPair) -> list[str]:
         ("score", pair.trained, pair.score_tau, reasons.score),
     ):
         if count < MIN_RANKED:
-            sentences.append(f"{a} and {b} share {count} architectures with a {what}: too few to compare their ranks.")
+            sentences.append(
+                f"{a} and {b} share {plural(count, 'architecture')} with a {what}: too few to compare their ranks."
+            )
         elif tau is None:
             sentences.append(
                 f"The {count} architectures that {a} and {b} share have the same {what}, so they have no ranks."

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nas.numbers import fixed, fixed_interval, millions, probability
+from nas.numbers import fixed, fixed_interval, millions, plural, probability
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,8 @@ def test_other_forms():
     assert fixed_interval(-0.0001, 0.25, 2) == "0.00 to 0.25"
     assert (millions(2_500_000, 2), millions(None, 2)) == ("2.50", "–")
     assert [probability(p) for p in (0.0412, 0.001, 0.000412, None)] == ["0.041", "0.001", "<0.001", "–"]
+
+
+def test_counts_have_their_noun():
+    assert [plural(n, "model") for n in (0, 1, 2, 12_000)] == ["no models", "1 model", "2 models", "12,000 models"]
+    assert [plural(n, "process", "processes") for n in (1, 2)] == ["1 process", "2 processes"]

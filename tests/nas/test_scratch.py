@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import lock_dir
-from nas.scratch import VARIABLE, _kill_children, guarded, private_folder, scratch_folder
+from nas.scratch import VARIABLE, guarded, kill_children, private_folder, scratch_folder
 from tests.nas.backend.processes import gone
 from tests.waiting import until
 
@@ -85,7 +85,7 @@ def test_a_child_whose_title_has_overwritten_its_environment_ends_too(tmp_path: 
         assert child.stdout.readline() == "ready\n"
         other = subprocess.Popen(["tail", "-f", folder / "log"], env={"PATH": os.environ["PATH"]})  # a user's
         assert VARIABLE.encode() not in Path(f"/proc/{child.pid}/environ").read_bytes()
-        _kill_children(folder)
+        kill_children(folder)
         assert child.wait(30) == -signal.SIGKILL
         assert other.poll() is None
         other.kill()

@@ -7,6 +7,9 @@ import pytest
 
 from nas.study.records import Expectation, TrialState
 from reports import timeline
+from reports.figure_data import prepare
+from reports.sentences import timeline_caption
+from reports.summary import summarize
 from reports.timeline import MEASURING, TRAINING, WAITING, worker_spans
 from tests.reports import synthetic
 
@@ -65,3 +68,13 @@ def test_a_trial_that_is_measured_late_is_measured_after_its_first_rung():
         (MEASURING, 111.0, 114.0),
         (TRAINING, 114.0, 120.0),
     ]
+
+
+@pytest.mark.parametrize(("most", "said"), [(1, "2 processes are not drawn"), (2, "1 process is not drawn"), (3, "")])
+def test_workers_without_a_row_are_counted(monkeypatch, most, said):
+    monkeypatch.setattr(timeline, "MAX_LANES", most)
+    trials = tuple(trial(n, f"a:{n}", 0.0, 30.0) for n in range(3))
+    study = replace(synthetic.study(1), trials=trials)
+    caption = timeline_caption(prepare(study, summarize(study)))
+    assert ("not drawn" in caption) is bool(said)
+    assert said in caption

@@ -67,6 +67,17 @@ def test_without_the_reference_among_the_baselines_noise_is_unknown(study):
     assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas remeasure runs/mine")
 
 
+def test_a_study_of_baselines_alone_is_offered_no_command_that_refuses_it(study):
+    baselines = tuple(t for t in study.trials if t.baseline and t.baseline != synthetic.REFERENCE)
+    noisy = synthetic.timed(study, lambda t: {"verdict": "contended"})
+    references = tuple(t for t in noisy.trials if t.baseline)
+    for alone in (replace(study, trials=baselines), replace(noisy, trials=references)):
+        assert summarize(alone).baselines
+        found = check(alone, NOISE)
+        assert found.outcome is not Outcome.PASS
+        assert found.command is None
+
+
 @pytest.mark.parametrize(
     ("taus", "models", "outcome"),
     [

@@ -14,6 +14,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from nas.measure.counts.macs import Counts, EncodeModule, count, evaluating, meta_copy
+from nas.numbers import plural
 
 MATRIX_OPERATORS = frozenset({"conv", "linear", "matmul", "bmm", "addmm", "einsum"})  # in fvcore's names
 THOP_HOOKS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -74,7 +75,7 @@ def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> 
         name: macs for name, macs in operators.items() if name not in MATRIX_OPERATORS and macs >= MIN_EXPLAINED_MACS
     }
     attention = sum(calls for name, calls in skipped.items() if "attention" in name)
-    parts = [f"leaves out scaled_dot_product_attention ({attention} calls)"] if attention else []
+    parts = [f"leaves out scaled_dot_product_attention ({plural(attention, 'call')})"] if attention else []
     if extra:
         parts.append("adds " + ", ".join(f"{name} {format_macs(macs)}" for name, macs in extra.items()))
     return "; ".join(parts) or "counts the same operators"

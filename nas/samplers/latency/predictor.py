@@ -27,6 +27,7 @@ from scipy.optimize import nnls
 from scipy.special import ndtr
 from scipy.stats import kendalltau, spearmanr
 
+from nas.numbers import plural
 from nas.samplers.latency.stage_costs import MAX_KEPT, StageCost, stage_costs
 from search_space import ArchSpec
 
@@ -103,7 +104,9 @@ def check_observations(observations: Sequence[Observation], batch: int, resoluti
             raise ValueError(f"{name}: {value!r} must be 1 or more")
     models = {observation.spec.arch_id for observation in observations}
     if len(models) < MIN_MODELS:
-        raise ValueError(f"observations: {len(models)} models; a latency predictor needs {MIN_MODELS} or more")
+        raise ValueError(
+            f"observations: {plural(len(models), 'model')}; a latency predictor needs {MIN_MODELS} or more"
+        )
     for observation in observations:
         for name, seconds in (("whole", observation.seconds), *(observation.stages_s or {}).items()):
             if not (math.isfinite(seconds) and seconds > 0):

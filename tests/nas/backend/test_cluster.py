@@ -21,6 +21,7 @@ from nas.backend.cluster import NodeSlots
 from nas.backend.ray_session import local_ray
 from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
+from nas.cache.entry import CacheError
 from nas.cache.targets import Targets
 from nas.storage.store import read_study
 from nas.study.failures import Failure
@@ -137,18 +138,38 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
 ) -> None:
     """Many nodes that import torch from one disk at once may need more time than a start waits."""
     monkeypatch.setattr(cluster, "_ANSWER_TIMEOUT_S", 0.0)
-    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), str(tmp_path))
-    config = json.dumps(search_config(teachers="xfeat").to_dict())
-    spec = WorkerSpec(config, str(targets.path), **folders, train_threads=1, measure_threads=1)
     lines: list[str] = []
     with local_ray(1):
-        slots = NodeSlots(spec, None, None, lines.append)
+        slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, lines.append)
         assert slots.count() == 0
         until_true(lambda: slots.count() == 1)
         assert len(slots.node_ids()) == 1
     late, accepted = lines
     assert "left out until it answers" in late
     assert accepted.endswith("takes trials")
+
+
+def spec_of(folder: Path, targets: Path) -> WorkerSpec:
+    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), str(folder))
+    config = json.dumps(search_config(teachers="xfeat").to_dict())
+    return WorkerSpec(config, str(targets), **folders, train_threads=1, measure_threads=1)
+
+
+def test_slots_that_do_not_open_leave_no_probe_file(
+    tmp_path: Path, targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CacheError, match="gone"):
+        NodeSlots(spec_of(tmp_path, tmp_path / "gone"), None, None, print)
+    assert not list(tmp_path.glob(".node-*"))
+
+    def interrupted() -> None:
+        assert list(tmp_path.glob(".node-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ray.nodes", interrupted)
+    with pytest.raises(KeyboardInterrupt), NodeSlots(spec_of(tmp_path, targets.path), None, None, print):
+        pytest.fail("it opened")
+    assert not list(tmp_path.glob(".node-*"))
 
 
 @pytest.mark.slow

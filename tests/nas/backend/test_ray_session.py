@@ -19,11 +19,12 @@ from ray._private.node import Node
 from ray._raylet import AuthenticationMode, get_authentication_mode
 
 from nas.backend.cluster import ClusterError
-from nas.backend.ray_session import head_address, local_ray
+from nas.backend.ray_session import head_address, joined_ray, local_ray
 from nas.backend.watchdog import TrialWatchdog
 from nas.cli import interrupted_by_signals
 from nas.study.failures import Failure
-from tests.nas.backend.ray_nodes import environment
+from tests.nas.backend.ray_nodes import RayNodes, environment
+from tests.waiting import until
 
 pytestmark = pytest.mark.machine
 
@@ -73,8 +74,59 @@ def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.Monke
         raylet.process.send_signal(signal.SIGSTOP)
 
     monkeypatch.setattr(Node, "start_raylet", stopped)
-    with pytest.raises(ClusterError, match="did not start within 30 s"), local_ray(1):
+    with pytest.raises(ClusterError, match="did not start within 30 s, 2 times"), local_ray(1):
         pytest.fail("it started")
+
+
+@pytest.mark.slow
+def test_a_ray_that_does_not_start_in_time_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Node.start_raylet
+    raylets: list[subprocess.Popen[bytes]] = []
+
+    def first_is_stopped(node: Node, *arguments: Any, **settings: Any) -> None:
+        start(node, *arguments, **settings)
+        raylets.append(node.all_processes["raylet"][0].process)
+        if len(raylets) == 1:
+            raylets[0].send_signal(signal.SIGSTOP)
+
+    monkeypatch.setattr(Node, "start_raylet", first_is_stopped)
+    lines: list[str] = []
+    with local_ray(1, announce=lines.append):
+        assert ray.get(ray.remote(lambda: 1).remote()) == 1
+        assert raylets[0].poll() == -signal.SIGKILL
+    assert lines == ["Ray's processes did not start within 30 s; starting them again"]
+
+
+def test_ctrl_c_while_ray_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Node.start_raylet
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(node: Node, *arguments: Any, **settings: Any) -> None:
+        start(node, *arguments, **settings)
+        processes.extend(info.process for infos in node.all_processes.values() for info in infos)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Node, "start_raylet", interrupted)
+    with pytest.raises(KeyboardInterrupt), local_ray(1):
+        pytest.fail("it started")
+    assert len(processes) > 1
+    until(lambda: all(process.poll() is not None for process in processes))
+
+
+def test_ctrl_c_while_a_cluster_is_joined_leaves_the_process_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with RayNodes() as nodes:
+        connect = worker.connect  # type: ignore[attr-defined]
+
+        def interrupted(*arguments: Any, **settings: Any) -> None:
+            connect(*arguments, **settings)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(worker, "connect", interrupted)
+        with pytest.raises(KeyboardInterrupt), joined_ray(nodes.address, tmp_path):
+            pytest.fail("it joined")
+        assert not ray.is_initialized()
 
 
 def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

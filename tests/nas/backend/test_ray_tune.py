@@ -23,17 +23,27 @@ from ray.tune.error import TuneError
 from nas.backend import cluster as cluster_module
 from nas.backend import ray_tune, worker
 from nas.backend.cluster import DeviceMismatchError
-from nas.backend.ray_tune import LoopScheduler, LoopSearcher, RayCluster, WorkerSpec, open_cluster, run_study
+from nas.backend.ray_tune import (
+    LocalSlots,
+    LoopScheduler,
+    LoopSearcher,
+    RayCluster,
+    WorkerSpec,
+    open_cluster,
+    run_study,
+)
 from nas.backend.watchdog import TrialWatchdog
 from nas.backend.worker import arch_stages
 from nas.files import atomic_path
 from nas.samplers import make_sampler
+from nas.storage.errors import SamplerError
 from nas.storage.store import Store
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import RungResult, TrialRecord, TrialState
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, record, search_config, study_info
+from tests.nas.study.searches import BrokenSampler, new_store
 from tests.waiting import until
 
 pytestmark = pytest.mark.machine
@@ -140,6 +150,18 @@ def stays_alive(process: int) -> bool:
         until(lambda: not Path(f"/proc/{process}/cmdline").exists())
         return False
     return True
+
+
+def test_an_error_of_the_sampler_is_kept_from_tune_s_wrapping(tmp_path: Path) -> None:
+    config = search_config(budget=2, baselines=(), sampler="random")
+    new_store(tmp_path / "run", config).close()
+    errors: list[Exception] = []
+    spec = worker_spec(tmp_path, json.dumps(config.to_dict()))
+    with Store.open(tmp_path / "run", BrokenSampler()) as store:
+        searcher = LoopSearcher(StudyLoop(store), spec, LocalSlots(1), misbehaving, errors)
+        with pytest.raises(SamplerError, match="no idea"):
+            searcher.suggest("t")
+    assert [type(error) for error in errors] == [SamplerError]
 
 
 @pytest.mark.parametrize(("gpus", "counted"), [(1.0, 2), (0.0, None)])

@@ -410,7 +410,7 @@ def test_undecodable_images_are_skipped_and_named(opened, tmp_path):
         assert f"images of {uri}" in lines
         assert asked[1:5] == [["40", "20"], found, ["38", found[1]], ["2", "0"]]
         assert "  fewer were found than asked for" in lines
-        assert "  left out: 1 files with the suffix .txt, as 'notes.txt'" in lines
+        assert "  left out: 1 file with the suffix .txt, as 'notes.txt'" in lines
         assert any(f"cannot decode image {chosen.names[3]}: " in line for line in lines)
     good = [i for i in range(40) if i not in (3, 20)]
     np.testing.assert_array_equal(targets.train.images[:].transpose(0, 2, 3, 1), np.stack([whole[i] for i in good]))

@@ -311,3 +311,26 @@ def test_the_error_of_an_empty_split_has_no_secrets(server, tmp_path):
     with pytest.raises(DataError, match=r"no train images in '.*/empty.tar' \(0 in all") as caught:
         open_images(uri, "train", None, 0, 24, tmp_path)
     assert "s3cret" not in str(caught.value)
+
+
+_S3 = "X-Amz-Algorithm=A&X-Amz-Credential={0}&X-Amz-Date={0}&X-Amz-Expires=9&X-Amz-SignedHeaders=h&X-Amz-Signature={0}"
+_AZURE = "sv=2024&se={0}&sr=b&sp=r&sig={0}"
+
+
+@pytest.mark.parametrize("signed", [_S3, _AZURE, "AWSAccessKeyId=k&Expires={0}&Signature={0}"])
+def test_a_shard_is_not_fetched_again_when_only_its_signature_changed(server, tmp_path, signed):
+    def path(query, name="train-0000.tar"):
+        return download.fetch(f"{server.url}/{name}?{query}", tmp_path, lambda path: None, lambda here, total: None)
+
+    first = path(signed.format(1))
+    assert path(signed.format(2)) == first
+    assert len(server.asked("train-0000.tar")) == 1
+    others = [
+        path(f"{signed.format(2)}&versionId=7"),
+        path(f"versionId=8&{signed.format(2)}"),
+        path(signed.format(2), "val-0000.tar"),
+        path("Signature=1"),  # signed in no known way: the parameter may name the file
+        path("Signature=2"),
+        path("sig=1&file=1"),
+    ]
+    assert len({first, *others}) == 7

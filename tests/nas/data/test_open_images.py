@@ -120,10 +120,10 @@ def test_what_is_left_out_of_a_folder_is_noted_with_its_reason(folder, tmp_path_
         == val.notes
         == (
             "left out: 2 files with the suffix .gif, as 'dog/a.gif'",
-            "left out: 1 files without a suffix, as 'dog/README'",
-            "left out: 1 links to folders that contain them, as 'cat/all'",
+            "left out: 1 file without a suffix, as 'dog/README'",
+            "left out: 1 link to a folder that contains it, as 'cat/all'",
             "left out: 2 links to missing files, as 'cat/gone.png'",
-            "left out: 1 pipes, sockets and devices, as 'cat/pipe.png'",
+            "left out: 1 pipe, socket or device, as 'cat/pipe.png'",
         )
     )
     assert both(f"imagefolder:{folder}", count=3)[0].available == train.available
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_read_is_noted(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)  # root may read any folder
     train, val = both(f"imagefolder:{folder}")
     assert len(train) + len(val) == 30
-    assert train.notes == ("left out: 1 folders that cannot be read (Permission denied), as 'dog'",)
+    assert train.notes == ("left out: 1 folder that cannot be read (Permission denied), as 'dog'",)
 
 
 def test_names_that_are_no_utf8_are_names_like_others(folder):

@@ -212,7 +212,7 @@ def test_what_is_left_out_of_shards_is_noted(tmp_path):
     assert (len(train), train.available) == (2, 2)
     assert train.notes == (
         "left out: 2 samples without an image (jpg, jpeg, png, webp), as 'a.tar/text'",
-        "left out: 1 links and devices, as 'a.tar/y.png'",
+        "left out: 1 link or device, as 'a.tar/y.png'",
     )
     one = open_images(f"webdataset:{tmp_path}/{{a,b}}.tar::{tmp_path}/a.tar", "train", 1, 0, 32, tmp_path)
     assert one.notes[-1] == "train: 1 of 2 shards were read; they hold enough images"

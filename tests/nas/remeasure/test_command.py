@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from nas.measure import Measured
+from nas.measure import Measured, MeasurementError
 from nas.measure.service import MeasurementService
 from nas.remeasure import measuring
 from nas.remeasure.__main__ import main
+from nas.remeasure.arguments import RemeasureSettings
+from nas.remeasure.command import begin_remeasuring, measure
 from nas.storage.store import Store
 from tests.nas.analysis.builders import POINTS, new_store, small_study
+from tests.nas.remeasure.test_measuring import FakeService, key_of
 
 
 @pytest.fixture(autouse=True)
@@ -110,5 +113,60 @@ def test_a_study_measured_again_for_real(
 
     monkeypatch.setattr(measuring, "MeasurementService", None)  # a measurement would fail
     assert main(words) == 0
+    line = f"nothing to measure: remeasurement {whole.name!r} has all candidates; --overwrite"
+    assert line in capsys.readouterr().err
     assert main([*words, "--batch-size", "3", "--name", whole.name]) == 2
     assert "batch: 2 -> 3" in capsys.readouterr().err
+
+
+def test_two_commands_of_one_name_keep_both_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "MeasurementService", FakeService({}))
+    new_store(tmp_path, small_study())
+    both = [RemeasureSettings(tmp_path, trials, "cpu", name="one") for trials in ("1", "2")]
+    with Store.open(tmp_path) as store:
+        begun = [begin_remeasuring(store, settings, "c") for settings in both]
+        for settings, (_, remeasuring, newest) in zip(both, begun, strict=True):
+            measure(remeasuring, newest, store, settings, "c")
+        (kept,) = store.remeasurements()
+    assert set(kept.measurements) == {0, 1, 2}
+
+
+def test_a_second_command_of_one_name_is_refused_while_the_first_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_store(tmp_path, small_study())
+    words = [str(tmp_path), "--device", "cpu", "--name", "one", "--trials"]
+    codes: list[int] = []
+
+    class MeetsAnother(FakeService):
+        def __call__(self, threads: int | None) -> FakeService:
+            if not self.opened:
+                self.opened = 1
+                codes.append(main([*words, "2"]))
+            return super().__call__(threads)
+
+    monkeypatch.setattr(measuring, "MeasurementService", MeetsAnother({}))
+    assert main([*words, "1"]) == 0
+    assert codes == [2]
+    refusal = f"error: another backbone-nas remeasure measures 'one' in {str(tmp_path)!r}; wait for it"
+    assert refusal in capsys.readouterr().err
+    assert main([*words, "2"]) == 0
+    (kept,) = Store.open(tmp_path).remeasurements()
+    assert set(kept.measurements) == {0, 1, 2}
+
+
+def test_a_remeasurement_without_a_measured_candidate_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = small_study()
+    new_store(tmp_path, study)
+    hang = MeasurementError("hang", "no result after 9 s")
+    errors: dict[str, Exception] = {key_of(trial): hang for trial in study.trials[1:]}
+    words = [str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(measuring, "MeasurementService", FakeService(errors))
+    for more in ([], [], ["--overwrite"]):
+        assert main([*words, *more]) == 1
+        error = "failed: no candidate could be measured: hang: no result after 9 s; --overwrite tries again\n"
+        assert capsys.readouterr().err.endswith(error)
+    del errors[key_of(study.trials[2])]
+    assert main([*words, "--overwrite"]) == 0  # one was measured, and the table has the others' reasons

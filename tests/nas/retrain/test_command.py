@@ -159,6 +159,7 @@ def test_finished_retrainings_are_only_shown(
     assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
     out, errors = capsys.readouterr()
     assert "12 steps, seeds 1, 2" in out
+    assert "--measure-seconds: no effect, 2 models are timed already; backbone-nas remeasure times again" in errors
     assert f"picture: {tmp_path / 'p.svg'}" in errors
 
 

@@ -17,10 +17,12 @@ from rich.console import Console
 from nas.measure.devices import DeviceError
 from nas.search import session, settings
 from nas.search.__main__ import main
+from nas.search.config_file import with_recorded
 from nas.search.settings import command_of
+from nas.storage.location import holds_study
 from nas.study.loop import StudyLoop
 from tests.nas.storage.postgres import running_server
-from tests.nas.study.builders import measurement, search_config
+from tests.nas.study.builders import measurement, search_config, study_info
 from tests.nas.study.searches import new_store, reopen, started
 
 SMALL = ["--train-images", "256", "--val-images", "64", "--rung-steps", "6,12", "--device", "cpu"]
@@ -56,6 +58,27 @@ def test_a_folder_in_which_another_search_starts_is_refused_at_once(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "--run" in line
     assert str(run) in line
+
+
+def test_a_study_whose_creation_was_cut_off_has_the_flags_of_its_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = session.Store.create
+
+    def cut_off(*arguments: Any) -> None:
+        create(*arguments).close()
+        raise KeyboardInterrupt  # stands for a kill at once after the study was written
+
+    monkeypatch.setattr(session.Store, "create", cut_off)
+    monkeypatch.setattr(session, "open_targets", lambda *words: (None, {}))
+    monkeypatch.setattr(session, "describe_study", lambda command, *words: study_info(command.config))
+    monkeypatch.setattr(session, "_run", lambda command, targets, existing, begin, *words: begin())
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    cache.mkdir()
+    words = ["--run", str(run), *SMALL, "--cache", str(cache), "--trial-timeout", "77", "--distill", "precision=fp32"]
+    assert main(words) == 130
+    assert holds_study(run)
+    assert with_recorded(run, {}) == {"cache": str(cache), "trial_timeout": 77}
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -33,7 +33,7 @@ from nas.study.records import FORMAT, Remeasurement, Retraining, TrialState
 from search_space import SPACES
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, rung, search_config
-from tests.nas.study.searches import drive, new_store, reopen, started, work
+from tests.nas.study.searches import BrokenSampler, drive, new_store, reopen, started, work
 
 
 @pytest.fixture(scope="module")
@@ -449,3 +449,12 @@ def test_ctrl_c_within_a_statement_leaves_no_lock_while_its_traceback_lives(tmp_
         other.execute("BEGIN IMMEDIATE")
         other.rollback()
     assert store.ask({"x": (1, 2)}, {"x": 2}).params == {"x": 2}
+
+
+def test_an_error_of_a_sampler_is_called_one_and_leaves_no_trial(tmp_path: Path) -> None:
+    create(tmp_path, None).close()
+    with Store.open(tmp_path, BrokenSampler()) as store:
+        with pytest.raises(errors.SamplerError, match=r"^the sampler BrokenSampler failed: ValueError: no idea$"):
+            StudyLoop(store).next_trial()
+        assert store.trials() == ()
+        assert store.info.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 
 from nas.measure.counts.totals import totals
 from nas.samplers import make_sampler
@@ -15,6 +15,13 @@ from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, study_info
+
+
+class BrokenSampler(RandomSampler):
+    """A sampler that fails at the first parameter."""
+
+    def sample_independent(self, *arguments: object, **settings: object) -> object:
+        raise ValueError("no idea")
 
 
 def sampler_of(config: SearchConfig) -> BaseSampler:
