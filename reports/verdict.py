@@ -71,7 +71,7 @@ def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     which = f"None of the {plural(timings, 'timing')} can be trusted"
     if summary.doubtful < timings:
         names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in doubtful))
-            which = f"Of {plural(timings, 'timing')}, {summary.doubtful} cannot be trusted, among them that of {names}"
+        which = f"Of {plural(timings, 'timing')}, {summary.doubtful} cannot be trusted, among them that of {names}"
     command = remeasure_command(info, summary, run)
     until = f" until you have measured them again on an idle machine with {command}" if command else ""
     return f"{which} ({doubt_meanings(doubtful)}). Treat the speeds as unknown{until}."
