@@ -227,7 +227,7 @@ def recovered(loop: StudyLoop, checkpoint_dir: Path) -> str:
     restarting = len(interrupted) - saved
     parts = [f"{saved} continue{'s' if saved == 1 else ''} from a checkpoint"] if saved else []
     parts += [f"{restarting} start{'s' if restarting == 1 else ''} again"] if restarting else []
-    return "; ".join([f"resumed: {finished} are finished", *parts])
+    return "; ".join([f"resumed: {finished} finished", *parts])
 
 
 def describe(record: TrialRecord) -> str:

@@ -181,5 +181,5 @@ def test_a_resumed_search_says_what_it_has(tmp_path: Path) -> None:
     assert recovered(StudyLoop(reopen(tmp_path / "run")), checkpoints).endswith("finished; 2 start again")
     checkpoint_path(checkpoints, cut_off[0].arch_id).touch()
     assert recovered(StudyLoop(reopen(tmp_path / "run")), checkpoints) == (
-        "resumed: 3 of 8 candidates and 1 of 1 baseline are finished; 1 continues from a checkpoint; 1 starts again"
+        "resumed: 3 of 8 candidates and 1 of 1 baseline finished; 1 continues from a checkpoint; 1 starts again"
     )
