@@ -35,22 +35,18 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from backbones import build, resolve
-from experiments.distillation.parallel import load_rows, save_rows, train_missing
+from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.teachers import DATA
+from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
 from nas.cache import open_study_targets
-from nas.cli import cache_root, lock_dir
-from nas.measure import Setting
+from nas.cli import cache_root
 from nas.measure.counts import network_totals
-from nas.measure.device_lock import measuring
-from nas.measure.environment import device_key
-from nas.measure.service import MeasurementService
 from nas.study.config import SearchConfig
 from search_space import ArchSpec, StageSpec
 from search_space.presets import eradio
 
 RESULTS = Path(__file__).parents[1] / "results"
-MEASURE_S, BATCH = 4.0, 16
 Row = dict[str, Any]
 
 
@@ -206,26 +202,6 @@ def run(study_name: str, name: str, seed: int) -> Row:
     }  # fmt: skip
 
 
-def measure(study_name: str, rows: list[Row], path: Path) -> None:
-    """Time each network that no row times yet against the study's reference."""
-    study = STUDIES[study_name]
-    setting = Setting("cpu", BATCH, study.image_px, budget_s=MEASURE_S)
-    timed = {row["arch"] for row in rows if "ratio" in row}
-    with MeasurementService() as service:
-        for name in study.networks:
-            if name in timed:
-                continue
-            with measuring(Path(lock_dir()) / device_key("cpu")):
-                pair = (_arch(study, name), _arch(study, study.reference))
-                record = service.measure(*pair, setting, name_of_reference=study.reference).record
-            ratio = [round(value, 4) for value in (record.ratio, record.ratio_low, record.ratio_high)]
-            rows.append(
-                {"arch": name, "ratio": ratio, "img_s": round(record.throughput_img_s, 1), "verdict": record.verdict}
-            )
-            save_rows(path, rows)
-            print(f"{name}: {record.throughput_img_s:,.0f} img/s, {ratio[0]:.2f}x {study.reference} {record.verdict}")
-
-
 def report(study_name: str, rows: list[Row]) -> None:
     """Print each network's scores, metrics and throughput, means over seeds; for published accuracies the agreement."""
     study = STUDIES[study_name]
@@ -270,7 +246,8 @@ def main() -> None:
     if unknown := sorted(set(arguments.networks or ()) - set(study.networks)):
         parser.error(f"--networks: {unknown[0]!r}: choose one of: {', '.join(study.networks)}")
     if arguments.time:
-        measure(arguments.study, rows, path)
+        networks = {name: _arch(study, name) for name in study.networks}
+        time_missing(networks, study.reference, study.image_px, rows, path)
     elif not arguments.report:
         done = {(row["arch"], row["seed"]) for row in rows if "scores" in row}
         wanted = product(range(arguments.seeds), arguments.networks or study.networks)

@@ -1,6 +1,7 @@
 """Train vision transformers and hybrids for the steps of a search, and for ten times as many.
 
     python -m experiments.distillation.training_length --recipe search-cosine --seeds 2 --workers 2
+    python -m experiments.distillation.training_length --time      (on an otherwise idle machine)
     python -m experiments.distillation.training_length --report
 
 The paper (AM-RADIO, section 5) says that a plain vision transformer, trained long, is better than all its teachers.
@@ -41,6 +42,7 @@ import numpy as np
 from backbones import build
 from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.teachers import DATA
+from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
 from nas.cache import open_study_targets
 from nas.cli import cache_root
@@ -55,6 +57,7 @@ ARCHS = Path(__file__).parents[1] / "archs"
 STEPS = (30, 90, 270, 810, 2700, 8100)  # at which a training is scored; the last two are lengths
 LENGTHS = STEPS[-2:]
 PRESETS = ("eradio_pico", "eradio_nano")
+REFERENCE = "eradio_nano"  # of the timings
 MSE = {"summary_loss": "mse"}  # where a recipe says nothing else: the default until 2026-11-28
 RECIPES: dict[str, dict[str, Any]] = {
     "search": {},
@@ -126,10 +129,20 @@ def _parts(recipe: str, length: int) -> list[tuple[str, int, tuple[int, ...]]]:
 
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the score after each number of steps, mean over seeds, with the largest distance of a seed from it."""
+    timings = [row for row in rows if "ratio" in row]
+    rows = [row for row in rows if "ratio" not in row]
     for length, recipe in product(LENGTHS, (*RECIPES, WARM)):
         if of := [row for row in rows if (row["recipe"], row["steps"]) == (recipe, length)]:
             print(f"\nrecipe {recipe}, {length:,} steps")
             _print_table(of, length)
+    print(f"\nthroughput at 64 px, batch 16, in multiples of that of {REFERENCE}")
+    _print_timings(timings)
+
+
+def _print_timings(rows: list[dict[str, Any]]) -> None:
+    """Print each network's throughput in multiples of `REFERENCE`'s, with the 95 % interval."""
+    for row in rows:
+        print("{}: {:.2f}x ({:.2f} to {:.2f}) {}".format(row["arch"], *row["ratio"], row["verdict"]))
 
 
 def _print_table(rows: list[dict[str, Any]], length: int) -> None:
@@ -156,11 +169,15 @@ def main() -> None:
     parser.add_argument("--recipe", choices=(*RECIPES, WARM), default="search", help="recipe (default: search)")
     parser.add_argument("--steps", type=int, choices=LENGTHS, default=LENGTHS[0], help="training steps (default: 2700)")
     parser.add_argument("--archs", help="comma list of names, as the table has them (default: all)")
+    parser.add_argument("--time", action="store_true", help="time networks, on an idle machine (default: train them)")
     parser.add_argument("--report", action="store_true", help="only print the table of existing rows (default: no)")
     arguments = parser.parse_args()
     rows = load_rows(RESULTS)
-    if not arguments.report:
-        done = {(row["recipe"], row["arch_id"], row["seed"], row["steps"]) for row in rows}
+    if arguments.time:
+        networks = {name: spec.to_dict() for name, spec in architectures().items()}
+        time_missing(networks, REFERENCE, SearchConfig().distill.img_size, rows, RESULTS)
+    elif not arguments.report:
+        done = {(row["recipe"], row["arch_id"], row["seed"], row["steps"]) for row in rows if "recipe" in row}
         chosen = {name: spec for name, spec in architectures().items() if name in (arguments.archs or name).split(",")}
         jobs = product((arguments.recipe,), chosen.items(), range(arguments.seeds), (arguments.steps,))
         wanted = [(recipe, *named, seed, length) for recipe, named, seed, length in jobs]
