@@ -157,7 +157,7 @@ def test_a_subset_of_the_teachers_shares_their_entries(opened, targets):
 def test_size_and_time_are_announced_before_a_build(built):
     assert len(built[1]) == 1
     assert built[1][0].startswith("teacher cache: about ")
-    assert " to build" in built[1][0]
+    assert "building it takes about" in built[1][0]
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_a_noisy_machine_is_wide_and_says_what_would_help():
 
 
 def test_an_interval_needs_six_blocks():
-    found = measure(Machine(), budget_s=0.05).record
+    found = measure(Machine(), budget_s=0.001).record
     assert (found.verdict, has_interval(found)) == (TOO_FEW, False)
     assert found.notes[-1].startswith("only 2 samples")
     assert not has_interval(replace(found, samples=10))

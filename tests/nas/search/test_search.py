@@ -267,7 +267,8 @@ def test_an_interruption_before_the_study_says_to_type_the_command_again(
     shown = capsys.readouterr().err
     assert "type the same command again" in shown
     assert "training" not in shown
-    assert "resume" not in shown
+    assert "no study to resume" in shown
+    assert "--resume" not in shown
     assert main(["--resume", str(tmp_path / "run")]) == 2
     assert "again" in capsys.readouterr().err
 

@@ -59,9 +59,9 @@ def test_the_answer_has_spec_and_weights(run: Path, capsys: pytest.CaptureFixtur
 
 def test_a_latency_without_samples_has_no_chance(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--max-latency-ms", "2"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # lines are wrapped
     assert "chance that it is within the limits: unknown" in out
-    assert "latency of one image" in out.splitlines()[-2]
+    assert "latency of one image" in out
     (run / "samples").mkdir()
     (run / "samples" / f"{small_study().trials[3].arch_id}.json").write_text("[broken")
     assert main([str(run), "--max-latency-ms", "2"]) == 0
@@ -87,7 +87,7 @@ def test_a_baseline_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     small = tuple(replace(t, params=1000 if t.number == 0 else 10**6) for t in study.trials)
     new_store(run.parent / "other", replace(study, trials=small))
     assert main([str(run.parent / "other"), "--max-params", "2000"]) == 0
-    assert ", which is the baseline eradio_femto" in capsys.readouterr().out
+    assert ", which is the baseline eradio_femto" in " ".join(capsys.readouterr().out.split())
 
 
 def test_columns_of_limits_are_there_with_a_limit_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
