@@ -155,11 +155,11 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         first = subprocess.Popen(command(begin, cache), stderr=subprocess.PIPE, text=True, env=bare)
         assert first.stderr is not None
         lines = []
-        while not any(" complete " in line for line in lines[-1:]):
+        while not any(" complete" in line for line in lines[-1:]):
             lines.append(first.stderr.readline())
             assert lines[-1], "".join(lines)
         second = subprocess.Popen(command(resume, cache), stderr=subprocess.PIPE, text=True)
-        while sum(" complete " in line or " early-stopped " in line for line in lines) < 4:
+        while sum(" complete" in line or " early-stopped" in line for line in lines) < 4:
             lines.append(first.stderr.readline())
         first.kill()
         assert second.communicate(timeout=PATIENCE_S)[1]

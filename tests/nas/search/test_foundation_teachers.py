@@ -159,7 +159,7 @@ def test_an_interrupted_search_with_built_in_and_foundation_models_resumes_and_i
     seen = []
     for line in process.stderr:
         seen.append(line)
-        if " complete " in line or " early-stopped " in line:
+        if " complete" in line or " early-stopped" in line:
             break
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=PATIENCE_S)

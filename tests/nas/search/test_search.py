@@ -172,7 +172,7 @@ def start(arguments: Sequence[str], cache: Path) -> subprocess.Popen[str]:
 def until_a_trial_ends(process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
     for line in process.stderr:
-        if " complete " in line or " early-stopped " in line:
+        if " complete" in line or " early-stopped" in line:
             return
 
 
