@@ -1,6 +1,6 @@
 """The first search of the space `full`: 128 px, CIFAR-10 and CamVid images, with the rungs that a pilot proposes.
 
-    python -m experiments.full_space shards RUNS/data      (writes the images)
+    python -m experiments.full_space shards RUNS           (writes the images)
     python -m experiments.full_space commands RUNS         (prints the commands of the pilot and of the search)
     python -m experiments.full_space rows RUNS             (saves what both measured)
     python -m experiments.full_space                       (prints the findings of the saved rows)
@@ -154,9 +154,9 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     if arguments.part == "shards":
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
         for split in COUNTS:
-            write_shard(split, folder / f"{split}.tar")
+            write_shard(split, folder / "data" / f"{split}.tar")
     elif arguments.part == "commands":
         flags = COMMON.format(runs=folder)
         print(f"python -m nas.plan --pilot {flags} --run {folder}/pilot")
