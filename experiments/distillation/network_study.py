@@ -7,7 +7,8 @@
 Studies:
     backbones   families of backbones, timm's networks and presets sized for two cores, at 96 px: which fall behind the
                 order of their ImageNet accuracies? The paper's finding 5 (AM-RADIO, arXiv 2312.06709, table 3)
-    ablation    E-RADIO with one thing changed, at 128 px, where its attention has more than one window
+    ablation    E-RADIO with one thing changed, at 128 px, where its attention has more than one window; and narrower
+                and wider, which shows what a score costs by size alone
 
 All learn from the built-in images and teachers under the recipe of a search, whose learning rate is constant after the
 warm-up: the score at each of the study's rungs is what a training of that length ends with. Where ../shared/data is, a
@@ -69,10 +70,10 @@ class NetworkStudy:
     top1: Mapping[str, float] = field(default_factory=dict)
 
 
-def _eradio(stages: Mapping[int, StageSpec] | None = None, **changes: Any) -> ArchSpec:
-    """Return the study's E-RADIO with other stages, counted from 1, or other fields."""
+def _eradio(stages: Mapping[int, StageSpec] | None = None, width: int = 32, **changes: Any) -> ArchSpec:
+    """Return the study's E-RADIO with other stages, counted from 1, another width, or other fields."""
     base = eradio(
-        32, depths=(1, 2, 2, 2), window=4, in_dim=16, heads=(4, 8), subsampling="pool", pre_conv="depthwise",
+        width, depths=(1, 2, 2, 2), window=4, in_dim=16, heads=(4, 8), subsampling="pool", pre_conv="depthwise",
         cpb_hidden=64, neck="stage3", neck_dim=256,
     )  # fmt: skip
     others = stages or {}
@@ -111,6 +112,8 @@ def _ablation() -> dict[str, ArchSpec | None]:
     for pre_conv in ("none", "dense"):
         stages = {3: replace(third, pre_conv=pre_conv), 4: replace(fourth, pre_conv=pre_conv)}
         networks[f"pre-conv: {pre_conv}"] = _eradio(stages)
+    for width in (24, 40):  # what score costs in throughput by size alone
+        networks[f"{width} channels wide"] = _eradio(width=width)
     return networks
 
 
