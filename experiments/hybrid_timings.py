@@ -2,13 +2,15 @@
 
     python -m experiments.hybrid_timings --out timings.json.gz
     python -m experiments.hybrid_timings --out timings.json.gz --device cuda
+    python -m experiments.hybrid_timings --out timings.json.gz --runtime onnxruntime --best 150
     python -m experiments.hybrid_timings --out experiments/results/hybrid_timings_a1.json.gz --report
 
 Each is timed as a search times it: interleaved with eradio_pico, for two seconds. Nothing is trained. `--report` prints
-how well the two machines agree on throughput, and what a front is worth on this machine that was chosen by the
-timings of the table. Rows are saved as they come, and existing ones are not made again.
+how well these timings agree with the table's, what a front is worth by these timings that was chosen by the table's,
+and how far the front is ahead of the baselines by each. The table was timed in eager PyTorch on a CPU; another machine,
+device or runtime is worth a file of its own. Rows are saved as they come, and existing ones are not made again.
 
-Hardware:  this machine, otherwise idle; half an hour
+Hardware:  this machine, otherwise idle; half an hour for all
 Expected:  see experiments/LOG.md
 """
 
@@ -28,8 +30,8 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from experiments.distillation.parallel import load_rows, save_rows
-from experiments.hybrid_findings import first_evaluations
-from experiments.hybrid_table import SPACE, entries, timing
+from experiments.hybrid_findings import first_evaluations, leads
+from experiments.hybrid_table import BASELINES, SPACE, entries, timing
 from nas.backend.trial import measure
 from nas.cli import clock, lock_dir
 from nas.measure.environment import device_key
@@ -37,19 +39,34 @@ from nas.measure.service import MeasurementService
 from nas.replay.hybrid import table_objectives
 from nas.replay.hybrid_rows import read_rows
 from nas.study.config import SearchConfig
-from nas.study.pareto import front, hypervolume, reference_point
+from nas.study.pareto import best_first, front, hypervolume, reference_point
 from nas.study.records import TrialRecord, TrialState
+from search_space import ArchSpec
 
 Row = Mapping[str, Any]
 
 
-def time_all(out: Path, device: str, count: int | None) -> None:
-    """Time what the file lacks of the first `count` architectures; all for None."""
+def chosen_specs(first: int | None, best: int | None) -> list[ArchSpec]:
+    """Return the architectures to time: the first ones and the best ones of the table by Pareto rank; both None: all.
+
+    The first three are the baselines.
+    """
+    specs = [entry.spec for entry in entries()]
+    if first is None and best is None:
+        return specs
+    rows = first_evaluations(read_rows())
+    order = best_first([(row["scores"][-1], float(np.log2(row["ratio"][0]))) for row in rows])
+    wanted = {rows[i]["arch_id"] for i in order[: best or 0]}
+    return [spec for i, spec in enumerate(specs) if i < max(first or 0, len(BASELINES)) or spec.arch_id in wanted]
+
+
+def time_all(out: Path, device: str, runtime: str, specs: Sequence[ArchSpec]) -> None:
+    """Time those of the architectures that the file lacks."""
     torch.set_num_threads(1)
-    config = replace(SearchConfig(), space=SPACE, device=device)
+    config = replace(SearchConfig(), space=SPACE, device=device, runtime=runtime)
     rows = load_rows(out)
     done = {row["arch_id"] for row in rows}
-    missing = [entry.spec for entry in entries()[:count] if entry.spec.arch_id not in done]
+    missing = [spec for spec in specs if spec.arch_id not in done]
     began, locks = time.monotonic(), Path(lock_dir()) / device_key(device)
     with MeasurementService(1) as service, tempfile.TemporaryDirectory() as samples:
         for ended, spec in enumerate(missing, start=1):
@@ -79,6 +96,10 @@ def report(rows: Sequence[Row], table: Sequence[Row]) -> None:
     print("| front by the timings of | hypervolume by those of | share of the best |\n|---|---|--:|")
     print(f"| the table | this machine | {_share(ours, chosen, best):.4f} |")
     print(f"| this machine | the table | {_share(theirs, best, chosen):.4f} |")
+    print("\n| baseline | lead of the fastest that scores as high: by the table | by these timings |\n|---|--:|--:|")
+    by_these = leads([{**row, "ratio": here[row["arch_id"]]["ratio"]} for row in both])
+    for name, lead in leads(both).items():
+        print(f"| {name} | {lead:.1f} | {by_these[name]:.1f} |")
 
 
 def _share(points: NDArray[np.float64], chosen: Sequence[int], best: Sequence[int]) -> float:
@@ -92,11 +113,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file of the timings, a .json.gz file")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--runtime", default=SearchConfig().runtime, metavar="WORDS", help="as of a search")
     parser.add_argument("--first", type=int, metavar="N", help="only the first N architectures (default: all)")
+    parser.add_argument("--best", type=int, metavar="N", help="only the best N by Pareto rank, and the baselines")
     parser.add_argument("--report", action="store_true", help="only compare the existing timings (default: no)")
     arguments = parser.parse_args()
     if not arguments.report:
-        time_all(arguments.out, arguments.device, arguments.first)
+        specs = chosen_specs(arguments.first, arguments.best)
+        time_all(arguments.out, arguments.device, arguments.runtime, specs)
     report(load_rows(arguments.out), read_rows())
 
 

@@ -1,13 +1,15 @@
 """Time each block of the search space, per MAC, beside ResNet's basic block: inference and a training step.
 
 Command:   python -m experiments.benchmarks.block_cost [--device cuda] [--compile] [--map 14] [--blocks repdw vit]
+           python -m experiments.benchmarks.block_cost --report
 Hardware:  one CPU core, or one GPU
-Time:      some 5 minutes on a core
-Expected:  see experiments/LOG.md
+Time:      some 5 minutes on a core; compiling adds 10 minutes
+Expected:  docs/results/index.md
 
 Each row is a stage of two blocks on a map of `--map` x `--map` places, timed in random A B B A order against a stage of
 basic blocks of the same width. Inference is of the fused stage; a training step is forward and backward, without an
-optimizer. A cost of 2 means twice the time of a basic block's MAC.
+optimizer. A cost of 2 means twice the time of a basic block's MAC. `--save` keeps the rows in
+experiments/results/block_cost.json, in place of earlier ones of the same setting; `--report` prints all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +27,24 @@ from torch import Tensor, nn
 
 from backbones.build import build_stage
 from backbones.fuse import fuse
+from experiments.distillation.parallel import load_rows, save_rows
 from nas.measure.counts.macs import MacCountingMode
-from nas.measure.environment import environment
+from nas.measure.environment import device_kind
 from nas.measure.interleave import compare
 from nas.measure.timers import Call, timer_for
 from search_space import BLOCKS, StageSpec
 
 DEPTH, REFERENCE = 2, "basic"
+RESULTS = Path(__file__).parents[1] / "results" / "block_cost.json"
+SETTING = ("hardware", "device", "mode", "map", "width", "batch")  # of a row, within which costs can be compared
+    "hardware",
+    "device",
+    "mode",
+    "map",
+    "width",
+    "batch",
+)  # of a row: its timings are comparable with no other's
+KINDS = ("inference", "training")
 
 
 def stages(width: int, side: int) -> dict[str, StageSpec]:
@@ -98,17 +113,56 @@ def macs_of(stage: nn.Module, x: Tensor) -> int:
     return mode.macs
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Print a row for each block."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the stages")
-    parser.add_argument("--map", type=int, default=14, metavar="PLACES", help="side of the map (default: 14)")
-    parser.add_argument("--width", type=int, default=256, help="channels (default: 256)")
-    parser.add_argument("--batch", type=int, default=8, help="images (default: 8)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each comparison (default: 6)")
-    parser.add_argument("--blocks", nargs="+", choices=sorted(stages(64, 7)), help="default: all")
-    arguments = parser.parse_args(words)
+def cells(row: dict[str, Any]) -> str:
+    """Return a row of the printed table: the cost of each kind, and its 95 % interval."""
+    costs = (f"{cost:.2f} ({low:.2f} to {high:.2f})" for cost, low, high in (row[kind] for kind in KINDS))
+    return f"| {row['block']} | {row['mmacs']:.0f} | {' | '.join(costs)} |"
+
+
+def heading(row: dict[str, Any]) -> str:
+    """Return the heading of the rows of one setting."""
+    place = f"map {row['map']}, {row['width']} channels, batch {row['batch']}"
+    columns = "| block | MMACs | inference, time per MAC | training step, time per MAC |\n|---|--:|--:|--:|"
+    return f"{row['hardware']}, {row['device']}, {row['mode']}, {place}\n{columns}"
+
+
+def report() -> None:
+    """Print the saved rows, setting by setting."""
+    previous = None
+    for row in load_rows(RESULTS):
+        if (setting := [row[name] for name in SETTING]) != previous:
+            print(heading(row) if previous is None else f"\n{heading(row)}")
+        previous = setting
+        print(cells(row))
+
+
+def save(rows: Sequence[dict[str, Any]]) -> None:
+    """Keep rows in place of earlier ones of their setting and block."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in (*SETTING, "block"))
+
+    new = {key(row) for row in rows}
+    save_rows(RESULTS, [*(row for row in load_rows(RESULTS) if key(row) not in new), *rows])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    found.add_argument("--compile", action="store_true", help="compile the stages")
+    found.add_argument("--map", type=int, default=14, metavar="PLACES", help="side of the map (default: 14)")
+    found.add_argument("--width", type=int, default=256, help="channels (default: 256)")
+    found.add_argument("--batch", type=int, default=8, help="images (default: 8)")
+    found.add_argument("--seconds", type=float, default=6.0, help="for each comparison (default: 6)")
+    found.add_argument("--blocks", nargs="+", choices=sorted(stages(64, 7)), help="default: all")
+    found.add_argument("--save", action="store_true", help="keep the rows in experiments/results")
+    found.add_argument("--report", action="store_true", help="print the saved rows and measure nothing")
+    return found
+
+
+def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time the blocks and print a row of each; return the rows."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     # All stages share one `forward`; after 8 graphs of it Dynamo would run the others eagerly, and only log it.
@@ -126,17 +180,32 @@ def main(words: Sequence[str] | None = None) -> int:
         macs = macs_of(fused, x) / 1e6
         return macs, {"inference": inference(make(fused), x), "training": training(make(stage.train()), x)}
 
+    place = {"map": arguments.map, "width": arguments.width, "batch": arguments.batch}
     mode = "compiled" if arguments.compile else "eager"
-    print(f"{environment(arguments.device)['cpu']}, {arguments.device}, {mode}, map {arguments.map}, batch {len(x)}")
-    print("| block | MMACs | inference, time per MAC | training step, time per MAC |\n|---|--:|--:|--:|")
+    setting = {"hardware": device_kind(arguments.device), "device": arguments.device, "mode": mode, **place}
+    print(heading(setting))
+    rows = []
     reference_macs, reference = prepared(REFERENCE)
     for name in arguments.blocks or every:
         macs, calls = prepared(name)
-        cells = []
+        row: dict[str, Any] = {**setting, "block": name, "mmacs": round(macs, 1)}
         for kind, call in calls.items():
             ratio, scale = compare(call, reference[kind], timer, arguments.seconds, rng).ratio, reference_macs / macs
-            cells.append(f"{scale / ratio.value:.2f} ({scale / ratio.high:.2f} to {scale / ratio.low:.2f})")
-        print(f"| {name} | {macs:.0f} | {' | '.join(cells)} |", flush=True)
+            row[kind] = [round(scale / value, 3) for value in (ratio.value, ratio.high, ratio.low)]
+        rows.append(row)
+        print(cells(row), flush=True)
+    return rows
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print a row for each block."""
+    arguments = parser().parse_args(words)
+    if arguments.report:
+        report()
+        return 0
+    rows = measured(arguments)
+    if arguments.save:
+        save(rows)
     return 0
 
 

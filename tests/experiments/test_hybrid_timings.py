@@ -20,7 +20,7 @@ def first_rows(count: int) -> list[dict[str, Any]]:
 def test_an_architecture_is_timed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "timings.json.gz"
     for _ in range(2):
-        time_all(out, "cpu", 1)
+        time_all(out, "cpu", "eager", [entries()[0].spec])
     (row,) = load_rows(out)
     assert row["arch_id"] == entries()[0].spec.arch_id
     assert row["ratio"][1] < row["ratio"][0] < row["ratio"][2]

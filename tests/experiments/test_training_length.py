@@ -24,12 +24,14 @@ TITLES = {
 
 @pytest.mark.parametrize("title", TITLES)
 def test_scores_and_labels_of_a_network_are_those_of_the_rows(title: str) -> None:
-    rows = [row for row in load_rows(RESULTS) if row.get("recipe") == "search-cosine" and row["arch"] == TITLES[title]]
+    every = load_rows(RESULTS)
+    rows = [row for row in every if row.get("recipe") == "search-cosine" and row["arch"] == TITLES[title]]
+    (ratio,) = (row["ratio"][0] for row in every if "ratio" in row and row["arch"] == TITLES[title])
     assert sorted(row["seed"] for row in rows) == [0, 1]
     values = np.array([row["scores"][2:] + [row["metrics"][name] for name in ("knn", "probe", "miou")] for row in rows])
     mean = values.mean(axis=0)
     cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, np.abs(values - mean).max(axis=0), strict=True)]
-    start = f"| {title} | {rows[0]['macs'] / 1e6:.1f} | {rows[0]['params'] / 1e6:.2f} | "
+    start = f"| {title} | {rows[0]['macs'] / 1e6:.1f} | {rows[0]['params'] / 1e6:.2f} | {ratio:.2f}x | "
     assert start + " | ".join(cells) + " |" in (DOCS / "results/index.md").read_text()
     if title not in ("trial 202", "best score of a search of `laptop`"):
         assert all(f"{value:.3f}" in (DOCS / "findings.md").read_text() for value in mean[:3])

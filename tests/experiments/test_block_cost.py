@@ -1,0 +1,45 @@
+"""The cost of blocks: rows that are kept once, and a table on the page that has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmarks import block_cost
+from experiments.distillation.parallel import load_rows
+
+PAGE = Path(__file__).parents[2] / "docs/results/index.md"
+SETTINGS = [(side, mode) for side in (14, 7) for mode in ("eager", "compiled")]
+
+
+def test_a_block_timed_again_replaces_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(block_cost, "RESULTS", tmp_path / "rows.json")
+    words = ["--map", "4", "--width", "64", "--batch", "1", "--seconds", "0.2", "--save", "--blocks", "basic"]
+    for blocks in (["c2f"], []):
+        block_cost.main(words + blocks)
+    rows = load_rows(tmp_path / "rows.json")
+    assert [row["block"] for row in rows] == ["c2f", "basic"]
+    for row in rows:
+        assert row["training"][1] < row["training"][0] < row["training"][2]
+        assert row["mmacs"] > 0
+    # One convolution of 3 x 3 in each half of a basic block of 64 channels on 4 x 4 places, two blocks.
+    assert rows[1]["mmacs"] == pytest.approx(2 * 2 * 9 * 64 * 64 * 16 / 1e6, abs=0.05)
+    capsys.readouterr()
+    block_cost.main(["--report"])
+    printed = capsys.readouterr().out
+    assert printed.count("time per MAC") == 2
+    assert printed.index("| c2f |") < printed.index("| basic |")
+
+
+def test_the_page_has_the_published_costs() -> None:
+    rows = {(row["map"], row["mode"], row["block"]): row for row in load_rows(block_cost.RESULTS)}
+    page = PAGE.read_text()
+    blocks = dict.fromkeys(block for _, _, block in rows)
+    assert set(blocks) == set(block_cost.stages(64, 7))
+    assert len(rows) == len(SETTINGS) * len(blocks)
+    for block in blocks:
+        costs = [rows[*setting, block][kind][0] for setting in SETTINGS for kind in block_cost.KINDS]
+        assert f"| {block} | " + " | ".join(f"{cost:.2f}" for cost in costs) + " |" in page
