@@ -36,14 +36,7 @@ from search_space import BLOCKS, StageSpec
 
 DEPTH, REFERENCE = 2, "basic"
 RESULTS = Path(__file__).parents[1] / "results" / "block_cost.json"
-SETTING = ("hardware", "device", "mode", "map", "width", "batch")  # of a row, within which costs can be compared
-    "hardware",
-    "device",
-    "mode",
-    "map",
-    "width",
-    "batch",
-)  # of a row: its timings are comparable with no other's
+SETTING = ("hardware", "device", "mode", "map", "width", "batch")  # costs are comparable within one
 KINDS = ("inference", "training")
 
 
