@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,44 +38,70 @@ from search_space import ArchSpec, StageSpec
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "teachers.json"
 PUBLISHED = tuple(
-    HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "rivals", "b626d66", "long")
+    HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "rivals", "floors", "b626d66", "long")
 )
 DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96
 SCENE_CLASSES = 11
 ALL = ("lite0", "hed", "xfeat")
 MSE = {"summary_loss": "mse"}  # where a recipe says nothing else: the default of a search until 2026-11-28
+IMAGES = ("images", "labels", "masks")  # what a split has of an image
 WITHOUT = 1e-6  # weight of a head that the student does not learn
 
 AM_RADIO = {"summary_loss": "cosine", "spatial_loss": "hybrid", "standardization": "raw"}
 
-RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "lite0 alone": (("lite0",), {}),
-    "lite0 alone, summary cosine": (("lite0",), {"summary_loss": "cosine"}),
-    "lite0 alone, AM-RADIO": (("lite0",), AM_RADIO),
-    "hed alone": (("hed",), {}),
-    "xfeat alone": (("xfeat",), {}),
-    "lite0 and hed": (("lite0", "hed"), {}),
-    "lite0 and xfeat": (("lite0", "xfeat"), {}),
-    "all, fixed": (ALL, {}),
-    "all, summaries alone": (ALL, {"weights": {f"{teacher}/spatial": WITHOUT for teacher in ALL}}),
-    "all, summaries x0.3": (ALL, {"weights": {f"{teacher}/summary": 0.3 for teacher in ALL}}),
-    "all, summaries x0.3, lite0 x2": (
+COSINE = {"summary_loss": "cosine"}  # the default of a search
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained.
+
+    Attributes:
+        teachers: Names of its teachers.
+        settings: Fields of `DistillConfig` that are not the defaults of 2026-11-25.
+        images: Training images, the first ones of the data; None: all.
+        mixed: Whether each image has the targets of another one, drawn once: what a student learns without knowledge.
+        trained: Whether it is trained at all.
+    """
+
+    teachers: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    images: int | None = None
+    mixed: bool = False
+    trained: bool = True
+
+
+RECIPES: dict[str, Recipe] = {
+    "lite0 alone": Recipe(("lite0",)),
+    "lite0 alone, summary cosine": Recipe(("lite0",), COSINE),
+    "lite0 alone, AM-RADIO": Recipe(("lite0",), AM_RADIO),
+    "hed alone": Recipe(("hed",)),
+    "xfeat alone": Recipe(("xfeat",)),
+    "lite0 and hed": Recipe(("lite0", "hed")),
+    "lite0 and xfeat": Recipe(("lite0", "xfeat")),
+    "all, fixed": Recipe(ALL),
+    "all, summaries alone": Recipe(ALL, {"weights": {f"{teacher}/spatial": WITHOUT for teacher in ALL}}),
+    "all, summaries x0.3": Recipe(ALL, {"weights": {f"{teacher}/summary": 0.3 for teacher in ALL}}),
+    "all, summaries x0.3, lite0 x2": Recipe(
         ALL,
         {"weights": {f"{teacher}/summary": 0.3 for teacher in ALL} | {"lite0/summary": 0.6, "lite0/spatial": 2.0}},
     ),
-    "all, maps alone": (ALL, {"weights": {f"{teacher}/summary": WITHOUT for teacher in ALL}}),
-    "all, lite0 x3": (ALL, {"weights": {"lite0": 3.0}}),
-    "all, uncertainty": (ALL, {"balance": "uncertainty"}),
-    "all, adaloss": (ALL, {"balance": "adaloss"}),
-    "all, drop": (ALL, {"balance": "drop"}),
-    "all, summary cosine": (ALL, {"summary_loss": "cosine"}),
-    "all, summary angle": (ALL, {"summary_loss": "angle"}),
-    "all, spatial hybrid": (ALL, {"spatial_loss": "hybrid"}),
-    "all, AM-RADIO": (ALL, AM_RADIO),
-    "all, summary cosine, lite0 x2": (ALL, {"summary_loss": "cosine", "weights": {"lite0": 2.0}}),
-    "all, global": (ALL, {"standardization": "global"}),
-    "all, raw": (ALL, {"standardization": "raw"}),
+    "all, maps alone": Recipe(ALL, {"weights": {f"{teacher}/summary": WITHOUT for teacher in ALL}}),
+    "all, lite0 x3": Recipe(ALL, {"weights": {"lite0": 3.0}}),
+    "all, uncertainty": Recipe(ALL, {"balance": "uncertainty"}),
+    "all, adaloss": Recipe(ALL, {"balance": "adaloss"}),
+    "all, drop": Recipe(ALL, {"balance": "drop"}),
+    "all, summary cosine": Recipe(ALL, COSINE),
+    "all, summary angle": Recipe(ALL, {"summary_loss": "angle"}),
+    "all, spatial hybrid": Recipe(ALL, {"spatial_loss": "hybrid"}),
+    "all, AM-RADIO": Recipe(ALL, AM_RADIO),
+    "all, summary cosine, lite0 x2": Recipe(ALL, {"summary_loss": "cosine", "weights": {"lite0": 2.0}}),
+    "all, global": Recipe(ALL, {"standardization": "global"}),
+    "all, raw": Recipe(ALL, {"standardization": "raw"}),
+    "untrained": Recipe(ALL, COSINE, trained=False),
+    "all, targets of other images": Recipe(ALL, COSINE, mixed=True),
+    **{f"all, summary cosine, {count:,} images": Recipe(ALL, COSINE, images=count) for count in (100, 300, 1000, 3000)},
 }
 
 
@@ -101,22 +127,39 @@ def only(targets: Any, names: tuple[str, ...]) -> Any:
     return replace(targets, train=cut(targets.train), val=cut(targets.val), teachers=teachers)
 
 
+def taught(targets: Any, recipe: Recipe) -> Any:
+    """Targets that a student of the recipe trains on: its teachers', of its images, or of others where mixed."""
+    targets = only(targets, recipe.teachers)
+    train = targets.train
+    images = np.arange(len(train))[: recipe.images]
+    owners = np.random.default_rng(0).permutation(images) if recipe.mixed else images
+    heads = {
+        kind: {name: np.asarray(array)[owners] for name, array in getattr(train, kind).items()}
+        for kind in ("summary", "spatial")
+    }
+    part = {kind: None if (of := getattr(train, kind)) is None else np.asarray(of)[images] for kind in IMAGES}
+    return replace(targets, train=replace(train, **part, **heads))
+
+
 def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path) -> dict[str, Any]:
     """One student: its probes."""
     torch.set_num_threads(1)
     targets = cifar(cache)
-    names, settings = RECIPES[recipe]
-    config = DistillConfig(img_size=32, precision="fp32", batch_size=batch, rung_steps=(steps,), **MSE | settings)
+    chosen = RECIPES[recipe]
+    config = DistillConfig(
+        img_size=32, precision="fp32", batch_size=batch, rung_steps=(steps,), **MSE | chosen.settings
+    )
     torch.manual_seed(seed)
-    distiller = Distiller(build(student(width)), only(targets, names), config, seed=seed)
+    distiller = Distiller(build(student(width)), taught(targets, chosen), config, seed=seed)
     began = time.perf_counter()
-    distiller.train_until(steps)
+    if chosen.trained:
+        distiller.train_until(steps)
     seconds = time.perf_counter() - began
     distiller.close()
     net = distiller.averaged
     metrics = student_metrics(net, targets, "cpu", images=8000)
     metrics["miou"] = scenes_miou(net, cache)
-    explained = explained_variance(net, only(targets, names).val, "cpu", distiller.directions)
+    explained = explained_variance(net, only(targets, chosen.teachers).val, "cpu", distiller.directions)
     return {
         "recipe": recipe, "seed": seed, "width": width, "steps": steps, "batch": batch, "seconds": round(seconds, 1),
         "metrics": metrics, "explained": explained, "config": asdict(config),
