@@ -9,8 +9,9 @@ import pytest
 
 from experiments.distillation.parallel import load_rows
 from experiments.hybrid_table import entries
-from experiments.hybrid_timings import report, time_all
+from experiments.hybrid_timings import chosen_specs, report, time_all
 from nas.replay.hybrid_rows import read_rows
+from nas.study.pareto import front
 
 
 def first_rows(count: int) -> list[dict[str, Any]]:
@@ -56,3 +57,35 @@ def test_the_page_has_the_numbers_of_the_published_timings(capsys: pytest.Captur
     )
     shares = [float(line.split(" | ")[2].strip("| ")) for line in lines if "| this machine" in line]
     assert f"{100 * min(shares):.1f} % or more of the other's hypervolume" in page
+
+
+def test_the_page_has_the_numbers_of_the_timings_in_onnx_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    report(load_rows(root / "experiments/results/hybrid_timings_onnx.json.gz"), read_rows())
+    lines = capsys.readouterr().out.splitlines()
+    page = " ".join((root / "docs/results/hybrid_table.md").read_text().split())
+    (cells,) = [line.strip("| ").split(" | ") for line in lines if line.endswith(" 0.896 |")]
+    assert f"ONNX Runtime gives {cells[0]} times what PyTorch gives" in page
+    assert f"5th to 95th percentile {cells[1]} to {cells[2]}). Kendall's tau of the throughputs is 0.90" in page
+    assert "models on the front by the table's timings: 27; by these: 32; on both: 22" in lines
+    shares = [float(line.split(" | ")[2].strip("| ")) for line in lines if "| this machine" in line]
+    assert f"Each front has {int(1000 * min(shares)) / 10} % or more of the other's hypervolume" in page
+    leads = [line for line in lines if line.startswith("| eradio_")]
+    assert len(leads) == 3
+    assert all(line in page for line in leads)
+    report(load_rows(root / "experiments/results/hybrid_timings_eager.json.gz"), read_rows())
+    assert "| 1.00 | 0.97 | 1.03 | 0.978 |" in capsys.readouterr().out
+    assert (
+        "39 of the architectures, timed again in PyTorch, have 1.00 times the table's (0.97 to 1.03), with a tau of"
+        in page
+    )
+
+
+def test_the_best_of_the_table_are_its_front_first() -> None:
+    rows = [row for row in read_rows() if row["seed"] == 0 and row["state"] == "complete"]
+    best = front([(row["scores"][-1], row["ratio"][0]) for row in rows])
+    specs = {spec.arch_id for spec in chosen_specs(None, len(best))}
+    assert {rows[i]["arch_id"] for i in best} <= specs
+    assert len(specs) == len({*(rows[i]["arch_id"] for i in best), *(e.spec.arch_id for e in entries()[:3])})
+    assert len(chosen_specs(None, None)) == len(entries())
+    assert [spec.arch_id for spec in chosen_specs(5, None)] == [entry.spec.arch_id for entry in entries()[:5]]
