@@ -22,6 +22,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from experiments.distillation.parallel import load_rows
+from experiments.distillation.training_length import RESULTS as LENGTHS
+from experiments.distillation.training_length import STEPS
 from experiments.full_space import ROWS as FULL_SPACE
 from experiments.full_space import complete
 from experiments.hybrid_findings import first_evaluations, has_attention
@@ -37,6 +39,21 @@ DOCS, RESULTS = ROOT / "docs", ROOT / "experiments" / "results"
 PAIR = ("cifar100", "1080ti_32_ms", "GTX 1080 Ti")  # the one that no setting was chosen on
 KINDS = {"convolutions alone": (COLORS[2], "^"), "with attention": (COLORS[0], "o")}
 SEARCHES = {"laptop": "default (known-cost)", "laptop-evolution": "evolution", "laptop-random": "random"}
+
+NETWORKS = {
+    "vit_conv_128": "ViT, conv stem",
+    "vit_128": "ViT, patches of 16 px",
+    "vit_256": "the same, 256 wide",
+    "windowed_vit_64": "windowed ViT, patches of 4 px",
+    "eradio_nano": "eradio_nano",
+    "winner_of_laptop_cosine": "trial 202",
+    "best_of_laptop": "best score of a search",
+}
+VITS, HYBRIDS = COLORS[0], COLORS[2]
+MARKS = [
+    *((VITS, line, marker) for line, marker in zip(("-", "--", ":", "-."), "osvP", strict=True)),
+    *((HYBRIDS, line, marker) for line, marker in zip(("-", "--", ":"), "D^X", strict=True)),
+]
 
 Row = Mapping[str, Any]
 
@@ -132,6 +149,26 @@ def draw_full_space(path: Path) -> None:
         search.legend(loc="lower left", frameon=False)
 
 
+def draw_training_length(path: Path) -> None:
+    """Draw the scores of vision transformers and hybrids by training steps, and the last ones by throughput."""
+    every = load_rows(LENGTHS)
+    with _axes(path, 2) as (curves, ends):
+        for (name, title), (color, line, marker) in zip(NETWORKS.items(), MARKS, strict=True):
+            found = [row for row in every if row.get("recipe") == "search-cosine" and row["arch"] == name]
+            scores = np.array([row["scores"] for row in found])
+            curves.plot(STEPS[: scores.shape[1]], scores.mean(axis=0), color=color, linestyle=line, marker=marker, ms=4)
+            (ratio,) = (row["ratio"][0] for row in every if "ratio" in row and row["arch"] == name)
+            ends.scatter(ratio, scores[:, -1].mean(), s=40, color=color, marker=marker, label=title)
+        for axes, ticks in ((curves, STEPS[: scores.shape[1]]), (ends, (0.5, 1, 2, 4, 8))):
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.minorticks_off()
+        curves.set_xlabel("training steps (two seeds, mean)")
+        curves.set_ylabel("distillation score, 64 px")
+        ends.set_xlabel("throughput, in multiples of eradio_nano's (2,700 steps)")
+        ends.legend(loc="lower right", frameon=False)
+
+
 def _scatter_kinds(axes: Axes, rows: Sequence[Row], points: NDArray[np.float64]) -> None:
     attends = np.array([has_attention(row) for row in rows])
     for (name, (color, marker)), chosen in zip(KINDS.items(), (~attends, attends), strict=True):
@@ -160,6 +197,7 @@ PICTURES = {
     "hybrid_rungs.png": draw_hybrid_rungs,
     "hybrid_replays.png": draw_hybrid_replays,
     "full_space.png": draw_full_space,
+    "training_length.png": draw_training_length,
 }
 
 
