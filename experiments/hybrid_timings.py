@@ -10,6 +10,8 @@ how well these timings agree with the table's, what a front is worth by these ti
 and how far the front is ahead of the baselines by each. The table was timed in eager PyTorch on a CPU; another machine,
 device or runtime is worth a file of its own. Rows are saved as they come, and existing ones are not made again.
 
+Without --first and --best, all are timed; with both, those of either.
+
 Hardware:  this machine, otherwise idle; half an hour for all
 Expected:  see experiments/LOG.md
 """
@@ -97,8 +99,9 @@ def report(rows: Sequence[Row], table: Sequence[Row]) -> None:
     print(f"| the table | this machine | {_share(ours, chosen, best):.4f} |")
     print(f"| this machine | the table | {_share(theirs, best, chosen):.4f} |")
     print("\n| baseline | lead of the fastest that scores as high: by the table | by these timings |\n|---|--:|--:|")
-    by_these = leads([{**row, "ratio": here[row["arch_id"]]["ratio"]} for row in both])
-    for name, lead in leads(both).items():
+    timed = [{**row, "ratio": here[row["arch_id"]]["ratio"]} for row in both]
+    by_these = leads(timed, timed)
+    for name, lead in leads(both, both).items():
         print(f"| {name} | {lead:.1f} | {by_these[name]:.1f} |")
 
 
@@ -113,9 +116,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file of the timings, a .json.gz file")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--runtime", default=SearchConfig().runtime, metavar="WORDS", help="as of a search")
-    parser.add_argument("--first", type=int, metavar="N", help="only the first N architectures (default: all)")
-    parser.add_argument("--best", type=int, metavar="N", help="only the best N by Pareto rank, and the baselines")
+    parser.add_argument(
+        "--runtime", default=SearchConfig().runtime, metavar="WORDS", help="how they run (default: as a search)"
+    )
+    parser.add_argument("--first", type=int, metavar="N", help="the first N architectures of the table")
+    parser.add_argument(
+        "--best",
+        type=int,
+        metavar="N",
+        help="the best N by Pareto rank, and the baselines (without --first and --best: all)",
+    )
     parser.add_argument("--report", action="store_true", help="only compare the existing timings (default: no)")
     arguments = parser.parse_args()
     if not arguments.report:

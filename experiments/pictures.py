@@ -43,16 +43,16 @@ SEARCHES = {"laptop": "default (known-cost)", "laptop-evolution": "evolution", "
 NETWORKS = {
     "vit_conv_128": "ViT, conv stem",
     "vit_128": "ViT, patches of 16 px",
-    "vit_256": "the same, 256 wide",
+    "vit_256": "ViT, patches of 16 px, 256 wide",
     "windowed_vit_64": "windowed ViT, patches of 4 px",
     "eradio_nano": "eradio_nano",
     "winner_of_laptop_cosine": "trial 202",
     "best_of_laptop": "best score of a search",
 }
-VITS, HYBRIDS = COLORS[0], COLORS[2]
+VITS, OTHERS = COLORS[0], COLORS[2]
 MARKS = [
     *((VITS, line, marker) for line, marker in zip(("-", "--", ":", "-."), "osvP", strict=True)),
-    *((HYBRIDS, line, marker) for line, marker in zip(("-", "--", ":"), "D^X", strict=True)),
+    *((OTHERS, line, marker) for line, marker in zip(("-", "--", ":"), "D^X", strict=True)),
 ]
 
 Row = Mapping[str, Any]
@@ -150,7 +150,7 @@ def draw_full_space(path: Path) -> None:
 
 
 def draw_training_length(path: Path) -> None:
-    """Draw the scores of vision transformers and hybrids by training steps, and the last ones by throughput."""
+    """Draw the scores of vision transformers and other networks by training steps, and the last ones by throughput."""
     every = load_rows(LENGTHS)
     with _axes(path, 2) as (curves, ends):
         for (name, title), (color, line, marker) in zip(NETWORKS.items(), MARKS, strict=True):
@@ -165,7 +165,7 @@ def draw_training_length(path: Path) -> None:
             axes.minorticks_off()
         curves.set_xlabel("training steps (two seeds, mean)")
         curves.set_ylabel("distillation score, 64 px")
-        ends.set_xlabel("throughput, in multiples of eradio_nano's (2,700 steps)")
+        ends.set_xlabel("throughput relative to eradio_nano (scores after 2,700 steps)")
         ends.legend(loc="lower right", frameon=False)
 
 

@@ -106,6 +106,11 @@ def macs_of(stage: nn.Module, x: Tensor) -> int:
     return mode.macs
 
 
+def setting_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what rows have in common whose costs can be compared."""
+    return tuple(row[name] for name in SETTING)
+
+
 def cells(row: dict[str, Any]) -> str:
     """Return a row of the printed table: the cost of each kind, and its 95 % interval."""
     costs = (f"{cost:.2f} ({low:.2f} to {high:.2f})" for cost, low, high in (row[kind] for kind in KINDS))
@@ -121,22 +126,16 @@ def heading(row: dict[str, Any]) -> str:
 
 def report() -> None:
     """Print the saved rows, setting by setting."""
-    previous = None
-    for row in load_rows(RESULTS):
-        if (setting := [row[name] for name in SETTING]) != previous:
-            print(heading(row) if previous is None else f"\n{heading(row)}")
-        previous = setting
-        print(cells(row))
+    rows = load_rows(RESULTS)
+    for setting in dict.fromkeys(map(setting_of, rows)):
+        of = [row for row in rows if setting_of(row) == setting]
+        print(heading(of[0]), *map(cells, of), "", sep="\n")
 
 
 def save(rows: Sequence[dict[str, Any]]) -> None:
-    """Keep rows in place of earlier ones of their setting and block."""
-
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in (*SETTING, "block"))
-
-    new = {key(row) for row in rows}
-    save_rows(RESULTS, [*(row for row in load_rows(RESULTS) if key(row) not in new), *rows])
+    """Keep rows, in place of earlier ones of their setting and block."""
+    kept = {(setting_of(row), row["block"]): row for row in [*load_rows(RESULTS), *rows]}
+    save_rows(RESULTS, list(kept.values()))
 
 
 def parser() -> argparse.ArgumentParser:

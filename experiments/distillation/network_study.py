@@ -8,7 +8,7 @@ Studies:
     backbones   families of backbones, timm's networks and presets sized for two cores, at 96 px: which fall behind the
                 order of their ImageNet accuracies? The paper's finding 5 (AM-RADIO, arXiv 2312.06709, table 3)
     ablation    E-RADIO with one thing changed, at 128 px, where its attention has more than one window; and narrower
-                and wider, which shows what a score costs by size alone
+                and wider with as many heads, which shows what a score costs by width
 
 All learn from the built-in images and teachers under the recipe of a search, whose learning rate is constant after the
 warm-up: the score at each of the study's rungs is what a training of that length ends with. Where ../shared/data is, a
@@ -112,7 +112,7 @@ def _ablation() -> dict[str, ArchSpec | None]:
     for pre_conv in ("none", "dense"):
         stages = {3: replace(third, pre_conv=pre_conv), 4: replace(fourth, pre_conv=pre_conv)}
         networks[f"pre-conv: {pre_conv}"] = _eradio(stages)
-    for width in (24, 40):  # what score costs in throughput by size alone
+    for width in (24, 40):  # what score costs in throughput by width alone; the heads stay as many
         networks[f"{width} channels wide"] = _eradio(width=width)
     return networks
 
@@ -212,8 +212,8 @@ def report(study_name: str, rows: list[Row]) -> None:
     timings = {row["arch"]: row["ratio"] for row in rows if "ratio" in row}
     labels = [name for name in LABELS if all(name in row["metrics"] for row in trainings)]
     heads = [*(f"{steps:,} steps" for steps in study.rungs), *(LABELS[name] for name in labels)]
-    print(f"| network | MMACs | M params | throughput | seeds | {' | '.join(heads)} | ImageNet |")
-    print(f"|---|--:|--:|--:|--:|{'--:|' * (len(heads) + 1)}")
+    columns = ["MMACs", "M params", "throughput", "seeds", *heads, *(["ImageNet"] if study.top1 else [])]
+    print(f"| network | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
     means: dict[str, list[float]] = {}
     for name in study.networks:
         of = [row for row in trainings if row["arch"] == name]
@@ -222,10 +222,13 @@ def report(study_name: str, rows: list[Row]) -> None:
         values = np.array([row["scores"] + [row["metrics"][label] for label in labels] for row in of])
         means[name] = list(values.mean(axis=0))
         spread = np.abs(values - values.mean(axis=0)).max(axis=0)
-        cells = [f"{mean:.3f} ± {s:.3f}" for mean, s in zip(means[name], spread, strict=True)]
+        cells = [
+            f"{mean:.3f}" + (f" ± {s:.3f}" if len(of) > 1 else "") for mean, s in zip(means[name], spread, strict=True)
+        ]
         ratio = "{:.2f}x ({:.2f} to {:.2f})".format(*timings[name]) if name in timings else "-"
-        sizes = f"{of[0]['macs'] / 1e6:.0f} | {of[0]['params'] / 1e6:.2f}"
-        print(f"| {name} | {sizes} | {ratio} | {len(of)} | {' | '.join(cells)} | {study.top1.get(name, '-')} |")
+        sizes = [f"{of[0]['macs'] / 1e6:.0f}", f"{of[0]['params'] / 1e6:.2f}", ratio, str(len(of))]
+        top1 = [str(study.top1.get(name, "-"))] if study.top1 else []
+        print(f"| {' | '.join([name, *sizes, *cells, *top1])} |")
     ranked = [name for name in study.top1 if name in means]
     if len(ranked) > 2:
         print("\nKendall's tau with the published ImageNet accuracies of", len(ranked), "networks:")

@@ -57,6 +57,10 @@ def test_the_page_has_the_numbers_of_the_published_timings(capsys: pytest.Captur
     )
     shares = [float(line.split(" | ")[2].strip("| ")) for line in lines if "| this machine" in line]
     assert f"{100 * min(shares):.1f} % or more of the other's hypervolume" in page
+    leads = [line.strip("| ").split(" | ")[1:] for line in lines if line.startswith("| eradio_")]
+    table, here = zip(*leads, strict=True)
+    assert "eradio_nano lead by {}, {} and {} times".format(*here) in page
+    assert "among the same 231, by {}, {} and {}.".format(*table) in page
 
 
 def test_the_page_has_the_numbers_of_the_timings_in_onnx_runtime(capsys: pytest.CaptureFixture[str]) -> None:
