@@ -74,7 +74,11 @@ def score_definition(info: StudyInfo) -> str:
         f"The score (distillation score) is the mean explained variance (R²) of the teachers’ {features} on held-out "
         "images: 1 copies the distillation targets, 0 is as good as predicting their mean, and less is worse."
     )
-    return definition if scores_spatial(info) else f"{definition} {unit_summaries(info)}".rstrip()
+    if not scores_spatial(info):
+        return f"{definition} {unit_summaries(info)}".rstrip()
+    if "score" not in info.chance:  # a study of an earlier version
+        return definition
+    return f"{definition} The best prediction that is the same for every image scores {fixed(info.chance['score'], 3)}."
 
 
 def unit_summaries(info: StudyInfo) -> str:

@@ -4,8 +4,8 @@
 
 The distillation score is 0 for a prediction that has one value for each channel. Teachers' features depend on the place
 in the map too, as at the borders of an image, so that a student which knows the place alone scores more. The prediction
-is the mean of the training targets, and it is scored on the held-out ones, for the built-in images, and for CIFAR-10 at
-32 px where ../shared/data is.
+is the mean map of the held-out targets, for the built-in images, and for CIFAR-10 at 32 px where ../shared/data is. A
+report says what such a prediction scores in its study.
 
 Hardware:  one core, seconds; minutes where the teachers' targets are not cached yet
 Expected:  docs/explanation/distillation_score.md
@@ -14,7 +14,7 @@ Expected:  docs/explanation/distillation_score.md
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,8 @@ from experiments.distillation.teachers import DATA, cifar
 from nas.cache import open_study_targets
 from nas.cache.targets import Targets
 from nas.cli import cache_root
+from nas.distill.evaluation.explained_variance import constant_map_scores
 from nas.study.config import SearchConfig
-
-
-def constant_map_scores(targets: Targets) -> Mapping[str, float]:
-    """Return by teacher how much of the held-out spatial targets' variance the mean training map explains."""
-    found = {}
-    for teacher in targets.teachers:
-        train, val = (np.asarray(split.spatial[teacher], np.float64) for split in (targets.train, targets.val))
-        channels = val.mean((0, 2, 3), keepdims=True)
-        found[teacher] = float(1 - np.sum((val - train.mean(0)) ** 2) / np.sum((val - channels) ** 2))
-    return found
 
 
 def main() -> None:
@@ -45,7 +36,7 @@ def main() -> None:
     if DATA.exists():
         sets["CIFAR-10, 32 px"] = lambda: cifar(Path(cache_root(None)))
     for name, opened in sets.items():
-        scores = constant_map_scores(opened())
+        scores = constant_map_scores(opened().val)
         cells = " | ".join(f"{teacher} {score:.2f}" for teacher, score in scores.items())
         print(f"{name}: {np.mean(list(scores.values())):.2f} ({cells})")
 

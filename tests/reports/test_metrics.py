@@ -147,6 +147,17 @@ def test_a_learning_curve_is_of_the_heads_in_the_score(score):
     assert render(study, summary).count(caption) == 1
 
 
+@pytest.mark.parametrize(("score", "shown"), [("spatial", True), ("both", False)])
+def test_the_score_of_a_prediction_that_ignores_the_image_is_said_where_it_is_known(score: str, shown: bool) -> None:
+    study = synthetic.study(20)
+    config = {**study.info.config, "distill": {"score": score, "summary_loss": "mse"}}
+    older = replace(study, info=replace(study.info, config=config))
+    newer = replace(older, info=replace(older.info, chance={**study.info.chance, "score": 0.1764}))
+    sentence = "The best prediction that is the same for every image scores 0.176."
+    assert sentence not in render(older, summarize(older))
+    assert render(newer, summarize(newer)).count(sentence) == shown
+
+
 @pytest.mark.parametrize(("loss", "shown"), [("mse", False), ("cosine", True)])
 def test_summaries_compared_by_direction_are_said_to_be(loss, shown):
     study = synthetic.study(20)

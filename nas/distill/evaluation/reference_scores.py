@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from nas.cache.targets import Targets, read_cache_set
 from nas.data.dataset import Progress
+from nas.distill.evaluation.explained_variance import constant_map_scores
 from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TASKS, most_frequent_share, teacher_metrics
 from nas.distill.evaluation.zero_shot import PROMPTS
 from nas.study.records import HeadFacts, TeacherFacts
@@ -40,8 +41,13 @@ def teacher_facts(
 
 
 def chance(targets: Targets) -> dict[str, float]:
-    """Return the metrics of a constant guess on the held-out images: the lower end of every metric's scale."""
+    """Return the metrics of a constant guess on the held-out images: the lower end of every metric's scale.
+
+    "score" is the distillation score of the best prediction of spatial features that is the same for every image.
+    """
     levels = {"retrieval": 1 / min(len(targets.val), HELD_OUT_IMAGES)}
+    if scores := constant_map_scores(targets.val):
+        levels["score"] = sum(scores.values()) / len(scores)
     if targets.val.labels is not None:
         levels["zero_shot"] = most_frequent_share(targets.val)
     for task in TASKS:

@@ -127,7 +127,7 @@ def test_the_built_in_data_has_its_own_tasks_and_no_classes(tmp_path: Path) -> N
     assert all(found[name] > 1.2 * levels[name] for name in BUILT_IN), (found, levels)
     assert set(teacher_metrics(whole, "colour")) == BUILT_IN
     assert set(teacher_metrics(targets(tmp_path), "colour")) == {"knn", "probe", "miou"}
-    assert set(chance(targets(tmp_path))) == {"knn", "probe", "miou", "zero_shot", "retrieval"}
+    assert set(chance(targets(tmp_path))) == {"knn", "probe", "miou", "zero_shot", "retrieval", "score"}
 
 
 def test_constant_features_score_as_chance(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""What a prediction scores that is the same for every image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.cache.targets import Targets
+from nas.distill.evaluation.explained_variance import constant_map_scores
+from nas.distill.evaluation.reference_scores import chance
+from tests.nas.distill.targets_builder import targets, two_teachers
+
+
+def with_maps(of: Targets, place: float, image: float) -> Targets:
+    """Targets whose channels depend on the place and on the image, by deviations of these sizes."""
+    rng = np.random.default_rng(0)
+    places = rng.choice([-place, place], size=(1, 64, 2, 2))
+    maps = places + image * rng.normal(size=(len(of.val), 64, 2, 2))
+    return replace(of, val=replace(of.val, spatial=dict.fromkeys(of.teachers, maps)))
+
+
+@pytest.mark.parametrize(("place", "image", "expected"), [(0.0, 1.0, 0.0), (1.0, 1.0, 0.43), (1.0, 0.0, 1.0)])
+def test_the_place_explains_what_does_not_depend_on_the_image(
+    tmp_path: Path, place: float, image: float, expected: float
+) -> None:
+    known = with_maps(two_teachers(tmp_path), place, image)
+    scores = constant_map_scores(known.val)
+    assert scores.keys() == {"colour", "mean"}
+    # Four places: their mean over a channel takes a quarter of the variance of places away, 0.75 / 1.75 is left.
+    assert list(scores.values()) == pytest.approx([expected] * 2, abs=0.05)
+    assert chance(known)["score"] == pytest.approx(expected, abs=0.05)
+
+
+def test_no_constant_map_explains_more(tmp_path: Path) -> None:
+    split = targets(tmp_path).val
+    array = np.asarray(split.spatial["colour"], np.float64)
+    total = np.sum((array - array.mean((0, 2, 3), keepdims=True)) ** 2)
+    best = constant_map_scores(split)["colour"]
+    assert best == pytest.approx(1 - np.sum((array - array.mean(0)) ** 2) / total)
+    for guess in (array[0], array.mean((0, 2, 3), keepdims=True), array.mean(0) + 0.01):
+        assert 1 - np.sum((array - guess) ** 2) / total < best
+
+
+def test_targets_that_are_the_same_everywhere_have_no_score(tmp_path: Path) -> None:
+    every = targets(tmp_path)
+    flat = replace(every, val=replace(every.val, spatial={"colour": np.ones((32, 8, 2, 2), np.float16)}))
+    assert "score" not in chance(flat)
