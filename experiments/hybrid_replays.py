@@ -84,7 +84,8 @@ def report(rows: Sequence[Row]) -> None:
         low, middle = np.percentile(shares, (5, 50), axis=0)
         cells = [f"{m:.3f} ({p:.3f})" for m, p in zip(middle, low, strict=True)]
         print(f"| {name} | {' | '.join(cells)} | {np.median([row['steps'][-1] for row in found]):,.0f} |")
-    print(f"\n| evaluations until a share | {' | '.join(map(str, LEVELS))} |\n|---|{'--:|' * len(LEVELS)}")
+    print("\nevaluations until a share, median (seeds that reach it); -: at most half of the seeds reach it")
+    print(f"| sampler | {' | '.join(map(str, LEVELS))} |\n|---|{'--:|' * len(LEVELS)}")
     for name, found in of.items():
         print(f"| {name} | {' | '.join(_until(found, level) for level in LEVELS)} |")
     _print_pairs(of)
@@ -94,8 +95,8 @@ def report(rows: Sequence[Row]) -> None:
 def _until(found: Sequence[Row], level: float) -> str:
     counts = [first_above(row, level) for row in found]
     middle = float(np.median([math.inf if count is None else count for count in counts]))
-    missing = counts.count(None)
-    return (f"{middle:g}" if math.isfinite(middle) else "never") + (f", not with {missing} seeds" if missing else "")
+    reached = len(counts) - counts.count(None)
+    return f"{middle:g} ({reached} of {len(counts)})" if math.isfinite(middle) else f"- ({reached} of {len(counts)})"
 
 
 def _print_pairs(of: Mapping[str, Sequence[Row]]) -> None:
