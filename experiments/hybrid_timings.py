@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from experiments.distillation.parallel import load_rows, save_rows
-from experiments.hybrid_findings import first_evaluations, leads
+from experiments.hybrid_findings import first_evaluations, has_attention, leads
 from experiments.hybrid_table import BASELINES, SPACE, entries, timing
 from nas.backend.trial import measure
 from nas.cli import clock, lock_dir
@@ -84,7 +84,8 @@ def report(rows: Sequence[Row], table: Sequence[Row]) -> None:
     """Print how well timings agree with those of the table."""
     here = {row["arch_id"]: row for row in rows}
     both = [row for row in first_evaluations(table) if row["arch_id"] in here]
-    then, now = (np.log2([row["ratio"][0] for row in of]) for of in (both, [here[row["arch_id"]] for row in both]))
+    timed = [{**row, **here[row["arch_id"]]} for row in both]
+    then, now = (np.log2([row["ratio"][0] for row in of]) for of in (both, timed))
     scores = [row["scores"][-1] for row in both]
     difference = now - then
     print(f"{len(both)} architectures; throughput in multiples of eradio_pico's, here divided by the table's\n")
@@ -93,13 +94,15 @@ def report(rows: Sequence[Row], table: Sequence[Row]) -> None:
     print(f"| {middle:.2f} | {low:.2f} | {high:.2f} | {kendalltau(then, now).statistic:.3f} |\n")
     theirs, ours = np.column_stack([scores, then]), np.column_stack([scores, now])
     chosen, best = front(theirs), front(ours)
-    on_both = len({*chosen} & {*best})
-    print(f"models on the front by the table's timings: {len(chosen)}; by these: {len(best)}; on both: {on_both}\n")
+    on_both, attending = len({*chosen} & {*best}), sum(has_attention(both[i]) for i in best)
+    print(f"models on the front by the table's timings: {len(chosen)}; by these: {len(best)}; on both: {on_both}")
+    print(f"with attention on the front by these: {attending}")
+    then_img_s, now_img_s = (np.median([r["img_s"] / r["ratio"][0] for r in of]) for of in (both, timed))
+    print(f"eradio_pico, images/s: by the table {then_img_s:,.0f}, by these timings {now_img_s:,.0f}\n")
     print("| front by the timings of | hypervolume by those of | share of the best |\n|---|---|--:|")
     print(f"| the table | this machine | {_share(ours, chosen, best):.4f} |")
     print(f"| this machine | the table | {_share(theirs, best, chosen):.4f} |")
     print("\n| baseline | lead of the fastest that scores as high: by the table | by these timings |\n|---|--:|--:|")
-    timed = [{**row, "ratio": here[row["arch_id"]]["ratio"]} for row in both]
     by_these = leads(timed, timed)
     for name, lead in leads(both, both).items():
         print(f"| {name} | {lead:.1f} | {by_these[name]:.1f} |")

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from backbones.build import build_stage
@@ -130,11 +131,21 @@ def report() -> None:
     for setting in dict.fromkeys(map(setting_of, rows)):
         of = [row for row in rows if setting_of(row) == setting]
         print(heading(of[0]), *map(cells, of), "", sep="\n")
+    pairs = [(setting_of({**row, "mode": ""}), row) for row in rows]
+    for setting in dict.fromkeys(setting for setting, _ in pairs):
+        of = [row for its, row in pairs if its == setting]
+        for kind in KINDS:
+            eager, compiled = ({r["block"]: r[kind][0] for r in of if r["mode"] == m} for m in ("eager", "compiled"))
+            both = [block for block in eager if block in compiled]
+            if len(both) > 1:
+                tau = kendalltau([eager[block] for block in both], [compiled[block] for block in both]).statistic
+                change = max(abs(compiled[block] / eager[block] - 1) for block in both)
+                print(f"map {of[0]['map']}, {kind}: tau of eager and compiled {tau:.2f}, largest change {change:.0%}")
 
 
-def save(rows: Sequence[dict[str, Any]]) -> None:
-    """Keep rows, in place of earlier ones of their setting and block."""
-    kept = {(setting_of(row), row["block"]): row for row in [*load_rows(RESULTS), *rows]}
+def save(row: dict[str, Any]) -> None:
+    """Keep a row, in place of an earlier one of its setting and block."""
+    kept = {(setting_of(each), each["block"]): each for each in [*load_rows(RESULTS), row]}
     save_rows(RESULTS, list(kept.values()))
 
 
@@ -153,8 +164,8 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time the blocks and print a row of each; return the rows."""
+def measure(arguments: argparse.Namespace) -> None:
+    """Time the blocks; print and, where asked, save the row of each as it comes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     # All stages share one `forward`; after 8 graphs of it Dynamo would run the others eagerly, and only log it.
@@ -176,7 +187,6 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     mode = "compiled" if arguments.compile else "eager"
     setting = {"hardware": device_kind(arguments.device), "device": arguments.device, "mode": mode, **place}
     print(heading(setting))
-    rows = []
     reference_macs, reference = prepared(REFERENCE)
     for name in arguments.blocks or every:
         macs, calls = prepared(name)
@@ -184,9 +194,9 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for kind, call in calls.items():
             ratio, scale = compare(call, reference[kind], timer, arguments.seconds, rng).ratio, reference_macs / macs
             row[kind] = [round(scale / value, 3) for value in (ratio.value, ratio.high, ratio.low)]
-        rows.append(row)
         print(cells(row), flush=True)
-    return rows
+        if arguments.save:
+            save(row)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -195,9 +205,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.report:
         report()
         return 0
-    rows = measured(arguments)
-    if arguments.save:
-        save(rows)
+    measure(arguments)
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Compute what a prediction scores that is the same for every image: one value for each channel and place of the map.
+"""Compute what a prediction scores that is the same for every image: one value for each channel and position.
 
     python -m experiments.distillation.constant_maps
 
-The distillation score is 0 for a prediction that has one value for each channel. Teachers' features depend on the place
-in the map too, as at the borders of an image, so that a student which knows the place alone scores more. The prediction
-is the mean map of the held-out targets, for the built-in images, and for CIFAR-10 at 32 px where ../shared/data is. A
-report says what such a prediction scores in its study.
+The distillation score is 0 for a prediction that has one value for each channel. Teachers' features depend on the
+position in the map too, as at the borders of an image, so that a student which knows the position alone scores more.
+The prediction is the mean map of the held-out targets, for the built-in images, and for CIFAR-10 at 32 px where
+../shared/data is. A report says what such a prediction scores in its study.
 
 Hardware:  one core, seconds; minutes where the teachers' targets are not cached yet
 Expected:  docs/explanation/distillation_score.md

@@ -61,7 +61,7 @@ class Recipe:
         teachers: Names of its teachers.
         settings: Fields of `DistillConfig` that are not the defaults of 2026-11-25.
         images: Training images, the first ones of the data; None: all.
-        mixed: Whether each image has the targets of another one, drawn once: what a student learns without knowledge.
+        mixed: Whether each image has the targets of another one, drawn once.
         trained: Whether it is trained at all.
     """
 

@@ -143,22 +143,22 @@ def total_variance(array: TargetArray) -> float:
 def constant_map_scores(split: SplitTargets) -> dict[str, float]:
     """Return by teacher the explained variance of the best prediction of the spatial targets that ignores the image.
 
-    It has one value for each channel and place of the map, the mean over the images. Features depend on the place, as
-    at an image's borders, so it is above 0. A teacher whose targets are the same everywhere is left out.
+    It has one value for each channel and position of the map, the mean over the images. Features depend on the
+    position, as at an image's borders, so it is above 0. A teacher whose targets are the same everywhere is left out.
     """
     scores = {}
     for teacher, array in split.spatial.items():
         if variance := total_variance(array):
-            scores[teacher] = 1.0 - _scatter(array, by_place=True) / variance
+            scores[teacher] = 1.0 - _scatter(array, by_position=True) / variance
     return scores
 
 
-def _scatter(array: TargetArray, by_place: bool = False) -> float:
-    """Return the sum of squared distances from the mean over images, and over places unless each has its own mean.
+def _scatter(array: TargetArray, by_position: bool = False) -> float:
+    """Return the sum of squared distances from the mean over images, and positions unless `by_position`.
 
     It merges the centered sums of pieces (Chan et al. 1979), which subtracts no large numbers, for any mean.
     """
-    width = int(np.prod(array.shape[1:])) if by_place else array.shape[1]
+    width = int(np.prod(array.shape[1:])) if by_position else array.shape[1]
     count, mean, scatter = 0, np.zeros(width), 0.0
     for rows in slices(len(array), _ROWS):
         values = np.moveaxis(np.asarray(array[rows], dtype=np.float64), 1, -1).reshape(-1, width)

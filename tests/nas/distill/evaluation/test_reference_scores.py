@@ -14,22 +14,22 @@ from nas.distill.evaluation.reference_scores import chance
 from tests.nas.distill.targets_builder import targets, two_teachers
 
 
-def with_maps(of: Targets, place: float, image: float) -> Targets:
-    """Targets whose channels depend on the place and on the image, by deviations of these sizes."""
+def with_maps(of: Targets, position: float, image: float) -> Targets:
+    """Targets whose channels depend on the position and on the image, by deviations of these sizes."""
     rng = np.random.default_rng(0)
-    places = rng.choice([-place, place], size=(1, 64, 2, 2))
-    maps = places + image * rng.normal(size=(len(of.val), 64, 2, 2))
+    maps_mean = rng.choice([-position, position], size=(1, 64, 2, 2))
+    maps = maps_mean + image * rng.normal(size=(len(of.val), 64, 2, 2))
     return replace(of, val=replace(of.val, spatial=dict.fromkeys(of.teachers, maps)))
 
 
-@pytest.mark.parametrize(("place", "image", "expected"), [(0.0, 1.0, 0.0), (1.0, 1.0, 0.43), (1.0, 0.0, 1.0)])
-def test_the_place_explains_what_does_not_depend_on_the_image(
-    tmp_path: Path, place: float, image: float, expected: float
+@pytest.mark.parametrize(("position", "image", "expected"), [(0.0, 1.0, 0.0), (1.0, 1.0, 0.43), (1.0, 0.0, 1.0)])
+def test_the_position_explains_what_does_not_depend_on_the_image(
+    tmp_path: Path, position: float, image: float, expected: float
 ) -> None:
-    known = with_maps(two_teachers(tmp_path), place, image)
+    known = with_maps(two_teachers(tmp_path), position, image)
     scores = constant_map_scores(known.val)
     assert scores.keys() == {"colour", "mean"}
-    # Four places: their mean over a channel takes a quarter of the variance of places away, 0.75 / 1.75 is left.
+    # Four positions: their mean over a channel takes a quarter of the variance of positions away, 0.75 / 1.75 is left.
     assert list(scores.values()) == pytest.approx([expected] * 2, abs=0.05)
     assert chance(known)["score"] == pytest.approx(expected, abs=0.05)
 
