@@ -45,7 +45,7 @@ NAMESAKES = {
 }
 CLOSE = (
     *("like_efficientnetv2_s", "like_efficientvit_l1", "like_hgnetv2_b4", "like_shvit_s4", "like_levit_256"),
-    *("like_vit_base16", "like_samvit_base16"),
+    *("like_vit_base16", "like_samvit_base16", "like_repvit_m0_9"),
     *("like_vit_medium_reg4", "like_vitdet_medium", "like_dinov3_small16"),
 )
 
