@@ -38,7 +38,7 @@ from search_space import ArchSpec, StageSpec
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "teachers.json"
 PUBLISHED = tuple(
-    HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "rivals", "floors", "b626d66", "long")
+    HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "rivals", "floors", "capacity", "b626d66", "long")
 )
 DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96
@@ -77,7 +77,9 @@ RECIPES: dict[str, Recipe] = {
     "lite0 alone, summary cosine": Recipe(("lite0",), COSINE),
     "lite0 alone, AM-RADIO": Recipe(("lite0",), AM_RADIO),
     "hed alone": Recipe(("hed",)),
+    "hed alone, summary cosine": Recipe(("hed",), COSINE),
     "xfeat alone": Recipe(("xfeat",)),
+    "xfeat alone, summary cosine": Recipe(("xfeat",), COSINE),
     "lite0 and hed": Recipe(("lite0", "hed")),
     "lite0 and xfeat": Recipe(("lite0", "xfeat")),
     "all, fixed": Recipe(ALL),
@@ -252,6 +254,31 @@ def equal_losses_table(rows: list[dict[str, Any]]) -> None:
             print(losses, *(mean_and_deviation(values, "+") for values in apart), len(seeds), sep=" | ")
 
 
+def own_teacher_table(rows: list[dict[str, Any]]) -> None:
+    """Print what the default recipe's student of all teachers has on each teacher's own metrics, and that of it alone.
+
+    These are retrieval of the teacher's summaries, and explained variance of its maps. Students with one seed are
+    compared; means over the seeds.
+    """
+    print("\nwidth | steps | teacher | retrieval: all, alone, difference | maps: all, alone, difference | seeds")
+    found = {(row["recipe"], *settings_of(row), row["seed"]): row for row in rows}
+    for setting in dict.fromkeys(map(settings_of, rows)):
+        for teacher in ALL:
+            recipes = "all, summary cosine", f"{teacher} alone, summary cosine"
+            students = [[found.get((name, *setting, seed)) for name in recipes] for seed in range(10)]
+            pairs = [pair for pair in students if all(pair)]
+            if not pairs:
+                continue
+            values = [[_own_metrics(row, teacher) for row in pair if row] for pair in pairs]
+            of_all, alone = np.mean(values, axis=0)
+            cells = (f"{a:.3f}, {b:.3f}, {a - b:+.3f}" for a, b in zip(of_all, alone, strict=True))
+            print(*setting[:2], teacher, *cells, len(pairs), sep=" | ")
+
+
+def _own_metrics(row: dict[str, Any], teacher: str) -> tuple[float, float]:
+    return row["metrics"][f"retrieval/{teacher}"], row["explained"][teacher]["spatial"]
+
+
 def differences_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
     """Print the differences of every metric from the rival's with the same seed: mean and deviation over the seeds."""
     print(f"recipe less {RIVAL!r}", *METRICS, "seeds", sep=" | ")
@@ -294,6 +321,7 @@ def main() -> None:
             report(json.loads(path.read_text()))
         if not args.results:
             equal_losses_table([row for path in PUBLISHED[:2] for row in json.loads(path.read_text())])
+            own_teacher_table([row for path in PUBLISHED for row in json.loads(path.read_text())])
         return
     results = args.results or RESULTS
     rows = json.loads(results.read_text()) if results.exists() else []

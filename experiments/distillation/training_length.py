@@ -10,13 +10,12 @@ architectures of two searches and what a third recommended (experiments/archs), 
 are trained under the search's recipe on the built-in images and teachers, and scored at each of `STEPS`. The learning
 rate is constant after the warm-up and the scores are those of averaged weights, so that each score is what a training
 of that length ends with.
-`search-cosine` is a search's recipe of today. `search`, and all recipes below but `train`, have MSE as the loss of the
-summaries, the default until 2026-11-28. All other recipes are those of `backbone-nas train`. `train` is today's. With
-`long` the learning rate falls to 0 along a cosine, with `constant` it does not fall, with `wsd` it falls in the last
-fifth of the steps, `-2x` and `-4x` have twice and four times the rate, and `shifts` moves each batch by up to one cell
-of the targets. `warm` trains 270 steps as a search does, and then the
-other 2,430 with the recipe `long` from the averaged weights and the heads. `--steps 8100` trains three times as long as
-the default.
+`search-cosine` is a search's recipe of today, and `train` that of `backbone-nas train`; `shifts` also moves each batch
+by up to one cell of the targets. All others have MSE as the loss of the summaries, the default until 2026-11-28:
+`search`, and recipes of `backbone-nas train`. With `long` the learning rate falls to 0 along a cosine, with `constant`
+it does not fall, with `wsd` it falls in the last fifth of the steps, and `-2x` and `-4x` have twice and four times the
+rate. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged
+weights and the heads. `--steps 8100` trains three times as long as the default.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
 of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.
@@ -68,14 +67,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         for times in (1, 2, 4)
         for name, schedule in {"long": "cosine", "constant": "constant", "wsd": "wsd"}.items()
     },
-    "shifts": LONG_RECIPE | {"max_shift": 1},
     "train": LONG_RECIPE | {"summary_loss": "cosine"},
+    "shifts": LONG_RECIPE | {"summary_loss": "cosine", "max_shift": 1},
 }
 WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
 
 
 def vit(stem: str, depth: int, width: int, heads: int, **options: Any) -> ArchSpec:
-    """Return a vision transformer whose tokens know their places by a depthwise convolution."""
+    """Return a vision transformer whose positions a depthwise convolution encodes."""
     stage = StageSpec("vit", depth, width, heads=heads, expansion=4.0, positions="conditional", **options)
     return ArchSpec((stage,), stem=stem)
 
