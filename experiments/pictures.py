@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from experiments.distillation.network_study import STUDIES, gains
 from experiments.distillation.parallel import load_rows
 from experiments.distillation.training_length import RESULTS as LENGTHS
 from experiments.distillation.training_length import STEPS
@@ -36,6 +37,7 @@ from nas.study.pareto import front
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "experiments" / "results"
+ABLATION = RESULTS / "ablation_study.json"
 PAIR = ("cifar100", "1080ti_32_ms", "GTX 1080 Ti")  # the one that no setting was chosen on
 KINDS = {"convolutions alone": (COLORS[2], "^"), "with attention": (COLORS[0], "o")}
 SEARCHES = {"laptop": "default (known-cost)", "laptop-evolution": "evolution", "laptop-random": "random"}
@@ -169,6 +171,27 @@ def draw_training_length(path: Path) -> None:
         ends.legend(loc="lower right", frameon=False)
 
 
+def draw_ablation(path: Path) -> None:
+    """Draw what each change of E-RADIO does to its score, to its throughput, and to the score at equal throughput."""
+    rows, study = load_rows(ABLATION), STUDIES["ablation"]
+    gained = gains(study, rows)
+    names = sorted(gained, key=lambda name: gained[name].mean())
+    with _axes(path, 2, height=6.4) as (scores, speeds):
+        for y, name in enumerate(names):
+            values = gained[name]
+            color = COLORS[2] if values.min() > 0 else COLORS[0] if values.max() < 0 else "0.45"
+            scores.plot(values, [y] * len(values), "o", color=color, markersize=4, alpha=0.6)
+            scores.plot(values.mean(), y, "|", color=color, markersize=13, markeredgewidth=2.2)
+            (ratio,) = (row["ratio"] for row in rows if "ratio" in row and row["arch"] == name)
+            speeds.plot(ratio[1:], [y, y], color=color, linewidth=2)
+            speeds.plot(ratio[0], y, "o", color=color, markersize=5)
+        for axes, same in ((scores, 0), (speeds, 1)):
+            axes.axvline(same, color="0.3", linewidth=1)
+        scores.set_yticks(range(len(names)), names)
+        scores.set_xlabel("score gained at equal throughput (dots: seeds)")
+        speeds.set_xlabel("throughput relative to E-RADIO (95 % intervals)")
+
+
 def _scatter_kinds(axes: Axes, rows: Sequence[Row], points: NDArray[np.float64]) -> None:
     attends = np.array([has_attention(row) for row in rows])
     for (name, (color, marker)), chosen in zip(KINDS.items(), (~attends, attends), strict=True):
@@ -177,9 +200,9 @@ def _scatter_kinds(axes: Axes, rows: Sequence[Row], points: NDArray[np.float64])
 
 
 @contextmanager
-def _axes(path: Path, panels: int = 1) -> Iterator[Sequence[Axes]]:
+def _axes(path: Path, panels: int = 1, height: float = 4.4) -> Iterator[Sequence[Axes]]:
     with rc_context(STYLE):
-        figure = Figure(figsize=(7.2 if panels == 1 else 9.0, 4.4), layout="constrained")
+        figure = Figure(figsize=(7.2 if panels == 1 else 9.0, height), layout="constrained")
         FigureCanvasAgg(figure)
         found = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
         for axes in found:
@@ -198,6 +221,7 @@ PICTURES = {
     "hybrid_replays.png": draw_hybrid_replays,
     "full_space.png": draw_full_space,
     "training_length.png": draw_training_length,
+    "ablation.png": draw_ablation,
 }
 
 

@@ -15,7 +15,7 @@ from nas.study.objectives import on_plane
 from nas.study.records import Measurement, Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
-from reports.figure_data import INFEASIBLE, FigureData, thinned_front
+from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
@@ -76,9 +76,15 @@ def score_definition(info: StudyInfo) -> str:
     )
     if not scores_spatial(info):
         return f"{definition} {unit_summaries(info)}".rstrip()
-    if "score" not in info.chance:  # a study of an earlier version
+    floor = score_floor(info)
+    if floor is None:
         return definition
-    return f"{definition} The best prediction that is the same for every image scores {fixed(info.chance['score'], 3)}."
+    return f"{definition} The best prediction that is the same for every image scores {fixed(floor, 3)}."
+
+
+def score_floor(info: StudyInfo) -> float | None:
+    """Return the score of the best prediction that ignores the image; None for a score or a version without it."""
+    return info.chance.get("score") if scores_spatial(info) else None
 
 
 def unit_summaries(info: StudyInfo) -> str:
@@ -372,6 +378,12 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
         parts.append("The ring marks the recommended one.")
     if summary.baselines:
         parts.append(f"Diamonds are the {baseline_words(info)}.")
+    floor = score_floor(info)
+    if floor is not None and (low := sum(p.kind == FRONT and (p.score or 0) <= floor for p in data.points)):
+        parts.append(
+            f"{plural(low, 'model')} of the front {'scores' if low == 1 else 'score'} no more than the best "
+            f"prediction that is the same for every image ({fixed(floor, 3)})."
+        )
     if any(model.inside for model in data.scale):
         parts.append("Dotted lines are the throughputs of known networks, measured and not distilled.")
     if data.stopped:

@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from backbones import build, resolve
@@ -60,6 +61,7 @@ class NetworkStudy:
         rungs: Steps at which a training is scored; the last is its length.
         reference: Network whose throughput the others' is compared with.
         networks: Name of each network, and its spec; None: the name is one for `backbones.resolve`.
+        widths: Networks that are the reference in other widths.
         top1: Published ImageNet accuracy in % of networks that have one.
     """
 
@@ -67,6 +69,7 @@ class NetworkStudy:
     rungs: tuple[int, ...]
     reference: str
     networks: Mapping[str, ArchSpec | None]
+    widths: tuple[str, ...] = ()
     top1: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -78,6 +81,9 @@ def _eradio(stages: Mapping[int, StageSpec] | None = None, width: int = 32, **ch
     )  # fmt: skip
     others = stages or {}
     return replace(base, stages=tuple(others.get(i, stage) for i, stage in enumerate(base.stages, start=1)), **changes)
+
+
+_WIDTHS = {"24 channels wide": 24, "40 channels wide": 40}
 
 
 def _ablation() -> dict[str, ArchSpec | None]:
@@ -112,9 +118,8 @@ def _ablation() -> dict[str, ArchSpec | None]:
     for pre_conv in ("none", "dense"):
         stages = {3: replace(third, pre_conv=pre_conv), 4: replace(fourth, pre_conv=pre_conv)}
         networks[f"pre-conv: {pre_conv}"] = _eradio(stages)
-    for width in (24, 40):  # what score costs in throughput by width alone; the heads stay as many
-        networks[f"{width} channels wide"] = _eradio(width=width)
-    return networks
+    # What score costs in throughput by width alone; the heads stay as many.
+    return networks | {name: _eradio(width=width) for name, width in _WIDTHS.items()}
 
 
 # Accuracies of timm's results/results-imagenet.csv (commit 0173a13), for the weights named here; timm writes them.
@@ -171,9 +176,9 @@ def _backbones() -> dict[str, ArchSpec | None]:
 
 
 STUDIES = {
-    "ablation": NetworkStudy(128, (90, 270, 810), "E-RADIO", _ablation()),
+    "ablation": NetworkStudy(128, (90, 270, 810), "E-RADIO", _ablation(), widths=tuple(_WIDTHS)),
     "backbones": NetworkStudy(
-        96, (90, 270, 1350), "E-RADIO", _backbones(), {f"timm:{name}": top1 for name, top1 in _TOP1.items()}
+        96, (90, 270, 1350), "E-RADIO", _backbones(), top1={f"timm:{name}": top1 for name, top1 in _TOP1.items()}
     ),
 }
 
@@ -205,6 +210,33 @@ def run(study_name: str, name: str, seed: int) -> Row:
     }  # fmt: skip
 
 
+def gains(study: NetworkStudy, rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+    """Return each network's last score less that of its reference in the width that has the same throughput.
+
+    The score of that width lies on lines through the reference and `widths`, over the logarithm of the throughput.
+    There is one value for each seed that all of these have; none for the reference in any width, or without timings.
+    """
+    scores = {(row["arch"], row["seed"]): row["scores"][-1] for row in rows if "scores" in row}
+    speeds = {row["arch"]: np.log2(row["ratio"][0]) for row in rows if "ratio" in row}
+    line = sorted((study.reference, *study.widths), key=lambda name: speeds.get(name, 0.0))
+    if not study.widths or any(name not in speeds for name in line):
+        return {}
+    found = {}
+    for name in study.networks:
+        seeds = [seed for seed in range(10) if all((each, seed) in scores for each in (name, *line))]
+        if name in speeds and name not in line and seeds:
+            ends = np.array([[scores[each, seed] for each in line] for seed in seeds])
+            same = [_on_line(speeds[name], [speeds[each] for each in line], of) for of in ends]
+            found[name] = np.array([scores[name, seed] for seed in seeds]) - same
+    return found
+
+
+def _on_line(x: float, xs: Sequence[float], ys: NDArray[np.float64]) -> float:
+    """Return the value at x of the lines through the points, of which the outer ones go on."""
+    i = min(max(int(np.searchsorted(xs, x)), 1), len(xs) - 1)
+    return float(ys[i - 1] + (x - xs[i - 1]) / (xs[i] - xs[i - 1]) * (ys[i] - ys[i - 1]))
+
+
 def report(study_name: str, rows: list[Row]) -> None:
     """Print each network's scores, metrics and throughput, means over seeds; for published accuracies the agreement."""
     study = STUDIES[study_name]
@@ -212,7 +244,8 @@ def report(study_name: str, rows: list[Row]) -> None:
     timings = {row["arch"]: row["ratio"] for row in rows if "ratio" in row}
     labels = [name for name in LABELS if all(name in row["metrics"] for row in trainings)]
     heads = [*(f"{steps:,} steps" for steps in study.rungs), *(LABELS[name] for name in labels)]
-    columns = ["MMACs", "M params", "throughput", "seeds", *heads, *(["ImageNet"] if study.top1 else [])]
+    gained, extra = gains(study, rows), ["ImageNet"] if study.top1 else ["over width"] if study.widths else []
+    columns = ["MMACs", "M params", "throughput", "seeds", *heads, *extra]
     print(f"| network | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
     means: dict[str, list[float]] = {}
     for name in study.networks:
@@ -222,19 +255,26 @@ def report(study_name: str, rows: list[Row]) -> None:
         values = np.array([row["scores"] + [row["metrics"][label] for label in labels] for row in of])
         means[name] = list(values.mean(axis=0))
         spread = np.abs(values - values.mean(axis=0)).max(axis=0)
-        cells = [
-            f"{mean:.3f}" + (f" ± {s:.3f}" if len(of) > 1 else "") for mean, s in zip(means[name], spread, strict=True)
-        ]
+        cells = [_cell(mean, s, len(of)) for mean, s in zip(means[name], spread, strict=True)]
         ratio = "{:.2f}x ({:.2f} to {:.2f})".format(*timings[name]) if name in timings else "-"
         sizes = [f"{of[0]['macs'] / 1e6:.0f}", f"{of[0]['params'] / 1e6:.2f}", ratio, str(len(of))]
         top1 = [str(study.top1.get(name, "-"))] if study.top1 else []
-        print(f"| {' | '.join([name, *sizes, *cells, *top1])} |")
+        over = [_gain_cell(gained.get(name))] if study.widths else []
+        print(f"| {' | '.join([name, *sizes, *cells, *top1, *over])} |")
     ranked = [name for name in study.top1 if name in means]
     if len(ranked) > 2:
         print("\nKendall's tau with the published ImageNet accuracies of", len(ranked), "networks:")
         for column, head in enumerate(heads):
             tau = kendalltau([study.top1[name] for name in ranked], [means[name][column] for name in ranked]).statistic
             print(f"  {head}: {tau:.2f}")
+
+
+def _cell(mean: float, spread: float, seeds: int, sign: str = "") -> str:
+    return f"{mean:{sign}.3f}" + (f" ± {spread:.3f}" if seeds > 1 else "")
+
+
+def _gain_cell(gain: NDArray[np.float64] | None) -> str:
+    return "-" if gain is None else _cell(gain.mean(), np.abs(gain - gain.mean()).max(), len(gain), "+")
 
 
 def main() -> None:

@@ -38,7 +38,8 @@ from search_space import ArchSpec, StageSpec
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "teachers.json"
 PUBLISHED = tuple(
-    HERE.parent / "results" / f"teachers_{name}.json" for name in ("c6e0841", "rivals", "floors", "capacity", "b626d66", "long")
+    HERE.parent / "results" / f"teachers_{name}.json"
+    for name in ("c6e0841", "rivals", "floors", "capacity", "b626d66", "long")
 )
 DATA = HERE.parents[2] / "shared" / "data"
 SCENE_PX = 96

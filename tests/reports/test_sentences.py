@@ -71,6 +71,18 @@ def test_the_caption_of_the_front_explains_the_marks_that_are_there():
             assert (word in front_caption(which.info, prepare(which, summary), summary)) is there
 
 
+def test_the_caption_counts_models_of_the_front_that_score_no_more_than_a_constant_prediction():
+    study = synthetic.study(60)
+    scores = sorted(scored.score for scored in summarize(study).front)
+    for floor, words in ((scores[1], "2 models of the front"), (scores[0], "1 model of the front"), (-1.0, None)):
+        config = {**study.info.config, "distill": {"score": "spatial"}}
+        other = replace(study, info=replace(study.info, chance={"score": floor}, config=config))
+        summary = summarize(other)
+        caption = front_caption(other.info, prepare(other, summary), summary)
+        assert ("same for every image" in caption) is (words is not None)
+        assert words is None or words in caption
+
+
 def test_captions_of_teachers_count_the_models_that_are_drawn(monkeypatch):
     study = synthetic.study(60)
     summary = summarize(study)
