@@ -13,7 +13,7 @@ from nas.study.config import BASELINES, compares_directions
 from nas.study.convergence import convergence, is_below_noise
 from nas.study.objectives import on_plane
 from nas.study.records import Measurement, Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
-from nas.study.seed_noise import assumed_noise
+from nas.study.seed_noise import study_noise
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, flat
@@ -183,14 +183,14 @@ def verdicts(summary: StudySummary) -> str:
 
 def convergence_words(study: StudyRecord) -> str:
     """Say whether more architectures would have gained more than noise; "" where the sampler expects nothing."""
-    reached, seeds = convergence(study.trials), assumed_noise(study.info.config.get("space"))
+    reached, seeds = convergence(study.trials), study_noise(study.info)
     if reached is None:
         return ""
     latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
     gain = f"One more architecture is expected to add {latest} the hypervolume that noise seems to add"
     noise = (
         f"Noise is the standard deviation of a score between seeds, {seeds.deviation:g} "
-        f"(measured in the space {seeds.space}), and that of this search’s timings."
+        f"(measured after {seeds.steps} steps in the space {seeds.space}), and that of this search’s timings."
     )
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"

@@ -11,7 +11,7 @@ from nas.analysis.selection import measurement
 from nas.numbers import fixed, plural
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
-from nas.study.seed_noise import assumed_noise
+from nas.study.seed_noise import study_noise
 from reports.formatting import brief
 from reports.noise import doubt_of
 from reports.sentences import TRAINED_ONCE, baseline_words, doubt_meanings
@@ -241,13 +241,13 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
 
 def _near_tie(info: StudyInfo, found: Recommendation) -> str:
     """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
-    best, noise = found.best_baseline, assumed_noise(info.config.get("space"))
+    best, noise = found.best_baseline, study_noise(info)
     differ = SEED_DIFFERENCE * noise.deviation
     if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < differ:
         return ""
     return (
         f", and scores {gain:.3f} higher than {brief(best.name)}. Two trainings of one model differ by up to "
-        f"{differ:.3f} (95 %, in the space {noise.space})"
+        f"{differ:.3f} (95 %, after {noise.steps} steps in the space {noise.space})"
     )
 
 

@@ -111,7 +111,7 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     missing = evidence.unretrained([favorite] if favorite else [])
     by_retraining = not missing and any(c.fits(limits) for c in retrained)
     candidates = retrained if by_retraining else last
-    scatter = assumed_scatter(study.info.config.get("space"))
+    scatter = assumed_scatter(study.info)
     if summary is not None:
         scatter = summary.scatter if by_retraining else summary.scatter_at_last_rung or scatter
     baselines = [model for model in evidence.searched if model.trial.baseline]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from nas.numbers import fixed_interval
-from nas.study.records import Measurement
-from nas.study.seed_noise import assumed_noise
+from nas.study.records import Measurement, StudyInfo
+from nas.study.seed_noise import study_noise
 from nas.study.timing_doubts import bounded_interval
 
 Array = NDArray[np.float64]
@@ -80,9 +80,9 @@ class SeedScatter:
         )
 
 
-def assumed_scatter(space: str | None) -> SeedScatter:
-    """Return the scatter to assume in a study of a space, by its name, until the study has measured its own."""
-    noise = assumed_noise(space)
+def assumed_scatter(info: StudyInfo) -> SeedScatter:
+    """Return the scatter to assume of a study's last rung until the study has measured its own."""
+    noise = study_noise(info)
     return SeedScatter(noise.deviation, noise.architectures, noise.source)
 
 

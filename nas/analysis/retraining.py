@@ -141,7 +141,7 @@ def summarize_retraining(
     if not rows:
         return None
     measured = pooled_scatter([list(c.scores.values()) for c in rows])
-    scatter = measured or assumed_scatter(study.info.config.get("space"))
+    scatter = measured or assumed_scatter(study.info)
     last = study.info.rung_steps[-1]
     at_last = [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)

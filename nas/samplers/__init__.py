@@ -112,7 +112,7 @@ class SearchSampler(KnownCostSampler):
         from nas.samplers.cost_model import read_trial
 
         self._cost_model, timed = cost_model, "throughput" in config.objectives
-        seed_noise = assumed_noise(config.space).deviation
+        seed_noise = assumed_noise(config.space, config.distill.rung_steps[-1]).deviation
         super().__init__(
             cost_model.costs,
             reference=reference,

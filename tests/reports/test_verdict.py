@@ -8,7 +8,7 @@ from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.study.config import BASELINES
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
-from nas.study.seed_noise import assumed_noise
+from nas.study.seed_noise import study_noise
 from reports.page import render
 from reports.sentences import baseline_words
 from reports.summary import summarize
@@ -236,9 +236,7 @@ def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recomm
     assert first.startswith(f"Trial {best.number} has the highest score, {best.score:.3f} against {baseline.score:.3f}")
     doubt, _ = before_export(study.info, summary, "RUN")[0]
     gain = round(best.score, 3) - round(baseline.score, 3)
-    assert (f"scores {gain:.3f} higher" in doubt) is (
-        gain < SEED_DIFFERENCE * assumed_noise(study.info.config["space"]).deviation
-    )
+    assert (f"scores {gain:.3f} higher" in doubt) is (gain < SEED_DIFFERENCE * study_noise(study.info).deviation)
     assert f"{summary.comparisons[0].score_gain:.3f}" not in doubt
 
 

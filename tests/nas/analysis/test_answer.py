@@ -46,7 +46,7 @@ def test_the_best_by_score_of_those_that_fit() -> None:
     assert result.best is not None
     assert result.best.trial.number == 2
     assert (result.fitting, result.compared, result.basis, result.steps) == (3, 5, LAST_RUNG, 30)
-    assert result.scatter == assumed_scatter("micro")
+    assert result.scatter == assumed_scatter(study().info)
     assert (result.nearest, result.alone) == (None, {})
     # 0.02 ahead of trial 5: 0.02 / (0.0075 * sqrt(2)) = 1.886, Student's t of 30 degrees of freedom.
     assert result.best.chance_best == pytest.approx(0.966, abs=0.008)

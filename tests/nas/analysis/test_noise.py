@@ -22,6 +22,7 @@ from nas.analysis.noise import (
     pooled_scatter,
 )
 from nas.study import pareto
+from tests.nas.analysis.builders import small_study
 from tests.nas.study.builders import measurement
 
 SURE = SeedScatter(0.0, 10)
@@ -123,7 +124,7 @@ def test_pooled_scatter_by_hand() -> None:
 
 
 def test_a_deviation_of_another_study_gives_no_interval() -> None:
-    assumed = assumed_scatter("laptop")
+    assumed = assumed_scatter(replace(small_study().info, config={"space": "laptop"}))
     assert assumed.half_width(1) is None
     assert assumed.interval_words(0.5, 1) == NO_SCORE_INTERVAL
     assert "assumed" in assumed.words

@@ -116,7 +116,7 @@ def test_only_trainings_of_one_length_are_compared() -> None:
     longest = summarize_retraining(small_study(), again, [remeasured_for_retraining(RATIOS)], 900)
     assert longest is not None
     assert [(row.trial.number, row.mean) for row in longest.candidates] == [(1, 0.4)]
-    assert longest.scatter == assumed_scatter("micro")  # no candidate has two seeds
+    assert longest.scatter == assumed_scatter(small_study().info)  # no candidate has two seeds
     longer = [replace(f, steps=900) for f in retrainings()]
     assert summary(again=[*retrainings(), *longer]).steps == 900  # as many, and longer
     assert summarize_retraining(small_study(), retrainings(), [remeasured_for_retraining(RATIOS)], 30) is None

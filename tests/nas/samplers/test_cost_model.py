@@ -78,7 +78,7 @@ def test_the_deviation_of_timings_is_the_median_of_the_studys_own() -> None:
 
 def test_the_noise_of_a_search_is_that_of_its_seeds_and_timings() -> None:
     known = trials_of(timed(3))
-    deviations = []
+    deviations, steps = [], search_config().distill.rung_steps[-1]
     for names, space in ((("score", "throughput"), "micro"), (("score", "params"), "laptop")):
         config = search_config(sampler="known-cost", objectives=names, space=space)
         sampler = make_sampler(config, MICRO, objectives(names, "spatial"))
@@ -86,8 +86,8 @@ def test_the_noise_of_a_search_is_that_of_its_seeds_and_timings() -> None:
         sampler._cost_model.costs([], known)
         deviations.append(sampler._repeat_deviations())
     assert deviations == [
-        (assumed_noise("micro").deviation, pytest.approx(math.log2(1.01 / 0.99) / 3.92, rel=1e-3)),
-        (assumed_noise("laptop").deviation, 0.0),
+        (assumed_noise("micro", steps).deviation, pytest.approx(math.log2(1.01 / 0.99) / 3.92, rel=1e-3)),
+        (assumed_noise("laptop", steps).deviation, 0.0),
     ]
 
 
