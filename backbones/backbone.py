@@ -140,7 +140,7 @@ class Backbone(nn.Module):
         """Return the logits of a map from `forward_features`.
 
         With `pre_logits`, or without a classifier, return the pooled features. Without pooling, the classifier is
-        applied at every place: (B, num_classes, h, w).
+        applied at every position: (B, num_classes, h, w).
         """
         y: Tensor = self.head_drop(self.global_pool(x))
         if not pre_logits:
@@ -179,6 +179,16 @@ class Backbone(nn.Module):
         """Set whether the backward pass recomputes each block instead of keeping its activations."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that weight decay leaves alone, for timm's optimizers.
+
+        These are position tables, the MLPs that compute positions, and registers, as in Swin V2 and timm's ViTs; not
+        vectors, which the optimizers leave alone anyway.
+        """
+        named = ((prefix, getattr(module, "without_weight_decay", ())) for prefix, module in self.named_modules())
+        starts = tuple(f"{prefix}.{part}" for prefix, parts in named for part in parts)
+        return {name for name, _ in self.named_parameters() if name.startswith(starts)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns of parameter names by depth, for timm's layer-wise learning rates.

@@ -234,7 +234,7 @@ def _vit(stage: StageSpec, rates: Sequence[float]) -> ViTStage:
 
 
 def _positions(stage: StageSpec) -> nn.Module:
-    """Return the module that tells tokens of a map their places; rotations are the attention's part."""
+    """Return the module that tells tokens of a map their positions; rotations are the attention's part."""
     if stage.positions is None:
         return PositionEmbedding(stage.width, _read(stage.grid))
     return PreConv(stage.width, stage.width) if stage.positions == "conditional" else nn.Identity()

@@ -89,8 +89,8 @@ def _modules(model: Backbone) -> Iterator[tuple[str, str]]:
         else:
             per_layer = len(model.spec.stages[i].resolutions[0])
             for j, block in enumerate(blocks):
-                layer, place = divmod(j, per_layer)
-                public = f"levels.{i}.blocks.{layer}.attention_blocks.{place}"
+                layer, number = divmod(j, per_layer)
+                public = f"levels.{i}.blocks.{layer}.attention_blocks.{number}"
                 yield from _window_block(block, f"stages.{i}.blocks.{j}", public)
         if i < len(model.downs):
             yield from _conv_norm(f"downs.{i}", f"levels.{i}.downsample.reduction")

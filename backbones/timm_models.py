@@ -102,6 +102,11 @@ class TimmBackbone(nn.Module):
         except (AttributeError, AssertionError):  # as timm's models without it say
             raise SpecError(f"timm:{self.name}: it cannot recompute activations") from None
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that the network itself exempts from weight decay."""
+        own = self.model.no_weight_decay() if hasattr(self.model, "no_weight_decay") else ()
+        return {f"model.{name}" for name in own}
+
     def fuse(self) -> None:
         """Reparameterize the model with timm, then fold each BatchNorm that is the only reader of a convolution.
 

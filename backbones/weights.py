@@ -68,9 +68,9 @@ def to_write(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     written, seen = {}, set()
     for name, tensor in state.items():
         here = tensor.detach().cpu().contiguous()
-        place = here.untyped_storage().data_ptr()
-        written[name] = here.clone() if place in seen else here
-        seen.add(place)
+        address = here.untyped_storage().data_ptr()
+        written[name] = here.clone() if address in seen else here
+        seen.add(address)
     return written
 
 

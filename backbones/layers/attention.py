@@ -19,6 +19,8 @@ Subsample = tuple[int, int]  # strides of the rows and the columns to keep
 class PositionBias(nn.Module):
     """Bias of attention logits from relative offsets, (1, heads, window^2, window^2). arXiv 2111.09883, equation 4."""
 
+    without_weight_decay = ("mlp",)
+
     def __init__(self, window: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, heads, bias=False))
@@ -65,8 +67,8 @@ def log_offsets(window: int) -> Tensor:
 def offset_index(window: int) -> Tensor:
     """Return the row of `log_offsets` for each pair (query, key) of tokens, row-major: (window^4,)."""
     side = torch.arange(window)
-    place = ((2 * window - 1) * side[:, None] + side).flatten()
-    return (place[:, None] - place + 2 * window * (window - 1)).flatten()
+    position = ((2 * window - 1) * side[:, None] + side).flatten()
+    return (position[:, None] - position + 2 * window * (window - 1)).flatten()
 
 
 class Attention(nn.Module):

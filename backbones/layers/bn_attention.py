@@ -33,6 +33,8 @@ class OffsetBias(nn.Module):
         stride: every such row and column of tokens is a query; all tokens are keys.
     """
 
+    without_weight_decay = ("table",)
+
     def __init__(self, grid: int, heads: int, stride: int = 1) -> None:
         super().__init__()
         self.grid, self.stride = grid, stride
@@ -60,8 +62,8 @@ class OffsetBias(nn.Module):
 
     def _offsets(self, side: int, device: torch.device) -> Tensor:
         """Return the absolute offsets along an axis, (queries, keys)."""
-        place = torch.arange(side, device=device)
-        return (place[:: self.stride, None] - place).abs()
+        position = torch.arange(side, device=device)
+        return (position[:: self.stride, None] - position).abs()
 
     def fuse(self) -> Self:
         """Keep the bias of the grid as a constant; that of other maps is computed from the table at each call.
@@ -92,7 +94,7 @@ class NarrowAttention(nn.Module):
         self.project = ConvNorm(heads * VALUE_RATIO * key_width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend among all places of a map, (B, C, H, W) -> same."""
+        """Attend among all positions of a map, (B, C, H, W) -> same."""
         h, w = x.shape[2:]
         q, k, v = by_head(self.qkv(x), self.heads).split(self.parts, -1)
         y: Tensor = self.project(activated_map(attend(q, k, v, self.position(h, w)), h, w))

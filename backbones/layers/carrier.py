@@ -27,15 +27,17 @@ class CarrierBias(nn.Module):
         return F.pad(self.local(), (SIDE**2, 0, SIDE**2, 0))
 
 
-class PlaceEmbedding(nn.Module):
-    """Embedding of absolute places by an MLP, so that a map may have any size. (H, W) -> (1, H, W, C)."""
+class PositionMlp(nn.Module):
+    """Embedding of absolute positions by an MLP, so that a map may have any size. (H, W) -> (1, H, W, C)."""
+
+    without_weight_decay = ("mlp",)
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
 
     def forward(self, height: int, width: int) -> Tensor:
-        """Return the embeddings of all places of a map, (1, H, W, C)."""
+        """Return the embeddings of all positions of a map, (1, H, W, C)."""
         like = next(self.parameters())
         rows, columns = (torch.linspace(-1, 1, side, device=like.device, dtype=like.dtype) for side in (height, width))
         y: Tensor = self.mlp(torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)).unsqueeze(0)
@@ -75,8 +77,8 @@ class Carrier(nn.Module):
         super().__init__()
         self.window = window
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.token_place = PlaceEmbedding(channels, cpb_hidden)
-        self.carrier_place = PlaceEmbedding(channels, cpb_hidden)
+        self.token_position = PositionMlp(channels, cpb_hidden)
+        self.carrier_position = PositionMlp(channels, cpb_hidden)
         self.layers = nn.ModuleList(
             CarrierLayer(channels, hidden, heads, window, cpb_hidden, rate) for rate in drop_path
         )
@@ -86,9 +88,9 @@ class Carrier(nn.Module):
         h, w = x.shape[2:]
         size = (SIDE * h // self.window, SIDE * w // self.window)
         seeds = F.adaptive_avg_pool2d(self.conv(x), size).permute(0, 2, 3, 1)
-        carriers = partition(seeds + self.carrier_place(*size), SIDE)
+        carriers = partition(seeds + self.carrier_position(*size), SIDE)
         tokens = partition(x.permute(0, 2, 3, 1), self.window)
-        tokens = tokens + self.token_place(self.window, self.window).view(1, 1, -1, x.shape[1])
+        tokens = tokens + self.token_position(self.window, self.window).view(1, 1, -1, x.shape[1])
         for layer in self.layers:
             tokens, carriers = layer(tokens, carriers)
         spread = F.interpolate(unpartition(carriers, SIDE, False, *size).permute(0, 3, 1, 2), size=(h, w))

@@ -31,7 +31,7 @@ class MultiScaleAttention(nn.Module):
         self.project = ConvNorm(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend among all places of a map, (B, C, H, W) -> same."""
+        """Attend among all positions of a map, (B, C, H, W) -> same."""
         b, c, h, w = x.shape
         fine = self.qkv(x)
         both = torch.cat([fine, self.aggregate(fine)], 1).permute(0, 2, 3, 1)

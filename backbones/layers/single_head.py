@@ -31,7 +31,7 @@ class SingleHeadAttention(nn.Module):
         self.project = ConvNorm(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend among all places of a map, (B, C, H, W) -> same."""
+        """Attend among all positions of a map, (B, C, H, W) -> same."""
         first, rest = x.split(self.split, 1)
         tokens = self.qkv(self.norm(first)).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, H W, parts)
         q, k, v = tokens.split(self.parts, -1)

@@ -105,7 +105,7 @@ class Stage(nn.Module):
         x = F.interpolate(x, size=fitting, mode=mode)
         stride = (fitting[0] // h, fitting[1] // w)
         if corners and (h * stride[0], w * stride[1]) == fitting:
-            return self._run(x, stride)  # the places that "nearest" would keep
+            return self._run(x, stride)  # the positions that "nearest" would keep
         return F.interpolate(self._run(x), size=(h, w), mode=mode)
 
     def _run(self, x: Tensor, stride: Subsample | None = None) -> Tensor:

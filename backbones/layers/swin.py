@@ -61,21 +61,21 @@ class PartitionedLayer(nn.Module):
 
 
 def regions(size: Sequence[int], padded: Sequence[int], shifts: Sequence[int], device: torch.device) -> Tensor:
-    """Label the places of a map that was padded from `size` and rolled back by `shifts`, (1, *padded, 1).
+    """Label the positions of a map that was padded from `size` and rolled back by `shifts`, (1, *padded, 1).
 
-    Places with different labels must not attend to each other.
+    Positions with different labels must not attend to each other.
     """
     rows, columns = (axis_labels(*axis, device) for axis in zip(size, padded, shifts, strict=True))
     return (4 * rows.unsqueeze(1) + columns).view(1, *padded, 1)
 
 
 def axis_labels(side: int, padded: int, shift: int, device: torch.device) -> Tensor:
-    """Label each place of an axis that was padded from `side` to `padded` and rolled back by `shift`, (padded,).
+    """Label each position of an axis that was padded from `side` to `padded` and rolled back by `shift`, (padded,).
 
-    Bit 0: the place wrapped around. Bit 1: it is padding.
+    Bit 0: the position wrapped around. Bit 1: it is padding.
     """
-    place = torch.arange(padded, device=device) + shift
-    return (place >= padded).int() + 2 * (place % padded >= side).int()
+    position = torch.arange(padded, device=device) + shift
+    return (position >= padded).int() + 2 * (position % padded >= side).int()
 
 
 def partition(x: Tensor, window: int | tuple[int, int], grid: bool = False) -> Tensor:

@@ -19,6 +19,8 @@ class TableBias(nn.Module):
     arXiv 2103.14030, equation 4.
     """
 
+    without_weight_decay = ("table",)
+
     def __init__(self, window: int, heads: int) -> None:
         super().__init__()
         self.tokens = window * window

@@ -26,6 +26,8 @@ Tokens = tuple[Tensor, Tensor | None]  # a map (B, C, H, W) and the registers (B
 class PositionEmbedding(nn.Module):
     """Learned position embeddings of a grid x grid map, interpolated (bilinear) to the map's size."""
 
+    without_weight_decay = ("table",)
+
     def __init__(self, channels: int, grid: int) -> None:
         super().__init__()
         self.table = nn.Parameter(0.02 * torch.randn(1, channels, grid, grid))
@@ -44,6 +46,8 @@ class PositionEmbedding(nn.Module):
 
 class TokenEmbedding(nn.Module):
     """Gives the tokens of a map their positions, and adds the learned registers, which have none."""
+
+    without_weight_decay = ("registers",)
 
     def __init__(self, position: nn.Module, channels: int, registers: int | None) -> None:
         super().__init__()
@@ -125,9 +129,9 @@ def fitted_window(side: int, largest: int) -> int:
 
 
 def rotary_embedding(height: int, width: int, head_width: int, device: torch.device) -> Tensor:
-    """Return the rotation of a head's queries and keys at all places, (1, H, W, 2 * head_width): sines, then cosines.
+    """Return the rotation of a head's queries and keys, (1, H, W, 2 * head_width): sines, then cosines.
 
-    arXiv 2104.09864, by rows and columns. Places are from -1 to 1 on each axis, as in DINOv3 (arXiv 2508.10104), so
+    arXiv 2104.09864, by rows and columns. Positions are from -1 to 1 on each axis, as in DINOv3 (arXiv 2508.10104), so
     that the rotations of a map's corners are the same at any resolution.
     """
     axis = head_width // 4

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import compress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -156,7 +157,7 @@ class Distiller:
         else:
             self._module = distributed.data_parallel(module, self.device, find_unused_parameters=unused)
         self._parameters = [p for m in (self.student, self._balance) for p in m.parameters() if p.requires_grad]
-        self._optimizer = _adamw(self._parameters, config)
+        self._optimizer = _adamw(self._parameters, self.student.backbone, config)
         self._ema_pairs = _float_pairs(self._ema, self.student)
         source = source or CachedSource(targets.train)
         schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
@@ -374,11 +375,14 @@ def _heads(backbone: nn.Module, targets: Targets, config: DistillConfig, loss: D
     return TeacherHeads(summary_dim, spatial_dim, dims, config.head_width, grid, loss.transforms)
 
 
-def _adamw(parameters: Sequence[nn.Parameter], config: DistillConfig) -> torch.optim.AdamW:
-    """Build AdamW without weight decay on vectors (norms, biases, layer scales)."""
+def _adamw(parameters: Sequence[nn.Parameter], backbone: nn.Module, config: DistillConfig) -> torch.optim.AdamW:
+    """Build AdamW without weight decay on vectors (norms, biases, layer scales) and on what the backbone exempts."""
+    names = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()  # type: ignore[operator]
+    exempt = {id(parameter) for name, parameter in backbone.named_parameters() if name in names}
+    decays = [parameter.ndim > 1 and id(parameter) not in exempt for parameter in parameters]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": list(compress(parameters, decays)), "weight_decay": config.weight_decay},
+        {"params": [p for p, decay in zip(parameters, decays, strict=True) if not decay], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 

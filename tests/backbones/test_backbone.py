@@ -278,3 +278,25 @@ def test_unequal_specs_may_build_the_same_network(pair):
     b.load_state_dict(a.state_dict())
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(a(x), b(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("window", {"position.mlp"}),
+        ("mr_window conv", {"position.mlp"}),
+        ("carrier", {"position.local.mlp", "token_position.mlp", "carrier_position.mlp"}),
+        ("swin", {"position.table"}),
+        ("maxvit", {"position.table"}),
+        ("bn_attention", {"position.table"}),
+        ("vit windows", {"position.table", "registers"}),
+        ("attention", set()),
+        ("convnext", set()),
+    ],
+)
+def test_weight_decay_leaves_positions_and_registers_alone(name, parts):
+    backbone = build(spec_of(STAGES[name]))
+    exempt = backbone.no_weight_decay()
+    assert exempt <= dict(backbone.named_parameters()).keys()
+    assert {part for part in parts if any(f"{part}." in f"{each}." for each in exempt)} == parts
+    assert all(any(f"{part}." in f"{each}." for part in parts) for each in exempt)

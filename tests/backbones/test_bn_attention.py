@@ -20,7 +20,7 @@ from nas.measure.counts.macs import MacCountingMode
 from tests.backbones.builders import randomized
 
 
-def by_place(q, k, v, table, stride):
+def by_position(q, k, v, table, stride):
     """Attention among maps (heads, D, rows, columns), one query at a time; a table (heads, rows, columns) of biases."""
     places = list(itertools.product(range(k.shape[2]), range(k.shape[3])))
     out = torch.empty(len(v), v.shape[1], *q.shape[2:])
@@ -45,7 +45,7 @@ def lively(module):
 def test_a_block_attends_by_its_definition():
     attention, x = lively(NarrowAttention(16, heads=3, key_width=4, grid=4)), torch.randn(1, 16, 4, 4)
     q, k, v = attention.qkv(x).view(3, 16, 4, 4).split((4, 4, 8), 1)
-    expected = attention.project(F.hardswish(by_place(q, k, v, attention.position.table, 1)))
+    expected = attention.project(F.hardswish(by_position(q, k, v, attention.position.table, 1)))
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_a_downsampling_attends_from_every_second_token_to_all():
     attention, x = lively(ShrinkingAttention(8, 12, heads=2, key_width=4, grid=14)), torch.randn(1, 8, 14, 14)
     q = attention.q.norm(F.conv2d(x, attention.q.conv.weight))[:, :, ::2, ::2].reshape(2, 4, 7, 7)
     k, v = attention.kv(x).view(2, 20, 14, 14).split((4, 16), 1)
-    expected = attention.project(F.hardswish(by_place(q, k, v, attention.position.table, 2)))
+    expected = attention.project(F.hardswish(by_position(q, k, v, attention.position.table, 2)))
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 

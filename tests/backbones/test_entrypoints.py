@@ -151,7 +151,7 @@ def test_global_pools(femto, images, pool):
     torch.testing.assert_close(femto(images), by_hand[pool])
 
 
-def test_without_pooling_there_is_an_answer_at_every_place(femto, images):
+def test_without_pooling_there_is_an_answer_at_every_position(femto, images):
     model = timm.create_model(FEMTO, num_classes=0, global_pool="").eval()
     assert torch.equal(model(images), model.forward_features(images))
     femto.eval().reset_classifier(3, "")

@@ -168,7 +168,7 @@ def test_resizing_to_windows_and_back_moves_no_token(size):
     (block,) = stage.blocks
     layers = [part for layer in block.layers for part in (layer.across, layer.within)]
     last = [part.attention.proj for part in layers] + [part.mlp[2] for part in layers]
-    for linear in (*last, block.conv, block.token_place.mlp[2], block.carrier_place.mlp[2]):
+    for linear in (*last, block.conv, block.token_position.mlp[2], block.carrier_position.mlp[2]):
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
     x = torch.randn(2, 16, *size)

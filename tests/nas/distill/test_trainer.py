@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -654,3 +655,16 @@ def test_student_sizes_and_teacher_groups_follow_the_schedule(tmp_path: Path) ->
     assert [any(k.startswith("mean/") for k in entry) for entry in run.losses] == [
         "mean" in p.group.teachers for p in plans
     ]
+
+
+@pytest.mark.parametrize("network", [preset("eradio_femto"), TimmSpec("deit_tiny_patch16_224")])
+def test_weight_decay_has_the_groups_of_timms_optimizers(network: NetworkSpec, tmp_path: Path) -> None:
+    backbone = build_network(network)
+    run = Distiller(backbone, targets(tmp_path), replace(CONFIG, weight_decay=0.3), seed=0)
+    decaying = {id(p) for g in run._optimizer.param_groups if g["weight_decay"] == 0.3 for p in g["params"]}
+    names: set[str] = backbone.no_weight_decay()  # type: ignore[operator]
+    of_timm = param_groups_weight_decay(backbone, 0.3, no_weight_decay_list=names)
+    theirs = {id(p) for group in of_timm if group["weight_decay"] for p in group["params"]}
+    matrices = {id(p) for p in backbone.parameters() if p.ndim > 1}
+    assert decaying & {id(p) for p in backbone.parameters()} == theirs
+    assert theirs < matrices, "some are exempt"
