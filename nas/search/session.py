@@ -10,12 +10,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -234,13 +235,16 @@ def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict
     )
 
 
-def create_study(command: SearchCommand, info: StudyInfo, sampler: BaseSampler) -> Store:
+def create_study(
+    command: SearchCommand, info: StudyInfo, sampler: BaseSampler, files: Mapping[str, str] = MappingProxyType({})
+) -> Store:
     """Write the file of the settings, then create the study: a kill between the two leaves no study without the file.
 
     Args:
         command: The settings.
         info: Description of the study.
         sampler: Sampler of the trials.
+        files: Contents of other files that the study needs, by their names in the run folder.
 
     Raises:
         StoreError: There is a study already, or it cannot be created.
@@ -248,6 +252,8 @@ def create_study(command: SearchCommand, info: StudyInfo, sampler: BaseSampler) 
     Store.check_free(command.run, command.storage)  # the file of another study stays
     command.run.mkdir(parents=True, exist_ok=True)
     write_config(command)
+    for name, content in files.items():
+        atomic_write(command.run / name, content)
     return Store.create(command.run, info, sampler, command.storage)
 
 

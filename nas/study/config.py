@@ -115,7 +115,7 @@ class DistillConfig:
         schedule: Learning rate after the warm-up: "constant"; "cosine", which falls to 0 at the last rung; or "wsd"
             (warm-up, stable, decay), constant but for the last fifth of the steps, in which it falls to 0 as 1 minus a
             square root (arXiv 2405.18392).
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay of AdamW; none on vectors, position tables and registers.
         warmup_steps: Steps in which the learning rate rises to its value.
         ema_decay: Decay of the averaged weights (EMA), which are scored and exported; 0 for no averaging.
         head_width: Hidden width of the adaptor heads, one for each teacher.

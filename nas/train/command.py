@@ -21,7 +21,6 @@ from nas.analysis.run_files import SAMPLES
 from nas.backend.pool import TrainingJob
 from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
 from nas.command_log import announce
-from nas.files import atomic_write
 from nas.numbers import plural
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
@@ -164,8 +163,8 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
         info = replace(info, precision_ms=precision_ms, space=choices)
-        store = stack.enter_context(create_study(session, info, sampler))
-        atomic_write(session.run / PLAN, json.dumps(plan.to_dict(), indent=1))
+        files = {PLAN: json.dumps(plan.to_dict(), indent=1)}
+        store = stack.enter_context(create_study(session, info, sampler, files))
     store.notify = show
     return targets, StudyLoop(store, space=space)
 

@@ -12,6 +12,7 @@ import sys
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from nas.cli import INTERRUPTED
 from nas.export.__main__ import main as export
 from nas.storage.store import Store, read_study
 from nas.study.records import StudyRecord, TrialState
-from nas.study.training_files import EVENTS, STEP, read_history
+from nas.study.training_files import EVENTS, STEP, is_training, read_history
 from nas.train.__main__ import main
 from nas.train.execution import StateSaved
 from search_space import preset
@@ -95,6 +96,21 @@ def test_a_finished_training_is_not_repeated(
     assert main(["--resume", str(trained), "--cache", str(cache)]) == 0
     score = read_study(trained).trials[0].final_score
     assert f"eradio_femto scores {score:.3f} after 40 steps" in capsys.readouterr().err
+
+
+def test_a_training_whose_creation_was_cut_off_can_be_continued(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Store.create
+
+    def cut_off(*arguments: Any) -> None:
+        create(*arguments).close()
+        raise KeyboardInterrupt  # stands for a kill at once after the study was written
+
+    monkeypatch.setattr("nas.search.session.Store.create", cut_off)
+    assert main(words(tmp_path / "run", cache)) == INTERRUPTED
+    assert len(read_study(tmp_path / "run").trials) == 0
+    assert is_training(tmp_path / "run")
 
 
 @pytest.mark.slow
