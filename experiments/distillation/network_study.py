@@ -244,7 +244,7 @@ def report(study_name: str, rows: list[Row]) -> None:
     timings = {row["arch"]: row["ratio"] for row in rows if "ratio" in row}
     labels = [name for name in LABELS if all(name in row["metrics"] for row in trainings)]
     heads = [*(f"{steps:,} steps" for steps in study.rungs), *(LABELS[name] for name in labels)]
-    gained, extra = gains(study, rows), ["ImageNet"] if study.top1 else ["over width"] if study.widths else []
+    gained, extra = gains(study, rows), ["ImageNet"] if study.top1 else ["at equal throughput"] if study.widths else []
     columns = ["MMACs", "M params", "throughput", "seeds", *heads, *extra]
     print(f"| network | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
     means: dict[str, list[float]] = {}
