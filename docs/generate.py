@@ -239,7 +239,7 @@ def api_page() -> str:
     parts = ["# Python API", about]
     things = [(name, getattr(api, name)) for name in api.__all__]
     for name, thing in sorted(things, key=lambda item: kind_of(item[1], api.__name__)):
-        if dataclasses.is_dataclass(thing) and thing.__module__ != api.__name__:
+        if dataclasses.is_dataclass(thing) and not is_own(thing, api.__name__):
             link = "config.md#search" if name == "SearchConfig" else "config.md#distill"
             parts.append(f"## `{name}`\n\n{first_line(thing)} [Its fields]({link}).")
             continue
@@ -252,11 +252,16 @@ def api_page() -> str:
     return "\n\n".join(parts)
 
 
-def kind_of(thing: Any, module: str) -> int:
+def kind_of(thing: Any, package: str) -> int:
     """Return the place of a thing's kind on the page."""
     if inspect.isfunction(thing):
         return 0
-    return 3 if issubclass(thing, Exception) else 1 if thing.__module__ == module else 2
+    return 3 if issubclass(thing, Exception) else 1 if is_own(thing, package) else 2
+
+
+def is_own(thing: Any, package: str) -> bool:
+    """Return whether a class is of a package, and not imported from elsewhere."""
+    return str(thing.__module__).startswith(f"{package}.")
 
 
 def entry(thing: Any, name: str, level: int) -> list[str]:

@@ -154,6 +154,11 @@ class FigureData:
         return max(1, -(-others // MAX_CURVES))
 
     @property
+    def curve_label(self) -> str:
+        """Return what the curve shows: the hypervolume, or the best value of the only objective."""
+        return "hypervolume" if self.single is None else f"best {brief(self.single.label)}"
+
+    @property
     def stopped(self) -> int:
         """Return the number of early-stopped candidates in the chart of the front."""
         return sum(p.kind == STOPPED for p in self.points)

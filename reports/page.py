@@ -22,8 +22,8 @@ from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
 from nas.study.training_files import is_training
 from reports import sentences, verdict
+from reports.chart_style import Specification
 from reports.charts import (
-    Specification,
     importance_charts,
     importance_rows,
     page_charts,

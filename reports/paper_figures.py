@@ -135,11 +135,10 @@ def draw(
     """
     data = prepare(study, summary)
     additions = FrontAdditions(baseline_words(study.info), retraining, behind)
-    what = "hypervolume" if data.single is None else f"best {brief(data.single.label)}"
     with rc_context(STYLE):
         return {
             "front": _front_figure(data, additions),
-            **{name: _progress_figure(summary, axis, what) for name, axis in PROGRESS.items()},
+            **{name: _progress_figure(summary, axis, data.curve_label) for name, axis in PROGRESS.items()},
             "rungs": _rung_figure(study, summary),
             "importance": _importance_figure(importances(study.info, summary)),
         }

@@ -22,7 +22,7 @@ from nas.study.records import RungResult, StudyInfo, StudyRecord, TrialRecord, T
 from nas.study.redaction import public_info
 from nas.study.training_files import LOSS, NORM, RATE, SPEED, STEP, WAITING, read_history
 from reports import sentences
-from reports.charts import static_chart
+from reports.chart_style import static_chart
 from reports.document import asset, policy, templates
 from reports.figure_data import SERIES
 from reports.formatting import brief, duration, flat, moment

@@ -21,10 +21,12 @@ from nas.measure.allocator import keep_freed_memory
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand
 from nas.profile.network import profile_network
+from nas.profile.network_tables import show_networks
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, compare_runtimes
+from nas.profile.runtime_tables import show_runtimes
 from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
-from nas.profile.tables import show, show_runtimes, show_space
+from nas.profile.space_tables import show_space
 from nas.terminal import write_line
 
 LINE_S = 10.0  # between two progress lines of one kind without a terminal
@@ -109,7 +111,7 @@ def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
         plain = [p.to_dict() for p in profiles]
         _print_json(plain[0] if len(command.archs) == 1 else {"profiles": plain})
     else:
-        show(profiles, settings, stdout_console(), command.layers, command.top)
+        show_networks(profiles, settings, stdout_console(), command.layers, command.top)
     _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
     if command.plot:
         from nas.profile.plots import plot_networks  # matplotlib takes a second to import

@@ -18,7 +18,7 @@ from nas.files import atomic_write
 from nas.numbers import fixed, plural
 from nas.study.records import Objective, StudyInfo
 from nas.study.timing_doubts import drawn_ends
-from reports.charts import RATIO_TICKS, count_axis, static_chart
+from reports.chart_style import RATIO_TICKS, count_axis, static_chart
 from reports.compare.comparison import MIN_RANKED, ComparedStudy, StudyComparison, StudyPair
 from reports.document import asset, policy, templates
 from reports.figure_data import SERIES, axis_range

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from backbones import resolve
 from nas.profile.network import count_network
+from nas.profile.network_tables import comparison_table, headline, show_networks
 from nas.profile.profiles import NetworkSettings, OutputShape, Profile
-from nas.profile.tables import comparison_table, headline, show
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import MEASUREMENT
 
@@ -108,6 +108,6 @@ def test_stages_that_explain_too_little_or_too_much_are_a_warning(covered, warne
     )
     console = Console(width=140, file=io.StringIO())
     for profiles in ([profile], [profile, profile]):
-        show(profiles, NetworkSettings(torch.device("cpu"), None), console, layers=False, top=None)
+        show_networks(profiles, NetworkSettings(torch.device("cpu"), None), console, layers=False, top=None)
     out = console.file.getvalue()
     assert out.count(f"note: resnet: the stages take {covered:.0%}") == 3 * warned

@@ -13,8 +13,8 @@ from nas.measure.environment import device_name
 from nas.measure.roofline import Ceilings, load_ceilings
 from nas.profile import network
 from nas.profile.network import PartWork, compare_with_ceilings, layer_work, rows, stage_work
+from nas.profile.network_tables import parts_table
 from nas.profile.profiles import NetworkSettings, PartRow
-from nas.profile.tables import parts_table
 
 CEILINGS = Ceilings("a CPU", 1, "fp32", "2.0", gmacs_s=1.0, gbytes_s=((1, 1.0),))
 OPERATORS = [

@@ -15,7 +15,7 @@ from rich.console import Console
 from nas.measure.pair import MAX_TRIES, PAUSE_S
 from nas.profile import plots, sweeps
 from nas.profile.profiles import NetworkSettings, Profile, Sweep
-from nas.profile.tables import show_sweep
+from nas.profile.sweep_tables import show_sweep
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
 COUNTS = type("Counts", (), {"macs": 7_000_000})

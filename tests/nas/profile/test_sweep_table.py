@@ -8,7 +8,7 @@ from rich.console import Console
 
 from nas.measure import Arm
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep
-from nas.profile.tables import best_line, show_sweep, sweep_table
+from nas.profile.sweep_tables import best_line, show_sweep, sweep_table
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import MEASUREMENT
 

@@ -1,0 +1,44 @@
+"""The Python interface: start a search, or open its study, and use the models that it trained.
+
+```python
+from nas.api import SearchConfig, load_study, search
+
+study = search(SearchConfig(budget=20), run_dir="runs/nb")  # or load_study("runs/nb")
+study.dataframe()
+best = study.select(max_latency_ms=13)
+model = best.load()
+best.export("winner", format="timm")
+study.report()
+```
+
+These functions are the commands' own: `search` is ``backbone-nas search``, `train` is ``backbone-nas train``,
+`Study.select` is ``backbone-nas select``, and so on. What a command prints as an error is an exception here, with the
+same line: `ConfigError` for an impossible setting, `StoreError` for a study that cannot be read or written,
+`SelectionError` where no model answers, `ExportError` for a model that cannot be exported, `SearchFailed` for a search
+that gave up or lost most of its models, `TrainingFailed` for a training that broke down. All but the last two are
+subclasses of ValueError.
+
+Importing this module imports neither PyTorch nor Ray: `Model.load` and `Model.export` need the first, `search` both.
+"""
+
+from __future__ import annotations
+
+from nas.analysis.selection import SelectionError
+from nas.api.opened_study import Model, NothingFits, Study, load_study
+from nas.api.start import search, train
+from nas.storage.store import StoreError
+from nas.study.config import ConfigError, DistillConfig, SearchConfig
+
+__all__ = [
+    "ConfigError",
+    "DistillConfig",
+    "Model",
+    "NothingFits",
+    "SearchConfig",
+    "SelectionError",
+    "StoreError",
+    "Study",
+    "load_study",
+    "search",
+    "train",
+]

@@ -1,0 +1,160 @@
+"""Start a search or a training from Python as the commands do, and return its study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from nas.api.opened_study import Study, load_study
+from nas.cli import logged_work, stderr_console
+from nas.command_log import CommandLog, log_to
+from nas.flags import LATEST
+from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
+from nas.study.redaction import public_text
+from search_space import NetworkSpec
+
+
+def search(
+    config: SearchConfig | None = None,
+    run_dir: str | Path | None = None,
+    *,
+    recipe: str | None = None,
+    config_file: str | Path | None = None,
+    resume: bool = False,
+    extend: int = 0,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    teacher_weights: Mapping[str, str | Path] | None = None,
+    storage: str | None = None,
+    address: str | None = None,
+    trial_timeout_s: float | None = None,
+    max_hours: float | None = None,
+    until_converged: bool = False,
+) -> Study:
+    """Run a search to its end and return its study; a terminal and a notebook show its progress.
+
+    Ctrl-C, or the interruption of a notebook's kernel, raises KeyboardInterrupt. Every finished trial is in the study
+    then, the report is written, and Ray has ended: the same call with `resume=True` continues.
+
+    Args:
+        config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
+            has its default value suits the space and the device, as a flag that is not given does.
+        run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
+        recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
+            from their defaults, and the arguments, override.
+        config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
+        resume: Continue the study in `run_dir`, or help a search that works on it. Other settings are refused.
+        extend: With `resume`: architectures to evaluate in addition to the study's budget.
+        workers: Trials at a time; None for one per CPU or GPU, on a cluster for as many as its nodes take.
+        cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
+        teacher_weights: safetensors files with the weights of timm teachers, by teacher; others are downloaded.
+        storage: URL of a PostgreSQL database, on which several machines can work; None for RUN/study.db.
+        address: Address of a running Ray cluster, or "auto"; None for this machine alone.
+        trial_timeout_s: Seconds for the measurement of a candidate and for each rung, after which the trial is killed
+            and run again; None for ten times the median of earlier trials, at least 600.
+        max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung.
+        until_converged: End when known-cost's latest proposals are expected to gain less than noise gives.
+
+    Raises:
+        ConfigError: A setting is impossible; LimitError where it is a limit.
+        StoreError: There is no study to resume, or already one in the folder, or the study cannot be written.
+        SearchFailed: Too many trials failed in a row, or more models than were trained. The study has those that were
+            trained: `load_study` opens it.
+    """
+    folder = LATEST if resume and run_dir is None else run_dir
+    settings: dict[str, Any] = {
+        "resume" if resume else "run": None if folder is None else str(folder),
+        "recipe": recipe,
+        "config": None if config_file is None else str(config_file),
+        "extend": extend or None,
+        "until_converged": until_converged or None,
+        "workers": workers,
+        "cache": None if cache is None else str(cache),
+        "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
+    }
+    settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
+    return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
+
+
+def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
+    """Run the search command and return the run folder.
+
+    Args:
+        config: Settings of the search, of which those that differ from their defaults are given.
+        settings: The other options of the command line by name, without those that were not given.
+    """
+    from nas.search.session import search as run_search
+    from nas.search.settings import command_of
+
+    call = f"nas.api.search({_call_arguments(config, settings)})"
+    with CommandLog(public_text), logged_work():
+        command = command_of({**_options(config or SearchConfig()), **settings}, public_text(call))
+        log_to(command.run, "search", command.text)
+        run_search(command, stderr_console())
+    return command.run
+
+
+def _options(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings without their default value as options of the search command, by name."""
+    options = _changes(config, SearchConfig())
+    options |= options.pop("limits", {})
+    distill = _changes(config.distill, DistillConfig()) if options.pop("distill", None) else {}
+    options |= {name: distill.pop(name) for name in RECIPE_FLAGS if name in distill}
+    return options | ({"distill_settings": distill} if distill else {})
+
+
+def _changes(config: SearchConfig | DistillConfig, default: SearchConfig | DistillConfig) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, as plain data."""
+    plain, of_default = (json.loads(json.dumps(asdict(each))) for each in (config, default))
+    return {name: value for name, value in plain.items() if value != of_default[name]}
+
+
+def _call_arguments(config: SearchConfig | None, settings: Mapping[str, Any]) -> str:
+    """Return the arguments of a call of `search` as code."""
+    names = {"run": "run_dir", "config": "config_file", "resume": "resume=True, run_dir"}
+    names["trial_timeout"] = "trial_timeout_s"
+    keywords = [f"{names.get(name, name)}={value!r}" for name, value in settings.items()]
+    return ", ".join([*([] if config is None else [_code(config)]), *keywords])
+
+
+def _code(value: object) -> str:
+    """Return a value as code; of a config, the settings without their default value."""
+    if not isinstance(value, SearchConfig | DistillConfig):
+        return repr(value)
+    default = type(value)()
+    changed = [(f.name, v) for f in fields(value) if (v := getattr(value, f.name)) != getattr(default, f.name)]
+    return f"{type(value).__name__}({', '.join(f'{name}={_code(v)}' for name, v in changed)})"
+
+
+def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | None = None, **options: Any) -> Study:
+    """Distill one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
+
+    Ctrl-C, or the interruption of a notebook's kernel, saves the training's state and raises KeyboardInterrupt:
+    `train(resume=RUN)` continues.
+
+    Args:
+        arch: A preset, timm:NAME, a spec, a spec's .json file, or the run folder of a search, whose recommended model
+            is trained.
+        run_dir: Folder of the training; None for runs/<date>-train-<name>.
+        options: Options of the command by name: train_steps or epochs, trial, warm, data, teachers, img_size,
+            batch_size, schedule, live, workers, log, ...; distill_settings is a dict of settings of the recipe.
+
+    Raises:
+        ConfigError: A setting is impossible.
+        StoreError: There is no study to resume or no such folder, or the study cannot be written.
+        TrainingFailed: The training broke down; its last checkpoint is kept.
+    """
+    from nas.train.command import train as run_train
+    from nas.train.training_settings import command_of
+
+    given = {"arch": str(arch) if isinstance(arch, Path) else arch, "run": run_dir and str(run_dir), **options}
+    given = {name: value for name, value in given.items() if value is not None}
+    call = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    with CommandLog(public_text), logged_work():
+        command = command_of(given, public_text(f"nas.api.train({call})"))
+        log_to(command.session.run, "train", command.session.text)
+        run_train(command, stderr_console())
+    return load_study(command.session.run)

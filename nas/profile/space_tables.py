@@ -1,0 +1,79 @@
+"""Print a sample of a space: the ranges of its costs, the share within the limits, and how it was timed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from nas.numbers import plural
+from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile, share_interval
+from nas.study.limits import LIMITS
+
+
+def show_space(profile: SpaceProfile, console: Console) -> None:
+    """Print the ranges of a sample of a space, and the share within the limits."""
+    r = profile.request
+    table = Table(
+        title=f"Space {r.space}: {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", box=box.SIMPLE_HEAD
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("specs", "min", "25 %", "median", "75 %", "max"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in profile.ranges().items():
+        label, unit, divisor = QUANTITIES[name]
+        values = [row[k] / divisor for k in ("min", "q25", "median", "q75", "max")]
+        table.add_row(f"{label}, {unit}", f"{row['n']:.0f}", *(f"{v:.3g}" for v in values))
+    console.print(table)
+    if r.limits:
+        console.print(_limits_table(profile))
+    _show_timing(profile, console)
+    if profile.shortlist:
+        _show_shortlist(profile.shortlist, console)
+
+
+def _limits_table(profile: SpaceProfile) -> Table:
+    table = Table(title="Within the limits", box=box.SIMPLE_HEAD)
+    table.add_column("limit", no_wrap=True)
+    for heading in ("share", "95 % interval", "specs"):
+        table.add_column(heading, justify="right")
+    for name, (fit, count) in profile.fits().items():
+        limit = "all limits" if name == "all" else f"{LIMITS[name].flag} {profile.request.limits[name]:g}"
+        low, high = share_interval(fit, count)
+        share = (f"{fit / count:.1%}", f"{low:.1%} to {high:.1%}") if count else ("-", "-")
+        table.add_row(limit, *share, f"{fit} of {count}")
+    return table
+
+
+def _show_timing(profile: SpaceProfile, console: Console) -> None:
+    """Print how the sample was timed, and the specs that could not be measured."""
+    r, timed = profile.request, [s.measurement for s in profile.specs if s.measurement]
+    if timed:
+        verdicts = Counter(m.verdict for m in timed)
+        verdict = ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
+        how = f"batch {r.batch}; {timed[0].device}; {timed[0].arm}; verdicts: {verdict}"
+        ratio = f"ratio: throughput over that of {r.reference}, timed interleaved"
+        console.print(f"{ratio}; {how}", style="dim")
+    if not profile.failed:
+        return
+    share = f"{len(profile.failed)} of {plural(len(profile.failed) + len(timed), 'spec')}"
+    console.print(
+        f"{share} could not be measured; they count as breaking every limit that needs a timing",
+        style="bold red",
+    )
+    for why, count in Counter(s.failure for s in profile.failed).most_common():
+        first = next(s.arch_id for s in profile.failed if s.failure == why)
+        others = f" and {count - 1} more" if count > 1 else ""
+        console.print(f"  {first}{others}: {why}")
+
+
+def _show_shortlist(s: Shortlist, console: Console) -> None:
+    """Print the specs that are worth timing next, without their predicted times."""
+    console.print(f"error of the latency predictor that was fitted to the timed specs: {s.error}", style="dim")
+    if not s.untimed:
+        return
+    limit = "" if s.limit_img_s is None else f" and likely to reach {s.limit_img_s:g} images/s"
+    names = ", ".join(s.arch_ids) or "none"
+    console.print(f"worth timing next, predicted to be the fastest of the {s.untimed} untimed specs{limit}: {names}")
