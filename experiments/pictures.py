@@ -38,6 +38,7 @@ from nas.study.pareto import front
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "experiments" / "results"
 ABLATION = RESULTS / "ablation_study.json"
+LOWEST_GAIN = -0.02  # in the picture of the ablation; what is lower is written
 PAIR = ("cifar100", "1080ti_32_ms", "GTX 1080 Ti")  # the one that no setting was chosen on
 KINDS = {"convolutions alone": (COLORS[2], "^"), "with attention": (COLORS[0], "o")}
 SEARCHES = {"laptop": "default (known-cost)", "laptop-evolution": "evolution", "laptop-random": "random"}
@@ -180,8 +181,12 @@ def draw_ablation(path: Path) -> None:
         for y, name in enumerate(names):
             values = gained[name]
             color = COLORS[2] if values.min() > 0 else COLORS[0] if values.max() < 0 else "0.45"
-            scores.plot(values, [y] * len(values), "o", color=color, markersize=4, alpha=0.6)
-            scores.plot(values.mean(), y, "|", color=color, markersize=13, markeredgewidth=2.2)
+            if values.mean() < LOWEST_GAIN:
+                scores.plot(LOWEST_GAIN, y, "<", color=color, markersize=7)
+                scores.annotate(f"{values.mean():.3f}", (LOWEST_GAIN, y), (8, -4), textcoords="offset points")
+            else:
+                scores.plot(values, [y] * len(values), "o", color=color, markersize=4, alpha=0.6)
+                scores.plot(values.mean(), y, "|", color=color, markersize=13, markeredgewidth=2.2)
             (ratio,) = (row["ratio"] for row in rows if "ratio" in row and row["arch"] == name)
             speeds.plot(ratio[1:], [y, y], color=color, linewidth=2)
             speeds.plot(ratio[0], y, "o", color=color, markersize=5)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from experiments.distillation.network_study import STUDIES, report
+from experiments.distillation.network_study import RESULTS, STUDIES, gains, report
+from experiments.distillation.parallel import load_rows
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def row(name: str, seed: int, score: float) -> dict[str, Any]:
@@ -25,6 +30,32 @@ def test_one_seed_has_no_spread_and_two_have(capsys: pytest.CaptureFixture[str])
     timing = {"arch": "no neck", "ratio": [1.2, 1.1, 1.3]}
     report("ablation", [row("E-RADIO", 0, 0.7), row("E-RADIO", 1, 0.72), row("no neck", 0, 0.6), timing])
     printed = capsys.readouterr().out.splitlines()
-    assert "| E-RADIO | 106 | 3.00 | - | 2 | 0.510 ± 0.010 | 0.610 ± 0.010 | 0.710 ± 0.010 |" in printed
-    assert "| no neck | 106 | 3.00 | 1.20x (1.10 to 1.30) | 1 | 0.400 | 0.500 | 0.600 |" in printed
+    assert "| E-RADIO | 106 | 3.00 | - | 2 | 0.510 ± 0.010 | 0.610 ± 0.010 | 0.710 ± 0.010 | - |" in printed
+    assert "| no neck | 106 | 3.00 | 1.20x (1.10 to 1.30) | 1 | 0.400 | 0.500 | 0.600 | - |" in printed
     assert len({line.count("|") for line in printed if line.startswith("|")}) == 1
+
+
+def test_a_gain_is_over_the_width_that_is_as_fast() -> None:
+    """Half an octave faster than the reference, half way to a narrower one that is an octave faster."""
+    scores = {"E-RADIO": 0.70, "24 channels wide": 0.60, "40 channels wide": 0.75, "no neck": 0.68, "windows of 2": 0.5}
+    speeds = {"E-RADIO": 1.0, "24 channels wide": 2.0, "40 channels wide": 0.5, "no neck": 2**0.5, "windows of 2": 4.0}
+    rows = [row(name, seed, score + 0.01 * seed) for name, score in scores.items() for seed in (0, 1)]
+    timings = [{"arch": name, "ratio": [ratio, ratio, ratio]} for name, ratio in speeds.items()]
+    found = gains(STUDIES["ablation"], rows + timings)
+    assert found.keys() == {"no neck", "windows of 2"}
+    np.testing.assert_allclose(found["no neck"], [0.03, 0.03])
+    np.testing.assert_allclose(found["windows of 2"], [0.0, 0.0], atol=1e-12)  # the outer line goes on
+    assert gains(STUDIES["ablation"], rows) == {}
+
+
+def test_the_published_ablation_is_that_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = load_rows(RESULTS / "ablation_study.json")
+    report("ablation", rows)
+    printed, page = capsys.readouterr().out.strip(), (DOCS / "results/index.md").read_text()
+    assert len(printed.splitlines()) == 2 + len(STUDIES["ablation"].networks)
+    assert printed in page
+    findings = " ".join((DOCS / "findings.md").read_text().split())
+    gained = gains(STUDIES["ablation"], rows)
+    others = [abs(v.mean()) for v in gained.values() if -0.1 < v.mean() < 0.01]
+    assert f"The other {len(others)} of {len(gained)} changes move the score by at most {max(others):.3f}." in findings
+    assert f"a narrower E-RADIO of that speed scores {gained['all stages: c2f'].mean():.3f} less" in findings
