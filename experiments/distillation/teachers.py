@@ -46,6 +46,7 @@ SCENE_PX = 96
 SCENE_CLASSES = 11
 ALL = ("lite0", "hed", "xfeat")
 MSE = {"summary_loss": "mse"}  # where a recipe says nothing else: the default of a search until 2026-11-28
+TITLES = {"lite0": "Lite0", "hed": "HED", "xfeat": "XFeat"}
 IMAGES = ("images", "labels", "masks")  # what a split has of an image
 WITHOUT = 1e-6  # weight of a head that the student does not learn
 
@@ -261,7 +262,10 @@ def own_teacher_table(rows: list[dict[str, Any]]) -> None:
     These are retrieval of the teacher's summaries, and explained variance of its maps. Students with one seed are
     compared; means over the seeds.
     """
-    print("\nwidth | steps | teacher | retrieval: all, alone, difference | maps: all, alone, difference | seeds")
+    print(
+        "\n| width | steps | teacher | retrieval: all | alone | difference | maps: all | alone | difference | seeds |"
+    )
+    print(f"|--:|--:|---|{'--:|' * 7}")
     found = {(row["recipe"], *settings_of(row), row["seed"]): row for row in rows}
     for setting in dict.fromkeys(map(settings_of, rows)):
         for teacher in ALL:
@@ -272,8 +276,8 @@ def own_teacher_table(rows: list[dict[str, Any]]) -> None:
                 continue
             values = [[_own_metrics(row, teacher) for row in pair if row] for pair in pairs]
             of_all, alone = np.mean(values, axis=0)
-            cells = (f"{a:.3f}, {b:.3f}, {a - b:+.3f}" for a, b in zip(of_all, alone, strict=True))
-            print(*setting[:2], teacher, *cells, len(pairs), sep=" | ")
+            cells = (f"{a:.3f} | {b:.3f} | {a - b:+.3f}" for a, b in zip(of_all, alone, strict=True))
+            print(f"| {setting[0]} | {setting[1]:,} | {TITLES[teacher]} | {' | '.join(cells)} | {len(pairs)} |")
 
 
 def _own_metrics(row: dict[str, Any], teacher: str) -> tuple[float, float]:

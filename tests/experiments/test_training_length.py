@@ -35,3 +35,18 @@ def test_scores_and_labels_of_a_network_are_those_of_the_rows(title: str) -> Non
     assert start + " | ".join(cells) + " |" in (DOCS / "results/index.md").read_text()
     if title not in ("trial 202", "best score of a search of `laptop`"):
         assert all(f"{value:.3f}" in (DOCS / "findings.md").read_text() for value in mean[:3])
+
+
+def test_the_effect_of_shifts_is_that_of_the_rows() -> None:
+    every, page = load_rows(RESULTS), (DOCS / "results/index.md").read_text()
+    kinds = [(arch, recipe) for arch in ("eradio_nano", "winner_of_laptop_cosine") for recipe in ("train", "shifts")]
+    columns = []
+    for arch, recipe in kinds:
+        rows = [row for row in every if (row.get("recipe"), row["arch"]) == (recipe, arch)]
+        assert sorted(row["seed"] for row in rows) == [0, 1]
+        found = [[row["scores"][-1], *(row["metrics"][name] for name in ("knn", "probe", "miou"))] for row in rows]
+        mean = np.mean(found, axis=0)
+        columns.append([f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, np.abs(found - mean).max(axis=0), strict=True)])
+    titles = ("score", "CIFAR-10, kNN", "CIFAR-10, linear probe", "CamVid, mIoU")
+    for title, cells in zip(titles, zip(*columns, strict=True), strict=True):
+        assert f"| {title} | {' | '.join(cells)} |" in page
