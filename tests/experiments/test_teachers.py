@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.distillation.teachers import RESULTS, Recipe, taught
+from experiments.distillation.teachers import PUBLISHED, RESULTS, Recipe, own_teacher_table, taught
 from tests.nas.distill.targets_builder import two_teachers
 
 
@@ -55,3 +55,10 @@ def test_the_page_has_the_students_of_fewer_images(title: str) -> None:
     assert f"| {title} | {' | '.join(cells)} |" in (DOCS / "explanation/distillation_score.md").read_text()
     findings = (DOCS / "findings.md").read_text()
     assert all(f"{np.mean(of):.3f}" in findings for of in metrics[:2])
+
+
+def test_the_page_compares_with_each_teachers_own_student(capsys: pytest.CaptureFixture[str]) -> None:
+    own_teacher_table([row for path in PUBLISHED for row in json.loads(path.read_text())])
+    printed = capsys.readouterr().out.strip()
+    assert len(printed.splitlines()) == 2 + 3 * 3  # three settings, three teachers
+    assert printed in (DOCS / "explanation/distillation_score.md").read_text()
