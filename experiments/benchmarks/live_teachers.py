@@ -54,7 +54,7 @@ def trained(student: str, teachers: str) -> Row:
 
     Args:
         student: Architecture as `backbone-nas train` takes it.
-        teachers: Teachers that run live; CACHED for all built-in ones' cached targets.
+        teachers: Teachers that run live; CACHED for the cached targets of all built-in ones, with heads for all.
     """
     live = [] if teachers == CACHED else ["--live", "--teachers", teachers]
     with TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 
 from experiments.hybrid_findings import deviation, features, pairs_of_seeds, predicted, report, stopping
 from nas.replay.hybrid_rows import read_rows
-from nas.study.seed_noise import MEASURED
+from nas.study.seed_noise import MEASURED, assumed_noise
 from search_space import SPACES
 
 COUNT = 60
 DOCS = Path(__file__).parents[2] / "docs"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,16 @@ def test_the_assumed_noise_of_seeds_is_that_of_the_table() -> None:
         scores = [(a["scores"][rung], b["scores"][rung]) for a, b in pairs]
         assert len(scores) == noise.architectures
         assert deviation(scores) == pytest.approx(noise.deviation, abs=5e-5)
+
+
+@pytest.mark.parametrize("steps", [30, 90, 270])
+def test_the_assumed_noise_of_micro_is_about_that_after_any_of_its_rungs(steps: int) -> None:
+    scores: dict[int, list[float]] = {}
+    for row in json.loads((RESULTS / "trust.json").read_text()):
+        if row["stored"][0] != "fp32":
+            (rung,) = (rung for rung in row["rungs"] if rung["steps"] == steps)
+            heads = [teacher["spatial"] for teacher in rung["teachers"].values()]
+            scores.setdefault(row["arch"], []).append(float(np.mean(heads)))
+    noise = assumed_noise("micro", steps)
+    assert len(scores) == noise.architectures
+    assert deviation([(one, other) for one, other in scores.values()]) == pytest.approx(noise.deviation, abs=5e-4)
