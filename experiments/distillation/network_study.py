@@ -162,11 +162,18 @@ def _backbones() -> dict[str, ArchSpec | None]:
         StageSpec("bn_attention", 3, width, heads=heads, expansion=2.0, key_width=16, grid=6)
         for width, heads in ((128, 4), (256, 6), (384, 8))
     )
+    fastervit = (
+        StageSpec("basic", 1, 32, expansion=1.0),
+        StageSpec("basic", 2, 64, expansion=1.0),
+        StageSpec("carrier", 3, 128, heads=4, expansion=4.0, window=3, cpb_hidden=64),
+        StageSpec("swin", 2, 256, heads=8, expansion=4.0, window=3, cpb_hidden=64),
+    )
     return {
-        **{f"timm:{name}": None for name in _TOP1},
+        **{f"timm:{name}": None for name in (*_TOP1, "efficientvit_b0")},
         "E-RADIO, no neck": eradio(48, **layout, **pooled),  # type: ignore[arg-type]
         "E-RADIO": eradio(48, **layout, **pooled, neck="stage3", neck_dim=256),  # type: ignore[arg-type]
         "Swin": _windowed("swin", (2, 2, 4, 2), 32),
+        "FasterViT": ArchSpec(fastervit, stem_width=32),
         "MaxViT": _windowed("maxvit", (1, 1, 2, 1), 32, squeeze=0.25),
         "RepViT": ArchSpec(tuple(repdw), stem_width=24, downsampling="pool"),
         "LeViT": ArchSpec(tuple(levit), stem="conv16", downsampling="attention"),
