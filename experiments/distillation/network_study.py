@@ -6,7 +6,8 @@
 
 Studies:
     backbones   families of backbones, timm's networks and presets sized for two cores, at 96 px: which fall behind the
-                order of their ImageNet accuracies? The paper's finding 5 (AM-RADIO, arXiv 2312.06709, table 3)
+                order of their ImageNet accuracies? The paper's finding 5 (AM-RADIO, arXiv 2312.06709, table 3). All
+                have a map of stride 16, the targets', many by E-RADIO's neck
     ablation    E-RADIO with one thing changed, at 128 px, where its attention has more than one window; and narrower
                 and wider with as many heads, which shows what a score costs by width
 
@@ -26,8 +27,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,164 +38,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from backbones import build, resolve
 from experiments.distillation.parallel import load_rows, train_missing
+from experiments.distillation.studied_networks import STUDIES, NetworkStudy, build_studied
 from experiments.distillation.teachers import DATA
 from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
 from nas.cache import open_study_targets
 from nas.cli import cache_root
-from nas.measure.counts import network_totals
+from nas.measure.counts import checked_count
 from nas.study.config import SearchConfig
-from search_space import ArchSpec, StageSpec
-from search_space.presets import eradio
 
 RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class NetworkStudy:
-    """Networks that are trained alike.
-
-    Attributes:
-        image_px: Side of the images in px.
-        rungs: Steps at which a training is scored; the last is its length.
-        reference: Network whose throughput the others' is compared with.
-        networks: Name of each network, and its spec; None: the name is one for `backbones.resolve`.
-        widths: Networks that are the reference in other widths.
-        top1: Published ImageNet accuracy in % of networks that have one.
-    """
-
-    image_px: int
-    rungs: tuple[int, ...]
-    reference: str
-    networks: Mapping[str, ArchSpec | None]
-    widths: tuple[str, ...] = ()
-    top1: Mapping[str, float] = field(default_factory=dict)
-
-
-def _eradio(stages: Mapping[int, StageSpec] | None = None, width: int = 32, **changes: Any) -> ArchSpec:
-    """Return the study's E-RADIO with other stages, counted from 1, another width, or other fields."""
-    base = eradio(
-        width, depths=(1, 2, 2, 2), window=4, in_dim=16, heads=(4, 8), subsampling="pool", pre_conv="depthwise",
-        cpb_hidden=64, neck="stage3", neck_dim=256,
-    )  # fmt: skip
-    others = stages or {}
-    return replace(base, stages=tuple(others.get(i, stage) for i, stage in enumerate(base.stages, start=1)), **changes)
-
-
-_WIDTHS = {"24 channels wide": 24, "40 channels wide": 40}
-
-
-def _ablation() -> dict[str, ArchSpec | None]:
-    _, _, third, fourth = _eradio().stages
-    windowed = {"expansion": 4.0, "pre_conv": "depthwise", "window": 4, "cpb_hidden": 64}
-    plain = {"expansion": 4.0, "pre_conv": "depthwise"}
-    networks: dict[str, ArchSpec | None] = {
-        "E-RADIO": _eradio(),
-        "stage 3: 4 windowed layers": _eradio({3: StageSpec("window", 4, 128, heads=4, **windowed)}),
-        "stage 3: 2 windowed layers": _eradio({3: StageSpec("window", 2, 128, heads=4, **windowed)}),
-        "stage 4: multi-resolution": _eradio({4: replace(fourth, block="mr_window", depth=1, subsampling="pool")}),
-        "stages 3, 4: global attention": _eradio(
-            {3: StageSpec("attention", 4, 128, heads=4, **plain), 4: StageSpec("attention", 2, 256, heads=8, **plain)}
-        ),
-        "windows of 2": _eradio({3: replace(third, window=2), 4: replace(fourth, window=2)}),
-        "stages 1, 2: residual blocks": _eradio(
-            {1: StageSpec("basic", 1, 32, expansion=1.0), 2: StageSpec("basic", 2, 64, expansion=1.0)}
-        ),
-        "stage 2: multi-resolution": _eradio(
-            {2: StageSpec("mr_window", 1, 64, heads=2, subsampling="pool", **windowed)}
-        ),
-        "stage 3: c2f": _eradio({3: StageSpec("c2f", 4, 128, expansion=0.5)}),
-        "all stages: c2f": _eradio(
-            {3: StageSpec("c2f", 4, 128, expansion=0.5), 4: StageSpec("c2f", 2, 256, expansion=0.5)}
-        ),
-        "subsampling: conv": _eradio({3: replace(third, subsampling="conv")}),
-        "downsampling: 2x2 patches": _eradio(downsampling="patch"),
-        "downsampling: pool": _eradio(downsampling="pool"),
-        "no neck": _eradio(neck="none"),
-        "MLP: SwiGLU": _eradio({3: replace(third, mlp="swiglu"), 4: replace(fourth, mlp="swiglu")}),
-    }
-    for pre_conv in ("none", "dense"):
-        stages = {3: replace(third, pre_conv=pre_conv), 4: replace(fourth, pre_conv=pre_conv)}
-        networks[f"pre-conv: {pre_conv}"] = _eradio(stages)
-    # What score costs in throughput by width alone; the heads stay as many.
-    return networks | {name: _eradio(width=width) for name, width in _WIDTHS.items()}
-
-
-# Accuracies of timm's results/results-imagenet.csv (commit 0173a13), for the weights named here; timm writes them.
-_TOP1 = {
-    "resnet18": 73.158,  # a1_in1k, 288 px
-    "regnety_004": 74.028,  # pycls_in1k
-    "tf_efficientnetv2_b0": 78.358,  # in1k
-    "nf_regnet_b1": 79.306,  # ra2_in1k, 288 px
-    "convnext_atto": 77.008,  # d2_in1k, 288 px
-    "convnextv2_atto": 77.760,  # fcmae_ft_in1k, 288 px
-    "poolformerv2_s12": 78.004,  # sail_in1k
-    "pvt_v2_b0": 70.660,  # in1k
-    "xcit_nano_12_p16_224": 69.962,  # fb_in1k
-    "vit_tiny_patch16_224": 75.454,  # augreg_in21k_ft_in1k
-    "edgenext_xx_small": 71.878,  # in1k, 288 px
-    "mobilevitv2_050": 70.138,  # cvnets_in1k, 256 px
-    "mobilenetv3_large_100": 75.766,  # ra_in1k
-    "ghostnet_100": 73.982,  # in1k
-}
-
-
-def _windowed(block: str, depths: tuple[int, ...], width: int, **fields: Any) -> ArchSpec:
-    stages = (
-        StageSpec(block, depth, width * 2**i, heads=2 ** (i + 1), expansion=4.0, window=3, **fields)
-        for i, depth in enumerate(depths)
-    )
-    return ArchSpec(tuple(stages), stem_width=24)
-
-
-def _backbones() -> dict[str, ArchSpec | None]:
-    layout = {"depths": (1, 2, 2, 2), "window": 3, "in_dim": 16, "heads": (4, 8), "cpb_hidden": 64}
-    pooled = {"subsampling": "pool", "pre_conv": "depthwise"}
-    vit = StageSpec("vit", 8, 192, heads=3, expansion=4.0, positions="conditional", registers=4)
-    windowed_vit = replace(vit, window=3, global_every=4)
-    repdw = (
-        StageSpec("repdw", depth, width, expansion=2.0, squeeze=0.25)
-        for depth, width in ((2, 40), (2, 80), (6, 160), (2, 320))
-    )
-    levit = (
-        StageSpec("bn_attention", 3, width, heads=heads, expansion=2.0, key_width=16, grid=6)
-        for width, heads in ((128, 4), (256, 6), (384, 8))
-    )
-    fastervit = (
-        StageSpec("basic", 1, 32, expansion=1.0),
-        StageSpec("basic", 2, 64, expansion=1.0),
-        StageSpec("carrier", 3, 128, heads=4, expansion=4.0, window=3, cpb_hidden=64),
-        StageSpec("swin", 2, 256, heads=8, expansion=4.0, window=3, cpb_hidden=64),
-    )
-    return {
-        **{f"timm:{name}": None for name in (*_TOP1, "efficientvit_b0")},
-        "E-RADIO, no neck": eradio(48, **layout, **pooled),  # type: ignore[arg-type]
-        "E-RADIO": eradio(48, **layout, **pooled, neck="stage3", neck_dim=256),  # type: ignore[arg-type]
-        "Swin": _windowed("swin", (2, 2, 4, 2), 32),
-        "FasterViT": ArchSpec(fastervit, stem_width=32),
-        "MaxViT": _windowed("maxvit", (1, 1, 2, 1), 32, squeeze=0.25),
-        "RepViT": ArchSpec(tuple(repdw), stem_width=24, downsampling="pool"),
-        "LeViT": ArchSpec(tuple(levit), stem="conv16", downsampling="attention"),
-        "ViT": ArchSpec((vit,), stem="patch16"),
-        "windowed ViT": ArchSpec((windowed_vit,), stem="conv16"),
-    }
-
-
-STUDIES = {
-    "ablation": NetworkStudy(128, (90, 270, 810), "E-RADIO", _ablation(), widths=tuple(_WIDTHS)),
-    "backbones": NetworkStudy(
-        96, (90, 270, 1350), "E-RADIO", _backbones(), top1={f"timm:{name}": top1 for name, top1 in _TOP1.items()}
-    ),
-}
-
-
-def _arch(study: NetworkStudy, name: str) -> str | dict[str, Any]:
-    """Return a network as `nas.measure` takes it."""
-    spec = study.networks[name]
-    return name if spec is None else spec.to_dict()
 
 
 def _config(study: NetworkStudy) -> SearchConfig:
@@ -205,11 +61,11 @@ def run(study_name: str, name: str, seed: int) -> Row:
     """Train one network of a study; return its row."""
     study = STUDIES[study_name]
     config = _config(study)
-    targets, spec = open_study_targets(config, cache_root(None)), study.networks[name]
+    targets = open_study_targets(config, cache_root(None))
     seed_weights(seed)
-    backbone, began = resolve(name)[1] if spec is None else build(spec), time.perf_counter()
+    backbone, began = build_studied(study.networks[name]), time.perf_counter()
     trained = train(backbone, targets, config.distill, seed)
-    counts = network_totals(_arch(study, name), study.image_px)
+    counts = checked_count(name, backbone, study.image_px)
     return {
         "recipe": "search", "arch": name, "seed": seed, "scores": trained.scores, "teachers": trained.teachers,
         "metrics": metrics_of(trained.student, targets), "macs": counts.macs, "params": counts.params,
@@ -299,7 +155,7 @@ def main() -> None:
     if unknown := sorted(set(arguments.networks or ()) - set(study.networks)):
         parser.error(f"--networks: {unknown[0]!r}: choose one of: {', '.join(study.networks)}")
     if arguments.time:
-        networks = {name: _arch(study, name) for name in study.networks}
+        networks = {name: partial(build_studied, network) for name, network in study.networks.items()}
         time_missing(networks, study.reference, study.image_px, rows, path)
     elif not arguments.report:
         done = {(row["arch"], row["seed"]) for row in rows if "scores" in row}

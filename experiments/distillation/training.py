@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import nn
 
-from backbones import Network
 from experiments.distillation.teachers import DATA, scenes_miou
 from nas.cache import open_targets
 from nas.cache.targets import Targets
@@ -39,7 +39,7 @@ class Trained:
 
 
 def train(
-    backbone: Network,
+    backbone: nn.Module,
     targets: Targets,
     config: DistillConfig,
     seed: int,
@@ -48,7 +48,7 @@ def train(
     """Train a network on a CPU to the last of its rungs; seed the weights before it is built.
 
     Args:
-        backbone: The network.
+        backbone: The network, with `encode`, `summary_dim` and `spatial_dim`.
         targets: The teachers' cached targets.
         config: The recipe, with the rungs.
         seed: Seed of the heads' weights and of the order of images.

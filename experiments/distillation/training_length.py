@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import time
 from copy import deepcopy
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = load_rows(RESULTS)
     if arguments.time:
-        networks = {name: spec.to_dict() for name, spec in architectures().items()}
+        networks = {name: partial(build, spec) for name, spec in architectures().items()}
         time_missing(networks, REFERENCE, SearchConfig().distill.img_size, rows, RESULTS)
     elif not arguments.report:
         done = {(row["recipe"], row["arch_id"], row["seed"], row["steps"]) for row in rows if "recipe" in row}
