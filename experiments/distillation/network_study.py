@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -36,13 +36,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.studied_networks import STUDIES, NetworkStudy, build_studied
 from experiments.distillation.teachers import DATA
 from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
+from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.cache import open_study_targets
 from nas.cli import cache_root
 from nas.measure.counts import checked_count
@@ -50,6 +50,7 @@ from nas.study.config import SearchConfig
 
 RESULTS = Path(__file__).parents[1] / "results"
 Row = dict[str, Any]
+Array = NDArray[np.float64]
 
 
 def _config(study: NetworkStudy) -> SearchConfig:
@@ -73,7 +74,7 @@ def run(study_name: str, name: str, seed: int) -> Row:
     }  # fmt: skip
 
 
-def gains(study: NetworkStudy, rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+def gains(study: NetworkStudy, rows: Sequence[Row]) -> dict[str, Array]:
     """Return each network's last score less that of its reference in the width that has the same throughput.
 
     The score of that width lies on lines through the reference and `widths`, over the logarithm of the throughput.
@@ -94,49 +95,94 @@ def gains(study: NetworkStudy, rows: Sequence[Row]) -> dict[str, NDArray[np.floa
     return found
 
 
-def _on_line(x: float, xs: Sequence[float], ys: NDArray[np.float64]) -> float:
+def _on_line(x: float, xs: Sequence[float], ys: Array) -> float:
     """Return the value at x of the lines through the points, of which the outer ones go on."""
     i = min(max(int(np.searchsorted(xs, x)), 1), len(xs) - 1)
     return float(ys[i - 1] + (x - xs[i - 1]) / (xs[i] - xs[i - 1]) * (ys[i] - ys[i - 1]))
 
 
 def report(study_name: str, rows: list[Row]) -> None:
-    """Print each network's scores, metrics and throughput, means over seeds; for published accuracies the agreement."""
+    """Print each network's scores, metrics and throughput, means over seeds; for several families also their orders."""
     study = STUDIES[study_name]
     trainings = [row for row in rows if "scores" in row]
-    timings = {row["arch"]: row["ratio"] for row in rows if "ratio" in row}
     labels = [name for name in LABELS if all(name in row["metrics"] for row in trainings)]
+    values = {
+        name: np.array([row["scores"] + [row["metrics"][label] for label in labels] for row in of])
+        for name in study.networks
+        if (of := [row for row in trainings if row["arch"] == name])
+    }
     heads = [*(f"{steps:,} steps" for steps in study.rungs), *(LABELS[name] for name in labels)]
-    gained, extra = gains(study, rows), ["ImageNet"] if study.top1 else ["at equal throughput"] if study.widths else []
-    columns = ["MMACs", "M params", "throughput", "seeds", *heads, *extra]
+    _print_networks(study, rows, values, heads)
+    if study.top1:
+        _print_orders(study, rows, {name: of.mean(axis=0) for name, of in values.items()}, heads)
+
+
+def _print_networks(study: NetworkStudy, rows: list[Row], values: Mapping[str, Array], heads: list[str]) -> None:
+    timings = {row["arch"]: row["ratio"] for row in rows if "ratio" in row}
+    sizes = {row["arch"]: (row["macs"] / 1e6, row["params"] / 1e6) for row in rows if "macs" in row}
+    gained = gains(study, rows)
+    published, scored = (
+        _ranks({name: of[name] for name in study.top1 if name in values})
+        for of in (study.top1, {name: of.mean(axis=0)[len(study.rungs) - 1] for name, of in values.items()})
+    )
+    columns = ["MMACs", "M params", "throughput", "seeds", *heads, "at equal throughput"]
+    columns += ["ImageNet (rank)", "rank by score"] if study.top1 else []
     print(f"| network | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
-    means: dict[str, list[float]] = {}
-    for name in study.networks:
-        of = [row for row in trainings if row["arch"] == name]
-        if not of:
-            continue
-        values = np.array([row["scores"] + [row["metrics"][label] for label in labels] for row in of])
-        means[name] = list(values.mean(axis=0))
-        spread = np.abs(values - values.mean(axis=0)).max(axis=0)
-        cells = [_cell(mean, s, len(of)) for mean, s in zip(means[name], spread, strict=True)]
+    for name, of in values.items():
+        mean = of.mean(axis=0)
+        spread = np.abs(of - mean).max(axis=0)
+        macs, params = sizes[name]
         ratio = "{:.2f}x ({:.2f} to {:.2f})".format(*timings[name]) if name in timings else "-"
-        sizes = [f"{of[0]['macs'] / 1e6:.0f}", f"{of[0]['params'] / 1e6:.2f}", ratio, str(len(of))]
-        top1 = [str(study.top1.get(name, "-"))] if study.top1 else []
-        over = [_gain_cell(gained.get(name))] if study.widths else []
-        print(f"| {' | '.join([name, *sizes, *cells, *top1, *over])} |")
-    ranked = [name for name in study.top1 if name in means]
-    if len(ranked) > 2:
-        print("\nKendall's tau with the published ImageNet accuracies of", len(ranked), "networks:")
-        for column, head in enumerate(heads):
-            tau = kendalltau([study.top1[name] for name in ranked], [means[name][column] for name in ranked]).statistic
-            print(f"  {head}: {tau:.2f}")
+        cells = [name, f"{macs:.0f}", f"{params:.2f}", ratio, str(len(of))]
+        cells += [_cell(m, s, len(of)) for m, s in zip(mean, spread, strict=True)]
+        cells.append(_gain_cell(gained.get(name)))
+        if study.top1:
+            ranked = name in published
+            cells += [f"{study.top1[name]:.1f} ({published[name]})", str(scored[name])] if ranked else ["-", "-"]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _ranks(values: Mapping[str, float]) -> dict[str, int]:
+    """Return the rank of each value, 1 for the highest."""
+    return {name: rank for rank, name in enumerate(sorted(values, key=lambda name: -values[name]), start=1)}
+
+
+def _print_orders(study: NetworkStudy, rows: list[Row], means: Mapping[str, Array], heads: list[str]) -> None:
+    """Print how the order of the families by each score and metric agrees with others, and where attention stands."""
+    families = [name for name in study.families if name in means]
+    middle, last = len(study.rungs) - 2, len(study.rungs) - 1
+    orders: dict[str, Mapping[str, float]] = {
+        "ImageNet accuracy": study.top1,
+        "MACs": {row["arch"]: row["macs"] for row in rows if "macs" in row},
+        "parameters": {row["arch"]: row["params"] for row in rows if "params" in row},
+        "throughput": {row["arch"]: row["ratio"][0] for row in rows if "ratio" in row},
+        f"score after {heads[middle]}": {name: means[name][middle] for name in families},
+        f"score after {heads[last]}": {name: means[name][last] for name in families},
+    }
+    print(f"\n| Kendall's tau with | networks | {' | '.join(heads)} |\n|---|--:|{'--:|' * len(heads)}")
+    for order, of in orders.items():
+        names = [name for name in families if name in of]
+        found = [rank_correlation([(of[name], means[name][i]) for name in names]) for i in range(len(heads))]
+        print(f"| {order} | {len(names)} | {' | '.join(map(_tau_cell, found))} |")
+    ranks = [_ranks({name: means[name][i] for name in families}) for i in range(len(heads))]
+    print(f"\n| mean rank among {len(families)} networks | networks | {' | '.join(heads)} |", end="")
+    print(f"\n|---|--:|{'--:|' * len(heads)}")
+    for kind, inside in (("with attention", True), ("convolutions alone", False)):
+        names = [name for name in families if (name in study.attention) is inside]
+        cells = [f"{np.mean([of[name] for name in names]):.1f}" if names else "-" for of in ranks]
+        print(f"| {kind} | {len(names)} | {' | '.join(cells)} |")
+
+
+def _tau_cell(found: RankCorrelation) -> str:
+    tau = "-" if found.tau is None else f"{found.tau:.2f}"
+    return tau if found.interval is None else "{} ({:.2f} to {:.2f})".format(tau, *found.interval)
 
 
 def _cell(mean: float, spread: float, seeds: int, sign: str = "") -> str:
     return f"{mean:{sign}.3f}" + (f" ± {spread:.3f}" if seeds > 1 else "")
 
 
-def _gain_cell(gain: NDArray[np.float64] | None) -> str:
+def _gain_cell(gain: Array | None) -> str:
     return "-" if gain is None else _cell(gain.mean(), np.abs(gain - gain.mean()).max(), len(gain), "+")
 
 

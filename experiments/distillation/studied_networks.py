@@ -76,6 +76,7 @@ class NetworkStudy:
         widths: Networks that are the reference in other widths.
         top1: Published ImageNet accuracy in % of networks that have one.
         attention: Networks with attention in some of their blocks.
+        variants: Networks that are another one with a change; agreements of orders leave them and `widths` out.
     """
 
     image_px: int
@@ -85,6 +86,12 @@ class NetworkStudy:
     widths: tuple[str, ...] = ()
     top1: Mapping[str, float] = field(default_factory=dict)
     attention: frozenset[str] = frozenset()
+    variants: frozenset[str] = frozenset()
+
+    @property
+    def families(self) -> list[str]:
+        """Names of the networks of which none is another one with a change."""
+        return [name for name in self.networks if name not in self.variants and name not in self.widths]
 
 
 def _eradio(stages: Mapping[int, StageSpec] | None = None, width: int = 32, **changes: Any) -> ArchSpec:
@@ -143,7 +150,6 @@ _TOP1 = {
     "tf_efficientnetv2_b0": 78.358,  # in1k
     "nf_regnet_b1": 79.306,  # ra2_in1k, 288 px
     "convnext_atto": 77.008,  # d2_in1k, 288 px
-    "convnextv2_atto": 77.760,  # fcmae_ft_in1k, 288 px
     "poolformerv2_s12": 78.004,  # sail_in1k
     "pvt_v2_b0": 70.660,  # in1k
     "xcit_nano_12_p16_224": 69.962,  # fb_in1k
@@ -211,18 +217,19 @@ def _presets() -> dict[str, StudiedNetwork]:
 
 def _backbones() -> NetworkStudy:
     timm = (*_TOP1, "efficientvit_b0")
+    without_neck = {"E-RADIO, no neck": _small_eradio(), "timm:convnext_atto, no neck": TimmSpec("convnext_atto")}
     networks: dict[str, StudiedNetwork] = {
         **{f"timm:{name}": TimmSpec(name) if name in _PLAIN else WithNeck(name) for name in timm},
         **_presets(),
-        "E-RADIO, no neck": _small_eradio(),
-        "timm:convnext_atto, no neck": TimmSpec("convnext_atto"),
+        **without_neck,
     }
     attention = {f"timm:{name}" for name in _TIMM_ATTENTION}
     for name, spec in networks.items():
         if isinstance(spec, ArchSpec) and not {stage.block for stage in spec.stages} <= _CONVOLUTIONS:
             attention.add(name)
     top1 = {f"timm:{name}": accuracy for name, accuracy in _TOP1.items()}
-    return NetworkStudy(96, (90, 270, 1350), "E-RADIO", networks, tuple(_SIZES), top1, frozenset(attention))
+    variants = frozenset(without_neck)
+    return NetworkStudy(96, (90, 270, 810), "E-RADIO", networks, tuple(_SIZES), top1, frozenset(attention), variants)
 
 
 STUDIES = {
