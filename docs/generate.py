@@ -395,7 +395,7 @@ def teachers_page() -> str:
 FILES = (
     "A search downloads `model.safetensors` of a network's repository on the Hugging Face hub. Where there is no"
     " network, download it elsewhere by the command, copy it, and give its place by `--teacher-weights NAME=FILE`, with"
-    " the network's name without `@PX/N`. Any pretrained network of timm works so; most repositories are `timm/NAME`."
+    " the network's name without `@PX/N`. This holds for every teacher of timm; most repositories are `timm/NAME`."
 )
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from experiments.distillation.network_study import RESULTS, STUDIES, gains, report
+from experiments.distillation.network_study import RESULTS, gains, report
 from experiments.distillation.parallel import load_rows
+from experiments.distillation.studied_networks import NECK_STRIDE, STUDIES, BackboneWithNeck, build_studied
+from search_space import ArchSpec
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,9 +24,31 @@ def row(name: str, seed: int, score: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_networks_of_a_study_differ(name: str) -> None:
-    specs = [spec for spec in STUDIES[name].networks.values() if spec is not None]
+    specs = [spec for spec in STUDIES[name].networks.values() if isinstance(spec, ArchSpec)]
     assert len({spec.arch_id for spec in specs}) == len(specs)
     assert STUDIES[name].reference in STUDIES[name].networks
+
+
+def test_families_have_maps_of_the_targets_stride() -> None:
+    """Otherwise a score says how large a network's map is, not how good the network."""
+    study = STUDIES["backbones"]
+    strides = {name: build_studied(network).spatial_stride for name, network in study.networks.items()}
+    assert {strides[name] for name in study.families} == {NECK_STRIDE}
+    assert {strides[name] for name in study.variants} == {2 * NECK_STRIDE}
+
+
+def test_a_neck_of_timms_networks_reads_the_last_two_maps_at_stride_16() -> None:
+    torch.manual_seed(0)
+    network, images = BackboneWithNeck("edgenext_xx_small").eval(), torch.randn(2, 3, 96, 96)
+    features = network.encode(images)
+    own = network.backbone.encode(images)
+    assert features.spatial.shape == (2, network.spatial_dim, 6, 6)
+    assert own.spatial.shape[2:] == (3, 3)
+    torch.testing.assert_close(features.summary, own.summary)
+    features.spatial.square().mean().backward()
+    shallow, deep = (network.backbone.model.stages[i] for i in (2, 3))
+    assert all(any(p.grad is not None and p.grad.any() for p in stage.parameters()) for stage in (shallow, deep))
+    assert network.no_weight_decay() <= {name for name, _ in network.named_parameters()}
 
 
 def test_one_seed_has_no_spread_and_two_have(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +71,23 @@ def test_a_gain_is_over_the_width_that_is_as_fast() -> None:
     np.testing.assert_allclose(found["no neck"], [0.03, 0.03])
     np.testing.assert_allclose(found["windows of 2"], [0.0, 0.0], atol=1e-12)  # the outer line goes on
     assert gains(STUDIES["ablation"], rows) == {}
+
+
+def test_orders_are_those_of_the_families(capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores rise with ImageNet accuracy; networks without a published accuracy, widths and variants change no tau."""
+    study = STUDIES["backbones"]
+    rows = [row(name, 0, top1 / 100) for name, top1 in study.top1.items()]
+    rows += [row(name, 0, 0.1) for name in ("RepViT", "E-RADIO", *study.widths, *study.variants)]
+    report("backbones", rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"| ImageNet accuracy | {len(study.top1)} | 1.00 | 1.00 | 1.00 |" in lines
+    attention = [
+        name for name in study.families if name in study.attention and (name in study.top1 or name == "E-RADIO")
+    ]
+    assert any(line.startswith(f"| with attention | {len(attention)} | ") for line in lines)
+    best = max(study.top1, key=lambda name: study.top1[name])
+    (line,) = [line for line in lines if line.startswith(f"| {best} |")]
+    assert line.endswith(f"| - | {study.top1[best]:.1f} (1) | 1 |")
 
 
 def test_the_published_ablation_is_that_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
