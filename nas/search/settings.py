@@ -380,7 +380,20 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     distill = {**plain["distill"], **options.get("distill_settings", {})}
     distill |= {name: options[name] for name in RECIPE_FLAGS if name in options}
     changes["device"] = _resolved_device(changes.get("device", base.device))
+    if ":" in changes.get("data", ""):
+        changes["data"] = _absolute(changes["data"])
     return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
+
+
+def _absolute(data: str) -> str:
+    """Return the URI by which a process in another folder finds the same images; one that `check_uri` refuses stays."""
+    from nas.data import DataError, absolute_uri, check_uri  # NumPy and PIL take a while to import
+
+    try:
+        check_uri(data)
+    except DataError:
+        return data
+    return absolute_uri(data)
 
 
 def _check_names(config: SearchConfig) -> None:

@@ -1,9 +1,9 @@
 """Teachers by name: frozen pretrained networks that a student is distilled from.
 
 Three teachers are built in. Most pretrained networks of timm are teachers too, those with safetensors weights and a
-square map, except RADIO's. Their names are ``NAME[@PX[/N]]``: PX is the side of the input, N x N images of PX / N px make
-one input (a mosaic, for networks of large inputs without a summary). A set stands for several names; names and sets mix
-in a comma list.
+square map, except RADIO's. Their names are ``NAME[@PX[/N]]``: PX is the side of the input, N x N images of PX / N px
+make one input (a mosaic, for networks of large inputs without a summary). A set stands for several names; names and
+sets mix in a comma list.
 
 - ``am_radio``: the three teachers of AM-RADIO's backbone study (arXiv 2312.06709): CLIP ViT-H, DINOv2 ViT-g with
   registers at 224 px, and SAM ViT-H, 16 images to a mosaic.

@@ -290,6 +290,19 @@ def test_a_laptop_with_its_own_images_is_not_asked_for_a_recipe(
     assert capsys.readouterr().err == ""
 
 
+def test_images_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resuming, retraining and a training open the images again, wherever they are started."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    words = ["--device", "cpu", "--run", str(tmp_path / "run"), "--data"]
+    assert parse([*words, "imagefolder:mine"]).config.data == f"imagefolder:{tmp_path}/mine"
+    assert parse([*words, "imagefolder:none"]).config.data == "imagefolder:none", (
+        "what is refused later is named as given"
+    )
+    url = "webdataset:https://host/{0..3}.tar::https://host/val.tar?sig=1#ignore=9"
+    assert parse([*words, url]).config.data == url
+
+
 def test_settings_in_python_are_held_to_the_same_rule(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--space full"):
         command_of({"space": "full", "run": str(tmp_path / "run")}, "")
