@@ -67,7 +67,8 @@ _MAX_WORKERS_PER_CPU = 8
 PROGRAM = "backbone-nas"
 DEVICES = ("auto", "cpu", "cuda")
 TEACHER_HELP = "safetensors file with the weights of a timm teacher; may be given several times"
-_PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+PAGE_SUFFIXES = (".html", ".htm")
 
 _COLUMNS_WITHOUT_TERMINAL = 130
 _PROGRESS_LINE_S = 10.0  # between two progress lines without a terminal
@@ -294,21 +295,35 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: must be whole numbers with commas, as 30,90,270") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)}: must be whole numbers with commas, as 1,4,16") from None
 
 
-def picture_file(text: str) -> str:
-    """Check an option's value that names a picture to write, before the command starts its work.
+def file_to_write(*suffixes: str) -> Callable[[str], Path]:
+    """Return the type of an option that names a file to write, which is checked before the command starts its work.
 
-    Raises:
-        argparse.ArgumentTypeError: The suffix is that of no picture, or there is no such folder.
+    Args:
+        suffixes: What the file's name may end in. A study's own files end in others, and are not overwritten by a slip.
     """
-    path = Path(text)
-    if path.suffix not in _PICTURE_SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in one of {', '.join(_PICTURE_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"no such folder {str(path.parent)!r}")
-    return text
+
+    def check(text: str) -> Path:
+        path = Path(not_empty(text))
+        if path.suffix not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(suffixes)}")
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"no such folder {str(path.parent)!r}")
+        return path
+
+    return check
+
+
+def folder_to_write(text: str) -> Path:
+    """Return the folder that an option names; argparse.ArgumentTypeError where it is a file."""
+    path = Path(not_empty(text))
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return path
 
 
 # --- consoles and progress

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.cli import DEVICES, TEACHER_HELP, NamedFile, not_empty, picture_file
+from nas.cli import DEVICES, PICTURE_SUFFIXES, TEACHER_HELP, NamedFile, file_to_write, not_empty
 from nas.command_log import announce
 
 LATEST = "runs/latest"  # a link to the study last started or resumed from the current folder
@@ -24,7 +24,7 @@ Add = Callable[..., object]  # the method `add_argument` of a parser or a group
 FLAGS: dict[str, dict[str, Any]] = {
     "--device": {
         "metavar": "NAME",
-        "help": "cpu, cuda (cuda:N where nothing is trained), or auto for a GPU that PyTorch sees, else the CPU",
+        "help": "cpu, cuda, or auto for a GPU that PyTorch sees, else the CPU",
     },
     "--img-size": {"type": int, "metavar": "PX", "help": "side of the input images in pixels, a multiple of 32"},
     "--measure-batch-size": {"type": int, "metavar": "N", "help": "images per call when a network is measured"},
@@ -41,7 +41,11 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "precision that the teachers compute in; on GPUs with tensor cores, bf16 is several times faster",
     },
     "--json": {"action": "store_true", "help": "print one JSON object instead of tables"},
-    "--plot": {"type": picture_file, "metavar": "FILE", "help": "picture to draw, as .png, .svg or .pdf"},
+    "--plot": {
+        "type": file_to_write(*PICTURE_SUFFIXES),
+        "metavar": "FILE",
+        "help": "picture to draw, as .png, .svg or .pdf",
+    },
 }
 
 
@@ -72,6 +76,11 @@ def add_batch_size(add: Add, default: str) -> None:
     add_flag(add, "--measure-batch-size", default, names=("--batch-size", "--measure-batch-size"), dest="batch_size")
 
 
+def add_measuring_device(add: Add, **settings: Any) -> None:
+    """Add --device to a command that measures and does not train, which may choose one of several GPUs."""
+    add_flag(add, "--device", "auto", more="; cuda:N for the GPU of that number", **settings)
+
+
 def add_training_flags(add: Add) -> None:
     """Add --device, --cache and --teacher-weights to a command that trains the models of a study."""
     add_flag(add, "--device", "auto", choices=DEVICES)
@@ -94,6 +103,8 @@ def run_folder(text: str) -> Path:
     path = Path(not_empty(text))
     if path.is_dir():
         return _without_link(path) if path.is_symlink() else path
+    if path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name the run folder that has it")
     if path.is_symlink():
         raise argparse.ArgumentTypeError(f"{text} links to {str(path.readlink())!r}, which is gone; name a run folder")
     if text == LATEST:

@@ -136,8 +136,24 @@ def described(hint: Any) -> str:
 
 
 def misfit(value: Any, hint: Any) -> str | None:
-    """Return "VALUE: must be ..." where a value does not fit its type; None where it does."""
-    return None if fits(value, hint) else f"{shown(value)}: must be {described(hint)}"
+    """Return "VALUE: must be ..." where a value does not fit its type; None where it does.
+
+    Of a list that has an item of a wrong value, the value is the first such item.
+    """
+    if fits(value, hint):
+        return None
+    items = _items(hint)
+    if items is not None and isinstance(value, list | tuple):
+        return next(problem for item in value if (problem := misfit(item, items)))
+    return f"{shown(value)}: must be {described(hint)}"
+
+
+def _items(hint: Any) -> Any | None:
+    """Return the type of the items where a type is that of lists, or of lists and None."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return next((items for part in parts if (items := _items(part)) is not None), None)
+    return parts[0] if origin is tuple else None
 
 
 def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], /, prefix: str = "--", **names: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cli import PROGRAM, OneLineParser, exit_code
+from nas.cli import PAGE_SUFFIXES, PROGRAM, OneLineParser, exit_code, file_to_write, folder_to_write
 from nas.flags import add_run
 from nas.study.redaction import public_text
 from nas.terminal import write_line
@@ -32,11 +32,15 @@ class ReportOptions:
     def __post_init__(self) -> None:
         if self.behind is not None and self.figures is None:
             raise ValueError("--behind: only for figures; add --figures DIR, or remove it")
+        if self.csv is not None and self.csv.resolve() == (self.run / "history.csv").resolve():
+            raise ValueError(f"--csv: {str(self.csv)!r} is the history of this training; choose another file")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
-    return exit_code(lambda: _report(ReportOptions(**vars(parser().parse_args(arguments)))), public_text)
+    return exit_code(
+        lambda: _report(ReportOptions(**vars(parser().parse_args(arguments)))), public_text, "the study is unchanged"
+    )
 
 
 def _report(options: ReportOptions) -> int:
@@ -81,8 +85,15 @@ def parser() -> OneLineParser:
     )
     none = "(default: not written)"
     add_run(built.add_argument)
-    built.add_argument("--out", type=Path, metavar="FILE", help="file of the report (default: RUN/report.html)")
-    built.add_argument("--figures", type=Path, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}")
+    built.add_argument(
+        "--out",
+        type=file_to_write(*PAGE_SUFFIXES),
+        metavar="FILE",
+        help="file of the report (default: RUN/report.html)",
+    )
+    built.add_argument(
+        "--figures", type=folder_to_write, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}"
+    )
     built.add_argument(
         "--behind",
         type=Path,
@@ -90,10 +101,12 @@ def parser() -> OneLineParser:
         help="with --figures: draw the front of another study in gray behind this one, such as that of a random search "
         "(default: none)",
     )
-    built.add_argument("--csv", type=Path, metavar="FILE", help=f"write the trials as CSV, one per row {none}")
+    built.add_argument(
+        "--csv", type=file_to_write(".csv"), metavar="FILE", help=f"write the trials as CSV, one per row {none}"
+    )
     built.add_argument(
         "--parquet",
-        type=Path,
+        type=file_to_write(".parquet", ".pq"),
         metavar="FILE",
         help=f"write the trials as Parquet, exact and typed; needs pyarrow {none}",
     )

@@ -5,6 +5,7 @@ Source of E-RADIO: "AM-RADIO: Agglomerative Vision Foundation Model", arXiv 2312
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -103,6 +104,17 @@ def preset(name: str) -> ArchSpec:
     return PRESETS[name]
 
 
+def unknown_preset(name: str, kinds: str = "timm:NAME, a spec's .json file") -> SpecError:
+    """Return the error of a name that is no preset's, with similar ones, or all where none is.
+
+    Args:
+        name: The name.
+        kinds: What may be named in place of a preset.
+    """
+    near = ", ".join(difflib.get_close_matches(name, PRESETS, n=3) or PRESETS)
+    return SpecError(f"arch: no preset {name!r}; choose {kinds}, or a preset: {near}")
+
+
 def find_spec(arch: str) -> tuple[str, ArchSpec]:
     """Return name and spec of a preset or of a spec's .json file.
 
@@ -122,9 +134,7 @@ def read_spec(arch: str, parse: Callable[[str], Spec]) -> tuple[str, Spec]:
     """
     path = Path(arch)
     if path.suffix != ".json":
-        raise SpecError(
-            f"arch: no preset {arch!r}; choose from {', '.join(PRESETS)}, timm:NAME, or a spec's .json file"
-        )
+        raise unknown_preset(arch)
     try:
         name = path.absolute().parent.name if path.name == "spec.json" else path.stem
         return name or path.stem, parse(read_text(path))

@@ -66,7 +66,7 @@ def parser() -> OneLineParser:
         description="Print a script that lets a shell complete commands, flags, choices, studies and files.",
         epilog=_EXAMPLES,
     )
-    built.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, metavar="SHELL", help="bash, zsh or tcsh")
+    built.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, metavar="SHELL", help=", ".join(shtab.SUPPORTED_SHELLS))
     return built
 
 

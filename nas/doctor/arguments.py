@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_batch_size, add_cache, add_flag
+from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.measure.arms import Arm
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, check_fields
 
@@ -112,7 +112,7 @@ def parser() -> OneLineParser:
     )
     add("--gpu", action="store_true", help=gpu)
     add = built.add_argument_group("with --gpu").add_argument
-    add_flag(add, "--device", "auto")
+    add_measuring_device(add)
     add("--archs", type=_names, metavar="A,B", help=f"networks to measure (default: {','.join(ARCHS)})")
     runtimes = f"runtimes to measure each network in (default: {','.join(RUNTIMES)})"
     add("--runtimes", type=_runtimes, metavar="A,B", help=runtimes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser, cache_root, check_cache, whole_numbers
-from nas.flags import add_batch_size, add_cache, add_flag
+from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_on, default_arm, named_arms
 from nas.measure.devices import device_type
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
@@ -226,7 +226,7 @@ def parser() -> OneLineParser:
     add("--arch", action="append", help="preset, timm:NAME or a spec's .json file; may be repeated")
     add("--space", choices=list(SPACES), help="profile a sample of this search space instead of --arch")
     add = built.add_argument_group("settings").add_argument
-    add_flag(add, "--device", "auto", default="auto")
+    add_measuring_device(add, default="auto")
     add_batch_size(add, "128 on CUDA; 16 on a CPU up to 128 px, else 4")
     add_flag(add, "--img-size", "64 for specs of the spaces laptop and micro, else 224")
     add_flag(add, "--runtime", _defaults(), more=f"; words: {_words()}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_batch_size, add_flag, add_run
+from nas.flags import add_batch_size, add_flag, add_measuring_device, add_run
 from nas.measure.arms import Arm
 from nas.measure.devices import device_type
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Threads, check_fields
@@ -47,7 +47,7 @@ class RemeasureSettings:
     name: str | None = None  # None: device, batch size, image size and runtime
     overwrite: bool = False
     json: bool = False
-    plot: str | None = None
+    plot: Path | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -78,7 +78,7 @@ def parser() -> OneLineParser:
         "always measured too (default: front)"
     )
     add("--trials", default="front", metavar="TRIALS", help=trials)
-    add_flag(add, "--device", "auto", default="auto")
+    add_measuring_device(add, default="auto")
     add_batch_size(add, "the study's")
     add_flag(add, "--img-size", "the study's")
     add_flag(add, "--runtime", "each part as in the study")

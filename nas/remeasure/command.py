@@ -6,7 +6,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import timed_before
@@ -153,4 +152,4 @@ def _show(
     if settings.plot:
         from nas.analysis.plots import plot_remeasuring  # matplotlib takes a second to import
 
-        plot_remeasuring(study, again, comparison, Path(settings.plot))
+        plot_remeasuring(study, again, comparison, settings.plot)

@@ -84,6 +84,8 @@ class ReplaySettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.bench == "hybrid":
+            self._check_hybrid()
         names = (("BENCH", (self.bench,), BENCHES), ("--dataset", (self.dataset,), DATASETS))
         for flag, chosen, choices in (
             *names,
@@ -103,8 +105,6 @@ class ReplaySettings:
         )
         if given := [flag for flag, value in unused.items() if value is not None]:
             raise ConfigError(f"{given[0]}: {self.bench} has no use for it; leave the flag out")
-        if self.bench == "hybrid":
-            self._check_hybrid()
 
     def _check_hybrid(self) -> None:
         if self.rungs != 1:

@@ -51,7 +51,7 @@ class RetrainSettings:
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     measure_seconds: MeasureSeconds | None = None  # timing budget of each candidate; None: MEASURE_SECONDS
-    plot: str | None = None
+    plot: Path | None = None
     json: bool = False
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, command_line, whole_numbers
@@ -121,7 +122,8 @@ class _Setting(argparse.Action):
         key, equals, text = str(values).partition("=")
         hints = declared(DistillConfig)
         if not equals or key not in hints:
-            raise argparse.ArgumentError(self, f"{shown(values)}: must be KEY=VALUE with one of {', '.join(hints)}")
+            keys = ", ".join(get_close_matches(key, hints) or hints)
+            raise argparse.ArgumentError(self, f"{shown(values)}: must be KEY=VALUE, with a key such as {keys}")
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):  # brackets in brackets, a thousand deep
@@ -140,17 +142,22 @@ def parser() -> OneLineParser:
         epilog=_EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
-    add_settings(search)
+    add_settings(search, "with --resume as in the search, else ")
     _add_where_it_runs(search.add_argument_group("where it runs").add_argument)
     _add_session(search.add_argument_group("the session").add_argument)
     return search
 
 
-def add_settings(built: argparse.ArgumentParser) -> None:
-    """Add the flags that a search's numbers depend on, and those that say where images and teachers come from."""
+def add_settings(built: argparse.ArgumentParser, recorded: str = "") -> None:
+    """Add the flags that a search's numbers depend on, and those that say where images and teachers come from.
+
+    Args:
+        built: The parser.
+        recorded: Says when a run folder gives the defaults of cache and teachers' weights.
+    """
     _add_file(built.add_argument_group("a file of settings").add_argument)
     _add_what_to_search(built.add_argument_group("what to search").add_argument)
-    add_data_flags(built.add_argument_group("data and teachers").add_argument)
+    add_data_flags(built.add_argument_group("data and teachers").add_argument, recorded)
     _add_training(built.add_argument_group("training").add_argument)
     measuring = built.add_argument_group("measuring").add_argument
     add_measuring_flags(measuring)
@@ -175,8 +182,8 @@ def _add_what_to_search(add: Add) -> None:
     add_network_flags(add)
 
 
-def add_data_flags(add: Add) -> None:
-    """Add the flags that choose images, teachers and their cache."""
+def add_data_flags(add: Add, recorded: str) -> None:
+    """Add the flags that choose images, teachers and their cache; `recorded` as in `add_settings`."""
     defaults, present = SearchConfig(), "what there is, up to"
     add("--data", metavar="URI", help=_DATA_HELP)
     add(
@@ -188,11 +195,11 @@ def add_data_flags(add: Add) -> None:
     add("--val-images", type=int, metavar="N", help=f"held-out images (default: {present} {defaults.val_images})")
     add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
-    add_flag(add, "--teacher-weights", "with --resume those of the search; else download from timm")
+    add_flag(add, "--teacher-weights", f"{recorded}download from timm")
     add_flag(add, "--teacher-precision", defaults.teacher_precision, choices=TEACHER_PRECISIONS)
     dtype = f"data type of the teachers' stored outputs (default: {defaults.target_dtype})"
     add("--target-dtype", choices=TARGET_DTYPES, help=dtype)
-    add_cache(add, "with --resume that of the search; ")
+    add_cache(add, recorded)
 
 
 def _add_training(add: Add) -> None:

@@ -7,6 +7,7 @@ is its flag with _ for -. Recipes are such files inside the package. A search wr
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tomllib
@@ -23,7 +24,7 @@ from nas.ranges import Budget, Hours, MeasureSeconds, Range, Text, Workers, chec
 from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import LIMITS, Bound
 from nas.study.redaction import public_word
-from search_space.checks import read_text
+from search_space.checks import read_text, shown
 
 _LOG = logging.getLogger(__name__)
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -129,7 +130,12 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for an option of a command line or a call whose value does not fit its setting."""
     names = {name: limit.flag for name, limit in LIMITS.items()}
     check_values(options, _OPTIONS, **names)
-    check_values(options.get("distill_settings", {}), TABLES["distill"], "")
+    recipe = options.get("distill_settings", {})
+    check_values(recipe, TABLES["distill"], "")
+    for name in RECIPE_FLAGS:
+        if name in recipe and name in options and json.dumps(recipe[name]) != json.dumps(options[name]):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag}: {shown(options[name])}: --distill {name}={shown(recipe[name])} says otherwise")
 
 
 def in_terms_of_keys(message: str) -> str:

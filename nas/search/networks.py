@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig, is_of_timm
 from search_space import PRESETS, ArchSpec, SpecError, TimmSpec
+from search_space.presets import unknown_preset
 from search_space.timm_names import PREFIX
 from search_space.timm_spec import check_arch, find_network
 
@@ -92,9 +92,7 @@ def _check_network(flag: str, name: str, config: SearchConfig) -> None:
         elif is_of_timm(name):
             _check_timm_network(flag, name)
         elif name not in PRESETS:
-            presets = ", ".join(difflib.get_close_matches(name, PRESETS, n=3) or PRESETS)
-            kinds = "a spec's .json file" if flag == "baselines" else "timm:NAME, a spec's .json file"
-            raise ConfigError(f"--{flag}: no preset {name!r}; choose {kinds}, or a preset: {presets}")
+            raise unknown_preset(name, *(["a spec's .json file"] if flag == "baselines" else []))
     except SpecError as error:
         raise ConfigError(f"--{flag}: {_reason(error)}") from None
 

@@ -45,7 +45,7 @@ class SelectSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; it is NOTHING_FITS where no candidate is within the limits."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: select(parse(words)), public_text)
+    return exit_code(lambda: select(parse(words)), public_text, "the study is unchanged")
 
 
 def select(settings: SelectSettings) -> int:

@@ -107,7 +107,9 @@ def _missing(run_dir: Path) -> str:
     if (run_dir / LOG_FOLDER / "search.log").is_file():
         advice = "if it has ended, type its command again: there is nothing to resume"
         return f"the search in {run_dir} has no finished trial yet; {advice}"
-    return f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing)"
+    runs = sorted(file.parent.name for name in (STUDY_FILE, LOCATION_FILE) for file in run_dir.glob(f"*/{name}"))
+    hint = f"; it has run folders, such as {str(run_dir / runs[-1])!r}" if runs else "; name the run folder of a search"
+    return f"{str(run_dir)!r} holds no study ({STUDY_FILE} is missing){hint}"
 
 
 def database_url(text: str) -> URL:

@@ -58,7 +58,7 @@ def parser() -> OneLineParser:
     )
     _add_what(built.add_argument_group("what to train").add_argument)
     data = built.add_argument_group("data and teachers").add_argument
-    add_data_flags(data)
+    add_data_flags(data, "with a run folder as in its study, else ")
     _add_live(data)
     training = built.add_argument_group("training").add_argument
     add_flag(

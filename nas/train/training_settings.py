@@ -30,8 +30,9 @@ from nas.search.settings import (
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
-from search_space import SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
+from search_space import PRESETS, SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
 from search_space.checks import shown
+from search_space.presets import unknown_preset
 from search_space.spaces import space_of
 from search_space.timm_names import PREFIX
 from search_space.timm_spec import find_network
@@ -197,10 +198,11 @@ def _named_spec(arch: str | NetworkSpec) -> tuple[str, NetworkSpec]:
     if not isinstance(arch, str):
         return (f"{PREFIX}{arch.name}" if isinstance(arch, TimmSpec) else arch.arch_id), arch
     try:
+        if not (arch.startswith(PREFIX) or arch.endswith(".json") or arch in PRESETS):
+            raise unknown_preset(arch, "the run folder of a search, timm:NAME, a spec's .json file")
         return find_network(arch)
     except SpecError as error:
-        folder = "" if arch.startswith(PREFIX) or arch.endswith(".json") else ", or name a run folder"
-        raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}{folder}") from None
+        raise ConfigError(f"ARCH: {str(error).removeprefix('arch: ')}") from None
 
 
 def _of_name(

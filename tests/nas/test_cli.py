@@ -61,7 +61,7 @@ def test_other_forms_are_refused_in_one_line(
     [
         (["--budget", "abc"], "--budget: 'abc': must be a whole number"),
         (["--train-images", "1.5"], "--train-images: '1.5': must be a whole number"),
-        (["--rung-steps", "1,b"], "--rung-steps: '1,b': must be whole numbers with commas, as 30,90,270"),
+        (["--rung-steps", "1,b"], "--rung-steps: '1,b': must be whole numbers with commas, as 1,4,16"),
         (["--max-hours", "two"], "--max-hours: 'two': must be a number"),
     ],
 )

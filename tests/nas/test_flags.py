@@ -90,6 +90,17 @@ def test_a_folder_named_latest_is_not_replaced(here: Path, capsys: pytest.Captur
     assert [entry.name for entry in (here / "runs").iterdir()] == ["latest"]
 
 
+def test_a_folder_that_is_no_study_says_where_there_are_some(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "runs/mine").mkdir(parents=True)
+    for expected in ("name the run folder of a search", "it has run folders, such as 'runs/mine'"):
+        assert main(["select", "runs"]) == 2
+        assert capsys.readouterr().err.endswith(f"{expected}\n")
+        (here / "runs/mine/study.db").touch()
+    with pytest.raises(SystemExit, match="2"):
+        main(["select", "runs/mine/study.db"])
+    assert "'runs/mine/study.db' is a file; name the run folder that has it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command", ["retrain", "remeasure", "select", "report", "export --format timm", "search --resume"]
 )

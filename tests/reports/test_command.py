@@ -56,12 +56,30 @@ def test_unreadable_studies_are_one_line_and_exit_code_2(make, tmp_path, capsys)
     assert printed.out == ""
 
 
-def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path, capsys):
-    out = str(tmp_path / "nowhere" / "page.html")
-    assert main([str(run), "--out", out]) == 2
-    printed = capsys.readouterr().err
-    assert out in printed
-    assert printed.count("\n") == 1
+@pytest.mark.parametrize(
+    ("flag", "name", "words"),
+    [
+        ("--out", "RUN/study.db", "must end in .html"),
+        ("--csv", "RUN/study.db", "must end in .csv"),
+        ("--parquet", "RUN/config.toml", "must end in .parquet"),
+        ("--csv", "RUN/history.csv", "is the history of this training"),
+        ("--figures", "RUN/study.db", "is a file; name a folder"),
+        ("--out", "RUN", "must end in"),
+        ("--csv", "RUN/no/trials.csv", "no such folder"),
+    ],
+)
+def test_no_output_replaces_a_file_of_the_study(flag, name, words, run, capsys):
+    before = (run / "study.db").read_bytes()
+    try:
+        code = main([str(run), flag, name.replace("RUN", str(run))])
+    except SystemExit as stopped:
+        code = stopped.code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert line.startswith(f"error: {flag}: ")
+    assert words in line
+    assert (run / "study.db").read_bytes() == before
+    assert not (run / "report.html").exists(), "bad outputs are refused before the report is written"
 
 
 def test_a_stored_study_reads_back_as_it_was(run):

@@ -1,6 +1,7 @@
 """Comparisons of studies: numbers against plain loops, and which numbers are not compared."""
 
 import re
+import shutil
 from dataclasses import replace
 from functools import cache
 from xml.etree import ElementTree
@@ -370,15 +371,23 @@ def test_the_command_compares_the_newest_timings_that_can_be_trusted(tmp_path, c
 
 
 def test_command_writes_one_page(stored, tmp_path, capsys):
-    out = tmp_path / "page.html"
-    assert main([str(stored), str(stored), "--out", str(out)]) == 0
+    out, copy = tmp_path / "page.html", shutil.copytree(stored, tmp_path / "copy")
+    assert main([str(stored), str(copy), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert Page(out.read_text()).table("Coverage").rows[1][2] == "100.0 %"
-    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+    assert {p.name for p in tmp_path.iterdir()} == {"page.html", "copy"}
+
+
+def test_one_study_is_not_compared_with_itself(stored, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(stored), f"{stored}/../{stored.name}", "--out", str(tmp_path / "page.html")])
+    assert "is named twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "arguments", [["RUN"], ["RUN", "nowhere"], ["RUN", "RUN", "--out", "no/such/page.html"], ["RUN"] * 7]
+    "arguments",
+    [["RUN"], ["RUN", "nowhere"], ["RUN", "nowhere", "--out", "no/such/page.html"], ["RUN"] * 7]
+    + [["RUN", "nowhere", "--out", name] for name in ("page.db", ".")],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, stored, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

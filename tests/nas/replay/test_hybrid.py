@@ -202,6 +202,7 @@ def test_the_command_prints_shares_and_the_training_spent(
     [
         (["--table", "none.json.gz"], "no such file"),
         (["--table", __file__], "is not a table"),
+        (["--knowledge", "structure"], "--knowledge: hybrid's samplers know what they know"),
         (["--rungs", "3"], "--rungs: hybrid has the rungs"),
         (["--knowledge", "cost"], "--knowledge"),
         (["--sampler", "informed-tpe"], "those of a search"),

@@ -24,6 +24,17 @@ from nas.search.__main__ import main
         ("--distill learning_rate=Infinity", "error: --distill: learning_rate: inf: "),
         ("--distill learning_rate=true", "error: --distill: learning_rate: True: "),
         ("--distill head_width=1000000000000", "error: --distill: head_width: 1000000000000: "),
+        (
+            "--distill learning_rat=1",
+            "error: --distill: 'learning_rat=1': must be KEY=VALUE, with a key such as learning_rate",
+        ),
+        ("--distill batch_size=16 --batch-size 32", "error: --batch-size: 32: --distill batch_size=16 says otherwise"),
+        (
+            "--distill rung_steps=[30,90] --rung-steps 30,60",
+            "error: --rung-steps: (30, 60): --distill rung_steps=[30, 90]",
+        ),
+        ("--rung-steps 30,0", "error: --rung-steps: 0: must be a whole number from 1"),
+        ("--objectives=", "error: --objectives: '': must be text that is not empty"),
         ("--address x", "error: --address: 'x': must be auto or HOST:PORT"),
         ("--address host:70000", "error: --address: 'host:70000': must be auto or HOST:PORT"),
         ("--device cpu --runtime tensorrt", "error: runtime: tensorrt runs on CUDA only"),

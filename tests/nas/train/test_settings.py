@@ -210,7 +210,15 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["bad.json", "--train-steps", "5"], "ARCH: cannot read 'bad.json' (No such file or directory)\n"),
         (["eradio_pico", "--train-steps", "0"], "--train-steps: 0: must be"),
         (["eradio_pico", "--epochs", "-1"], "--epochs: -1: must be"),
-        (["eradio_pick", "--train-steps", "5"], "ARCH: no preset 'eradio_pick'"),
+        (
+            ["eradio_pick", "--train-steps", "5"],
+            "ARCH: no preset 'eradio_pick'; choose the run folder of a search, timm:NAME, a",
+        ),
+        (["eradio_pick", "--train-steps", "5"], "or a preset: eradio_pico"),
+        (
+            ["nofolder", "--train-steps", "5"],
+            "ARCH: no preset 'nofolder'; choose the run folder of a search, timm:NAME, a",
+        ),
         (["eradio_pico", "--train-steps", "5", "--fsdp"], "--fsdp: there is one process, and nothing to divide"),
         (
             ["eradio_pico", "--train-steps", "5", "--fsdp", "--workers", "2", "--distill", "compile=true"],
