@@ -39,7 +39,7 @@ from nas.cache.standardize import (
 from nas.data import ImageSet, Split
 from nas.data.dataset import Progress, digest
 from nas.measure.memory import LiveStorages
-from nas.teachers import Teacher, TeacherSpec
+from nas.teachers import Teacher, TeacherError, TeacherSpec
 from nas.teachers.base import activation_fingerprint, run_teacher, same_activations
 from search_space.memory import memory_bytes
 
@@ -205,10 +205,20 @@ class TeacherCacheBuilder:
         return run
 
     def _heads(self, teacher: Teacher, images: Tensor) -> Heads:
-        """Run the teacher on uint8 images (N, 3, S, S)."""
+        """Run the teacher on uint8 images (N, 3, S, S).
+
+        Raises:
+            TeacherError: A feature is no finite number. Stored in eight bits it would look like any other.
+        """
         summary, spatial = run_teacher(teacher, images.to(self.device), self.precision)
-        heads = {"spatial": to_grid(spatial, self.compression.grid)}
-        return heads if summary is None else {"summary": summary, **heads}
+        heads = {"spatial": to_grid(spatial, self.compression.grid)} | ({} if summary is None else {"summary": summary})
+        for head, features in heads.items():
+            if not torch.isfinite(features).all():
+                raise TeacherError(
+                    f"teacher {self.spec.name}: its {head} features are not finite on some images, in {self.precision};"
+                    " damaged weights do this, and with --teacher-precision bf16 large activations"
+                )
+        return heads
 
     @property
     def teacher_px(self) -> int:

@@ -139,6 +139,8 @@ class SpaceCostModel:
             if not record or not record.get("measurement"):
                 continue
             measurement = record["measurement"]
+            if measurement.get("requested_batch") not in (None, measurement["batch"]):
+                continue  # of a smaller batch than all others
             if trial.number not in self._measured or self._measured[trial.number].measurement != measurement:
                 spec = ArchSpec.from_dict(record["spec"])
                 observation = Observation(spec, 1 / measurement["ratio"])

@@ -160,6 +160,30 @@ def run_table(command: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
+def recorded_run(run_dir: Path) -> dict[str, Any]:
+    """Return the table ``[run]`` of the file in a run folder; empty where there is no file."""
+    path = run_dir / FILE_NAME
+    options = read_options(path) if path.is_file() else {}
+    found = {name: options[name] for name in RUN_KEYS if name in options}
+    if "teacher_weights" in found:
+        found["teacher_weights"] = {name: str(file) for name, file in found["teacher_weights"].items()}
+    return found
+
+
+def unrecorded_words(command: Any) -> list[str]:
+    """Return the flags of a `SearchCommand` that differ from what its study's search recorded, see `RECORDED_KEYS`."""
+    recorded, now = recorded_run(command.run), run_table(command)
+    words: list[str] = []
+    for name in ("cache", "trial_timeout"):
+        if name in now and now[name] != recorded.get(name):
+            value = f"{now[name]:g}" if name == "trial_timeout" else now[name]
+            words += [f"--{name.replace('_', '-')}", value]
+    earlier = recorded.get("teacher_weights", {})
+    for name, file in now.get("teacher_weights", {}).items():
+        words += [] if earlier.get(name) == file else ["--teacher-weights", f"{name}={file}"]
+    return words
+
+
 def with_recorded(run_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options completed by the run settings that the study's search recorded, see `RECORDED_KEYS`.
 

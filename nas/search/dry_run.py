@@ -139,7 +139,7 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
 def _run_folder(command: SearchCommand) -> str:
     if command.resume:
         return f"{command.run} holds the study"
-    Store.check_free(command.run)
+    Store.check_free(command.run, command.storage)
     _check_writable(command.run)
     return f"{command.run} can be created"
 

@@ -145,7 +145,7 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
     over = "of it in trials" if sessions == 1 else f"in trials over {sessions} sessions"
     line = f"{f'{ending} ' if ending else ''}after {clock(command_s)}, {clock(loop.elapsed_s)} {over}"
     told = {TrialState.RUNNING} | ({TrialState.COMPLETE, TrialState.STOPPED} if ending else set())
-    counts = ", ".join(f"{loop.counts[s]} {s.value}" for s in TrialState if loop.counts[s] and s not in told)
+    counts = ", ".join(f"{loop.counts[s]} {s.word}" for s in TrialState if loop.counts[s] and s not in told)
     size, volume = loop.front_summary()
     if ending:
         return f"{line}; {f'{counts}; ' if counts else ''}hypervolume {volume:.3f}"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig, is_of_timm
-from search_space import PRESETS, ArchSpec, SpecError, TimmSpec
+from nas.study.config import BASELINES, OPTUNA_SAMPLERS, REFERENCES, ConfigError, SearchConfig, is_of_timm
+from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec
 from search_space.presets import unknown_preset
 from search_space.timm_names import PREFIX
 from search_space.timm_spec import check_arch, find_network
@@ -83,6 +83,26 @@ def check_networks(config: SearchConfig) -> None:
             _check_network(flag, name, config)
     if is_of_timm(config.reference):
         _check_image_size(config.reference, config.distill.img_size)
+
+
+def check_new_baselines(config: SearchConfig) -> None:
+    """Check what a new study needs of its baselines together.
+
+    Raises:
+        ConfigError: Two are one architecture, whose results would be mixed up; or one is outside the space, and the
+            sampler is one of Optuna's: those sample parameters jointly only if all complete trials have them.
+    """
+    names: dict[str, str] = {}
+    space = SPACES[config.space]
+    for name in config.baselines:
+        spec = config.spec(name) if name in config.specs else PRESETS[name]
+        if (earlier := names.setdefault(spec.arch_id, name)) != name or config.baselines.count(name) > 1:
+            raise ConfigError(f"--baselines: {earlier} and {name} are one architecture; name it once")
+        if config.sampler in OPTUNA_SAMPLERS and not space.contains(spec):
+            raise ConfigError(
+                f"--baselines: {name} is outside the space {space.name}, where --sampler {config.sampler} would sample"
+                " each choice at random; leave it out, or take known-cost or evolution"
+            )
 
 
 def _check_network(flag: str, name: str, config: SearchConfig) -> None:

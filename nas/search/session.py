@@ -28,7 +28,7 @@ from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.samplers import make_sampler
-from nas.search.config_file import FILE_NAME, config_text, run_table
+from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
 from nas.search.preconditions import check_image_count, check_limits
 from nas.search.progress import SearchProgress, recovered
@@ -215,7 +215,7 @@ def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict
 
     config = command.config
     return StudyInfo(
-        name=command.run.name,
+        name=command.run.resolve().name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command.text,
         config=config.to_dict(),
@@ -258,8 +258,11 @@ def create_study(
 
 
 def write_config(command: SearchCommand) -> None:
-    """Write the file that starts the search again."""
-    atomic_write(command.run / FILE_NAME, config_text(command.config.to_dict(), run_table(command)))
+    """Write the file that starts the search again; where it has one, an extension keeps what the search recorded."""
+    now = run_table(command)
+    if command.resume and (earlier := recorded_run(command.run)):
+        now = earlier | {name: now[name] for name in RECORDED_KEYS if name in now}
+    atomic_write(command.run / FILE_NAME, config_text(command.config.to_dict(), now))
 
 
 def _extend(store: Store, architectures: int) -> None:

@@ -20,9 +20,10 @@ from nas.search.config_file import (
     read_options,
     recipe_names,
     recipe_path,
+    unrecorded_words,
     with_recorded,
 )
-from nas.search.networks import check_networks, read_spec_files
+from nas.search.networks import check_networks, check_new_baselines, read_spec_files
 from nas.search.preconditions import check_device
 from nas.study import compatibility
 from nas.study.config import (
@@ -137,7 +138,7 @@ def resume_command(command: SearchCommand) -> str:
     }
     words = [word for flag, value in session.items() if value is not None for word in (flag, str(value))]
     words += ["--until-converged"] if command.until_converged else []
-    return command_line("search", ["--resume", str(command.run), *words])
+    return command_line("search", ["--resume", str(command.run), *words, *unrecorded_words(command)])
 
 
 def device_source(given: Mapping[str, Any]) -> str:
@@ -205,6 +206,7 @@ def changed_config(options: Mapping[str, Any], base: SearchConfig) -> SearchConf
     """
     config = _config(options, base)
     _check_names(config)
+    check_new_baselines(config)
     return config
 
 
@@ -411,7 +413,12 @@ def _check_runtime(config: SearchConfig) -> None:
     """Raise ArmError for a runtime that the device does not have, LimitError for a limit on what both leave unknown."""
     device, arm = config.device, Arm.parse(config.runtime)
     check_runs_on(device, arm.runtime, arm.precision)
-    check_knowable(config.limits, arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}")
+    unknown, where = arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}"
+    check_knowable(config.limits, unknown, where)
+    if "memory" in config.objectives and "peak_memory_mib" in unknown:
+        raise ConfigError(
+            f"--objectives: memory: it is unknown {where}: choose another --runtime or drop this objective"
+        )
 
 
 def _runtime(words: str, base: str | None = None) -> str:

@@ -35,7 +35,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
 # repeated here because the help of a command imports neither optuna nor torch.
 KNOWN_COST = "known-cost"  # the sampler that knows an architecture's cost before it runs
-SAMPLERS = (KNOWN_COST, "evolution", "random", "nsga2", "tpe", "gp")
+OPTUNA_SAMPLERS = ("nsga2", "tpe", "gp")
+SAMPLERS = (KNOWN_COST, "evolution", "random", *OPTUNA_SAMPLERS)
 KNOWN_COSTS = ("throughput", "params", "macs")  # the costs that the sampler known-cost can model, next to the score
 MIN_BF16_GAIN = 0.05  # of a training step's time, for which bf16 is taken: its sums are less exact
 TEACHER_PRECISIONS = ("fp32", "bf16")
@@ -394,8 +395,8 @@ def check_recorded(settings: Mapping[str, Any]) -> None:
 
 def supports(sampler: str, objectives: Sequence[str]) -> bool:
     """Tell whether a sampler can search for these objectives, by their names."""
-    score, *costs = objectives
-    return sampler != "known-cost" or (score == "score" and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+    score, costs = objectives[:1], objectives[1:]
+    return sampler != "known-cost" or ([*score] == ["score"] and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
 
 
 def check_sampler(config: SearchConfig) -> None:

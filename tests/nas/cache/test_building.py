@@ -18,6 +18,7 @@ from nas.cache.shards import ArrayFile, ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import TeacherCacheBuilder
 from nas.files import atomic_path
+from nas.teachers import TeacherError
 from tests.nas.cache.builder import SIZES
 from tests.waiting import PATIENCE_S
 
@@ -158,6 +159,25 @@ def test_a_teacher_that_computes_other_features_is_refused(tmp_path, opened, tea
     monkeypatch.setattr(type(teachers["xfeat"]), "forward", lambda self, images: original(self, images.flip(2)))
     monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     with pytest.raises(CacheError, match=r"xfeat .*delete it"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("image", [0, -1], ids=["fitted", "held out"])
+def test_features_that_are_not_finite_are_refused(value, image, tmp_path, opened, teachers, monkeypatch):
+    """In eight bits NaN would be the mean feature: students would learn invented targets."""
+    original, seen = type(teachers["xfeat"]).forward, []
+
+    def damaged(self, images):
+        output = original(self, images)
+        seen.append(len(images))
+        if image == 0 or sum(seen) > SIZES["train_images"]:
+            output.spatial[image, 0, 0, 0] = value
+        return output
+
+    monkeypatch.setattr(type(teachers["xfeat"]), "forward", damaged)
+    monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
+    with pytest.raises(TeacherError, match="teacher xfeat: its spatial features are not finite"):
         opened(tmp_path)
 
 

@@ -66,6 +66,15 @@ def test_predicted_costs_are_the_measured_ones() -> None:
     assert np.corrcoef(costs, truth)[0, 1] > 0.95
 
 
+def test_timings_of_a_smaller_batch_teach_no_costs() -> None:
+    """Such a candidate did not fit into the device's memory with the study's batch, and is infeasible."""
+    records, asked = timed(12), [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(20, 25)]
+    smaller = replace(records[11], measurement=replace(measurement(50.0), batch=8, requested_batch=16))
+    expected = SpaceCostModel(MICRO, search_config()).costs(asked, trials_of(records[:11]))
+    found = SpaceCostModel(MICRO, search_config()).costs(asked, trials_of([*records[:11], smaller]))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_the_deviation_of_timings_is_the_median_of_the_studys_own() -> None:
     cost_model, known = SpaceCostModel(MICRO, search_config()), timed(3)
     assert cost_model.timing_deviation() == 0.0

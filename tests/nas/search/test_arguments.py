@@ -35,6 +35,15 @@ from nas.search.__main__ import main
         ),
         ("--rung-steps 30,0", "error: --rung-steps: 0: must be a whole number from 1"),
         ("--objectives=", "error: --objectives: '': must be text that is not empty"),
+        ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico and eradio_pico are one architecture"),
+        (
+            "--sampler gp --baselines like_resnet18",
+            "error: --baselines: like_resnet18 is outside the space laptop, where",
+        ),
+        (
+            "--device cpu --runtime onnxruntime --objectives score,memory",
+            "error: --objectives: memory: it is unknown on cpu",
+        ),
         ("--address x", "error: --address: 'x': must be auto or HOST:PORT"),
         ("--address host:70000", "error: --address: 'host:70000': must be auto or HOST:PORT"),
         ("--device cpu --runtime tensorrt", "error: runtime: tensorrt runs on CUDA only"),

@@ -23,7 +23,8 @@ from nas.search.config_file import (
     recorded_sources,
     run_table,
 )
-from nas.search.settings import SearchCommand, command_of
+from nas.search.session import write_config
+from nas.search.settings import SearchCommand, command_of, resume_command
 from nas.storage.store import Store
 from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
 from search_space import SPACES
@@ -206,6 +207,28 @@ def test_a_resumed_search_has_the_cache_of_the_search(tmp_path: Path, elsewhere:
     assert (given.cache, given.teacher_weights, given.trial_timeout_s) == ("b", {"a": Path("w")}, 5)
     again = parse(["--resume", str(run), "--teacher-weights", "b=w"])
     assert again.teacher_weights == {"a": weights, "b": Path("w")}
+
+
+def test_an_extension_changes_the_budget_of_the_file_alone(tmp_path: Path, elsewhere: Path) -> None:
+    run, cache, weights = recorded_run(tmp_path)
+    before = tomllib.loads((run / FILE_NAME).read_text())
+    write_config(parse(["--resume", str(run), "--extend", "3", "--workers", "1"]))
+    after = tomllib.loads((run / FILE_NAME).read_text())
+    assert before["run"] == {"cache": str(cache), "workers": 7, "trial_timeout": 900.0, "max_hours": 2.0} | {
+        "teacher_weights": {"a": str(weights)}
+    }
+    assert after == before | {"budget": before["budget"] + 3}
+    write_config(parse(["--resume", str(run), "--extend", "3", "--trial-timeout", "5"]))
+    assert tomllib.loads((run / FILE_NAME).read_text())["run"]["trial_timeout"] == 5.0, "later commands need it"
+
+
+def test_the_command_that_resumes_has_what_the_study_did_not_record(tmp_path: Path, elsewhere: Path) -> None:
+    run, *_ = recorded_run(tmp_path)
+    assert resume_command(parse(["--resume", str(run)])).split()[2:] == ["--resume", str(run)]
+    words = ["--cache", "b", "--teacher-weights", "a=w", "--trial-timeout", "50"]
+    printed = resume_command(parse(["--resume", str(run), *words])).split()[4:]
+    assert printed == ["--cache", f"{tmp_path}/b", "--trial-timeout", "50", "--teacher-weights", f"a={tmp_path}/w"]
+    assert parse(["--resume", str(run), *printed]).trial_timeout_s == 50
 
 
 def test_what_a_search_recorded_and_is_gone_falls_back_with_a_line(

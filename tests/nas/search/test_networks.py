@@ -54,6 +54,19 @@ def test_the_architecture_of_a_file_is_part_of_the_settings(tmp_path: Path) -> N
     assert config.spec(name) == spec
 
 
+def test_a_file_of_a_baseline_is_no_other_baseline(tmp_path: Path) -> None:
+    """Their trials would have one id, and with it one checkpoint and one place in the sampler's cost model."""
+    with pytest.raises(ConfigError, match=r"--baselines: eradio_femto and winner-\w+ are one architecture"):
+        config_of("--baselines", f"eradio_femto,{spec_file(tmp_path)}")
+
+
+def test_baselines_outside_the_space_suit_samplers_of_ours_alone() -> None:
+    for sampler in ("known-cost", "evolution", "random"):
+        assert config_of("--sampler", sampler, "--baselines", "eradio_pico,like_resnet18").sampler == sampler
+    with pytest.raises(ConfigError, match="like_resnet18 is outside the space laptop"):
+        config_of("--sampler", "tpe", "--baselines", "eradio_pico,like_resnet18")
+
+
 def test_a_spec_file_of_a_network_of_timm_stands_for_its_name(tmp_path: Path) -> None:
     file = tmp_path / "best.json"
     file.write_text('{"timm": "resnet18"}')
