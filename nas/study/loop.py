@@ -378,7 +378,9 @@ class StudyLoop:
             return None
         stored = {r.scale: r for r in self._store.retry_while_unavailable(self._store.scale)}
         self.scale.update((n, replace(stored[r.scale], number=n)) for n, r in self.scale.items() if r.scale in stored)
+        self._requeued -= {n for n, record in self.scale.items() if record.state is not TrialState.RUNNING}
         for record in self._unmeasured_scale():
+            record = self.scale[record.number] = replace(record, reason=None)  # of an earlier run
             self._running.add(record.number)
             self._requeued.discard(record.number)
             self._began_s[record.number] = self.elapsed_s
