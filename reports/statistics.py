@@ -84,7 +84,7 @@ class RandomStart:
 def time_spent(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[TimeSpent, ...]:
     """Return the seconds by purpose, largest first.
 
-    A session that runs, or was killed, has not recorded its own seconds: those of its trials stand in for them.
+    An open session has not recorded its own seconds: those of its trials stand in for them.
     """
     seconds = info.time_spent | (trial_seconds(trials, info.rung_steps) if is_open(info) else {})
     total = sum(seconds.values())
@@ -120,8 +120,8 @@ def search_state(info: StudyInfo, evaluated: int, running: int) -> SearchState:
 
 
 def is_open(info: StudyInfo) -> bool:
-    """Tell whether a session runs or was killed: neither has recorded its length."""
-    return any(session.get("wall_s") == 0 for session in info.sessions)
+    """Tell whether a session runs, or was killed and no later one has ended: neither has recorded its length."""
+    return any(session.get("wall_s") == 0 and not session.get("killed") for session in info.sessions)
 
 
 def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[RungCorrelation, ...]:

@@ -20,7 +20,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.study.failures import Failure, time_limit_s
-from nas.study.records import TrialRecord
+from nas.study.records import TrialRecord, TrialState
 
 _CHECK_EVERY_S = 1.0
 _STANDSTILL_S = 60.0  # between two checks, after which this process is taken to have stood still
@@ -88,9 +88,15 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keep the seconds of the stage, and start the clock of the next one."""
+        """Keep the seconds of the stage, and start the clock of the next one.
+
+        A trial that runs again sends what it has stored within seconds, and the rest of a rung from its checkpoint: the
+        record has the seconds of the whole stage. A stage without a result has no seconds to compare with.
+        """
         running, now_s = self._running[trial.trial_id], self._now()
-        self._stage_seconds[running.rung].append(now_s - running.stage_start_s)
+        stage_s = _recorded_s(TrialRecord.from_dict(json.loads(result["record"])), running.rung)
+        if stage_s is not None:
+            self._stage_seconds[running.rung].append(max(now_s - running.stage_start_s, stage_s))
         running.stage, running.stage_start_s = running.stage + 1, now_s
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -125,6 +131,15 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
         if text.startswith(_TASK_ERROR):
             return Failure.ERROR, _exception(text)
         return Failure.LOST_WORKER, f"the worker process died: {_death_reason(text)}"
+
+
+def _recorded_s(record: TrialRecord, rung: int | None) -> float | None:
+    """Return the seconds of a stage, a rung or the measurement, by its record; None if it has no result."""
+    if record.state is TrialState.FAILED:
+        return None
+    if rung is None:
+        return None if record.measurement is None else record.measurement.seconds
+    return record.rungs[rung].seconds if rung < len(record.rungs) else None
 
 
 def _error_text(trial: Any) -> str:

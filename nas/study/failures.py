@@ -1,9 +1,10 @@
 """Failures of trials, and the decision whether a failed trial runs again. Pure.
 
-A candidate runs at most twice, and the second time only if the outcome can differ: after a lost worker it continues
-from its checkpoint, and memory that other processes used may be free. A loss that was NaN would be NaN again. The
-sampler replaces a failed candidate, but nothing replaces a baseline or the reference: they run until they stand, and
-after many runs the search ends and says why.
+A trial runs again only if the outcome can differ: after a lost worker or a hang it continues from its checkpoint, and
+memory that other processes used may be free. A loss that was NaN would be NaN again. A candidate runs at most twice,
+and the sampler replaces one that failed. Nothing replaces a baseline or the reference: after these three causes they
+run up to ten times, and then the search ends and says why. After any other cause of their own they have failed, as a
+candidate has, and the search continues without them. A full disk or a damaged cache ends the search at once.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -80,6 +80,7 @@ class StudyLoop:
         self.scale = {-n: _for_scale(-n, name, self.config) for n, name in enumerate(self.config.measured_for_scale, 1)}
         self.trials = TrialTable(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
+        self._names: dict[str | None, str] = {}  # driver as its session has it -> its whole name
         self._running: set[int] = set()
         self._requeued: set[int] = set()  # trials of this session that are to run again
         self._began_s: dict[int, float] = {}  # trial number -> when this session last started it
@@ -240,14 +241,17 @@ class StudyLoop:
         """Return the seconds of all workers in all sessions, parallel sessions included.
 
         Args:
-            workers: Workers of this session.
+            workers: Workers of this session; earlier time that is in no ended session counts with as many.
         """
         sessions = self._store.retry_while_unavailable(lambda: self._store.info).sessions
         ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
-        return max(self.elapsed_s * workers, self.session_s * workers + ended)  # a killed session has no length
+        open_s = self._earlier_s - _covered_s(sessions, self._earlier_s)  # a killed session has no length
+        return ended + (open_s + self.session_s) * workers
 
     def close(self, time_spent: dict[str, float], workers: int = 1) -> None:
         """End the session: write its length and the time spent, and leave its running trials to other drivers.
+
+        The session becomes the last one, and the sessions of dead drivers are marked as killed.
 
         Args:
             time_spent: Seconds of all workers by purpose, over all sessions.
@@ -258,8 +262,9 @@ class StudyLoop:
             closed["ending"] = self.ending
 
         def close_session(info: StudyInfo) -> StudyInfo:
-            sessions = tuple(closed if s == self._session else s for s in info.sessions)
-            return replace(info, time_spent=time_spent, sessions=sessions)
+            self._refresh()  # with the names of the drivers that have begun a trial
+            others = (session for session in self._with_killed(info.sessions) if session != closed)
+            return replace(info, time_spent=time_spent, sessions=(*others, closed))
 
         self.info = self._store.retry_while_unavailable(lambda: self._store.update_info(close_session))
         self._session = closed
@@ -285,6 +290,24 @@ class StudyLoop:
         if self._session in info.sessions:
             return info  # an earlier call has stored it, and the database became unavailable before its answer
         return replace(info, sessions=(*info.sessions, self._session))
+
+    def _with_killed(self, sessions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the other sessions, those of dead drivers with the mark that no end of them will follow.
+
+        The name of a driver is known by its trials. One without a trial is taken for dead if it began before this
+        session: its own end removes a wrong mark.
+        """
+        older = True
+        for session in sessions:
+            if {**session, "killed": True} == {**self._session, "killed": True}:
+                older = False
+                continue
+            driver = session.get("driver")
+            if (name := self._names.get(driver)) is not None:
+                dead = self._store.may_take_over(name)
+            else:
+                dead = older or driver in (None, self._store.driver)
+            yield {**session, "killed": True} if dead and not session["wall_s"] else session
 
     def _claim_or_ask(self) -> list[TrialRecord]:
         """Return a trial to start, after the repeats that the sampler proposed before it.
@@ -312,6 +335,11 @@ class StudyLoop:
         for record, driver in self._store.changes(self.trials.running - self._running):
             self.trials[record.number] = record
             self._drivers[record.number] = driver
+            if driver is not None:
+                self._names[_session_driver(driver)] = driver
+        own = (None, self._store.driver)  # not those that another driver has taken over
+        own_running = {n for n in self.trials.running if _session_driver(self._drivers.get(n)) in own}
+        self._requeued = {n for n in self._requeued if n < 0 or n in own_running}
 
     def _interrupted(self) -> list[int]:
         """Return the numbers of the running trials that this driver may take over; it asks once about each driver."""
@@ -327,7 +355,7 @@ class StudyLoop:
 
     def _elapsed_by_other_clocks(self) -> float:
         """Return the study's seconds by the clocks of other living drivers, whose sessions have no length yet."""
-        living = {driver.rpartition(":")[2] for driver in self._store.retry_while_unavailable(self._active_drivers)}
+        living = {_session_driver(driver) for driver in self._store.retry_while_unavailable(self._active_drivers)}
         sessions = (s for s in self.info.sessions if s.get("driver") in living)
         return max((s["began_s"] + _seconds_since(s["started"]) for s in sessions), default=0.0)
 
@@ -378,7 +406,9 @@ class StudyLoop:
             return None
         stored = {r.scale: r for r in self._store.retry_while_unavailable(self._store.scale)}
         self.scale.update((n, replace(stored[r.scale], number=n)) for n, r in self.scale.items() if r.scale in stored)
+        self._requeued -= {n for n, record in self.scale.items() if record.state is not TrialState.RUNNING}
         for record in self._unmeasured_scale():
+            record = self.scale[record.number] = replace(record, reason=None)  # of an earlier run
             self._running.add(record.number)
             self._requeued.discard(record.number)
             self._began_s[record.number] = self.elapsed_s
@@ -491,6 +521,20 @@ class StudyLoop:
 def elapsed(sessions: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds from the first session's start to the last end of one; sessions may run in parallel."""
     return max((session["began_s"] + session["wall_s"] for session in sessions), default=0.0)
+
+
+def _session_driver(driver: str | None) -> str | None:
+    """Return the name of a trial's driver as its session has it, without the name of its machine."""
+    return None if driver is None else driver.rpartition(":")[2]
+
+
+def _covered_s(sessions: Sequence[Mapping[str, Any]], until_s: float) -> float:
+    """Return how many of the study's first `until_s` seconds are in ended sessions, which may overlap."""
+    covered_s = end_s = 0.0
+    for session in sorted(sessions, key=lambda session: session["began_s"]):
+        begin_s, end_s = max(end_s, session["began_s"]), max(end_s, session["began_s"] + session["wall_s"])
+        covered_s += max(0.0, min(end_s, until_s) - begin_s)
+    return covered_s
 
 
 def _now() -> str:

@@ -16,6 +16,7 @@ OPEN = {"started": "2025-01-31T12:00:00Z", "wall_s": 0.0}
 OVER = {**OPEN, "wall_s": 60.0}
 WHY = "300 infeasible architectures in a row; the last: too large"
 GAVE_UP = {**OVER, "ending": WHY}
+KILLED = {**OPEN, "killed": True}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,8 @@ GAVE_UP = {**OVER, "ending": WHY}
         ((OPEN,), SearchState.RUNNING),
         ((OVER, GAVE_UP), SearchState.ENDED_EARLY),
         ((GAVE_UP, OPEN), SearchState.RUNNING),  # it was extended
+        ((KILLED, GAVE_UP), SearchState.ENDED_EARLY),
+        ((KILLED, OPEN, GAVE_UP), SearchState.RUNNING),  # another driver runs
         ((OVER,), SearchState.INTERRUPTED),
     ],
 )
@@ -68,8 +71,9 @@ def test_the_time_of_an_open_session_is_that_of_its_trials():
         trained = sum(t.rungs[rung].seconds for t in study.trials if len(t.rungs) > rung)
         assert rows[f"train to {steps} steps"].seconds == pytest.approx(trained)
     assert rows["teacher cache"].share < 0.5
-    closed = summarize(StudyRecord(replace(live.info, sessions=(OVER,)), study.trials)).time_spent
-    assert {row.seconds for row in closed} == set(written.values())
+    for sessions in ((OVER,), (KILLED, OVER)):
+        closed = summarize(StudyRecord(replace(live.info, sessions=sessions), study.trials)).time_spent
+        assert {row.seconds for row in closed} == set(written.values())
 
 
 def test_every_number_of_threads_says_what_it_is_of():

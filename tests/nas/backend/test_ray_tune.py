@@ -244,13 +244,14 @@ def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_released(tmp_path:
 
 def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
     watchdog = TrialWatchdog(None)
-    trial = SimpleNamespace(trial_id="t", config={"record": json.dumps(record(0, (), 1.0).to_dict())})
+    result = {"record": json.dumps(record(0, (0.5,), 1.0).to_dict())}  # measured and trained within two seconds
+    trial = SimpleNamespace(trial_id="t", config=result)
     trial.temporary_state = SimpleNamespace(ray_actor=SimpleNamespace(_actor_id=b"a"))
     watchdog.on_trial_start(0, [], trial)
     watchdog._running["t"].stage_start_s -= 100
-    watchdog.on_trial_result(0, [], trial, {})
+    watchdog.on_trial_result(0, [], trial, result)
     watchdog._running["t"].stage_start_s -= 10
-    watchdog.on_trial_result(0, [], trial, {})
+    watchdog.on_trial_result(0, [], trial, result)
     assert [round(watchdog._stage_seconds[rung][0]) for rung in (None, 0)] == [100, 10]
     assert time.monotonic() - watchdog._running["t"].stage_start_s < 90
 

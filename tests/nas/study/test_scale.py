@@ -68,7 +68,7 @@ def test_a_network_whose_worker_dies_is_measured_again_and_one_that_fails_does_n
     first = started(loop)
     loop.report_lost(first.number, Failure.LOST_WORKER, "the worker process died")
     again = started(loop)
-    assert (again.scale, again.tries) == (first.scale, 2)
+    assert (again.scale, again.tries, again.reason) == (first.scale, 2, None), "the reason of the first run is over"
     failed = replace(again, state=TrialState.FAILED, failure=Failure.ERROR, reason="too small")
     assert not loop.report(failed)
     drive(loop)
@@ -77,6 +77,14 @@ def test_a_network_whose_worker_dies_is_measured_again_and_one_that_fails_does_n
         (TrialState.FAILED, "too small"),
         (TrialState.MEASURED, None),
     ]
+
+
+def test_a_network_measured_in_its_second_run_has_no_reason(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES[:1])))
+    loop.report_lost(started(loop).number, Failure.LOST_WORKER, "the worker process died")
+    work(loop, started(loop))
+    (measured,) = read_study(tmp_path).scale
+    assert (measured.state, measured.reason, measured.tries) == (TrialState.MEASURED, None, 2)
 
 
 def test_a_failed_network_for_scale_counts_neither_as_an_evaluation_nor_as_a_failure(tmp_path: Path) -> None:
