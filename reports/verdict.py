@@ -87,7 +87,7 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
     found = summary.recommendation
-    compared = _speed_sentence(info, found), _score_sentence(info, summary), front
+    compared = _speed_sentence(info, summary), _score_sentence(info, summary), front
     if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
         return compared
     return _highest_sentence(info, found), *compared
@@ -114,10 +114,11 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
         label += ", at a score as high or higher"
     if result.doubtful:
         return Tile(label, UNKNOWN, "the timings cannot be trusted")
+    scores = "" if _is_one_pair(summary) else f"; score: {_printed_gain(result):+z.3f} ({_gain_note(result, summary)})"
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
-        return Tile(label, f"{result.speedup:.2f}×", f"95 % interval {interval}")
-    return Tile(label, NO_DIFFERENCE, _why_no_difference(result))
+        return Tile(label, f"{result.speedup:.2f}×", f"throughput: 95 % interval {interval}{scores}")
+    return Tile(label, NO_DIFFERENCE, f"{_why_no_difference(result)}{scores}")
 
 
 def _why_no_difference(result: BaselineComparison) -> str:
@@ -127,7 +128,8 @@ def _why_no_difference(result: BaselineComparison) -> str:
         return f"the 95 % interval of the ratio, {interval}, includes 1"
     ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval})"
     return (
-        f"{ratio}, differs from 1 by no more than the noise (the reference, timed against itself: {result.floor:.1%})"
+        f"{ratio}, differs from 1 by no more than the noise "
+        f"(the reference, timed against itself: {100 * result.floor:.1f} %)"
     )
 
 
@@ -139,12 +141,16 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     label = f"score of {found} minus that of {baseline}"
     if not _is_one_pair(summary):
         label += ", at a throughput as high or higher"
-    found_by = summary.recommendation
-    note = "no interval: each trained once"
-    if found_by and found_by.retrained:
-        half = gain_half_width(result, found_by)
-        note = "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
-    return Tile(label, f"{_printed_gain(result):+z.3f}", note)
+    return Tile(label, f"{_printed_gain(result):+z.3f}", _gain_note(result, summary))
+
+
+def _gain_note(result: BaselineComparison, summary: StudySummary) -> str:
+    """Return the interval of a difference of scores, or say why there is none."""
+    found = summary.recommendation
+    if found is None or not found.retrained:
+        return "no interval: each trained once"
+    half = gain_half_width(result, found)
+    return "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
 
 
 def _printed_gain(result: BaselineComparison) -> float:
@@ -341,7 +347,9 @@ def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -
     return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'}).{why}"
 
 
-def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
+def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
+    found = summary.recommendation
+    assert found is not None
     result, baseline, candidate = found.at_equal_score, found.best_baseline, _candidate(found)
     assert baseline is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
@@ -350,11 +358,13 @@ def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
             f"No {candidate} scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a {candidate} "
             f"is that of {_found_words(found.model, info)}."
         )
-    scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)})"
+    half = None if _is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
+    exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
+    scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)}{exact})"
     name = _capital(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
-    words = _throughput_words(result, info, "; it combines those of both timings")
+    words = _throughput_words(result, info, "; it combines those of both timings, not of the scores")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 

@@ -190,7 +190,7 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
         assert (
-            "no more than the noise (the reference, timed against itself: 25.0%)"
+            "no more than the noise (the reference, timed against itself: 25.0 %)"
             in headline(which.info, summary, "RUN")[0]
         ) is not shown
 
@@ -201,7 +201,7 @@ def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     assert second.startswith("Trial 3 also has the highest score")
     assert "0.100 higher" in second
     throughput, score, _ = tiles(study.info, summarize(study))
-    assert (throughput.value, throughput.note) == ("1.20×", "95 % interval 1.18 to 1.22")
+    assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.18 to 1.22")
     assert throughput.label.endswith("relative to eradio_femto")
     assert score.label.endswith("minus that of eradio_femto")
 
@@ -215,6 +215,23 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     best = faster.baseline.name
     assert throughput.label == f"throughput of {faster.found.name} relative to {best}, at a score as high or higher"
     assert score.label == f"score of {better.found.name} minus that of {best}, at a throughput as high or higher"
+    gain = round(faster.found.score, 3) - round(faster.baseline.score, 3)
+    assert throughput.note.endswith(f"; score: {gain:+.3f} (no interval: each trained once)")
+
+
+def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval():
+    """The interval of the throughput does not cover the scores, which may differ by less than their own."""
+    study = compared(5.0)
+    slower = replace(study.trials[3], number=4, arch_id="4" * 12)
+    slower = replace(slower, measurement=replace(slower.measurement, ratio=1.5, ratio_low=1.49, ratio_high=1.51))
+    study, scores = replace(study, trials=(*study.trials, slower)), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.502, 4: 0.7}
+    evidence = after_retraining(study, scores)
+    summary = summarize(evidence.study, evidence)
+    half = f"{gain_half_width(summary.comparisons[0], summary.recommendation):.3f}"
+    assert tiles(study.info, summary)[0].note.endswith(f"; score: +0.002 (retrained; 95 % interval ± {half})")
+    first = headline(study.info, summary, "RUN")[0]
+    assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
+    assert "it combines those of both timings, not of the scores)" in first
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():
