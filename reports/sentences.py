@@ -325,7 +325,8 @@ def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
     unclear = [m for m in known if m not in (*agreeing, *weak, *opposed)]
     sentences = []
     if agreeing:
-        sentences.append(f"The score ranks the models as these metrics do: {_taus(agreeing)}.")
+        many = f"{len(agreeing)} of {plural(len(metrics), 'metric')} in the table below"
+        sentences.append(f"By Kendall’s τ, the score agrees with {many}: {_taus(agreeing)}.")
     if weak:
         sentences.append(f"It agrees weakly, but by more than chance, with these: {_taus(weak)}.")
     if opposed:
