@@ -19,7 +19,7 @@ from reports.formatting import brief
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
-from reports.sentences import TRAINED_ONCE, too_few_models
+from reports.sentences import too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
 from reports.verdict import remeasure_command, retrain_command, taken_back_sentence
@@ -218,7 +218,7 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
     if retrained is None:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *more)
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, trained_once(info), *more)
     best = summary.recommendation
     found = next((c for c in retrained["candidates"] if best and c["trial"] == best.trial.number), None)
     if best is None or found is None:

@@ -292,7 +292,8 @@ def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, fini
     }
     found = check(full, RUNGS, **some)
     assert found.command.endswith(f"--extend {extend}")
-    assert f"{MIN_RANKED - finished} more finished model" in found.price
+    missing = f"{MIN_RANKED - finished} more finished model{'s' * (MIN_RANKED - finished > 1)}"
+    assert found.price.startswith(f"Evaluate about {extend} more architectures to get {missing}, about")
     seconds = 100 * extend / evaluated
     assert f"about {duration(seconds)} " in found.price
 
@@ -302,6 +303,15 @@ def test_checks_that_need_the_same_command_name_the_same(study):
     commands = {check(study, which, correlations=disagreeing).command for which in (RUNGS, SEEDS)}
     assert commands == {"backbone-nas retrain runs/mine --baselines"}
     assert check(study, SEEDS).price
+
+
+def test_without_baselines_the_command_and_its_price_name_none(study):
+    alone = replace(study, info=replace(study.info, baselines=()), trials=study.trials[len(synthetic.BASELINES) :])
+    found = check(alone, SEEDS)
+    assert found.command == "backbone-nas retrain runs/mine"
+    assert "up to 6 near misses with 3 seeds" in found.price
+    assert "baseline" not in found.price
+    assert "up to 6 near misses and 3 baselines with 3 seeds" in check(study, SEEDS).price
 
 
 def test_networks_for_scale_are_no_candidates_and_no_silence(study):
