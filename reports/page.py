@@ -31,7 +31,7 @@ from reports.charts import (
     small_charts,
 )
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
-from reports.figure_data import BASELINE, FRONT, STOPPED, FigureData, prepare
+from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
 from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
 from reports.gallery import Gallery, read_gallery
 from reports.importance import have_coarse_stems, importances
@@ -272,7 +272,7 @@ def _payload(
         "run": run,
         "timing_doubts": [[t.number, doubt_of(t)] for t in study.trials if doubt_of(t)],
         "no_intervals": {"ratio": _without(study, ratio_interval), "throughput": _without(study, throughput_interval)},
-        "state_words": {"front": "best" if data.single else FRONT, "baseline": BASELINE, "stopped": STOPPED},
+        "state_words": {"front": BEST if data.single else FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }
 
 

@@ -312,6 +312,7 @@ def test_one_objective_has_a_ranking_and_no_front():
     page = Page(text)
     assert "best model and the baselines" in page.words
     assert "Pareto front" not in page.words.replace("a ranking and not a Pareto front", "")
+    assert ">Pareto front<" not in text, "in the legend of a chart"
     assert page.table("Ranking and baselines").body()
     assert "Ranking" in re.search(r'<nav id="contents".*?</nav>', text, re.S)[0]
     one = replace(trained, info=study.info, trials=trained.trials[3:4])
