@@ -68,7 +68,7 @@ def _report(options: ReportOptions) -> int:
         write_line(path)
     if missing := [name for name, figure in figures.items() if figure is None]:
         write_line(f"not drawn for lack of data: {', '.join(missing)}")
-    write_line(result_line(summary))
+    write_line(result_line(study.info, summary))
     if options.open:
         webbrowser.open(out.resolve().as_uri())
     return 0

@@ -11,6 +11,7 @@ import altair as alt
 from reports.chart_style import FAINT, GRID, INK, Specification, by_kind, count_axis, specification, tip
 from reports.figure_data import (
     BASELINE,
+    BEST,
     DOMINATED,
     FRONT,
     INFEASIBLE,
@@ -202,6 +203,7 @@ def _score_curves_chart(data: FigureData) -> Any:
         symbolType="stroke",
         symbolOpacity=1,
         symbolStrokeWidth=2,
+        labelExpr=f"datum.label == '{FRONT}' ? '{BEST}' : datum.label" if data.single else alt.Undefined,
     )
     layers = []
     for kind in kinds:

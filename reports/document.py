@@ -17,7 +17,7 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from nas.numbers import fixed, millions, probability
+from nas.numbers import fixed, millions, plural, probability
 from nas.terminal import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,7 +35,12 @@ def templates(**filters: Callable[..., Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "millions": millions, "probability": probability} | filters
+    environment.filters |= {
+        "fixed": fixed,
+        "millions": millions,
+        "plural": plural,
+        "probability": probability,
+    } | filters
     return environment
 
 

@@ -18,6 +18,7 @@ from reports.summary import StudySummary
 from reports.timeline import WorkerSpan, worker_spans, workers_left_out
 
 FRONT, DOMINATED, STOPPED = "Pareto front", "dominated", "early-stopped"
+BEST = "best"  # shown in place of FRONT where the study has one objective
 INFEASIBLE, BASELINE = "infeasible", "baseline"
 DRAWING_ORDER = (INFEASIBLE, STOPPED, DOMINATED, FRONT, BASELINE)  # the last one is drawn on top
 MAX_LABELS = 40  # of trials on the front; with more, hardly a label can be read

@@ -19,18 +19,24 @@ def more_finished_models(info: StudyInfo, summary: StudySummary, missing: int) -
     finished = len(summary.complete)
     evaluations = math.ceil(missing * max(summary.evaluated, 1) / max(finished, 1))
     steps = evaluations * summary.curve[-1].steps / summary.evaluated if summary.curve else 0.0
-    needed = plural(missing, "more finished model is", "more finished models are")
-    searched = f" by evaluating about {plural(evaluations, 'architecture')}" if finished else ""
-    return evaluations, f"{needed[:1].upper()}{needed[1:]} needed{searched}{_time(info, summary, steps)}."
+    models, time = plural(missing, "more finished model"), _time(info, summary, steps)
+    if not finished:
+        needed = plural(missing, "more finished model is", "more finished models are")
+        return evaluations, f"{needed[:1].upper()}{needed[1:]} needed{time}."
+    architectures = plural(evaluations, "more architecture")
+    return evaluations, f"Evaluate about {architectures} to get {models}{time}."
 
 
 def retraining_price(info: StudyInfo, summary: StudySummary) -> str:
-    """Say what ``backbone-nas retrain --baselines`` trains, and the time that the whole of it takes."""
+    """Say what ``backbone-nas retrain`` trains with the baselines, if any, and the time that the whole of it takes."""
     models, steps = len(summary.front), RETRAINED_TIMES_LONGER * info.rung_steps[-1]
     trainings = RETRAINED_SEEDS * (models + RETRAINED_RUNNERS_UP + len(summary.baselines))
+    front, near = f"the {plural(models, 'model')} of the front", f"up to {RETRAINED_RUNNERS_UP} near misses"
+    trained = f"{front} and {near}"
+    if summary.baselines:
+        trained = f"{front}, {near} and {plural(len(summary.baselines), 'baseline')}"
     return (
-        f"It trains the {plural(models, 'model')} of the front, up to {RETRAINED_RUNNERS_UP} near misses "
-        f"and {plural(len(summary.baselines), 'baseline')} with {RETRAINED_SEEDS} seeds for {steps} steps"
+        f"It trains {trained} with {RETRAINED_SEEDS} seeds for {steps} steps"
         f"{_time(info, summary, steps * trainings, 'at most ')}."
     )
 

@@ -17,7 +17,7 @@ from nas.analysis.selection import unfinished
 from nas.files import atomic_write
 from nas.storage.store import read_study
 from nas.study.metrics import METRICS, metric_label
-from nas.study.records import Measurement, StudyRecord
+from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
 from nas.study.training_files import is_training
@@ -31,7 +31,7 @@ from reports.charts import (
     small_charts,
 )
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
-from reports.figure_data import BASELINE, FRONT, STOPPED, FigureData, prepare
+from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
 from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
 from reports.gallery import Gallery, read_gallery
 from reports.importance import have_coarse_stems, importances
@@ -73,6 +73,7 @@ CONTENTS = (
     ("trials", "Trials"),
     ("settings", "Settings"),
 )  # the sections' ids, and their titles in the table of contents
+RANKING = "Ranking"  # in place of "Pareto front"
 # Concatenated in this order. Modules are impossible: a page opened from a file cannot load them.
 SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
 # Fields of a measurement without a default: a record cannot be read back without them.
@@ -148,7 +149,7 @@ def render(
         coarse_stems=have_coarse_stems(study.trials),
         objective_words=OBJECTIVE_WORDS,
         run=run,
-        contents=CONTENTS,
+        contents=[(section, _title(study.info, section, title)) for section, title in CONTENTS],
         **_tables(study, summary, retraining),
         **_trust(study, summary, retraining, shlex.quote(run)),
         **_sentences(study, summary, data, shlex.quote(run)),
@@ -158,6 +159,11 @@ def render(
         style=Markup(style),
         policy=policy(style, scripts),
     )  # fmt: skip
+
+
+def _title(info: StudyInfo, section: str, title: str) -> str:
+    """Return a section's title in the table of contents; models of one objective form a ranking."""
+    return RANKING if section == "front" and len(info.objectives) == 1 else title
 
 
 def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -230,7 +236,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "random_control": sentences.random_control(info, summary),
         "front_caption": sentences.front_caption(info, data, summary),
         "learning_caption": sentences.learning_caption(info, summary),
-        "teacher_caption": sentences.teacher_caption(summary),
+        "teacher_caption": sentences.teacher_caption(info, summary),
         "curve_caption": sentences.curve_caption(info, data),
     }
 
@@ -266,7 +272,7 @@ def _payload(
         "run": run,
         "timing_doubts": [[t.number, doubt_of(t)] for t in study.trials if doubt_of(t)],
         "no_intervals": {"ratio": _without(study, ratio_interval), "throughput": _without(study, throughput_interval)},
-        "state_words": {"front": FRONT, "baseline": BASELINE, "stopped": STOPPED},
+        "state_words": {"front": BEST if data.single else FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }
 
 

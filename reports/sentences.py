@@ -30,10 +30,6 @@ BELOW_ZERO = "Below 0, a model predicts worse than the mean of the targets does.
 MAX_NAMED_TEACHERS = 5  # teachers; more are counted
 # Our small presets: the baselines of the spaces for images of that side.
 OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in BASELINES[space.name]}
-TRAINED_ONCE = (
-    "The search trained each model once, and briefly: scores have no interval, differences in score may be luck, and "
-    "longer training may reverse them."
-)
 MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",
@@ -131,6 +127,15 @@ def picture_words(info: StudyInfo) -> str:
     return "The word under an image is its class, where that is known."
 
 
+def trained_once(info: StudyInfo) -> str:
+    """Say for how many steps the search trained its models, and what one training each leaves open."""
+    steps = f", for {'at most ' * (len(info.rung_steps) > 1)}{info.rung_steps[-1]:,} steps" if info.rung_steps else ""
+    return (
+        f"The search trained each model once{steps}: scores have no interval, differences in score may be luck, and "
+        "longer training may reverse them."
+    )
+
+
 def baseline_words(info: StudyInfo) -> str:
     """Say what a study's baselines are: our small presets in E-RADIO's style, its presets, or networks of timm."""
     px = info.config.get("distill", {}).get("img_size")
@@ -149,8 +154,9 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
+    once = "" if summary.recommendation and summary.recommendation.retrained else trained_once(info)
     if not intervals_are_known(summary.complete, summary.front):
-        return f"Which models tie in throughput is unknown, because timings cannot be trusted. {TRAINED_ONCE}"
+        return f"Which models tie in throughput is unknown, because timings cannot be trusted. {once}".rstrip()
     ties = "No two neighbors on the front have overlapping intervals."
     if len(summary.front) == 1:
         ties = "The front has no neighbors to compare."
@@ -158,7 +164,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
         pairs = plural(summary.tied_neighbors, "pair")
         ties = f"{pairs} of neighbors on the front cannot be distinguished by throughput."
     near = plural(len(summary.near), "dominated model", "dominated models")
-    return f"{ties} By the noise of the throughput alone, {near} could be on the front. {TRAINED_ONCE}"
+    return f"{ties} By the noise of the throughput alone, {near} could be on the front. {once}".rstrip()
 
 
 def verdicts(summary: StudySummary) -> str:
@@ -187,7 +193,10 @@ def convergence_words(study: StudyRecord) -> str:
     if reached is None:
         return ""
     latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
-    gain = f"One more architecture is expected to add {latest} the hypervolume that noise seems to add"
+    gain = (
+        f"The next architecture is expected to raise the hypervolume by {latest} what the noise of seeds and timings "
+        "alone would"
+    )
     noise = (
         f"Noise is the standard deviation of a score between seeds, {seeds.deviation:g} "
         f"(measured after {seeds.steps} steps in the space {seeds.space}), and that of this search’s timings."
@@ -325,7 +334,8 @@ def agreement(metrics: Sequence[MetricSummary]) -> tuple[str, ...]:
     unclear = [m for m in known if m not in (*agreeing, *weak, *opposed)]
     sentences = []
     if agreeing:
-        sentences.append(f"The score ranks the models as these metrics do: {_taus(agreeing)}.")
+        many = f"{len(agreeing)} of {plural(len(metrics), 'metric')} in the table below"
+        sentences.append(f"By Kendall’s τ, the score agrees with {many}: {_taus(agreeing)}.")
     if weak:
         sentences.append(f"It agrees weakly, but by more than chance, with these: {_taus(weak)}.")
     if opposed:
@@ -450,17 +460,19 @@ def _reference_point(info: StudyInfo) -> str:
     return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
-def teacher_caption(summary: StudySummary) -> str:
+def teacher_caption(info: StudyInfo, summary: StudySummary) -> str:
     """Say which models the chart of explained variance by teacher has."""
-    return f"Explained variance by teacher for {_models_with_curves(summary)}, best model first. {BELOW_ZERO}"
+    return f"Explained variance by teacher for {_models_with_curves(info, summary)}, best model first. {BELOW_ZERO}"
 
 
-def _models_with_curves(summary: StudySummary) -> str:
+def _models_with_curves(info: StudyInfo, summary: StudySummary) -> str:
     """Name the models of the charts by teacher: the front, of which they may show only some, and the baselines."""
     shown, front = len(thinned_front(summary)), len(summary.front)
     of_front = (
         "the models on the Pareto front" if shown == front else f"{shown} of the {plural(front, 'model')} on the front"
     )
+    if len(info.objectives) == 1:
+        of_front = "the best model" if front == 1 else "the models that share the best value"
     return f"{of_front} and the baselines" if summary.baselines else of_front
 
 
@@ -468,7 +480,7 @@ def learning_caption(info: StudyInfo, summary: StudySummary) -> str:
     """Explain the lines in the charts of explained variance by steps."""
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     return (
-        f"Explained variance of each teacher’s {features} at every rung, for {_models_with_curves(summary)}. "
+        f"Explained variance of each teacher’s {features} at every rung, for {_models_with_curves(info, summary)}. "
         f"{BELOW_ZERO}"
     )
 

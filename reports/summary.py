@@ -73,6 +73,7 @@ class StudySummary:
     doubtful: int  # measurements whose timing cannot be trusted
     half_width: float | None  # median, relative, of the throughput intervals; None where nothing was timed
     scale: int  # networks that were measured for scale
+    lost_baselines: int = 0  # baselines that failed or could not be measured as the others
     remeasured: int = 0  # candidates and baselines whose timing is that of a remeasurement
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
 
@@ -120,6 +121,9 @@ def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> Stud
         doubtful=sum(timing_doubt(m) is not None for m in measured),
         half_width=timing_half_width(measured),
         scale=sum(t.measurement is not None for t in study.scale),
+        lost_baselines=sum(
+            t.baseline is not None and t.state in (TrialState.FAILED, TrialState.INFEASIBLE) for t in study.trials
+        ),
         remeasured=sum(t.number in evidence.remeasured for t in study.trials),
         random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),
     )

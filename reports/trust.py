@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from nas.analysis.recommendation import unused_words
@@ -17,7 +19,7 @@ from reports.formatting import brief
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
-from reports.sentences import TRAINED_ONCE, too_few_models
+from reports.sentences import too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
 from reports.verdict import remeasure_command, retrain_command, taken_back_sentence
@@ -34,6 +36,7 @@ class Outcome(StrEnum):
     PASS = "pass"
     WARN = "warn"
     NOT_DONE = "not done"
+    NOT_APPLICABLE = "not applicable"
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class TrustCheck:
 NOISE = CheckKind(
     "Measurement noise",
     "noise",
-    f"The reference measured against itself (A/A) differs by at most {MAX_FLOOR:.0%}, and at most "
-    f"{MAX_DOUBTFUL:.0%} of the timings cannot be trusted.",
-    "Neighbors on a front are typically 5 to 20 % apart in throughput; noise of that size would decide their order.",
+    f"The reference measured against itself (A/A) differs by at most {100 * MAX_FLOOR:g} %, and at most "
+    f"{100 * MAX_DOUBTFUL:g} % of the timings cannot be trusted.",
+    "Noise as large as the difference between two models would decide their order.",
 )
 RUNGS = CheckKind(
     "Do short runs predict longer ones?",
@@ -106,7 +109,7 @@ def trust_checks(
         run: folder of the study, for the commands.
     """
     return (
-        _noise_check(info, summary, run),
+        replace(_noise_check(info, summary, run), kind=_noise_kind(info, summary)),
         _rung_check(info, summary, run),
         _seed_check(info, summary, retraining, run),
         _metric_check(info, summary, metrics, run),
@@ -114,13 +117,14 @@ def trust_checks(
 
 
 def verdict_sentence(checks: Iterable[TrustCheck]) -> str:
-    """Say how many checks passed, warn, and were not made."""
+    """Say how many checks passed, warn, were not made, and do not apply."""
     outcomes = [check.outcome for check in checks]
     counts = [(outcomes.count(outcome), outcome) for outcome in Outcome]
     words = {
         Outcome.PASS: ("passes", "pass"),
         Outcome.WARN: ("warns", "warn"),
         Outcome.NOT_DONE: ("is not done", "are not done"),
+        Outcome.NOT_APPLICABLE: ("does not apply", "do not apply"),
     }
     parts = [f"{n} {words[outcome][n > 1]}" for n, outcome in counts if n]
     return f"Of {len(outcomes)} checks, {', '.join(parts)}."
@@ -137,6 +141,18 @@ def _not_done_yet(
     return TrustCheck(kind, Outcome.NOT_DONE, sentence, f"backbone-nas search --resume {run}{extend}", price)
 
 
+def _noise_kind(info: StudyInfo, summary: StudySummary) -> CheckKind:
+    """Return the check of the noise; its reason is the gap between the models of this study's front, if it is known."""
+    gaps = [a.ratio / b.ratio - 1 for a, b in pairwise(summary.front) if b.ratio > 0]
+    if not gaps or len(info.objectives) == 1 or any(doubt_of(s.trial) for s in summary.front):
+        return NOISE
+    reason = (
+        f"In the median, neighbors on this study’s front are {100 * median(gaps):.1f} % apart in throughput; noise of "
+        "that size would decide their order."
+    )
+    return replace(NOISE, reason=reason)
+
+
 def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     command = remeasure_command(info, summary, run)
     itself = summary.self_comparison
@@ -150,8 +166,11 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         sentence = f"No candidate or baseline has been measured{only}."
         return _not_done_yet(NOISE, sentence, info, summary, run, MIN_RANKED - 1)
     if itself is None:
-        sentence = "The reference was not measured against itself, so the noise floor (A/A) is unknown."
-        return TrustCheck(NOISE, Outcome.NOT_DONE, sentence, command)
+        sentence = (
+            "The reference was not measured against itself, so the noise floor (A/A) is unknown. A search measures it "
+            f"where {brief(info.reference, 40)} is one of its --baselines, and with any --scale but none."
+        )
+        return TrustCheck(NOISE, Outcome.NOT_DONE, sentence)
     timings = plural(measured, "timing")
     untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
     if not doubtful:
@@ -174,7 +193,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
     to_last = [c for c in summary.correlations if c.high == last]
     if not to_last:
         sentence = "All candidates were trained for the same number of steps: no short run decided anything."
-        return TrustCheck(RUNGS, Outcome.PASS, sentence)
+        return TrustCheck(RUNGS, Outcome.NOT_APPLICABLE, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
     if worst.tau is None or worst.trials < MIN_RANKED:
         reached = plural(worst.trials, "candidate")
@@ -199,7 +218,7 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
     if retrained is None:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *more)
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, trained_once(info), *more)
     best = summary.recommendation
     found = next((c for c in retrained["candidates"] if best and c["trial"] == best.trial.number), None)
     if best is None or found is None:
@@ -218,13 +237,16 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         f"{fixed(found['score'], 3)}{interval} and is on the front of the retrained candidates with probability "
         f"{fixed(found['chance'], 2)}."
     )
+    as_good = best.chance_as_good
+    if as_good is not None:
+        sentence += (
+            f" With other seeds it scores as high as the baseline with a probability of at most {fixed(as_good, 2)} "
+            "(it was chosen for its score)."
+        )
     if taken_back := taken_back_sentence(summary):
         return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
     if unused := unused_words(best):
         return TrustCheck(SEEDS, Outcome.WARN, f"{sentence} {unused[:1].upper()}{unused[1:]}.", *more)
-    as_good = best.chance_as_good
-    if as_good is not None:
-        sentence += f" With other seeds it scores as high as the baseline with probability {fixed(as_good, 2)}."
     sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE and (as_good is None or as_good >= MIN_AS_GOOD)
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
 
@@ -247,10 +269,11 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
         sentence = "All models have the same score or the same values of the metrics: there is no order to compare."
         return TrustCheck(METRICS, Outcome.NOT_DONE, sentence)
     agreeing, opposed = [m for m in known if m.agrees], [m for m in known if m.contradicts]
-    many = plural(len(known), "metric does", "metrics do")
-    values = ", ".join(f"{brief(m.label)} τ = {fixed(m.tau, 2)}" for m in known if m.tau is not None)
-    sentence = f"The score ranks the models as {len(agreeing) or 'none'} of {many} ({values})."
+    values = ", ".join(f"{brief(m.label)} {fixed(m.tau, 2)}" for m in known if m.tau is not None)
+    sentence = (
+        f"The score agrees with {len(agreeing) or 'none'} of {plural(len(known), 'metric')} (Kendall’s τ: {values})."
+    )
     if opposed:
-        sentence = f"{sentence.removesuffix('.')}, and in the opposite order of {len(opposed)}."
+        sentence = f"{sentence.removesuffix('.')}, and ranks the models in the opposite order of {len(opposed)}."
     passed = 2 * len(agreeing) > len(known) and not opposed
     return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, sentence)

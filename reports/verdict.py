@@ -14,12 +14,13 @@ from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.formatting import brief
 from reports.noise import doubt_of
-from reports.sentences import TRAINED_ONCE, baseline_words, doubt_meanings
+from reports.sentences import baseline_words, doubt_meanings, trained_once
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
+MAX_NAMED = 3  # models of the best value, in the line for the terminal
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
 
@@ -68,7 +69,7 @@ def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     if not doubtful:
         return ""
     timings = sum(summary.verdicts.values())
-    which = f"None of the {plural(timings, 'timing')} can be trusted"
+    which = f"None of the {plural(timings, 'timing')} can be trusted" if timings > 1 else "The timing cannot be trusted"
     if summary.doubtful < timings:
         names = " and of ".join(dict.fromkeys(brief(t.name, 40) for t in doubtful))
         which = f"Of {plural(timings, 'timing')}, {summary.doubtful} cannot be trusted, among them that of {names}"
@@ -87,7 +88,7 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
     found = summary.recommendation
-    compared = _speed_sentence(info, found), _score_sentence(info, summary), front
+    compared = _speed_sentence(info, summary), _score_sentence(info, summary), front
     if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
         return compared
     return _highest_sentence(info, found), *compared
@@ -95,13 +96,23 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
 
 def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
     """Return the numbers of the summary: throughput and score against the best baseline, and the size of the front."""
-    what = "models share the best value" if len(info.objectives) == 1 else "models on the Pareto front"
-    front = Tile(what, str(len(summary.front)), f"of {summary.evaluated} evaluated")
+    front = _front_tile(info, summary)
     if summary.best_baseline is None or not summary.complete:
         return (front,)
     best = summary.recommendation and summary.recommendation.best_baseline
     name = brief((best or summary.best_baseline).name)
     return _speed_tile(summary, name), _score_tile(summary, name), front
+
+
+def _front_tile(info: StudyInfo, summary: StudySummary) -> Tile:
+    """Return the size of the front; of a study with one objective, the best model, or how many are equally good."""
+    source = "; by the search’s scores and the newest timings" if summary.remeasured else ""
+    size, note = len(summary.front), f"of {summary.evaluated} evaluated{source}"
+    if len(info.objectives) > 1:
+        return Tile("models on the Pareto front" if size != 1 else "model on the Pareto front", str(size), note)
+    if size == 1:
+        return Tile(f"best by {brief(info.objectives[0].label)}", brief(summary.front[0].name), note)
+    return Tile("models share the best value" if size else "models in the ranking", str(size), note)
 
 
 def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
@@ -114,10 +125,11 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
         label += ", at a score as high or higher"
     if result.doubtful:
         return Tile(label, UNKNOWN, "the timings cannot be trusted")
+    scores = "" if _is_one_pair(summary) else f"; score: {_printed_gain(result):+z.3f} ({_gain_note(result, summary)})"
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.shows_difference:
-        return Tile(label, f"{result.speedup:.2f}×", f"95 % interval {interval}")
-    return Tile(label, NO_DIFFERENCE, _why_no_difference(result))
+        return Tile(label, f"{result.speedup:.2f}×", f"throughput: 95 % interval {interval}{scores}")
+    return Tile(label, NO_DIFFERENCE, f"{_why_no_difference(result)}{scores}")
 
 
 def _why_no_difference(result: BaselineComparison) -> str:
@@ -127,7 +139,8 @@ def _why_no_difference(result: BaselineComparison) -> str:
         return f"the 95 % interval of the ratio, {interval}, includes 1"
     ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval})"
     return (
-        f"{ratio}, differs from 1 by no more than the noise (the reference, timed against itself: {result.floor:.1%})"
+        f"{ratio}, differs from 1 by no more than the noise "
+        f"(the reference, timed against itself: {100 * result.floor:.1f} %)"
     )
 
 
@@ -139,12 +152,16 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     label = f"score of {found} minus that of {baseline}"
     if not _is_one_pair(summary):
         label += ", at a throughput as high or higher"
-    found_by = summary.recommendation
-    note = "no interval: each trained once"
-    if found_by and found_by.retrained:
-        half = gain_half_width(result, found_by)
-        note = "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
-    return Tile(label, f"{_printed_gain(result):+z.3f}", note)
+    return Tile(label, f"{_printed_gain(result):+z.3f}", _gain_note(result, summary))
+
+
+def _gain_note(result: BaselineComparison, summary: StudySummary) -> str:
+    """Return the interval of a difference of scores, or say why there is none."""
+    found = summary.recommendation
+    if found is None or not found.retrained:
+        return "no interval: each trained once"
+    half = gain_half_width(result, found)
+    return "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
 
 
 def _printed_gain(result: BaselineComparison) -> float:
@@ -204,10 +221,11 @@ def _trainings(seeds: int, steps: int) -> str:
 def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
     """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
-    It refuses other objectives and a study without a complete candidate. Without the baselines, retrained scores could
-    not decide what is recommended.
+    It refuses other objectives and a study without a complete candidate. Without the baselines, if there are any,
+    retrained scores could not decide what is recommended.
     """
-    return f"backbone-nas retrain {run} --baselines" if _has_front_on_plane(info, summary) else None
+    flag = " --baselines" if summary.baselines else ""
+    return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
 
 
 def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
@@ -268,10 +286,13 @@ def export_command(summary: StudySummary, run: str) -> str:
     return f"backbone-nas export {run} --trials {number} --format timm --out winner"
 
 
-def result_line(summary: StudySummary) -> str:
+def result_line(info: StudyInfo, summary: StudySummary) -> str:
     """Return the result in one line for the terminal, with the evidence behind it."""
     evaluated = plural(summary.evaluated, "architecture", "architectures")
     text = f"{evaluated} evaluated, front of {len(summary.front)}, hypervolume {fixed(summary.hypervolume, 4)}"
+    if len(info.objectives) == 1:
+        best_models = " and ".join(brief(s.name) for s in summary.front[:MAX_NAMED]) or "none"
+        text = f"{evaluated} evaluated, best by {brief(info.objectives[0].label)}: {best_models}"
     found, (best, _) = summary.recommendation, summary.comparisons
     if found is None:
         return text
@@ -313,7 +334,8 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     reference = f"the throughput of {brief(info.reference)}"
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
     found = summary.recommendation
-    of_search = " of the search, by its own scores," if found and found.retrained else ""
+    timings = " and the newest timings" if summary.remeasured else ""
+    of_search = f" of the search, by its own scores{timings}," if found and found.retrained else ""
     if len(info.objectives) == 1:
         return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, best.score, info)}."
     if len(summary.front) == 1:
@@ -328,20 +350,28 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
 
 
 def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -> str:
-    if not summary.evaluated and len(summary.baselines) < len(info.baselines):
-        done = f"{len(summary.baselines)} of {len(info.baselines)} done"
-        running = summary.counts.get(TrialState.RUNNING, 0)
-        if search_state(info, summary.evaluated, running) is SearchState.RUNNING:
-            return f"The {baseline_words(info)} are being measured and trained ({done}); the candidates follow."
-        return f"The search ended while the {baseline_words(info)} were being measured and trained ({done})."
-    others = [f"{n} {state.word}" for state, n in summary.counts.items() if n and state is not TrialState.COMPLETE]
+    state = search_state(info, summary.evaluated, summary.counts.get(TrialState.RUNNING, 0))
+    lost = f"{summary.lost_baselines} of {plural(len(info.baselines), 'baseline')} failed"
+    done = len(summary.baselines) + summary.lost_baselines
+    if not summary.evaluated and done < len(info.baselines):
+        counts = f"{done} of {len(info.baselines)} done{f'; {lost}' if summary.lost_baselines else ''}"
+        if state is SearchState.RUNNING:
+            return f"The {baseline_words(info)} are being measured and trained ({counts}); the candidates follow."
+        return f"The search ended while the {baseline_words(info)} were being measured and trained ({counts})."
+    ended = [(n, state.word) for state, n in summary.counts.items() if n and state is not TrialState.COMPLETE]
+    others = [f"{n if i else plural(n, 'candidate')} {word}" for i, (n, word) in enumerate(ended)]
     untrained = summary.evaluated and not summary.counts.get(TrialState.COMPLETE)
     none = ", none of them to the last rung" if untrained else ""
     why = " The report lists the reasons under “Failed and infeasible trials”." if summary.reasons else ""
-    return f"No candidate is on a Pareto front yet: {evaluated}{none} ({', '.join(others) or 'no trials'}).{why}"
+    trials = "; ".join(filter(None, (", ".join(others), lost if summary.lost_baselines else ""))) or "no trials"
+    place = "in the ranking" if len(info.objectives) == 1 else "on a Pareto front"
+    yet = "" if state in (SearchState.FINISHED, SearchState.ENDED_EARLY) else " yet"
+    return f"No candidate is {place}{yet}: {evaluated}{none} ({trials}).{why}"
 
 
-def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
+def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
+    found = summary.recommendation
+    assert found is not None
     result, baseline, candidate = found.at_equal_score, found.best_baseline, _candidate(found)
     assert baseline is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
@@ -350,11 +380,13 @@ def _speed_sentence(info: StudyInfo, found: Recommendation) -> str:
             f"No {candidate} scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a {candidate} "
             f"is that of {_found_words(found.model, info)}."
         )
-    scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)})"
+    half = None if _is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
+    exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
+    scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)}{exact})"
     name = _capital(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
-    words = _throughput_words(result, info, "; it combines those of both timings")
+    words = _throughput_words(result, info, "; it combines those of both timings, not of the scores")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 
@@ -399,7 +431,7 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
     """Say which trainings the compared scores are from, and how exact they are; "" of published scores."""
     if not found.retrained:
         why = unused_words(found)
-        return " ".join(filter(None, (TRAINED_ONCE, _capital(why) + "." if why else ""))) if info.teachers else ""
+        return " ".join(filter(None, (trained_once(info), _capital(why) + "." if why else ""))) if info.teachers else ""
     half = gain_half_width(result, found)
     exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
     kind = "means of longer trainings" if result.found.seeds > 1 else "those of longer trainings"

@@ -15,6 +15,7 @@ from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
+from nas.numbers import plural
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 
@@ -274,7 +275,10 @@ def _front_note(searched: Sequence[RetrainedCandidate], untrained: Sequence[int]
     joined = [c.trial.number for c in searched if not c.was_on_front and c.on_front]
     unknown = [c.trial.number for c in searched if c.chance is None]
     before = sum(c.was_on_front for c in searched) + len(untrained)
-    note = f"front of {before}: {_count(left, 'left it')}, {_count(joined, 'joined it')}"
+    after = sum(c.on_front for c in searched)
+    note = f"front of the search, by the timings from before the retraining: {plural(before, 'candidate')}; "
+    note += f"front of the retrained candidates: {plural(after, 'candidate')}; "
+    note += f"{_count(left, 'left it')}, {_count(joined, 'joined it')}"
     note += f", {_count(unknown, 'without score or measurement')}" if unknown else ""
     return f"{note}, {_count(untrained, 'not retrained')}" if untrained else note
 

@@ -87,7 +87,7 @@ class Study:
     def __repr__(self) -> str:
         from reports.verdict import result_line
 
-        return f"<Study {self.run_dir.name}: {result_line(self._summary)}>"
+        return f"<Study {self.run_dir.name}: {result_line(self.info, self._summary)}>"
 
     @cached_property
     def _summary(self) -> StudySummary:

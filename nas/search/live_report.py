@@ -170,8 +170,9 @@ def _show_result(run_dir: Path, console: Console) -> None:
     if summary.recommendation is None:
         return
     run = str(run_dir)
+    baselines = ["--baselines"] if summary.baselines else []
     retraining = {
-        command_line("retrain", [run, "--baselines"]): "does the front hold after longer training, with new seeds?"
+        command_line("retrain", [run, *baselines]): "does the front hold after longer training, with new seeds?"
     }
     following = {
         command_line("report", [run, "--open"]): "open the report",

@@ -388,8 +388,8 @@ class StudyLoop:
         ratio = self.gain_over_noise if self._until_converged else None
         if ratio is not None and is_below_noise(ratio):
             self.converged = (
-                f"the search has converged: one more architecture is expected to add {ratio:.2f} times the hypervolume"
-                " that noise seems to add"
+                "the search has converged: the next architecture is expected to raise the hypervolume by "
+                f"{ratio:.2f} times what the noise of seeds and timings alone would"
             )
         return self.converged is not None
 

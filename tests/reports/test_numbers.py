@@ -124,7 +124,8 @@ def test_table_of_the_front_and_the_baselines(name):
             if label in row:
                 assert row[label] == f"{t.rungs[-1].metrics[metric]:.3f}"
         beaten = sum(brute_force.beats(brute_force.place(f), brute_force.place(t)) for f in models)
-        wanted = f"baseline, dominated by {beaten}" if beaten else "baseline, not dominated"
+        models_ = "model" if beaten == 1 else "models"
+        wanted = f"baseline, dominated by {beaten} {models_}" if beaten else "baseline, not dominated"
         recommended = ", recommended" if t == recommend(gather_evidence(s)).trial else ""
         assert row["status"] == (f"Pareto front{recommended}" if t in best else wanted)
 

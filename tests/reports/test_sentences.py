@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nas.analysis.evidence import RETRAINED
 from nas.study.records import Expectation, StudyRecord, TrialState
 from reports import figure_data
 from reports.figure_data import PREDICTED, prepare
@@ -11,9 +12,11 @@ from reports.sentences import (
     convergence_words,
     front_caption,
     learning_caption,
+    noise,
     predictions,
     subject,
     teacher_caption,
+    trained_once,
     verdicts,
 )
 from reports.summary import summarize
@@ -30,18 +33,19 @@ def expecting(study: StudyRecord, *shares: float) -> StudyRecord:
 def test_a_search_that_gains_more_than_noise_has_not_converged():
     words = convergence_words(expecting(synthetic.study(40), 3.0))
     expected = (
-        "One more architecture is expected to add 3.0 times the hypervolume that noise seems to add: the search has"
+        "The next architecture is expected to raise the hypervolume by 3.0 times what the noise of seeds and timings "
+        "alone would: the search has"
     )
     assert f"{expected} not converged" in words
     again = convergence_words(expecting(synthetic.study(60), *[3.0] * 20, *[0.5] * 20, 1.5))
-    assert "add 1.5 times the hypervolume that noise seems to add: the search has not converged" in again
+    assert "by 1.5 times what the noise of seeds and timings alone would: the search has not converged" in again
 
 
 def test_a_search_that_converged_says_when():
     study = expecting(synthetic.study(60), *[3.0] * 20, 0.5)
     counted = sum(t.counts and t.number <= 25 for t in study.trials)
     words = convergence_words(study)
-    assert f"noise seems to add. The ratio first fell below 1 after {counted} candidates" in words
+    assert f"alone would. The ratio first fell below 1 after {counted} candidates" in words
     assert "less than a tenth of" in convergence_words(expecting(synthetic.study(60), 0.01))
 
 
@@ -86,13 +90,37 @@ def test_the_caption_counts_models_of_the_front_that_score_no_more_than_a_consta
 def test_captions_of_teachers_count_the_models_that_are_drawn(monkeypatch):
     study = synthetic.study(60)
     summary = summarize(study)
-    assert "for the models on the Pareto front and the baselines, best model first" in teacher_caption(summary)
+    assert "for the models on the Pareto front and the baselines, best model first" in teacher_caption(
+        study.info, summary
+    )
     monkeypatch.setattr(figure_data, "MAX_TEACHER_ROWS", 4)
     drawn = len({name for name, *_ in prepare(study, summary).teachers}) - len(summary.baselines)
     assert drawn < len(summary.front)
     words = f"for {drawn} of the {len(summary.front)} models on the front and the baselines"
-    assert words in teacher_caption(summary)
+    assert words in teacher_caption(study.info, summary)
     assert words in learning_caption(study.info, summary)
+
+
+def test_captions_of_one_objective_name_no_front():
+    study = synthetic.study(60)
+    study = synthetic.with_info(study, objectives=study.info.objectives[:1])
+    summary = summarize(study)
+    caption = teacher_caption(study.info, summary)
+    assert caption.startswith("Explained variance by teacher for the best model and the baselines, best model first.")
+
+
+def test_trained_once_names_the_steps_and_goes_where_retrained_scores_decide():
+    study = synthetic.study(60)
+    summary = summarize(study)
+    once = "The search trained each model once, for at most 540 steps: scores have no interval"
+    assert once in noise(study.info, summary)
+    assert "once, for 5,400 steps: scores" in trained_once(replace(study.info, rung_steps=(5400,)))
+    retrained = replace(summary, recommendation=replace(summary.recommendation, basis=RETRAINED))
+    said = noise(study.info, retrained)
+    assert said.endswith("could be on the front.")
+    doubtful = synthetic.timed(study, lambda t: {"verdict": "contended"})
+    summary = replace(summarize(doubtful), recommendation=retrained.recommendation)
+    assert noise(study.info, summary) == "Which models tie in throughput is unknown, because timings cannot be trusted."
 
 
 def test_the_subject_names_objectives_and_teachers():

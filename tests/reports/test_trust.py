@@ -1,5 +1,6 @@
 """The four checks of a report, and what it takes to pass them."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,25 @@ from nas.analysis.noise import SeedScatter
 from nas.study.records import Retraining, StudyRecord, TrialState
 from reports.formatting import duration
 from reports.metrics import summarize_metrics
+from reports.page import render
 from reports.retraining import retraining_results
 from reports.sentences import agreement
 from reports.statistics import MIN_RANKED, RungCorrelation
 from reports.summary import CurvePoint, summarize
-from reports.trust import MAX_DOUBTFUL, MAX_FLOOR, MIN_AS_GOOD, MIN_CHANCE, MIN_TAU, Outcome, TrustCheck, trust_checks
+from reports.trust import (
+    MAX_DOUBTFUL,
+    MAX_FLOOR,
+    MIN_AS_GOOD,
+    MIN_CHANCE,
+    MIN_TAU,
+    Outcome,
+    TrustCheck,
+    trust_checks,
+    verdict_sentence,
+)
 from tests.nas.analysis.builders import failed, remeasured_for_retraining, retrained, small_study
 from tests.reports import synthetic
+from tests.reports.brute_force import Page
 
 NOISE, RUNGS, SEEDS, METRICS = range(4)
 
@@ -64,7 +77,24 @@ def test_the_noise_check_says_how_many_timings_are_in_doubt(study):
 def test_without_the_reference_among_the_baselines_noise_is_unknown(study):
     lone = replace(study, trials=tuple(t for t in study.trials if not t.baseline))
     found = check(lone, NOISE)
-    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas remeasure runs/mine")
+    assert (found.outcome, found.command) == (Outcome.NOT_DONE, None), "a remeasurement's own reference does not count"
+    assert f"A search measures it where {synthetic.REFERENCE} is one of its --baselines" in found.sentence
+
+
+def test_the_reason_of_the_noise_threshold_is_the_gap_between_this_study_s_neighbors(study):
+    assert "at most 3 %, and at most 10 % of" in check(study, NOISE).kind.passes
+    complete = [t.number for t in study.trials if t.state is TrialState.COMPLETE and not t.baseline]
+    ratios = dict(zip(complete, (8.0, 4.0, 2.0, 1.0), strict=False))
+    kept = tuple(t for t in study.trials if t.baseline or t.number in ratios)
+    spread = synthetic.scored(replace(study, trials=kept), lambda t: 0.01 * t.number)
+    ends = ("ratio", "ratio_low", "ratio_high")
+    spread = synthetic.timed(spread, lambda t: {} if t.baseline else dict.fromkeys(ends, ratios[t.number]))
+    assert len(summarize(spread).front) == 4
+    assert "neighbors on this study’s front are 100.0 % apart in throughput" in check(spread, NOISE).kind.reason
+    unknown = synthetic.timed(spread, lambda t: {} if t.baseline else {"verdict": "contended"})
+    single = synthetic.with_info(spread, objectives=spread.info.objectives[:1])
+    for other in (unknown, single, replace(spread, trials=spread.trials[:3])):
+        assert "%" not in check(other, NOISE).kind.reason
 
 
 def test_a_study_of_baselines_alone_is_offered_no_command_that_refuses_it(study):
@@ -85,7 +115,7 @@ def test_a_study_of_baselines_alone_is_offered_no_command_that_refuses_it(study)
         ((0.9, MIN_TAU - 0.01), 30, Outcome.WARN),
         ((0.9, 0.9), 4, Outcome.NOT_DONE),
         ((None, 0.9), 30, Outcome.NOT_DONE),
-        ((), 0, Outcome.PASS),  # no rung below the last one
+        ((), 0, Outcome.NOT_APPLICABLE),  # no rung below the last one
     ],
 )
 def test_short_runs_are_judged_by_the_lower_rung_that_agrees_least(study, taus, models, outcome):
@@ -123,7 +153,8 @@ def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gai
     seen = replace(found, model=model, scatter=SeedScatter(0.0075, 30))
     judged = check(study, SEEDS, results(found.trial.number, 0.9), recommendation=seen)
     assert judged.outcome is outcome
-    probability = float(judged.sentence.rpartition(" ")[2].rstrip("."))
+    words = r"as high as the baseline with a probability of at most ([\d.]+) \(it was chosen for its score\)\.$"
+    probability = float(re.search(words, judged.sentence)[1])
     assert (probability >= MIN_AS_GOOD) is (outcome is Outcome.PASS)
 
 
@@ -155,7 +186,10 @@ def test_a_recommendation_passes_only_where_retrained_scores_compare_it_with_the
     assert seed_check({0: (0.3, 0.31), 1: (0.5, 0.51), 2: (0.4, 0.41)}).outcome is Outcome.PASS
     below = seed_check({0: (0.7, 0.71), 1: (0.5, 0.51), 2: (0.4, 0.41)}, baseline=0.6)
     assert below.outcome is Outcome.WARN, "the search had it below the baseline, too, so nothing was taken back"
-    assert "as high as the baseline with probability 0.00" in below.sentence
+    assert "as high as the baseline with a probability of at most 0.00" in below.sentence
+    lost = seed_check({0: (0.5, 0.51), 1: (0.4, 0.41), 2: (0.5, 0.52)})
+    assert "trial 1, which the search recommended, scores 0.405, less than the baseline" in lost.sentence
+    assert re.search(r"trial 2 scores 0.510.* with a probability of at most 0\.\d\d \(", lost.sentence)
     alone = seed_check({1: (0.5, 0.51), 2: (0.4, 0.41)})
     assert alone.outcome is Outcome.WARN
     assert "the baseline eradio_femto has none" in alone.sentence
@@ -188,7 +222,24 @@ def test_without_retraining_the_command_is_there_unless_the_scores_are_published
     ],
 )
 def test_metrics_are_judged_by_their_order_of_the_models(study, value, outcome):
-    assert check(with_metrics(study, lambda score: {"knn": value(score)}), METRICS).outcome is outcome
+    judged = with_metrics(study, lambda score: {"knn": value(score)})
+    found = check(judged, METRICS)
+    assert found.outcome is outcome
+    beginning = {
+        Outcome.PASS: "The score agrees with 1 of 1 metric (Kendall’s τ: kNN 1.00).",
+        Outcome.WARN: "The score agrees with none of 1 metric (Kendall’s τ: kNN -1.00), and ranks the models in the",
+    }.get(outcome, "All models")
+    assert found.sentence.startswith(beginning)
+    agrees = "By Kendall’s τ, the score agrees with 1 of 1 metric in the table below: kNN (τ 1.00)."
+    assert (agrees in agreement(summarize_metrics(judged.info, summarize(judged)))) is (outcome is Outcome.PASS)
+
+
+def test_a_check_that_does_not_apply_is_not_counted_as_passed(study):
+    summary = replace(summarize(study), correlations=())
+    checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), None, "runs/mine")
+    assert verdict_sentence(checks) == "Of 4 checks, 2 pass, 1 is not done, 1 does not apply."
+    page = " ".join(Page(render(study, summary)).words.split())
+    assert "not applicable Do short runs predict longer ones?" in page
 
 
 def with_metrics(study: StudyRecord, metrics: object, models: int | None = None) -> StudyRecord:
@@ -241,7 +292,8 @@ def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, fini
     }
     found = check(full, RUNGS, **some)
     assert found.command.endswith(f"--extend {extend}")
-    assert f"{MIN_RANKED - finished} more finished model" in found.price
+    missing = f"{MIN_RANKED - finished} more finished model{'s' * (MIN_RANKED - finished > 1)}"
+    assert found.price.startswith(f"Evaluate about {extend} more architectures to get {missing}, about")
     seconds = 100 * extend / evaluated
     assert f"about {duration(seconds)} " in found.price
 
@@ -251,6 +303,15 @@ def test_checks_that_need_the_same_command_name_the_same(study):
     commands = {check(study, which, correlations=disagreeing).command for which in (RUNGS, SEEDS)}
     assert commands == {"backbone-nas retrain runs/mine --baselines"}
     assert check(study, SEEDS).price
+
+
+def test_without_baselines_the_command_and_its_price_name_none(study):
+    alone = replace(study, info=replace(study.info, baselines=()), trials=study.trials[len(synthetic.BASELINES) :])
+    found = check(alone, SEEDS)
+    assert found.command == "backbone-nas retrain runs/mine"
+    assert "up to 6 near misses with 3 seeds" in found.price
+    assert "baseline" not in found.price
+    assert "up to 6 near misses and 3 baselines with 3 seeds" in check(study, SEEDS).price
 
 
 def test_networks_for_scale_are_no_candidates_and_no_silence(study):

@@ -1,15 +1,17 @@
 """The verdict on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.analysis.evidence import RETRAINED, StudyEvidence, gather_evidence
 from nas.study.config import BASELINES
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.page import render
+from reports.retraining import retraining_results
 from reports.sentences import baseline_words
 from reports.summary import summarize
 from reports.verdict import (
@@ -78,7 +80,7 @@ def test_a_tie_is_called_one_in_the_tile_the_sentences_and_the_line(ratio, half,
     first, *_ = headline(study.info, summary, "runs/mine")
     assert ("cannot be trusted" in first) is disturbed
     assert ("No difference" in first) is not (shown or disturbed)
-    assert (f"{ratio:.2f} times its throughput" in result_line(summary)) is shown
+    assert (f"{ratio:.2f} times its throughput" in result_line(study.info, summary)) is shown
 
 
 def test_a_disturbed_timing_is_said_first_and_once_and_gives_no_ratio():
@@ -87,12 +89,14 @@ def test_a_disturbed_timing_is_said_first_and_once_and_gives_no_ratio():
     first, *others = headline(study.info, summary, "runs/mine")
     assert first.startswith("Of 4 timings, 1 cannot be trusted, among them that of trial 3 (contended: other work")
     assert "backbone-nas remeasure runs/mine" in first
-    shown = " ".join([*others, recommended(study.info, summary), result_line(summary)])
+    shown = " ".join([*others, recommended(study.info, summary), result_line(study.info, summary)])
     assert "trusted" not in " ".join(others)
     assert "1.27" not in shown
     assert "interval" not in " ".join(others).replace("scores have no interval", "")
     every = synthetic.timed(study, lambda t: {"verdict": "contended"})
     assert headline(every.info, summarize(every), "RUN")[0].startswith("None of the 4 timings can be trusted")
+    only = replace(every, trials=every.trials[3:])
+    assert headline(only.info, summarize(only), "RUN")[0].startswith("The timing cannot be trusted (contended")
 
 
 @pytest.mark.parametrize("verdict", ["ok", "contended"])
@@ -156,7 +160,7 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
         in third
     )
     assert "The Pareto front of the search, by its own scores," in front
-    line = result_line(summary)
+    line = result_line(study.info, summary)
     assert "trial 4 scores at least as high as eradio_femto: 1.10 times" in line
     assert line.endswith("; trial 3, recommended by the search, fell below the baseline)")
     assert recommended(study.info, summary).startswith("score 0.811 (mean of 2 longer trainings, 1,620 steps each); ")
@@ -190,7 +194,7 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
         assert (
-            "no more than the noise (the reference, timed against itself: 25.0%)"
+            "no more than the noise (the reference, timed against itself: 25.0 %)"
             in headline(which.info, summary, "RUN")[0]
         ) is not shown
 
@@ -201,7 +205,7 @@ def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     assert second.startswith("Trial 3 also has the highest score")
     assert "0.100 higher" in second
     throughput, score, _ = tiles(study.info, summarize(study))
-    assert (throughput.value, throughput.note) == ("1.20×", "95 % interval 1.18 to 1.22")
+    assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.18 to 1.22")
     assert throughput.label.endswith("relative to eradio_femto")
     assert score.label.endswith("minus that of eradio_femto")
 
@@ -215,6 +219,23 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     best = faster.baseline.name
     assert throughput.label == f"throughput of {faster.found.name} relative to {best}, at a score as high or higher"
     assert score.label == f"score of {better.found.name} minus that of {best}, at a throughput as high or higher"
+    gain = round(faster.found.score, 3) - round(faster.baseline.score, 3)
+    assert throughput.note.endswith(f"; score: {gain:+.3f} (no interval: each trained once)")
+
+
+def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval():
+    """The interval of the throughput does not cover the scores, which may differ by less than their own."""
+    study = compared(5.0)
+    slower = replace(study.trials[3], number=4, arch_id="4" * 12)
+    slower = replace(slower, measurement=replace(slower.measurement, ratio=1.5, ratio_low=1.49, ratio_high=1.51))
+    study, scores = replace(study, trials=(*study.trials, slower)), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.502, 4: 0.7}
+    evidence = after_retraining(study, scores)
+    summary = summarize(evidence.study, evidence)
+    half = f"{gain_half_width(summary.comparisons[0], summary.recommendation):.3f}"
+    assert tiles(study.info, summary)[0].note.endswith(f"; score: +0.002 (retrained; 95 % interval ± {half})")
+    first = headline(study.info, summary, "RUN")[0]
+    assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
+    assert "it combines those of both timings, not of the scores)" in first
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():
@@ -245,6 +266,88 @@ def test_a_search_whose_limits_nothing_keeps_says_where_the_reasons_are():
         study = synthetic.study(6, only=state)
         said = " ".join(headline(study.info, summarize(study), "RUN"))
         assert ("reasons under “Failed and infeasible trials”" in said) is there
+
+
+SESSION = {"started": "2025-01-31T12:00:00Z", "wall_s": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("lost", "session", "words"),
+    [
+        (
+            3,
+            {**SESSION, "ending": "out of ideas"},
+            "No candidate is on a Pareto front: no architectures were evaluated (8 candidates failed; "
+            "3 of 3 baselines failed).",
+        ),
+        (
+            1,
+            {**SESSION, "ending": "out of ideas"},
+            "The search ended while the E‑RADIO-style baselines (ours) were being measured and trained "
+            "(1 of 3 done; 1 of 3 baselines failed).",
+        ),
+        (0, SESSION, "No candidate is on a Pareto front yet: no architectures were evaluated (8 candidates failed)."),
+        (3, {**SESSION, "wall_s": 0.0}, "No candidate is on a Pareto front yet: no architectures were evaluated"),
+    ],
+)
+def test_a_search_without_a_result_counts_its_failures(lost, session, words):
+    study = synthetic.study(8, only=TrialState.FAILED, budget=100)
+    failed = [replace(t, state=TrialState.FAILED, rungs=(), measurement=None) for t in study.trials[:lost]]
+    trials = (*failed, *study.trials[lost and 3 :])
+    study = synthetic.with_info(replace(study, trials=trials), sessions=(session,))
+    assert headline(study.info, summarize(study), "RUN")[-1].startswith(words)
+
+
+def test_one_objective_has_a_ranking_and_no_front():
+    study, trained = synthetic.study(60), synthetic.study(5, only=TrialState.COMPLETE)
+    study = synthetic.with_info(study, objectives=study.info.objectives[:1])
+    summary = summarize(study)
+    best = summary.front[0].name
+    *_, tile = tiles(study.info, summary)
+    assert (tile.label, tile.value) == ("best by explained variance of the teachers' features", best)
+    assert f"evaluated, best by explained variance of the teachers' features: {best};" in result_line(
+        study.info, summary
+    )
+    text = render(study, summary)
+    page = Page(text)
+    assert "best model and the baselines" in page.words
+    assert "Pareto front" not in page.words.replace("a ranking and not a Pareto front", "")
+    assert ">Pareto front<" not in text, "in the legend of a chart"
+    assert page.table("Ranking and baselines").body()
+    assert "Ranking" in re.search(r'<nav id="contents".*?</nav>', text, re.S)[0]
+    one = replace(trained, info=study.info, trials=trained.trials[3:4])
+    assert "<caption>The best model." in render(one, summarize(one))
+    equal = synthetic.with_info(synthetic.scored(trained, lambda t: 0.5), objectives=study.info.objectives)
+    *_, tile = tiles(equal.info, summarize(equal))
+    assert tile.label == "models share the best value"
+    lost = synthetic.with_info(synthetic.study(6, only=TrialState.FAILED), objectives=study.info.objectives)
+    assert "No candidate is in the ranking" in headline(lost.info, summarize(lost), "RUN")[-1]
+
+
+def test_one_retrained_model_without_baselines():
+    study = compared(1.2)
+    study = replace(study, info=replace(study.info, baselines=()), trials=study.trials[3:])
+    commands = [command for _, command in before_export(study.info, summarize(study), "RUN")]
+    assert commands == ["backbone-nas retrain RUN"]
+    trainings = [
+        Retraining(3, seed, 1620, "2026-01-01", "cpu", (replace(study.trials[0].rungs[-1], steps=1620),))
+        for seed in range(2)
+    ]
+    evidence = gather_evidence(study, trainings)
+    summary = summarize(evidence.study, evidence)
+    words = " ".join(Page(render(evidence.study, summary, None, retraining_results(evidence))).words.split())
+    assert "1 model was retrained for 1620 steps with 2 seeds (" in words
+    arch_id = study.trials[0].arch_id
+    assert f"Its EMA weights are in RUN/retraining/seed-*/weights/{arch_id}.safetensors, one file per seed;" in words
+
+
+def test_the_fronts_of_a_study_with_newer_timings_say_what_they_are_of():
+    study = compared(1.2)
+    summary = replace(summarize(study), remeasured=3)
+    assert tiles(study.info, summary)[-1].note == "of 1 evaluated; by the search’s scores and the newest timings"
+    found = replace(summary.recommendation, basis=RETRAINED)
+    front = headline(study.info, replace(summary, recommendation=found), "RUN")[-1]
+    assert "The Pareto front of the search, by its own scores and the newest timings, is one model" in front
 
 
 def test_no_candidate_as_fast_has_no_difference_in_score():

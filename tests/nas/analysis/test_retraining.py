@@ -73,7 +73,10 @@ def test_candidates_leave_and_join_the_front() -> None:
     assert s.scatter_at_last_rung is not None
     assert s.scatter_at_last_rung.sd == pytest.approx(0, abs=1e-12)
     (first, *_) = retraining_notes(small_study(), s)
-    assert {"1 left it (2)", "1 joined it (5)"} == set(first.removeprefix("front of 3: ").split(", "))
+    assert first == (
+        "front of the search, by the timings from before the retraining: 3 candidates; "
+        "front of the retrained candidates: 3 candidates; 1 left it (2), 1 joined it (5)"
+    )
 
 
 def test_rank_correlations_of_study_means_and_seeds() -> None:
@@ -101,7 +104,8 @@ def test_a_front_that_was_retrained_in_part_is_whole_in_the_note() -> None:
     s = summary(again=[f for f in retrainings() if f.number in (1, 5)])
     assert s.untrained == (2, 3)
     assert retraining_notes(small_study(), s)[0] == (
-        "front of 3: none left it, 1 joined it (5), 2 not retrained (2, 3)"
+        "front of the search, by the timings from before the retraining: 3 candidates; "
+        "front of the retrained candidates: 2 candidates; none left it, 1 joined it (5), 2 not retrained (2, 3)"
     )
 
 
