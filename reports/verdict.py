@@ -274,7 +274,7 @@ def weights_place(summary: StudySummary) -> str:
     found = summary.recommendation
     if found is None:
         return ""
-    folder = "retraining/seed-*/weights" if found.retrained else "weights"
+    folder = f"retraining/{found.model.steps}-steps/seed-*/weights" if found.retrained else "weights"
     return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
 
 

@@ -167,7 +167,7 @@ def _print_orders(study: NetworkStudy, rows: list[Row], means: Mapping[str, Arra
     ranks = [_ranks({name: means[name][i] for name in families}) for i in range(len(heads))]
     print(f"\n| mean rank among {len(families)} networks | networks | {' | '.join(heads)} |", end="")
     print(f"\n|---|--:|{'--:|' * len(heads)}")
-    for kind, inside in (("with attention", True), ("convolutions alone", False)):
+    for kind, inside in (("with attention", True), ("without attention", False)):
         names = [name for name in families if (name in study.attention) is inside]
         cells = [f"{np.mean([of[name] for name in names]):.1f}" if names else "-" for of in ranks]
         print(f"| {kind} | {len(names)} | {' | '.join(cells)} |")

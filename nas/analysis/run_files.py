@@ -11,7 +11,11 @@ from nas.files import parse_json
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 from nas.study.training_files import is_training
 
-WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; the last has one folder per seed
+WEIGHTS, SAMPLES, RETRAINING = (
+    "weights",
+    "samples",
+    "retraining",
+)  # folders; the last has one for each length, with one for each seed
 
 
 def weights_file(folder: Path, arch_id: str) -> Path:
@@ -19,9 +23,9 @@ def weights_file(folder: Path, arch_id: str) -> Path:
     return folder / WEIGHTS / f"{arch_id}.safetensors"
 
 
-def retraining_folder(run_dir: Path, seed: int) -> Path:
-    """Return the folder of one seed's retrainings."""
-    return run_dir / RETRAINING / f"seed-{seed}"
+def retraining_folder(run_dir: Path, steps: int, seed: int) -> Path:
+    """Return the folder of the retrainings of one length with one seed."""
+    return run_dir / RETRAINING / f"{steps}-steps" / f"seed-{seed}"
 
 
 def samples_folder(run_dir: Path, remeasurement: str | None = None) -> Path:
@@ -68,8 +72,8 @@ def trained_weights(
 ) -> TrainedWeights | None:
     """Return a trial's existing weights with most training steps, the best score of equals; None where there are none.
 
-    A retraining that ends overwrites the file of an earlier one with the same seed, so only the last one of a seed
-    counts; one that fails overwrites nothing.
+    A retraining that ends overwrites the file of an earlier one of the same length and seed, so only the last one of
+    them counts; one that fails overwrites nothing.
     """
     candidates = []
     searched = weights_file(run_dir, trial.arch_id)
@@ -78,15 +82,15 @@ def trained_weights(
         origin = "the training's last step" if is_training(run_dir) else "the search's last rung"
         candidates.append(TrainedWeights(searched, trial.rungs[-1], seed, origin))
     ended = [r for r in retrainings if r.number == trial.number and r.score is not None]
-    last_of_seed = {r.seed: r for r in sorted(ended, key=lambda r: r.created)}
-    for seed, retraining in last_of_seed.items():
-        file = weights_file(retraining_folder(run_dir, seed), trial.arch_id)
+    last = {(r.steps, r.seed): r for r in sorted(ended, key=lambda r: r.created)}
+    for (steps, seed), retraining in last.items():
+        file = weights_file(retraining_folder(run_dir, steps, seed), trial.arch_id)
         if file.is_file():
             candidates.append(TrainedWeights(file, retraining.rungs[-1], seed, f"retraining, seed {seed}"))
     return max(candidates, key=lambda w: (w.result.steps, w.result.score), default=None)
 
 
-def all_weight_files(run_dir: Path, arch_id: str, seeds: Iterable[int]) -> list[Path]:
-    """Return an architecture's existing weight files: the search's, then the retrainings' by seed."""
-    folders = [run_dir, *(retraining_folder(run_dir, seed) for seed in seeds)]
+def all_weight_files(run_dir: Path, arch_id: str, steps: int, seeds: Iterable[int]) -> list[Path]:
+    """Return an architecture's existing weight files: the search's, then those of retrainings of one length by seed."""
+    folders = [run_dir, *(retraining_folder(run_dir, steps, seed) for seed in seeds)]
     return [file for folder in folders if (file := weights_file(folder, arch_id)).is_file()]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nas.cache.codecs import CODECS
-from nas.cache.entry import FORMAT, LAYOUT, CacheError, CacheFailure, write_json
+from nas.cache.entry import FORMAT, LAYOUT, CacheError, CacheFailure, mark_in_use, write_json
 from nas.cache.estimate import BuildProgress, estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.poses import build_poses, has_poses
@@ -70,6 +70,9 @@ class CachePlan:
     def build(self, progress: Progress) -> None:
         """Build the missing entries, with one teacher in memory at a time, and write the set's file."""
         mapped.cache_clear()  # this process may have read an entry that was deleted to be built again
+        for entry in (self.images.entry, *(teacher.entry for teacher in self.teachers)):
+            if entry.complete:
+                mark_in_use(entry.folder)  # `cache gc` would remove it while the others are built
         if not self.images.entry.complete:
             self.images.build(progress)
         for teacher in self.missing:

@@ -127,14 +127,17 @@ class CacheSet:
 
 
 def read_cache_set(path: Path) -> CacheSet:
-    """Read the entries that a set names; CacheError if it cannot be read."""
+    """Read the entries that a set names; CacheError if it cannot be read, or is another file of the cache."""
     try:
         content = read_json(path)
     except (OSError, CacheError):
         raise CacheError(f"teacher cache: {path} is damaged or of another version; delete it to rebuild it") from None
-    images = CacheEntry(path.parent / content["images"])
-    teachers = {name: CacheEntry(path.parent / folder) for name, folder in content["teachers"].items()}
-    return CacheSet(path, images, teachers, content["origin"])
+    try:
+        images = CacheEntry(path.parent / content["images"])
+        teachers = {name: CacheEntry(path.parent / folder) for name, folder in content["teachers"].items()}
+        return CacheSet(path, images, teachers, content["origin"])
+    except (KeyError, TypeError, AttributeError):
+        raise CacheError(f"teacher cache: {path} is not the file of a set, set-*.json") from None
 
 
 def load_targets(path: Path, verify: bool = False) -> Targets:

@@ -228,9 +228,12 @@ class Distiller:
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def mean_losses(self, since: int) -> dict[str, float]:
-        """Return the mean of each loss over the last third of the steps since `since`; steadier than the last value."""
+        """Return the mean of each loss over the last third of the steps since `since`; steadier than the last value.
+
+        Of more than 3 x KEPT_STEPS steps it is the mean over the last KEPT_STEPS.
+        """
         recent = _since(since, self.losses, self.step)
-        return _means(recent[-max(1, len(recent) // 3) :])
+        return _means(recent[-max(1, (self.step - since) // 3) :])
 
     def means(self, since: int) -> dict[str, float]:
         """Return the mean of each loss, and of "gradient norm" with clipping, over the steps since `since`."""

@@ -27,8 +27,8 @@ The command retrains the study's front and its near misses: candidates whose cha
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
-Weights are written to RUN/retraining/seed-N/weights. With --baselines, retrained scores then decide what reports and
-exports recommend, among candidates that the search had stopped early, too.
+Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
+reports and exports recommend, among candidates that the search had stopped early, too.
 """
 
 

@@ -41,7 +41,7 @@ class RetrainingPlan:
         """Return the unfinished and failed trainings, seed by seed, so that all candidates have one seed early."""
         done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.score is not None}
         return [
-            TrainingJob(trial, replace(self.config, seed=seed), retraining_folder(self.run_dir, seed))
+            TrainingJob(trial, replace(self.config, seed=seed), retraining_folder(self.run_dir, self.steps, seed))
             for seed in self.seeds
             for trial in self.trials
             if (trial.number, seed) not in done

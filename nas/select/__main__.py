@@ -62,7 +62,8 @@ def select(settings: SelectSettings) -> int:
         evidence = gather_evidence(*store.read_all())
 
     def weights(candidate: MeasuredCandidate) -> list[Path]:
-        return all_weight_files(settings.run, candidate.trial.arch_id, _seeds(evidence.retraining, candidate))
+        steps = evidence.retraining.steps if evidence.retraining else 0
+        return all_weight_files(settings.run, candidate.trial.arch_id, steps, _seeds(evidence.retraining, candidate))
 
     a = answer(evidence, settings.limits, recorded_latencies(settings.run))
     if settings.json:

@@ -54,7 +54,7 @@ def searched(run: Path, without: tuple[int, ...] = (), more: tuple[TrialRecord, 
     torch.manual_seed(0)
     for trial in (*study.trials[:3], *more):
         network = backbones.build(ArchSpec.from_dict(trial.spec))
-        for folder in (run, retraining_folder(run, 1), retraining_folder(run, 2)):
+        for folder in (run, retraining_folder(run, 90, 1), retraining_folder(run, 90, 2)):
             (folder / "weights").mkdir(parents=True, exist_ok=True)
             backbones.save(network, folder / "weights" / f"{trial.arch_id}.safetensors")
     for number, scores in OVERTURNED.items():
@@ -111,7 +111,7 @@ def test_the_last_line_of_the_report_command_and_the_page_recommend_by_retrained
     assert "Recommended so far: trial 2" in words
     assert "score 0.640 (mean of 2 longer trainings, 90 steps each)" in words
     assert f"export {run} --trials 2 --format timm" in words
-    assert f"{run}/retraining/seed-*/weights/{small_study(SEARCHED).trials[2].arch_id}.safetensors" in words
+    assert f"{run}/retraining/90-steps/seed-*/weights/{small_study(SEARCHED).trials[2].arch_id}.safetensors" in words
     assert "each trained once" not in words
 
 

@@ -166,7 +166,7 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
     assert recommended(study.info, summary).startswith("score 0.811 (mean of 2 longer trainings, 1,620 steps each); ")
     assert "no interval" not in tiles(study.info, summary)[1].note
     assert export_command(summary, "RUN").startswith("backbone-nas export RUN --trials 4 ")
-    assert weights_place(summary) == f"retraining/seed-*/weights/{'4' * 12}.safetensors"
+    assert weights_place(summary) == f"retraining/1620-steps/seed-*/weights/{'4' * 12}.safetensors"
     best = summary.comparisons[1]
     assert best.compared == 2, "both candidates are as fast as the baseline"
     of_one, of_two = (gain_half_width(replace(best, compared=n), summary.recommendation) for n in (1, 2))
@@ -338,7 +338,10 @@ def test_one_retrained_model_without_baselines():
     words = " ".join(Page(render(evidence.study, summary, None, retraining_results(evidence))).words.split())
     assert "1 model was retrained for 1620 steps with 2 seeds (" in words
     arch_id = study.trials[0].arch_id
-    assert f"Its EMA weights are in RUN/retraining/seed-*/weights/{arch_id}.safetensors, one file per seed;" in words
+    assert (
+        f"Its EMA weights are in RUN/retraining/1620-steps/seed-*/weights/{arch_id}.safetensors, one file per seed;"
+        in words
+    )
 
 
 def test_the_fronts_of_a_study_with_newer_timings_say_what_they_are_of():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nas.analysis.run_files import trained_weights
+from nas.analysis.run_files import all_weight_files, trained_weights
 from nas.study.records import TrialState
 from tests.nas.analysis.builders import failed, retrained, small_study
 
@@ -26,20 +26,27 @@ def test_the_longest_trained_weights_that_are_there_are_taken(tmp_path: Path) ->
     kept = trained_weights(tmp_path, study, trial, retrainings)
     assert kept is not None
     assert (kept.weights, kept.result, kept.seed) == (own, trial.rungs[-1], 0)
-    first, second = put("retraining/seed-1"), put("retraining/seed-2")
-    put("retraining/seed-4")
+    put("retraining/90-steps/seed-1"), put("retraining/90-steps/seed-4")
+    second = put("retraining/90-steps/seed-2")
     kept = trained_weights(tmp_path, study, trial, retrainings)
     assert kept is not None
     assert (kept.weights, kept.result.score, kept.seed) == (second, 0.7, 2)
     assert kept.heads == second.with_name(f"{trial.arch_id}.heads.safetensors")
-    # Trained again, shorter: its file has taken the place of the longer training's.
+    # Trained again, shorter and then longer: each length has its own files.
     again = [*retrainings, *(replace(f, created="2026-11-26") for f in retrained(2, {2: 0.8}, steps=60))]
+    put("retraining/60-steps/seed-2")
     kept = trained_weights(tmp_path, study, trial, again)
     assert kept is not None
-    assert kept.weights == first
+    assert kept.weights == second
+    longest = put("retraining/900-steps/seed-2")
+    kept = trained_weights(tmp_path, study, trial, [*again, *retrained(2, {2: 0.6}, steps=900)])
+    assert kept is not None
+    assert kept.weights == longest
     longer = [*retrainings, replace(failed(2, 2, "out of memory", steps=900), created="2026-11-26")]
     kept = trained_weights(tmp_path, study, trial, longer)
     assert kept is not None
     assert kept.weights == second, "a training that failed has written no weights"
+    found = all_weight_files(tmp_path, trial.arch_id, 90, (1, 2, 3))
+    assert found == [own, second.parents[2] / "seed-1/weights" / own.name, second]
     stopped = replace(trial, state=TrialState.STOPPED)
     assert trained_weights(tmp_path, study, stopped, ()) is None

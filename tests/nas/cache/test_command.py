@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.cache import CacheError, command
+from nas.cache import CacheError, command, open_targets
 from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
 from nas.cache.entry import mark_in_use
@@ -21,7 +23,9 @@ from nas.cache.inventory import read_entry
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
+from tests.nas.cache.builder import SIZES
 from tests.nas.data.builders import png, write_shard
+from tests.waiting import PATIENCE_S
 
 BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images", "20"]
 
@@ -191,6 +195,27 @@ def test_gc_keeps_entries_in_use(teachers, tmp_path, capsys):
     assert main(["gc", "--all", "--cache", str(tmp_path)]) == 0
     assert names(tmp_path) == ["images", "targets-xfeat"]
     assert "in use, not deleted: targets-xfeat" in capsys.readouterr().out
+
+
+def test_gc_keeps_complete_entries_while_another_teacher_is_built(cache):
+    """A build that adds a teacher to an old cache may take hours; gc in another process must not take the rest away."""
+    (images,) = cache.glob("images-*")
+    os.utime(images / "used", (time.time() - 40 * 86400,) * 2)
+    gc = [sys.executable, "-m", "nas.cache", "gc", "--all", "--cache", str(cache)]
+    ended = []
+
+    def progress(stage, done, total):
+        if "hed" in stage and not ended:
+            ended.append(subprocess.run(gc, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout)
+
+    open_targets("builtin", "xfeat,hed", root=cache, progress=progress, **SIZES)
+    assert f"in use, not deleted: {images.name}" in ended[0]
+
+
+def test_verify_takes_the_file_of_a_set_alone(cache, capsys):
+    (manifest,) = cache.glob("images-*/manifest.json")
+    assert main(["verify", str(manifest), "--cache", str(cache)]) in (1, 2)
+    assert "is not the file of a set" in "".join(capsys.readouterr())
 
 
 def test_gc_keeps_entries_that_another_user_reads(cache, monkeypatch, capsys):

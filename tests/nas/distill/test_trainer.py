@@ -296,6 +296,12 @@ def test_mean_losses_cover_the_last_third(tmp_path: Path) -> None:
     run.losses, run.step = [{"a/summary": float(i)} for i in range(9)], 9
     assert run.mean_losses(0) == {"a/summary": 7.0}
     assert run.mean_losses(6) == {"a/summary": 8.0}
+    run.losses, run.step = (
+        [{"a/summary": float(i)} for i in range(6000, 9000)],
+        9000,
+    )  # of all steps, those that are kept
+    assert run.mean_losses(0) == {"a/summary": 7499.5}
+    assert run.mean_losses(6000) == {"a/summary": 8499.5}
 
 
 def test_losses_of_a_long_training_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
     # Killed in the middle of a training, after at least one was over.
     words = [*WORDS, "--early-stopped", "1"]
     process = start(run, cache, locks, words)
-    checkpoints = run / "retraining" / "seed-2" / "checkpoints"
+    checkpoints = run / "retraining" / "12-steps" / "seed-2" / "checkpoints"
     until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
     workers = children(process.pid)
     process.kill()
@@ -132,7 +132,7 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
     assert (cut_off.seed, study.trials[cut_off.number].arch_id) == (2, checkpoint.stem)
     assert retrainings[1, 1].rungs != retrainings[1, 2].rungs
     assert not list(run.glob("retraining/*/checkpoints/*"))
-    assert len(list(run.glob("retraining/seed-*/weights/*.safetensors"))) == 2 * 6  # backbones and heads
+    assert len(list(run.glob("retraining/12-steps/seed-*/weights/*.safetensors"))) == 2 * 6  # backbones and heads
     assert (run / "retraining.png").stat().st_size > 10_000
 
     output = json.loads(result.stdout)
@@ -179,8 +179,8 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     run = tmp_path / "run"
     store = new_store(run, replace(study, trials=study.trials[:2]))
     store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0}))
-    (run / "retraining").mkdir()
-    blocked = run / "retraining" / "seed-1"
+    (run / "retraining" / "12-steps").mkdir(parents=True)
+    blocked = run / "retraining" / "12-steps" / "seed-1"
     blocked.write_text("a file where the folder should be")
     (run / FILE_NAME).write_text(f'[run]\ncache = "{cache}"')
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path / "user"))

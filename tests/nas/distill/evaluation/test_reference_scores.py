@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nas.cache.targets import Targets
+from nas.distill.evaluation import tasks
 from nas.distill.evaluation.explained_variance import constant_map_scores
 from nas.distill.evaluation.reference_scores import chance
 from tests.nas.distill.targets_builder import targets, two_teachers
@@ -48,3 +49,19 @@ def test_targets_that_are_the_same_everywhere_have_no_score(tmp_path: Path) -> N
     every = targets(tmp_path)
     flat = replace(every, val=replace(every.val, spatial={"colour": np.ones((32, 8, 2, 2), np.float16)}))
     assert "score" not in chance(flat)
+
+
+def test_the_level_of_the_iou_is_that_of_the_images_that_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = targets(tmp_path)
+    masks, classes = np.asarray(whole.val.masks), whole.mask_classes
+
+    def level(masks: np.ndarray) -> float:
+        pixels = np.bincount(masks.ravel(), minlength=classes)[:classes]
+        return float(pixels.max() / pixels.sum() / (pixels > 0).sum())
+
+    assert chance(whole)["miou"] == pytest.approx(level(masks))
+    monkeypatch.setattr(tasks, "HELD_OUT_IMAGES", 5)
+    assert level(masks[:5]) != pytest.approx(level(masks))
+    assert chance(whole)["miou"] == pytest.approx(level(masks[:5]))
