@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from experiments.distillation.network_study import STUDIES, gains
+from experiments.distillation.network_study import gains
 from experiments.distillation.parallel import load_rows
+from experiments.distillation.studied_networks import STUDIES
 from experiments.distillation.training_length import RESULTS as LENGTHS
 from experiments.distillation.training_length import STEPS
 from experiments.full_space import ROWS as FULL_SPACE
@@ -37,7 +38,7 @@ from nas.study.pareto import front
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "experiments" / "results"
-ABLATION = RESULTS / "ablation_study.json"
+ABLATION, BACKBONES = RESULTS / "ablation_study.json", RESULTS / "backbones_study.json"
 LOWEST_GAIN = -0.02  # in the picture of the ablation; what is lower is written
 PAIR = ("cifar100", "1080ti_32_ms", "GTX 1080 Ti")  # the one that no setting was chosen on
 KINDS = {"convolutions alone": (COLORS[2], "^"), "with attention": (COLORS[0], "o")}
@@ -53,6 +54,22 @@ NETWORKS = {
     "best_of_laptop": "best score of a search",
 }
 VITS, OTHERS = COLORS[0], COLORS[2]
+SHORT_NAMES = {  # of networks of timm in the backbone study
+    "timm:resnet18": "ResNet-18",
+    "timm:regnety_004": "RegNetY",
+    "timm:tf_efficientnetv2_b0": "EfficientNetV2",
+    "timm:nf_regnet_b1": "NF-RegNet",
+    "timm:convnext_atto": "ConvNeXt",
+    "timm:poolformerv2_s12": "PoolFormerV2",
+    "timm:pvt_v2_b0": "PVTv2",
+    "timm:xcit_nano_12_p16_224": "XCiT",
+    "timm:vit_tiny_patch16_224": "ViT-Ti",
+    "timm:edgenext_xx_small": "EdgeNeXt",
+    "timm:mobilenetv3_large_100": "MobileNetV3",
+    "timm:ghostnet_100": "GhostNet",
+    "timm:efficientvit_b0": "EfficientViT",
+}
+LABELED_BELOW = ("timm:pvt_v2_b0", "timm:xcit_nano_12_p16_224", "timm:regnety_004", "timm:poolformerv2_s12")
 MARKS = [
     *((VITS, line, marker) for line, marker in zip(("-", "--", ":", "-."), "osvP", strict=True)),
     *((OTHERS, line, marker) for line, marker in zip(("-", "--", ":"), "D^X", strict=True)),
@@ -197,6 +214,40 @@ def draw_ablation(path: Path) -> None:
         speeds.set_xlabel("throughput relative to E-RADIO (95 % intervals)")
 
 
+def draw_backbones(path: Path) -> None:
+    """Draw each family's score by its throughput and by its ImageNet accuracy; lines join E-RADIO in three widths."""
+    rows, study = load_rows(BACKBONES), STUDIES["backbones"]
+    score: dict[str, list[float]] = {}
+    for row in rows:
+        if "scores" in row:
+            score.setdefault(row["arch"], []).append(row["scores"][-1])
+    kinds = dict(zip(("without attention", "with attention"), KINDS.values(), strict=True))
+    speed = {row["arch"]: row["ratio"][0] for row in rows if "ratio" in row}
+    with _axes(path, 2, height=5.6) as panels:
+        for axes, x in zip(panels, (speed, study.top1), strict=True):
+            for name in (name for name in study.families if name in x):
+                color, marker = kinds["with attention" if name in study.attention else "without attention"]
+                point = (x[name], np.mean(score[name]))
+                axes.scatter(*point, s=36, color=color, marker=marker)
+                below = (5, -10) if name in LABELED_BELOW else (5, 3)
+                axes.annotate(SHORT_NAMES.get(name, name), point, below, textcoords="offset points", size=8)
+        line = sorted((study.reference, *study.widths), key=lambda name: speed[name])
+        points = [(speed[name], np.mean(score[name])) for name in line]
+        panels[0].plot(
+            *zip(*points, strict=True), color=COLORS[0], linewidth=1, zorder=0, label="E-RADIO, 24 to 64 wide"
+        )
+        for name, (color, marker) in kinds.items():
+            panels[0].scatter([], [], color=color, marker=marker, label=name)
+        for axes in panels:
+            axes.margins(x=0.14)
+        panels[0].set_xscale("log", base=2)
+        panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panels[0].set_xlabel("throughput relative to E-RADIO, 96 px")
+        panels[0].set_ylabel("distillation score after 810 steps")
+        panels[0].legend(loc="lower left", frameon=False)
+        panels[1].set_xlabel("ImageNet accuracy, % (published)")
+
+
 def _scatter_kinds(axes: Axes, rows: Sequence[Row], points: NDArray[np.float64]) -> None:
     attends = np.array([has_attention(row) for row in rows])
     for (name, (color, marker)), chosen in zip(KINDS.items(), (~attends, attends), strict=True):
@@ -227,6 +278,7 @@ PICTURES = {
     "full_space.png": draw_full_space,
     "training_length.png": draw_training_length,
     "ablation.png": draw_ablation,
+    "backbones.png": draw_backbones,
 }
 
 

@@ -17,6 +17,10 @@ from search_space import ArchSpec
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+def words(page: str) -> str:
+    return " ".join((DOCS / page).read_text().split())
+
+
 def row(name: str, seed: int, score: float) -> dict[str, Any]:
     scores = [score - 0.2, score - 0.1, score]
     return {"arch": name, "seed": seed, "scores": scores, "metrics": {}, "macs": 106e6, "params": 3e6}
@@ -96,8 +100,31 @@ def test_the_published_ablation_is_that_of_the_rows(capsys: pytest.CaptureFixtur
     printed, page = capsys.readouterr().out.strip(), (DOCS / "results/index.md").read_text()
     assert len(printed.splitlines()) == 2 + len(STUDIES["ablation"].networks)
     assert printed in page
-    findings = " ".join((DOCS / "findings.md").read_text().split())
+    findings = words("findings.md")
     gained = gains(STUDIES["ablation"], rows)
     others = [abs(v.mean()) for v in gained.values() if -0.1 < v.mean() < 0.01]
     assert f"The other {len(others)} of {len(gained)} changes move the score by at most {max(others):.3f}." in findings
     assert f"a narrower E-RADIO of that speed scores {gained['all stages: c2f'].mean():.3f} less" in findings
+
+
+def test_the_published_backbones_are_those_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    study, rows = STUDIES["backbones"], load_rows(RESULTS / "backbones_study.json")
+    report("backbones", rows)
+    printed, page = capsys.readouterr().out.strip(), words("results/index.md")
+    assert len([line for line in printed.splitlines() if line.startswith("| ")]) == len(study.networks) + 1 + 7 + 3
+    assert printed in (DOCS / "results/index.md").read_text()
+    (tau,) = [line.split(" | ")[4] for line in printed.splitlines() if line.startswith("| ImageNet accuracy |")]
+    value, low, _, high = tau.replace("(", "").replace(")", "").split()
+    assert f"with the score after 810 steps is {value}, with an interval from {low} to {high}." in page
+    assert f"of the twelve is {tau}." in words("findings.md")
+    scores = {row["arch"]: row["scores"] for row in rows if "scores" in row}
+    ranked = {
+        name: sorted(scores[other][-1] for other in study.top1)[::-1].index(scores[name][-1]) + 1 for name in study.top1
+    }
+    accurate = sorted(study.top1, key=lambda name: -study.top1[name])
+    assert [ranked[name] for name in accurate[:5]] == [1, 7, 11, 9, 8]
+    assert [ranked[name] for name in (accurate[10], accurate[11], accurate[8])] == [2, 4, 3]
+    for name, short in (("RepViT", "RepViT scores"), ("timm:ghostnet_100", "GhostNet"), ("timm:pvt_v2_b0", "PVTv2")):
+        gain = gains(study, rows)[name].mean()
+        assert f"{short} {gain:.3f}" in page
+    assert f"E-RADIO scores {scores['E-RADIO, no neck'][-1]:.3f} in place of {scores['E-RADIO'][-1]:.3f}" in page
