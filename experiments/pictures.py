@@ -69,7 +69,11 @@ SHORT_NAMES = {  # of networks of timm in the backbone study
     "timm:ghostnet_100": "GhostNet",
     "timm:efficientvit_b0": "EfficientViT",
 }
-LABELED_BELOW = ("timm:pvt_v2_b0", "timm:xcit_nano_12_p16_224", "timm:regnety_004", "timm:poolformerv2_s12")
+# Where the label of a point in the picture of the backbone study is, in points, if not above it to the right.
+LABELS_AT = {
+    **dict.fromkeys(("timm:nf_regnet_b1", "timm:resnet18", "timm:xcit_nano_12_p16_224"), (-5, 3, "right")),
+    **dict.fromkeys(("timm:regnety_004", "timm:poolformerv2_s12"), (5, -10, "left")),
+}
 MARKS = [
     *((VITS, line, marker) for line, marker in zip(("-", "--", ":", "-."), "osvP", strict=True)),
     *((OTHERS, line, marker) for line, marker in zip(("-", "--", ":"), "D^X", strict=True)),
@@ -229,8 +233,9 @@ def draw_backbones(path: Path) -> None:
                 color, marker = kinds["with attention" if name in study.attention else "without attention"]
                 point = (x[name], np.mean(score[name]))
                 axes.scatter(*point, s=36, color=color, marker=marker)
-                below = (5, -10) if name in LABELED_BELOW else (5, 3)
-                axes.annotate(SHORT_NAMES.get(name, name), point, below, textcoords="offset points", size=8)
+                dx, dy, side = LABELS_AT.get(name, (5, 3, "left"))
+                label = SHORT_NAMES.get(name, name)
+                axes.annotate(label, point, (dx, dy), textcoords="offset points", size=8, ha=side)
         line = sorted((study.reference, *study.widths), key=lambda name: speed[name])
         points = [(speed[name], np.mean(score[name])) for name in line]
         panels[0].plot(
