@@ -308,8 +308,9 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
     def check(text: str) -> Path:
         path = Path(not_empty(text))
         if path.suffix not in suffixes:
-            raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(suffixes)}")
-        if path.is_dir():
+            allowed = f"one of {', '.join(suffixes)}" if len(suffixes) > 1 else suffixes[0]
+            raise argparse.ArgumentTypeError(f"{text!r} must end in {allowed}")
+        if path.exists() and not path.is_file():
             raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"no such folder {str(path.parent)!r}")

@@ -139,7 +139,8 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
 def _run_folder(command: SearchCommand) -> str:
     if command.resume:
         return f"{command.run} holds the study"
-    Store.check_free(command.run, command.storage)
+    if command.storage is None:  # else the line of the database says whether both are free
+        Store.check_free(command.run)
     _check_writable(command.run)
     return f"{command.run} can be created"
 

@@ -63,7 +63,7 @@ def test_parameters_are_counted_exactly_and_draw_no_random_number(name):
 @pytest.mark.parametrize(
     ("arch", "words"),
     [
-        ("eradio_q", r"'eradio_q'.*eradio_b.*timm:NAME"),
+        ("eradio_q", r"'eradio_q'.*timm:NAME.*eradio_t"),
         ("timm:resnet19", r"'resnet19'.*resnet18"),
         ("timm:resnet18.x", "tag"),
     ],

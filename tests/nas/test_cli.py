@@ -18,6 +18,7 @@ from nas.cli import StageProgress, exit_code
 from nas.data.dataset import DataError, DataUnavailable
 from nas.search.__main__ import _after_interruption
 from nas.search.arguments import parser
+from nas.search.session import write_config
 from nas.search.settings import SearchCommand
 from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
 from nas.study.config import SearchConfig
@@ -216,6 +217,7 @@ def test_an_interrupted_search_is_resumed_or_before_its_study_exists_typed_again
     assert "--resume" not in _after_interruption([command])
     assert "type the same command again" in _after_interruption([command])
     (tmp_path / "study.db").touch()
+    write_config(command)  # which keeps the cache
     *_, last = _after_interruption([command]).splitlines()
     assert last == f"resume with: backbone-nas search --resume {tmp_path} --workers 3 --max-hours 24"
 

@@ -142,7 +142,7 @@ def test_equal_models_of_a_ranking_share_a_rank_and_a_best_below_the_reference_i
     )
     study = with_info(study, objectives=(OBJECTIVES["score"].objective,))
     summary = summarize(study)
-    rows = Page(render(study, summary)).table("Pareto front and baselines").body()
+    rows = Page(render(study, summary)).table("Ranking and baselines").body()
     assert [row["status"].partition(",")[0] for row in rows] == ["best", "2", "2", "4"]
     assert "above" not in hypervolume(study.info, summary).replace(
         "No model has a value above the reference point.", ""

@@ -149,4 +149,4 @@ def test_a_study_without_a_front_lists_what_became_of_its_trials():
     study = synthetic.study(6, only=TrialState.STOPPED, baselines=False)
     summary = summarize(study)
     assert summary.front == ()
-    assert "6 early-stopped" in verdict.headline(study.info, summary, "RUN")[0]
+    assert "(6 candidates early-stopped)" in verdict.headline(study.info, summary, "RUN")[0]

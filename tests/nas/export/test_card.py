@@ -24,7 +24,7 @@ def card(folder: Path, seeds: int, **recipe: object) -> str:
     trial = study.trials[3]
     again = [r for n in (2, 3) for r in retrained(n, dict(list(SCORES.items())[:seeds]))]
     for seed in range(1, seeds + 1):
-        file = folder / "retraining" / f"seed-{seed}" / "weights" / f"{trial.arch_id}.safetensors"
+        file = folder / "retraining" / "90-steps" / f"seed-{seed}" / "weights" / f"{trial.arch_id}.safetensors"
         file.parent.mkdir(parents=True)
         file.touch()
     weights = trained_weights(folder, study, trial, again)

@@ -131,7 +131,9 @@ def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     for final in (*retrained(2, {1: 0.8, 2: 0.81}), *retrained(3, {1: 0.7, 2: 0.71})):
         store.save_retraining(final)
     arch_id = small_study().trials[2].arch_id
-    weights = [run / "retraining" / f"seed-{seed}" / "weights" / f"{arch_id}.safetensors" for seed in (1, 2)]
+    weights = [
+        run / "retraining" / "90-steps" / f"seed-{seed}" / "weights" / f"{arch_id}.safetensors" for seed in (1, 2)
+    ]
     for path in weights:
         path.parent.mkdir(parents=True)
         path.touch()
