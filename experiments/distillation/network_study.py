@@ -179,7 +179,7 @@ def _tau_cell(found: RankCorrelation) -> str:
 
 
 def _cell(mean: float, spread: float, seeds: int, sign: str = "") -> str:
-    return f"{mean:{sign}.3f}" + (f" ± {spread:.3f}" if seeds > 1 else "")
+    return f"{mean:{sign}z.3f}" + (f" ± {spread:.3f}" if seeds > 1 else "")
 
 
 def _gain_cell(gain: Array | None) -> str:
