@@ -16,7 +16,7 @@ from typing import Any
 from nas.cli import DEVICES, PICTURE_SUFFIXES, TEACHER_HELP, NamedFile, file_to_write, not_empty
 from nas.command_log import announce
 
-LATEST = "runs/latest"  # a link to the study last started or resumed from the current folder
+LATEST = "runs/latest"  # a link to the search last started or resumed from the current folder
 _LOG = logging.getLogger(__name__)
 
 Add = Callable[..., object]  # the method `add_argument` of a parser or a group
@@ -90,7 +90,7 @@ def add_training_flags(add: Add) -> None:
 
 def add_run(add: Add) -> None:
     """Add the argument RUN, the folder of a study."""
-    about = f"folder of the study (default: {LATEST}, the study last started or resumed from the current folder)"
+    about = f"folder of the study (default: {LATEST}, the search last started or resumed from the current folder)"
     add("run", nargs="?", type=run_folder, default=LATEST, metavar="RUN", help=about)
 
 

@@ -19,7 +19,7 @@ no student has seen. Timings are pairs with the study's reference, interleaved, 
 Rows are saved in experiments/results/STUDY_study.json; existing ones are not made again. Scores do not depend on what
 else the machine does; timings do.
 
-Hardware:  two cores; some 45 minutes a seed for the ablation, 75 for the backbones; timing some minutes, idle
+Hardware:  two cores; some 45 minutes a seed for the ablation, 100 for the backbones; timing some minutes, idle
 Expected:  see experiments/LOG.md
 """
 

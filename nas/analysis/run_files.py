@@ -11,11 +11,7 @@ from nas.files import parse_json
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 from nas.study.training_files import is_training
 
-WEIGHTS, SAMPLES, RETRAINING = (
-    "weights",
-    "samples",
-    "retraining",
-)  # folders; the last has one for each length, with one for each seed
+WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; see `retraining_folder` for the last
 
 
 def weights_file(folder: Path, arch_id: str) -> Path:

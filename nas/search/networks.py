@@ -96,7 +96,9 @@ def check_new_baselines(config: SearchConfig) -> None:
     space = SPACES[config.space]
     for name in config.baselines:
         spec = config.spec(name) if name in config.specs else PRESETS[name]
-        if (earlier := names.setdefault(spec.arch_id, name)) != name or config.baselines.count(name) > 1:
+        if config.baselines.count(name) > 1:
+            raise ConfigError(f"--baselines: {name} is named twice")
+        if (earlier := names.setdefault(spec.arch_id, name)) != name:
             raise ConfigError(f"--baselines: {earlier} and {name} are one architecture; name it once")
         if config.sampler in OPTUNA_SAMPLERS and not space.contains(spec):
             raise ConfigError(

@@ -58,11 +58,11 @@ def public_text(text: str) -> str:
 
 
 def public_info(info: StudyInfo) -> StudyInfo:
-    """Remove the secrets from a study's description, for reports; the study itself keeps what a resume needs."""
+    """Remove secrets and the folders of images from a study's description, for reports; the study keeps them."""
     config, data = dict(info.config), dict(info.data)
     if isinstance(config.get("data"), str):
-        config["data"] = public_word(config["data"])
-    data = {key: public_word(value) if isinstance(value, str) else value for key, value in data.items()}
+        config["data"] = card_name(config["data"])
+    data = {key: card_name(value) if isinstance(value, str) else value for key, value in data.items()}
     return replace(info, command=public_text(info.command), config=config, data=data)
 
 

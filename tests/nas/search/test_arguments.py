@@ -35,7 +35,7 @@ from nas.search.__main__ import main
         ),
         ("--rung-steps 30,0", "error: --rung-steps: 0: must be a whole number from 1"),
         ("--objectives=", "error: --objectives: '': must be text that is not empty"),
-        ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico and eradio_pico are one architecture"),
+        ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico is named twice"),
         (
             "--sampler gp --baselines like_resnet18",
             "error: --baselines: like_resnet18 is outside the space laptop, where",

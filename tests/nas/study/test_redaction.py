@@ -93,6 +93,9 @@ def test_a_study_tells_no_secret() -> None:
     assert "secret" not in str(clean)
     assert "pw" not in str(clean)
     assert clean.config["seed"] == info.config["seed"]
+    info = study_info(search_config(data="imagefolder:/home/me/photos"))
+    clean = public_info(replace(info, data={"name": "imagefolder:/home/me/photos", "fingerprint": "f"}))
+    assert (clean.config["data"], clean.data["name"]) == ("imagefolder:.../photos",) * 2
 
 
 def test_a_card_tells_no_secret_of_a_url_and_no_folder_of_this_machine() -> None:
