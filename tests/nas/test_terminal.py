@@ -95,8 +95,9 @@ def test_pages_of_such_a_study_are_written_and_their_paths_are_shown(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page, both = tmp_path / "page\x1b[2J.html", tmp_path / "both\r.html"
+    new_store(tmp_path / "other\x1b[2J", hostile_study())
     assert report([str(run), "--out", str(page)]) == 0
-    assert compare([str(run), str(run), "--out", str(both)]) == 0
+    assert compare([str(run), str(tmp_path / "other\x1b[2J"), "--out", str(both)]) == 0
     assert controls(capsys.readouterr().out) == []
     assert set(controls(page.read_text() + both.read_text())) <= {"\t"}, "a tab is in the charts' library"
 
