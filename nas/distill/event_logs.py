@@ -6,17 +6,19 @@ MLFLOW_TRACKING_URI, ...). A log that fails is left out from then on: no trainin
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.cli import one_line
-from nas.study.training_files import EVENTS
+from nas.files import atomic_write
+from nas.study.training_files import EVENTS, LOG_ID
 
 MLFLOW_FILE = "mlflow.db"  # in the folder of a training
 PROJECT = "backbone-nas"  # unless the environment names another one
@@ -100,8 +102,9 @@ class MLflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self._client.get_experiment_by_name(name)
         number = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
-        tag = {"backbone-nas.training": _identity(folder)}
-        earlier = self._client.search_runs([number], f"tags.`backbone-nas.training` = '{_identity(folder)}'")
+        identity = _identity(folder)
+        earlier = self._client.search_runs([number], f"tags.`backbone-nas.training` = '{identity}'")
+        tag = {"backbone-nas.training": identity}
         run = earlier[0] if earlier else self._client.create_run(number, run_name=folder.name, tags=tag)
         self._run_id: str = run.info.run_id
 
@@ -118,7 +121,13 @@ class MLflow:
 
 
 def _identity(folder: Path) -> str:
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    """Return the name of a training for logging services. It is kept in the folder, which the user may move."""
+    path = folder / LOG_ID
+    known = path.read_text() if path.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{32}", known):
+        known = uuid.uuid4().hex
+        atomic_write(path, known)
+    return known
 
 
 EVENT_LOGS: dict[str, Callable[[Path, int], EventLog]] = {

@@ -12,12 +12,12 @@ from statistics import median
 
 import torch
 
-from backbones import build
+from backbones import build_network
 from nas.cache.targets import Targets
 from nas.distill.device_slot import TimedSlot
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, SearchConfig, faster_precision
-from search_space import ArchSpec
+from search_space import NetworkSpec
 
 _WARM_UP, _LONG_MS = 2, 1000.0  # warm-up steps of each precision; one if a step takes longer than _LONG_MS
 _TURN_S, _MAX_STEPS = 0.25, 5  # length of a turn of one precision in seconds, and the limit of its steps
@@ -39,7 +39,7 @@ class PrecisionChoice:
 
 
 def choose_precision(
-    spec: ArchSpec, targets: Targets, config: SearchConfig, threads: int, lock_dir: Path
+    spec: NetworkSpec, targets: Targets, config: SearchConfig, threads: int, lock_dir: Path
 ) -> PrecisionChoice:
     """Return the faster precision for the training of a backbone; takes a few seconds.
 
@@ -70,7 +70,7 @@ def _share_of_a_rank(recipe: DistillConfig) -> DistillConfig:
     return replace(recipe, ranks=1, batch_size=recipe.batch_size // ranks, groups=groups)
 
 
-def _interleaved_ms(spec: ArchSpec, targets: Targets, config: SearchConfig, lock_dir: Path) -> dict[str, float]:
+def _interleaved_ms(spec: NetworkSpec, targets: Targets, config: SearchConfig, lock_dir: Path) -> dict[str, float]:
     """Return the median ms of a step in each precision; turns alternate, so that a drift of the device hits both."""
     slot = TimedSlot(lock_dir)
     distillers = {name: _distiller(spec, targets, config, name, slot) for name in ("fp32", "bf16")}
@@ -91,10 +91,10 @@ def _interleaved_ms(spec: ArchSpec, targets: Targets, config: SearchConfig, lock
     return {name: median(values) for name, values in turns_ms.items()}
 
 
-def _distiller(spec: ArchSpec, targets: Targets, config: SearchConfig, precision: str, slot: TimedSlot) -> Distiller:
+def _distiller(spec: NetworkSpec, targets: Targets, config: SearchConfig, precision: str, slot: TimedSlot) -> Distiller:
     recipe = replace(config.distill, precision=precision)
     torch.manual_seed(config.seed)
-    return Distiller(build(spec), targets, recipe, seed=config.seed, device=config.device, slot=slot)
+    return Distiller(build_network(spec), targets, recipe, seed=config.seed, device=config.device, slot=slot)
 
 
 def _warm_up_ms(distiller: Distiller, slot: TimedSlot) -> float:

@@ -73,7 +73,7 @@ class Examination:
         for runtime in ("compiled", "onnxruntime", *(("tensorrt",) if on_gpu else ())):
             precision = default.precision if runtime == default.runtime or not on_gpu else "fp16"
             reading = self._read(readings.read_runtime, runtime, device, precision)
-            yield findings.judge_runtime(reading, runtime, default.runtime)
+            yield findings.judge_runtime(reading, runtime, str(default))
         if not on_gpu:
             yield Finding(findings.RUNTIME_NAMES["tensorrt"], findings.OK, "not used: it runs on NVIDIA GPUs only")
 

@@ -23,6 +23,7 @@ from nas.doctor.readings import (
     Unread,
 )
 from nas.extras import install_command
+from nas.measure.arms import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, Arm
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 
@@ -33,7 +34,6 @@ MIN_SEARCH_BYTES = 2.5 * GB  # resident: driver 1.15 GB, a worker 0.63, two meas
 RUN_BYTES = 1 * GB  # weights, checkpoints and report of a default search
 CACHE_BYTES = 0.1 * GB  # images and teacher outputs of a default search, as a plan counts them, and some to spare
 MIN_SHARED_BYTES = 0.5 * GB  # Ray maps an object store of 128 MiB there; containers often have 64 MiB
-MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY = (8, 0), (7, 0)  # CUDA's compute capabilities
 MAX_REASON = 160  # characters of a library's message
 MIN_FREE_SHARE = 0.5  # of a GPU's memory
 RUNTIME_NAMES = {"compiled": "torch.compile", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
@@ -126,13 +126,15 @@ def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
     )
     oldest = min(gpu.capability for gpu in gpus)
     if oldest < MIN_TRITON_CAPABILITY:
-        effect = f"torch.compile needs compute capability 7.0, not {_dotted(oldest)}; so does the default runtime"
-        return Finding(
-            "GPU", WARN, value, effect, "give --runtime eager+fp32, or choose newer GPUs by CUDA_VISIBLE_DEVICES"
-        )
+        needed = f"torch.compile needs compute capability 7.0, and this is {_dotted(oldest)}"
+        effect = f"{needed}: a search measures networks in eager+fp32"
+        return Finding("GPU", WARN, value, effect, "choose newer GPUs by CUDA_VISIBLE_DEVICES, if there are any")
     if oldest < MIN_BF16_CAPABILITY:
-        effect = f"bf16 is emulated below compute capability 8.0, and this is {_dotted(oldest)}: measurements are slow"
-        return Finding("GPU", WARN, value, effect, "give --runtime compiled+fp16")
+        emulated = f"bf16 is emulated below compute capability 8.0, and this is {_dotted(oldest)}"
+        effect = f"{emulated}: a search measures networks in fp16, and recipes with the runtime compiled+bf16 end"
+        return Finding(
+            "GPU", WARN, value, effect, "give --runtime compiled+fp16 --teacher-precision fp32 with a recipe"
+        )
     if others or any(gpu.free_bytes < MIN_FREE_SHARE * gpu.total_bytes for gpu in gpus):
         effect = (
             "other processes use a GPU: measurements get the verdict contended, and large candidates run out of memory"
@@ -203,7 +205,7 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
     value = reading.reason.removeprefix("runtime: ") if isinstance(reading, Unread) else "its outputs are wrong"
     needed = runtime in default.split("+")
     effect = f"--runtime {runtime} does not run" + (", the default of a search on this device" if needed else "")
-    instead = "; until then give --runtime eager+bf16" if needed else ""
+    instead = f"; until then give --runtime eager+{Arm.parse(default).precision}" if needed else ""
     remedy = f"{_runtime_remedy(runtime, value)}{instead}"
     return Finding(RUNTIME_NAMES[runtime], FAIL if needed else WARN, value, effect, remedy)
 
@@ -213,6 +215,8 @@ def _runtime_remedy(runtime: str, reason: str) -> str:
         return f"run doctor again on an idle machine; if there is no result again, {_runtime_remedy(runtime, '')}"
     if "pip install" in reason:
         return reason[reason.index("pip install") :]
+    if "compute capability" in reason:
+        return reason.rpartition("; ")[2]
     if runtime == "compiled":
         return "install a C++ compiler and Python's headers: apt install g++ python3-dev"
     return f"reinstall it: {install_command('onnx' if runtime == 'onnxruntime' else runtime)}"

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nas.measure.devices import compute_capability
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,6 +23,8 @@ UNTRACKED_RUNTIMES = ("reduce-overhead", "onnxruntime", "tensorrt")  # PyTorch's
 COMPILED_RUNTIMES = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "tensorrt")  # may take minutes
 
 CUDA_RUNTIMES = ("reduce-overhead", "tensorrt")  # the first records CUDA graphs
+MIN_TRITON_CAPABILITY = (7, 0)  # of a GPU for which torch.compile generates code
+MIN_BF16_CAPABILITY = (8, 0)  # of a GPU that computes in bf16; where PyTorch emulates it, torch.compile stays eager
 
 
 class ArmError(ValueError):
@@ -104,6 +108,27 @@ def check_runs_on(device_type: str, runtime: str, precision: str) -> None:
         raise ArmError(f"runtime: onnxruntime runs fp32 only on {device_type}, not {precision}")
 
 
+def check_runs_here(device_type: str, runtime: str, precision: str) -> None:
+    """Raise ArmError for a runtime that no device of this type runs, or that the oldest GPU here does not.
+
+    Where a GPU does not compute in bf16, torch.compile leaves a network in bf16 as it is and only warns.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        runtime: One of RUNTIMES.
+        precision: One of PRECISIONS.
+    """
+    check_runs_on(device_type, runtime, precision)
+    capability = compute_capability() if device_type == "cuda" else None
+    if runtime not in COMPILED_RUNTIMES or capability is None:
+        return
+    has = f"this GPU has compute capability {capability[0]}.{capability[1]}"
+    if capability < MIN_TRITON_CAPABILITY:
+        raise ArmError(f"runtime: {runtime} needs compute capability 7.0, and {has}; choose eager+fp32 or onnxruntime")
+    if precision == "bf16" and capability < MIN_BF16_CAPABILITY:
+        raise ArmError(f"runtime: {runtime}+bf16 needs compute capability 8.0, and {has}; choose {runtime}+fp16")
+
+
 def torch_dtype(precision: str) -> torch.dtype:
     """Return the type of numbers of a precision, one of `PRECISIONS`."""
     import torch
@@ -117,8 +142,16 @@ def precision_of(dtype: torch.dtype) -> str:
 
 
 def default_arm(device_type: str) -> Arm:
-    """Return the arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last, fused."""
-    return Arm("compiled", "bf16") if device_type == "cuda" else Arm()
+    """Return the arm that a search measures: on CUDA compiled in bf16, on a CPU eager in fp32; channels last, fused.
+
+    GPUs that do not compute in bf16 get fp16, and those that torch.compile does not support are measured as a CPU is.
+    """
+    if device_type != "cuda":
+        return Arm()
+    capability = compute_capability() or MIN_BF16_CAPABILITY
+    if capability < MIN_TRITON_CAPABILITY:
+        return Arm()
+    return Arm("compiled", "fp16" if capability < MIN_BF16_CAPABILITY else "bf16")
 
 
 def named_arms(text: str, base: Arm) -> dict[str, Arm]:

@@ -50,6 +50,15 @@ def cuda_is_available() -> bool:
     return torch.cuda.is_available()
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """Return CUDA's compute capability of the oldest GPU that PyTorch sees; None where it sees none."""
+    if not cuda_is_available():
+        return None
+    import torch
+
+    return min(torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count()))
+
+
 @cache
 def _cannot_have_cuda() -> bool:
     """Return whether PyTorch is surely without a GPU: it was built for none, or there is no driver of NVIDIA's."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser, cache_root, check_cache, whole_numbers
 from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_on, default_arm, named_arms
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_here, default_arm, named_arms
 from nas.measure.devices import device_type
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
 from nas.study.config import REFERENCES
@@ -203,7 +203,7 @@ def _limits(options: argparse.Namespace, on: str, arm: Arm) -> dict[str, float]:
 def _arm(options: argparse.Namespace, on: str) -> Arm:
     base = default_arm(on)
     arm = base if options.runtime is None else Arm.parse(options.runtime, base)
-    check_runs_on(on, arm.runtime, arm.precision)
+    check_runs_here(on, arm.runtime, arm.precision)
     return arm
 
 
@@ -265,7 +265,7 @@ def _flag(name: str) -> str:
 
 def _defaults() -> str:
     """Return the default runtime of each kind of device as text."""
-    return ", ".join(f"{default_arm(kind)} on {kind}" for kind in ("cpu", "cuda"))
+    return f"{Arm()} on cpu, {Arm('compiled', 'bf16')} on cuda, or fp16 where the GPU has no bf16"
 
 
 def _words() -> str:

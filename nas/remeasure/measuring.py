@@ -21,7 +21,7 @@ from nas.analysis.evidence import timed_before
 from nas.analysis.selection import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, check_runs_on
+from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
 from nas.measure.service import Arch, MeasurementService, save_samples
@@ -95,7 +95,7 @@ def plan_remeasuring(
         arm=Arm.parse(settings.runtime, study_arm(measured)) if settings.runtime else study_arm(measured),
         budget_s=settings.measure_seconds,
     )
-    check_runs_on(device.type, setting.arm.runtime, setting.arm.precision)
+    check_runs_here(device.type, setting.arm.runtime, setting.arm.precision)
     here = environment(str(device))
     name = settings.name or _default_name(setting, here)
     if trials:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nas.measure.arms import Arm, check_runs_here
 from nas.measure.devices import cuda_is_available
 from nas.numbers import plural
 from nas.study.config import ConfigError, SearchConfig
@@ -24,7 +25,7 @@ _LEAST = {"micro": (72_920, 429.7), "laptop": (33_224, 224.0), "full": (160_016,
 
 
 def check_device(config: SearchConfig, source: str, remedy: str) -> None:
-    """Raise ConfigError where a search asks for a GPU that this machine does not have.
+    """Raise ConfigError where a search asks for a GPU that this machine does not have; ArmError for its runtime.
 
     Args:
         config: Settings of the search.
@@ -35,6 +36,8 @@ def check_device(config: SearchConfig, source: str, remedy: str) -> None:
         return
     if not cuda_is_available():
         raise ConfigError(f"{source}: {config.device!r}: PyTorch sees no CUDA device here; {remedy}")
+    arm = Arm.parse(config.runtime)
+    check_runs_here(config.device, arm.runtime, arm.precision)
 
 
 def check_sources(data: str, teachers: str, weights: Mapping[str, Path]) -> None:

@@ -42,7 +42,7 @@ from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
 from nas.study.redaction import public_word
-from search_space import SPACES, preset
+from search_space import SPACES, NetworkSpec, preset
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -175,17 +175,27 @@ def open_targets(command: SearchCommand, console: Console, show: Announce) -> tu
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
 
 
-def with_precision(command: SearchCommand, targets: Targets, show: Announce) -> tuple[SearchCommand, dict[str, float]]:
-    """Return the command with a training precision in place of "auto", and the ms of a step in each if timed."""
+def with_precision(
+    command: SearchCommand, targets: Targets, show: Announce, network: NetworkSpec | None = None
+) -> tuple[SearchCommand, dict[str, float]]:
+    """Return the command with a training precision in place of "auto", and the ms of a step in each if timed.
+
+    Args:
+        command: The command.
+        targets: Images and teacher targets to train on.
+        show: Receives a line about the choice.
+        network: The only network that is trained, on all CPUs; None for the candidates of a search, in whose place a
+            preset of their space is timed.
+    """
     config = command.config
     if config.distill.precision != "auto":
         return command, {}
     from nas.distill.precision import choose_precision
     from nas.measure.environment import device_key
 
-    threads = _train_threads(command.workers or default_workers(config))
+    threads = _train_threads(1 if network else command.workers or default_workers(config))
     locks = lock_dir() / device_key(config.device)
-    choice = choose_precision(preset(REFERENCES[config.space]), targets, config, threads, locks)
+    choice = choose_precision(network or preset(REFERENCES[config.space]), targets, config, threads, locks)
     show(str(choice))
     distill = replace(config.distill, precision=choice.precision)
     return replace(command, config=replace(config, distill=distill)), choice.step_ms

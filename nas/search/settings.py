@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.cli import check_local_workers, command_line, cpu_count
 from nas.command_log import announce
-from nas.measure.arms import Arm, check_runs_on
+from nas.measure.arms import Arm, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
 from nas.search.config_file import (
     check_options,
@@ -368,7 +368,7 @@ def _defaults(options: Mapping[str, Any]) -> SearchConfig:
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
     if _resolved_device(options.get("device", base.device)) == "cuda":
-        base = replace(base, measure_batch_size=128, runtime=_runtime("compiled+bf16"))
+        base = replace(base, measure_batch_size=128, runtime=str(default_arm("cuda")))
     return base
 
 

@@ -155,7 +155,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(Store.open(session.run, sampler))
         refuse_changes(store.info, targets, study_objectives)
     else:
-        session, precision_ms = with_precision(session, targets, show)
+        session, precision_ms = with_precision(session, targets, show, plan.architecture)
         if plan.epochs is not None:
             images = len(targets.train) if plan.live_images is None else plan.live_images
             steps = plan.epochs * max(1, images // session.config.distill.batch_size)

@@ -15,6 +15,7 @@ from nas.analysis import BEST
 from nas.backend.teacher_gpus import refusal, reserved
 from nas.files import parse_json
 from nas.measure.devices import cuda_is_available
+from nas.numbers import plural
 from nas.ranges import Steps, Workers, check_values
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
@@ -140,7 +141,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     if "address" in options and "workers" not in options:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     _check_cluster_devices(plan, options)
-    config = with_workers(config, _workers(options), plan.teacher_devices)
+    config = with_workers(config, _workers(options), plan.teacher_devices, "address" in options)
     _check_sharding(plan, config)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
     return TrainCommand(_session(config, run, options, text), plan)
@@ -314,7 +315,9 @@ def _workers(options: Mapping[str, Any]) -> int | None:
     return options.get("workers") if launched is None else launched
 
 
-def with_workers(config: SearchConfig, workers: int | None, teacher_devices: Sequence[str] = ()) -> SearchConfig:
+def with_workers(
+    config: SearchConfig, workers: int | None, teacher_devices: Sequence[str] = (), on_cluster: bool = False
+) -> SearchConfig:
     """Return the settings with a number of processes that share each batch.
 
     Args:
@@ -322,9 +325,10 @@ def with_workers(config: SearchConfig, workers: int | None, teacher_devices: Seq
         workers: The number; None for as many GPUs as divide the batch, without those of the teachers, and one process
             on a CPU.
         teacher_devices: Devices of live teachers.
+        on_cluster: Whether the nodes of a Ray cluster run the processes.
 
     Raises:
-        ConfigError: The number does not divide the batch, or the teachers' GPUs do not work out.
+        ConfigError: The number does not divide the batch, there are fewer GPUs, or the teachers' do not work out.
     """
     gpus = _gpu_count(config)
     if workers is not None:
@@ -340,6 +344,10 @@ def with_workers(config: SearchConfig, workers: int | None, teacher_devices: Seq
                 return replace(config, distill=replace(config.distill, ranks=ranks))
     launched = launched_ranks() is not None
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else config.distill.ranks
+    if gpus is not None and here > gpus and not on_cluster:
+        processes = f"{plural(here, 'process', 'processes')} on this machine, which has {plural(gpus, 'GPU')}"
+        advice = "start fewer with torchrun" if launched else f"give --workers {gpus}"
+        raise ConfigError(f"--workers: {processes}: each needs a GPU of its own; {advice}")
     if reason := refusal(teacher_devices, here, gpus, launched):
         raise ConfigError(f"--teacher-devices: {reason}")
     return config
@@ -399,5 +407,6 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
             raise ConfigError(f"--teacher-devices: the training in {run} is not one with --live")
         plan = replace(plan, teacher_devices=options["teacher_devices"])
     _check_cluster_devices(plan, options)
-    config = with_workers(config, _workers(options) or config.distill.ranks, plan.teacher_devices)
+    workers = _workers(options) or config.distill.ranks
+    config = with_workers(config, workers, plan.teacher_devices, "address" in options)
     return TrainCommand(_session(config, run, with_recorded(run, options), text, resume=True), plan)

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from nas.measure.arms import ArmError, check_runs_on, precision_of
+from nas.measure.arms import ArmError, check_runs_here, precision_of
 from nas.measure.runtimes.compiled import compiled
 from nas.measure.runtimes.contract import Runner, encoder
 from nas.measure.runtimes.onnx_runtime import onnxruntime
@@ -30,7 +30,7 @@ def runner(runtime: str, model: nn.Module, images: Tensor) -> Runner:
     """
     if runtime not in RUNNERS:
         raise ArmError(f"runtime: {runtime!r} is unknown; choices: {', '.join(RUNNERS)}")
-    check_runs_on(images.device.type, runtime, precision_of(images.dtype))
+    check_runs_here(images.device.type, runtime, precision_of(images.dtype))
     return RUNNERS[runtime](model, images)
 
 

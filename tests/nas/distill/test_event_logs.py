@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nas.distill.event_logs import EVENT_LOGS, MLFLOW_FILE, open_event_logs
+from nas.study.training_files import LOG_ID
 from nas.train.training_settings import LOG_LIBRARIES
 
 
@@ -48,6 +49,26 @@ def test_weights_and_biases_writes_offline_runs(tmp_path: Path, monkeypatch: pyt
     assert runs
     assert len({path.name for path in runs}) == 1, "the resumed training has the id of the first"
     assert all(path.stat().st_size > 500 for path in runs)
+
+
+def test_a_run_of_a_service_is_that_of_the_folder_wherever_it_lies(
+    tmp_path: Path, mlflow_server: list[tuple[str, tuple[Any, ...]]]
+) -> None:
+    def asked_for(folder: Path) -> str:
+        mlflow_server.clear()
+        open_event_logs(["mlflow"], folder, 0)
+        return next(str(arguments[1]) for name, arguments in mlflow_server if name == "search_runs")
+
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    old.mkdir()
+    first = asked_for(old)
+    assert asked_for(old) == first, "a resumed training continues the run"
+    old.rename(moved)
+    assert asked_for(moved) == first, "so does one whose folder was moved"
+    old.mkdir()
+    assert asked_for(old) != first, "a new training in a folder of the same name is another one"
+    (old / LOG_ID).write_text("x' OR 'a' = 'a")
+    assert "OR" not in asked_for(old), "a damaged id is replaced"
 
 
 class Service:
@@ -117,6 +138,7 @@ def mlflow_server(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any,
             return call
 
         def search_runs(self, *arguments: Any) -> list[Any]:
+            calls.append(("search_runs", arguments))
             return []
 
     library, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")

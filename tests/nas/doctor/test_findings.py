@@ -30,6 +30,7 @@ FOLDER = FolderReading("runs", 100 * GB)
 WORKS = RuntimeReading("compiled", 3.0, True)
 NO_COMPILER = Unread("runtime: compiled can't run this network here: no C++ compiler")
 NOT_INSTALLED = Unread("runtime: onnxruntime is not installed; pip install -e '.[onnx]' in the clone")
+TOO_OLD = Unread("runtime: compiled needs compute capability 7.0, and this GPU has 6.1; choose eager+fp32")
 
 CASES = [
     (findings.judge_cpu(CPU), OK, ""),
@@ -50,7 +51,7 @@ CASES = [
     (findings.judge_gpu(replace(UNSEEN, built_for=None)), WARN, "make clean setup"),
     (findings.judge_gpu(replace(UNSEEN, hidden="")), WARN, "CUDA_VISIBLE_DEVICES"),
     (findings.judge_gpu(replace(UNSEEN, reason="too old")), WARN, "CUDA 12.8"),
-    (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, capability=(6, 1)),))), WARN, "--runtime eager+fp32"),
+    (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, capability=(6, 1)),))), WARN, "CUDA_VISIBLE_DEVICES"),
     (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, capability=(7, 5)),))), WARN, "--runtime compiled+fp16"),
     (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, free_bytes=10 * GB),))), WARN, "nvidia-smi"),
     (findings.judge_gpu(replace(GPUS, others=1)), WARN, "nvidia-smi"),
@@ -64,7 +65,9 @@ CASES = [
     (findings.judge_runtime(WORKS, "compiled", "compiled"), OK, ""),
     (findings.judge_runtime(replace(WORKS, correct=False), "onnxruntime", "eager"), WARN, "'.[onnx]'"),
     (findings.judge_runtime(NO_COMPILER, "compiled", "eager"), WARN, "g++"),
-    (findings.judge_runtime(NO_COMPILER, "compiled", "compiled"), FAIL, "--runtime eager+bf16"),
+    (findings.judge_runtime(NO_COMPILER, "compiled", "compiled+bf16"), FAIL, "--runtime eager+bf16"),
+    (findings.judge_runtime(NO_COMPILER, "compiled", "compiled+fp16"), FAIL, "--runtime eager+fp16"),
+    (findings.judge_runtime(TOO_OLD, "compiled", "eager"), WARN, "choose eager+fp32"),
     (findings.judge_runtime(Unread("no result after 60 s"), "compiled", "eager"), WARN, "on an idle machine"),
     (findings.judge_runtime(NOT_INSTALLED, "onnxruntime", "eager"), WARN, "pip install -e '.[onnx]' in the clone"),
     (findings.judge_folder(FOLDER, "cache", "--cache", 5 * GB), OK, ""),

@@ -1,9 +1,11 @@
 """Arms are named by words, in any order; what is left open comes from a base."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from nas.measure.arms import Arm, ArmError, default_arm
+from nas.measure.arms import Arm, ArmError, check_runs_here, default_arm
 from nas.measure.prepare import TOLERANCES, check, reference_outputs
 
 
@@ -57,6 +59,25 @@ def test_bad_words_are_one_line(text, message):
 def test_defaults_of_the_devices():
     assert str(default_arm("cpu")) == "eager+fp32+channels-last+fused"
     assert str(default_arm("cuda")) == "compiled+bf16+channels-last+fused"
+
+
+@pytest.mark.parametrize(
+    ("capability", "default", "refused"),
+    [
+        ((6, 1), "eager+fp32", {"compiled+fp16", "compiled+bf16", "tensorrt+bf16", "reduce-overhead+fp32"}),
+        ((7, 5), "compiled+fp16", {"compiled+bf16", "tensorrt+bf16"}),
+        ((8, 0), "compiled+bf16", set()),
+        ((9, 0), "compiled+bf16", set()),
+    ],
+)
+def test_older_gpus_get_a_runtime_that_they_compile(monkeypatch, capability, default, refused):
+    monkeypatch.setattr("nas.measure.arms.compute_capability", lambda: capability)
+    assert str(default_arm("cuda")) == f"{default}+channels-last+fused"
+    others = {"eager+fp32", "eager+bf16", "onnxruntime+fp16"}
+    for words in {*others, "compiled+fp16", "compiled+bf16", "tensorrt+bf16", "reduce-overhead+fp32"}:
+        arm = Arm.parse(words)
+        with pytest.raises(ArmError, match="needs compute capability") if words in refused else nullcontext():
+            check_runs_here("cuda", arm.runtime, arm.precision)
 
 
 class Two(torch.nn.Module):

@@ -18,9 +18,10 @@ from nas.measure.devices import DeviceError
 from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.config_file import with_recorded
-from nas.search.settings import command_of
+from nas.search.settings import SearchCommand, command_of
 from nas.storage.location import holds_study
 from nas.study.loop import StudyLoop
+from search_space import ArchSpec, TimmSpec, preset
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, search_config, study_info
 from tests.nas.study.searches import new_store, reopen, started
@@ -166,3 +167,24 @@ def test_an_interruption_while_the_database_is_away_does_not_wait_for_it(
         assert len([line for line in lines if "the database is unavailable" in line]) == 1, "it did not wait again"
         assert "the end of this session could not be stored" in lines[-1]
         assert started(StudyLoop(reopen(command.run))).number == 0
+
+
+def test_a_training_times_its_own_network_on_all_cpus_and_a_search_one_of_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def choose(spec: Any, targets: Any, config: Any, threads: int, locks: Path) -> SimpleNamespace:
+        timed.append((spec.arch_id if isinstance(spec, ArchSpec) else spec.name, threads))
+        return SimpleNamespace(precision="bf16", step_ms={"fp32": 2.0, "bf16": 1.0})
+
+    monkeypatch.setattr("nas.distill.precision.choose_precision", choose)
+    monkeypatch.setattr(session, "cpu_count", lambda: 8)
+    config = search_config(device="cpu")
+    config = replace(config, distill=replace(config.distill, precision="auto"))
+    command = SearchCommand(config, tmp_path, workers=4)
+    targets: Any = None
+    for network in (None, TimmSpec("resnet18")):
+        chosen, _ = session.with_precision(command, targets, lambda line: None, network)
+        assert chosen.config.distill.precision == "bf16"
+    assert timed == [(preset("eradio_pico").arch_id, 2), ("resnet18", 8)]

@@ -335,6 +335,21 @@ def test_processes_are_chosen_beyond_the_gpus_of_the_teachers(
     assert with_workers(config, 1, devices).distill.ranks == 1
 
 
+def test_more_processes_than_gpus_are_refused_except_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SearchConfig(device="cuda")
+    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0", "1"))
+    assert with_workers(config, 2).distill.ranks == 2
+    with pytest.raises(ConfigError, match=r"--workers: 4 processes on this machine, which has 2 GPUs: .* --workers 2"):
+        with_workers(config, 4)
+    assert with_workers(config, 4, on_cluster=True).distill.ranks == 4
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"--workers: 4 processes .*start fewer with torchrun"):
+        with_workers(config, 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert with_workers(config, 8).distill.ranks == 8
+
+
 def test_gpus_of_teachers_that_do_not_work_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SearchConfig(device="cuda")
     monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0",))
