@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 PLAN, TABLE, EVENTS = "training.json", "history.csv", "tensorboard"
+START = "start.safetensors"  # weights that the training begins with; "start.heads.safetensors" has their heads
 LOG_ID = "log_id"  # name of the training for Weights & Biases and MLflow
 STEP, RATE, NORM = "step", "learning_rate", "gradient_norm"  # columns of the table
 SPEED, WAITING = "images_per_second", "waiting_share"  # the latter of the time, for images and targets

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -40,11 +41,11 @@ from nas.study.loop import StudyLoop
 from nas.study.metrics import metric_label
 from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
-from nas.study.training_files import PLAN
+from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
 from nas.train.one_architecture import OneArchitecture
 from nas.train.torchrun import release
-from nas.train.training_settings import TrainCommand, check_teacher_devices, launched_ranks, with_steps
+from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, launched_ranks, with_steps
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -163,17 +164,28 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
         info = replace(info, precision_ms=precision_ms, space=choices)
+        plan = _keep_start(plan, session.run)
         files = {PLAN: json.dumps(plan.to_dict(), indent=1)}
         store = stack.enter_context(create_study(session, info, sampler, files))
     store.notify = show
     return targets, StudyLoop(store, space=space)
 
 
+def _keep_start(plan: TrainingPlan, run: Path) -> TrainingPlan:
+    """Copy the weights that a training begins with, and their heads, into its folder, so that it needs no other."""
+    if plan.start is None:
+        return plan
+    source, own = Path(plan.start), run / START
+    for suffix in (".safetensors", ".heads.safetensors"):
+        shutil.copyfile(source.with_suffix(suffix), own.with_suffix(suffix))
+    return replace(plan, start=START)
+
+
 def _run(
     command: TrainCommand, loop: StudyLoop, record: TrialRecord, targets: Targets, console: Console, show: Announce
 ) -> None:
     """Measure and train the model, and report it to the study; a failure is not final, so that it can continue."""
-    ranks = command.session.config.distill.ranks
+    plan, ranks = command.plan, command.session.config.distill.ranks
     config = replace(loop.config, distill=replace(loop.config.distill, ranks=ranks))
     record = _counted_and_measured(record, config, command.session.run)
     loop.report(record)
@@ -184,11 +196,11 @@ def _run(
         record,
         config,
         command.session.run,
-        None if command.plan.start is None else Path(command.plan.start),
+        None if plan.start is None else command.session.run / plan.start,
         history=True,
-        event_logs=command.plan.event_logs,
-        kept_checkpoints=command.plan.kept_checkpoints,
-        sharded=command.plan.fsdp,
+        event_logs=plan.event_logs,
+        kept_checkpoints=plan.kept_checkpoints,
+        sharded=plan.fsdp,
         live=_live_teachers(command),
     )
     processes = "one process" if ranks == 1 else f"{ranks} processes"

@@ -54,7 +54,8 @@ class TrainingPlan(Record):
     Args:
         name: The architecture's name, for people.
         spec: The architecture as plain data, as `search_space.network_spec` takes it.
-        start: File of the weights that it begins with, in a folder with their heads; None for initial weights.
+        start: File of the weights that it begins with, next to that of their heads; a relative path begins at the
+            training's folder, which has a copy. None for initial weights.
         eval_every: Steps between two evaluations; None for a tenth of all.
         epochs: Passes through the training images; None where the number of steps was given.
         kept_checkpoints: Checkpoints that are kept.
@@ -136,6 +137,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
     _check_network(plan, config)
+    _check_start(plan, config)
     if "address" in options and launched_ranks() is not None:
         raise ConfigError("--address: torchrun has started the processes; remove the flag")
     if "address" in options and "workers" not in options:
@@ -256,6 +258,22 @@ def _check_network(plan: TrainingPlan, config: SearchConfig) -> None:
             network.set_grad_checkpointing()
         except SpecError as error:
             raise ConfigError(f"--distill grad_checkpointing: {error}") from None
+
+
+def _check_start(plan: TrainingPlan, config: SearchConfig) -> None:
+    """Raise ConfigError where the heads of the weights that a training begins with are not those of its teachers."""
+    if plan.start is None:
+        return
+    from backbones.weights import WeightsError, checksum_of
+    from nas.distill.folded_heads import load_heads  # imports torch
+    from nas.teachers import specs
+
+    start = Path(plan.start)
+    try:
+        teachers = [teacher.name for teacher in specs(config.teachers)]
+        load_heads(start.with_suffix(".heads.safetensors"), teachers, checksum_of(start))
+    except WeightsError as error:
+        raise ConfigError(f"--warm: {error}") from None
 
 
 def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:

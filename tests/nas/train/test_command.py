@@ -240,6 +240,30 @@ def test_a_warm_training_begins_with_the_weights_of_the_search(trained: Path, ca
 
 
 @pytest.mark.slow
+def test_a_warm_training_continues_without_the_search(trained: Path, cache: Path, tmp_path: Path) -> None:
+    search, run = tmp_path / "search", tmp_path / "run"
+    shutil.copytree(trained, search)
+    arguments = [str(search), "--train-steps", str(STEPS), "--eval-every", "20", "--run", str(run), "--warm"]
+    interrupt_after_some_steps(run, cache, [*arguments, "--cache", str(cache)], signal.SIGINT, "0")
+    shutil.rmtree(search)
+    continue_in_one_process(run, cache)
+    (rung, _) = read_study(run).trials[0].rungs
+    assert rung.score > read_study(trained).trials[0].rungs[0].score + 0.05, "it began with trained weights"
+
+
+def test_heads_of_other_teachers_are_refused_before_anything_is_built(
+    trained: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.train.command.open_targets", lambda *words: pytest.fail("it runs teachers"))
+    arguments = [str(trained), "--train-steps", "2", "--warm", "--teachers", "xfeat", "--cache", str(cache)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "--warm: " in error
+    assert "no heads for teacher 'xfeat'; it holds: hed" in error
+
+
+@pytest.mark.slow
 def test_live_teachers_and_two_processes_train_and_continue(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     interrupt_after_some_steps(run, cache, words(run, cache, "--live", "--workers", "2"), signal.SIGINT, "0")
