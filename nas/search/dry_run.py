@@ -14,7 +14,7 @@ from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, forma
 from nas.files import check_writable, existing_folder
 from nas.numbers import plural
 from nas.search.config_file import config_text, run_table
-from nas.search.preconditions import check_device, check_image_count, check_limits
+from nas.search.preconditions import check_device, check_image_count, check_limits, unseen_images
 from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
 from nas.storage.store import Store
 from nas.study.config import ConfigError
@@ -128,8 +128,9 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
         sets = [source.open(split, config.distill.img_size) for split in ("train", "val")]  # type: ignore[arg-type]
     train, val = map(len, sets)
     notes = "".join(f"; {note}" for note in dict.fromkeys((*sets[0].notes, *sets[1].notes)))
-    if too_few := check_image_count(config, train, val):
-        return Doubtful(f"{too_few}{notes}")
+    doubts = [doubt for doubt in (check_image_count(config, train, val), unseen_images(config)) if doubt]
+    if doubts:
+        return Doubtful("; ".join(doubts) + notes)
     return (
         f"{config.data}: {plural(train, 'image')} to train on (of {config.train_images:,} asked for), "
         f"{val:,} held out (of {config.val_images:,}){notes}"

@@ -104,6 +104,23 @@ def check_image_count(config: SearchConfig, train: int, val: int) -> str:
     return line
 
 
+def unseen_images(config: SearchConfig) -> str:
+    """Return a warning about images that the teachers see and no candidate trains on; "" where there are none.
+
+    Args:
+        config: Settings of the search.
+    """
+    steps, batch = config.distill.rung_steps[-1], config.distill.largest_batch
+    stored, seen = config.train_images * config.views, steps * batch
+    if stored <= seen:
+        return ""
+    what = "images" if config.views == 1 else "views of images"
+    return (
+        f"a candidate sees {seen:,} of the {stored:,} {what} in {steps:,} steps of {batch}: the teachers' time for the "
+        f"others is lost; give --train-images {max(seen // config.views, batch)}, or more steps by --rung-steps"
+    )
+
+
 def check_limits(config: SearchConfig) -> str:
     """Return a line about how many random architectures keep the limits that are known without a measurement.
 

@@ -30,7 +30,7 @@ from nas.flags import linked_as_latest
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
-from nas.search.preconditions import check_image_count, check_limits
+from nas.search.preconditions import check_image_count, check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, default_workers, resume_command
 from nas.storage.location import holds_study
@@ -113,6 +113,8 @@ def _search(command: SearchCommand, console: Console) -> None:
         check_one_kind(command.config.device)
     if limits:
         show(f"limits: {limits}")
+    if not command.resume and (unseen := unseen_images(command.config)):
+        announce(f"warning: {unseen}", _LOG, console, logging.WARNING)
     targets, teacher_facts = open_targets(command, console, show)
     command, precision_ms = with_precision(command, targets, show)
     config = command.config

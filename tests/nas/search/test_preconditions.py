@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from importlib import import_module
 
 import pytest
 
 from nas.measure.counts.totals import Totals, totals
-from nas.search.preconditions import _least_costs, check_limits
-from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.search.preconditions import _least_costs, check_limits, unseen_images
+from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
 from search_space import SPACES, ArchSpec
 
 
@@ -58,3 +59,20 @@ def test_a_limit_just_below_the_space_is_refused_after_all_counts(counted: list[
     assert len(counted) == 200
     smallest = float(str(few.value).rpartition(" is ")[2].partition(" for ")[0].replace(",", ""))
     assert check_limits(SearchConfig(limits={"max_params": smallest})).startswith("1 of 200")
+
+
+@pytest.mark.parametrize(
+    ("images", "views", "groups", "advice"),
+    [
+        (3000, 1, (), ""),
+        (8640, 1, (), ""),
+        (8641, 1, (), "sees 8,640 of the 8,641 images in 270 steps of 32: .*--train-images 8640"),
+        (5000, 2, (), "sees 8,640 of the 10,000 views of images .*--train-images 4320"),
+        (10_000, 1, (Group(("hed",), 64, (64,)),), ""),
+    ],
+)
+def test_images_that_no_candidate_trains_on_are_named(
+    images: int, views: int, groups: tuple[Group, ...], advice: str
+) -> None:
+    config = SearchConfig(train_images=images, views=views, distill=DistillConfig(groups=groups))
+    assert re.search(advice, unseen_images(config)) if advice else unseen_images(config) == ""
