@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from nas.study.architectures import SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.convergence import gain_over_noise, is_below_noise
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
-from nas.study.halving import ScoreCurve, front_chance, front_gain, score_curve, should_continue
 from nas.study.objectives import unknown_before_training
-from nas.study.pareto import coordinates, reference_point
+from nas.study.pareto import coordinates
+from nas.study.promotion import reason_to_stop
 from nas.study.proposer import TrialProposer
 from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.study.session_times import covered, elapsed, elapsed_by_clock, now, session_driver
 from nas.study.study_store import StudyStore
 from nas.study.trial_table import TrialTable
 from search_space import SPACES
@@ -94,7 +94,7 @@ class StudyLoop:
         self._polled = -math.inf  # when this driver last found no trial to start
         finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session has no length
         self._earlier_s = max(elapsed(self.info.sessions), self._elapsed_by_other_clocks(), *finished_s)
-        self._session = {"started": _now(), "began_s": self._earlier_s, "driver": store.driver, "wall_s": 0.0}
+        self._session = {"started": now(), "began_s": self._earlier_s, "driver": store.driver, "wall_s": 0.0}
         self._session["budget"] = self.config.budget
         self.info = store.retry_while_unavailable(lambda: store.update_info(self._with_session))
 
@@ -245,7 +245,7 @@ class StudyLoop:
         """
         sessions = self._store.retry_while_unavailable(lambda: self._store.info).sessions
         ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
-        open_s = self._earlier_s - _covered_s(sessions, self._earlier_s)  # a killed session has no length
+        open_s = self._earlier_s - covered(sessions, self._earlier_s)  # a killed session has no length
         return ended + (open_s + self.session_s) * workers
 
     def close(self, time_spent: dict[str, float], workers: int = 1) -> None:
@@ -336,9 +336,9 @@ class StudyLoop:
             self.trials[record.number] = record
             self._drivers[record.number] = driver
             if driver is not None:
-                self._names[_session_driver(driver)] = driver
+                self._names[session_driver(driver)] = driver
         own = (None, self._store.driver)  # not those that another driver has taken over
-        own_running = {n for n in self.trials.running if _session_driver(self._drivers.get(n)) in own}
+        own_running = {n for n in self.trials.running if session_driver(self._drivers.get(n)) in own}
         self._requeued = {n for n in self._requeued if n < 0 or n in own_running}
 
     def _interrupted(self) -> list[int]:
@@ -355,9 +355,8 @@ class StudyLoop:
 
     def _elapsed_by_other_clocks(self) -> float:
         """Return the study's seconds by the clocks of other living drivers, whose sessions have no length yet."""
-        living = {_session_driver(driver) for driver in self._store.retry_while_unavailable(self._active_drivers)}
-        sessions = (s for s in self.info.sessions if s.get("driver") in living)
-        return max((s["began_s"] + _seconds_since(s["started"]) for s in sessions), default=0.0)
+        living = {session_driver(driver) for driver in self._store.retry_while_unavailable(self._active_drivers)}
+        return elapsed_by_clock([s for s in self.info.sessions if s.get("driver") in living])
 
     def _should_poll(self) -> bool:
         """Return whether it is time to look for trials that other drivers have left."""
@@ -424,51 +423,7 @@ class StudyLoop:
         return record.state is TrialState.RUNNING and record.measurement is not None and before is None
 
     def _reason_to_stop(self, record: TrialRecord) -> str | None:
-        """Return why a trial stops at the rung that it has reached; None if it continues.
-
-        Baselines always continue, and so does a trial at a rung that it has passed in an earlier run. A trial that is
-        measured late passes its first rung twice: by its predicted throughput, and by the measured one.
-        """
-        again = len(record.rungs) <= len(self.trials[record.number].rungs)
-        timed = any(objective.name == "throughput" for objective in self.info.objectives)
-        if record.baseline or (again and not (timed and self._just_measured(record))):
-            return None
-        rung, least = len(record.rungs) - 1, self.config.last_rung_chance
-        point, eta = coordinates(record, self.info.objectives, rung), self.config.reduction_factor
-        others = self.trials.points(rung, exclude=record.number)
-        if point is None or not (should_continue(point, others, eta) or self._gains_much(record)):
-            return f"not among the best 1/{eta} at rung {rung}"
-        if not least or rung != len(self.info.rung_steps) - 2:
-            return None
-        chance = self._front_chance(record)
-        return f"chance {chance:.2f} to be on the front at rung {rung}, under {least:g}" if chance < least else None
-
-    def _gains_much(self, record: TrialRecord) -> bool:
-        """Return whether a trial that halving would stop continues, because it would add much to the front.
-
-        Halving compares with all trials that reached the rung, stopped ones included. Those that a sampler proposes
-        where the front has no model would stop each other.
-        """
-        least = self.config.front_gain
-        if not least or len(self.info.objectives) == 1:  # by score alone, the best third is the front's
-            return False
-        own, others = self._curves(record)
-        if own is None:
-            return False
-        objectives = sorted(self.info.objectives, key=lambda objective: objective.name != "score")
-        return front_gain(own, others, len(self.info.rung_steps), reference_point(objectives)) >= least
-
-    def _front_chance(self, record: TrialRecord) -> float:
-        """Return a trial's chance to be on the front if it trains to the last rung."""
-        own, others = self._curves(record)
-        return 0.0 if own is None else front_chance(own, others, len(self.info.rung_steps), self.config.seed)
-
-    def _curves(self, record: TrialRecord) -> tuple[ScoreCurve | None, list[ScoreCurve]]:
-        """Return the scores of a trial so far, and those of the others, as far as they have values."""
-        rungs, objectives = len(self.info.rung_steps), self.info.objectives
-        curves = {t.number: score_curve(t, objectives, rungs) for t in (*self.trials.values(), record)}
-        own = curves.pop(record.number)
-        return own, [curve for curve in curves.values() if curve is not None]
+        return reason_to_stop(record, self.trials, self.info, self.config, self._just_measured(record))
 
     def _store_record(self, record: TrialRecord) -> bool:
         """Store a record; return False if another driver has taken the trial over.
@@ -516,33 +471,6 @@ class StudyLoop:
         for state, limit in ((TrialState.INFEASIBLE, _INFEASIBLE_LIMIT), (TrialState.FAILED, _FAILED_LIMIT)):
             if self._consecutive[state] >= limit:
                 self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
-
-
-def elapsed(sessions: Sequence[Mapping[str, Any]]) -> float:
-    """Return the seconds from the first session's start to the last end of one; sessions may run in parallel."""
-    return max((session["began_s"] + session["wall_s"] for session in sessions), default=0.0)
-
-
-def _session_driver(driver: str | None) -> str | None:
-    """Return the name of a trial's driver as its session has it, without the name of its machine."""
-    return None if driver is None else driver.rpartition(":")[2]
-
-
-def _covered_s(sessions: Sequence[Mapping[str, Any]], until_s: float) -> float:
-    """Return how many of the study's first `until_s` seconds are in ended sessions, which may overlap."""
-    covered_s = end_s = 0.0
-    for session in sorted(sessions, key=lambda session: session["began_s"]):
-        begin_s, end_s = max(end_s, session["began_s"]), max(end_s, session["began_s"] + session["wall_s"])
-        covered_s += max(0.0, min(end_s, until_s) - begin_s)
-    return covered_s
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _seconds_since(moment: str) -> float:
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
 def _for_scale(number: int, name: str, config: SearchConfig) -> TrialRecord:

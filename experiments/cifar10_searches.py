@@ -1,0 +1,174 @@
+"""Searches of the default space on images of CIFAR-10, and a front that is trained ten times longer.
+
+    python -m experiments.cifar10_searches commands RUNS   (prints the commands of the searches and of the retraining)
+    python -m experiments.cifar10_searches rows RUNS       (saves what they measured)
+    python -m experiments.cifar10_searches                 (prints the findings of the saved rows)
+
+The searches have the defaults, 200 candidates and 64 px, but 3,000 natural images to train on and 600 held out, where
+the default draws its images. The front of the first search, the candidates just below it and the three baselines are
+trained again to ten times the last rung, with new seeds. Rows are saved in experiments/results/cifar10_searches.json:
+of each search its course, and each candidate and baseline that reached the last rung; of the retraining what
+`experiments.realized_front` keeps.
+
+Needs:     ../shared/data for the images
+Hardware:  two cores; some 20 minutes a search, 35 for each seed of the retraining
+Expected:  see experiments/LOG.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from scipy.stats import kendalltau
+
+from experiments.builtin_study import BUDGET, SHOWN, Course
+from experiments.distillation.teachers import DATA
+from experiments.full_space import name_of
+from experiments.realized_front import rows_of
+from nas.files import atomic_write
+from nas.storage.store import read_study
+from nas.study.pareto import front
+from nas.study.records import TrialState
+
+ROWS = Path(__file__).parent / "results" / "cifar10_searches.json"
+SEEDS = (0, 1, 2)
+RETRAINED, TRAIN_STEPS, RUNNERS_UP = 0, 2700, 4  # seed of the search whose front is retrained, and how
+URI = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
+SHOWN_METRICS = {"knn": "kNN", "probe": "linear probe"}
+Row = Mapping[str, Any]
+
+
+def commands(runs: Path) -> list[str]:
+    """Return the commands, in their order."""
+    images = f"--data '{URI}' --train-images 3000 --val-images 600"
+    searches = [f"backbone-nas search {images} --seed {seed} --run {runs}/s{seed}" for seed in SEEDS]
+    again = f"--baselines --seeds 3 --train-steps {TRAIN_STEPS} --runners-up {RUNNERS_UP}"
+    return [*searches, f"backbone-nas retrain {runs}/s{RETRAINED} {again}"]
+
+
+def search_row(folder: Path) -> dict[str, Any]:
+    """Return a search's course after some numbers of candidates, and its models that reached the last rung."""
+    study = read_study(folder)
+    course = Course.of("cifar10", study)
+    models: list[dict[str, Any]] = [
+        {
+            "number": trial.number, "arch_id": trial.arch_id, "baseline": trial.baseline, "params": trial.params,
+            "macs": trial.macs, "score": round(trial.rungs[-1].score, 5),
+            "metrics": {name: round(value, 4) for name, value in trial.rungs[-1].metrics.items()},
+            "ratio": [round(value, 4) for value in (clock.ratio, clock.ratio_low, clock.ratio_high)],
+            "verdict": clock.verdict,
+        }
+        for trial in study.trials
+        if trial.state is TrialState.COMPLETE and (clock := trial.measurement)
+    ]  # fmt: skip
+    candidates = [model for model in models if model["baseline"] is None]
+    best = {candidates[i]["number"] for i in front([(m["score"], m["ratio"][0]) for m in candidates])}
+    specs: dict[int, Any] = {trial.number: trial.spec for trial in study.trials}
+    return {
+        "seed": course.seed, "candidates": len(course.steps), "steps": course.steps[-1],
+        "hypervolume": {str(n): course.hypervolume[n - 1] for n in SHOWN if n <= len(course.steps)},
+        "contended": sum(t.measurement.verdict == "contended" for t in study.trials if t.measurement),
+        "timed": sum(t.measurement is not None for t in study.trials),
+        "models": [model | ({"spec": specs[model["number"]]} if model["number"] in best else {}) for model in models],
+    }  # fmt: skip
+
+
+def fastest_as_good(models: Sequence[Row], baseline: str) -> tuple[Row | None, float]:
+    """Return the fastest candidate that scores at least as high as a baseline, and how many times as fast it is."""
+    other = next(model for model in models if model["baseline"] == baseline)
+    equal = [m for m in models if m["baseline"] is None and m["score"] >= other["score"]]
+    best = max(equal, key=lambda model: model["ratio"][0], default=None)
+    return best, (best["ratio"][0] / other["ratio"][0] if best else 0.0)
+
+
+def report(rows: Row) -> None:
+    """Print what the searches and the retraining found."""
+    print(f"| search | {' | '.join(f'after {n}' for n in SHOWN)} | front | steps | contended timings |")
+    print(f"|---|{'--:|' * (len(SHOWN) + 3)}")
+    for search in rows["searches"]:
+        volumes = [search["hypervolume"].get(str(n), float("nan")) for n in SHOWN]
+        size = sum("spec" in model for model in search["models"])
+        cells = [*(f"{volume:.3f}" for volume in volumes), str(size), f"{search['steps']:,}"]
+        print(f"| seed {search['seed']} | {' | '.join(cells)} | {search['contended']} of {search['timed']} |")
+    middle = [median(s["hypervolume"][str(n)] for s in rows["searches"]) for n in SHOWN]
+    print(f"| median | {' | '.join(f'{volume:.3f}' for volume in middle)} | | | |\n")
+    for search in rows["searches"]:
+        _report_search(search)
+    if retrained := rows.get("retrained"):
+        _report_retrained(retrained)
+
+
+def _report_search(search: Row) -> None:
+    models = search["models"]
+    print(f"\nseed {search['seed']}:")
+    for baseline in (model["baseline"] for model in models if model["baseline"]):
+        model, times = fastest_as_good(models, baseline)
+        what = "no candidate" if model is None else f"{name_of(model)}, {times:.2f} times as fast ({_labels(model)})"
+        own = next(m for m in models if m["baseline"] == baseline)
+        print(f"  scores as high as {baseline} ({_labels(own)}): {what}")
+    top = max((m for m in models if m["baseline"] is None), key=lambda model: float(model["score"]))
+    print(f"  highest score: {name_of(top)}, {_labels(top)}, {top['ratio'][0]:.2f}x the reference")
+    for name, words in SHOWN_METRICS.items():
+        tau = kendalltau([m["score"] for m in models], [m["metrics"][name] for m in models]).statistic
+        print(f"  Kendall's tau of score and {words} on {len(models)} models: {tau:.2f}")
+
+
+def _labels(model: Row) -> str:
+    metrics = "".join(f", {words} {model['metrics'][name]:.3f}" for name, words in SHOWN_METRICS.items())
+    return f"score {model['score']:.3f}{metrics}"
+
+
+def _report_retrained(retrained: Row) -> None:
+    print(f"\nretrained to {retrained['steps']:,} steps with the seeds {', '.join(map(str, retrained['seeds']))}:")
+    for note in retrained["notes"]:
+        print(f"  {note}")
+    done = [c for c in retrained["candidates"] if c["score"] is not None and "ratio" in c]
+    changes = [c["change"] for c in done if c["baseline"] is None]
+    print(f"  {len(done)} models: {', '.join(f'{changes.count(word)} {word}' for word in sorted(set(changes)))}")
+    print("| network | in the search | retrained | throughput | |\n|---|--:|--:|--:|---|")
+    for c in sorted(done, key=lambda c: -c["score"]):
+        name = c["baseline"] or f"trial {c['trial']}"
+        half = f" ± {c['half_width']:.3f}" if c["half_width"] is not None else ""
+        cells = (f"{c['score_of_study']:.3f}", f"{c['score']:.3f}{half}", f"{c['ratio']:.2f}x", c["change"] or "")
+        print(f"| {name} | {' | '.join(cells)} |")
+    models = [c | {"ratio": [c["ratio"]]} for c in done]
+    for baseline in (c["baseline"] for c in done if c["baseline"]):
+        best, times = fastest_as_good(models, baseline)
+        found = best and f"trial {best['trial']} ({best['score']:.3f}), {times:.2f} times as fast"
+        print(f"  scores as high as {baseline}: {found or 'no candidate'}")
+    gains = {
+        kind: [c["score"] - fmean(c["at_last_rung"].values()) for c in done if bool(c["baseline"]) is kind]
+        for kind in (True, False)
+    }
+    print("  gain by longer training, median: " + ", ".join(
+        f"{median(values):.3f} of {'baselines' if kind else 'candidates'}" for kind, values in gains.items() if values
+    ))  # fmt: skip
+
+
+def main() -> int:
+    """Print the commands, save the rows or print the findings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["commands", "rows", "report"], default="report")
+    parser.add_argument("runs", type=Path, nargs="?", metavar="RUNS", help="folder of the searches")
+    arguments = parser.parse_args()
+    if arguments.what != "report" and arguments.runs is None:
+        parser.error("RUNS: name a folder")
+    if arguments.what == "commands":
+        print("\n".join(commands(arguments.runs)))
+        return 0
+    if arguments.what == "rows":
+        folders = [folder for seed in SEEDS if (folder := arguments.runs / f"s{seed}").is_dir()]
+        searches = [row for row in map(search_row, folders) if row["candidates"] == BUDGET]
+        rows = {"searches": searches, "retrained": rows_of(arguments.runs / f"s{RETRAINED}")}
+        atomic_write(ROWS, json.dumps(rows, separators=(",", ":")) + "\n")
+    report(json.loads(ROWS.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
