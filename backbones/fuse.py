@@ -16,8 +16,9 @@ def fuse(model: nn.Module) -> Any:
     themselves and return themselves (so that timm's `reparameterize_model` works too). Outer modules come first,
     because they may fold their children. A module with `fuses_parts` folds all its children itself.
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fused = copy.deepcopy(model).eval()
     _fold(fused)
+    fused.requires_grad_(False)  # of what the folding has made, too
     fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return fused
 

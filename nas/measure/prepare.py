@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from backbones import fuse
+from backbones import Backbone, fuse
 from nas.measure.arms import Arm
 from nas.measure.memory import Peaks, peak_memory
 from nas.measure.runtimes import runner
@@ -104,6 +104,9 @@ def apply_arm(model: nn.Module, arm: Arm, device: torch.device) -> nn.Module:
     """Return a copy of `model` on its device, in the arm's precision, layout and form, but not on its runtime."""
     deployed: Any = fuse(model) if arm.form == "fused" else copy.deepcopy(model).eval().requires_grad_(False)
     converted: nn.Module = deployed.to(device=device, dtype=arm.dtype, memory_format=arm.memory_format)
+    for part in converted.modules():
+        if isinstance(part, Backbone):
+            part.memory_format = arm.memory_format
     return converted
 
 

@@ -48,7 +48,7 @@ NUMBERS: dict[str, Any] = {
 UNUSED = {
     "--arch": SPACE_ONLY,
     "--runtimes": (*SPACE_ONLY, *SWEPT, "runtime", "reference", "new_ceilings"),
-    "--space": (*SWEPT, "runtimes"),
+    "--space": (*SWEPT, "runtimes", "new_ceilings"),
 }
 
 EXAMPLES = """examples:

@@ -213,7 +213,7 @@ def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object], li
         if not profiles:
             raise
         return INTERRUPTED
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
         if not profiles:
             raise
         return report_error(error)

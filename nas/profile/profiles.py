@@ -25,6 +25,8 @@ def failure_reason(error: Exception) -> str:
     """Return an error as one line, which begins with the verdict of a `MeasurementError`."""
     message = one_line(error)[:LONGEST_REASON].removeprefix("runtime: ")
     verdict = error.verdict if isinstance(error, MeasurementError) else ""
+    if verdict == "hang":
+        message += "; if the network is only slow, give a smaller --batch-size or --img-size"
     return message if message.startswith(verdict) else f"{verdict}: {message}"
 
 

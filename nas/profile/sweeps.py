@@ -93,7 +93,7 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
     refused: dict[int, str] = {}
 
     def fits(batch: int) -> bool:
-        return _runs(_call(ready, images(batch, profile.resolution, settings)), settings)
+        return _fitting_call(ready, batch, profile.resolution, settings) is not None
 
     sizes = sorted(set(settings.sweeps["batch"]))
     for size in sizes:
@@ -131,8 +131,8 @@ def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, setti
         except ValueError as error:
             refused[size] = str(error)
             continue
-        call = _call(ready, *(images(profile.batch, size, settings) for _ in range(BUFFERS)))
-        if not _runs(call, settings):
+        call = _fitting_call(ready, profile.batch, size, settings)
+        if call is None:
             refused[size] = "out of memory"
             continue
         stage_macs = {i: counts.module_macs.get(f"stages.{i - 1}", 0) for i in range(1, 5)}
@@ -205,21 +205,22 @@ def _call(ready: nn.Module, *drawn: Tensor) -> Call:
     return lambda: encode(next(turn))
 
 
-def _runs(call: Call, settings: NetworkSettings) -> bool:
-    """Return whether the call fits into memory.
+def _fitting_call(ready: nn.Module, batch: int, resolution: int, settings: NetworkSettings) -> Call | None:
+    """Return the call that is timed, with its inputs, after it has run once; None where memory is too small for both.
 
     Raises:
         RuntimeError: The call fails for another reason.
     """
     try:
+        call = _call(ready, *(images(batch, resolution, settings) for _ in range(BUFFERS)))
         with torch.inference_mode():
             call()
-        return True
+        return call
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
     release_cached(settings.device.type)  # after the handler, for the error holds the tensors
-    return False
+    return None
 
 
 SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, NetworkSettings], Sweep]] = {

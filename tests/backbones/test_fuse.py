@@ -22,8 +22,9 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_the_copy_is_frozen_and_the_original_as_it_was():
-    model = build(FEMTO)
+@pytest.mark.parametrize("name", ["eradio_femto", "like_shvit_s4", "like_poolformer_s12"])
+def test_the_copy_is_frozen_and_the_original_as_it_was(name):
+    model = build(PRESETS[name])
     before = copy.deepcopy(model.state_dict())
     fused = fuse(model)
     assert model.training

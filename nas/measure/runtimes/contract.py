@@ -100,7 +100,8 @@ class SideStream:
         """Order the work that the body queues on this stream with torch's current stream."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        yield
+        with torch.cuda.device(self.device):  # CUDA takes no kernel for a stream of another device than the current one
+            yield
         current.wait_stream(self.stream)
 
 

@@ -1,12 +1,15 @@
 """Arms are named by words, in any order; what is left open comes from a base."""
 
+import random
 from contextlib import nullcontext
 
 import pytest
 import torch
 
+from backbones import build, fuse
 from nas.measure.arms import Arm, ArmError, check_runs_here, default_arm
-from nas.measure.prepare import TOLERANCES, check, reference_outputs
+from nas.measure.prepare import TOLERANCES, apply_arm, check, reference_outputs
+from search_space import SPACES, preset
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,24 @@ def test_rounding_is_within_the_tolerance_of_its_precision():
     assert TOLERANCES["fp32"] < 0.01 < TOLERANCES["bf16"]
     assert found.correct
     assert 1e-4 < found.error < 0.03
+
+
+@pytest.mark.parametrize("layout", ["channels-last", "nchw"])
+def test_a_network_runs_in_the_layout_that_is_measured(layout):
+    """A convolution whose weights and images lie in different layouts copies one of them."""
+    spaces, rng = ("micro", "laptop", "full"), random.Random(0)
+    specs = [preset("eradio_femto"), *(SPACES[name].sample(rng) for name in spaces for _ in range(4))]
+    memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+    images = torch.randn(2, 3, 64, 64)
+    for spec in specs:
+        model = build(spec)
+        seen = []
+        deployed = apply_arm(model, Arm(layout=layout), torch.device("cpu"))
+        stem = next(part for part in deployed.modules() if isinstance(part, torch.nn.Conv2d))
+        stem.register_forward_hook(lambda part, given, out, seen=seen: seen.extend([*given, out, part.weight]))
+        with torch.inference_mode():
+            out = deployed.encode(images)
+            wanted = fuse(model).encode(images)
+        assert all(tensor.is_contiguous(memory_format=memory_format) for tensor in seen), spec.arch_id
+        assert len(seen) == 3
+        torch.testing.assert_close(out, wanted, atol=1e-3, rtol=1e-3)  # other kernels round otherwise

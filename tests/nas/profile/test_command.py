@@ -212,6 +212,21 @@ def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_a_full_disk_or_memory_prints_the_networks_so_far(capsys, monkeypatch, error):
+    def broken(arch, *rest):
+        if arch == "eradio_pico":
+            raise error
+        return profile_network(arch, *rest)
+
+    profile_network = network.profile_network
+    monkeypatch.setattr("nas.profile.command.profile_network", broken)
+    assert main(["--arch", "eradio_femto", "--arch", "eradio_pico", "--json", *QUICK]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["profiles"][0]["throughput_img_s"] > 0
+    assert "not measured: eradio_pico" in err
+
+
 def hold(folder, ending):
     with training(folder):
         ending.wait(20)
@@ -372,6 +387,7 @@ def test_default_resolution_follows_the_scale():
         (["--arch", "eradio_femto", "--reference", "eradioo"], "eradio_t"),
         (["--space", "tiny"], "micro"),
         (["--space", "micro", "--layers"], "--layers: does not go with --space"),
+        (["--space", "micro", "--new-ceilings"], "--new-ceilings: does not go with --space"),
         (["--space", "micro", "--samples", "0"], "--samples: 0: must be"),
         (
             ["--space", "micro", "--max-latency-ms", "5"],

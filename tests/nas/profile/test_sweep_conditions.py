@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,3 +94,51 @@ def test_doubtful_sizes_are_crossed_out_in_the_picture(monkeypatch: pytest.Monke
     crosses = [line for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata())]
     assert [np.asarray(line.get_xdata()).tolist() for line in crosses] == [[8]]
     assert "doubtful: throttled" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+class Memory:
+    """Memory of 100 units, of which an image takes 0.3 as long as its tensor lives."""
+
+    def __init__(self) -> None:
+        self.used = 0.0
+
+    def images(self, batch: int, resolution: int, settings: NetworkSettings) -> torch.Tensor:
+        self.take(0.3 * batch)
+        drawn = torch.zeros(batch, 3, 4, 4)
+        self.used += 0.3 * batch
+        weakref.finalize(drawn, self._free, 0.3 * batch)
+        return drawn
+
+    def take(self, units: float) -> None:
+        if self.used + units > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    def _free(self, units: float) -> None:
+        self.used -= units
+
+
+class Hungry(Net):
+    """Takes a unit of memory for each image while it runs."""
+
+    def __init__(self, machine: Machine, memory: Memory) -> None:
+        super().__init__(machine, 1e-3)
+        self.memory = memory
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        self.memory.take(len(images))
+        return super().encode(images)
+
+
+@pytest.mark.parametrize("sizes", [(8, 64, 128), (8, 128), (8, 1000)])
+def test_a_batch_that_does_not_fit_leaves_a_sweep_the_others_and_the_largest_that_does(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, sizes: tuple[int, ...]
+) -> None:
+    memory = Memory()
+    monkeypatch.setattr(sweeps, "images", memory.images)
+    monkeypatch.setattr(sweeps, "timer_for", lambda device: QueuedTimer(machine, 1e-4))
+    monkeypatch.setattr(sweeps, "watch_for", lambda device: Nvml(machine).watch())
+    settings = NetworkSettings(torch.device("cpu"), Path(), seconds=0.1, sweeps={"batch": sizes})
+    net = Hungry(machine, memory)
+    sweep = sweeps.batch_sweep(net, net, PROFILE, settings)
+    assert [point.batch for point in sweep.points] == [8, 62], "two inputs of 62 images and their maps take 99.2 units"
+    assert sweep.refused[sizes[1]] == "out of memory; 62 fits"
