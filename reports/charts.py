@@ -196,7 +196,7 @@ def _score_curves_chart(data: FigureData) -> Any:
         axis=alt.Axis(values=steps, format="d"),
     )
     y = alt.Y("score:Q", title=f"{SCORE}, higher is better", scale=alt.Scale(zero=False))
-    tips = [tip("name", "candidate"), tip("kind", "status"), tip("steps", "steps", "d"), tip("score", SCORE, ".3f")]
+    tips = [tip("name", "candidate"), tip("status", "status"), tip("steps", "steps", "d"), tip("score", SCORE, ".3f")]
     legend = alt.Legend(
         title=None,
         orient="top",
@@ -209,7 +209,8 @@ def _score_curves_chart(data: FigureData) -> Any:
     for kind in kinds:
         _, width, opacity = looks[kind]
         of_kind = lines.transform_calculate(
-            shown=f"indexof({json.dumps(kinds)}, datum.kind) < 0 ? {json.dumps(OTHERS)} : datum.kind"
+            shown=f"indexof({json.dumps(kinds)}, datum.kind) < 0 ? {json.dumps(OTHERS)} : datum.kind",
+            status=f"datum.kind == '{FRONT}' ? '{BEST}' : datum.kind" if data.single else "datum.kind",
         ).transform_filter(f"datum.shown == {json.dumps(kind)}")
         color = alt.Color("shown:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend)
         mark = of_kind.mark_line(strokeWidth=width, opacity=opacity, point=alt.OverlayMarkDef(size=12, opacity=opacity))

@@ -24,7 +24,7 @@ COMPILED_RUNTIMES = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs"
 
 CUDA_RUNTIMES = ("reduce-overhead", "tensorrt")  # the first records CUDA graphs
 MIN_TRITON_CAPABILITY = (7, 0)  # of a GPU for which torch.compile generates code
-MIN_BF16_CAPABILITY = (8, 0)  # of a GPU that computes in bf16; where PyTorch emulates it, torch.compile stays eager
+MIN_BF16_CAPABILITY = (8, 0)  # of a GPU that computes in bf16; for others torch.compile refuses it
 
 
 class ArmError(ValueError):
@@ -111,7 +111,7 @@ def check_runs_on(device_type: str, runtime: str, precision: str) -> None:
 def check_runs_here(device_type: str, runtime: str, precision: str) -> None:
     """Raise ArmError for a runtime that no device of this type runs, or that the oldest GPU here does not.
 
-    Where a GPU does not compute in bf16, torch.compile leaves a network in bf16 as it is and only warns.
+    Where PyTorch only emulates bf16, torch.compile does not compile a network in bf16.
 
     Args:
         device_type: "cpu" or "cuda".

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from nas.cli import clock, command_line, one_line
 from nas.command_log import announce
 from nas.numbers import plural
+from nas.search.progress import front_words
 from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import on_plane
@@ -146,13 +147,12 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
     line = f"{f'{ending} ' if ending else ''}after {clock(command_s)}, {clock(loop.elapsed_s)} {over}"
     told = {TrialState.RUNNING} | ({TrialState.COMPLETE, TrialState.STOPPED} if ending else set())
     counts = ", ".join(f"{loop.counts[s]} {s.word}" for s in TrialState if loop.counts[s] and s not in told)
-    size, volume = loop.front_summary()
     if ending:
-        return f"{line}; {f'{counts}; ' if counts else ''}hypervolume {volume:.3f}"
+        return f"{line}; {f'{counts}; ' if counts else ''}{front_words(loop)}"
     evaluated = (
         f"{loop.evaluated} of {plural(loop.config.budget, 'architecture')} evaluated{f' ({counts})' if counts else ''}"
     )
-    return f"{line}: {evaluated}" + (f"; front of {size}, hypervolume {volume:.3f}" if size else "")
+    return f"{line}: {evaluated}; {front_words(loop)}"
 
 
 def _show_result(run_dir: Path, console: Console) -> None:

@@ -136,8 +136,7 @@ class SearchProgress:
 
     def headline(self, loop: StudyLoop) -> str:
         """Return the state of the search in one line: first what comes before the candidates, then the front."""
-        size, volume = loop.front_summary()
-        results = preliminaries(loop) or f"front {size}, hypervolume {volume:.3f}{_gain_words(loop)}"
+        results = preliminaries(loop) or f"{front_words(loop)}{_gain_words(loop)}"
         line = f"{loop.evaluated}/{plural(loop.config.budget, 'candidate')}, {results}"
         spent = loop.evaluated >= loop.config.budget  # no further candidate will make a pace known
         return line if spent and self._pace.remaining(loop).seconds is None else f"{line}, ETA {self.eta(loop)}"
@@ -174,6 +173,21 @@ class _Panel(JupyterMixin):
         for line in self.recent:
             table.add_row(Text(f"  {line}"))
         return table
+
+
+def front_words(loop: StudyLoop) -> str:
+    """Return what a search has found so far: its front, or with one objective its best score.
+
+    Args:
+        loop: The search.
+    """
+    size, volume = loop.front_summary()
+    if not size:
+        return "no front yet" if len(loop.info.objectives) > 1 else "no score yet"
+    if len(loop.info.objectives) == 1:
+        scores = (trial.final_score for trial in loop.trials.values() if trial.state is TrialState.COMPLETE)
+        return f"best score {max(score for score in scores if score is not None):.3f}"
+    return f"front of {size}, hypervolume {volume:.3f}"
 
 
 def _gain_words(loop: StudyLoop) -> str:

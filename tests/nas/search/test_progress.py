@@ -161,7 +161,7 @@ def test_a_spent_budget_awaits_no_further_candidate_for_an_estimate(tmp_path: Pa
     terminal = Terminal(tmp_path, budget=1, baselines=())
     assert terminal.progress.headline(terminal.loop).endswith("ETA known after 2 more candidates")
     drive(terminal.loop, 1)
-    assert terminal.progress.headline(terminal.loop).startswith("1/1 candidate, front 1")
+    assert terminal.progress.headline(terminal.loop).startswith("1/1 candidate, front of 1")
     assert "ETA" not in terminal.progress.headline(terminal.loop)
 
 
