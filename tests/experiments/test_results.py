@@ -56,8 +56,8 @@ def test_students_of_all_teachers_are_compared_as_the_rows_say(losses: str) -> N
         pairs = [(metrics[f"all, {losses}", seed], metrics[f"lite0 alone, {losses}", seed]) for seed in range(3)]
         apart = [all_three[metric] - alone[metric] for all_three, alone in pairs]
         points = f"{100 * np.mean(apart):.1f} ± {100 * np.std(apart, ddof=1):.1f}"
-        assert points in (ROOT / "README.md").read_text()
         assert points in (DOCS / "results/index.md").read_text()
+        assert metric != "probe" or points in (ROOT / "README.md").read_text()
         difference = f"{np.mean(apart):.3f} ± {np.std(apart, ddof=1):.3f}"
         assert difference in (DOCS / "explanation/distillation_score.md").read_text()
 
@@ -90,10 +90,6 @@ def test_shares_of_random_searchs_training_are_those_of_the_rows() -> None:
     shares += [found["share_of_steps"], found["steps"] / target["steps"]]
     # 3.3 % is written "3.3 and 6.0 %"
     assert [s for s in shares if not re.search(rf"\b{100 * s:.1f} (%|and \d\.\d %)", index)] == []
-    pattern = r"random search without early stopping with (\S+) and (\S+) %"
-    readme = re.search(pattern, (ROOT / "README.md").read_text())
-    assert readme is not None
-    assert set(readme.groups()) <= {f"{100 * share:.1f}" for share in shares}
 
 
 def test_comparison_of_samplers_is_that_of_the_rows() -> None:
