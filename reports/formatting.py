@@ -22,6 +22,11 @@ def clean(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def capitalized(text: str) -> str:
+    """Return a text with a capital first letter; the other letters stay, which `str.capitalize` would lower."""
+    return text[:1].upper() + text[1:]
+
+
 def brief(text: object, max_characters: int = 80) -> str:
     """Return `text` on one line, shortened to `max_characters`."""
     line = clean(text)

@@ -16,7 +16,7 @@ from nas.study.records import Measurement, Objective, StudyInfo, StudyRecord, Tr
 from nas.study.seed_noise import study_noise
 from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
-from reports.formatting import brief, flat
+from reports.formatting import brief, capitalized, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
 from reports.scored_trials import OBJECTIVE_WORDS
@@ -351,13 +351,9 @@ def too_few_models(metrics: Sequence[MetricSummary]) -> str:
     """Say that the orders of the models prove nothing, because there are too few of them."""
     trained = plural(max(m.models for m in metrics), "model was", "models were")
     return (
-        f"{_capital(trained)} trained to the last rung. {MIN_RANKED} or more are needed to compare their order by "
+        f"{capitalized(trained)} trained to the last rung. {MIN_RANKED} or more are needed to compare their order by "
         "score with that by a metric: the orders of fewer agree by luck."
     )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _taus(metrics: Sequence[MetricSummary]) -> str:

@@ -12,7 +12,7 @@ from nas.numbers import fixed, plural
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise
-from reports.formatting import brief
+from reports.formatting import brief, capitalized
 from reports.noise import doubt_of
 from reports.sentences import baseline_words, doubt_meanings, trained_once
 from reports.statistics import SearchState, search_state
@@ -330,7 +330,7 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     if not summary.front:
         return _no_front_sentence(info, summary, evaluated)
     early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
-    start = f"{_capital(evaluated)}{early}."
+    start = f"{capitalized(evaluated)}{early}."
     reference = f"the throughput of {brief(info.reference)}"
     fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
     found = summary.recommendation
@@ -383,7 +383,7 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     half = None if _is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
     scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)}{exact})"
-    name = _capital(brief(result.found.name))
+    name = capitalized(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
     words = _throughput_words(result, info, "; it combines those of both timings, not of the scores")
@@ -394,7 +394,7 @@ def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:
     """Say why the recommended candidate is not the fastest that scores as high as the best baseline."""
     assert found.best_baseline is not None
     return (
-        f"{_capital(brief(found.model.name))} has the highest score, {fixed(found.model.score, 3)} against "
+        f"{capitalized(brief(found.model.name))} has the highest score, {fixed(found.model.score, 3)} against "
         f"{fixed(found.best_baseline.score, 3)} of the best of the {baseline_words(info)}, "
         f"{brief(found.best_baseline.name)}. Throughput is no objective of this search."
     )
@@ -410,8 +410,8 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     difference = _printed_gain(result)
     gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
     sentence = (
-        f"{_capital(brief(result.found.name))} also has the highest score of the {candidate}s that were timed as fast "
-        f"as {name} or faster, {gain}."
+        f"{capitalized(brief(result.found.name))} also has the highest score of the {candidate}s that were timed as "
+        f"fast as {name} or faster, {gain}."
     )
     speed = ""
     if not _is_one_pair(summary):
@@ -431,7 +431,9 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
     """Say which trainings the compared scores are from, and how exact they are; "" of published scores."""
     if not found.retrained:
         why = unused_words(found)
-        return " ".join(filter(None, (trained_once(info), _capital(why) + "." if why else ""))) if info.teachers else ""
+        return (
+            " ".join(filter(None, (trained_once(info), capitalized(why) + "." if why else ""))) if info.teachers else ""
+        )
     half = gain_half_width(result, found)
     exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
     kind = "means of longer trainings" if result.found.seeds > 1 else "those of longer trainings"
@@ -455,7 +457,3 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
     if result.baseline.name != info.reference:
         times += f" and {result.found.ratio:.2f} times that of the reference, {reference}"
     return f"Its throughput is {times}."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
