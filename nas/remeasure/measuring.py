@@ -130,7 +130,7 @@ def begin_remeasurement(
     old = next((r for r in existing if r.name == plan.name), None)
     if old is None:
         return new
-    changed = _differences(old, plan)
+    changed = setting_changes(old, plan)
     if changed and not restart:
         way_out = "choose another --name, or replace its measurements with --overwrite"
         raise ValueError(f"remeasurement {plan.name!r} has other settings ({'; '.join(changed)}); {way_out}")
@@ -142,8 +142,8 @@ def begin_remeasurement(
     return replace(new, measurements=kept, unmeasured=reasons)
 
 
-def _differences(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
-    """Return the differences, each as "batch: 16 -> 1"."""
+def setting_changes(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
+    """Return the settings of a plan that differ from those of a remeasurement, each as "batch: 16 -> 1"."""
     now = {k: plan.environment.get(k) for k in COMPARED_ENVIRONMENT} | plan.identity
     before = {k: old.environment.get(k) for k in COMPARED_ENVIRONMENT} | old.setting
     return [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]

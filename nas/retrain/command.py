@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,14 @@ from pathlib import Path
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
-from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import candidates_to_retrain, complete, front_candidates, promising_stopped
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
-from nas.cli import FAILED, INTERRUPTED, StageProgress, one_line, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_line, device_name, torch_device
 from nas.numbers import plural
-from nas.remeasure.arguments import RemeasureSettings
-from nas.retrain.arguments import MEASURE_SECONDS, PICTURE, RetrainSettings
+from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
 from nas.storage.liveness import only_command
@@ -126,6 +123,7 @@ def train_and_measure(
 
 def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
     from nas.cache import open_recorded_targets  # imports timm, which takes seconds: not for a refusal
+    from nas.retrain.retiming import time_models
 
     progress = StageProgress(stderr_console())
     with progress.showing():
@@ -133,51 +131,10 @@ def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: Retr
         if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
             root, files = recorded_sources(settings.run, settings.cache, settings.teacher_weights)
             targets = open_recorded_targets(study.info, root, files, progress, partial(announce, log=_LOG)).path
-        _measure(store, study, plan, settings, command, progress)
+        numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
+        time_models(store, study, numbers, settings, plan.config.device, command, progress)
         if targets is not None:
             _train(store, plan, targets, progress)
-
-
-def _measure(
-    store: Store,
-    study: StudyRecord,
-    plan: RetrainingPlan,
-    settings: RetrainSettings,
-    command: str,
-    progress: StageProgress,
-) -> None:
-    """Measure all candidates relative to the reference, as backbone-nas remeasure does, earlier commands' ones too.
-
-    A measurement that failed is tried again. If some are missing and the others were measured with other settings (on
-    another device, for example), all are measured again.
-    """
-    from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
-
-    numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
-    before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
-    if before and numbers <= before.measurements.keys():
-        if settings.measure_seconds is not None:
-            timed = f"{plural(len(numbers), 'model is', 'models are')} timed already"
-            announce(f"--measure-seconds: no effect, {timed}; backbone-nas remeasure times again", _LOG)
-        return
-    if before:
-        before = replace(before, unmeasured={n: why for n, why in before.unmeasured.items() if n not in numbers})
-    existing = [before] if before else []
-    seconds = settings.measure_seconds or MEASURE_SECONDS
-    requested = RemeasureSettings(settings.run, device=plan.config.device, measure_seconds=seconds, name=REMEASUREMENT)
-    to_measure = plan_remeasuring(study, requested, [t for t in study.trials if t.number in numbers])
-    try:
-        newest = begin_remeasurement(existing, to_measure, command, restart=False)
-    except ValueError as error:
-        announce(f"measuring all models again: {one_line(error).partition(';')[0]}", _LOG)
-        newest = begin_remeasurement(existing, to_measure, command, restart=True)
-    remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
-    total = len(remeasuring.remaining(newest))
-    for again in remeasuring.run(newest):
-        store.save_remeasurement(again)
-        progress(
-            "networks measured (candidates, baselines, reference)", total - len(remeasuring.remaining(again)), total
-        )
 
 
 def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
