@@ -160,6 +160,14 @@ def test_command_takes_several_samplers_and_jobs(
             "'random' is named twice",
         ),
         (["macro", "--table", "CSV", "--jobs", "0"], "--jobs"),
+        (
+            ["macro", "--table", "CSV", "--sampler", "informed-random", "--knowledge", "sizes"],
+            "--knowledge: informed samplers need a feature (parameters, cost, params)",
+        ),
+        (
+            ["nasbench201", "--sampler", "random,informed-tpe", "--knowledge", "parameters"],
+            "--knowledge: informed samplers need a feature (cost, params, structure, proxies)",
+        ),
         (["macro", "--table", "SHORT"], "has no positive number for 00000010"),
         (["macro", "--table", "NARROW"], "no column 'macs'"),
     ],
