@@ -70,7 +70,8 @@ class GpuSession:
 
     def _measure(self, report: Report) -> None:
         with _measuring() as (service, step):
-            for row in measured_rows(missing_rows(self.settings, report["rows"]), self.device, service, step):
+            missing = missing_rows(self.settings, report["rows"])
+            for row in measured_rows(self.settings, missing, self.device, service, step):
                 if "reason" in row:
                     row["reason"] = public_line(row["reason"])
                 report["rows"] = with_row(report["rows"], row)
