@@ -103,7 +103,7 @@ def begin_remeasuring(
 
     plan = plan_remeasuring(study, settings, remeasurements=existing)
     newest = [begin_remeasurement(existing, plan, command, settings.overwrite)]
-    before = timed_before(study, existing, plan.name)
+    before = timed_before(study, existing, plan.name, settings.overwrite)
     return before, Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
 
 

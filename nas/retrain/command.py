@@ -13,7 +13,14 @@ from pathlib import Path
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
-from nas.analysis.selection import candidates_to_retrain, complete, front_candidates, promising_stopped
+from nas.analysis.selection import (
+    candidates_to_retrain,
+    complete,
+    complete_candidates,
+    front_candidates,
+    front_numbers,
+    promising_stopped,
+)
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
@@ -89,13 +96,16 @@ def _trials_to_retrain(
 ) -> dict[str, Sequence[TrialRecord]]:
     """Return the trials by group; their front is that of the newest timings from before the retraining.
 
-    The retraining's own timings may recommend a model that was neither on that front nor a near miss. Retrained scores
-    decide only if it is retrained too.
+    The front of remeasurements from after it is retrained too. The retraining's own timings may recommend a model that
+    was neither on that front nor a near miss. Retrained scores decide only if it is retrained too.
     """
     before = timed_before(study, remeasurements, REMEASUREMENT)
     candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
     found = recommend(gather_evidence(study, retrainings, remeasurements))
     recommended = [] if found is None else [found.by_search.trial]
+    others = [again for again in remeasurements if again.name != REMEASUREMENT]
+    newest = complete_candidates(timed_before(study, others, REMEASUREMENT))
+    newest_front = front_numbers(newest)
     known = {c.trial.number for c in candidates}
     groups: dict[str, Sequence[TrialRecord]] = {
         "front": [c.trial for c in candidates if c.on_front],
@@ -103,6 +113,9 @@ def _trials_to_retrain(
         "early-stopped": promising_stopped(before, settings.early_stopped),
         "baselines": [t for t in complete(before) if settings.baselines and t.baseline],
     }
+    if came := [trial for trial in newest if trial.number in newest_front - known]:
+        groups["front of newer remeasurements"] = came
+        known |= {trial.number for trial in came}
     if new := [trial for trial in recommended if trial.number not in known]:
         groups["recommended by newer timings"] = new
     return groups

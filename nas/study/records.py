@@ -366,11 +366,18 @@ class Remeasurement(Record):
     floor: Measurement | None = None  # the reference against itself: a ratio other than 1 is noise
     measurements: dict[int, Measurement] = field(default_factory=dict)  # by trial number
     unmeasured: dict[int, str] = field(default_factory=dict)  # trial number -> why it has no measurement
+    dates: dict[int, str] = field(default_factory=dict)  # trial number -> end of its measurement: ISO 8601, UTC
+
+    def measured_at(self, number: int) -> str:
+        """Return the time of a trial's measurement; of one without a date, that of the remeasurement."""
+        return self.dates.get(number, self.created)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, with trial numbers as text, as the keys of JSON."""
         plain = super().to_dict()
-        return plain | {key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured")}
+        return plain | {
+            key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured", "dates")
+        }
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,19 @@ def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: py
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
 
 
+def test_the_front_of_a_later_remeasurement_is_retrained_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It adds to the front from before the retraining, which stays the same."""
+    store = new_store(tmp_path / "run", small_study(POINTS))
+    store.save_remeasurement(remeasured_for_retraining({1: 4.0, 2: 2.0}))
+    store.save_remeasurement(replace(remeasured({1: 1.0, 3: 2.5}, name="quiet"), created="2026-01-02"))
+    numbers, announced = plan_of(tmp_path / "run", capsys)
+    assert numbers == [1, 2, 3]
+    assert "front 2" in announced
+    assert "front of newer remeasurements 1" in announced
+
+
 def test_the_model_that_newer_timings_recommend_is_retrained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
