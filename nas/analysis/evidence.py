@@ -64,6 +64,7 @@ class StudyEvidence:
     Attributes:
         record: The study as the search wrote it.
         study: The same with each trial's most trusted timing in place of the search's.
+        before: The same with the most trusted timings from before its retraining, which decide what is retrained.
         retraining: Summary of the retrainings; None where there are none.
         remeasured: By trial number, the remeasurement whose timing took the place of the search's.
         searched: The models with their scores at the search's last rung.
@@ -72,6 +73,7 @@ class StudyEvidence:
 
     record: StudyRecord
     study: StudyRecord
+    before: StudyRecord
     retraining: RetrainingSummary | None
     remeasured: Mapping[int, str]
     searched: tuple[TrustedModel, ...]
@@ -103,11 +105,13 @@ def gather_evidence(
     trusted, sources = _with_trusted_timings(study, remeasurements)
     by_number = {t.number: t for t in complete(trusted)}
     timed = {t.number: t for t in trusted.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
-    summary = summarize_retraining(timed_before(study, remeasurements, REMEASUREMENT), retrainings, remeasurements)
+    before = timed_before(study, remeasurements, REMEASUREMENT)
+    summary = summarize_retraining(before, retrainings, remeasurements)
     last = study.info.rung_steps[-1] if study.info.rung_steps else 0
     return StudyEvidence(
         record=study,
         study=trusted,
+        before=before,
         retraining=summary,
         remeasured=sources,
         searched=tuple(
