@@ -181,7 +181,7 @@ def test_the_last_rung_answers_where_its_best_candidate_is_not_retrained() -> No
 )
 def test_the_command_that_retrains_the_missing_model_is_one_that_does(params: int, number: int, command: str) -> None:
     """Trials 3 to 9 are behind trial 11 by less than the noise, and 10 by a little less than they are."""
-    near = {3: (0.60, 3.0), **{n: (0.599, 3.0) for n in range(4, 10)}, 10: (0.601, 2.9), 11: (0.603, 3.0)}
+    near = {3: (0.60, 3.0), **dict.fromkeys(range(4, 10), (0.599, 3.0)), 10: (0.601, 2.9), 11: (0.603, 3.0)}
     points = {0: (0.30, 1.0), 1: (0.35, 1.0), 2: (0.5, 4.0), **near}
     base = small_study(points)
     base = replace(base, trials=tuple(sized(t, 100_000 * (t.number + 1)) for t in base.trials))
