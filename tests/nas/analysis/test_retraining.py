@@ -212,3 +212,14 @@ def test_the_picture_names_every_candidate(suffix: str, tmp_path: Path) -> None:
         assert FELL_OFF.label in text
     else:
         assert (tmp_path / "retraining.png").stat().st_size > 10_000
+
+
+def test_the_score_s_axis_is_named_in_any_order_of_the_objectives(tmp_path: Path) -> None:
+    study = small_study()
+    score, throughput = study.info.objectives
+    ordered = (replace(throughput, label="speed"), replace(score, label="variance"))
+    study = replace(study, info=replace(study.info, objectives=ordered))
+    plot_retraining(study, summary(), tmp_path / "retraining.svg")
+    text = (tmp_path / "retraining.svg").read_text()
+    assert ">variance</text>" in text
+    assert ">speed</text>" not in text
