@@ -75,7 +75,7 @@ def _measure_rest(
             raise
         how = "the same command, without --overwrite," if settings.overwrite else "the same command"
         are = "is" if left == 1 else "are"
-        announce(f"interrupted; {left} of {plural(total, 'candidate')} {are} left; {how} continues", _LOG)
+        announce(f"interrupted; {left} of {plural(total, 'network')} {are} left; {how} continues", _LOG)
         return INTERRUPTED
 
 
