@@ -34,7 +34,7 @@ from nas.numbers import fixed, plural
 from nas.study.limits import LIMITS, Compliance
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
-from search_space import network_spec
+from search_space import SpecError, network_spec
 from search_space.outline import outline
 
 CHANCES = (
@@ -71,8 +71,11 @@ class MeasuredCandidate(TrustedModel):
 
     @property
     def outline(self) -> str:
-        """Return the architecture on one line."""
-        return outline(network_spec(self.trial.spec))
+        """Return the architecture on one line; of a replay's networks, which are no specs of ours, the id."""
+        try:
+            return outline(network_spec(self.trial.spec))
+        except SpecError:
+            return self.trial.arch_id
 
 
 @dataclass(frozen=True)

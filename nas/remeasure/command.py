@@ -12,7 +12,7 @@ from nas.analysis.evidence import timed_before
 from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasurement, remeasuring_json
 from nas.analysis.retraining import REMEASUREMENT
 from nas.analysis.run_files import samples_folder
-from nas.analysis.selection import trials_to_remeasure
+from nas.analysis.selection import check_measured, trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
@@ -97,6 +97,7 @@ def begin_remeasuring(
             f"--name: {settings.name!r} is reserved for the timings of backbone-nas retrain; choose another"
         )
     study, _, existing = store.read_all()
+    check_measured(study.info)
     check_plane(study.info.objectives, "backbone-nas remeasure")
     trials_to_remeasure(study, settings.trials)  # refuses unknown ones, before what takes seconds is imported
     from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring

@@ -15,6 +15,7 @@ from nas.analysis.recommendation import recommend, recommended_words
 from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
 from nas.analysis.selection import (
     candidates_to_retrain,
+    check_trained,
     complete,
     complete_candidates,
     front_candidates,
@@ -75,6 +76,7 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
     """
     log_to(settings.run, "retrain", command)
     study, retrainings, remeasurements = store.read_all()
+    check_trained(study.info)
     check_plane(study.info.objectives, "backbone-nas retrain")
     groups = _trials_to_retrain(study, retrainings, remeasurements, settings)
     chosen = dict.fromkeys(trial.number for trials in groups.values() for trial in trials)

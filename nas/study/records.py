@@ -322,6 +322,11 @@ class StudyInfo(Record):
     precision_ms: dict[str, float] = field(default_factory=dict)  # precision -> ms of a training step; {} if not timed
     format: int = FORMAT  # a version that would read or continue older studies wrongly has a new one
 
+    @property
+    def replayed(self) -> bool:
+        """Tell whether the study is that of a replay, which read its results from a table."""
+        return "replayed" in self.environment
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build the description from the result of `to_dict`.

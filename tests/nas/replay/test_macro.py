@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.remeasure.__main__ import main as remeasure
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.informed import FeatureSpaceSampler
 from nas.replay.nasbenchmacro import BLOCKS, LAYERS, MacroNetwork, MacroSpace, load_macro
 from nas.replay.published_study import ReplayJob, hypervolume_shares, replay_sampler, replay_study, run_job
 from nas.replay.published_table import PublishedTable
+from nas.retrain.__main__ import main as retrain
 from nas.samplers import control
+from nas.select.__main__ import main as select
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from search_space import SpecError
@@ -145,6 +148,22 @@ def test_command_takes_several_samplers_and_jobs(
     assert result["trainings"] == 3
     assert len(result["curves"]["random"][0]) == len(result["front_curves"]["random"][0]) == 9
     assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
+
+
+def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
+    table: PublishedTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its networks are no specs of ours, and their latencies are unknown."""
+    sampler = replay_sampler("random", table, 0, ())
+    trials = replay_study(table, "random", sampler, tmp_path / "run", budget=5, seed=0)
+    assert select([str(tmp_path / "run"), "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert best["outline"] == best["arch_id"] == max(trials, key=lambda t: t.final_score).arch_id
+    assert select([str(tmp_path / "run"), "--max-latency-ms", "1"]) == 1
+    assert "of every model, a limited quantity is unknown" in capsys.readouterr().out
+    for command, nothing in ((retrain, "to train"), (remeasure, "to measure")):
+        assert command([str(tmp_path / "run"), "--device", "cpu"]) == 2
+        assert f"a replay's study has nothing {nothing}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
