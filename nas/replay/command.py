@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, get_context
@@ -43,6 +44,8 @@ def replay(settings: ReplaySettings, command: str) -> int:
     with scratch_folder("nas-replay-") as scratch:
         jobs = _jobs(settings, run_dir, scratch, command)
         results = _run_all(jobs, console, settings.jobs or cpu_count())
+        for file in jobs[0].run_dir.iterdir():  # only now, so that an interrupted replay leaves no study behind
+            shutil.move(file, run_dir / file.name)
     by_sampler = {name: [results[job] for job in jobs if job.sampler == name] for name in settings.samplers}
     result = _result(table, settings, by_sampler)
     (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
@@ -58,11 +61,11 @@ def replay(settings: ReplaySettings, command: str) -> int:
 
 
 def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) -> list[ReplayJob]:
-    """Return all searches. The run folder keeps the study of the first one."""
+    """Return all searches. The run folder, whose name is in the study, gets the study of the first one at the end."""
     searches = [
         (name, seed) for name in settings.samplers for seed in range(settings.seed, settings.seed + settings.seeds)
     ]
-    folders = [run_dir, *(scratch / f"{name}-{seed}" for name, seed in searches[1:])]
+    folders = [scratch / "first" / run_dir.resolve().name, *(scratch / f"{name}-{seed}" for name, seed in searches[1:])]
     return [
         ReplayJob(settings, name, seed, folder, command) for (name, seed), folder in zip(searches, folders, strict=True)
     ]

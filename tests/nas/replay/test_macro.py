@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nas.remeasure.__main__ import main as remeasure
+from nas.replay import command
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.informed import FeatureSpaceSampler
@@ -150,6 +152,25 @@ def test_command_takes_several_samplers_and_jobs(
     assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
 
 
+def test_an_interrupted_replay_begins_again(
+    table_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, searches = tmp_path / "run", command._run_all
+    words = ["macro", "--table", str(table_csv), "--budget", "5", "--seeds", "1", "--jobs", "1", "--sampler", "random"]
+
+    def interrupted(*arguments: Any) -> Any:
+        searches(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_run_all", interrupted)
+        assert main([*words, "--run", str(run)]) == 130
+    assert "interrupted; no study was written; the same command begins again" in capsys.readouterr().err
+    assert main([*words, "--run", str(run)]) == 0
+    assert read_study(run).info.name.startswith("run: ")
+    assert main([*words, "--run", str(run)]) == 2, "the study is kept"
+
+
 def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
     table: PublishedTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,8 +182,8 @@ def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
     assert best["outline"] == best["arch_id"] == max(trials, key=lambda t: t.final_score).arch_id
     assert select([str(tmp_path / "run"), "--max-latency-ms", "1"]) == 1
     assert "of every model, a limited quantity is unknown" in capsys.readouterr().out
-    for command, nothing in ((retrain, "to train"), (remeasure, "to measure")):
-        assert command([str(tmp_path / "run"), "--device", "cpu"]) == 2
+    for work, nothing in ((retrain, "to train"), (remeasure, "to measure")):
+        assert work([str(tmp_path / "run"), "--device", "cpu"]) == 2
         assert f"a replay's study has nothing {nothing}" in capsys.readouterr().err
 
 
