@@ -21,7 +21,7 @@ from nas.command_log import announce, log_to
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
 from nas.replay.plots import draw
-from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job
+from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job, total_hypervolume
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
@@ -37,6 +37,7 @@ def replay(settings: ReplaySettings, command: str) -> int:
     console = stderr_console()
     table = load_hybrid(settings.table_file) if settings.bench == "hybrid" else load_table(settings)
     table.features([source for source in settings.sources if source not in ("parameters", SIZES)])  # a missing file
+    _check_reference(table)
     run_dir = settings.folder()
     if (run_dir / "study.db").exists():
         raise ConfigError(f"--run: {run_dir} already holds a study; choose another folder")
@@ -58,6 +59,18 @@ def replay(settings: ReplaySettings, command: str) -> int:
     else:
         show(result)
     return 0
+
+
+def _check_reference(table: PublishedTable) -> None:
+    """Raise ConfigError where no architecture has a hypervolume, of which replays compare shares."""
+    if total_hypervolume(table.accuracy, table.costs, table.reference) > 0:
+        return
+    floor, highest = table.reference
+    if table.accuracy.max() > floor:
+        raise ConfigError(f"--table: all networks above {floor:g} cost {highest:g} {table.cost_unit}, the most of all")
+    if isinstance(table, HybridTable):
+        raise ConfigError(f"--table: no score is above {floor:g}")
+    raise ConfigError(f"--table: no accuracy is above {floor:g} %; accuracies are in %")
 
 
 def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) -> list[ReplayJob]:

@@ -210,6 +210,7 @@ def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
         ),
         (["macro", "--table", "SHORT"], "has no positive number for 00000010"),
         (["macro", "--table", "NARROW"], "no column 'macs'"),
+        (["macro", "--table", "FRACTIONS"], "--table: no accuracy is above 85 %; accuracies are in %"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -218,7 +219,14 @@ def test_bad_input_is_one_line(
     head = "arch,accuracy_0,accuracy_1,accuracy_2,params"
     (tmp_path / "short.csv").write_text(f"{head},macs\n00000000,85,85,85,1,7\n")
     (tmp_path / "narrow.csv").write_text(f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in SPACE.all()))
-    paths = {"CSV": table_csv, "SHORT": tmp_path / "short.csv", "NARROW": tmp_path / "narrow.csv"}
+    fractions = "\n".join(f"{n.arch_id},0.9,0.91,0.92,1,{7 + i}" for i, n in enumerate(SPACE.all()))
+    (tmp_path / "fractions.csv").write_text(f"{head},macs\n{fractions}")
+    paths = {
+        "FRACTIONS": tmp_path / "fractions.csv",
+        "CSV": table_csv,
+        "SHORT": tmp_path / "short.csv",
+        "NARROW": tmp_path / "narrow.csv",
+    }
     assert main([str(paths.get(word, word)) for word in words] + ["--run", str(tmp_path / "run")]) == 2
     line = capsys.readouterr().err
     assert message in line
