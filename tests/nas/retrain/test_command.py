@@ -214,6 +214,14 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
+def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
+    config = study.info.config | {"seed": 2**32 - 2}
+    largest = replace(study, info=replace(study.info, config=config))
+    plan = plan_retraining(largest, study.trials[1:2], RetrainSettings(Path("run"), seeds=3))
+    assert plan.seeds == (2**32 - 1, 0, 1)
+    assert [job.config.seed for job in plan.remaining([])] == list(plan.seeds)
+
+
 def plan_of(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:
     """Return the numbers of the trials that the command retrains, and what it announces."""
     settings = RetrainSettings(run, runners_up=0)
