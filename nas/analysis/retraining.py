@@ -154,6 +154,12 @@ def summarize_retraining(
     return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last), untrained, falling_rate)
 
 
+def nothing_retrained(study: StudyRecord, steps: int) -> RetrainingSummary:
+    """Return the summary of no retrainings: that of a command that was interrupted before the first one ended."""
+    front = front_numbers([t for t in complete(study) if not t.baseline])
+    return RetrainingSummary(steps, (), assumed_scatter(study.info), None, tuple(sorted(front)))
+
+
 def _schedule(study: StudyRecord) -> str:
     """Return the schedule of the study's learning rate; the default where the settings lack it."""
     distill = study.info.config.get("distill")

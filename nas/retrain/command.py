@@ -12,7 +12,13 @@ from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words
-from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
+from nas.analysis.retraining import (
+    REMEASUREMENT,
+    RetrainingSummary,
+    nothing_retrained,
+    retraining_json,
+    summarize_retraining,
+)
 from nas.analysis.selection import (
     candidates_to_retrain,
     check_trained,
@@ -185,21 +191,20 @@ def retraining_summary(store: Store, study: StudyRecord, steps: int) -> Retraini
 
 def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSettings) -> None:
     summary = retraining_summary(store, study, steps)
-    if summary is None:
-        return
     evidence = gather_evidence(study, store.retrainings(), store.remeasurements())
     recommendation = recommended_words(evidence)
     if settings.json:
-        plain = retraining_json(study, summary) | {"recommendation": recommendation}
+        plain = retraining_json(study, summary or nothing_retrained(study, steps)) | {"recommendation": recommendation}
         write_line(json.dumps(plain, indent=2))
-    else:
+    elif summary is not None:
         show_retraining(study, summary, stdout_console())
         write_line(recommendation)
     _draw(study, summary, Path(settings.plot or settings.run / PICTURE))
 
 
-def _draw(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
-    if not summary.complete:
+def _draw(study: StudyRecord, summary: RetrainingSummary | None, path: Path) -> None:
+    if summary is None or not summary.complete:
+        announce("no picture: no model has both a score of the retraining and a timing", _LOG)
         return
     from nas.analysis.plots import plot_retraining  # matplotlib takes a second to import
 

@@ -163,6 +163,28 @@ def test_finished_retrainings_are_only_shown(
     assert f"picture: {tmp_path / 'p.svg'}" in errors
 
 
+def test_without_a_training_there_is_an_object_and_no_picture(
+    study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after Ctrl-C in the first of them."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    new_store(tmp_path / "run", study)
+    monkeypatch.setattr("nas.cache.open_recorded_targets", interrupt)
+    words = [str(tmp_path / "run"), *WORDS, "--cache", str(cache), "--plot", str(tmp_path / "p.svg")]
+    assert main([*words, "--json"]) == 130
+    out, errors = capsys.readouterr()
+    output = json.loads(out)
+    assert (output["steps"], output["candidates"], output["untrained"]) == (STEPS, [], [1, 2])
+    assert output["recommendation"].startswith("recommended model: trial 1")
+    assert "no picture: no model has both a score of the retraining and a timing" in errors
+    assert not (tmp_path / "p.svg").exists()
+    assert main(words) == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_other_teachers_are_refused(
     study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ):
