@@ -139,11 +139,9 @@ def timed_before(
         name: Of the remeasurement, which may not exist yet.
         from_now: Whether the remeasurement begins now, in place of the existing one.
     """
-    found, others = [], []
-    for again in remeasurements:
-        (found if again.name == name else others).append(again)
-    began = max(again.created for again in found) if found and not from_now else None
-    return _with_trusted_timings(study, others, began)[0]
+    recorded = list(remeasurements)
+    began = next((again.created for again in recorded if again.name == name and not from_now), None)
+    return _with_trusted_timings(study, [again for again in recorded if again.name != name], began)[0]
 
 
 def _with_trusted_timings(

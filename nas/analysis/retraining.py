@@ -260,7 +260,7 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
         notes.append(f"between seeds at the study's last rung, {last} steps: {summary.scatter_at_last_rung.sd:.4f}")
     if summary.falling_rate:
         notes.append(
-            f"the learning rate falls towards the end ({_schedule(study)}), so scores of these trainings after "
+            f"the learning rate falls toward the end ({_schedule(study)}), so scores of these trainings after "
             f"{study.info.rung_steps[-1]} steps are not those of the search's trainings, and are left out"
         )
     settings = dict.fromkeys(setting_words(c.measurement) for c in summary.complete if c.measurement)

@@ -107,12 +107,12 @@ def test_a_falling_rate_makes_the_last_rung_of_longer_trainings_another_one(sche
     assert not any("seeds at 30" in label for label in rank_correlations(longer, 30))
     found = retraining_json(study, longer)
     assert [regret["steps"] for regret in found["early_stopping"]] == [90]
-    assert any(f"falls towards the end ({schedule})" in note for note in found["notes"])
+    assert any(f"falls toward the end ({schedule})" in note for note in found["notes"])
     short = [f for n in (1, 2) for f in retrained(n, {1: 0.4, 2: 0.5}, 30)]
     equal = summarize_retraining(study, [replace(f, rungs=f.rungs[-1:]) for f in short], [], 30)
     assert equal is not None
     assert equal.scatter_at_last_rung == equal.scatter
-    assert not any("falls towards" in note for note in retraining_notes(study, equal))
+    assert not any("falls toward" in note for note in retraining_notes(study, equal))
     constant = summary(small_study())
     assert constant.scatter_at_last_rung is not None
 
