@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.analysis.retraining import REMEASUREMENT
 from nas.analysis.run_files import restarted_samples_folder, samples_folder
-from nas.cli import StageProgress
+from nas.cli import StageProgress, one_line
 from nas.command_log import announce
 from nas.files import atomic_write, parse_json
 from nas.numbers import plural
@@ -54,6 +54,9 @@ def time_models(
         device: Device of the timings.
         command: Command line that the study records.
         progress: Receives the number of timed networks.
+
+    Raises:
+        ValueError: A model that was never tried cannot be timed here.
     """
     before = next((again for again in store.remeasurements() if again.name == REMEASUREMENT), None)
     missing = numbers - before.measurements.keys() if before else numbers
@@ -65,14 +68,21 @@ def time_models(
     earlier_seconds = before.setting.get("seconds") if before else None
     seconds = settings.measure_seconds or earlier_seconds or MEASURE_SECONDS
     requested = RemeasureSettings(settings.run, device=device, measure_seconds=seconds, name=REMEASUREMENT)
-    plan = plan_remeasuring(study, requested, [trial for trial in study.trials if trial.number in numbers])
+    only_failed = before is not None and missing <= before.unmeasured.keys()
+    not_again = f"{plural(len(missing), 'model')} could not be timed, and not tried again"
+    try:
+        plan = plan_remeasuring(study, requested, [trial for trial in study.trials if trial.number in numbers])
+    except ValueError as error:  # the study's runtime is not here
+        if not only_failed:
+            raise
+        announce(f"{not_again}: {one_line(error)}", _LOG)
+        return
     changed = "; ".join(setting_changes(before, plan)) if before else ""
     if before is None or not changed:
         newest = _without_failures(before, numbers) if before else begin_remeasurement([], plan, command, restart=False)
         _time(plan, newest, samples_folder(settings.run, REMEASUREMENT), store.save_remeasurement, progress)
-    elif missing <= before.unmeasured.keys():
-        failed = plural(len(missing), "model")
-        announce(f"{failed} could not be timed, and not tried again, because the settings differ ({changed})", _LOG)
+    elif only_failed:
+        announce(f"{not_again}, because the settings differ ({changed})", _LOG)
     else:
         announce(f"measuring all models again, because the settings differ ({changed})", _LOG)
         _time_all_again(store, plan, settings.run, command, progress)

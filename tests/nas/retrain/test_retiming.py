@@ -17,6 +17,7 @@ from nas.retrain.retiming import time_models
 from nas.storage.store import Store
 from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, small_study
+from tests.nas.study.builders import measurement
 
 STUDY = small_study({0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0)})
 SECONDS = 0.2
@@ -34,6 +35,10 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def nothing(stage: str, done: int, total: int) -> None:
+    """Receive progress."""
+
+
 def timed_here(run: Path, ratios: dict[int, float], unmeasured: dict[int, str] | None = None) -> Remeasurement:
     """Save and return made-up timings that have the setting and the environment of this machine."""
     settings = RemeasureSettings(run, device="cpu", measure_seconds=SECONDS, name=REMEASUREMENT)
@@ -44,9 +49,7 @@ def timed_here(run: Path, ratios: dict[int, float], unmeasured: dict[int, str] |
     return again
 
 
-def retime(
-    run: Path, numbers: set[int], seconds: float | None = None, progress: Stage = lambda *_: None
-) -> Remeasurement:
+def retime(run: Path, numbers: set[int], seconds: float | None = None, progress: Stage = nothing) -> Remeasurement:
     settings = RetrainSettings(run, measure_seconds=seconds)
     store = Store.open(run)
     time_models(store, STUDY, frozenset(numbers), settings, "cpu", "test", progress)  # type: ignore[arg-type]
@@ -75,6 +78,23 @@ def test_a_failure_elsewhere_is_no_reason_to_drop_timings(run: Path, capsys: pyt
     assert "1 model could not be timed, and not tried again" in error
     assert "device_name: a GPU -> " in error
     assert f"seconds: {SECONDS} -> {2 * SECONDS}" in error, "every difference is named"
+
+
+def test_a_failure_is_not_tried_again_where_the_runtime_is_missing(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The outcome of a GPU's search is only shown on a laptop."""
+    on_gpu = [replace(t, measurement=replace(measurement(1.0), arm="fp16, tensorrt")) for t in STUDY.trials]
+    study = replace(STUDY, trials=tuple(on_gpu))
+    before = remeasured_for_retraining({0: 1.0, 1: 9.0}, {2: "crash"})
+    store = Store.open(run)
+    store.save_remeasurement(before)
+    for numbers in ({1, 2}, {0, 1, 2}):
+        time_models(store, study, frozenset(numbers), RetrainSettings(run), "cpu", "test", nothing)  # type: ignore[arg-type]
+    assert store.remeasurements() == (before,)
+    assert "1 model could not be timed, and not tried again: " in capsys.readouterr().err
+    with pytest.raises(ValueError, match="tensorrt"):
+        time_models(store, study, frozenset({1, 3}), RetrainSettings(run), "cpu", "test", nothing)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
