@@ -14,12 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from nas.analysis import RETRAINED_RUNNERS_UP
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, SeedScatter, assumed_scatter, draw_scores
+from nas.analysis.recommendation import recommend
 from nas.analysis.selection import (
     NEGLIGIBLE_CHANCE,
     SelectionError,
+    candidates_to_retrain,
+    complete,
+    front_candidates,
     nothing_complete,
     setting_words,
     unfinished,
@@ -29,7 +34,7 @@ from nas.numbers import fixed, plural
 from nas.study.limits import LIMITS, Compliance
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
-from search_space import network_spec
+from search_space import SpecError, network_spec
 from search_space.outline import outline
 
 CHANCES = (
@@ -66,8 +71,11 @@ class MeasuredCandidate(TrustedModel):
 
     @property
     def outline(self) -> str:
-        """Return the architecture on one line."""
-        return outline(network_spec(self.trial.spec))
+        """Return the architecture on one line; of a replay's networks, which are no specs of ours, the id."""
+        try:
+            return outline(network_spec(self.trial.spec))
+        except SpecError:
+            return self.trial.arch_id
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class Answer:
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
     unfinished: str = ""  # how much of the study was evaluated; "" of a finished one
     missing: tuple[TrustedModel, ...] = ()  # models without which retrained scores do not decide
+    missing_command: str = ""  # what retrains them; "" where no option of backbone-nas retrain does
     lacks_baselines: bool = False  # retrained scores decide, and none of the study's baselines has one
 
 
@@ -140,8 +149,25 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
         alone={} if best else {n: _best([c for c in candidates if c.fits({n: b})]) for n, b in limits.items()},
         unfinished=unfinished(study),
         missing=missing if evidence.retrained else (),
+        missing_command=_retrain_command(evidence, missing[0]) if evidence.retrained and missing else "",
         lacks_baselines=by_retraining and bool(baselines) and len(evidence.unretrained(baselines)) == len(baselines),
     )
+
+
+def _retrain_command(evidence: StudyEvidence, model: TrustedModel) -> str:
+    """Return the command that retrains a model; "" where the model is neither on the front nor a near miss."""
+    if model.trial.baseline:
+        return "backbone-nas retrain --baselines"
+    recommended = recommend(evidence)
+    has_front = any(not trial.baseline for trial in complete(evidence.before))
+    candidates = front_candidates(evidence.before) if has_front else ()
+    ranked = [c.trial.number for c in candidates_to_retrain(candidates, len(candidates)) if not c.on_front]
+    on_front = {c.trial.number for c in candidates if c.on_front}
+    if recommended is not None:
+        on_front.add(recommended.by_search.number)
+    if model.number in on_front or model.number in ranked[:RETRAINED_RUNNERS_UP]:
+        return "backbone-nas retrain"
+    return f"backbone-nas retrain --runners-up {ranked.index(model.number) + 1}" if model.number in ranked else ""
 
 
 def _candidate(model: TrustedModel, latencies: Latencies) -> MeasuredCandidate:
@@ -242,7 +268,7 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     if a.missing:
         notes.append(
             f"retrained scores are not used, because {a.missing[0].name}, which has the search's highest score{within},"
-            " was not retrained (backbone-nas retrain)"
+            f" was not retrained{f' ({a.missing_command})' if a.missing_command else ''}"
         )
     if a.lacks_baselines:
         notes.append("no baseline was retrained, so the model is compared with none (backbone-nas retrain --baselines)")

@@ -2,9 +2,10 @@
 
 The one rule for all commands, the Python API, model cards and reports:
 
-- **Throughput**: a trial counts with its newest timing in the search's own setting, of a remeasurement or a retraining;
-  with one that cannot be trusted (`nas.study.timing_doubts`) only where it has no other. Timings of other devices,
-  runtimes, batches or image sizes answer other questions: `nas.analysis.remeasuring` compares them.
+- **Throughput**: a trial counts with its newest timing in the search's own setting, of a remeasurement or a retraining,
+  by the date of the measurement; with one that cannot be trusted (`nas.study.timing_doubts`) only where it has no
+  other. Timings of other devices, runtimes, batches or image sizes answer other questions: `nas.analysis.remeasuring`
+  compares them.
 - **Score**: retrained scores and those of the search are never compared with each other. Retrained ones decide where
   every model that the question needs has one; else those of the search do.
 """
@@ -63,6 +64,7 @@ class StudyEvidence:
     Attributes:
         record: The study as the search wrote it.
         study: The same with each trial's most trusted timing in place of the search's.
+        before: The same with the most trusted timings from before its retraining, which decide what is retrained.
         retraining: Summary of the retrainings; None where there are none.
         remeasured: By trial number, the remeasurement whose timing took the place of the search's.
         searched: The models with their scores at the search's last rung.
@@ -71,6 +73,7 @@ class StudyEvidence:
 
     record: StudyRecord
     study: StudyRecord
+    before: StudyRecord
     retraining: RetrainingSummary | None
     remeasured: Mapping[int, str]
     searched: tuple[TrustedModel, ...]
@@ -97,16 +100,18 @@ def gather_evidence(
     Args:
         study: As the search wrote it.
         retrainings: Of any numbers of steps; `summarize_retraining` chooses one.
-        remeasurements: Of any settings, the oldest first.
+        remeasurements: Of any settings.
     """
     trusted, sources = _with_trusted_timings(study, remeasurements)
     by_number = {t.number: t for t in complete(trusted)}
     timed = {t.number: t for t in trusted.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
-    summary = summarize_retraining(timed_before(study, remeasurements, REMEASUREMENT), retrainings, remeasurements)
+    before = timed_before(study, remeasurements, REMEASUREMENT)
+    summary = summarize_retraining(before, retrainings, remeasurements)
     last = study.info.rung_steps[-1] if study.info.rung_steps else 0
     return StudyEvidence(
         record=study,
         study=trusted,
+        before=before,
         retraining=summary,
         remeasured=sources,
         searched=tuple(
@@ -120,24 +125,44 @@ def gather_evidence(
     )  # fmt: skip
 
 
-def timed_before(study: StudyRecord, remeasurements: Iterable[Remeasurement], name: str) -> StudyRecord:
-    """Return a study with the most trusted timings except those of the named remeasurement.
+def timed_before(
+    study: StudyRecord, remeasurements: Iterable[Remeasurement], name: str, from_now: bool = False
+) -> StudyRecord:
+    """Return a study with the most trusted timings from before the named remeasurement, without its own.
 
-    Its front is the one to retrain or to measure again. It stays the same while the remeasurement grows, and when it is
-    continued.
+    Its front is the one to retrain or to measure again. It stays the same while the remeasurement grows, when it is
+    continued, and when others are measured later.
+
+    Args:
+        study: As the search wrote it.
+        remeasurements: Of any settings.
+        name: Of the remeasurement, which may not exist yet.
+        from_now: Whether the remeasurement begins now, in place of the existing one.
     """
-    return _with_trusted_timings(study, [again for again in remeasurements if again.name != name])[0]
+    recorded = list(remeasurements)
+    began = next((again.created for again in recorded if again.name == name and not from_now), None)
+    return _with_trusted_timings(study, [again for again in recorded if again.name != name], began)[0]
 
 
 def _with_trusted_timings(
-    study: StudyRecord, remeasurements: Sequence[Remeasurement]
+    study: StudyRecord, remeasurements: Sequence[Remeasurement], until: str | None = None
 ) -> tuple[StudyRecord, dict[int, str]]:
-    """Return a study with each trial's most trusted timing, and by trial the remeasurement that took it."""
+    """Return a study with each trial's most trusted timing, and by trial the remeasurement that took it.
+
+    Args:
+        study: As the search wrote it.
+        remeasurements: Of any settings.
+        until: Time after which timings do not count; None: all count.
+    """
     sources: dict[int, str] = {}
     timings = [t.measurement for t in study.trials if t.measurement]
-    trials = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.trials)
-    scale = tuple(_with_trusted_timing(t, timings, remeasurements, sources) for t in study.scale)
-    return replace(study, trials=trials, scale=scale), sources
+
+    def trusted(trial: TrialRecord) -> TrialRecord:
+        dated = sorted((again.measured_at(trial.number), i) for i, again in enumerate(remeasurements))
+        newest_last = [remeasurements[i] for date, i in dated if until is None or date <= until]
+        return _with_trusted_timing(trial, timings, newest_last, sources)
+
+    return replace(study, trials=tuple(map(trusted, study.trials)), scale=tuple(map(trusted, study.scale))), sources
 
 
 def _with_trusted_timing(
@@ -148,6 +173,7 @@ def _with_trusted_timing(
 ) -> TrialRecord:
     """Return a trial with its most trusted timing, whose remeasurement goes into `sources`.
 
+    The remeasurements are in the order in which they timed the trial.
     A trial that the search did not measure may have any setting of the timings that it did, `searched`.
     """
     own = trial.measurement

@@ -53,11 +53,13 @@ class Quantity:
 def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[float] = ()) -> dict[str, Quantity]:
     """Return the known quantities of a candidate by the limit's name; single-image `latencies_s` give an interval.
 
+    A value that is not a number, as the latency of a table that has none, is unknown.
     The times of a disturbed measurement have none: its intervals cannot be trusted, nor chances that are from them.
     """
     costs = replace(trial, measurement=m)
     values = {name: limit.value(costs) for name, limit in LIMITS.items()}
-    by_limit = {name: Quantity(name, value) for name, value in values.items() if value is not None}
+    known = {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
+    by_limit = {name: Quantity(name, value) for name, value in known.items()}
     if m is not None:
         trusted, name = m.verdict not in DISTURBED, "min_throughput_img_s"
         ends = throughput_interval(m) if trusted else None

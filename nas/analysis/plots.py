@@ -241,7 +241,8 @@ def _legend(figure: Any, looks: Sequence[PointLook], drawn: set[PointLook]) -> N
 
 
 def _label_score(axes: Any, study: StudyRecord) -> None:
-    axes.set_ylabel(_folded(study.info.objectives[0].label, LABEL_CHARACTERS) + "\nhigher is better")
+    (score,) = (objective for objective in study.info.objectives if objective.name == "score")
+    axes.set_ylabel(_folded(score.label, LABEL_CHARACTERS) + "\nhigher is better")
 
 
 def _label_speed(axes: Any, measured: Sequence[Measurement], reference: str) -> None:

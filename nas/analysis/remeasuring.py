@@ -163,17 +163,17 @@ def _position(position: FrontPosition, baseline: bool) -> str:
 
 
 def order_line(a: SpeedAgreement) -> str:
-    """Return a line with Kendall's tau, its interval, and the pairs behind it."""
+    """Return a line with Kendall's tau of candidates and baselines, its interval, and the pairs behind it."""
     c = a.correlation
     if c.tau is None:
-        return f"order by speed: {_candidates(c.candidates)} measured both times, too few or all equal"
+        return f"order by speed: {plural(c.candidates, 'model')} measured both times, too few or all equal"
     why = f"for fewer than {MIN_FOR_INTERVAL}" if c.low is None else "of a perfect order"
     interval = f"no interval {why}"
     if c.interval is not None:
         interval = f"{100 * CONFIDENCE_LEVEL:.0f} % interval {fixed_interval(*c.interval, 2)}"
     swapped = f"{a.swapped} of {plural(a.pairs, 'pair')} swapped ({a.clearly_swapped} of them beyond the intervals)"
     rest = f"{a.tied} tied, {a.overlapping} with overlapping intervals"
-    tau = f"Kendall's tau-b {fixed(c.tau, 2)}, {_candidates(c.candidates)}"
+    tau = f"Kendall's tau-b {fixed(c.tau, 2)}, {plural(c.candidates, 'model')}"
     return f"order by speed: {tau} ({interval}); {swapped}, {rest}"
 
 
@@ -289,6 +289,8 @@ def _consequence(c: RemeasuringComparison) -> str:
     before = len(c.stayed) + len(c.tied) + len(c.left)
     gone, new, lost = len(c.left), len(c.joined), len(c.lost)
     measured, tau = c.agreement.correlation.candidates, c.agreement.correlation.tau
+    if not before and not lost:
+        return "No candidate of the front was measured again: nothing is known about the front on this device."
     if not before:
         return "No candidate of the front could be measured here: nothing is known about the front on this device."
     if (doubtful := sum(timing_doubt(r.measurement) is not None for r in c.candidates)) > measured / 2:
@@ -302,9 +304,9 @@ def _consequence(c: RemeasuringComparison) -> str:
     if gone or new or lost:
         return f"Most of the front holds here, but {_moves(gone, new, lost)}: choose by the ratios measured now."
     if c.agreement.clearly_swapped:
-        pairs = "a pair of candidates"
+        pairs = "a pair of models"
         if c.agreement.clearly_swapped > 1:
-            pairs = f"{c.agreement.clearly_swapped} pairs of candidates"
+            pairs = f"{c.agreement.clearly_swapped} pairs of models"
         return f"The front holds here, but {pairs} changed their order by speed: compare the ranks in the table."
     return "The front and the order by speed hold here: the best candidates of the search are also the best here."
 

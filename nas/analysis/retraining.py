@@ -21,6 +21,7 @@ from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecor
 
 REMEASUREMENT = "retraining"  # name of the remeasurement by backbone-nas retrain
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
+CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
     "chance: probability of being on the front of the retrained candidates; assumes scores normal over seeds with one "
     "standard deviation for all, log-normal speeds, and independent candidates; covers no images but the held-out ones"
@@ -95,6 +96,8 @@ class RetrainingSummary:
     scatter: SeedScatter  # between seeds, after `steps`
     scatter_at_last_rung: SeedScatter | None  # after the study's last rung; None where no candidate has two seeds
     untrained: tuple[int, ...] = ()  # numbers of the trials on the study's front without such a training
+    # That falls with the length of a training: at the study's last rung, longer ones are no trainings of the study.
+    falling_rate: bool = False
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -144,10 +147,23 @@ def summarize_retraining(
     measured = pooled_scatter([list(c.scores.values()) for c in rows])
     scatter = measured or assumed_scatter(study.info)
     last = study.info.rung_steps[-1]
-    at_last = [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
+    falling_rate = steps != last and _schedule(study) != CONSTANT
+    at_last = [] if falling_rate else [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
     untrained = tuple(sorted(front - by_number.keys()))
-    return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last), untrained)
+    return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last), untrained, falling_rate)
+
+
+def nothing_retrained(study: StudyRecord, steps: int) -> RetrainingSummary:
+    """Return the summary of no retrainings: that of a command that was interrupted before the first one ended."""
+    front = front_numbers([t for t in complete(study) if not t.baseline])
+    return RetrainingSummary(steps, (), assumed_scatter(study.info), None, tuple(sorted(front)))
+
+
+def _schedule(study: StudyRecord) -> str:
+    """Return the schedule of the study's learning rate; the default where the settings lack it."""
+    distill = study.info.config.get("distill")
+    return str(distill.get("schedule", CONSTANT)) if isinstance(distill, Mapping) else CONSTANT
 
 
 def _fastest_first(candidate: RetrainedCandidate) -> tuple[float, int]:
@@ -193,12 +209,12 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     """Return correlations between the orders by score of the study, of the means over seeds, and of each seed.
 
     Keys name the two orders. Scores of the retrainings at the study's last rung separate the effect of longer training
-    from the effect of the seed.
+    from the effect of the seed, unless the learning rate falls with the length of a training.
     """
     study, longer = f"study at {last_rung} steps", f"at {summary.steps} steps"
     mean = f"mean of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
     compared: dict[str, tuple[Ranking, Ranking]] = {f"{study}, {mean} {longer}": (_of_study, _of_mean)}
-    if summary.steps != last_rung:
+    if summary.steps != last_rung and not summary.falling_rate:
         compared[f"{study}, mean of the seeds at {last_rung}"] = _of_study, _of_mean_at(last_rung)
         compared[f"mean of the seeds at {last_rung}, {longer}"] = _of_mean_at(last_rung), _of_mean
     if len(summary.seeds) > 1:  # of one, the mean is its score
@@ -242,6 +258,11 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
     if summary.scatter_at_last_rung is not None:
         last = study.info.rung_steps[-1]
         notes.append(f"between seeds at the study's last rung, {last} steps: {summary.scatter_at_last_rung.sd:.4f}")
+    if summary.falling_rate:
+        notes.append(
+            f"the learning rate falls toward the end ({_schedule(study)}), so scores of these trainings after "
+            f"{study.info.rung_steps[-1]} steps are not those of the search's trainings, and are left out"
+        )
     settings = dict.fromkeys(setting_words(c.measurement) for c in summary.complete if c.measurement)
     regrets = [regret.words for regret in _stopping_regrets(study, summary)]
     return [*notes, *regrets, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
@@ -249,7 +270,7 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
 
 def _stopping_regrets(study: StudyRecord, summary: RetrainingSummary) -> tuple[StoppingRegret, ...]:
     """Return what early stopping missed, after the last rung's steps and after all steps of the retraining."""
-    lengths = dict.fromkeys((study.info.rung_steps[-1], summary.steps))
+    lengths = dict.fromkeys((summary.steps,) if summary.falling_rate else (study.info.rung_steps[-1], summary.steps))
     regrets = (stopping_regrets(_scored(summary, steps), steps, study.info.objectives) for steps in lengths)
     return tuple(chain.from_iterable(regrets))
 

@@ -30,6 +30,11 @@ def samples_folder(run_dir: Path, remeasurement: str | None = None) -> Path:
     return samples if remeasurement is None else samples / f"remeasurement-{remeasurement}"
 
 
+def restarted_samples_folder(run_dir: Path, remeasurement: str) -> Path:
+    """Return the folder of a remeasurement that measures all again, until it is complete."""
+    return run_dir / SAMPLES / f"restarted-{remeasurement}"
+
+
 def latencies_s(folder: Path, arch_id: str) -> list[float]:
     """Read the seconds of the single-image calls whose median is the latency; empty where the file is missing."""
     try:

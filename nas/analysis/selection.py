@@ -12,6 +12,7 @@ from nas.analysis.noise import CandidateEstimate, assumed_scatter, front_chances
 from nas.numbers import plural
 from nas.study import pareto
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
+from search_space import SPACES
 
 NEGLIGIBLE_CHANCE = 0.05  # a candidate with a smaller chance is no near miss
 NEAR_RANKS = 2  # non-dominated layers behind the front that may come to the front on another device
@@ -36,6 +37,18 @@ def complete_candidates(study: StudyRecord) -> tuple[TrialRecord, ...]:
     if not candidates:
         raise nothing_complete(study)
     return candidates
+
+
+def check_trained(info: StudyInfo) -> None:
+    """Raise SelectionError where a study is a replay's: it has no teachers and no images to train with."""
+    if info.replayed:
+        raise SelectionError("a replay's study has nothing to train: its results are from a table")
+
+
+def check_measured(info: StudyInfo) -> None:
+    """Raise SelectionError where a study is a replay's of networks that cannot be built here."""
+    if info.replayed and info.config.get("space") not in SPACES:
+        raise SelectionError("a replay's study has nothing to measure: its results are from a table")
 
 
 def is_finished(info: StudyInfo, evaluated: int, running: int) -> bool:

@@ -119,6 +119,7 @@ def open_targets(
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
     check_counts: Callable[[int, int], None] = lambda train, val: None,
+    check_plan: Callable[[CachePlan], None] = lambda plan: None,
     verify: bool = False,
 ) -> Targets:
     """Open the targets of the named teachers on the images, after building missing entries.
@@ -140,6 +141,7 @@ def open_targets(
         progress: Called with (stage, done, total).
         announce: Called with lines for the user: size and time of a build, a table of the images.
         check_counts: Called with the numbers of train (without views) and held-out images; may refuse them.
+        check_plan: Called with the entries before a build; may refuse their teachers or images.
         verify: Whether to compare every file's hash.
 
     Raises:
@@ -151,6 +153,7 @@ def open_targets(
     compression = Compression(grid, storage, share_of(storage, share))
     plan = CachePlan(source, teachers, weights or {}, image_px, compression, precision, announce)
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
+    check_plan(plan)
     if not plan.complete:
         _build_missing(plan, progress, announce)
     targets = load_targets(plan.path, verify)
@@ -205,8 +208,15 @@ def open_study_targets(
     Raises:
         DataError: The images cannot be opened.
         TeacherError: A teacher cannot be loaded.
-        CacheError: The cache cannot be built or read, or teachers or images are not those of `study`.
+        CacheError: The cache cannot be built or read, or teachers or images are not those of `study`; before a
+            build, if the cache lacks entries.
     """
+
+    def check_plan(plan: CachePlan) -> None:
+        if study is not None:
+            fingerprints = {teacher.spec.name: teacher.spec.fingerprint for teacher in plan.teachers}
+            _check_recorded(study, fingerprints, plan.images.fingerprint)
+
     targets = open_targets(
         config.data,
         config.teachers,
@@ -223,16 +233,21 @@ def open_study_targets(
         progress=progress,
         announce=announce,
         check_counts=check_counts,
+        check_plan=check_plan,
     )
-    if study is not None:
+    if study is not None:  # the files themselves say of what they are
         fingerprints = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-        if fingerprints != study.teachers:
-            raise CacheError(
-                f"the teachers are not those that the study was trained with: {fingerprints} in place of"
-                f" {study.teachers}"
-            )
-        if targets.data_fingerprint != study.data["fingerprint"]:
-            raise CacheError(
-                f"the images of {study.data['name']!r} are not those that the study was trained with: put those back"
-            )
+        _check_recorded(study, fingerprints, targets.data_fingerprint)
     return targets
+
+
+def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str) -> None:
+    """Raise CacheError where teachers, by the fingerprint of each, or images are not those of a study."""
+    if teachers != study.teachers:
+        raise CacheError(
+            f"the teachers are not those that the study was trained with: {teachers} in place of {study.teachers}"
+        )
+    if images != study.data["fingerprint"]:
+        raise CacheError(
+            f"the images of {study.data['name']!r} are not those that the study was trained with: put those back"
+        )

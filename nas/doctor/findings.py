@@ -226,10 +226,9 @@ def judge_folder(reading: FolderReading, name: str, option: str, needed: float) 
     """Judge whether a folder can be written, and whether its disk has the bytes that a default search takes."""
     value = f"{reading.path}: {format_bytes(reading.free_bytes)} free"
     if reading.problem:
-        effect = "a search cannot write there"
-        return Finding(
-            name, FAIL, f"{value}; {reading.problem}", effect, f"give {option} DIR, a folder that you can write"
-        )
+        effect, remedy = "a search cannot write there", f"give {option} DIR, a folder that you can write"
+        found = f"{value}; {reading.problem}" if reading.free_bytes else f"{reading.path}: {reading.problem}"
+        return Finding(name, FAIL, found, effect, remedy)
     if reading.free_bytes < needed:
         effect = f"the default search takes up to {format_bytes(needed)} there"
         return Finding(

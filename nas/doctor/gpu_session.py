@@ -58,7 +58,8 @@ class GpuSession:
         """
         report = load_report(self.path, new_report(self.device, found))
         save_report(report, self.path)  # now, not after an hour: the folder may be read-only
-        if "cases" not in (report["tests"] or {}):
+        tests = report["tests"] or {}
+        if "cases" not in tests or tests.get("failed"):
             report["tests"] = tested(self.device)
             save_report(report, self.path)
         self._measure(report)
@@ -70,7 +71,8 @@ class GpuSession:
 
     def _measure(self, report: Report) -> None:
         with _measuring() as (service, step):
-            for row in measured_rows(missing_rows(self.settings, report["rows"]), self.device, service, step):
+            missing = missing_rows(self.settings, report["rows"])
+            for row in measured_rows(self.settings, missing, self.device, service, step):
                 if "reason" in row:
                     row["reason"] = public_line(row["reason"])
                 report["rows"] = with_row(report["rows"], row)

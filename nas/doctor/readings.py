@@ -109,7 +109,7 @@ class RuntimeReading:
 
 @dataclass(frozen=True)
 class FolderReading:
-    """A folder, which may not exist yet, and the disk under it."""
+    """A folder, which may not exist yet, and the disk under it: 0 bytes are free where it cannot be looked at."""
 
     path: str
     free_bytes: int
@@ -232,8 +232,9 @@ def read_runtime(runtime: str, device: str, precision: str) -> RuntimeReading:
 
 def read_folder(path: Path) -> FolderReading:
     """Read whether a folder can be written, and how much its disk has free."""
-    free_bytes = shutil.disk_usage(existing_folder(path)).free
+    free_bytes = 0
     try:
+        free_bytes = shutil.disk_usage(existing_folder(path)).free
         check_writable(path)
     except OSError as error:
         return FolderReading(str(path), free_bytes, error.strerror or one_line(error))

@@ -70,7 +70,7 @@ def _plan(settings: PlanSettings) -> int:
     else:
         check_teacher_names(settings.config.teachers, settings.weights)
     from nas.plan.search_plan import plan_search  # imports torch, which takes seconds: after the arguments are checked
-    from nas.plan.tables import as_json, show
+    from nas.plan.tables import as_json, public_settings, show
 
     progress = StageProgress(stderr_console())
     with progress.showing():
@@ -80,7 +80,7 @@ def _plan(settings: PlanSettings) -> int:
 
         gantt(plan.planned.simulated, settings.plot)
     if settings.json:
-        write_line(json.dumps(as_json(plan, settings.config.to_dict())))
+        write_line(json.dumps(as_json(plan, public_settings(settings.config))))
     else:
         show(plan, stdout_console())
     return FAILED if plan.planned.fits == 0 else 0

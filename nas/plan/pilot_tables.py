@@ -15,8 +15,7 @@ from nas.analysis.image_choice import MIN_IMAGE_TAU
 from nas.analysis.rung_choice import MIN_TAU, MIN_TAU_LOW, RungEvidence
 from nas.numbers import fixed, fixed_interval
 from nas.plan.pilot import LadderForecast, Pilot
-from nas.plan.tables import seconds
-from nas.study.redaction import public_word
+from nas.plan.tables import public_settings, seconds
 
 _WIDTH = 120  # columns without a terminal
 
@@ -207,7 +206,7 @@ def _training_images(pilot: Pilot) -> str:
 def pilot_json(pilot: Pilot) -> dict[str, Any]:
     """Return plain JSON data, with times in seconds."""
     return {
-        "settings": pilot.config.to_dict() | {"data": public_word(pilot.config.data)},
+        "settings": public_settings(pilot.config),
         "folder": str(pilot.folder),
         "models": [asdict(training) for training in pilot.trainings],
         "failed": pilot.failed,

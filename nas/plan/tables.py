@@ -12,6 +12,8 @@ from rich.table import Table
 from nas.backend.simulated import Doing, SimulatedSearch
 from nas.cli import clock, format_bytes
 from nas.plan.forecast import Forecast, PlanFigure, SearchPlan
+from nas.study.config import SearchConfig
+from nas.study.redaction import public_word
 
 _MARKS = {
     Doing.TRAINING: "█",
@@ -116,6 +118,11 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{value:.3g} s"
     return clock(value) if value < 36000 else f"{value / 3600:,.3g} h"
+
+
+def public_settings(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings as plain data, without the secrets of the data set's URL."""
+    return config.to_dict() | {"data": public_word(config.data)}
 
 
 def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from nas.analysis.evidence import timed_before
 from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasurement, remeasuring_json
 from nas.analysis.retraining import REMEASUREMENT
 from nas.analysis.run_files import samples_folder
-from nas.analysis.selection import trials_to_remeasure
+from nas.analysis.selection import check_measured, trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
@@ -75,7 +75,7 @@ def _measure_rest(
             raise
         how = "the same command, without --overwrite," if settings.overwrite else "the same command"
         are = "is" if left == 1 else "are"
-        announce(f"interrupted; {left} of {plural(total, 'candidate')} {are} left; {how} continues", _LOG)
+        announce(f"interrupted; {left} of {plural(total, 'network')} {are} left; {how} continues", _LOG)
         return INTERRUPTED
 
 
@@ -97,13 +97,14 @@ def begin_remeasuring(
             f"--name: {settings.name!r} is reserved for the timings of backbone-nas retrain; choose another"
         )
     study, _, existing = store.read_all()
+    check_measured(study.info)
     check_plane(study.info.objectives, "backbone-nas remeasure")
     trials_to_remeasure(study, settings.trials)  # refuses unknown ones, before what takes seconds is imported
     from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
 
     plan = plan_remeasuring(study, settings, remeasurements=existing)
     newest = [begin_remeasurement(existing, plan, command, settings.overwrite)]
-    before = timed_before(study, existing, plan.name)
+    before = timed_before(study, existing, plan.name, settings.overwrite)
     return before, Remeasuring(plan, samples_folder(settings.run, plan.name)), newest
 
 

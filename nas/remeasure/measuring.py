@@ -101,7 +101,7 @@ def plan_remeasuring(
     if trials:
         trials = (*trials, *(t for t in complete(study) if t.baseline and t not in trials))
     else:
-        trials = trials_to_remeasure(timed_before(study, remeasurements, name), settings.trials)
+        trials = trials_to_remeasure(timed_before(study, remeasurements, name, settings.overwrite), settings.trials)
     reference = study.info.reference
     recorded = next((t.spec for t in study.trials if t.baseline == reference), None)
     with_scale = (*trials, *(t for t in study.scale if t.state is TrialState.MEASURED))
@@ -120,17 +120,17 @@ def begin_remeasurement(
 ) -> Remeasurement:
     """Return the remeasurement to continue: the existing one of the plan's name, or a new one.
 
-    With `restart`, the existing one is returned without the trials that the plan measures.
+    With `restart`, the existing one is returned without the trials that the plan measures; it is as new as the command,
+    but the measurements that it keeps have their own dates.
 
     Raises:
         ValueError: the existing one was measured with other settings.
     """
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    new = Remeasurement(plan.name, created, command, plan.environment, plan.identity)
+    new = Remeasurement(plan.name, _now(), command, plan.environment, plan.identity)
     old = next((r for r in existing if r.name == plan.name), None)
     if old is None:
         return new
-    changed = _differences(old, plan)
+    changed = setting_changes(old, plan)
     if changed and not restart:
         way_out = "choose another --name, or replace its measurements with --overwrite"
         raise ValueError(f"remeasurement {plan.name!r} has other settings ({'; '.join(changed)}); {way_out}")
@@ -139,11 +139,15 @@ def begin_remeasurement(
     numbers = {t.number for t in plan.trials}
     kept = {} if changed else {n: m for n, m in old.measurements.items() if n not in numbers}
     reasons = {} if changed else {n: r for n, r in old.unmeasured.items() if n not in numbers}
-    return replace(new, measurements=kept, unmeasured=reasons)
+    return replace(new, measurements=kept, unmeasured=reasons, dates={n: old.measured_at(n) for n in kept})
 
 
-def _differences(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
-    """Return the differences, each as "batch: 16 -> 1"."""
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def setting_changes(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
+    """Return the settings of a plan that differ from those of a remeasurement, each as "batch: 16 -> 1"."""
     now = {k: plan.environment.get(k) for k in COMPARED_ENVIRONMENT} | plan.identity
     before = {k: old.environment.get(k) for k in COMPARED_ENVIRONMENT} | old.setting
     return [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
@@ -227,8 +231,8 @@ class Remeasuring:
                 f"the reference {name} cannot be measured here, so no candidate can: {_reason(error)}"
             ) from error
         self._save_samples(measured, trial.arch_id if trial else name)
-        of_trial = {trial.number: measured.record} if trial else {}
-        return replace(again, floor=measured.record, measurements={**again.measurements, **of_trial})
+        again = replace(again, floor=measured.record)
+        return _with_measurement(again, trial.number, measured.record) if trial else again
 
     def _measure_trial(self, again: Remeasurement, trial: TrialRecord) -> Remeasurement:
         try:
@@ -239,7 +243,7 @@ class Remeasuring:
                 self._service = self._open(self.plan.threads)
             return replace(again, unmeasured={**again.unmeasured, trial.number: _reason(error)})
         self._save_samples(measured, trial.arch_id)
-        return replace(again, measurements={**again.measurements, trial.number: measured.record})
+        return _with_measurement(again, trial.number, measured.record)
 
     def _measure(self, arch: Arch) -> Measured:
         setting, reference = self.plan.setting, self.plan.reference
@@ -248,6 +252,10 @@ class Remeasuring:
 
     def _save_samples(self, measured: Measured, name: str) -> None:
         save_samples(measured, self._samples_dir / f"{name.replace('/', '-')}.json")
+
+
+def _with_measurement(again: Remeasurement, number: int, new: Measurement) -> Remeasurement:
+    return replace(again, measurements={**again.measurements, number: new}, dates={**again.dates, number: _now()})
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return replay(settings, command_line("replay", words))
 
-    return exit_code(work, public_text)
+    return exit_code(work, public_text, "no study was written; the same command begins again")
 
 
 if __name__ == "__main__":

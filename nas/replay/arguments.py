@@ -22,6 +22,8 @@ SOURCES = {
     "macro": ("parameters", "cost", "params", SIZES),
     "hybrid": (),  # its samplers are those of a search
 }
+# Those of them that informed samplers see; a cell's operations are no numbers.
+FEATURES = {"nasbench201": ("cost", "params", "structure", "proxies"), "macro": ("parameters", "cost", "params")}
 DEFAULT_SOURCES = {"nasbench201": ("cost", "structure", SIZES), "macro": ("parameters", "cost", SIZES), "hybrid": ()}
 BENCHES = tuple(SOURCES)
 DATASETS = ("cifar10", "cifar100", "imagenet16")
@@ -96,6 +98,9 @@ class ReplaySettings:
                 raise ConfigError(f"{flag}: {unknown[0]!r}: choose one of: {', '.join(choices)}")
         if twice := [name for name in self.samplers if self.samplers.count(name) > 1]:
             raise ConfigError(f"--sampler: {twice[0]!r} is named twice")
+        features, informed = FEATURES.get(self.bench, ()), set(self.samplers) & set(INFORMED_SAMPLERS)
+        if informed and not set(self.sources) & set(features):
+            raise ConfigError(f"--knowledge: informed samplers need a feature ({', '.join(features)})")
         if self.bench != BENCHES[0] and self.dataset != DATASETS[0]:
             raise ConfigError(f"--dataset: {self.dataset!r}: {self.bench} has one data set only; leave the flag out")
         unused = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, get_context
@@ -20,7 +21,7 @@ from nas.command_log import announce, log_to
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
 from nas.replay.plots import draw
-from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job
+from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job, total_hypervolume
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
@@ -36,6 +37,7 @@ def replay(settings: ReplaySettings, command: str) -> int:
     console = stderr_console()
     table = load_hybrid(settings.table_file) if settings.bench == "hybrid" else load_table(settings)
     table.features([source for source in settings.sources if source not in ("parameters", SIZES)])  # a missing file
+    _check_reference(table)
     run_dir = settings.folder()
     if (run_dir / "study.db").exists():
         raise ConfigError(f"--run: {run_dir} already holds a study; choose another folder")
@@ -43,6 +45,8 @@ def replay(settings: ReplaySettings, command: str) -> int:
     with scratch_folder("nas-replay-") as scratch:
         jobs = _jobs(settings, run_dir, scratch, command)
         results = _run_all(jobs, console, settings.jobs or cpu_count())
+        for file in jobs[0].run_dir.iterdir():  # only now, so that an interrupted replay leaves no study behind
+            shutil.move(file, run_dir / file.name)
     by_sampler = {name: [results[job] for job in jobs if job.sampler == name] for name in settings.samplers}
     result = _result(table, settings, by_sampler)
     (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
@@ -57,12 +61,24 @@ def replay(settings: ReplaySettings, command: str) -> int:
     return 0
 
 
+def _check_reference(table: PublishedTable) -> None:
+    """Raise ConfigError where no architecture has a hypervolume, of which replays compare shares."""
+    if total_hypervolume(table.accuracy, table.costs, table.reference) > 0:
+        return
+    floor, highest = table.reference
+    if table.accuracy.max() > floor:
+        raise ConfigError(f"--table: all networks above {floor:g} cost {highest:g} {table.cost_unit}, the most of all")
+    if isinstance(table, HybridTable):
+        raise ConfigError(f"--table: no score is above {floor:g}")
+    raise ConfigError(f"--table: no accuracy is above {floor:g} %; accuracies are in %")
+
+
 def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) -> list[ReplayJob]:
-    """Return all searches. The run folder keeps the study of the first one."""
+    """Return all searches. The run folder, whose name is in the study, gets the study of the first one at the end."""
     searches = [
         (name, seed) for name in settings.samplers for seed in range(settings.seed, settings.seed + settings.seeds)
     ]
-    folders = [run_dir, *(scratch / f"{name}-{seed}" for name, seed in searches[1:])]
+    folders = [scratch / "first" / run_dir.resolve().name, *(scratch / f"{name}-{seed}" for name, seed in searches[1:])]
     return [
         ReplayJob(settings, name, seed, folder, command) for (name, seed), folder in zip(searches, folders, strict=True)
     ]

@@ -50,7 +50,7 @@ class RetrainSettings:
     device: str | None = None  # None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    measure_seconds: MeasureSeconds | None = None  # timing budget of each candidate; None: MEASURE_SECONDS
+    measure_seconds: MeasureSeconds | None = None  # None: of earlier timings, else MEASURE_SECONDS
     plot: Path | None = None
     json: bool = False
 
@@ -94,7 +94,7 @@ def parser() -> OneLineParser:
     )
     add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
     add_training_flags(add)
-    add_flag(add, "--measure-seconds", f"{MEASURE_SECONDS:g}")
+    add_flag(add, "--measure-seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}")
     add_flag(add, "--plot", f"RUN/{PICTURE}")
     add_flag(add, "--json", "no")
     return built

@@ -6,24 +6,35 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words
-from nas.analysis.retraining import REMEASUREMENT, RetrainingSummary, retraining_json, summarize_retraining
-from nas.analysis.run_files import samples_folder
-from nas.analysis.selection import candidates_to_retrain, complete, front_candidates, promising_stopped
+from nas.analysis.retraining import (
+    REMEASUREMENT,
+    RetrainingSummary,
+    nothing_retrained,
+    retraining_json,
+    summarize_retraining,
+)
+from nas.analysis.selection import (
+    candidates_to_retrain,
+    check_trained,
+    complete,
+    complete_candidates,
+    front_candidates,
+    front_numbers,
+    promising_stopped,
+)
 from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
-from nas.cli import FAILED, INTERRUPTED, StageProgress, one_line, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.measure.environment import device_line, device_name, torch_device
 from nas.numbers import plural
-from nas.remeasure.arguments import RemeasureSettings
-from nas.retrain.arguments import MEASURE_SECONDS, PICTURE, RetrainSettings
+from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
 from nas.storage.liveness import only_command
@@ -71,6 +82,7 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
     """
     log_to(settings.run, "retrain", command)
     study, retrainings, remeasurements = store.read_all()
+    check_trained(study.info)
     check_plane(study.info.objectives, "backbone-nas retrain")
     groups = _trials_to_retrain(study, retrainings, remeasurements, settings)
     chosen = dict.fromkeys(trial.number for trials in groups.values() for trial in trials)
@@ -92,13 +104,16 @@ def _trials_to_retrain(
 ) -> dict[str, Sequence[TrialRecord]]:
     """Return the trials by group; their front is that of the newest timings from before the retraining.
 
-    The retraining's own timings may recommend a model that was neither on that front nor a near miss. Retrained scores
-    decide only if it is retrained too.
+    The front of remeasurements from after it is retrained too. The retraining's own timings may recommend a model that
+    was neither on that front nor a near miss. Retrained scores decide only if it is retrained too.
     """
     before = timed_before(study, remeasurements, REMEASUREMENT)
     candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
     found = recommend(gather_evidence(study, retrainings, remeasurements))
     recommended = [] if found is None else [found.by_search.trial]
+    others = [again for again in remeasurements if again.name != REMEASUREMENT]
+    newest = complete_candidates(timed_before(study, others, REMEASUREMENT))
+    newest_front = front_numbers(newest)
     known = {c.trial.number for c in candidates}
     groups: dict[str, Sequence[TrialRecord]] = {
         "front": [c.trial for c in candidates if c.on_front],
@@ -106,6 +121,9 @@ def _trials_to_retrain(
         "early-stopped": promising_stopped(before, settings.early_stopped),
         "baselines": [t for t in complete(before) if settings.baselines and t.baseline],
     }
+    if came := [trial for trial in newest if trial.number in newest_front - known]:
+        groups["front of newer remeasurements"] = came
+        known |= {trial.number for trial in came}
     if new := [trial for trial in recommended if trial.number not in known]:
         groups["recommended by newer timings"] = new
     return groups
@@ -126,6 +144,7 @@ def train_and_measure(
 
 def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
     from nas.cache import open_recorded_targets  # imports timm, which takes seconds: not for a refusal
+    from nas.retrain.retiming import time_models
 
     progress = StageProgress(stderr_console())
     with progress.showing():
@@ -133,51 +152,10 @@ def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: Retr
         if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
             root, files = recorded_sources(settings.run, settings.cache, settings.teacher_weights)
             targets = open_recorded_targets(study.info, root, files, progress, partial(announce, log=_LOG)).path
-        _measure(store, study, plan, settings, command, progress)
+        numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
+        time_models(store, study, numbers, settings, plan.config.device, command, progress)
         if targets is not None:
             _train(store, plan, targets, progress)
-
-
-def _measure(
-    store: Store,
-    study: StudyRecord,
-    plan: RetrainingPlan,
-    settings: RetrainSettings,
-    command: str,
-    progress: StageProgress,
-) -> None:
-    """Measure all candidates relative to the reference, as backbone-nas remeasure does, earlier commands' ones too.
-
-    A measurement that failed is tried again. If some are missing and the others were measured with other settings (on
-    another device, for example), all are measured again.
-    """
-    from nas.remeasure.measuring import Remeasuring, begin_remeasurement, plan_remeasuring
-
-    numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
-    before = next((r for r in store.remeasurements() if r.name == REMEASUREMENT), None)
-    if before and numbers <= before.measurements.keys():
-        if settings.measure_seconds is not None:
-            timed = f"{plural(len(numbers), 'model is', 'models are')} timed already"
-            announce(f"--measure-seconds: no effect, {timed}; backbone-nas remeasure times again", _LOG)
-        return
-    if before:
-        before = replace(before, unmeasured={n: why for n, why in before.unmeasured.items() if n not in numbers})
-    existing = [before] if before else []
-    seconds = settings.measure_seconds or MEASURE_SECONDS
-    requested = RemeasureSettings(settings.run, device=plan.config.device, measure_seconds=seconds, name=REMEASUREMENT)
-    to_measure = plan_remeasuring(study, requested, [t for t in study.trials if t.number in numbers])
-    try:
-        newest = begin_remeasurement(existing, to_measure, command, restart=False)
-    except ValueError as error:
-        announce(f"measuring all models again: {one_line(error).partition(';')[0]}", _LOG)
-        newest = begin_remeasurement(existing, to_measure, command, restart=True)
-    remeasuring = Remeasuring(to_measure, samples_folder(settings.run, REMEASUREMENT))
-    total = len(remeasuring.remaining(newest))
-    for again in remeasuring.run(newest):
-        store.save_remeasurement(again)
-        progress(
-            "networks measured (candidates, baselines, reference)", total - len(remeasuring.remaining(again)), total
-        )
 
 
 def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
@@ -213,21 +191,20 @@ def retraining_summary(store: Store, study: StudyRecord, steps: int) -> Retraini
 
 def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSettings) -> None:
     summary = retraining_summary(store, study, steps)
-    if summary is None:
-        return
     evidence = gather_evidence(study, store.retrainings(), store.remeasurements())
     recommendation = recommended_words(evidence)
     if settings.json:
-        plain = retraining_json(study, summary) | {"recommendation": recommendation}
+        plain = retraining_json(study, summary or nothing_retrained(study, steps)) | {"recommendation": recommendation}
         write_line(json.dumps(plain, indent=2))
-    else:
+    elif summary is not None:
         show_retraining(study, summary, stdout_console())
         write_line(recommendation)
     _draw(study, summary, Path(settings.plot or settings.run / PICTURE))
 
 
-def _draw(study: StudyRecord, summary: RetrainingSummary, path: Path) -> None:
-    if not summary.complete:
+def _draw(study: StudyRecord, summary: RetrainingSummary | None, path: Path) -> None:
+    if summary is None or not summary.complete:
+        announce("no picture: no model has both a score of the retraining and a timing", _LOG)
         return
     from nas.analysis.plots import plot_retraining  # matplotlib takes a second to import
 

@@ -15,6 +15,8 @@ from nas.retrain.arguments import RetrainSettings
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
 
+NUMPY_SEEDS = 2**32  # seeds are those of NumPy
+
 
 @dataclass(frozen=True)
 class RetrainingPlan:
@@ -60,6 +62,6 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     distill = replace(searched.distill, rung_steps=rungs, ranks=1)
     config = replace(searched, distill=distill, device=torch_device(settings.device or "auto").type)
     gpus = visible_gpus() if config.device == "cuda" else ()
-    seeds = tuple(searched.seed + 1 + i for i in range(settings.seeds))  # new ones: the study used searched.seed
+    seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(settings.seeds))  # other ones than the study's
     workers = settings.workers or len(gpus) or cpu_count() or 1
     return RetrainingPlan(config, settings.run, tuple(trials), seeds, workers, gpus)

@@ -322,6 +322,11 @@ class StudyInfo(Record):
     precision_ms: dict[str, float] = field(default_factory=dict)  # precision -> ms of a training step; {} if not timed
     format: int = FORMAT  # a version that would read or continue older studies wrongly has a new one
 
+    @property
+    def replayed(self) -> bool:
+        """Tell whether the study is that of a replay, which read its results from a table."""
+        return "replayed" in self.environment
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build the description from the result of `to_dict`.
@@ -366,11 +371,18 @@ class Remeasurement(Record):
     floor: Measurement | None = None  # the reference against itself: a ratio other than 1 is noise
     measurements: dict[int, Measurement] = field(default_factory=dict)  # by trial number
     unmeasured: dict[int, str] = field(default_factory=dict)  # trial number -> why it has no measurement
+    dates: dict[int, str] = field(default_factory=dict)  # trial number -> end of its measurement: ISO 8601, UTC
+
+    def measured_at(self, number: int) -> str:
+        """Return the time of a trial's measurement; of one without a date, that of the remeasurement."""
+        return self.dates.get(number, self.created)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, with trial numbers as text, as the keys of JSON."""
         plain = super().to_dict()
-        return plain | {key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured")}
+        return plain | {
+            key: {str(n): v for n, v in plain[key].items()} for key in ("measurements", "unmeasured", "dates")
+        }
 
 
 @dataclass(frozen=True)

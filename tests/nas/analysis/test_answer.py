@@ -169,6 +169,29 @@ def test_the_last_rung_answers_where_its_best_candidate_is_not_retrained() -> No
     assert result.not_retrained == 0
 
 
+@pytest.mark.parametrize(
+    ("params", "number", "command"),
+    [
+        (100_000, 0, "backbone-nas retrain --baselines"),
+        (200_000, 1, ""),  # far behind 2
+        (300_000, 2, "backbone-nas retrain"),  # on the front
+        (400_000, 3, "backbone-nas retrain"),  # a near miss of 4
+        (1_100_000, 10, "backbone-nas retrain --runners-up 8"),
+    ],
+)
+def test_the_command_that_retrains_the_missing_model_is_one_that_does(params: int, number: int, command: str) -> None:
+    """Trials 3 to 9 are behind trial 11 by less than the noise, and 10 by a little less than they are."""
+    near = {3: (0.60, 3.0), **dict.fromkeys(range(4, 10), (0.599, 3.0)), 10: (0.601, 2.9), 11: (0.603, 3.0)}
+    points = {0: (0.30, 1.0), 1: (0.35, 1.0), 2: (0.5, 4.0), **near}
+    base = small_study(points)
+    base = replace(base, trials=tuple(sized(t, 100_000 * (t.number + 1)) for t in base.trials))
+    evidence = gather_evidence(base, retrained(11, {1: 0.7}), [remeasured_for_retraining({11: 3.0})])
+    result = answer_to({"max_params": params}, evidence)
+    assert (result.basis, [model.number for model in result.missing]) == (LAST_RUNG, [number])
+    (note,) = [note for note in answer_notes(result, {}) if "not used" in note]
+    assert note.endswith(f"was not retrained{f' ({command})' if command else ''}")
+
+
 @pytest.mark.parametrize(("retrained_too", "said"), [({}, True), ({0: (0.4, 0.41)}, False)])
 def test_an_answer_by_retrained_scores_says_that_no_baseline_has_one(
     retrained_too: dict[int, tuple[float, ...]], said: bool

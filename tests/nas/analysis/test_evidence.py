@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel, gather_evidence, source_words
+from nas.analysis.evidence import (
+    LAST_RUNG,
+    RETRAINED,
+    StudyEvidence,
+    TrustedModel,
+    gather_evidence,
+    source_words,
+    timed_before,
+)
 from nas.analysis.noise import SeedScatter
 from nas.analysis.recommendation import (
     BaselineComparison,
@@ -137,6 +145,30 @@ def test_the_newest_timing_of_the_searchs_setting_counts() -> None:
     assert found is not None
     assert (found.model.number, found.model.ratio) == (2, 3.0)
     assert evidence_words(found).endswith("; throughput of trial 2 measured again")
+
+
+def test_each_timing_has_its_own_date() -> None:
+    """An older remeasurement that was continued, or overwritten in part, does not date what it kept."""
+    older = replace(remeasured({1: 4.0, 2: 3.0}, name="older"), created="2026-01-01")
+    newer = replace(remeasured({1: 1.5, 2: 1.6}, name="newer"), created="2026-01-02")
+    continued = replace(older, dates={2: "2026-01-03"})
+    overwritten = replace(older, created="2026-01-03", dates={1: "2026-01-01"})
+    for again in (continued, overwritten):
+        evidence = gather_evidence(small_study(SEARCHED), (), sorted((again, newer), key=lambda r: r.created))
+        assert evidence.remeasured == {1: "newer", 2: "older"}
+
+
+def test_later_timings_are_not_from_before() -> None:
+    study, named = small_study(SEARCHED), replace(remeasured({1: 4.0}, name="named"), created="2026-01-02")
+    earlier = replace(remeasured({1: 3.0, 2: 3.1}, name="earlier"), created="2026-01-01", dates={2: "2026-01-03"})
+    later = replace(remeasured({1: 2.0}, name="later"), created="2026-01-03")
+
+    def ratios(from_now: bool) -> list[float]:
+        before = timed_before(study, (earlier, named, later), "named", from_now)
+        return [measurement(before.trials[number]).ratio for number in (1, 2)]
+
+    assert ratios(from_now=False) == [3.0, SEARCHED[2][1]]
+    assert ratios(from_now=True) == [2.0, 3.1], "with --overwrite"
 
 
 def test_the_retrained_front_is_that_of_the_newest_timings_of_before() -> None:

@@ -89,13 +89,25 @@ def test_untried_candidates_make_no_other_new() -> None:
     assert "--trials all" in last
 
 
+def test_what_nobody_tried_is_not_called_impossible() -> None:
+    """With --trials 4."""
+    tried = compare_remeasurement(small_study(), remeasured({0: 1.0, 4: 1.5}))
+    assert conclusion(tried) == (
+        "Only 0 of the 3 models of the front were measured. "
+        "No candidate of the front was measured again: nothing is known about the front on this device."
+    )
+    assert order_line(tried.agreement).startswith("order by speed: 2 models measured both times"), "one is a baseline"
+    lost = compare_remeasurement(small_study(), remeasured({0: 1.0, 4: 1.5}, dict.fromkeys((1, 2, 3), "crash")))
+    assert conclusion(lost).startswith("No candidate of the front could be measured here")
+
+
 def test_baselines_are_not_part_of_the_front() -> None:
     now = remeasured({0: 9.0, 1: 4.0, 2: 2.0, 3: 1.0, 4: 1.5, 5: 1.99})
     c = compare_remeasurement(small_study(), now)
     assert changes(c)[0] == "behind 2 → undominated"
     assert numbers(c.stayed) == [1, 2, 3]
     assert c.agreement.clearly_swapped == 4
-    assert "4 pairs" in conclusion(c)
+    assert "4 pairs of models" in conclusion(c)
     notes = remeasuring_notes(small_study(), now, c)
     assert f"baselines no longer dominated: {REFERENCE}" in notes
 
@@ -107,7 +119,7 @@ def test_equal_measurements_change_nothing() -> None:
     assert [c.left, c.joined, c.tied, c.lost] == [()] * 4
     assert c.hypervolume_before == c.hypervolume_now
     assert "hold here" in conclusion(c)
-    assert "6 candidates (no interval of a perfect order)" in order_line(c.agreement)
+    assert "6 models (no interval of a perfect order)" in order_line(c.agreement)
     assert remeasuring_notes(study, now, c)[0] == "changed: no recorded setting"
 
 

@@ -24,7 +24,8 @@ from nas.analysis.retraining import (
 )
 from nas.analysis.tables import show_retraining
 from nas.storage.store import Store
-from nas.study.records import Retraining, StudyRecord
+from nas.study.config import SearchConfig
+from nas.study.records import Retraining, StudyRecord, TrialState
 from tests.nas.analysis.builders import failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import measurement
 
@@ -90,6 +91,30 @@ def test_rank_correlations_of_study_means_and_seeds() -> None:
     assert result["mean of the seeds at 30, at 90 steps"] == pytest.approx(4 / 6)
     assert result["seeds 1 and 3 at 90 steps"] == 1
     assert len(result) == 3 + 3 + 3
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_falling_rate_makes_the_last_rung_of_longer_trainings_another_one(schedule: str) -> None:
+    """Its scores are those of trainings that the study has none of, unless both have the same length."""
+    study = small_study()
+    config = SearchConfig.from_dict(study.info.config)
+    config = replace(config, distill=replace(config.distill, schedule=schedule))
+    study = replace(study, info=replace(study.info, config=config.to_dict()))
+    study = replace(study, trials=(*study.trials[:5], replace(study.trials[5], state=TrialState.STOPPED)))
+    longer = summary(study)
+    assert longer.scatter_at_last_rung is None
+    assert longer.scatter.measured
+    assert not any("seeds at 30" in label for label in rank_correlations(longer, 30))
+    found = retraining_json(study, longer)
+    assert [regret["steps"] for regret in found["early_stopping"]] == [90]
+    assert any(f"falls toward the end ({schedule})" in note for note in found["notes"])
+    short = [f for n in (1, 2) for f in retrained(n, {1: 0.4, 2: 0.5}, 30)]
+    equal = summarize_retraining(study, [replace(f, rungs=f.rungs[-1:]) for f in short], [], 30)
+    assert equal is not None
+    assert equal.scatter_at_last_rung == equal.scatter
+    assert not any("falls toward" in note for note in retraining_notes(study, equal))
+    constant = summary(small_study())
+    assert constant.scatter_at_last_rung is not None
 
 
 def test_one_seed_is_compared_once() -> None:
@@ -212,3 +237,14 @@ def test_the_picture_names_every_candidate(suffix: str, tmp_path: Path) -> None:
         assert FELL_OFF.label in text
     else:
         assert (tmp_path / "retraining.png").stat().st_size > 10_000
+
+
+def test_the_score_s_axis_is_named_in_any_order_of_the_objectives(tmp_path: Path) -> None:
+    study = small_study()
+    score, throughput = study.info.objectives
+    ordered = (replace(throughput, label="speed"), replace(score, label="variance"))
+    study = replace(study, info=replace(study.info, objectives=ordered))
+    plot_retraining(study, summary(), tmp_path / "retraining.svg")
+    text = (tmp_path / "retraining.svg").read_text()
+    assert ">variance</text>" in text
+    assert ">speed</text>" not in text

@@ -29,6 +29,7 @@ from nas.doctor.readings import HubReading, PrecisionReading, RayReading, Runtim
 from nas.measure import MeasurementError
 from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
+from search_space import preset
 from search_space.timm_spec import check_arch
 from tests.nas.doctor import gpus
 from tests.nas.profile.services import InProcess
@@ -236,6 +237,26 @@ def test_measurements_are_kept_and_continued(
     assert report["findings"][0]["value"] == ".../cache: 5 GB free, by USER on HOST"
 
 
+def test_a_spec_s_file_is_named_without_its_folders(
+    findings: list[Finding], service: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of one name are two networks, and the same command continues."""
+    out, archs = tmp_path / "results.json", []
+    for name in ("eradio_femto", "eradio_pico"):
+        (tmp_path / name).mkdir()
+        archs.append(str(tmp_path / name / "mine.json"))
+        Path(archs[-1]).write_text(preset(name).to_json())
+    for _ in range(2):
+        assert main(words(out, ",".join(archs))) == 0
+    assert service.measured == archs
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["arch"], row["arch_id"]) for row in rows] == [
+        ("mine.json", preset(name).arch_id) for name in ("eradio_femto", "eradio_pico")
+    ]
+    assert tmp_path.name not in out.read_text()
+    assert "mine.json" in capsys.readouterr().out
+
+
 def test_a_file_of_another_machine_or_of_no_machine_is_left_alone(
     findings: list[Finding], service: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,9 +286,11 @@ def test_failed_tests_are_in_the_file_and_in_the_exit_code(
     monkeypatch.setattr(gpu_session, "tested", lambda device: tests)
     assert not session.run([], None)
     assert json.loads(session.path.read_text())["tests"] == tests
-    session.path.unlink()
-    tests["failed"] = 0
-    assert session.run([], None)
+    tests = tests | {"failed": 0}
+    assert session.run([], None), "failed tests are tried again"
+    assert json.loads(session.path.read_text())["tests"] == tests
+    monkeypatch.setattr(gpu_session, "tested", None)
+    assert session.run([], None), "tests that passed are not"
 
 
 def test_the_machine_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

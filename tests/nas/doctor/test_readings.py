@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from nas.cli import cpu_count
 from nas.doctor import readings
+from nas.doctor.findings import FAIL, judge_folder
 from nas.doctor.gpu_readings import Gpu, read_card, read_gpu
 from nas.doctor.readings import (
     HubReading,
@@ -220,6 +221,15 @@ def test_folders(tmp_path: Path) -> None:
     assert (good.problem, good.path) == ("", str(tmp_path / "new" / "runs"))
     assert not (tmp_path / "new").exists()
     assert bad.problem == "Not a directory"
+
+
+def test_a_folder_that_cannot_be_looked_at_is_a_finding(tmp_path: Path) -> None:
+    """As one in a folder of another user; root may look into those, but not at this."""
+    name = "n" * 300
+    reading = read_folder(tmp_path / name / "runs")
+    assert (reading.problem, reading.free_bytes) == ("File name too long", 0)
+    finding = judge_folder(reading, "run folder", "--run", 1.0)
+    assert (finding.verdict, finding.value) == (FAIL, f"{tmp_path / name / 'runs'}: File name too long")
 
 
 def test_a_hub_that_is_silent_or_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,15 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://bucket.example/{0..3}.tar"
+    plan = planned([*ASSUMED, "--budget", "9", "--data", f"{url}?X-Amz-Signature=5ec4e7"], capsys)
+    settings = plan["settings"]
+    assert isinstance(settings, dict)
+    assert settings["data"].startswith(url)
+    assert "5ec4e7" not in json.dumps(plan)
+
+
 def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
     more += ["--usd-per-hour", "2"]

@@ -92,8 +92,8 @@ def test_a_study_measured_again_for_real(
         patch.setattr(measuring, "save_samples", lambda m, path: third_is_cut_off(m, path, saved))
         assert main(words) == 130
     out, err = capsys.readouterr()
-    assert "2 of 4 candidates" in err
-    assert "2 candidates measured both times" in out
+    assert "2 of 4 networks" in err
+    assert "2 models measured both times" in out
     (kept,) = Store.open(run).remeasurements()
     assert (kept.name, len(kept.measurements)) == ("cpu-b2-64px-eager+fp32+channels-last+fused", 2)
 

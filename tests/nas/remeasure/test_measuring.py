@@ -95,6 +95,8 @@ def test_a_remeasurement_continues_only_as_it_began() -> None:
         begin_remeasurement([replace(old, environment={**plan.environment, "torch": "1"})], plan, "c", restart=False)
     restarted = begin_remeasurement([old], plan, "c", restart=True)
     assert (list(restarted.measurements), restarted.floor) == ([9], None)  # the plan does not measure 9
+    assert restarted.created > old.created
+    assert restarted.dates == {9: old.created}
     assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", restart=True).measurements == {}
 
 
@@ -115,7 +117,7 @@ def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path)
         3: "runtime: cannot run this",
         4: "'odd'",
     }
-    assert set(steps[-1].measurements) == {0, 5}
+    assert set(steps[-1].measurements) == set(steps[-1].dates) == {0, 5}
     assert service.measured[0] == key_of(study.trials[0])  # the reference first
     assert len(steps) == len(service.measured) == 6
     assert service.opened == 2  # the crash may have ended the first service

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from nas.remeasure.__main__ import main as remeasure
+from nas.replay import command
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.informed import FeatureSpaceSampler
 from nas.replay.nasbenchmacro import BLOCKS, LAYERS, MacroNetwork, MacroSpace, load_macro
 from nas.replay.published_study import ReplayJob, hypervolume_shares, replay_sampler, replay_study, run_job
 from nas.replay.published_table import PublishedTable
+from nas.retrain.__main__ import main as retrain
 from nas.samplers import control
+from nas.select.__main__ import main as select
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
 from search_space import SpecError
@@ -147,6 +152,41 @@ def test_command_takes_several_samplers_and_jobs(
     assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
 
 
+def test_an_interrupted_replay_begins_again(
+    table_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, searches = tmp_path / "run", command._run_all
+    words = ["macro", "--table", str(table_csv), "--budget", "5", "--seeds", "1", "--jobs", "1", "--sampler", "random"]
+
+    def interrupted(*arguments: Any) -> Any:
+        searches(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_run_all", interrupted)
+        assert main([*words, "--run", str(run)]) == 130
+    assert "interrupted; no study was written; the same command begins again" in capsys.readouterr().err
+    assert main([*words, "--run", str(run)]) == 0
+    assert read_study(run).info.name.startswith("run: ")
+    assert main([*words, "--run", str(run)]) == 2, "the study is kept"
+
+
+def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
+    table: PublishedTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its networks are no specs of ours, and their latencies are unknown."""
+    sampler = replay_sampler("random", table, 0, ())
+    trials = replay_study(table, "random", sampler, tmp_path / "run", budget=5, seed=0)
+    assert select([str(tmp_path / "run"), "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert best["outline"] == best["arch_id"] == max(trials, key=lambda t: t.final_score).arch_id
+    assert select([str(tmp_path / "run"), "--max-latency-ms", "1"]) == 1
+    assert "of every model, a limited quantity is unknown" in capsys.readouterr().out
+    for work, nothing in ((retrain, "to train"), (remeasure, "to measure")):
+        assert work([str(tmp_path / "run"), "--device", "cpu"]) == 2
+        assert f"a replay's study has nothing {nothing}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -160,8 +200,17 @@ def test_command_takes_several_samplers_and_jobs(
             "'random' is named twice",
         ),
         (["macro", "--table", "CSV", "--jobs", "0"], "--jobs"),
+        (
+            ["macro", "--table", "CSV", "--sampler", "informed-random", "--knowledge", "sizes"],
+            "--knowledge: informed samplers need a feature (parameters, cost, params)",
+        ),
+        (
+            ["nasbench201", "--sampler", "random,informed-tpe", "--knowledge", "parameters"],
+            "--knowledge: informed samplers need a feature (cost, params, structure, proxies)",
+        ),
         (["macro", "--table", "SHORT"], "has no positive number for 00000010"),
         (["macro", "--table", "NARROW"], "no column 'macs'"),
+        (["macro", "--table", "FRACTIONS"], "--table: no accuracy is above 85 %; accuracies are in %"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -170,7 +219,14 @@ def test_bad_input_is_one_line(
     head = "arch,accuracy_0,accuracy_1,accuracy_2,params"
     (tmp_path / "short.csv").write_text(f"{head},macs\n00000000,85,85,85,1,7\n")
     (tmp_path / "narrow.csv").write_text(f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in SPACE.all()))
-    paths = {"CSV": table_csv, "SHORT": tmp_path / "short.csv", "NARROW": tmp_path / "narrow.csv"}
+    fractions = "\n".join(f"{n.arch_id},0.9,0.91,0.92,1,{7 + i}" for i, n in enumerate(SPACE.all()))
+    (tmp_path / "fractions.csv").write_text(f"{head},macs\n{fractions}")
+    paths = {
+        "FRACTIONS": tmp_path / "fractions.csv",
+        "CSV": table_csv,
+        "SHORT": tmp_path / "short.csv",
+        "NARROW": tmp_path / "narrow.csv",
+    }
     assert main([str(paths.get(word, word)) for word in words] + ["--run", str(tmp_path / "run")]) == 2
     line = capsys.readouterr().err
     assert message in line

@@ -163,6 +163,28 @@ def test_finished_retrainings_are_only_shown(
     assert f"picture: {tmp_path / 'p.svg'}" in errors
 
 
+def test_without_a_training_there_is_an_object_and_no_picture(
+    study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after Ctrl-C in the first of them."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    new_store(tmp_path / "run", study)
+    monkeypatch.setattr("nas.cache.open_recorded_targets", interrupt)
+    words = [str(tmp_path / "run"), *WORDS, "--cache", str(cache), "--plot", str(tmp_path / "p.svg")]
+    assert main([*words, "--json"]) == 130
+    out, errors = capsys.readouterr()
+    output = json.loads(out)
+    assert (output["steps"], output["candidates"], output["untrained"]) == (STEPS, [], [1, 2])
+    assert output["recommendation"].startswith("recommended model: trial 1")
+    assert "no picture: no model has both a score of the retraining and a timing" in errors
+    assert not (tmp_path / "p.svg").exists()
+    assert main(words) == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_other_teachers_are_refused(
     study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -214,6 +236,14 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
+def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
+    config = study.info.config | {"seed": 2**32 - 2}
+    largest = replace(study, info=replace(study.info, config=config))
+    plan = plan_retraining(largest, study.trials[1:2], RetrainSettings(Path("run"), seeds=3))
+    assert plan.seeds == (2**32 - 1, 0, 1)
+    assert [job.config.seed for job in plan.remaining([])] == list(plan.seeds)
+
+
 def plan_of(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:
     """Return the numbers of the trials that the command retrains, and what it announces."""
     settings = RetrainSettings(run, runners_up=0)
@@ -231,6 +261,19 @@ def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: py
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
 
 
+def test_the_front_of_a_later_remeasurement_is_retrained_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It adds to the front from before the retraining, which stays the same."""
+    store = new_store(tmp_path / "run", small_study(POINTS))
+    store.save_remeasurement(remeasured_for_retraining({1: 4.0, 2: 2.0}))
+    store.save_remeasurement(replace(remeasured({1: 1.0, 3: 2.5}, name="quiet"), created="2026-01-02"))
+    numbers, announced = plan_of(tmp_path / "run", capsys)
+    assert numbers == [1, 2, 3]
+    assert "front 2" in announced
+    assert "front of newer remeasurements 1" in announced
+
+
 def test_the_model_that_newer_timings_recommend_is_retrained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,26 +285,13 @@ def test_the_model_that_newer_timings_recommend_is_retrained(
 
 
 @pytest.mark.slow
-def test_a_measurement_that_failed_is_tried_again(study: StudyRecord, tmp_path: Path, cache: Path) -> None:
-    run = tmp_path / "run"
-    store = new_store(run, study)
-    store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0}, {2: "crash"}))
-    for number in (1, 2):
-        for final in retrained(number, {1: 0.4, 2: 0.41}, steps=STEPS):
-            store.save_retraining(final)
-    assert main([str(run), *WORDS, "--cache", str(cache)]) == 0
-    (again,) = store.remeasurements()
-    assert (set(again.measurements), again.unmeasured) == ({0, 1, 2}, {})
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [{STOPPED: 3.0}, {}])
 def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
     earlier: dict[int, float], study: StudyRecord, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The study's timings are of another machine; STOPPED is of an earlier command, with --early-stopped.
 
-    An interrupted command may have dropped its measurement already.
+    An interrupted command may not have timed it.
     """
     run = tmp_path / "run"
     store = new_store(run, study)
