@@ -49,7 +49,7 @@ from nas.data.dataset import (
     square,
     square_mask,
 )
-from nas.data.download import Absent, fetch, is_remote, local_path
+from nas.data.download import Absent, fetch, is_remote, local_path, without_signature
 from nas.files import atomic_write, parse_json
 from nas.numbers import plural
 from nas.study.redaction import public_word, split_patterns
@@ -278,10 +278,18 @@ def read_names(source: str, folder: Path) -> tuple[str, ...] | None:
     if is_remote(source):
         try:
             path = fetch(source, folder, parse_names, lambda here, total: None)
-        except Absent:  # recorded, so that cached shards can be read without a network
-            path = local_path(source, folder)
-            atomic_write(path, "null")
+        except Absent:
+            return None
     return parse_names(path) if path.is_file() else None
+
+
+def record_names(names: tuple[str, ...] | None, source: str, folder: Path) -> None:
+    """Note that there are no classes' names, so that cached shards can be read without a network.
+
+    Only once shards were read: a server that refuses an expired signature answers as if there were no such file.
+    """
+    if names is None and is_remote(source):
+        atomic_write(local_path(source, folder), "null")
 
 
 def parse_names(path: Path) -> tuple[str, ...] | None:
@@ -346,7 +354,7 @@ class Shards:
         if not self.has_masks:
             return None
         if self.names and self.num_classes is None:
-            return len(self.names)
+            return min(len(self.names), IGNORE_LABEL)
         return 1 + max(self.largest(self.samples[i]) for i in evenly_spaced(len(self), MAX_COUNTED_MASKS))
 
     def largest(self, sample: TarSample) -> int:
@@ -418,11 +426,11 @@ def open_shards(
     train, val = train_and_val(bare)
     split_pattern = val if val is not None and split == "val" else train
     folder = cache_dir / "shards"
-    names = read_names(names_source(expand(train)[0]), folder)
+    about_names = names_source(expand(train)[0])
+    names = read_names(about_names, folder)
     selection = ShardSelection(split, val is not None, seed, count, folder)
-    selection.collect(
-        shuffled(sources(split_pattern), seed, lambda source: public_word(source).rpartition("/")[2]), progress
-    )
+    selection.collect(shuffled(sources(split_pattern), seed, shard_name), progress)
+    record_names(names, about_names, folder)
     if not selection.samples:
         raise DataError(
             f"--data webdataset: no {split} images in '{public_word(split_pattern)}'"
@@ -434,6 +442,13 @@ def open_shards(
     notes = (*selection.notes(), *incomplete("label", selection.samples), *incomplete("mask", chosen))
     paths, available = tuple(selection.paths), len(selection.samples)
     return Shards(tuple(chosen), paths, size_px, uri, classes, names, void, available, notes)
+
+
+def shard_name(source: str) -> str:
+    """Return a shard's file name, with what a URL asks for: servers may name the file in a parameter."""
+    name = public_word(source).rpartition("/")[2]
+    asked = urlsplit(without_signature(source)).query if is_remote(source) else ""
+    return f"{name}?{asked}" if asked else name
 
 
 def incomplete(what: str, samples: list[TarSample]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from nas.study.training_files import EVENTS, LOG_ID
 MLFLOW_FILE = "mlflow.db"  # in the folder of a training
 PROJECT = "backbone-nas"  # unless the environment names another one
 _MAX_REASON_CHARACTERS = 300
+_OTHER_THAN_MLFLOW = re.compile(r"[^/\w.\- ]")  # characters that MLflow refuses in a name, as the @ of a teacher's size
 _LOG = logging.getLogger(__name__)
 
 
@@ -113,7 +114,8 @@ class MLflow:
         from mlflow.entities import Metric
 
         now_ms = int(1e3 * time.time())
-        self._client.log_batch(self._run_id, [Metric(name, value, now_ms, step) for name, value in values.items()])
+        named = {_OTHER_THAN_MLFLOW.sub("_", name): value for name, value in values.items()}
+        self._client.log_batch(self._run_id, [Metric(name, value, now_ms, step) for name, value in named.items()])
 
     def close(self) -> None:
         """Write what is not written yet."""

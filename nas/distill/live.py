@@ -8,6 +8,7 @@ targets are computed in the precision of the cached ones, and standardized by th
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -116,6 +117,8 @@ class LiveSource:
         self._images = settings.open(targets.image_px)
         self._count = len(self._images) // MAX_EPOCHS
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="images")  # they end with this object
+        # Batches are read by several threads; passes of two at a time on a device would take the memory of both.
+        self._turns = {teacher.device: threading.Lock() for teacher in self._teachers.values()}
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +135,8 @@ class LiveSource:
         targets: dict[str, Tensor] = {}
         for name in plan.group.teachers:
             teacher = self._teachers[name]
-            targets |= teacher.targets(shown[teacher.image_px], self._grid, device)
+            with self._turns[teacher.device]:
+                targets |= teacher.targets(shown[teacher.image_px], self._grid, device)
         return Batch(images, targets)
 
     def _needed(self, plan: BatchPlan) -> set[int]:
@@ -162,7 +166,7 @@ class _LiveTeacher:
         cached = targets.teachers[spec.name]
         if spec.fingerprint != cached.fingerprint:
             raise CacheError(f"teacher {spec.name}: its weights or its preprocessing are not those of the cache")
-        self._name, self._device, self._precision = spec.name, device, cached.precision
+        self._name, self.device, self._precision = spec.name, device, cached.precision
         self._teacher: Teacher = spec.load().to(device)
         recorded = read_cache_set(targets.path).teachers[spec.name].manifest["activations"]
         if not same_activations(activation_fingerprint(self._teacher), recorded):
@@ -182,7 +186,7 @@ class _LiveTeacher:
 
     @torch.inference_mode()
     def _features(self, images: Tensor, grid: int) -> dict[str, Tensor]:
-        summary, spatial = run_teacher(self._teacher, images.to(self._device), self._precision)
+        summary, spatial = run_teacher(self._teacher, images.to(self.device), self._precision)
         heads = {"spatial": to_grid(spatial, grid)} | ({} if summary is None else {"summary": summary})
         return {head: standardizer.apply(heads[head]) for head, standardizer in self._heads.items()}
 

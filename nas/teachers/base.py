@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -168,6 +168,7 @@ def distance(a: Sequence[float], b: Sequence[float]) -> float:
 def check_activations(make: Callable[[], Teacher]) -> Callable[[], Teacher]:
     """Wrap `make` to compare its teacher's activations with the recorded ones: TeacherError where they differ."""
 
+    @wraps(make)
     def load() -> Teacher:
         teacher = make()
         recorded = recorded_activations().get(teacher.fingerprint, ())

@@ -260,13 +260,14 @@ def linear_classify(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     return torch.from_numpy(model.predict(((queries - mean) / scale).numpy()))
 
 
-def knn_classify(bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
+def knn_classify(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """Return the class of each query (Q, C) by its 20 nearest of `bank` (N, C) in cosine, weighted exp(sim / 0.07).
 
     Source: Wu et al. 2018, as in DINO and AM-RADIO.
     """
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
     values, index = similarity.topk(min(NEIGHBORS, len(bank)), dim=1)
-    votes = torch.zeros(len(queries), classes)
-    votes.scatter_add_(1, labels[index], (values / TEMPERATURE).exp())
-    return votes.argmax(1)
+    present, numbers = labels.unique(return_inverse=True)  # labels may be ids, of which few are used
+    votes = torch.zeros(len(queries), len(present))
+    votes.scatter_add_(1, numbers[index], (values / TEMPERATURE).exp())
+    return present[votes.argmax(1)]

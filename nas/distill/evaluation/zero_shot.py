@@ -6,6 +6,7 @@ is brought from PHI-S to the teacher's own space and compared with them, as the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def embed_class_names(
         if not contrastive(spec) or spec.name not in targets.teachers:
             continue
         lacking = "class names" if targets.class_names is None else "labels" if targets.val.labels is None else None
+        if lacking is None and not any(map(_is_word, targets.class_names or ())):
+            lacking = f"class names in words, as {(targets.class_names or ('',))[0]!r} is none"
         if lacking:
             say(f"no zero-shot accuracy through {spec.name}: the images have no {lacking}")
             continue
@@ -99,6 +102,11 @@ def texts_path(targets: Targets, teacher: str) -> Path | None:
 def words(targets: Targets) -> list[str]:
     """Return the class names as words: underscores become spaces."""
     return [name.replace("_", " ") for name in targets.class_names or ()]
+
+
+def _is_word(name: str) -> bool:
+    """Return whether a class name says something to a text tower: a number does not, nor does an id of WordNet."""
+    return any(character.isalpha() for character in name) and not re.fullmatch(r"n\d{8}", name)
 
 
 def _save(path: Path, texts: Tensor) -> None:

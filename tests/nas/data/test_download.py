@@ -232,6 +232,14 @@ def test_absent_names_are_remembered_so_that_no_network_is_needed_again(server, 
     assert len(server.requests) == asked
 
 
+def test_names_that_an_expired_signature_hides_are_not_remembered_as_absent(server, tmp_path):
+    server.status = 403
+    with pytest.raises(DataError, match="HTTP 403"):
+        opened(server, tmp_path, count=3)
+    server.status = 200
+    assert opened(server, tmp_path, count=3).class_names == ("cat", "dog", "hen")
+
+
 def test_signatures_are_sent_but_never_shown(server, tmp_path):
     with pytest.raises(DataError) as caught:
         open_images(f"webdataset:{server.url}/no-{{0..1}}.tar?sign=secret", "train", 3, 0, 24, tmp_path)

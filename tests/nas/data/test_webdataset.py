@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from nas.data import IGNORE_LABEL, DataError, absolute_uri, open_images, webdataset
+from nas.data.dataset import shuffled
+from nas.data.webdataset import shard_name
 from tests.nas.data.builders import SHARED, encoded, png, write_shard
 
 
@@ -59,6 +61,15 @@ def test_only_as_many_shards_as_the_count_asks_for_in_an_order_of_the_seed(tmp_p
     assert keys(first[0]) == keys(both(uri, seed=0, count=6)[0])
     assert set(keys(first[0])) < set(keys(both(uri, seed=0, count=7)[0]))
     assert len({images.fingerprint for images in first}) == 6
+
+
+def test_shards_that_differ_in_what_a_url_asks_for_are_shuffled_and_signatures_do_not_matter():
+    shards = [f"https://host/get?f={number:02d}" for number in range(20)]
+    orders = [shuffled(shards, seed, shard_name) for seed in (0, 1)]
+    assert shards != orders[0] != orders[1] != shards
+    signed = [f"https://host/{n}.tar?sv=1&se={n}&sig={n}{n}" for n in range(20)]
+    assert [shard_name(shard) for shard in signed] == [f"{n}.tar" for n in range(20)]
+    assert shard_name("/data/a/0001.tar") == "0001.tar"
 
 
 def test_patterns_of_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
@@ -253,6 +264,12 @@ def test_names_without_labels_bound_the_masks(masked, tmp_path):
     train, _ = both(masked)
     assert (train.mask_classes, train.num_classes, train.class_names) == (4, None, None)
     assert (train.read(0).mask == 9).any()  # beyond the classes: void
+
+
+def test_masks_have_at_most_255_classes_for_255_is_void(masked, tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps([f"kind {n}" for n in range(300)]))
+    train, _ = both(masked)
+    assert train.mask_classes == 255
 
 
 def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(masked, monkeypatch):

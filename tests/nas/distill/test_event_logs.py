@@ -150,6 +150,16 @@ def mlflow_server(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any,
     return calls
 
 
+def test_names_of_metrics_are_such_that_mlflow_takes_them(
+    tmp_path: Path, mlflow_server: list[tuple[str, tuple[Any, ...]]]
+) -> None:
+    (log,) = open_event_logs(["mlflow"], tmp_path, 0)
+    mlflow_server.clear()
+    log.add({"loss/samvit_huge_patch16.sa1b@1024/4/spatial": 0.5, "images_per_second": 9.0}, 10)
+    ((_, (_, metrics)),) = mlflow_server
+    assert metrics == [("loss/samvit_huge_patch16.sa1b_1024/4/spatial", 0.5, 10), ("images_per_second", 9.0, 10)]
+
+
 def test_all_values_of_a_step_are_one_call_of_mlflow(
     tmp_path: Path, mlflow_server: list[tuple[str, tuple[Any, ...]]]
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -29,6 +31,7 @@ from nas.distill.run import TrialContext, _live_source
 from nas.distill.trainer import Distiller
 from nas.measure.service import MeasurementService
 from nas.study.config import DistillConfig, Group, SearchConfig
+from nas.teachers.base import TeacherOutput, run_teacher
 from search_space import preset
 
 TEACHERS = "lite0,hed"
@@ -200,6 +203,27 @@ def test_as_many_photographs_are_decoded_at_a_time_as_there_are_threads(
     source = LiveSource(live(cache, augment=False), targets, CPU, threads=4)
     plan = BatchPlan(GROUP, np.arange(4), 64)
     assert torch.equal(source.read(plan, plan.rows, CPU).images, normalize(torch.from_numpy(targets.train.images[:4])))
+
+
+def test_one_batch_at_a_time_is_computed_on_a_device(
+    targets: Targets, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readers of a training ask for two batches at a time, whose activations would not fit together."""
+    source = LiveSource(live(cache, augment=False), targets, CPU)
+    plan, under_way, most = BatchPlan(GROUP, np.arange(2), 64), [], []
+
+    def slowly(*arguments: Any) -> TeacherOutput:
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.05)
+        under_way.pop()
+        return run_teacher(*arguments)
+
+    monkeypatch.setattr("nas.distill.live.run_teacher", slowly)
+    with ThreadPoolExecutor(2) as readers:
+        list(readers.map(lambda _: source.read(plan, plan.rows, CPU), range(4)))
+    assert set(most) == {1}
+    assert len(most) >= 4
 
 
 def test_a_training_decodes_with_its_share_of_the_cpus(

@@ -2,14 +2,17 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from nas.teachers import TEACHERS, TeacherError, base, load_teachers
+from nas.teachers import __main__ as recording
 from nas.teachers.base import (
     Teacher,
+    TeacherUnavailable,
     activation_fingerprint,
     distance,
     fixed_image,
@@ -179,3 +182,23 @@ def test_a_teacher_in_bf16_is_the_same_teacher_and_its_features_nearly_the_same(
         assert least < F.cosine_similarity(a, b, dim=1).mean() < 0.999999
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
     assert activation_fingerprint(teacher) == before
+
+
+def test_a_record_that_cannot_be_made_leaves_the_earlier_one(monkeypatch, tmp_path):
+    records = tmp_path / "activations.json"
+    records.write_text(base.ACTIVATIONS_FILE.read_text())
+    monkeypatch.setattr(recording, "ACTIVATIONS_FILE", records)
+    monkeypatch.setattr(recording, "activation_fingerprint", lambda teacher: pytest.fail("no teacher is here"))
+
+    def absent():
+        raise TeacherUnavailable("teacher hed: offline")
+
+    monkeypatch.setitem(TEACHERS, "hed", replace(TEACHERS["hed"], load=absent))
+    monkeypatch.setattr(recording, "TEACHERS", {"hed": TEACHERS["hed"]})
+    assert recording.main([]) == 1
+    assert records.read_text() == base.ACTIVATIONS_FILE.read_text()
+
+
+def test_a_teacher_whose_record_is_replaced_is_not_compared_with_it(monkeypatch):
+    monkeypatch.setattr(base, "recorded_activations", lambda: pytest.fail("it was compared"))
+    assert recording._unchecked(TEACHERS["hed"].load).name == "hed"

@@ -51,7 +51,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def test_knn_votes_by_cosine_not_by_length() -> None:
     bank = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 9.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    assert knn_classify(bank, labels, torch.tensor([[5.0, 0.2], [0.2, 0.3]]), classes=2).tolist() == [0, 1]
+    assert knn_classify(bank, labels, torch.tensor([[5.0, 0.2], [0.2, 0.3]])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("cosine", "winner"), [(0.92, 1), (0.93, 0)])
@@ -59,16 +59,16 @@ def test_knn_weighs_by_exp_of_cosine_over_007(cosine: float, winner: int) -> Non
     """One neighbour at cosine 1 against three at c: 3 exp(c / 0.07) > exp(1 / 0.07) from c = 1 - 0.07 ln 3 = 0.923."""
     far = [cosine, math.sqrt(1 - cosine**2)]
     bank = torch.tensor([[1.0, 0.0], far, far, far])
-    assert knn_classify(bank, torch.tensor([1, 0, 0, 0]), torch.tensor([[1.0, 0.0]]), 2).tolist() == [winner]
+    assert knn_classify(bank, torch.tensor([1, 0, 0, 0]), torch.tensor([[1.0, 0.0]])).tolist() == [winner]
 
 
 def test_twenty_neighbours_vote_and_no_more() -> None:
     """20 of class 0 at cosine 0.9; any number of class 1 just behind them: with a few more votes class 1 would win."""
     near, behind = [[0.9, math.sqrt(1 - 0.81)]] * 20, [[0.89, math.sqrt(1 - 0.89**2)]] * 60
     labels = torch.tensor([0] * 20 + [1] * 60)
-    assert knn_classify(torch.tensor(near + behind), labels, torch.tensor([[1.0, 0.0]]), 2).tolist() == [0]
-    assert knn_classify(torch.tensor(near[:19] + behind), labels[1:], torch.tensor([[1.0, 0.0]]), 2).tolist() == [0]
-    assert knn_classify(torch.tensor(near[:3]), labels[:3], torch.tensor([[1.0, 0.0]]), 2).tolist() == [0], "fewer"
+    assert knn_classify(torch.tensor(near + behind), labels, torch.tensor([[1.0, 0.0]])).tolist() == [0]
+    assert knn_classify(torch.tensor(near[:19] + behind), labels[1:], torch.tensor([[1.0, 0.0]])).tolist() == [0]
+    assert knn_classify(torch.tensor(near[:3]), labels[:3], torch.tensor([[1.0, 0.0]])).tolist() == [0], "fewer"
 
 
 # The linear probe
@@ -185,6 +185,13 @@ def test_one_class_or_none_has_no_miou(fill: int) -> None:
 
 
 # Retrieval
+
+
+def test_labels_may_be_ids_of_which_few_are_used() -> None:
+    bank, labels = torch.eye(4), torch.tensor([999_999, 999_999, 70_000, 5])
+    assert knn_classify(bank, labels, torch.eye(4)).tolist() == [999_999, 999_999, 70_000, 5]
+    huge = torch.tensor([2**40, 2**40, 7, 7])
+    assert knn_classify(bank, huge, torch.eye(4)[1:3]).tolist() == [2**40, 7], "votes of all ids would take terabytes"
 
 
 def test_retrieval_sees_through_a_linear_map_and_is_chance_on_noise() -> None:

@@ -153,6 +153,13 @@ def test_what_the_images_lack_is_one_line(made: Targets, weights: dict[str, Path
     assert prepared(without[lacking], "xfeat", {}) == [], "nothing is missed without a CLIP"
 
 
+@pytest.mark.parametrize("names", [("n01440764", "n01443537", "n01484850"), ("0", "1", "2")])
+def test_ids_are_no_names_for_a_text_tower(made: Targets, weights: dict[str, Path], names: tuple[str, ...]) -> None:
+    (line,) = prepared(replace(made, class_names=names), CLIP, weights)
+    assert line.endswith(f"the images have no class names in words, as {names[0]!r} is none")
+    assert prepared(replace(made, class_names=("n01440764", "7", "tench")), CLIP, weights) == []
+
+
 def test_a_clip_whose_text_tower_is_unknown_is_one_line(
     made: Targets, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
