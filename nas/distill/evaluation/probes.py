@@ -267,7 +267,8 @@ def knn_classify(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
     values, index = similarity.topk(min(NEIGHBORS, len(bank)), dim=1)
-    present, numbers = labels.unique(return_inverse=True)  # labels may be ids, of which few are used
+    present: Tensor
+    present, numbers = torch.unique(labels, return_inverse=True)  # labels may be ids, of which few are used
     votes = torch.zeros(len(queries), len(present))
     votes.scatter_add_(1, numbers[index], (values / TEMPERATURE).exp())
     return present[votes.argmax(1)]
