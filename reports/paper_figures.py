@@ -140,7 +140,7 @@ def draw(
             "front": _front_figure(data, additions),
             **{name: _progress_figure(summary, axis, data.curve_label) for name, axis in PROGRESS.items()},
             "rungs": _rung_figure(study, summary),
-            "importance": _importance_figure(importances(study.info, summary)),
+            "importance": _importance_figure(importances(study.info, summary), data.score_word),
         }
 
 
@@ -407,7 +407,7 @@ def _draw_pairs(axes: Any, pairs: list[tuple[float, float]], on_front: bool) -> 
     )  # fmt: skip
 
 
-def _importance_figure(rows: Sequence[Importance]) -> Figure | None:
+def _importance_figure(rows: Sequence[Importance], score_word: str) -> Figure | None:
     """Draw the most important choices of any objective, a mark with its interval per objective.
 
     Objectives that the choices do not explain are left out; None if that is all of them.
@@ -418,6 +418,7 @@ def _importance_figure(rows: Sequence[Importance]) -> Figure | None:
     largest = {
         choice: max(r.share for r in rows if r.choice == choice) for choice in dict.fromkeys(r.choice for r in rows)
     }
+    words = OBJECTIVE_WORDS | {"score": score_word}
     choices = sorted(largest, key=lambda choice: -largest[choice])[:MAX_CHOICES]
     objectives = list(dict.fromkeys(r.objective for r in rows))
     figure, (axes,) = _empty_figure(height_inches=FRAME_INCHES + CHOICE_INCHES * len(choices))
@@ -427,7 +428,7 @@ def _importance_figure(rows: Sequence[Importance]) -> Figure | None:
         y = [choices.index(r.choice) + (i + 0.5) / len(objectives) * 0.6 - 0.3 for r in shown]
         color, marker = SERIES[i % len(SERIES)][1], MARKERS[i % len(MARKERS)]
         axes.hlines(y, [100 * r.low for r in shown], [100 * r.high for r in shown], color=color, linewidth=1)
-        label = f"{OBJECTIVE_WORDS.get(objective, objective)} (all choices together: {100 * shown[0].explained:.0f} %)"
+        label = f"{words.get(objective, objective)} (all choices together: {100 * shown[0].explained:.0f} %)"
         axes.plot([100 * r.share for r in shown], y, marker, color=color, markersize=3.5, label=label)
     axes.set_yticks(range(len(choices)), choices)
     axes.set_ylim(len(choices) - 0.4, -0.6)

@@ -19,7 +19,7 @@ from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, capitalized, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
-from reports.scored_trials import OBJECTIVE_WORDS
+from reports.scored_trials import OBJECTIVE_WORDS, axis, has_published_score, score_word
 from reports.statistics import MIN_RANKED, SearchState, random_trials, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_LANES, MAX_SPANS
@@ -55,7 +55,7 @@ def subject(info: StudyInfo) -> str:
         else (f"{len(names)} teachers")
     )
     meanings = {"score": f" (agreement with the features of {teachers})"} if names else {}
-    words = [f"{_word(objective)}{meanings.get(objective.name, '')}" for objective in info.objectives]
+    words = [f"{_word(objective, info)}{meanings.get(objective.name, '')}" for objective in info.objectives]
     return f"A search for vision backbones, compared by {_listed(words)}."
 
 
@@ -64,7 +64,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def score_definition(info: StudyInfo) -> str:
-    """Define the distillation score of a study, in one line."""
+    """Define the score of a study, in one line."""
+    if has_published_score(info):
+        score = axis(info, "score")
+        unit = f", in {brief(score.unit, 40)}" if score.unit else ""
+        return f"The score is a value of a table{unit}: {brief(score.label, 160)}. Nothing was trained."
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     definition = (
         f"The score (distillation score) is the mean explained variance (R²) of the teachers’ {features} on held-out "
@@ -154,7 +158,9 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
-    once = "" if summary.recommendation and summary.recommendation.retrained else trained_once(info)
+    once = trained_once(info) if info.teachers else ""
+    if summary.recommendation and summary.recommendation.retrained:
+        once = ""
     if not intervals_are_known(summary.complete, summary.front):
         return f"Which models tie in throughput is unknown, because timings cannot be trusted. {once}".rstrip()
     ties = "No two neighbors on the front have overlapping intervals."
@@ -203,7 +209,9 @@ def convergence_words(study: StudyRecord) -> str:
     )
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"
-    other_seeds = "; backbone-nas retrain trains the front with other seeds" if on_plane(study.info.objectives) else ""
+    other_seeds = "; backbone-nas retrain trains the front with other seeds"
+    if not study.info.teachers or not on_plane(study.info.objectives):
+        other_seeds = ""
     return (
         f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate')}. "
         f"Such a gain cannot be distinguished from a lucky seed{other_seeds}. {noise}"
@@ -311,6 +319,8 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
     if search is SearchState.ENDED_EARLY:
         reason = brief(info.sessions[-1].get("ending"), 300)
         return f"Ended early: {state}. The search stopped before its budget was spent: {reason}."
+    if not info.teachers:
+        return f"Unfinished: {state}. Nothing was running."
     return f"Unfinished: {state}. No search was running; backbone-nas search --resume continues it."
 
 
@@ -377,8 +387,8 @@ def _chance_sentence(metric: MetricSummary) -> str:
 def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
     """Say what the chart of the Pareto front shows, and explain the marks that it has."""
     parts = [
-        f"Distillation score against throughput, relative to {brief(info.reference, 40)}. A point is a candidate, "
-        "a bar the 95 % interval of its throughput."
+        f"{capitalized(score_word(info))} against throughput, relative to {brief(info.reference, 40)}. A point is a "
+        "candidate, a bar the 95 % interval of its throughput."
     ]
     if any(p.number == data.recommended for p in data.points):
         parts.append("The ring marks the recommended one.")
@@ -424,8 +434,8 @@ def score_curves_caption(data: FigureData) -> str:
     step = data.curve_step
     some = "" if step == 1 else f" Of the other candidates, every {step}th is drawn."
     return (
-        "Distillation score of every trained candidate at each rung; a line ends where its candidate was early-stopped."
-        f"{some}"
+        f"{capitalized(data.score_word)} of every trained candidate at each rung; a line ends where its candidate was "
+        f"early-stopped.{some}"
     )
 
 
@@ -452,7 +462,7 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
 
 
 def _reference_point(info: StudyInfo) -> str:
-    axes = ", ".join(f"{_word(o)} {o.reference:g}" for o in info.objectives)
+    axes = ", ".join(f"{_word(o, info)} {o.reference:g}" for o in info.objectives)
     return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
@@ -490,11 +500,11 @@ def footer(info: StudyInfo, summary: StudySummary) -> str:
 
 
 def _logarithmic(info: StudyInfo) -> str:
-    return " and ".join(_word(o) for o in info.objectives if o.log)
+    return " and ".join(_word(o, info) for o in info.objectives if o.log)
 
 
-def _word(objective: Objective) -> str:
-    names = {"throughput": "throughput", **OBJECTIVE_WORDS}
+def _word(objective: Objective, info: StudyInfo) -> str:
+    names = {"throughput": "throughput", **OBJECTIVE_WORDS, "score": score_word(info)}
     return names.get(objective.name) or brief(objective.label)
 
 

@@ -133,7 +133,12 @@ def verdict_sentence(checks: Iterable[TrustCheck]) -> str:
 def _not_done_yet(
     kind: CheckKind, sentence: str, info: StudyInfo, summary: StudySummary, run: str, models: int
 ) -> TrustCheck:
-    """Return a check that has only `models` finished models, with the command that trains the missing ones."""
+    """Return a check that has only `models` finished models, with the command that trains the missing ones.
+
+    Of published scores there is no such command.
+    """
+    if not info.teachers:
+        return TrustCheck(kind, Outcome.NOT_DONE, sentence)
     evaluations, price = more_finished_models(info, summary, MIN_RANKED - models)
     budget = info.config.get("budget")
     left = max(0, budget - summary.evaluated) if isinstance(budget, int) else 0
@@ -159,7 +164,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     measured = sum(summary.verdicts.values())
     doubtful = summary.doubtful
     if summary.half_width is None and summary.verdicts:
-        return TrustCheck(NOISE, Outcome.NOT_DONE, "The throughputs are published ones: nothing was timed.")
+        return TrustCheck(NOISE, Outcome.NOT_APPLICABLE, "The throughputs are published ones: nothing was timed.")
     if summary.half_width is None:
         scale = plural(summary.scale, "network was", "networks were")
         only = f"; {scale} measured for scale" if summary.scale else ""
@@ -213,7 +218,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
     more = retrain_command(info, summary, run), retraining_price(info, summary)
     if retrained is None and not info.teachers:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
+        return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and summary.recommendation is None:
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
@@ -252,6 +257,9 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
+    if not info.teachers and not metrics:
+        sentence = "The scores are published ones: no model was trained that a task could judge."
+        return TrustCheck(METRICS, Outcome.NOT_APPLICABLE, sentence)
     if not trained_models(summary):
         sentence = "No model has been trained to the last rung."
         return _not_done_yet(METRICS, sentence, info, summary, run, 0)

@@ -221,8 +221,8 @@ def _trainings(seeds: int, steps: int) -> str:
 def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
     """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
-    It refuses other objectives and a study without a complete candidate. Without the baselines, if there are any,
-    retrained scores could not decide what is recommended.
+    It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
+    baselines, if there are any, retrained scores could not decide what is recommended.
     """
     flag = " --baselines" if summary.baselines else ""
     return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
@@ -234,7 +234,7 @@ def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str |
 
 
 def _has_front_on_plane(info: StudyInfo, summary: StudySummary) -> bool:
-    return on_plane(info.objectives) and summary.recommendation is not None
+    return bool(info.teachers) and on_plane(info.objectives) and summary.recommendation is not None
 
 
 def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str | None], ...]:
@@ -270,17 +270,17 @@ def _near_tie(info: StudyInfo, found: Recommendation) -> str:
 
 
 def weights_place(summary: StudySummary) -> str:
-    """Return where in the run folder the recommended model's weights are; "" where no model is recommended."""
+    """Return where in the run folder the recommended model's weights are; "" where there are none."""
     found = summary.recommendation
-    if found is None:
+    if found is None or found.published:
         return ""
     folder = f"retraining/{found.model.steps}-steps/seed-*/weights" if found.retrained else "weights"
     return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
 
 
 def export_command(summary: StudySummary, run: str) -> str:
-    """Return the command that exports the recommended model; "" where no model is recommended."""
-    if summary.recommendation is None:
+    """Return the command that exports the recommended model; "" where none is recommended, or nothing was trained."""
+    if summary.recommendation is None or summary.recommendation.published:
         return ""
     number = summary.recommendation.trial.number
     return f"backbone-nas export {run} --trials {number} --format timm --out winner"
