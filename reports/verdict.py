@@ -12,8 +12,9 @@ from nas.numbers import fixed, plural
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise
-from reports.formatting import brief, capitalized
+from reports.formatting import brief, capitalized, significant
 from reports.noise import doubt_of
+from reports.scored_trials import ScoredTrial, value_of
 from reports.sentences import baseline_words, doubt_meanings, trained_once
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
@@ -332,21 +333,37 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
     start = f"{capitalized(evaluated)}{early}."
     reference = f"the throughput of {brief(info.reference)}"
-    fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
-    found = summary.recommendation
+    best, found = max(summary.front, key=lambda s: s.score), summary.recommendation
     timings = " and the newest timings" if summary.remeasured else ""
     of_search = f" of the search, by its own scores{timings}," if found and found.retrained else ""
     if len(info.objectives) == 1:
         return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, best.score, info)}."
     if len(summary.front) == 1:
         return f"{start} The Pareto front{of_search} is one model, {_model_words(best.trial, best.score, info)}."
-    timed = "timed as " if doubt_of(fastest.trial) else ""
+    end, is_what, value = _other_end(info, summary)
     highest = _score_and_times(best.trial, best.score, reference)
+    start = f"{start} The Pareto front{of_search} has {len(summary.front)} models"
+    if end.trial.number == best.trial.number:
+        return f"{start}; {brief(best.name)} has the highest score ({highest}{value}) and is {is_what}."
+    at_the_end = _score_and_times(end.trial, end.score, reference if doubt_of(best.trial) else "")
     return (
-        f"{start} The Pareto front{of_search} has {len(summary.front)} models, from {brief(best.name)} with the "
-        f"highest score ({highest}) to {brief(fastest.name)}, {timed}the fastest "
-        f"({_score_and_times(fastest.trial, fastest.score, reference if doubt_of(best.trial) else '')})."
+        f"{start}, from {brief(best.name)} with the highest score ({highest}) to {brief(end.name)}, {is_what} "
+        f"({at_the_end}{value})."
     )
+
+
+def _other_end(info: StudyInfo, summary: StudySummary) -> tuple[ScoredTrial, str, str]:
+    """Return the front's fastest model, or its best by the first objective that is not the score, and what it is.
+
+    The last text is the objective's value: "; parameters 312,000", "" of a throughput.
+    """
+    fastest = summary.front[0]
+    if any(objective.name == "throughput" for objective in info.objectives):
+        return fastest, "timed as the fastest" if doubt_of(fastest.trial) else "the fastest", ""
+    axis, objective = next((i, o) for i, o in enumerate(info.objectives) if o.name != "score")
+    end, label = max(summary.front, key=lambda s: s.values[axis]), brief(objective.label)
+    value = f"{significant(value_of(end.trial, objective.name))} {brief(objective.unit, 40)}".rstrip()
+    return end, f"the best by {label}", f"; {label} {value}"
 
 
 def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -> str:

@@ -324,6 +324,36 @@ def test_one_objective_has_a_ranking_and_no_front():
     assert "No candidate is in the ranking" in headline(lost.info, summarize(lost), "RUN")[-1]
 
 
+@pytest.mark.parametrize("names", [("score", "params"), ("macs", "score"), ("score", "throughput", "memory")])
+def test_the_ends_of_the_front_are_those_of_its_objectives(names):
+    words = {"params": "parameters", "macs": "multiply-accumulates of one image"}
+    shared = 0
+    for seed in range(30):
+        study = synthetic.study(4, seed=seed, only=TrialState.COMPLETE)
+        if "memory" in names and seed % 2:
+            study = synthetic.scored(study, lambda t: t.measurement.ratio / 10)
+        study = synthetic.with_info(study, objectives=objectives(names, "both"))
+        summary = summarize(study)
+        best = max(summary.front, key=lambda s: s.score)
+        by = next((name for name in names if name in words), "")
+        end = min(summary.front, key=lambda s: getattr(s.trial, by)) if by else summary.front[0]
+        sentence = headline(study.info, summary, "RUN")[-1]
+        what = f"the best by {words[by]}" if by else "the fastest"
+        if len(summary.front) == 1:
+            continue
+        assert f"{best.name}, has" not in sentence
+        if end.trial.number == best.trial.number:
+            shared += 1
+            assert f"; {best.name} has the highest score (" in sentence
+            assert sentence.endswith(f" and is {what}.")
+        else:
+            assert f" from {best.name} with the highest score (" in sentence
+            assert f" to {end.name}, {what} (" in sentence
+        if by:
+            assert f"; {words[by]} {getattr(end.trial, by):,}" in sentence
+    assert shared or names[-1] != "memory"
+
+
 def test_one_retrained_model_without_baselines():
     study = compared(1.2)
     study = replace(study, info=replace(study.info, baselines=()), trials=study.trials[3:])
