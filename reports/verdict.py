@@ -65,7 +65,7 @@ def taken_back_sentence(summary: StudySummary) -> str:
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     """Say that the speeds are unknown, and what measures them; "" where all timings behind it can be trusted."""
     found = summary.recommendation
-    compared = [model.trial for c in summary.comparisons if c for model in (c.found, c.baseline)]
+    compared = [model.trial for c in summary.comparisons if c for model in c.timed]
     doubtful = [t for t in (*([found.trial] if found else ()), *compared) if doubt_of(t)]
     if not doubtful:
         return ""
@@ -133,12 +133,12 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     return Tile(label, NO_DIFFERENCE, f"{_why_no_difference(result)}{scores}")
 
 
-def _why_no_difference(result: BaselineComparison) -> str:
-    """Say why the timings show no difference in throughput."""
+def _why_no_difference(result: BaselineComparison, how: str = "") -> str:
+    """Say why the timings show no difference in throughput; `how` explains the interval."""
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.speedup_low <= 1 <= result.speedup_high:
-        return f"the 95 % interval of the ratio, {interval}, includes 1"
-    ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval})"
+        return f"the 95 % interval of the ratio, {interval}, includes 1{how}"
+    ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval}{how})"
     return (
         f"{ratio}, differs from 1 by no more than the noise "
         f"(the reference, timed against itself: {100 * result.floor:.1f} %)"
@@ -403,7 +403,8 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     name = capitalized(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
-    words = _throughput_words(result, info, "; it combines those of both timings, not of the scores")
+    of_what = "is that of the timing" if result.against_reference else "combines those of both timings"
+    words = _throughput_words(result, info, f"; it {of_what}, not of the scores")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 
@@ -468,7 +469,7 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
     """
     name, reference = brief(result.baseline.name), brief(info.reference)
     if not result.shows_difference:
-        return f"No difference in throughput from {name} is shown: {_why_no_difference(result)}{how}."
+        return f"No difference in throughput from {name} is shown: {_why_no_difference(result, how)}."
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:

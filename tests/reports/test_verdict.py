@@ -194,9 +194,24 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
         assert (
-            "no more than the noise (the reference, timed against itself: 25.0 %)"
+            "(95 % interval 1.18 to 1.22; it combines those of both timings, not of the scores), differs from 1 by no "
+            "more than the noise (the reference, timed against itself: 25.0 %)."
             in headline(which.info, summary, "RUN")[0]
         ) is not shown
+
+
+def test_the_reference_as_the_best_baseline_has_one_ratio_and_the_interval_of_the_candidate():
+    """Its own timing is that against a copy of itself, which is noise."""
+    study = compared(1.3, reference="eradio_femto")
+    itself = {"ratio": 1.012, "ratio_low": 1.009, "ratio_high": 1.015, "verdict": "contended"}
+    study = synthetic.timed(study, lambda t: itself if t.baseline == "eradio_femto" else {})
+    summary = summarize(study)
+    tile, *_ = tiles(study.info, summary)
+    assert (tile.value, tile.note) == ("1.30×", "throughput: 95 % interval 1.29 to 1.31")
+    first, *_ = headline(study.info, summary, "RUN")
+    assert "1.30 times that of eradio_femto (95 % interval 1.29 to 1.31; it is that of the timing, not of" in first
+    slower = synthetic.timed(study, lambda t: {} if t.baseline else {"ratio": 1.01})
+    assert summarize(slower).comparisons[1].speedup == 1.01
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():
@@ -205,7 +220,7 @@ def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     assert second.startswith("Trial 3 also has the highest score")
     assert "0.100 higher" in second
     throughput, score, _ = tiles(study.info, summarize(study))
-    assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.18 to 1.22")
+    assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.19 to 1.21")
     assert throughput.label.endswith("relative to eradio_femto")
     assert score.label.endswith("minus that of eradio_femto")
 
@@ -235,7 +250,7 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     assert tiles(study.info, summary)[0].note.endswith(f"; score: +0.002 (retrained; 95 % interval ± {half})")
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
-    assert "it combines those of both timings, not of the scores)" in first
+    assert "it is that of the timing, not of the scores)" in first
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():
