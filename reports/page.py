@@ -43,7 +43,7 @@ from reports.metrics import (
     trained_models,
 )
 from reports.noise import doubt_of, doubts, ratio_words
-from reports.retraining import read_evidence, retraining_points, retraining_results
+from reports.retraining import read_evidence, retimed_trials, retraining_points, retraining_results
 from reports.scored_trials import OBJECTIVE_WORDS, score_word, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
@@ -133,7 +133,7 @@ def render(
     data = prepare(study, summary)
     choices = importances(study.info, summary)
     datasets = data.datasets() | {
-        "retraining": retraining_points(retraining),
+        "retraining": retraining_points(study, retraining),
         "importances": importance_rows(choices, score_word(study.info)),
     }
     large = page_charts(data) | retraining_chart(datasets["retraining"])
@@ -189,6 +189,8 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
         "timed_sizes": sentences.timed_sizes([*study.trials, *study.scale]),
         "any_doubtful": any(doubt_of(t) for t in study.trials),
         "limit_misses": misses,
+        "retimed": (retimed := retimed_trials(study, retraining)),
+        "retimed_on": sentences.devices(retimed.values()),
         "reasons": [row for row in summary.reasons if not missed.issuperset(row.numbers)],
         "agreement": sentences.agreement(metrics),
         "environment": sentences.environment_rows(info),

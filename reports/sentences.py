@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
 
@@ -102,6 +102,12 @@ def device(info: StudyInfo) -> str:
     name, cpus = brief(recorded or "unknown device"), info.environment.get("cpus")
     bare = without_threads(name)
     return f"{bare}, {plural(cpus, 'CPU')}" if bare != name and isinstance(cpus, int) else bare
+
+
+def devices(trials: Iterable[TrialRecord]) -> str:
+    """Name the devices that trials were timed on, without the numbers of their threads; "" without any."""
+    names = dict.fromkeys(brief(without_threads(t.measurement.device)) for t in trials if t.measurement)
+    return " or ".join(names)
 
 
 def environment_rows(info: StudyInfo) -> list[tuple[str, str]]:

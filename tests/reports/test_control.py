@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.retraining import REMEASUREMENT
 from nas.study.objectives import OBJECTIVES
-from nas.study.records import Objective, Retraining, StudyRecord, TrialState
+from nas.study.records import Objective, Remeasurement, Retraining, StudyRecord, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render
@@ -153,11 +155,37 @@ def test_results_of_retraining_are_on_the_page(retrained_study):
     folder, study = retrained_study
     retraining = retraining_results(read_evidence(folder, study))
     assert retraining is not None
-    assert [p["long"] for p in retraining_points(retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
+    assert [p["long"] for p in retraining_points(study, retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
     page = render(study, summarize(study), None, retraining)
     rows = Page(page).table("Retrained models").body()
     assert sorted(row["after 1620 steps"].split()[0] for row in rows) == ["0.410", "0.510", "0.610"]
     assert 'id="chart-retraining"' in page
+
+
+def test_the_table_of_retrained_models_marks_doubtful_timings_and_names_their_device():
+    study = synthetic.study(8, baselines=False, only=TrialState.COMPLETE)
+    trainings = [
+        Retraining(t.number, seed, 1620, "2026-01-01", "a GPU", (replace(t.rungs[-1], steps=1620),))
+        for t in study.trials
+        for seed in (0, 1)
+    ]
+    timings = {
+        t.number: replace(t.measurement, device="a GPU", verdict="contended" if t.number else "ok")
+        for t in study.trials
+        if t.number < 7
+    }
+    again = Remeasurement(REMEASUREMENT, "2026-01-01", "a GPU", {}, {}, None, timings)
+    evidence = gather_evidence(study, trainings, [again])
+    page = Page(render(study, summarize(study), None, retraining_results(evidence)))
+    head = "× eradio_pico, 95 % interval on a GPU"
+    ratios = {row[""]: row[head] for row in page.table("Retrained models").body()}
+    for trial in study.trials:
+        words, m = ratios[trial.name], trial.measurement
+        assert ("†" in words) is (0 < trial.number < 7)
+        shown = "–" if trial.number == 7 else f"{m.ratio:.{2 if trial.number else 3}f}"
+        assert words.startswith(shown + " " * (trial.number < 7))
+    perfect = page.table("Rank correlations of retraining").body()
+    assert {row["95 % interval"] for row in perfect if row["τ"] == "1.00"} == {"–"}
 
 
 @pytest.fixture
