@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from nas.analysis.recommendation import unused_words
-from nas.analysis.selection import measurement
+from nas.analysis.selection import is_exhausted, measurement
 from nas.numbers import fixed, plural
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
@@ -135,9 +135,9 @@ def _not_done_yet(
 ) -> TrustCheck:
     """Return a check that has only `models` finished models, with the command that trains the missing ones.
 
-    Of published scores there is no such command.
+    There is no such command of published scores, and where no new architecture is left.
     """
-    if not info.teachers:
+    if not info.teachers or is_exhausted(info):
         return TrustCheck(kind, Outcome.NOT_DONE, sentence)
     evaluations, price = more_finished_models(info, summary, MIN_RANKED - models)
     budget = info.config.get("budget")

@@ -298,6 +298,18 @@ def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, fini
     assert f"about {duration(seconds)} " in found.price
 
 
+def test_a_search_of_an_exhausted_space_is_offered_no_command_that_continues_it():
+    study = synthetic.study(6, only=TrialState.COMPLETE, budget=200)
+    session = {"started": "2025-01-31T12:00:00Z", "wall_s": 9.0}
+    for ending, command in (("the space has only 6 architectures", None), (None, "search --resume runs/mine")):
+        ended = synthetic.with_info(study, sessions=({**session, "ending": ending},))
+        for which in (RUNGS, METRICS):
+            found = check(ended, which)
+            assert found.outcome is Outcome.NOT_DONE
+            assert (found.command or "").endswith(command or "")
+            assert bool(found.price) is bool(found.command) is bool(command)
+
+
 def test_checks_that_need_the_same_command_name_the_same(study):
     disagreeing = (RungCorrelation(0, 2, 30, 0.1, 0.5),)
     commands = {check(study, which, correlations=disagreeing).command for which in (RUNGS, SEEDS)}
