@@ -204,7 +204,8 @@ def convergence_words(study: StudyRecord) -> str:
     reached, seeds = convergence(study.trials), study_noise(study.info)
     if reached is None:
         return ""
-    latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
+    digits = 2 if round(reached.ratio, 1) == 1 else 1  # beyond 1 or not must be seen
+    latest = f"{_beyond_one(reached.ratio, digits)} times" if reached.ratio >= 0.1 else "less than a tenth of"
     gain = (
         f"The next architecture is expected to raise the hypervolume by {latest} what the noise of seeds and timings "
         "alone would"
@@ -222,6 +223,12 @@ def convergence_words(study: StudyRecord) -> str:
         f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate')}. "
         f"Such a gain cannot be distinguished from a lucky seed{other_seeds}. {noise}"
     )
+
+
+def _beyond_one(ratio: float, digits: int) -> str:
+    """Format a ratio; one below 1 is rounded down, so that it is not printed as 1."""
+    shown = f"{ratio:.{digits}f}"
+    return f"{1 - 10.0**-digits:.{digits}f}" if ratio < 1 <= float(shown) else shown
 
 
 def predictions(trials: Sequence[TrialRecord]) -> str:
@@ -429,9 +436,10 @@ def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
         return "No model has a value above the reference point."
     if len(info.objectives) == 1:
         return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference point."
+    others = ", or with a study that backbone-nas compare finds comparable" if on_plane(info.objectives) else ""
     return (
         f"The hypervolume is {fixed(summary.hypervolume, 4)}, the volume between the front and the reference point. "
-        "Compare it only within this study, or with a study that backbone-nas compare finds comparable."
+        f"Compare it only within this study{others}."
     )
 
 
@@ -520,6 +528,7 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if sampler == "random":
         return "This study is a random search: its curve is the control for other searches."
     start, drawn = summary.random_start, random_trials(info)
+    control = f" {CONTROL}" if info.teachers and on_plane(info.objectives) else ""  # compare refuses other objectives
     if start is None and drawn and sum(summary.counts.values()) <= drawn:
         return (
             f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."
@@ -527,14 +536,18 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if start is None and drawn:
         return (
             f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
-            f"evaluated for a control. {CONTROL}"
+            f"evaluated for a control.{control}"
         )
     if start is None:
         return (
             f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "
-            f"candidates at random. {CONTROL}"
+            f"candidates at random.{control}"
         )
+    reached = f"a hypervolume of {fixed(start.expected[-1], 4)}"
+    if len(info.objectives) == 1:
+        label = brief(info.objectives[0].label)
+        reached = f"a best {label} of {fixed(start.expected[-1], 4)} above the reference point"
     return (
-        f"The sampler, {sampler}, drew the first {plural(len(start.trials), 'candidate')} at random: a control for as "
-        f"many evaluations, which reached a hypervolume of {fixed(start.expected[-1], 4)}. {CONTROL}"
+        f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, and {len(start.trials)} of "
+        f"them were evaluated: a control for as many evaluations, which reached {reached}.{control}"
     )

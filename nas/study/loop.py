@@ -387,7 +387,10 @@ class StudyLoop:
         """Return whether this session ends because the search has converged, and note why."""
         ratio = self.gain_over_noise if self._until_converged else None
         if ratio is not None and is_below_noise(ratio):
-            self.converged = f"{CONVERGED}: the next architecture is expected to raise the hypervolume by {ratio:.2f} times what the noise of seeds and timings alone would"
+            self.converged = (
+                f"{CONVERGED}: the next architecture is expected to raise the hypervolume by {ratio:.2f} times what "
+                "the noise of seeds and timings alone would"
+            )
         return self.converged is not None
 
     def _unmeasured_scale(self) -> list[TrialRecord]:

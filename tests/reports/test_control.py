@@ -33,8 +33,18 @@ def test_the_random_start_ends_where_its_own_trials_do_whatever_their_order():
     assert start.expected[-1] == pytest.approx(brute_force.hypervolume(places, (0.0, 0.25)))
     assert list(start.expected) == sorted(start.expected)
     sentence = random_control(study.info, summary)
-    assert f" {len(start.trials)} " in sentence
+    assert len(start.trials) < 32
+    assert f"drew the first 32 candidates at random, and {len(start.trials)} of them were evaluated" in sentence
     assert f"{start.expected[-1]:.4f}" in sentence
+
+
+@pytest.mark.parametrize("names", [("score", "throughput"), ("score",), ("score", "params")])
+def test_compare_is_named_only_where_it_takes_the_objectives_and_one_objective_has_no_hypervolume(names):
+    study = with_info(synthetic.study(80), objectives=tuple(OBJECTIVES[name].objective for name in names))
+    words = f"{random_control(study.info, summarize(study))} {hypervolume(study.info, summarize(study))}"
+    assert words.count("backbone-nas compare") == (2 if names[-1] == "throughput" else 0)
+    assert ("hypervolume" in words) is (len(names) > 1)
+    assert ("reached a best explained variance of the teachers' features of 0." in words) is (len(names) == 1)
 
 
 @pytest.mark.parametrize("sampler", ["random", "known-cost"])
