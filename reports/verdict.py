@@ -21,6 +21,7 @@ from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
+MAX_SCORE_DIGITS = 6  # after the point, of two scores that differ by very little
 MAX_NAMED = 3  # models of the best value, in the line for the terminal
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
@@ -56,10 +57,19 @@ def taken_back_sentence(summary: StudySummary) -> str:
         return ""
     was = found.by_search
     start = f"Retrained for {was.steps:,} steps, {brief(was.name)}, which the search recommended, scores "
-    start += fixed(was.score, 3)
     if (best := found.best_baseline) is not None and found.fell_below:
-        return f"{start}, less than the baseline {brief(best.name)}, {fixed(best.score, 3)}."
-    return f"{start}; the retrained scores recommend {brief(found.model.name)}, {fixed(found.model.score, 3)}."
+        score, as_baseline = _told_apart(was.score, best.score)
+        return f"{start}{score}, less than the baseline {brief(best.name)}, {as_baseline}."
+    score, recommended_score = _told_apart(was.score, found.model.score)
+    return f"{start}{score}; the retrained scores recommend {brief(found.model.name)}, {recommended_score}."
+
+
+def _told_apart(score: float, other: float) -> tuple[str, str]:
+    """Format two scores with three digits, or with as many as it takes to see which one is higher."""
+    digits = 3
+    while score != other and digits < MAX_SCORE_DIGITS and fixed(score, digits) == fixed(other, digits):
+        digits += 1
+    return fixed(score, digits), fixed(other, digits)
 
 
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
@@ -84,7 +94,8 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
     if summary.recommendation is None:
         return (front,)
     if summary.recommendation.best_baseline is None:
-        model = _found_words(summary.recommendation.model, info)
+        found = summary.recommendation
+        model = _model_words(found.trial, fixed(found.model.score, 3), info)
         kind = "retrained score" if summary.recommendation.retrained else "score"
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
@@ -310,19 +321,14 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
     return f"{text}; {brief(best.found.name)} scores at least as high as {baseline}: {speed} ({evidence})"
 
 
-def _found_words(model: TrustedModel, info: StudyInfo) -> str:
-    return _model_words(model.trial, model.score, info)
-
-
-def _model_words(trial: TrialRecord, score: float, info: StudyInfo) -> str:
+def _model_words(trial: TrialRecord, score: str, info: StudyInfo) -> str:
     reference = f"the throughput of the reference, {brief(info.reference)}"
     return f"{brief(trial.name)} (score {_score_and_times(trial, score, reference)})"
 
 
-def _score_and_times(trial: TrialRecord, score: float, what: str = "") -> str:
+def _score_and_times(trial: TrialRecord, score: str, what: str = "") -> str:
     """Return "0.512 at 1.30 times `what`"; without the ratio where the timing cannot be trusted."""
-    text = fixed(score, 3)
-    return text if doubt_of(trial) else f"{text} at {measurement(trial).ratio:.2f} times {what}".rstrip()
+    return score if doubt_of(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -336,16 +342,17 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     best, found = max(summary.front, key=lambda s: s.score), summary.recommendation
     timings = " and the newest timings" if summary.remeasured else ""
     of_search = f" of the search, by its own scores{timings}," if found and found.retrained else ""
+    best_model = _model_words(best.trial, fixed(best.score, 3), info)
     if len(info.objectives) == 1:
-        return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, best.score, info)}."
+        return f"{start} The best by {brief(info.objectives[0].label)} is {best_model}."
     if len(summary.front) == 1:
-        return f"{start} The Pareto front{of_search} is one model, {_model_words(best.trial, best.score, info)}."
+        return f"{start} The Pareto front{of_search} is one model, {best_model}."
     end, is_what, value = _other_end(info, summary)
-    highest = _score_and_times(best.trial, best.score, reference)
+    highest = _score_and_times(best.trial, fixed(best.score, 3), reference)
     start = f"{start} The Pareto front{of_search} has {len(summary.front)} models"
     if end.trial.number == best.trial.number:
         return f"{start}; {brief(best.name)} has the highest score ({highest}{value}) and is {is_what}."
-    at_the_end = _score_and_times(end.trial, end.score, reference if doubt_of(best.trial) else "")
+    at_the_end = _score_and_times(end.trial, fixed(end.score, 3), reference if doubt_of(best.trial) else "")
     return (
         f"{start}, from {brief(best.name)} with the highest score ({highest}) to {brief(end.name)}, {is_what} "
         f"({at_the_end}{value})."
@@ -393,9 +400,10 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     assert baseline is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
+        score, as_baseline = _told_apart(found.model.score, baseline.score)
         return (
-            f"No {candidate} scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a {candidate} "
-            f"is that of {_found_words(found.model, info)}."
+            f"No {candidate} scores as high as {best} ({as_baseline}). The highest score of a {candidate} is that of "
+            f"{_model_words(found.trial, score, info)}."
         )
     half = None if _is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"

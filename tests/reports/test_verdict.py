@@ -261,6 +261,23 @@ def test_the_difference_in_score_is_that_of_the_printed_scores():
     assert "0.067 higher" in headline(study.info, summary, "RUN")[1]
 
 
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "shown"),
+    [
+        (0.5684, 0.5676, ("0.5684", "0.5676")),
+        (0.5684, 0.5683999, ("0.568400", "0.568400")),
+        (0.57, 0.56, ("0.570", "0.560")),
+    ],
+)
+def test_a_score_that_is_lower_is_printed_lower(baseline, candidate, shown):
+    study = synthetic.study(3, only=TrialState.COMPLETE)
+    scores = {"eradio_nano": baseline, None: candidate}
+    study = synthetic.scored(study, lambda t: scores.get(t.baseline, 0.1))
+    first = headline(study.info, summarize(study), "RUN")[0]
+    assert f"eradio_nano ({shown[0]}). The highest score of a candidate is that of trial" in first
+    assert f"(score {shown[1]} at " in first
+
+
 def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recommended_model():
     """The fastest that scores as high as the baseline is another candidate, and another difference in score."""
     study = synthetic.study(60)
