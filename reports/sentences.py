@@ -327,14 +327,14 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
         done = f"{summary.evaluated} of {plural(budget, 'evaluation was', 'evaluations were')}"
     trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
     state = f"{done} complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
+    again = "backbone-nas search --resume continues it" if info.teachers else ""
     if search is SearchState.RUNNING:
-        return f"Unfinished: {state}. The search rewrites this file while it runs; reload it to see more."
+        killed = f" If it was killed, {again}." if again else ""
+        return f"Unfinished: {state}. While the search runs, it rewrites this file: reload it to see more.{killed}"
     if search is SearchState.ENDED_EARLY:
         reason = brief(info.sessions[-1].get("ending"), 300)
         return f"Ended early: {state}. The search stopped before its budget was spent: {reason}."
-    if not info.teachers:
-        return f"Unfinished: {state}. Nothing was running."
-    return f"Unfinished: {state}. No search was running; backbone-nas search --resume continues it."
+    return f"Unfinished: {state}. No search was running{f'; {again}' if again else ''}."
 
 
 def precision(info: StudyInfo) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from nas.analysis.recommendation import unused_words
 from nas.analysis.selection import is_exhausted, measurement
 from nas.numbers import fixed, plural
+from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.formatting import brief
@@ -177,7 +178,8 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         )
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence)
     timings = plural(measured, "timing")
-    untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
+    kinds = ", ".join(f"{count} {brief(doubt)}" for doubt, count in summary.doubts.items())
+    untrusted = f"Of {timings}, {doubtful} cannot be trusted{f' ({kinds})' if kinds else ''}."
     if not doubtful:
         untrusted = f"Of {timings}, none is in doubt."
     if not has_interval(m := measurement(itself.trial)):
@@ -200,6 +202,12 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         sentence = "All candidates were trained for the same number of steps: no short run decided anything."
         return TrustCheck(RUNGS, Outcome.NOT_APPLICABLE, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
+    if worst.tau is None and worst.trials >= MIN_RANKED:
+        sentence = (
+            f"All {worst.trials} candidates have the same score after {info.rung_steps[worst.low]} steps, or after "
+            f"{info.rung_steps[last]}: there is no order to compare."
+        )
+        return TrustCheck(RUNGS, Outcome.NOT_DONE, sentence)
     if worst.tau is None or worst.trials < MIN_RANKED:
         reached = plural(worst.trials, "candidate")
         sentence = f"The last rung was reached by {reached}; comparing their orders takes at least {MIN_RANKED}."
@@ -219,6 +227,9 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
     more = retrain_command(info, summary, run), retraining_price(info, summary)
     if retrained is None and not info.teachers:
         return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, "The scores are published ones: nothing can be retrained.")
+    if retrained is None and not on_plane(info.objectives):
+        words = "Retraining takes the objectives score and throughput alone, not those of this search."
+        return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, f"{trained_once(info)} {words}")
     if retrained is None and summary.recommendation is None:
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)

@@ -315,6 +315,10 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
     baseline = brief(found.best_baseline.name)
     if best is None:
         return f"{text}; no {_candidate(found)} scores as high as {baseline} ({evidence})"
+    if best.found.number != found.model.number:
+        score, as_baseline = _told_apart(found.model.score, found.best_baseline.score)
+        name = brief(found.model.name)
+        return f"{text}; {name} has the highest score: {score} against {as_baseline} of {baseline} ({evidence})"
     speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
     if best.doubtful:
         speed = f"throughput {UNKNOWN}, as timings cannot be trusted"

@@ -287,6 +287,9 @@ def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recomm
     assert summary.comparisons[0].found.number != best.number
     first = headline(study.info, summary, "RUN")[0]
     assert first.startswith(f"Trial {best.number} has the highest score, {best.score:.3f} against {baseline.score:.3f}")
+    line = result_line(study.info, summary)
+    assert f"; trial {best.number} has the highest score: {best.score:.3f} against {baseline.score:.3f} of " in line
+    assert f"{summary.comparisons[0].found.name} scores" not in line
     doubt, _ = before_export(study.info, summary, "RUN")[0]
     gain = round(best.score, 3) - round(baseline.score, 3)
     assert (f"scores {gain:.3f} higher" in doubt) is (gain < SEED_DIFFERENCE * study_noise(study.info).deviation)
