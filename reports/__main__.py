@@ -6,11 +6,15 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.cli import PAGE_SUFFIXES, PROGRAM, OneLineParser, exit_code, file_to_write, folder_to_write
 from nas.flags import add_run
 from nas.study.redaction import public_text
 from nas.terminal import write_line
+
+if TYPE_CHECKING:
+    from nas.study.records import StudyRecord
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
+def _check_comparable(study: StudyRecord, behind: StudyRecord) -> tuple[str, ...]:
+    """Return in sentences what forbids to say that a model of one study dominates one of the other.
+
+    Args:
+        study: study of the figure, A in the sentences.
+        behind: study whose front is drawn behind, B in the sentences.
+
+    Raises:
+        ValueError: one figure cannot show both fronts, as `backbone-nas compare` finds.
+    """
+    from reports.compare.comparison import compare_studies
+
+    found = compare_studies([study, behind]).comparability
+    if not found.same_axes:
+        why = (*found.score, *found.throughput)[0]
+        raise ValueError(f"--behind: one figure cannot show both fronts (A: RUN, B: this one): {why}")
+    return found.measurement
+
+
 def _report(options: ReportOptions) -> int:
     # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
     from nas.storage.store import read_study
@@ -55,10 +78,11 @@ def _report(options: ReportOptions) -> int:
 
     out = options.out or options.run / REPORT_FILE
     study = read_study(options.run)
-    write_page(study, out, options.run)
     evidence = read_evidence(options.run, study)
-    study, summary = evidence.study, summarize(evidence.study, evidence)
     behind = read_trusted_study(options.behind) if options.behind else None
+    cautions = _check_comparable(evidence.study, behind) if behind else ()
+    write_page(study, out, options.run)
+    study, summary = evidence.study, summarize(evidence.study, evidence)
     figures = draw(study, summary, retraining_results(evidence), behind) if options.figures else {}
     written = save(figures, options.figures) if options.figures else []
     written += [save_csv(trial_frame(study, summary), options.csv)] if options.csv else []
@@ -68,6 +92,8 @@ def _report(options: ReportOptions) -> int:
         write_line(path)
     if missing := [name for name, figure in figures.items() if figure is None]:
         write_line(f"not drawn for lack of data: {', '.join(missing)}")
+    for caution in cautions:
+        write_line(f"--behind: {caution}")
     write_line(result_line(study.info, summary))
     if options.open:
         webbrowser.open(out.resolve().as_uri())
@@ -98,8 +124,8 @@ def parser() -> OneLineParser:
         "--behind",
         type=Path,
         metavar="RUN",
-        help="with --figures: draw the front of another study in gray behind this one, such as that of a random search "
-        "(default: none)",
+        help="with --figures: draw the front of another study in gray behind this one, such as that of a random "
+        "search; a study that compare shows in no common chart is refused (default: none)",
     )
     built.add_argument(
         "--csv", type=file_to_write(".csv"), metavar="FILE", help=f"write the trials as CSV, one per row {none}"

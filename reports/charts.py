@@ -79,13 +79,19 @@ def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificati
     return {"retraining": specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
 
 
-def importance_rows(importances: Sequence[Importance]) -> list[dict[str, Any]]:
-    """Return the data set of `importance_charts`: the most important choices for each objective."""
+def importance_rows(importances: Sequence[Importance], score_word: str) -> list[dict[str, Any]]:
+    """Return the data set of `importance_charts`: the most important choices for each objective.
+
+    Args:
+        importances: of the choices.
+        score_word: what the score is called.
+    """
+    words = OBJECTIVE_WORDS | {"score": score_word}
     objectives = list(dict.fromkeys(i.objective for i in importances))
     return [
         {
             "which": which,
-            "objective": brief(OBJECTIVE_WORDS.get(name, name), 60),
+            "objective": brief(words.get(name, name), 60),
             "choice": brief(i.choice, 60),
             "share": i.share,
             "low": i.low,
@@ -195,8 +201,9 @@ def _score_curves_chart(data: FigureData) -> Any:
         scale=alt.Scale(type="log", domain=[steps[0] / 1.1, steps[-1] * 1.1], nice=False),
         axis=alt.Axis(values=steps, format="d"),
     )
-    y = alt.Y("score:Q", title=f"{SCORE}, higher is better", scale=alt.Scale(zero=False))
-    tips = [tip("name", "candidate"), tip("status", "status"), tip("steps", "steps", "d"), tip("score", SCORE, ".3f")]
+    y = alt.Y("score:Q", title=f"{data.score_word}, higher is better", scale=alt.Scale(zero=False))
+    tips = [tip("name", "candidate"), tip("status", "status"), tip("steps", "steps", "d")]
+    tips.append(tip("score", data.score_word, ".3f"))
     legend = alt.Legend(
         title=None,
         orient="top",

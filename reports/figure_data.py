@@ -13,7 +13,7 @@ from nas.study.timing_doubts import PUBLISHED, drawn_ends
 from reports.formatting import brief
 from reports.label_sides import label_rise, label_sides
 from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
-from reports.scored_trials import ScoredTrial, axis, value_of
+from reports.scored_trials import ScoredTrial, axis, score_word, value_of
 from reports.summary import StudySummary
 from reports.timeline import WorkerSpan, worker_spans, workers_left_out
 
@@ -125,6 +125,7 @@ class FigureData:
     """Rows of all figures, plain enough for JSON."""
 
     score: Objective
+    score_word: str  # what the score is called
     throughput: Objective
     points: tuple[CandidatePoint, ...]
     labels: tuple[PointLabel, ...]
@@ -236,6 +237,7 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
     ]
     return FigureData(
         score=score,
+        score_word=score_word(info),
         throughput=throughput,
         points=tuple(points),
         labels=tuple(labels),

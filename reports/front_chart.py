@@ -12,13 +12,11 @@ from reports.chart_style import FAINT, FRONT_HEIGHT_PX, INK, PAPER, RATIO_TICKS,
 from reports.figure_data import BASELINE, FRONT, MARKS, STOPPED, FigureData
 from reports.formatting import brief
 from reports.label_sides import OFFSET_PX
-from reports.scored_trials import OBJECTIVE_WORDS
 
 NARROW_PX = 420  # a phone
 WIDE_LABELS_PX = 640  # narrower charts have the labels that were placed for a phone
 THIRD_FORMAT = ",.4~r"  # four digits, no exponent
 MANY_POINTS = 1500  # the intervals of more dominated trials would hide everything else
-SCORE = OBJECTIVE_WORDS["score"]
 SHOW_STOPPED = "show_stopped"  # parameter of the chart: whether early-stopped candidates are drawn
 _WIDE = alt.ExprRef(f"width < {NARROW_PX} ? 0 : 1")  # opacity of what a phone has no room for
 
@@ -92,7 +90,7 @@ def _axes(data: FigureData) -> tuple[Any, Any]:
     )
     y = alt.Y(
         "score:Q",
-        title=f"{SCORE}, higher is better",
+        title=f"{data.score_word}, higher is better",
         scale=alt.Scale(domain=_score_domain(data), nice=False, zero=False),
     )
     return x, y
@@ -164,7 +162,7 @@ def _tooltip(data: FigureData) -> list[Any]:
     return [
         tip("name", "candidate"),
         tip("kind", "status"),
-        tip("score", SCORE, ".3f"),
+        tip("score", data.score_word, ".3f"),
         tip("ratio", data.throughput.label, ".3f"),
         tip("note", "throughput"),
         tip("ratio_low", "95 % from", ".3f"),

@@ -43,8 +43,8 @@ from reports.metrics import (
     trained_models,
 )
 from reports.noise import doubt_of, doubts, ratio_words
-from reports.retraining import read_evidence, retraining_points, retraining_results
-from reports.scored_trials import OBJECTIVE_WORDS, value_of
+from reports.retraining import read_evidence, retimed_trials, retraining_points, retraining_results
+from reports.scored_trials import OBJECTIVE_WORDS, score_word, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
 from reports.training_page import write_training_page
@@ -132,7 +132,10 @@ def render(
     study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
     choices = importances(study.info, summary)
-    datasets = data.datasets() | {"retraining": retraining_points(retraining), "importances": importance_rows(choices)}
+    datasets = data.datasets() | {
+        "retraining": retraining_points(study, retraining),
+        "importances": importance_rows(choices, score_word(study.info)),
+    }
     large = page_charts(data) | retraining_chart(datasets["retraining"])
     small = small_charts(data) | importance_charts(datasets["importances"])
     stills = {name: _still(chart, datasets, STATIC_WIDTH_PX) for name, chart in large.items()}
@@ -147,7 +150,7 @@ def render(
         retraining=retraining,
         importances=choices,
         coarse_stems=have_coarse_stems(study.trials),
-        objective_words=OBJECTIVE_WORDS,
+        objective_words=OBJECTIVE_WORDS | {"score": score_word(study.info)},
         run=run,
         contents=[(section, _title(study.info, section, title)) for section, title in CONTENTS],
         **_tables(study, summary, retraining),
@@ -186,6 +189,8 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
         "timed_sizes": sentences.timed_sizes([*study.trials, *study.scale]),
         "any_doubtful": any(doubt_of(t) for t in study.trials),
         "limit_misses": misses,
+        "retimed": (retimed := retimed_trials(study, retraining)),
+        "retimed_on": sentences.devices(retimed.values()),
         "reasons": [row for row in summary.reasons if not missed.issuperset(row.numbers)],
         "agreement": sentences.agreement(metrics),
         "environment": sentences.environment_rows(info),

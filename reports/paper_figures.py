@@ -33,6 +33,7 @@ from reports.figure_data import (
     STOPPED,
     CandidatePoint,
     FigureData,
+    axis_range,
     prepare,
 )
 from reports.formatting import brief
@@ -118,6 +119,14 @@ class FrontAdditions:
     retraining: Mapping[str, Any] | None = None
     behind: StudyRecord | None = None
 
+    @property
+    def front_behind(self) -> list[tuple[float, float]]:
+        """Return the (ratio, score) of each model on the other study's front, slowest first."""
+        if self.behind is None:
+            return []
+        points = prepare(self.behind, summarize(self.behind)).points
+        return sorted((p.ratio, p.score) for p in points if p.kind == FRONT and p.score is not None)
+
 
 def draw(
     study: StudyRecord,
@@ -137,17 +146,17 @@ def draw(
     additions = FrontAdditions(baseline_words(study.info), retraining, behind)
     with rc_context(STYLE):
         return {
-            "front": _front_figure(data, additions),
+            "front": _front_figure(data, retraining_points(study, retraining), additions),
             **{name: _progress_figure(summary, axis, data.curve_label) for name, axis in PROGRESS.items()},
             "rungs": _rung_figure(study, summary),
-            "importance": _importance_figure(importances(study.info, summary)),
+            "importance": _importance_figure(importances(study.info, summary), data.score_word),
         }
 
 
 def draw_front(study: StudyRecord, summary: StudySummary) -> Figure | None:
     """Draw the Pareto front alone; None for a study without measurements, or with one objective."""
     with rc_context(STYLE):
-        return _front_figure(prepare(study, summary), FrontAdditions(baseline_words(study.info)))
+        return _front_figure(prepare(study, summary), [], FrontAdditions(baseline_words(study.info)))
 
 
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
@@ -201,7 +210,7 @@ def _wrapped(label: str, inches: float) -> str:
     return fill(label, int(inches * CHARACTERS_PER_INCH))
 
 
-def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
+def _front_figure(data: FigureData, retrained: Sequence[Mapping[str, Any]], additions: FrontAdditions) -> Figure | None:
     """Draw throughput against score, as the page's chart of the front does at first: without early-stopped candidates.
 
     A study without measurements, or with one objective, has no such figure.
@@ -209,20 +218,21 @@ def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
     points = [p for p in data.points if p.kind != STOPPED]
     if not points or data.single is not None:
         return None
-    retrained = retraining_points(additions.retraining)
+    behind = additions.front_behind
     figure, (axes,) = _empty_figure(height_inches=FRONT_HEIGHT_INCHES)
-    _scale_axes(axes, data, retrained)
+    _scale_axes(axes, data, retrained, behind)
     others = [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None]
     others += [(p.ratio, p.score) for p in points if p.kind not in (BASELINE, FRONT) and p.score is not None]
     if additions.behind is not None:
-        others += _draw_behind(axes, additions.behind)
+        others += _draw_behind(axes, behind, additions.behind.info.name)
     if data.staircase:
-        x, y = zip(*data.staircase, strict=True)
+        (_, best), *corners, (fastest, _) = data.staircase
+        x, y = zip((axes.get_xlim()[0], best), *corners, (fastest, axes.get_ylim()[0]), strict=True)
         axes.plot(x, y, drawstyle="steps-pre", color=MARKS[FRONT].paper, linewidth=1, alpha=0.8, zorder=2)
     for kind in MARKS:
         of_kind = [p for p in points if p.kind == kind]
         if of_kind:
-            _draw_kind(axes, data.score_range[0], kind, of_kind, additions.baselines if kind == BASELINE else kind)
+            _draw_kind(axes, axes.get_ylim()[0], kind, of_kind, additions.baselines if kind == BASELINE else kind)
     _draw_retrained(axes, retrained, additions.retraining)
     names = _draw_scale(axes, data)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, handletextpad=0.1, columnspacing=1)
@@ -233,33 +243,44 @@ def _front_figure(data: FigureData, additions: FrontAdditions) -> Figure | None:
     return figure
 
 
-def _scale_axes(axes: Any, data: FigureData, retrained: Sequence[Mapping[str, Any]]) -> None:
-    """Set the ranges, which include the retrained models, and the titles."""
-    low, high = data.score_range
+def _scale_axes(
+    axes: Any, data: FigureData, retrained: Sequence[Mapping[str, Any]], behind: Sequence[tuple[float, float]]
+) -> None:
+    """Set the ranges, which include the retrained models and the front behind, and the titles."""
+    (low, high), ratio_range = data.score_range, data.ratio_range
+    if ratios := [*(row["ratio"] for row in retrained if row["ratio"] is not None), *(ratio for ratio, _ in behind)]:
+        ratio_range = _united(ratio_range, ratios, data.throughput.log)
+    if behind:
+        low, high = _united((low, high), [score for _, score in behind])
     if retrained:
         ends = [row[end] for row in retrained for end in ("low", "high")]
         margin = MARGIN * (max(high, *ends) - min(low, *ends))  # a mark on the edge would be cut in half
         low, high = min(low, min(ends) - margin), max(high, max(ends) + margin)
     if data.throughput.log:
         axes.set_xscale("log", base=2)
-        doublings = math.log2(data.ratio_range[1] / data.ratio_range[0])
+        doublings = math.log2(ratio_range[1] / ratio_range[0])
         axes.xaxis.set_major_locator(LogLocator(2, subs=next(subs for above, subs in TICKS if doublings > above)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlim=data.ratio_range, ylim=(low, high))
+    axes.set(xlim=ratio_range, ylim=(low, high))
     axes.set_xlabel(_wrapped(data.throughput_title, AXES_WIDTH_INCHES))
     axes.set_ylabel(_wrapped(data.score.label, AXES_HEIGHT_INCHES))
 
 
-def _draw_behind(axes: Any, study: StudyRecord) -> list[tuple[float, float]]:
+def _united(span: tuple[float, float], values: Sequence[float], log: bool = False) -> tuple[float, float]:
+    """Return the range of an axis with that of further values."""
+    if min(values) >= span[0] and max(values) <= span[1]:
+        return span
+    return axis_range([*span, *values], log)
+
+
+def _draw_behind(axes: Any, places: Sequence[tuple[float, float]], name: str) -> list[tuple[float, float]]:
     """Draw the front of another study in gray, and return the places that its line and points take."""
-    points = prepare(study, summarize(study)).points
-    places = sorted((p.ratio, p.score) for p in points if p.kind == FRONT and p.score is not None)
     if not places:
         return []
     x, y = zip(*places, strict=True)
     line = {"color": "0.6", "linewidth": 1, "marker": "o", "markersize": 2, "zorder": 1.5}
-    label = fill(f"front of {brief(study.info.name, 30)}", LEGEND_CHARACTERS)
+    label = fill(f"front of {brief(name, 30)}", LEGEND_CHARACTERS)
     axes.plot(x, y, drawstyle="steps-pre", label=label, **line)
     pieces = [((a, b), (a, d), (c, d)) for (a, b), (c, d) in pairwise(places)]
     return [place for start, corner, end in pieces for place in (*_along(start, corner), *_along(corner, end))]
@@ -407,7 +428,7 @@ def _draw_pairs(axes: Any, pairs: list[tuple[float, float]], on_front: bool) -> 
     )  # fmt: skip
 
 
-def _importance_figure(rows: Sequence[Importance]) -> Figure | None:
+def _importance_figure(rows: Sequence[Importance], score_word: str) -> Figure | None:
     """Draw the most important choices of any objective, a mark with its interval per objective.
 
     Objectives that the choices do not explain are left out; None if that is all of them.
@@ -418,6 +439,7 @@ def _importance_figure(rows: Sequence[Importance]) -> Figure | None:
     largest = {
         choice: max(r.share for r in rows if r.choice == choice) for choice in dict.fromkeys(r.choice for r in rows)
     }
+    words = OBJECTIVE_WORDS | {"score": score_word}
     choices = sorted(largest, key=lambda choice: -largest[choice])[:MAX_CHOICES]
     objectives = list(dict.fromkeys(r.objective for r in rows))
     figure, (axes,) = _empty_figure(height_inches=FRAME_INCHES + CHOICE_INCHES * len(choices))
@@ -427,7 +449,7 @@ def _importance_figure(rows: Sequence[Importance]) -> Figure | None:
         y = [choices.index(r.choice) + (i + 0.5) / len(objectives) * 0.6 - 0.3 for r in shown]
         color, marker = SERIES[i % len(SERIES)][1], MARKERS[i % len(MARKERS)]
         axes.hlines(y, [100 * r.low for r in shown], [100 * r.high for r in shown], color=color, linewidth=1)
-        label = f"{OBJECTIVE_WORDS.get(objective, objective)} (all choices together: {100 * shown[0].explained:.0f} %)"
+        label = f"{words.get(objective, objective)} (all choices together: {100 * shown[0].explained:.0f} %)"
         axes.plot([100 * r.share for r in shown], y, marker, color=color, markersize=3.5, label=label)
     axes.set_yticks(range(len(choices)), choices)
     axes.set_ylim(len(choices) - 0.4, -0.6)

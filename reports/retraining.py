@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.analysis.evidence import StudyEvidence, gather_evidence, same_setting
 from nas.analysis.retraining import retraining_json
 from nas.storage.location import holds_study
 from nas.storage.store import Store, read_study
-from nas.study.records import Measurement, StudyRecord
+from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import drawn_ends
 
 
@@ -40,10 +41,39 @@ def retraining_results(evidence: StudyEvidence) -> dict[str, Any] | None:
     return None if evidence.retraining is None else retraining_json(evidence.record, evidence.retraining)
 
 
-def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return each candidate's score in the study, the mean of its longer trainings, and its ratio measured then."""
+def retimed_trials(study: StudyRecord, retraining: Mapping[str, Any] | None) -> dict[int, TrialRecord]:
+    """Return the retrained trials by number with the timings of the retraining, those that have one.
+
+    Args:
+        study: records of the study.
+        retraining: results, as `retraining_results` returns them.
+    """
+    candidates = retraining["candidates"] if retraining else ()
+    timings = {c["trial"]: Measurement.from_dict(dict(c["measurement"])) for c in candidates if c["measurement"]}
+    return {t.number: replace(t, measurement=timings[t.number]) for t in study.trials if t.number in timings}
+
+
+def retraining_points(study: StudyRecord, retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return each candidate's score in the study, the mean of its longer trainings, and its ratio to draw.
+
+    The ratio is the one measured then. Where it is of another setting, as of another device, it is the study's own, or
+    None where there is none.
+
+    Args:
+        study: records of the study, with the timings to show.
+        retraining: results, as `retraining_results` returns them.
+    """
     if retraining is None:
         return []
+    retimed, trials = retimed_trials(study, retraining), {t.number: t for t in study.trials}
+    timings = [t.measurement for t in study.trials if t.measurement]
+
+    def drawn(number: int) -> Measurement | None:
+        own = trials[number].measurement if number in trials else None
+        again = retimed[number].measurement if number in retimed else None
+        same = again is not None and any(same_setting(again, m) for m in (timings if own is None else [own]))
+        return again if same else own
+
     return [
         {
             "number": candidate["trial"],
@@ -53,17 +83,16 @@ def retraining_points(retraining: Mapping[str, Any] | None) -> list[dict[str, An
             "long": candidate["score"],
             "low": candidate["score"] - (candidate["half_width"] or 0.0),
             "high": candidate["score"] + (candidate["half_width"] or 0.0),
-            **_drawn_ratio(candidate["measurement"]),
+            **_drawn_ratio(drawn(candidate["trial"])),
         }
         for candidate in retraining["candidates"]
         if candidate["score"] is not None and candidate["score_of_study"] is not None
     ]
 
 
-def _drawn_ratio(measured: Mapping[str, Any] | None) -> dict[str, float | None]:
+def _drawn_ratio(measured: Measurement | None) -> dict[str, float | None]:
     """Return a ratio and the ends of its bar, see `drawn_ends`; None where nothing was measured."""
     names = ("ratio", "ratio_low", "ratio_high")
     if measured is None:
         return dict.fromkeys(names)
-    m = Measurement.from_dict(dict(measured))
-    return dict(zip(names, (m.ratio, *drawn_ends(m)), strict=True))
+    return dict(zip(names, (measured.ratio, *drawn_ends(measured)), strict=True))

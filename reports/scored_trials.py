@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.study import pareto
-from nas.study.objectives import OBJECTIVES
+from nas.study.objectives import OBJECTIVES, SCORE_LABELS
 from nas.study.records import Objective, StudyInfo, TrialRecord
+from reports.formatting import brief
 
 OBJECTIVE_WORDS = {"score": "distillation score"}  # what the report calls an objective, where that is not its name
+MAX_SCORE_CHARACTERS = 45  # of a published score's name, which is the title of an axis
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,18 @@ class ScoredTrial:
 def axis(info: StudyInfo, name: str) -> Objective:
     """Return the objective "score" or "throughput", also for a study that measures it without optimizing it."""
     return next((o for o in info.objectives if o.name == name), OBJECTIVES[name].objective)
+
+
+def has_published_score(info: StudyInfo) -> bool:
+    """Tell whether a study's score is another value of a table than the distillation score, as an accuracy."""
+    return not info.teachers and axis(info, "score").label not in SCORE_LABELS.values()
+
+
+def score_word(info: StudyInfo) -> str:
+    """Return what the report calls a study's score: "distillation score", or the label of a published value."""
+    if has_published_score(info):
+        return brief(axis(info, "score").label, MAX_SCORE_CHARACTERS)
+    return OBJECTIVE_WORDS["score"]
 
 
 def value_of(trial: TrialRecord, name: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
 
@@ -19,7 +19,7 @@ from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, capitalized, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
-from reports.scored_trials import OBJECTIVE_WORDS
+from reports.scored_trials import OBJECTIVE_WORDS, axis, has_published_score, score_word
 from reports.statistics import MIN_RANKED, SearchState, random_trials, search_state
 from reports.summary import StudySummary
 from reports.timeline import MAX_LANES, MAX_SPANS
@@ -55,7 +55,7 @@ def subject(info: StudyInfo) -> str:
         else (f"{len(names)} teachers")
     )
     meanings = {"score": f" (agreement with the features of {teachers})"} if names else {}
-    words = [f"{_word(objective)}{meanings.get(objective.name, '')}" for objective in info.objectives]
+    words = [f"{_word(objective, info)}{meanings.get(objective.name, '')}" for objective in info.objectives]
     return f"A search for vision backbones, compared by {_listed(words)}."
 
 
@@ -64,7 +64,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def score_definition(info: StudyInfo) -> str:
-    """Define the distillation score of a study, in one line."""
+    """Define the score of a study, in one line."""
+    if has_published_score(info):
+        score = axis(info, "score")
+        unit = f", in {brief(score.unit, 40)}" if score.unit else ""
+        return f"The score is a value of a table{unit}: {brief(score.label, 160)}. Nothing was trained."
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     definition = (
         f"The score (distillation score) is the mean explained variance (R²) of the teachers’ {features} on held-out "
@@ -98,6 +102,12 @@ def device(info: StudyInfo) -> str:
     name, cpus = brief(recorded or "unknown device"), info.environment.get("cpus")
     bare = without_threads(name)
     return f"{bare}, {plural(cpus, 'CPU')}" if bare != name and isinstance(cpus, int) else bare
+
+
+def devices(trials: Iterable[TrialRecord]) -> str:
+    """Name the devices that trials were timed on, without the numbers of their threads; "" without any."""
+    names = dict.fromkeys(brief(without_threads(t.measurement.device)) for t in trials if t.measurement)
+    return " or ".join(names)
 
 
 def environment_rows(info: StudyInfo) -> list[tuple[str, str]]:
@@ -154,7 +164,9 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
-    once = "" if summary.recommendation and summary.recommendation.retrained else trained_once(info)
+    once = trained_once(info) if info.teachers else ""
+    if summary.recommendation and summary.recommendation.retrained:
+        once = ""
     if not intervals_are_known(summary.complete, summary.front):
         return f"Which models tie in throughput is unknown, because timings cannot be trusted. {once}".rstrip()
     ties = "No two neighbors on the front have overlapping intervals."
@@ -192,7 +204,8 @@ def convergence_words(study: StudyRecord) -> str:
     reached, seeds = convergence(study.trials), study_noise(study.info)
     if reached is None:
         return ""
-    latest = f"{reached.ratio:.1f} times" if reached.ratio >= 0.1 else "less than a tenth of"
+    digits = 2 if round(reached.ratio, 1) == 1 else 1  # beyond 1 or not must be seen
+    latest = f"{_beyond_one(reached.ratio, digits)} times" if reached.ratio >= 0.1 else "less than a tenth of"
     gain = (
         f"The next architecture is expected to raise the hypervolume by {latest} what the noise of seeds and timings "
         "alone would"
@@ -203,11 +216,19 @@ def convergence_words(study: StudyRecord) -> str:
     )
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"
-    other_seeds = "; backbone-nas retrain trains the front with other seeds" if on_plane(study.info.objectives) else ""
+    other_seeds = "; backbone-nas retrain trains the front with other seeds"
+    if not study.info.teachers or not on_plane(study.info.objectives):
+        other_seeds = ""
     return (
         f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate')}. "
         f"Such a gain cannot be distinguished from a lucky seed{other_seeds}. {noise}"
     )
+
+
+def _beyond_one(ratio: float, digits: int) -> str:
+    """Format a ratio; one below 1 is rounded down, so that it is not printed as 1."""
+    shown = f"{ratio:.{digits}f}"
+    return f"{1 - 10.0**-digits:.{digits}f}" if ratio < 1 <= float(shown) else shown
 
 
 def predictions(trials: Sequence[TrialRecord]) -> str:
@@ -306,12 +327,14 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
         done = f"{summary.evaluated} of {plural(budget, 'evaluation was', 'evaluations were')}"
     trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
     state = f"{done} complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
+    again = "backbone-nas search --resume continues it" if info.teachers else ""
     if search is SearchState.RUNNING:
-        return f"Unfinished: {state}. The search rewrites this file while it runs; reload it to see more."
+        killed = f" If it was killed, {again}." if again else ""
+        return f"Unfinished: {state}. While the search runs, it rewrites this file: reload it to see more.{killed}"
     if search is SearchState.ENDED_EARLY:
         reason = brief(info.sessions[-1].get("ending"), 300)
         return f"Ended early: {state}. The search stopped before its budget was spent: {reason}."
-    return f"Unfinished: {state}. No search was running; backbone-nas search --resume continues it."
+    return f"Unfinished: {state}. No search was running{f'; {again}' if again else ''}."
 
 
 def precision(info: StudyInfo) -> str:
@@ -377,8 +400,8 @@ def _chance_sentence(metric: MetricSummary) -> str:
 def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
     """Say what the chart of the Pareto front shows, and explain the marks that it has."""
     parts = [
-        f"Distillation score against throughput, relative to {brief(info.reference, 40)}. A point is a candidate, "
-        "a bar the 95 % interval of its throughput."
+        f"{capitalized(score_word(info))} against throughput, relative to {brief(info.reference, 40)}. A point is a "
+        "candidate, a bar the 95 % interval of its throughput."
     ]
     if any(p.number == data.recommended for p in data.points):
         parts.append("The ring marks the recommended one.")
@@ -413,9 +436,10 @@ def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
         return "No model has a value above the reference point."
     if len(info.objectives) == 1:
         return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference point."
+    others = ", or with a study that backbone-nas compare finds comparable" if on_plane(info.objectives) else ""
     return (
         f"The hypervolume is {fixed(summary.hypervolume, 4)}, the volume between the front and the reference point. "
-        "Compare it only within this study, or with a study that backbone-nas compare finds comparable."
+        f"Compare it only within this study{others}."
     )
 
 
@@ -424,8 +448,8 @@ def score_curves_caption(data: FigureData) -> str:
     step = data.curve_step
     some = "" if step == 1 else f" Of the other candidates, every {step}th is drawn."
     return (
-        "Distillation score of every trained candidate at each rung; a line ends where its candidate was early-stopped."
-        f"{some}"
+        f"{capitalized(data.score_word)} of every trained candidate at each rung; a line ends where its candidate was "
+        f"early-stopped.{some}"
     )
 
 
@@ -452,7 +476,7 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
 
 
 def _reference_point(info: StudyInfo) -> str:
-    axes = ", ".join(f"{_word(o)} {o.reference:g}" for o in info.objectives)
+    axes = ", ".join(f"{_word(o, info)} {o.reference:g}" for o in info.objectives)
     return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
@@ -490,11 +514,11 @@ def footer(info: StudyInfo, summary: StudySummary) -> str:
 
 
 def _logarithmic(info: StudyInfo) -> str:
-    return " and ".join(_word(o) for o in info.objectives if o.log)
+    return " and ".join(_word(o, info) for o in info.objectives if o.log)
 
 
-def _word(objective: Objective) -> str:
-    names = {"throughput": "throughput", **OBJECTIVE_WORDS}
+def _word(objective: Objective, info: StudyInfo) -> str:
+    names = {"throughput": "throughput", **OBJECTIVE_WORDS, "score": score_word(info)}
     return names.get(objective.name) or brief(objective.label)
 
 
@@ -504,6 +528,7 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if sampler == "random":
         return "This study is a random search: its curve is the control for other searches."
     start, drawn = summary.random_start, random_trials(info)
+    control = f" {CONTROL}" if info.teachers and on_plane(info.objectives) else ""  # compare refuses other objectives
     if start is None and drawn and sum(summary.counts.values()) <= drawn:
         return (
             f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."
@@ -511,14 +536,18 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if start is None and drawn:
         return (
             f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
-            f"evaluated for a control. {CONTROL}"
+            f"evaluated for a control.{control}"
         )
     if start is None:
         return (
             f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "
-            f"candidates at random. {CONTROL}"
+            f"candidates at random.{control}"
         )
+    reached = f"a hypervolume of {fixed(start.expected[-1], 4)}"
+    if len(info.objectives) == 1:
+        label = brief(info.objectives[0].label)
+        reached = f"a best {label} of {fixed(start.expected[-1], 4)} above the reference point"
     return (
-        f"The sampler, {sampler}, drew the first {plural(len(start.trials), 'candidate')} at random: a control for as "
-        f"many evaluations, which reached a hypervolume of {fixed(start.expected[-1], 4)}. {CONTROL}"
+        f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, and {len(start.trials)} of "
+        f"them were evaluated: a control for as many evaluations, which reached {reached}.{control}"
     )

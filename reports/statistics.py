@@ -14,7 +14,7 @@ from enum import StrEnum
 from statistics import median
 
 from nas.analysis.agreement import kendall
-from nas.analysis.selection import is_finished
+from nas.analysis.selection import is_finished, is_open
 from nas.study import pareto
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
@@ -117,11 +117,6 @@ def search_state(info: StudyInfo, evaluated: int, running: int) -> SearchState:
     # A session that is out of time leaves its trials in the state of running trials, for --resume.
     ended = ending == OUT_OF_TIME or (ending is not None and not running)
     return SearchState.ENDED_EARLY if ended else SearchState.INTERRUPTED
-
-
-def is_open(info: StudyInfo) -> bool:
-    """Tell whether a session runs, or was killed and no later one has ended: neither has recorded its length."""
-    return any(session.get("wall_s") == 0 and not session.get("killed") for session in info.sessions)
 
 
 def rung_correlations(trials: Iterable[TrialRecord], rungs: int) -> tuple[RungCorrelation, ...]:

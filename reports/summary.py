@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.analysis.recommendation import BaselineComparison, Recommendation, recommend
@@ -76,6 +76,7 @@ class StudySummary:
     lost_baselines: int = 0  # baselines that failed or could not be measured as the others
     remeasured: int = 0  # candidates and baselines whose timing is that of a remeasurement
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
+    doubts: dict[str, int] = field(default_factory=dict)  # measurements by the reason why they cannot be trusted
 
     @property
     def comparisons(self) -> tuple[BaselineComparison | None, BaselineComparison | None]:
@@ -119,6 +120,7 @@ def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> Stud
         reasons=failure_reasons(study.trials),
         verdicts=dict(Counter(m.verdict for m in measured)),
         doubtful=sum(timing_doubt(m) is not None for m in measured),
+        doubts=dict(Counter(doubt for m in measured if (doubt := timing_doubt(m)))),
         half_width=timing_half_width(measured),
         scale=sum(t.measurement is not None for t in study.scale),
         lost_baselines=sum(

@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 from nas.analysis.recommendation import unused_words
-from nas.analysis.selection import measurement
+from nas.analysis.selection import is_exhausted, measurement
 from nas.numbers import fixed, plural
+from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.formatting import brief
@@ -133,7 +134,12 @@ def verdict_sentence(checks: Iterable[TrustCheck]) -> str:
 def _not_done_yet(
     kind: CheckKind, sentence: str, info: StudyInfo, summary: StudySummary, run: str, models: int
 ) -> TrustCheck:
-    """Return a check that has only `models` finished models, with the command that trains the missing ones."""
+    """Return a check that has only `models` finished models, with the command that trains the missing ones.
+
+    There is no such command of published scores, and where no new architecture is left.
+    """
+    if not info.teachers or is_exhausted(info):
+        return TrustCheck(kind, Outcome.NOT_DONE, sentence)
     evaluations, price = more_finished_models(info, summary, MIN_RANKED - models)
     budget = info.config.get("budget")
     left = max(0, budget - summary.evaluated) if isinstance(budget, int) else 0
@@ -159,7 +165,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     measured = sum(summary.verdicts.values())
     doubtful = summary.doubtful
     if summary.half_width is None and summary.verdicts:
-        return TrustCheck(NOISE, Outcome.NOT_DONE, "The throughputs are published ones: nothing was timed.")
+        return TrustCheck(NOISE, Outcome.NOT_APPLICABLE, "The throughputs are published ones: nothing was timed.")
     if summary.half_width is None:
         scale = plural(summary.scale, "network was", "networks were")
         only = f"; {scale} measured for scale" if summary.scale else ""
@@ -172,7 +178,8 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         )
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence)
     timings = plural(measured, "timing")
-    untrusted = f"Of {timings}, {doubtful} cannot be trusted: other work, heat, or too few samples."
+    kinds = ", ".join(f"{count} {brief(doubt)}" for doubt, count in summary.doubts.items())
+    untrusted = f"Of {timings}, {doubtful} cannot be trusted{f' ({kinds})' if kinds else ''}."
     if not doubtful:
         untrusted = f"Of {timings}, none is in doubt."
     if not has_interval(m := measurement(itself.trial)):
@@ -195,6 +202,12 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         sentence = "All candidates were trained for the same number of steps: no short run decided anything."
         return TrustCheck(RUNGS, Outcome.NOT_APPLICABLE, sentence)
     worst = min(to_last, key=lambda c: -math.inf if c.tau is None else c.tau)
+    if worst.tau is None and worst.trials >= MIN_RANKED:
+        sentence = (
+            f"All {worst.trials} candidates have the same score after {info.rung_steps[worst.low]} steps, or after "
+            f"{info.rung_steps[last]}: there is no order to compare."
+        )
+        return TrustCheck(RUNGS, Outcome.NOT_DONE, sentence)
     if worst.tau is None or worst.trials < MIN_RANKED:
         reached = plural(worst.trials, "candidate")
         sentence = f"The last rung was reached by {reached}; comparing their orders takes at least {MIN_RANKED}."
@@ -213,7 +226,10 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
     more = retrain_command(info, summary, run), retraining_price(info, summary)
     if retrained is None and not info.teachers:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, "The scores are published ones: nothing can be retrained.")
+        return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, "The scores are published ones: nothing can be retrained.")
+    if retrained is None and not on_plane(info.objectives):
+        words = "Retraining takes the objectives score and throughput alone, not those of this search."
+        return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, f"{trained_once(info)} {words}")
     if retrained is None and summary.recommendation is None:
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
@@ -252,6 +268,9 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
+    if not info.teachers and not metrics:
+        sentence = "The scores are published ones: no model was trained that a task could judge."
+        return TrustCheck(METRICS, Outcome.NOT_APPLICABLE, sentence)
     if not trained_models(summary):
         sentence = "No model has been trained to the last rung."
         return _not_done_yet(METRICS, sentence, info, summary, run, 0)

@@ -12,14 +12,16 @@ from nas.numbers import fixed, plural
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise
-from reports.formatting import brief, capitalized
+from reports.formatting import brief, capitalized, significant
 from reports.noise import doubt_of
+from reports.scored_trials import ScoredTrial, value_of
 from reports.sentences import baseline_words, doubt_meanings, trained_once
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
+MAX_SCORE_DIGITS = 6  # after the point, of two scores that differ by very little
 MAX_NAMED = 3  # models of the best value, in the line for the terminal
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
 
@@ -55,16 +57,25 @@ def taken_back_sentence(summary: StudySummary) -> str:
         return ""
     was = found.by_search
     start = f"Retrained for {was.steps:,} steps, {brief(was.name)}, which the search recommended, scores "
-    start += fixed(was.score, 3)
     if (best := found.best_baseline) is not None and found.fell_below:
-        return f"{start}, less than the baseline {brief(best.name)}, {fixed(best.score, 3)}."
-    return f"{start}; the retrained scores recommend {brief(found.model.name)}, {fixed(found.model.score, 3)}."
+        score, as_baseline = _told_apart(was.score, best.score)
+        return f"{start}{score}, less than the baseline {brief(best.name)}, {as_baseline}."
+    score, recommended_score = _told_apart(was.score, found.model.score)
+    return f"{start}{score}; the retrained scores recommend {brief(found.model.name)}, {recommended_score}."
+
+
+def _told_apart(score: float, other: float) -> tuple[str, str]:
+    """Format two scores with three digits, or with as many as it takes to see which one is higher."""
+    digits = 3
+    while score != other and digits < MAX_SCORE_DIGITS and fixed(score, digits) == fixed(other, digits):
+        digits += 1
+    return fixed(score, digits), fixed(other, digits)
 
 
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     """Say that the speeds are unknown, and what measures them; "" where all timings behind it can be trusted."""
     found = summary.recommendation
-    compared = [model.trial for c in summary.comparisons if c for model in (c.found, c.baseline)]
+    compared = [model.trial for c in summary.comparisons if c for model in c.timed]
     doubtful = [t for t in (*([found.trial] if found else ()), *compared) if doubt_of(t)]
     if not doubtful:
         return ""
@@ -83,7 +94,8 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
     if summary.recommendation is None:
         return (front,)
     if summary.recommendation.best_baseline is None:
-        model = _found_words(summary.recommendation.model, info)
+        found = summary.recommendation
+        model = _model_words(found.trial, fixed(found.model.score, 3), info)
         kind = "retrained score" if summary.recommendation.retrained else "score"
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
@@ -132,12 +144,12 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     return Tile(label, NO_DIFFERENCE, f"{_why_no_difference(result)}{scores}")
 
 
-def _why_no_difference(result: BaselineComparison) -> str:
-    """Say why the timings show no difference in throughput."""
+def _why_no_difference(result: BaselineComparison, how: str = "") -> str:
+    """Say why the timings show no difference in throughput; `how` explains the interval."""
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.speedup_low <= 1 <= result.speedup_high:
-        return f"the 95 % interval of the ratio, {interval}, includes 1"
-    ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval})"
+        return f"the 95 % interval of the ratio, {interval}, includes 1{how}"
+    ratio = f"the ratio, {result.speedup:.2f} (95 % interval {interval}{how})"
     return (
         f"{ratio}, differs from 1 by no more than the noise "
         f"(the reference, timed against itself: {100 * result.floor:.1f} %)"
@@ -221,8 +233,8 @@ def _trainings(seeds: int, steps: int) -> str:
 def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
     """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
-    It refuses other objectives and a study without a complete candidate. Without the baselines, if there are any,
-    retrained scores could not decide what is recommended.
+    It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
+    baselines, if there are any, retrained scores could not decide what is recommended.
     """
     flag = " --baselines" if summary.baselines else ""
     return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
@@ -234,7 +246,7 @@ def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str |
 
 
 def _has_front_on_plane(info: StudyInfo, summary: StudySummary) -> bool:
-    return on_plane(info.objectives) and summary.recommendation is not None
+    return bool(info.teachers) and on_plane(info.objectives) and summary.recommendation is not None
 
 
 def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str | None], ...]:
@@ -270,17 +282,17 @@ def _near_tie(info: StudyInfo, found: Recommendation) -> str:
 
 
 def weights_place(summary: StudySummary) -> str:
-    """Return where in the run folder the recommended model's weights are; "" where no model is recommended."""
+    """Return where in the run folder the recommended model's weights are; "" where there are none."""
     found = summary.recommendation
-    if found is None:
+    if found is None or found.published:
         return ""
     folder = f"retraining/{found.model.steps}-steps/seed-*/weights" if found.retrained else "weights"
     return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
 
 
 def export_command(summary: StudySummary, run: str) -> str:
-    """Return the command that exports the recommended model; "" where no model is recommended."""
-    if summary.recommendation is None:
+    """Return the command that exports the recommended model; "" where none is recommended, or nothing was trained."""
+    if summary.recommendation is None or summary.recommendation.published:
         return ""
     number = summary.recommendation.trial.number
     return f"backbone-nas export {run} --trials {number} --format timm --out winner"
@@ -303,25 +315,24 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
     baseline = brief(found.best_baseline.name)
     if best is None:
         return f"{text}; no {_candidate(found)} scores as high as {baseline} ({evidence})"
+    if best.found.number != found.model.number:
+        score, as_baseline = _told_apart(found.model.score, found.best_baseline.score)
+        name = brief(found.model.name)
+        return f"{text}; {name} has the highest score: {score} against {as_baseline} of {baseline} ({evidence})"
     speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
     if best.doubtful:
         speed = f"throughput {UNKNOWN}, as timings cannot be trusted"
     return f"{text}; {brief(best.found.name)} scores at least as high as {baseline}: {speed} ({evidence})"
 
 
-def _found_words(model: TrustedModel, info: StudyInfo) -> str:
-    return _model_words(model.trial, model.score, info)
-
-
-def _model_words(trial: TrialRecord, score: float, info: StudyInfo) -> str:
+def _model_words(trial: TrialRecord, score: str, info: StudyInfo) -> str:
     reference = f"the throughput of the reference, {brief(info.reference)}"
     return f"{brief(trial.name)} (score {_score_and_times(trial, score, reference)})"
 
 
-def _score_and_times(trial: TrialRecord, score: float, what: str = "") -> str:
+def _score_and_times(trial: TrialRecord, score: str, what: str = "") -> str:
     """Return "0.512 at 1.30 times `what`"; without the ratio where the timing cannot be trusted."""
-    text = fixed(score, 3)
-    return text if doubt_of(trial) else f"{text} at {measurement(trial).ratio:.2f} times {what}".rstrip()
+    return score if doubt_of(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -332,21 +343,38 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     early = f"; {plural(stopped, 'was', 'were')} early-stopped" if stopped else ""
     start = f"{capitalized(evaluated)}{early}."
     reference = f"the throughput of {brief(info.reference)}"
-    fastest, best = summary.front[0], max(summary.front, key=lambda s: s.score)
-    found = summary.recommendation
+    best, found = max(summary.front, key=lambda s: s.score), summary.recommendation
     timings = " and the newest timings" if summary.remeasured else ""
     of_search = f" of the search, by its own scores{timings}," if found and found.retrained else ""
+    best_model = _model_words(best.trial, fixed(best.score, 3), info)
     if len(info.objectives) == 1:
-        return f"{start} The best by {brief(info.objectives[0].label)} is {_model_words(best.trial, best.score, info)}."
+        return f"{start} The best by {brief(info.objectives[0].label)} is {best_model}."
     if len(summary.front) == 1:
-        return f"{start} The Pareto front{of_search} is one model, {_model_words(best.trial, best.score, info)}."
-    timed = "timed as " if doubt_of(fastest.trial) else ""
-    highest = _score_and_times(best.trial, best.score, reference)
+        return f"{start} The Pareto front{of_search} is one model, {best_model}."
+    end, is_what, value = _other_end(info, summary)
+    highest = _score_and_times(best.trial, fixed(best.score, 3), reference)
+    start = f"{start} The Pareto front{of_search} has {len(summary.front)} models"
+    if end.trial.number == best.trial.number:
+        return f"{start}; {brief(best.name)} has the highest score ({highest}{value}) and is {is_what}."
+    at_the_end = _score_and_times(end.trial, fixed(end.score, 3), reference if doubt_of(best.trial) else "")
     return (
-        f"{start} The Pareto front{of_search} has {len(summary.front)} models, from {brief(best.name)} with the "
-        f"highest score ({highest}) to {brief(fastest.name)}, {timed}the fastest "
-        f"({_score_and_times(fastest.trial, fastest.score, reference if doubt_of(best.trial) else '')})."
+        f"{start}, from {brief(best.name)} with the highest score ({highest}) to {brief(end.name)}, {is_what} "
+        f"({at_the_end}{value})."
     )
+
+
+def _other_end(info: StudyInfo, summary: StudySummary) -> tuple[ScoredTrial, str, str]:
+    """Return the front's fastest model, or its best by the first objective that is not the score, and what it is.
+
+    The last text is the objective's value: "; parameters 312,000", "" of a throughput.
+    """
+    fastest = summary.front[0]
+    if any(objective.name == "throughput" for objective in info.objectives):
+        return fastest, "timed as the fastest" if doubt_of(fastest.trial) else "the fastest", ""
+    axis, objective = next((i, o) for i, o in enumerate(info.objectives) if o.name != "score")
+    end, label = max(summary.front, key=lambda s: s.values[axis]), brief(objective.label)
+    value = f"{significant(value_of(end.trial, objective.name))} {brief(objective.unit, 40)}".rstrip()
+    return end, f"the best by {label}", f"; {label} {value}"
 
 
 def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -> str:
@@ -376,9 +404,10 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     assert baseline is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
+        score, as_baseline = _told_apart(found.model.score, baseline.score)
         return (
-            f"No {candidate} scores as high as {best} ({fixed(baseline.score, 3)}). The highest score of a {candidate} "
-            f"is that of {_found_words(found.model, info)}."
+            f"No {candidate} scores as high as {best} ({as_baseline}). The highest score of a {candidate} is that of "
+            f"{_model_words(found.trial, score, info)}."
         )
     half = None if _is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
@@ -386,7 +415,8 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     name = capitalized(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
-    words = _throughput_words(result, info, "; it combines those of both timings, not of the scores")
+    of_what = "is that of the timing" if result.against_reference else "combines those of both timings"
+    words = _throughput_words(result, info, f"; it {of_what}, not of the scores")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 
@@ -451,7 +481,7 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
     """
     name, reference = brief(result.baseline.name), brief(info.reference)
     if not result.shows_difference:
-        return f"No difference in throughput from {name} is shown: {_why_no_difference(result)}{how}."
+        return f"No difference in throughput from {name} is shown: {_why_no_difference(result, how)}."
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:

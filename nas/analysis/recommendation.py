@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from scipy.special import stdtr
 
@@ -25,6 +26,8 @@ class BaselineComparison:
     """A candidate against the best baseline, the one of the highest score.
 
     `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
+    Against the reference it is the candidate's relative throughput with its own interval: the timing of the reference
+    is that against a copy of itself (A/A), which is noise and is not used.
     `compared` candidates were as good as the baseline in the other value; `found` is the best of them. `floor` is the
     relative difference in throughput of two equal models.
     """
@@ -37,17 +40,23 @@ class BaselineComparison:
     score_gain: float
     compared: int = 1
     floor: float = 0.0
+    against_reference: bool = False
+
+    @property
+    def timed(self) -> tuple[TrustedModel, ...]:
+        """Return the models whose timings the comparison uses."""
+        return (self.found,) if self.against_reference else (self.found, self.baseline)
 
     @property
     def doubtful(self) -> bool:
-        """Tell whether one of the two timings cannot be trusted."""
-        return any(timing_doubt(model.measurement) for model in (self.found, self.baseline))
+        """Tell whether one of the used timings cannot be trusted."""
+        return any(timing_doubt(model.measurement) for model in self.timed)
 
     @property
     def shows_difference(self) -> bool:
         """Tell whether a difference in throughput is shown.
 
-        Both timings can be trusted, the interval leaves out 1, and two equal models differ by less.
+        The used timings can be trusted, the interval leaves out 1, and two equal models differ by less.
         """
         beyond = max(self.speedup, 1 / self.speedup) - 1 > self.floor
         return not self.doubtful and beyond and not self.speedup_low <= 1 <= self.speedup_high
@@ -139,14 +148,20 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     if not candidates:
         return None
     baseline = max((model for model in models if model.trial.baseline), key=lambda model: model.score, default=None)
-    floor = evidence.noise_floor
-    at_equal_score = _compare(candidates, baseline, lambda model: (model.score, model.ratio), floor)
-    at_equal_speed = _compare(candidates, baseline, lambda model: (model.ratio, model.score), floor)
-    by_speed = any(objective.name == "throughput" for objective in evidence.record.info.objectives)
+    info = evidence.record.info
+    against_reference = baseline is not None and baseline.trial.baseline == info.reference
+
+    def ratio(model: TrustedModel) -> float:
+        return 1.0 if against_reference and model is baseline else model.ratio
+
+    compare = partial(_compare, candidates, baseline, floor=evidence.noise_floor, against_reference=against_reference)
+    at_equal_score = compare(lambda model: (model.score, ratio(model)))
+    at_equal_speed = compare(lambda model: (ratio(model), model.score))
+    by_speed = any(objective.name == "throughput" for objective in info.objectives)
     found = max(candidates, key=lambda model: (model.score, model.ratio))
     if at_equal_score is not None and by_speed:
         found = at_equal_score.found
-    published = not evidence.record.info.teachers
+    published = not info.teachers
     return Recommendation(found, baseline, at_equal_score, at_equal_speed, basis, by_search=found, published=published)
 
 
@@ -155,6 +170,7 @@ def _compare(
     baseline: TrustedModel | None,
     values: Callable[[TrustedModel], tuple[float, float]],
     floor: float,
+    against_reference: bool,
 ) -> BaselineComparison | None:
     """Compare the baseline with the best candidate by the second value among those as good in the first."""
     if baseline is None:
@@ -164,15 +180,19 @@ def _compare(
     if found is None:
         return None
     ours, theirs = found.measurement, baseline.measurement
+    middle, low, high = theirs.ratio, theirs.ratio_low, theirs.ratio_high
+    if against_reference:
+        middle, low, high = 1.0, 1.0, 1.0
     return BaselineComparison(
         found=found,
         baseline=baseline,
-        speedup=ours.ratio / theirs.ratio,
-        speedup_low=ours.ratio_low / theirs.ratio_high if theirs.ratio_high > 0 else math.nan,
-        speedup_high=ours.ratio_high / theirs.ratio_low if theirs.ratio_low > 0 else math.nan,
+        speedup=ours.ratio / middle,
+        speedup_low=ours.ratio_low / high if high > 0 else math.nan,
+        speedup_high=ours.ratio_high / low if low > 0 else math.nan,
         score_gain=found.score - baseline.score,
         compared=len(as_good),
         floor=floor,
+        against_reference=against_reference,
     )
 
 

@@ -11,6 +11,8 @@ from nas.analysis import BEST, WHICH
 from nas.analysis.noise import CandidateEstimate, assumed_scatter, front_chances
 from nas.numbers import plural
 from nas.study import pareto
+from nas.study.loop import CONVERGED
+from nas.study.proposer import NOTHING_NEW, SPACE_EXHAUSTED
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 from search_space import SPACES
 
@@ -62,11 +64,30 @@ def has_budget_left(info: StudyInfo, evaluated: int) -> bool:
     return isinstance(budget, int) and evaluated < budget
 
 
+def is_open(info: StudyInfo) -> bool:
+    """Tell whether a session runs, or was killed and no later one has ended: neither has recorded its length."""
+    return any(session.get("wall_s") == 0 and not session.get("killed") for session in info.sessions)
+
+
+def is_exhausted(info: StudyInfo) -> bool:
+    """Tell whether the last session ended because no new architecture was left to evaluate."""
+    return _ended_with(info, (SPACE_EXHAUSTED, NOTHING_NEW))
+
+
+def _ended_with(info: StudyInfo, reasons: tuple[str, ...]) -> bool:
+    ending = info.sessions[-1].get("ending") if info.sessions else None
+    return not is_open(info) and isinstance(ending, str) and ending.startswith(reasons)
+
+
 def unfinished(study: StudyRecord) -> str:
-    """Say how many architectures an unfinished study has evaluated; "" of a finished one."""
+    """Say how many architectures an unfinished study has evaluated; "" of a finished one.
+
+    A search that has converged, or found no new architecture, is finished although some of its budget is left.
+    """
     sampled = [t for t in study.trials if not t.baseline]
     evaluated, running = sum(t.counts for t in sampled), sum(t.state is TrialState.RUNNING for t in sampled)
-    if is_finished(study.info, evaluated, running):
+    ended = not running and _ended_with(study.info, (SPACE_EXHAUSTED, NOTHING_NEW, CONVERGED))
+    if ended or is_finished(study.info, evaluated, running):
         return ""
     if not has_budget_left(study.info, evaluated):
         return f"unfinished: {plural(evaluated, 'architecture')} evaluated"

@@ -14,31 +14,60 @@ study.report()
 These functions are the commands' own: `search` is ``backbone-nas search``, `train` is ``backbone-nas train``,
 `Study.select` is ``backbone-nas select``, and so on. What a command prints as an error is an exception here, with the
 same line: `ConfigError` for an impossible setting, `StoreError` for a study that cannot be read or written,
-`SelectionError` where no model answers, `ExportError` for a model that cannot be exported, `SearchFailed` for a search
-that gave up or lost most of its models, `TrainingFailed` for a training that broke down. All but the last two are
-subclasses of ValueError.
+`SelectionError` where no model answers, `LimitError` for a limit that is no positive number, `ExportError` for a model
+that cannot be exported, `WeightsError` for a weight file that cannot be loaded, `SearchFailed` for a search that gave
+up or lost most of its models, `TrainingFailed` for a training that broke down. All but the last two are subclasses of
+ValueError.
 
 Importing this module imports neither PyTorch nor Ray: `Model.load` and `Model.export` need the first, `search` both.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from nas.analysis.selection import SelectionError
 from nas.api.opened_study import Model, NothingFits, Study, load_study
 from nas.api.start import search, train
+from nas.export import ExportError
 from nas.storage.store import StoreError
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.study.limits import LimitError
+
+if TYPE_CHECKING:
+    from backbones.weights import WeightsError
+    from nas.search.session import SearchFailed
+    from nas.train.execution import TrainingFailed
 
 __all__ = [
     "ConfigError",
     "DistillConfig",
+    "ExportError",
+    "LimitError",
     "Model",
     "NothingFits",
     "SearchConfig",
+    "SearchFailed",
     "SelectionError",
     "StoreError",
     "Study",
+    "TrainingFailed",
+    "WeightsError",
     "load_study",
     "search",
     "train",
 ]
+
+# Imported when they are first used: their modules import PyTorch, or as much that takes long.
+_MODULES = {
+    "SearchFailed": "nas.search.session",
+    "TrainingFailed": "nas.train.execution",
+    "WeightsError": "backbones.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

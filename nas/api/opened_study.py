@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nas.analysis import BEST
 from nas.analysis.answer import answer, nothing_fits_line
 from nas.analysis.evidence import RETRAINED, TrustedModel, gather_evidence, source_words
 from nas.analysis.recommendation import evidence_words, recommend
@@ -160,12 +161,14 @@ class Study:
         """Return the model of a trial.
 
         Args:
-            trial: The trial's number, or the beginning of the architecture's id.
+            trial: The trial's number, the beginning of the architecture's id, or "best" for the model of `best`.
 
         Raises:
             SelectionError: There is no such trial, or it was not measured and trained to the last rung, nor retrained.
         """
-        found = find_by_name(self._evidence.study, str(trial))
+        if trial == BEST:
+            return self.best()
+        found = find_by_name(self._evidence.study, str(trial), "trial")
         model = next((model for model in self._evidence.searched if model.number == found.number), None)
         if model is not None:
             return self._model(model)

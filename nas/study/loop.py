@@ -31,6 +31,7 @@ from search_space import SPACES
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
+CONVERGED = "the search has converged"  # beginning of the reason
 OUT_OF_TIME = "the time of --max-hours was over, and --resume continues the search"
 _POLL_S = 1.0  # between two looks of an idle driver for trials that other drivers have left
 
@@ -387,8 +388,8 @@ class StudyLoop:
         ratio = self.gain_over_noise if self._until_converged else None
         if ratio is not None and is_below_noise(ratio):
             self.converged = (
-                "the search has converged: the next architecture is expected to raise the hypervolume by "
-                f"{ratio:.2f} times what the noise of seeds and timings alone would"
+                f"{CONVERGED}: the next architecture is expected to raise the hypervolume by {ratio:.2f} times what "
+                "the noise of seeds and timings alone would"
             )
         return self.converged is not None
 

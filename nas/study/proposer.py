@@ -15,6 +15,9 @@ from nas.study.study_store import StudyStore
 _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbor of the repeated architecture is evaluated
 _STEPS = 1000  # of mutation from it, and random draws after them
 
+# Beginnings of the reasons why there is no new architecture.
+SPACE_EXHAUSTED, NOTHING_NEW = "the space has only", "the sampler finds no new architecture"
+
 
 class TrialProposer:
     """Proposes new trials, from the store's sampler; only within `StudyStore.exclusive`.
@@ -48,7 +51,7 @@ class TrialProposer:
         """
         proposed: list[TrialRecord] = []
         if len(seen) - len(self._foreign & seen) >= self._space.count():
-            return proposed, f"the space has only {plural(self._space.count(), 'architecture')}"
+            return proposed, f"{SPACE_EXHAUSTED} {plural(self._space.count(), 'architecture')}"
         fixed: dict[str, Any] | None = None
         for repeats in range(2 * _REPEATS_LIMIT):
             proposal = self._store.ask(self._space.choices(), fixed)
@@ -60,7 +63,7 @@ class TrialProposer:
             self._store.save(proposed[-1])  # before the sampler's next proposal, which depends on it
             if repeats >= _REPEATS_LIMIT:
                 fixed = self._space.encode(self._unseen_neighbor(spec, seen, random.Random(proposal.number)))
-        return proposed, "the sampler finds no new architecture"
+        return proposed, NOTHING_NEW
 
     def _unseen_neighbor(self, spec: Architecture, seen: Set[str], rng: random.Random) -> Architecture:
         for step in range(2 * _STEPS):  # mutations may lead back to the same few architectures

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from nas.storage.store import read_study
+from nas.study.objectives import objectives
+from nas.study.records import TrialState
 from reports.__main__ import main
 from reports.page import build_report
 from reports.summary import summarize
+from tests.reports import synthetic
 
 
 @pytest.fixture
@@ -33,6 +36,32 @@ def test_a_front_behind_another_needs_figures_and_is_named_in_them(run, tmp_path
     assert "--behind" in capsys.readouterr().err
     assert main([str(run), "--behind", str(run), "--figures", str(tmp_path / "figures")]) == 0
     assert (tmp_path / "figures" / "front.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reference": "timm:resnet18"}, "Throughput is relative to different reference models"),
+        ({"rung_steps": (60, 180, 1620)}, "Models are trained to different lengths"),
+        ({"objectives": objectives(("score", "params"), "both")}, "a comparison needs score and throughput"),
+    ],
+)
+def test_a_front_that_cannot_be_compared_is_not_drawn_behind(changes, words, run, tmp_path, capsys):
+    other, figures = tmp_path / "other", tmp_path / "figures"
+    study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
+    synthetic.store_study(synthetic.with_info(study, **changes), other)
+    before = {path.name for path in run.iterdir()}
+    assert main([str(run), "--behind", str(other), "--figures", str(figures)]) == 2
+    assert words in capsys.readouterr().err
+    assert not figures.exists()
+    assert {path.name for path in run.iterdir()} - before <= {"logs"}
+
+
+def test_a_front_of_another_machine_is_drawn_behind_with_a_caution(run, tmp_path, capsys):
+    study = synthetic.study(6, baselines=False, only=TrialState.COMPLETE)
+    synthetic.store_study(synthetic.timed(study, lambda t: {"device": "another CPU"}), tmp_path / "other")
+    assert main([str(run), "--behind", str(tmp_path / "other"), "--figures", str(tmp_path / "figures")]) == 0
+    assert "--behind: Throughput was measured differently: A: synthetic CPU" in capsys.readouterr().out
 
 
 def test_out_chooses_the_file_and_no_temporary_file_stays(run, tmp_path):

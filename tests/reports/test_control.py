@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.retraining import REMEASUREMENT
 from nas.study.objectives import OBJECTIVES
-from nas.study.records import Objective, Retraining, StudyRecord, TrialState
+from nas.study.records import Objective, Remeasurement, Retraining, StudyRecord, TrialState
 from reports.charts import page_charts
 from reports.figure_data import prepare
 from reports.page import render
@@ -31,8 +33,18 @@ def test_the_random_start_ends_where_its_own_trials_do_whatever_their_order():
     assert start.expected[-1] == pytest.approx(brute_force.hypervolume(places, (0.0, 0.25)))
     assert list(start.expected) == sorted(start.expected)
     sentence = random_control(study.info, summary)
-    assert f" {len(start.trials)} " in sentence
+    assert len(start.trials) < 32
+    assert f"drew the first 32 candidates at random, and {len(start.trials)} of them were evaluated" in sentence
     assert f"{start.expected[-1]:.4f}" in sentence
+
+
+@pytest.mark.parametrize("names", [("score", "throughput"), ("score",), ("score", "params")])
+def test_compare_is_named_only_where_it_takes_the_objectives_and_one_objective_has_no_hypervolume(names):
+    study = with_info(synthetic.study(80), objectives=tuple(OBJECTIVES[name].objective for name in names))
+    words = f"{random_control(study.info, summarize(study))} {hypervolume(study.info, summarize(study))}"
+    assert words.count("backbone-nas compare") == (2 if names[-1] == "throughput" else 0)
+    assert ("hypervolume" in words) is (len(names) > 1)
+    assert ("reached a best explained variance of the teachers' features of 0." in words) is (len(names) == 1)
 
 
 @pytest.mark.parametrize("sampler", ["random", "known-cost"])
@@ -153,11 +165,37 @@ def test_results_of_retraining_are_on_the_page(retrained_study):
     folder, study = retrained_study
     retraining = retraining_results(read_evidence(folder, study))
     assert retraining is not None
-    assert [p["long"] for p in retraining_points(retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
+    assert [p["long"] for p in retraining_points(study, retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
     page = render(study, summarize(study), None, retraining)
     rows = Page(page).table("Retrained models").body()
     assert sorted(row["after 1620 steps"].split()[0] for row in rows) == ["0.410", "0.510", "0.610"]
     assert 'id="chart-retraining"' in page
+
+
+def test_the_table_of_retrained_models_marks_doubtful_timings_and_names_their_device():
+    study = synthetic.study(8, baselines=False, only=TrialState.COMPLETE)
+    trainings = [
+        Retraining(t.number, seed, 1620, "2026-01-01", "a GPU", (replace(t.rungs[-1], steps=1620),))
+        for t in study.trials
+        for seed in (0, 1)
+    ]
+    timings = {
+        t.number: replace(t.measurement, device="a GPU", verdict="contended" if t.number else "ok")
+        for t in study.trials
+        if t.number < 7
+    }
+    again = Remeasurement(REMEASUREMENT, "2026-01-01", "a GPU", {}, {}, None, timings)
+    evidence = gather_evidence(study, trainings, [again])
+    page = Page(render(study, summarize(study), None, retraining_results(evidence)))
+    head = "× eradio_pico, 95 % interval on a GPU"
+    ratios = {row[""]: row[head] for row in page.table("Retrained models").body()}
+    for trial in study.trials:
+        words, m = ratios[trial.name], trial.measurement
+        assert ("†" in words) is (0 < trial.number < 7)
+        shown = "–" if trial.number == 7 else f"{m.ratio:.{2 if trial.number else 3}f}"
+        assert words.startswith(shown + " " * (trial.number < 7))
+    perfect = page.table("Rank correlations of retraining").body()
+    assert {row["95 % interval"] for row in perfect if row["τ"] == "1.00"} == {"–"}
 
 
 @pytest.fixture

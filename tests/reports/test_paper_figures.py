@@ -6,8 +6,11 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from nas.study.records import TrialState
+from nas.analysis.evidence import gather_evidence
+from nas.analysis.retraining import REMEASUREMENT
+from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
 from reports.paper_figures import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS, draw, save
+from reports.retraining import retraining_points, retraining_results
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile, planted
@@ -72,6 +75,56 @@ def test_the_front_of_another_study_and_retrained_models_are_drawn_with_their_in
     mark_top = front.axes[0].transData.transform((1, 0.75))[1] + front.dpi * MARK_POINTS / 72 / 2
     assert mark_top <= front.axes[0].bbox.y1, "a mark on the edge would be cut"
     assert "front of" not in texts(draw(study, summary)["front"])
+
+
+def test_the_axes_reach_the_front_of_the_other_study():
+    study, other = (synthetic.study(12, seed=seed, only=TrialState.COMPLETE) for seed in (0, 3))
+    other = synthetic.timed(
+        other, lambda t: {name: 20 * getattr(t.measurement, name) for name in ("ratio", "ratio_low", "ratio_high")}
+    )
+    other = synthetic.scored(other, lambda t: t.final_score - 1)
+    axes = draw(study, summarize(study), None, other)["front"].axes[0]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for summary in (summarize(study), summarize(other)):
+        assert all(left < s.ratio < right and bottom < s.score < top for s in summary.front)
+
+
+def retrained(study: StudyRecord, change: float, times: float = 1.0, device: str = "synthetic CPU") -> dict:
+    """Retrain all complete trials with two seeds, `change` above and below their scores, timed on `device`."""
+    trials = [t for t in study.trials if t.state is TrialState.COMPLETE]
+    trainings = [
+        Retraining(t.number, seed, 1620, "2026-01-01", device, (replace(t.rungs[-1], steps=1620, score=score),))
+        for t in trials
+        for seed, score in enumerate((t.final_score + change, t.final_score - change))
+    ]
+    names = ("ratio", "ratio_low", "ratio_high")
+    timings = {
+        t.number: replace(
+            t.measurement, device=device, **{name: times * getattr(t.measurement, name) for name in names}
+        )
+        for t in trials
+    }
+    again = Remeasurement(REMEASUREMENT, "2026-01-01", device, {}, {}, None, timings)
+    return retraining_results(gather_evidence(study, trainings, [again]))
+
+
+def test_infeasible_candidates_lie_on_the_lower_edge_also_below_retrained_models():
+    study = synthetic.study(60, seed=5)
+    axes = draw(study, summarize(study), retrained(study, 0.15))["front"].axes[0]
+    (crosses,) = (c for c in axes.collections if c.get_label() == "infeasible")
+    assert set(crosses.get_offsets()[:, 1]) == {axes.get_ylim()[0]}
+
+
+@pytest.mark.parametrize(("device", "times"), [("synthetic CPU", 1.1), ("another GPU", 8.0)])
+def test_ratios_of_retrained_models_are_those_of_the_axis_s_device(device, times):
+    study = synthetic.study(20, seed=5, only=TrialState.COMPLETE)
+    results = retrained(study, 0.01, times, device)
+    drawn = {row["number"]: row["ratio"] for row in retraining_points(study, results)}
+    for trial in study.trials:
+        expected = trial.measurement.ratio * (times if device == "synthetic CPU" else 1)
+        assert drawn[trial.number] == pytest.approx(expected)
+    axes = draw(study, summarize(study), results)["front"].axes[0]
+    assert all(axes.get_xlim()[0] < ratio < axes.get_xlim()[1] for ratio in drawn.values())
 
 
 def test_labels_of_models_do_not_cover_the_names_of_networks_for_scale():

@@ -37,6 +37,7 @@ def test_a_search_that_cannot_continue_is_told_from_one_that_runs(sessions, stat
     sentence = progress(study.info, summary, datetime(2025, 1, 31, tzinfo=UTC))
     assert f"{summary.evaluated} of 100" in sentence
     assert (WHY in sentence) is (state is SearchState.ENDED_EARLY)
+    assert ("If it was killed, backbone-nas search --resume" in sentence) is (state is SearchState.RUNNING)
 
 
 def test_a_session_out_of_time_ended_early_though_its_trials_wait_as_running():

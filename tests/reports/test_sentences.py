@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from nas.analysis.evidence import RETRAINED
 from nas.study.records import Expectation, StudyRecord, TrialState
 from reports import figure_data
@@ -47,6 +49,15 @@ def test_a_search_that_converged_says_when():
     words = convergence_words(study)
     assert f"alone would. The ratio first fell below 1 after {counted} candidates" in words
     assert "less than a tenth of" in convergence_words(expecting(synthetic.study(60), 0.01))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"), [(0.94, "0.9"), (0.96, "0.96"), (0.998, "0.99"), (1.0, "1.00"), (1.04, "1.04"), (1.06, "1.1")]
+)
+def test_a_gain_near_the_noise_is_printed_on_its_side_of_it(ratio, shown):
+    words = convergence_words(expecting(synthetic.study(40), ratio))
+    assert f"by {shown} times what the noise" in words
+    assert ("has not converged" in words) is (ratio >= 1)
 
 
 def test_samplers_without_expectations_get_no_sentence():

@@ -7,6 +7,7 @@ import pytest
 
 from nas.analysis.evidence import RETRAINED, gather_evidence
 from nas.analysis.noise import SeedScatter
+from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from reports.formatting import duration
 from reports.metrics import summarize_metrics
@@ -71,7 +72,14 @@ def test_the_noise_check_says_how_many_timings_are_in_doubt(study):
     assert f"Of {measured} timings, none is in doubt." in check(study, NOISE).sentence
     one = max(t.number for t in study.trials if t.measurement)
     disturbed = synthetic.timed(study, lambda t: {"verdict": "contended"} if t.number == one else {})
-    assert f"Of {measured} timings, 1 cannot be trusted" in check(disturbed, NOISE).sentence
+    assert f"Of {measured} timings, 1 cannot be trusted (1 contended)." in check(disturbed, NOISE).sentence
+    wide = {"ratio_low": 0.1, "ratio_high": 9.0}
+    scattered = synthetic.timed(disturbed, lambda t: wide if t.number % 5 == 4 and t.number != one else {})
+    count = sum(t.measurement is not None and t.number % 5 == 4 and t.number != one for t in study.trials)
+    sentence = check(scattered, NOISE).sentence
+    assert f"{count + 1} cannot be trusted (" in sentence
+    assert f"{count} scattered" in sentence
+    assert "1 contended" in sentence
 
 
 def test_without_the_reference_among_the_baselines_noise_is_unknown(study):
@@ -122,6 +130,26 @@ def test_short_runs_are_judged_by_the_lower_rung_that_agrees_least(study, taus, 
     to_last = tuple(RungCorrelation(low, 2, models, tau, 0.001) for low, tau in enumerate(taus))
     between = (RungCorrelation(0, 1, models, 0.0, 0.5),) if taus else ()  # decides nothing
     assert check(study, RUNGS, correlations=(*between, *to_last)).outcome is outcome
+
+
+def test_equal_scores_at_a_rung_are_no_lack_of_candidates():
+    study = synthetic.study(14, only=TrialState.COMPLETE)
+    same = replace(
+        study, trials=tuple(replace(t, rungs=(replace(t.rungs[0], score=0.1), *t.rungs[1:])) for t in study.trials)
+    )
+    found = check(same, RUNGS)
+    assert (found.outcome, found.command, found.price) == (Outcome.NOT_DONE, None, "")
+    assert found.sentence.startswith("All 14 candidates have the same score after 60 steps, or after 540: there is no")
+    rows = Page(render(same, summarize(same))).table("Rank correlations").body()
+    assert [row["τ"] == "undefined" for row in rows] == [True, False, True]
+
+
+@pytest.mark.parametrize("names", [("score",), ("score", "params")])
+def test_retraining_does_not_apply_where_it_takes_no_such_objectives(study, names):
+    other = synthetic.with_info(study, objectives=objectives(names, "both"))
+    found = check(other, SEEDS)
+    assert (found.outcome, found.command) == (Outcome.NOT_APPLICABLE, None)
+    assert "takes the objectives score and throughput alone" in found.sentence
 
 
 def results(number: int, chance: float | None, seeds: int = 3) -> dict:
@@ -296,6 +324,18 @@ def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, fini
     assert found.price.startswith(f"Evaluate about {extend} more architectures to get {missing}, about")
     seconds = 100 * extend / evaluated
     assert f"about {duration(seconds)} " in found.price
+
+
+def test_a_search_of_an_exhausted_space_is_offered_no_command_that_continues_it():
+    study = synthetic.study(6, only=TrialState.COMPLETE, budget=200)
+    session = {"started": "2025-01-31T12:00:00Z", "wall_s": 9.0}
+    for ending, command in (("the space has only 6 architectures", None), (None, "search --resume runs/mine")):
+        ended = synthetic.with_info(study, sessions=({**session, "ending": ending},))
+        for which in (RUNGS, METRICS):
+            found = check(ended, which)
+            assert found.outcome is Outcome.NOT_DONE
+            assert (found.command or "").endswith(command or "")
+            assert bool(found.price) is bool(found.command) is bool(command)
 
 
 def test_checks_that_need_the_same_command_name_the_same(study):

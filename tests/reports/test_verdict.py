@@ -194,9 +194,24 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
         assert (
-            "no more than the noise (the reference, timed against itself: 25.0 %)"
+            "(95 % interval 1.18 to 1.22; it combines those of both timings, not of the scores), differs from 1 by no "
+            "more than the noise (the reference, timed against itself: 25.0 %)."
             in headline(which.info, summary, "RUN")[0]
         ) is not shown
+
+
+def test_the_reference_as_the_best_baseline_has_one_ratio_and_the_interval_of_the_candidate():
+    """Its own timing is that against a copy of itself, which is noise."""
+    study = compared(1.3, reference="eradio_femto")
+    itself = {"ratio": 1.012, "ratio_low": 1.009, "ratio_high": 1.015, "verdict": "contended"}
+    study = synthetic.timed(study, lambda t: itself if t.baseline == "eradio_femto" else {})
+    summary = summarize(study)
+    tile, *_ = tiles(study.info, summary)
+    assert (tile.value, tile.note) == ("1.30×", "throughput: 95 % interval 1.29 to 1.31")
+    first, *_ = headline(study.info, summary, "RUN")
+    assert "1.30 times that of eradio_femto (95 % interval 1.29 to 1.31; it is that of the timing, not of" in first
+    slower = synthetic.timed(study, lambda t: {} if t.baseline else {"ratio": 1.01})
+    assert summarize(slower).comparisons[1].speedup == 1.01
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():
@@ -205,7 +220,7 @@ def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     assert second.startswith("Trial 3 also has the highest score")
     assert "0.100 higher" in second
     throughput, score, _ = tiles(study.info, summarize(study))
-    assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.18 to 1.22")
+    assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.19 to 1.21")
     assert throughput.label.endswith("relative to eradio_femto")
     assert score.label.endswith("minus that of eradio_femto")
 
@@ -235,7 +250,7 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     assert tiles(study.info, summary)[0].note.endswith(f"; score: +0.002 (retrained; 95 % interval ± {half})")
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
-    assert "it combines those of both timings, not of the scores)" in first
+    assert "it is that of the timing, not of the scores)" in first
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():
@@ -244,6 +259,23 @@ def test_the_difference_in_score_is_that_of_the_printed_scores():
     summary = summarize(study)
     assert tiles(study.info, summary)[1].value == "+0.067"
     assert "0.067 higher" in headline(study.info, summary, "RUN")[1]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "shown"),
+    [
+        (0.5684, 0.5676, ("0.5684", "0.5676")),
+        (0.5684, 0.5683999, ("0.568400", "0.568400")),
+        (0.57, 0.56, ("0.570", "0.560")),
+    ],
+)
+def test_a_score_that_is_lower_is_printed_lower(baseline, candidate, shown):
+    study = synthetic.study(3, only=TrialState.COMPLETE)
+    scores = {"eradio_nano": baseline, None: candidate}
+    study = synthetic.scored(study, lambda t: scores.get(t.baseline, 0.1))
+    first = headline(study.info, summarize(study), "RUN")[0]
+    assert f"eradio_nano ({shown[0]}). The highest score of a candidate is that of trial" in first
+    assert f"(score {shown[1]} at " in first
 
 
 def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recommended_model():
@@ -255,6 +287,9 @@ def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recomm
     assert summary.comparisons[0].found.number != best.number
     first = headline(study.info, summary, "RUN")[0]
     assert first.startswith(f"Trial {best.number} has the highest score, {best.score:.3f} against {baseline.score:.3f}")
+    line = result_line(study.info, summary)
+    assert f"; trial {best.number} has the highest score: {best.score:.3f} against {baseline.score:.3f} of " in line
+    assert f"{summary.comparisons[0].found.name} scores" not in line
     doubt, _ = before_export(study.info, summary, "RUN")[0]
     gain = round(best.score, 3) - round(baseline.score, 3)
     assert (f"scores {gain:.3f} higher" in doubt) is (gain < SEED_DIFFERENCE * study_noise(study.info).deviation)
@@ -322,6 +357,36 @@ def test_one_objective_has_a_ranking_and_no_front():
     assert tile.label == "models share the best value"
     lost = synthetic.with_info(synthetic.study(6, only=TrialState.FAILED), objectives=study.info.objectives)
     assert "No candidate is in the ranking" in headline(lost.info, summarize(lost), "RUN")[-1]
+
+
+@pytest.mark.parametrize("names", [("score", "params"), ("macs", "score"), ("score", "throughput", "memory")])
+def test_the_ends_of_the_front_are_those_of_its_objectives(names):
+    words = {"params": "parameters", "macs": "multiply-accumulates of one image"}
+    shared = 0
+    for seed in range(30):
+        study = synthetic.study(4, seed=seed, only=TrialState.COMPLETE)
+        if "memory" in names and seed % 2:
+            study = synthetic.scored(study, lambda t: t.measurement.ratio / 10)
+        study = synthetic.with_info(study, objectives=objectives(names, "both"))
+        summary = summarize(study)
+        best = max(summary.front, key=lambda s: s.score)
+        by = next((name for name in names if name in words), "")
+        end = min(summary.front, key=lambda s: getattr(s.trial, by)) if by else summary.front[0]
+        sentence = headline(study.info, summary, "RUN")[-1]
+        what = f"the best by {words[by]}" if by else "the fastest"
+        if len(summary.front) == 1:
+            continue
+        assert f"{best.name}, has" not in sentence
+        if end.trial.number == best.trial.number:
+            shared += 1
+            assert f"; {best.name} has the highest score (" in sentence
+            assert sentence.endswith(f" and is {what}.")
+        else:
+            assert f" from {best.name} with the highest score (" in sentence
+            assert f" to {end.name}, {what} (" in sentence
+        if by:
+            assert f"; {words[by]} {getattr(end.trial, by):,}" in sentence
+    assert shared or names[-1] != "memory"
 
 
 def test_one_retrained_model_without_baselines():

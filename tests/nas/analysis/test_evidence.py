@@ -257,8 +257,15 @@ def test_recommended_is_the_fastest_of_those_as_good_as_the_best_baseline() -> N
     assert found.at_equal_speed.score_gain == pytest.approx(0.2)
 
 
-def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
+@pytest.mark.parametrize(
+    ("reference", "bounds_of_speedup"), [("another", (0.8 / 1.1, 1.3 / 0.9)), ("baseline", (0.8, 1.3))]
+)
+def test_a_speedup_has_opposite_bounds_of_both_intervals_unless_the_baseline_is_the_reference(
+    reference: str, bounds_of_speedup: tuple[float, float]
+) -> None:
     study = small_study()
+    own = next(t.baseline for t in study.trials if t.baseline)
+    study = replace(study, info=replace(study.info, reference=own if reference == "baseline" else reference))
     bounds = {0: (0.9, 1.1), 3: (0.8, 1.3)}  # of the baseline and of the candidate at equal speed
     trials = [
         replace(t, measurement=t.measurement and replace(t.measurement, ratio_low=low, ratio_high=high))
@@ -268,7 +275,7 @@ def test_a_speedup_has_opposite_bounds_of_both_intervals() -> None:
     found = recommend(gather_evidence(StudyRecord(study.info, tuple(trials))))
     assert found is not None
     assert found.at_equal_speed is not None
-    assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == (0.8 / 1.1, 1.3 / 0.9)
+    assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == bounds_of_speedup
 
 
 @pytest.mark.parametrize(

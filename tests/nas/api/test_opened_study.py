@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import timm
 import torch
 
 import backbones
+import nas.api
 from nas.api import Model, NothingFits, SearchConfig, SelectionError, StoreError, Study, load_study
 from nas.export import ExportError
 from nas.select.__main__ import main as select_command
@@ -184,6 +186,28 @@ def test_the_latest_study_stays_the_same_when_the_link_changes(
     (tmp_path / "runs/latest").unlink()
     study.refresh()
     assert study.run_dir == run
+
+
+def test_a_model_is_named_by_number_id_or_best_and_an_error_names_no_flag(study: Study) -> None:
+    best = study.best()
+    assert [study.model(which).number for which in (best.number, best.arch_id[:8], "best")] == [best.number] * 3
+    with pytest.raises(SelectionError, match=r"^trial: the study has no trial '99'; give a number"):
+        study.model(99)
+
+
+def test_the_errors_that_are_promised_can_be_caught(study: Study) -> None:
+    promised = re.findall(r"`(\w+)` (?:for|where)", nas.api.__doc__ or "")
+    assert {"ConfigError", "ExportError", "LimitError", "SearchFailed", "TrainingFailed", "WeightsError"} < set(
+        promised
+    )
+    for name in promised:
+        error = getattr(nas.api, name)
+        assert name in nas.api.__all__
+        assert issubclass(error, RuntimeError if name in ("SearchFailed", "TrainingFailed") else ValueError)
+    with pytest.raises(nas.api.LimitError):
+        study.select(max_params=-1)
+    with pytest.raises(AttributeError):
+        nas.api.Nothing  # noqa: B018
 
 
 def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
