@@ -56,7 +56,8 @@ def compute_capability() -> tuple[int, int] | None:
         return None
     import torch
 
-    return min(torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count()))
+    gpus = range(torch.cuda.device_count())
+    return min((torch.cuda.get_device_capability(number) for number in gpus), default=None)
 
 
 @cache

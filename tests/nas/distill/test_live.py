@@ -284,6 +284,7 @@ def test_teachers_take_devices_in_turns_and_cuda_is_the_students(
         image_px = 64
 
         def __init__(self, spec: object, targets: object, device: torch.device) -> None:
+            self.device = device
             found.append(str(device))
 
     monkeypatch.setattr("nas.distill.live._LiveTeacher", Placed)

@@ -164,7 +164,8 @@ def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypa
     both = ["--arch", "eradio_femto", "--arch", "timm:resnet10t", "--img-size", "64", *QUICK]
     assert main([*both, "--json"]) == 1
     failed, whole = json.loads(capsys.readouterr().out)["profiles"]
-    assert failed["failure"] == "timing: hang: no result after 120 s"
+    advice = "if the network is only slow, give a smaller --batch-size or --img-size"
+    assert failed["failure"] == f"timing: hang: no result after 120 s; {advice}"
     assert failed["stages"] == []
     assert failed["missing"] == ["timing", "stages and layers"]
     assert (whole["failure"], whole["missing"]) == (None, [])

@@ -181,7 +181,7 @@ def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
     best = json.loads(capsys.readouterr().out)["best"]
     assert best["outline"] == best["arch_id"] == max(trials, key=lambda t: t.final_score).arch_id
     assert select([str(tmp_path / "run"), "--max-latency-ms", "1"]) == 1
-    assert "of every model, a limited quantity is unknown" in capsys.readouterr().out
+    assert "of every model, a limited quantity is unknown" in " ".join(capsys.readouterr().out.split())
     for work, nothing in ((retrain, "to train"), (remeasure, "to measure")):
         assert work([str(tmp_path / "run"), "--device", "cpu"]) == 2
         assert f"a replay's study has nothing {nothing}" in capsys.readouterr().err

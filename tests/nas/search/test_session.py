@@ -90,6 +90,7 @@ def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
     names = ("NVIDIA RTX 4090", "NVIDIA T400")
     monkeypatch.setattr("nas.measure.environment.device_type", lambda name: "cuda")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9 - number, 0))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
     monkeypatch.delattr(session, "open_targets")
     command = command_of({"device": "cpu", "run": str(tmp_path / "run")}, "")
@@ -106,6 +107,7 @@ def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
     names = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9 - number, 0))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
     monkeypatch.delattr(session, "open_targets")
     where = ["--run", str(tmp_path / "run"), "--address", "127.0.0.1:1"]
