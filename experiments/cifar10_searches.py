@@ -29,9 +29,10 @@ from scipy.stats import kendalltau
 from experiments.builtin_study import BUDGET, SHOWN, Course
 from experiments.distillation.teachers import DATA
 from experiments.full_space import name_of
+from experiments.hybrid_findings import has_attention
 from experiments.realized_front import rows_of
 from nas.files import atomic_write
-from nas.storage.store import read_study
+from nas.storage.store import Store, read_study
 from nas.study.pareto import front
 from nas.study.records import TrialState
 
@@ -61,7 +62,7 @@ def search_row(folder: Path) -> dict[str, Any]:
             "macs": trial.macs, "score": round(trial.rungs[-1].score, 5),
             "metrics": {name: round(value, 4) for name, value in trial.rungs[-1].metrics.items()},
             "ratio": [round(value, 4) for value in (clock.ratio, clock.ratio_low, clock.ratio_high)],
-            "verdict": clock.verdict,
+            "verdict": clock.verdict, "attention": has_attention({"spec": trial.spec}),
         }
         for trial in study.trials
         if trial.state is TrialState.COMPLETE and (clock := trial.measurement)
@@ -76,6 +77,20 @@ def search_row(folder: Path) -> dict[str, Any]:
         "timed": sum(t.measurement is not None for t in study.trials),
         "models": [model | ({"spec": specs[model["number"]]} if model["number"] in best else {}) for model in models],
     }  # fmt: skip
+
+
+def retrained_rows(folder: Path) -> dict[str, Any] | None:
+    """Return the rows of a retraining, with the metrics on labels at its end, in the mean over the seeds."""
+    rows = rows_of(folder)
+    if rows is None:
+        return None
+    with Store.open(folder, read_only=True) as store:
+        trainings = [t for t in store.read_all()[1] if t.rungs and t.rungs[-1].steps == rows["steps"]]
+    for row in rows["candidates"]:
+        found = [t.rungs[-1].metrics for t in trainings if t.number == row["trial"]]
+        if found:
+            row["metrics"] = {name: round(fmean(each[name] for each in found), 4) for name in SHOWN_METRICS}
+    return rows
 
 
 def fastest_as_good(models: Sequence[Row], baseline: str) -> tuple[Row | None, float]:
@@ -113,6 +128,18 @@ def _report_search(search: Row) -> None:
         print(f"  scores as high as {baseline} ({_labels(own)}): {what}")
     top = max((m for m in models if m["baseline"] is None), key=lambda model: float(model["score"]))
     print(f"  highest score: {name_of(top)}, {_labels(top)}, {top['ratio'][0]:.2f}x the reference")
+    best = sorted((m for m in models if "spec" in m), key=lambda model: -model["score"])
+    attend = [model for model in best if model["attention"]]
+    four = sum(len(model["spec"]["stages"]) == 4 for model in best)
+    print(f"  of the front's {len(best)} models {len(attend)} have attention, {four} have four stages")
+    print("  | network | stem | blocks: kind, depth x width | MMACs | M params | score | throughput |")
+    print("  |---|---|---|--:|--:|--:|--:|")
+    for model in best:
+        blocks = ", ".join("{block} {depth} x {width}".format(**stage) for stage in model["spec"]["stages"])
+        sizes = f"{model['macs'] / 1e6:.1f} | {model['params'] / 1e6:.2f}"
+        speed = "{:.2f}x ({:.2f} to {:.2f})".format(*model["ratio"])
+        stem = model["spec"].get("stem", "conv")
+        print(f"  | {name_of(model)} | {stem} | {blocks} | {sizes} | {model['score']:.3f} | {speed} |")
     for name, words in SHOWN_METRICS.items():
         tau = kendalltau([m["score"] for m in models], [m["metrics"][name] for m in models]).statistic
         print(f"  Kendall's tau of score and {words} on {len(models)} models: {tau:.2f}")
@@ -130,11 +157,13 @@ def _report_retrained(retrained: Row) -> None:
     done = [c for c in retrained["candidates"] if c["score"] is not None and "ratio" in c]
     changes = [c["change"] for c in done if c["baseline"] is None]
     print(f"  {len(done)} models: {', '.join(f'{changes.count(word)} {word}' for word in sorted(set(changes)))}")
-    print("| network | in the search | retrained | throughput | |\n|---|--:|--:|--:|---|")
+    print(f"| network | in the search | retrained | {' | '.join(SHOWN_METRICS.values())} | throughput | |")
+    print(f"|---|{'--:|' * (3 + len(SHOWN_METRICS))}---|")
     for c in sorted(done, key=lambda c: -c["score"]):
         name = c["baseline"] or f"trial {c['trial']}"
         half = f" ± {c['half_width']:.3f}" if c["half_width"] is not None else ""
-        cells = (f"{c['score_of_study']:.3f}", f"{c['score']:.3f}{half}", f"{c['ratio']:.2f}x", c["change"] or "")
+        labels = [f"{c['metrics'][metric]:.3f}" for metric in SHOWN_METRICS]
+        cells = [f"{c['score_of_study']:.3f}", f"{c['score']:.3f}{half}", *labels, f"{c['ratio']:.2f}x", c["change"]]
         print(f"| {name} | {' | '.join(cells)} |")
     models = [c | {"ratio": [c["ratio"]]} for c in done]
     for baseline in (c["baseline"] for c in done if c["baseline"]):
@@ -164,7 +193,7 @@ def main() -> int:
     if arguments.what == "rows":
         folders = [folder for seed in SEEDS if (folder := arguments.runs / f"s{seed}").is_dir()]
         searches = [row for row in map(search_row, folders) if row["candidates"] == BUDGET]
-        rows = {"searches": searches, "retrained": rows_of(arguments.runs / f"s{RETRAINED}")}
+        rows = {"searches": searches, "retrained": retrained_rows(arguments.runs / f"s{RETRAINED}")}
         atomic_write(ROWS, json.dumps(rows, separators=(",", ":")) + "\n")
     report(json.loads(ROWS.read_text()))
     return 0

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from experiments.cifar10_searches import ROWS as CIFAR10
 from experiments.distillation.network_study import gains
 from experiments.distillation.parallel import load_rows
 from experiments.distillation.studied_networks import STUDIES
@@ -173,6 +174,37 @@ def draw_full_space(path: Path) -> None:
         search.legend(loc="lower left", frameon=False)
 
 
+def draw_cifar10_search(path: Path) -> None:
+    """Draw a search on images of CIFAR-10, and its front, near misses and baselines trained ten times longer."""
+    rows = json.loads(CIFAR10.read_text())
+    models = {model["number"]: model for model in rows["searches"][0]["models"]}
+    longer = [c | {"attention": models[c["trial"]]["attention"]} for c in rows["retrained"]["candidates"]]
+    steps = rows["retrained"]["steps"]
+    with _axes(path, 2) as panels:
+        searched = [(model, model["ratio"][0]) for model in models.values()]
+        for axes, named in zip(panels, (searched, [(model, model["ratio"]) for model in longer]), strict=True):
+            ours = np.array([bool(model["baseline"]) for model, _ in named])
+            attends = np.array([model["attention"] for model, _ in named])
+            points = np.array([(ratio, model["score"]) for model, ratio in named])
+            candidates = points[~ours]
+            best = candidates[sorted(front(candidates), key=lambda i: candidates[i, 0])]
+            axes.step(*best.T, where="pre", color="0.25", linewidth=1.2, label=f"Pareto front ({len(best)})")
+            for (label, (color, marker)), kind in zip(KINDS.items(), (~attends, attends), strict=True):
+                axes.scatter(*points[~ours & kind].T, s=22, color=color, marker=marker, label=label)
+            axes.scatter(
+                *points[ours].T, s=46, color="white", edgecolor="black", marker="D", label="E-RADIO baselines (ours)"
+            )
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panels[0].set_ylabel("distillation score, CIFAR-10 at 64 px")
+        panels[0].set_xlabel("throughput, in multiples of eradio_pico's (270 steps)")
+        panels[1].set_xlabel(f"throughput (front, near misses and baselines, {steps:,} steps)")
+        panels[1].legend(loc="lower left", frameon=False)
+        panels[0].legend(
+            *[entry[:1] for entry in panels[0].get_legend_handles_labels()], loc="lower left", frameon=False
+        )
+
+
 def draw_training_length(path: Path) -> None:
     """Draw the scores of vision transformers and other networks by training steps, and the last ones by throughput."""
     every = load_rows(LENGTHS)
@@ -281,6 +313,7 @@ PICTURES = {
     "hybrid_rungs.png": draw_hybrid_rungs,
     "hybrid_replays.png": draw_hybrid_replays,
     "full_space.png": draw_full_space,
+    "cifar10_search.png": draw_cifar10_search,
     "training_length.png": draw_training_length,
     "ablation.png": draw_ablation,
     "backbones.png": draw_backbones,
