@@ -101,17 +101,24 @@ def fastest_as_good(models: Sequence[Row], baseline: str) -> tuple[Row | None, f
     return best, (best["ratio"][0] / other["ratio"][0] if best else 0.0)
 
 
+def search_cells(search: Row) -> list[str]:
+    """Return the cells of a search in the table of searches, after its seed."""
+    best = [model for model in search["models"] if "spec" in model]
+    _, times = fastest_as_good(search["models"], "eradio_nano")
+    volumes = [search["hypervolume"].get(str(n), float("nan")) for n in SHOWN]
+    counts = [len(best), sum(len(m["spec"]["stages"]) == 4 for m in best), sum(m["attention"] for m in best)]
+    speed = f"{times:.2f}x"
+    timed = f"{search['contended']} of {search['timed']}"
+    return [*(f"{volume:.2f}" for volume in volumes), *map(str, counts), speed, f"{search['steps']:,}", timed]
+
+
 def report(rows: Row) -> None:
     """Print what the searches and the retraining found."""
-    print(f"| search | {' | '.join(f'after {n}' for n in SHOWN)} | front | steps | contended timings |")
-    print(f"|---|{'--:|' * (len(SHOWN) + 3)}")
+    heads = (*(f"after {n}" for n in SHOWN), "front", "four stages", "attention", "at eradio_nano's score", "steps")
+    print(f"| search | {' | '.join(heads)} | contended timings |")
+    print(f"|---|{'--:|' * (len(heads) + 1)}")
     for search in rows["searches"]:
-        volumes = [search["hypervolume"].get(str(n), float("nan")) for n in SHOWN]
-        size = sum("spec" in model for model in search["models"])
-        cells = [*(f"{volume:.3f}" for volume in volumes), str(size), f"{search['steps']:,}"]
-        print(f"| seed {search['seed']} | {' | '.join(cells)} | {search['contended']} of {search['timed']} |")
-    middle = [median(s["hypervolume"][str(n)] for s in rows["searches"]) for n in SHOWN]
-    print(f"| median | {' | '.join(f'{volume:.3f}' for volume in middle)} | | | |\n")
+        print(f"| seed {search['seed']} | {' | '.join(search_cells(search))} |")
     for search in rows["searches"]:
         _report_search(search)
     if retrained := rows.get("retrained"):
@@ -129,9 +136,6 @@ def _report_search(search: Row) -> None:
     top = max((m for m in models if m["baseline"] is None), key=lambda model: float(model["score"]))
     print(f"  highest score: {name_of(top)}, {_labels(top)}, {top['ratio'][0]:.2f}x the reference")
     best = sorted((m for m in models if "spec" in m), key=lambda model: -model["score"])
-    attend = [model for model in best if model["attention"]]
-    four = sum(len(model["spec"]["stages"]) == 4 for model in best)
-    print(f"  of the front's {len(best)} models {len(attend)} have attention, {four} have four stages")
     print("  | network | stem | blocks: kind, depth x width | MMACs | M params | score | throughput |")
     print("  |---|---|---|--:|--:|--:|--:|")
     for model in best:
