@@ -23,7 +23,7 @@ from nas.study.training_files import EVENTS, LOG_ID
 MLFLOW_FILE = "mlflow.db"  # in the folder of a training
 PROJECT = "backbone-nas"  # unless the environment names another one
 _MAX_REASON_CHARACTERS = 300
-_OTHER_THAN_MLFLOW = re.compile(r"[^/\w.\- ]")  # characters that MLflow refuses in a name, as the @ of a teacher's size
+_REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")  # in a name, as the @ of a teacher's size
 _LOG = logging.getLogger(__name__)
 
 
@@ -114,7 +114,7 @@ class MLflow:
         from mlflow.entities import Metric
 
         now_ms = int(1e3 * time.time())
-        named = {_OTHER_THAN_MLFLOW.sub("_", name): value for name, value in values.items()}
+        named = {_REFUSED_BY_MLFLOW.sub("_", name): value for name, value in values.items()}
         self._client.log_batch(self._run_id, [Metric(name, value, now_ms, step) for name, value in named.items()])
 
     def close(self) -> None:

@@ -131,7 +131,7 @@ def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
         return Finding("GPU", WARN, value, effect, "choose newer GPUs by CUDA_VISIBLE_DEVICES, if there are any")
     if oldest < MIN_BF16_CAPABILITY:
         emulated = f"bf16 is emulated below compute capability 8.0, and this is {_dotted(oldest)}"
-        effect = f"{emulated}: a search measures networks in fp16, and recipes with the runtime compiled+bf16 end"
+        effect = f"{emulated}: networks are measured in fp16, and recipes with compiled+bf16 are refused"
         return Finding(
             "GPU", WARN, value, effect, "give --runtime compiled+fp16 --teacher-precision fp32 with a recipe"
         )

@@ -59,6 +59,8 @@ def test_what_the_pages_say_of_front_and_speed_is_what_the_command_prints(capsys
     assert (kept["trial"], f"{times:.2f}") == (201, "4.30")
     assert "4.88 times that of eradio_nano in the search (trial 198)" in index
     assert "trial 201 leads with 0.769 against 0.747 at 4.30 times the throughput" in index
+    lost, nano = RETRAINED[198]["score"], RETRAINED[2]["score"]
+    assert f"that of a search of natural images with {lost:.3f} against {nano:.3f}" in readme
     changes = [c["change"] for c in RETRAINED.values()]
     assert (changes.count("still on it"), changes.count("left it"), changes.count("joined it")) == (13, 7, 0)
     tau = next(c for c in SAVED["retrained"]["correlations"] if c["between"].endswith("one seed at 2700 steps"))
