@@ -178,8 +178,9 @@ def draw_cifar10_search(path: Path) -> None:
     """Draw a search on images of CIFAR-10, and its front, near misses and baselines trained ten times longer."""
     rows = json.loads(CIFAR10.read_text())
     models = {model["number"]: model for model in rows["searches"][0]["models"]}
-    longer = [c | {"attention": models[c["trial"]]["attention"]} for c in rows["retrained"]["candidates"]]
-    steps = rows["retrained"]["steps"]
+    retrained = rows["retrained"]["0"]
+    longer = [c | {"attention": models[c["trial"]]["attention"]} for c in retrained["candidates"]]
+    steps = retrained["steps"]
     with _axes(path, 2) as panels:
         searched = [(model, model["ratio"][0]) for model in models.values()]
         for axes, named in zip(panels, (searched, [(model, model["ratio"]) for model in longer]), strict=True):

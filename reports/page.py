@@ -31,6 +31,7 @@ from reports.charts import (
     small_charts,
 )
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
+from reports.export_advice import before_export, export_command, retrain_command, weights_place
 from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
 from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
 from reports.gallery import Gallery, read_gallery
@@ -47,6 +48,7 @@ from reports.retraining import read_evidence, retimed_trials, retraining_points,
 from reports.scored_trials import OBJECTIVE_WORDS, score_word, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
+from reports.tiles import tiles
 from reports.training_page import write_training_page
 from reports.trust import trust_checks, verdict_sentence
 
@@ -205,8 +207,8 @@ def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, A
         "checks": checks,
         "trust_sentence": verdict_sentence(checks),
         "headline": verdict.headline(study.info, summary, run),
-        "doubts": verdict.before_export(study.info, summary, run),
-        "retrain_command": verdict.retrain_command(study.info, summary, run),
+        "doubts": before_export(study.info, summary, run),
+        "retrain_command": retrain_command(study.info, summary, run),
         "report_command": f"backbone-nas report {run}",
     }
 
@@ -218,9 +220,9 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "subject": sentences.subject(info),
         "score_definition": sentences.score_definition(info),
         "unit_summaries": sentences.unit_summaries(info),
-        "tiles": verdict.tiles(info, summary),
+        "tiles": tiles(info, summary),
         "recommended": verdict.recommended(info, summary),
-        "export_command": verdict.export_command(summary, run),
+        "export_command": export_command(summary, run),
         "unfinished": unfinished(study),
         "device": sentences.device(info),
         "threads": sentences.threads(info, next((t.measurement for t in study.trials if t.measurement), None)),
@@ -228,7 +230,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "verdicts": sentences.verdicts(summary),
         "convergence": sentences.convergence_words(study),
         "predictions": sentences.predictions(study.trials),
-        "weights_place": verdict.weights_place(summary),
+        "weights_place": weights_place(summary),
         "baseline_words": sentences.baseline_words(info),
         "hypervolume": sentences.hypervolume(info, summary),
         "score_curves_caption": sentences.score_curves_caption(data),

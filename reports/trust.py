@@ -16,6 +16,7 @@ from nas.numbers import fixed, plural
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
+from reports.export_advice import remeasure_command, retrain_command
 from reports.formatting import brief
 from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
@@ -23,7 +24,7 @@ from reports.pace import more_finished_models, retraining_price
 from reports.sentences import too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
-from reports.verdict import remeasure_command, retrain_command, taken_back_sentence
+from reports.verdict import taken_back_sentence
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5

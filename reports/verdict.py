@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-from nas.analysis.evidence import TrustedModel
-from nas.analysis.recommendation import BaselineComparison, Recommendation, evidence_words, unused_words
+from nas.analysis.recommendation import (
+    LASTING_LEAD,
+    BaselineComparison,
+    Recommendation,
+    evidence_words,
+    unused_words,
+)
 from nas.analysis.selection import measurement
 from nas.numbers import fixed, plural
-from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo, TrialRecord, TrialState
-from nas.study.seed_noise import study_noise
+from reports.export_advice import remeasure_command
 from reports.formatting import brief, capitalized, significant
 from reports.noise import doubt_of
+from reports.score_gain import gain_half_width, printed_gain, told_apart
 from reports.scored_trials import ScoredTrial, value_of
 from reports.sentences import baseline_words, doubt_meanings, trained_once
 from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
-SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
-MAX_SCORE_DIGITS = 6  # after the point, of two scores that differ by very little
 MAX_NAMED = 3  # models of the best value, in the line for the terminal
 UNKNOWN = "unknown"  # in place of a throughput whose timing cannot be trusted
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number of the summary: what it is, its value, and a note below it."""
-
-    label: str
-    value: str
-    note: str
 
 
 def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...]:
@@ -58,18 +49,10 @@ def taken_back_sentence(summary: StudySummary) -> str:
     was = found.by_search
     start = f"Retrained for {was.steps:,} steps, {brief(was.name)}, which the search recommended, scores "
     if (best := found.best_baseline) is not None and found.fell_below:
-        score, as_baseline = _told_apart(was.score, best.score)
+        score, as_baseline = told_apart(was.score, best.score)
         return f"{start}{score}, less than the baseline {brief(best.name)}, {as_baseline}."
-    score, recommended_score = _told_apart(was.score, found.model.score)
+    score, recommended_score = told_apart(was.score, found.model.score)
     return f"{start}{score}; the retrained scores recommend {brief(found.model.name)}, {recommended_score}."
-
-
-def _told_apart(score: float, other: float) -> tuple[str, str]:
-    """Format two scores with three digits, or with as many as it takes to see which one is higher."""
-    digits = 3
-    while score != other and digits < MAX_SCORE_DIGITS and fixed(score, digits) == fixed(other, digits):
-        digits += 1
-    return fixed(score, digits), fixed(other, digits)
 
 
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
@@ -100,51 +83,14 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
     found = summary.recommendation
-    compared = _speed_sentence(info, summary), _score_sentence(info, summary), front
+    speed = " ".join(filter(None, (_speed_sentence(info, summary), lead_words(found))))
+    compared = speed, _score_sentence(info, summary), front
     if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
         return compared
     return _highest_sentence(info, found), *compared
 
 
-def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
-    """Return the numbers of the summary: throughput and score against the best baseline, and the size of the front."""
-    front = _front_tile(info, summary)
-    if summary.best_baseline is None or not summary.complete:
-        return (front,)
-    best = summary.recommendation and summary.recommendation.best_baseline
-    name = brief((best or summary.best_baseline).name)
-    return _speed_tile(summary, name), _score_tile(summary, name), front
-
-
-def _front_tile(info: StudyInfo, summary: StudySummary) -> Tile:
-    """Return the size of the front; of a study with one objective, the best model, or how many are equally good."""
-    source = "; by the search’s scores and the newest timings" if summary.remeasured else ""
-    size, note = len(summary.front), f"of {summary.evaluated} evaluated{source}"
-    if len(info.objectives) > 1:
-        return Tile("models on the Pareto front" if size != 1 else "model on the Pareto front", str(size), note)
-    if size == 1:
-        return Tile(f"best by {brief(info.objectives[0].label)}", brief(summary.front[0].name), note)
-    return Tile("models share the best value" if size else "models in the ranking", str(size), note)
-
-
-def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
-    result, _ = summary.comparisons
-    if result is None:
-        return Tile(f"throughput at a score as high as that of {baseline}", "–", "no candidate scores as high")
-    found = brief(result.found.name)
-    label = f"throughput of {found} relative to {baseline}"
-    if not _is_one_pair(summary):
-        label += ", at a score as high or higher"
-    if result.doubtful:
-        return Tile(label, UNKNOWN, "the timings cannot be trusted")
-    scores = "" if _is_one_pair(summary) else f"; score: {_printed_gain(result):+z.3f} ({_gain_note(result, summary)})"
-    interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
-    if result.shows_difference:
-        return Tile(label, f"{result.speedup:.2f}×", f"throughput: 95 % interval {interval}{scores}")
-    return Tile(label, NO_DIFFERENCE, f"{_why_no_difference(result)}{scores}")
-
-
-def _why_no_difference(result: BaselineComparison, how: str = "") -> str:
+def why_no_difference(result: BaselineComparison, how: str = "") -> str:
     """Say why the timings show no difference in throughput; `how` explains the interval."""
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     if result.speedup_low <= 1 <= result.speedup_high:
@@ -156,48 +102,7 @@ def _why_no_difference(result: BaselineComparison, how: str = "") -> str:
     )
 
 
-def _score_tile(summary: StudySummary, baseline: str) -> Tile:
-    _, result = summary.comparisons
-    if result is None:
-        return Tile(f"score at a throughput as high as that of {baseline}", "–", "no candidate is as fast")
-    found = brief(result.found.name)
-    label = f"score of {found} minus that of {baseline}"
-    if not _is_one_pair(summary):
-        label += ", at a throughput as high or higher"
-    return Tile(label, f"{_printed_gain(result):+z.3f}", _gain_note(result, summary))
-
-
-def _gain_note(result: BaselineComparison, summary: StudySummary) -> str:
-    """Return the interval of a difference of scores, or say why there is none."""
-    found = summary.recommendation
-    if found is None or not found.retrained:
-        return "no interval: each trained once"
-    half = gain_half_width(result, found)
-    return "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"
-
-
-def _printed_gain(result: BaselineComparison) -> float:
-    return _printed_difference(result.found, result.baseline)
-
-
-def _printed_difference(model: TrustedModel, other: TrustedModel) -> float:
-    """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
-    return round(model.score, 3) - round(other.score, 3)
-
-
-def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
-    """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds.
-
-    It allows for the choice of the best among those compared.
-    """
-    if found.scatter is None:
-        return None
-    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.found, result.baseline)]
-    known = [half for half in halves if half is not None]
-    return math.hypot(*known) if len(known) == len(halves) else None
-
-
-def _is_one_pair(summary: StudySummary) -> bool:
+def is_one_pair(summary: StudySummary) -> bool:
     """Tell whether one candidate is both the fastest with a score as high and the best that is as fast."""
     at_equal_score, at_equal_speed = summary.comparisons
     return bool(at_equal_score and at_equal_speed and at_equal_score.found.number == at_equal_speed.found.number)
@@ -230,74 +135,6 @@ def _trainings(seeds: int, steps: int) -> str:
     return f"{mean}, {steps:,} steps{' each' * (seeds > 1)}"
 
 
-def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
-    """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
-
-    It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
-    baselines, if there are any, retrained scores could not decide what is recommended.
-    """
-    flag = " --baselines" if summary.baselines else ""
-    return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
-
-
-def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
-    """Return the command that times the front of a study again; None where it refuses the study."""
-    return f"backbone-nas remeasure {run}" if _has_front_on_plane(info, summary) else None
-
-
-def _has_front_on_plane(info: StudyInfo, summary: StudySummary) -> bool:
-    return bool(info.teachers) and on_plane(info.objectives) and summary.recommendation is not None
-
-
-def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str | None], ...]:
-    """Return what is in doubt about the recommended model, each with the command that settles it, if there is one."""
-    found, settled_by = summary.recommendation, []
-    if found is None:
-        return ()
-    retrain, remeasure = retrain_command(info, summary, run), remeasure_command(info, summary, run)
-    if info.teachers and not found.retrained:
-        longer = " Train the front longer, with other seeds:" if retrain else ""
-        once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
-        if why := unused_words(found):
-            once = f"Its score is that of the search: {brief(why, 200)}:"
-        settled_by.append((once, retrain))
-    if found.retrained and found.model.seeds == 1:
-        settled_by.append(("It was retrained with one seed; train it with more:", retrain))
-    if doubt := doubt_of(found.trial):
-        again = "; measure it on an idle machine:" if remeasure else "."
-        settled_by.append((f"† Its timing cannot be trusted ({doubt}){again}", remeasure))
-    return tuple(settled_by)
-
-
-def _near_tie(info: StudyInfo, found: Recommendation) -> str:
-    """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
-    best, noise = found.best_baseline, study_noise(info)
-    differ = SEED_DIFFERENCE * noise.deviation
-    if best is None or not 0 <= (gain := _printed_difference(found.model, best)) < differ:
-        return ""
-    return (
-        f", and scores {gain:.3f} higher than {brief(best.name)}. Two trainings of one model differ by up to "
-        f"{differ:.3f} (95 %, after {noise.steps} steps in the space {noise.space})"
-    )
-
-
-def weights_place(summary: StudySummary) -> str:
-    """Return where in the run folder the recommended model's weights are; "" where there are none."""
-    found = summary.recommendation
-    if found is None or found.published:
-        return ""
-    folder = f"retraining/{found.model.steps}-steps/seed-*/weights" if found.retrained else "weights"
-    return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
-
-
-def export_command(summary: StudySummary, run: str) -> str:
-    """Return the command that exports the recommended model; "" where none is recommended, or nothing was trained."""
-    if summary.recommendation is None or summary.recommendation.published:
-        return ""
-    number = summary.recommendation.trial.number
-    return f"backbone-nas export {run} --trials {number} --format timm --out winner"
-
-
 def result_line(info: StudyInfo, summary: StudySummary) -> str:
     """Return the result in one line for the terminal, with the evidence behind it."""
     evaluated = plural(summary.evaluated, "architecture", "architectures")
@@ -316,7 +153,7 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
     if best is None:
         return f"{text}; no {_candidate(found)} scores as high as {baseline} ({evidence})"
     if best.found.number != found.model.number:
-        score, as_baseline = _told_apart(found.model.score, found.best_baseline.score)
+        score, as_baseline = told_apart(found.model.score, found.best_baseline.score)
         name = brief(found.model.name)
         return f"{text}; {name} has the highest score: {score} against {as_baseline} of {baseline} ({evidence})"
     speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
@@ -404,12 +241,12 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     assert baseline is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
-        score, as_baseline = _told_apart(found.model.score, baseline.score)
+        score, as_baseline = told_apart(found.model.score, baseline.score)
         return (
             f"No {candidate} scores as high as {best} ({as_baseline}). The highest score of a {candidate} is that of "
             f"{_model_words(found.trial, score, info)}."
         )
-    half = None if _is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
+    half = None if is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
     scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)}{exact})"
     name = capitalized(brief(result.found.name))
@@ -418,6 +255,31 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     of_what = "is that of the timing" if result.against_reference else "combines those of both timings"
     words = _throughput_words(result, info, f"; it {of_what}, not of the scores")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
+
+
+def lead_words(found: Recommendation) -> str:
+    """Say that a small lead in score may not last, and which candidate has a larger one; "" where the lead is large.
+
+    Scores of longer trainings, and published ones, need no such lead.
+    """
+    if not found.lead_may_not_last:
+        return ""
+    chosen, larger = found.at_equal_score, found.with_lead
+    assert chosen is not None
+    baseline = brief(chosen.baseline.name)
+    start = (
+        f"Its lead in score is {printed_gain(chosen):.3f}. When our searches at 64 px were retrained for longer, "
+        f"leads of {LASTING_LEAD:g} lasted, and smaller ones often did not."
+    )
+    if larger is None:
+        return f"{start} No candidate leads by {LASTING_LEAD:g}."
+    model = f"{brief(larger.found.name)} (score {fixed(larger.found.score, 3)})"
+    if larger.doubtful:
+        return f"{start} Of the candidates that lead by {LASTING_LEAD:g}, {model} was timed as the fastest."
+    return (
+        f"{start} The fastest candidate that leads by {LASTING_LEAD:g} is {model}, with {larger.speedup:.2f} times the "
+        f"throughput of {baseline}."
+    )
 
 
 def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:
@@ -437,14 +299,14 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     result, candidate, name = found.at_equal_speed, _candidate(found), brief(found.best_baseline.name)
     if result is None:
         return f"No {candidate} was timed as fast as {name}."
-    difference = _printed_gain(result)
+    difference = printed_gain(result)
     gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
     sentence = (
         f"{capitalized(brief(result.found.name))} also has the highest score of the {candidate}s that were timed as "
         f"fast as {name} or faster, {gain}."
     )
     speed = ""
-    if not _is_one_pair(summary):
+    if not is_one_pair(summary):
         sentence = (
             f"Of the {candidate}s that were timed as fast as {name} or faster, {brief(result.found.name)} has the "
             f"highest score, {fixed(result.found.score, 3)}, {gain}."
@@ -481,7 +343,7 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
     """
     name, reference = brief(result.baseline.name), brief(info.reference)
     if not result.shows_difference:
-        return f"No difference in throughput from {name} is shown: {_why_no_difference(result, how)}."
+        return f"No difference in throughput from {name} is shown: {why_no_difference(result, how)}."
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:

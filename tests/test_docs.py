@@ -23,7 +23,7 @@ import pytest
 
 from nas.__main__ import COMMANDS
 from nas.study.seed_noise import assumed_noise
-from reports.verdict import SEED_DIFFERENCE
+from reports.export_advice import SEED_DIFFERENCE
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]

@@ -20,6 +20,10 @@ from nas.analysis.selection import find_by_name, nothing_complete
 from nas.study.records import TrialRecord
 from nas.study.timing_doubts import timing_doubt
 
+# Candidates that led the best baseline by as much after the search's few steps led it after longer training too, in all
+# searches that were retrained: docs/results/index.md, "Which lead lasts?". Smaller leads often did not last.
+LASTING_LEAD = 0.04
+
 
 @dataclass(frozen=True)
 class BaselineComparison:
@@ -87,6 +91,7 @@ class Recommendation:
     missing: tuple[TrustedModel, ...] = ()
     was_as_good: bool = False
     published: bool = False  # the scores are published values: nothing was trained
+    with_lead: BaselineComparison | None = None  # the fastest of those that lead the best baseline by LASTING_LEAD
 
     @property
     def trial(self) -> TrialRecord:
@@ -97,6 +102,14 @@ class Recommendation:
     def retrained(self) -> bool:
         """Tell whether retrained scores decided."""
         return self.basis == RETRAINED
+
+    @property
+    def lead_may_not_last(self) -> bool:
+        """Tell whether the model was chosen for its speed and its score, of one short training, leads by little."""
+        chosen = self.at_equal_score
+        if chosen is None or chosen.found.number != self.model.number or self.published or self.retrained:
+            return False
+        return chosen.score_gain < LASTING_LEAD
 
     @property
     def fell_below(self) -> bool:
@@ -156,13 +169,23 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
 
     compare = partial(_compare, candidates, baseline, floor=evidence.noise_floor, against_reference=against_reference)
     at_equal_score = compare(lambda model: (model.score, ratio(model)))
+    with_lead = compare(lambda model: (model.score, ratio(model)), lead=LASTING_LEAD)
     at_equal_speed = compare(lambda model: (ratio(model), model.score))
     by_speed = any(objective.name == "throughput" for objective in info.objectives)
     found = max(candidates, key=lambda model: (model.score, model.ratio))
     if at_equal_score is not None and by_speed:
         found = at_equal_score.found
     published = not info.teachers
-    return Recommendation(found, baseline, at_equal_score, at_equal_speed, basis, by_search=found, published=published)
+    return Recommendation(
+        found,
+        baseline,
+        at_equal_score,
+        at_equal_speed,
+        basis,
+        by_search=found,
+        published=published,
+        with_lead=with_lead,
+    )
 
 
 def _compare(
@@ -171,11 +194,12 @@ def _compare(
     values: Callable[[TrustedModel], tuple[float, float]],
     floor: float,
     against_reference: bool,
+    lead: float = 0.0,
 ) -> BaselineComparison | None:
-    """Compare the baseline with the best candidate by the second value among those as good in the first."""
+    """Compare the baseline with the best candidate by the second value among those better by `lead` in the first."""
     if baseline is None:
         return None
-    as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0]]
+    as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0] + lead]
     found = max(as_good, key=lambda model: values(model)[::-1], default=None)
     if found is None:
         return None

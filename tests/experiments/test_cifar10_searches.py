@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SAVED = json.loads(ROWS.read_text())
 MODELS = {model["number"]: model for model in SAVED["searches"][0]["models"]}
-RETRAINED = {c["trial"]: c for c in SAVED["retrained"]["candidates"]}
+RETRAINED = {c["trial"]: c for c in SAVED["retrained"]["0"]["candidates"]}
 
 
 def test_the_table_of_models_is_that_of_the_rows() -> None:
@@ -63,7 +63,7 @@ def test_what_the_pages_say_of_front_and_speed_is_what_the_command_prints(capsys
     assert f"that of a search of natural images with {lost:.3f} against {nano:.3f}" in readme
     changes = [c["change"] for c in RETRAINED.values()]
     assert (changes.count("still on it"), changes.count("left it"), changes.count("joined it")) == (13, 7, 0)
-    tau = next(c for c in SAVED["retrained"]["correlations"] if c["between"].endswith("one seed at 2700 steps"))
+    tau = next(c for c in SAVED["retrained"]["0"]["correlations"] if c["between"].endswith("one seed at 2700 steps"))
     assert f"is {tau['tau']:.2f} ({tau['low']:.2f} to {tau['high']:.2f})" in index
 
 
@@ -74,6 +74,7 @@ def test_the_highest_scores_after_longer_training_are_those_of_hybrids() -> None
 
 
 def test_the_commands_are_those_of_the_program(tmp_path: Path) -> None:
-    search, *_, retrain = commands(tmp_path)
+    search, *_, retrain, second = commands(tmp_path)
     assert search.startswith("backbone-nas search --data 'webdataset:")
-    assert retrain == (f"backbone-nas retrain {tmp_path}/s0 --baselines --seeds 3 --train-steps 2700 --runners-up 4")
+    assert retrain == (f"backbone-nas retrain {tmp_path}/s0 --baselines --train-steps 2700 --seeds 3 --runners-up 4")
+    assert second == (f"backbone-nas retrain {tmp_path}/s1 --baselines --train-steps 2700 --seeds 1 --runners-up 0")

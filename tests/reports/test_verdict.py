@@ -10,23 +10,14 @@ from nas.study.config import BASELINES
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
+from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
 from reports.page import render
 from reports.retraining import retraining_results
+from reports.score_gain import gain_half_width
 from reports.sentences import baseline_words
 from reports.summary import summarize
-from reports.verdict import (
-    NO_DIFFERENCE,
-    SEED_DIFFERENCE,
-    UNKNOWN,
-    before_export,
-    export_command,
-    gain_half_width,
-    headline,
-    recommended,
-    result_line,
-    tiles,
-    weights_place,
-)
+from reports.tiles import tiles
+from reports.verdict import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from search_space import SPACES, Space
 from tests.nas.study.builders import search_config, study_info
 from tests.reports import synthetic
@@ -212,6 +203,44 @@ def test_the_reference_as_the_best_baseline_has_one_ratio_and_the_interval_of_th
     assert "1.30 times that of eradio_femto (95 % interval 1.29 to 1.31; it is that of the timing, not of" in first
     slower = synthetic.timed(study, lambda t: {} if t.baseline else {"ratio": 1.01})
     assert summarize(slower).comparisons[1].speedup == 1.01
+
+
+@pytest.mark.parametrize(
+    ("larger", "verdict", "shown"),
+    [
+        (
+            0.54,
+            "ok",
+            "The fastest candidate that leads by 0.04 is trial 4 (score 0.540), with 2.00 times the throughput",
+        ),
+        (0.54, "contended", "Of the candidates that lead by 0.04, trial 4 (score 0.540) was timed as the fastest."),
+        (0.53, "ok", "No candidate leads by 0.04."),
+    ],
+)
+def test_a_small_lead_names_the_fastest_candidate_of_a_lead_that_lasted(larger, verdict, shown):
+    """Retrained scores decide by themselves."""
+    study = compared(3.0)
+    chosen = study.trials[3]
+    slower = replace(chosen.measurement, ratio=2.0, ratio_low=1.99, ratio_high=2.01, verdict=verdict)
+    study = replace(study, trials=(*study.trials, replace(chosen, number=4, arch_id="4" * 12, measurement=slower)))
+    rungs = {3: 0.51, 4: larger}
+    study = replace(
+        study,
+        trials=tuple(
+            replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], score=rungs.get(t.number, t.score))))
+            for t in study.trials
+        ),
+    )
+    said = " ".join(headline(study.info, summarize(study), "RUN"))
+    assert "Its lead in score is 0.010." in said
+    assert shown in said
+    evidence = after_retraining(study, {0: 0.6, 1: 0.5, 2: 0.4, 3: 0.61, 4: larger})
+    assert "lead" not in " ".join(headline(study.info, summarize(evidence.study, evidence), "RUN"))
+
+
+def test_a_large_lead_needs_no_larger_one():
+    study = compared(1.2)
+    assert "lead" not in " ".join(headline(study.info, summarize(study), "RUN"))
 
 
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():

@@ -1,0 +1,84 @@
+"""What is in doubt about the recommended model, and the commands that settle it, and that export the model."""
+
+from __future__ import annotations
+
+import math
+
+from nas.analysis.recommendation import Recommendation, unused_words
+from nas.study.objectives import on_plane
+from nas.study.records import StudyInfo
+from nas.study.seed_noise import study_noise
+from reports.formatting import brief
+from reports.noise import doubt_of
+from reports.score_gain import printed_difference
+from reports.summary import StudySummary
+
+SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
+
+
+def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
+    """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
+
+    It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
+    baselines, if there are any, retrained scores could not decide what is recommended.
+    """
+    flag = " --baselines" if summary.baselines else ""
+    return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
+
+
+def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
+    """Return the command that times the front of a study again; None where it refuses the study."""
+    return f"backbone-nas remeasure {run}" if _has_front_on_plane(info, summary) else None
+
+
+def _has_front_on_plane(info: StudyInfo, summary: StudySummary) -> bool:
+    return bool(info.teachers) and on_plane(info.objectives) and summary.recommendation is not None
+
+
+def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tuple[str, str | None], ...]:
+    """Return what is in doubt about the recommended model, each with the command that settles it, if there is one."""
+    found, settled_by = summary.recommendation, []
+    if found is None:
+        return ()
+    retrain, remeasure = retrain_command(info, summary, run), remeasure_command(info, summary, run)
+    if info.teachers and not found.retrained:
+        longer = " Train the front longer, with other seeds:" if retrain else ""
+        once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
+        if why := unused_words(found):
+            once = f"Its score is that of the search: {brief(why, 200)}:"
+        settled_by.append((once, retrain))
+    if found.retrained and found.model.seeds == 1:
+        settled_by.append(("It was retrained with one seed; train it with more:", retrain))
+    if doubt := doubt_of(found.trial):
+        again = "; measure it on an idle machine:" if remeasure else "."
+        settled_by.append((f"† Its timing cannot be trusted ({doubt}){again}", remeasure))
+    return tuple(settled_by)
+
+
+def _near_tie(info: StudyInfo, found: Recommendation) -> str:
+    """Say that the score is no higher than the baseline's by more than another seed could change; "" where it is."""
+    best, noise = found.best_baseline, study_noise(info)
+    differ = SEED_DIFFERENCE * noise.deviation
+    if best is None or not 0 <= (gain := printed_difference(found.model, best)) < differ:
+        return ""
+    return (
+        f", and scores {gain:.3f} higher than {brief(best.name)}. Two trainings of one model differ by up to "
+        f"{differ:.3f} (95 %, after {noise.steps} steps in the space {noise.space})"
+    )
+
+
+def weights_place(summary: StudySummary) -> str:
+    """Return where in the run folder the recommended model's weights are; "" where there are none."""
+    found = summary.recommendation
+    if found is None or found.published:
+        return ""
+    folder = f"retraining/{found.model.steps}-steps/seed-*/weights" if found.retrained else "weights"
+    return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
+
+
+def export_command(summary: StudySummary, run: str) -> str:
+    """Return the command that exports the recommended model; "" where none is recommended, or nothing was trained."""
+    if summary.recommendation is None or summary.recommendation.published:
+        return ""
+    number = summary.recommendation.trial.number
+    return f"backbone-nas export {run} --trials {number} --format timm --out winner"

@@ -1,0 +1,41 @@
+"""Differences in score between a candidate and the best baseline, as reports print them."""
+
+from __future__ import annotations
+
+import math
+
+from nas.analysis.evidence import TrustedModel
+from nas.analysis.recommendation import BaselineComparison, Recommendation
+from nas.numbers import fixed
+
+MAX_SCORE_DIGITS = 6  # after the point, of two scores that differ by very little
+
+
+def told_apart(score: float, other: float) -> tuple[str, str]:
+    """Format two scores with three digits, or with as many as it takes to see which one is higher."""
+    digits = 3
+    while score != other and digits < MAX_SCORE_DIGITS and fixed(score, digits) == fixed(other, digits):
+        digits += 1
+    return fixed(score, digits), fixed(other, digits)
+
+
+def printed_gain(result: BaselineComparison) -> float:
+    """Return the difference of the compared scores as printed."""
+    return printed_difference(result.found, result.baseline)
+
+
+def printed_difference(model: TrustedModel, other: TrustedModel) -> float:
+    """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
+    return round(model.score, 3) - round(other.score, 3)
+
+
+def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
+    """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds.
+
+    It allows for the choice of the best among those compared.
+    """
+    if found.scatter is None:
+        return None
+    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.found, result.baseline)]
+    known = [half for half in halves if half is not None]
+    return math.hypot(*known) if len(known) == len(halves) else None
