@@ -48,6 +48,7 @@ class Conditions:
     other_processes: int = 0  # that computed on the GPU
     wait_share: float | None = None  # of the time of this process's threads, runnable without a core
     other_busy_cores: float | None = None  # average number that other processes kept busy
+    contention_unknown: bool | None = None  # True: of a CPU, where the kernel does not report the wait for a core
 
     @property
     def slowdowns(self) -> tuple[str, ...]:
@@ -180,7 +181,8 @@ class HostWatch:
         if now.busy_s is not None and before.busy_s is not None:
             others_s = now.busy_s - before.busy_s - (now.process_s - before.process_s)
             other_cores = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
-        return Conditions(self.readings, wait_share=wait_share, other_busy_cores=other_cores)
+        unknown = True if wait_share is None else None
+        return Conditions(self.readings, 0, wait_share, other_cores, unknown)
 
     def energy_j(self) -> float | None:
         """Return None: the energy is unknown."""

@@ -192,7 +192,17 @@ def test_waiting_for_a_core_is_contention(tmp_path):
     assert found.verdict == "contended"
     assert found.conditions["wait_share"] == pytest.approx(0.5, abs=0.01)
     assert re.search("core.* 50%", found.notes[0])
+    assert "contention_unknown" not in found.conditions
     assert "other_busy_cores" not in found.conditions, "this /proc has no stat"
+
+
+def test_a_system_that_reports_no_wait_for_a_core_gets_a_note(tmp_path):
+    """macOS has no /proc."""
+    found = measure(Machine(), HostWatch(tmp_path / "none")).record
+    assert found.verdict == "ok"
+    assert found.conditions["contention_unknown"] is True
+    (note,) = found.notes
+    assert "does not report the wait for a core" in note
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
