@@ -99,6 +99,7 @@ class Answer:
     unfinished: str = ""  # how much of the study was evaluated; "" of a finished one
     missing: tuple[TrustedModel, ...] = ()  # models without which retrained scores do not decide
     missing_command: str = ""  # what retrains them; "" where no option of backbone-nas retrain does
+    replayed: bool = False  # the study's results are a table's, and nothing can be retrained
     lacks_baselines: bool = False  # retrained scores decide, and none of the study's baselines has one
 
 
@@ -150,6 +151,7 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
         unfinished=unfinished(study),
         missing=missing if evidence.retrained else (),
         missing_command=_retrain_command(evidence, missing[0]) if evidence.retrained and missing else "",
+        replayed=study.info.replayed,
         lacks_baselines=by_retraining and bool(baselines) and len(evidence.unretrained(baselines)) == len(baselines),
     )
 
@@ -250,10 +252,8 @@ def confidence_line(a: Answer, limits: Limits) -> str:
     of = f"the {plural(a.fitting, 'model')} {'within the limits' if limits else 'compared'}"
     line = f"chance that {a.best.trial.name} has the highest score of {of}: {percent(a.best.chance_best)}"
     if not a.scatter.measured and a.fitting > 1:
-        line += (
-            ", if scores vary between seeds as in another study (no model of this study has two seeds:"
-            " backbone-nas retrain trains them)"
-        )
+        trains = "" if a.replayed else ": backbone-nas retrain trains them"
+        line += f", if scores vary between seeds as in another study (no model of this study has two seeds{trains})"
     return f"{line}; chance that it is within the limits: {percent(a.best.chance_to_keep)}" if limits else line
 
 

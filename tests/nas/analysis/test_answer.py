@@ -240,6 +240,8 @@ def test_a_deviation_of_another_study_makes_no_confidence() -> None:
     assert not borrowed.scatter.measured
     assert "no model of this study has two seeds" in confidence_line(borrowed, {})
     assert "another study" in confidence_line(borrowed, {})
+    assert "backbone-nas retrain" in confidence_line(borrowed, {})
+    assert "backbone-nas retrain" not in confidence_line(replace(borrowed, replayed=True), {})
     measured = answer_to({}, evidence_of({3: (0.70, 0.71), 4: (0.75, 0.76), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
     assert measured.scatter.measured
     assert "two seeds" not in confidence_line(measured, {})
