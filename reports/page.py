@@ -21,7 +21,7 @@ from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
 from nas.study.training_files import is_training
-from reports import sentences, verdict
+from reports import captions, sentences, verdict
 from reports.chart_style import Specification
 from reports.charts import (
     importance_charts,
@@ -232,19 +232,19 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "predictions": sentences.predictions(study.trials),
         "weights_place": weights_place(summary),
         "baseline_words": sentences.baseline_words(info),
-        "hypervolume": sentences.hypervolume(info, summary),
-        "score_curves_caption": sentences.score_curves_caption(data),
-        "timeline_caption": sentences.timeline_caption(data),
+        "hypervolume": captions.hypervolume(info, summary),
+        "score_curves_caption": captions.score_curves_caption(data),
+        "timeline_caption": captions.timeline_caption(data),
         "noise_floor": sentences.noise_floor_sentence(summary),
-        "footer": sentences.footer(info, summary),
+        "footer": captions.footer(info, summary),
         "picture_words": sentences.picture_words(info),
         "precision": sentences.precision(info),
         "progress": sentences.progress(info, summary, datetime.now(UTC)),
-        "random_control": sentences.random_control(info, summary),
-        "front_caption": sentences.front_caption(info, data, summary),
-        "learning_caption": sentences.learning_caption(info, summary),
-        "teacher_caption": sentences.teacher_caption(info, summary),
-        "curve_caption": sentences.curve_caption(info, data),
+        "random_control": captions.random_control(info, summary),
+        "front_caption": captions.front_caption(info, data, summary),
+        "learning_caption": captions.learning_caption(info, summary),
+        "teacher_caption": captions.teacher_caption(info, summary),
+        "curve_caption": captions.curve_caption(info, data),
     }
 
 

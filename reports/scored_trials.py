@@ -54,6 +54,12 @@ def score_word(info: StudyInfo) -> str:
     return OBJECTIVE_WORDS["score"]
 
 
+def objective_word(objective: Objective, info: StudyInfo) -> str:
+    """Return what the report calls one of a study's objectives in a sentence."""
+    names = {"throughput": "throughput", **OBJECTIVE_WORDS, "score": score_word(info)}
+    return names.get(objective.name) or brief(objective.label)
+
+
 def value_of(trial: TrialRecord, name: str) -> float | None:
     """Return a trial's value of an objective at the highest rung reached; None where it has none.
 

@@ -1,6 +1,6 @@
+from reports.captions import curve_caption, front_caption
 from reports.figure_data import prepare
 from reports.label_sides import label_sides
-from reports.sentences import curve_caption, front_caption
 from reports.summary import summarize
 from tests.reports import synthetic
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from nas.study.records import StudyInfo, StudyRecord, TrialState
-from reports import sentences
+from reports import captions, sentences
 from reports.figure_data import prepare
 from reports.metrics import summarize_heads, summarize_metrics
 from reports.page import render
@@ -140,7 +140,7 @@ def test_a_learning_curve_is_of_the_heads_in_the_score(score):
             assert value == pytest.approx(heads["spatial"] if score == "spatial" else sum(heads.values()) / 2)
             seen.add(number)
     assert seen == {s.trial.number for s in (*summary.front, *(b.scored for b in summary.baselines))}
-    definition, caption = sentences.score_definition(study.info), sentences.learning_caption(study.info, summary)
+    definition, caption = sentences.score_definition(study.info), captions.learning_caption(study.info, summary)
     assert [("spatial" in text, "heads" in text) for text in (definition, caption)] == [
         (score == "spatial", score == "both")
     ] * 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nas.study.records import StudyRecord, TrialState
-from reports import sentences, verdict
+from reports import captions, sentences, verdict
 from reports.noise import doubt_of
 from reports.page import render
 from reports.summary import summarize
@@ -131,10 +131,10 @@ def test_published_throughputs_have_no_noise(study):
     summary = summarize(replayed)
     assert summary.half_width is None
     assert sentences.noise(replayed.info, summary) == ""
-    assert "interleaved" not in sentences.footer(replayed.info, summary)
+    assert "interleaved" not in captions.footer(replayed.info, summary)
     page = Page(render(replayed, summary)).words
     assert "half-width" not in page
-    assert "interleaved" in sentences.footer(study.info, summarize(study))
+    assert "interleaved" in captions.footer(study.info, summarize(study))
 
 
 def test_a_front_without_throughput_has_no_sentence_about_noise(study):

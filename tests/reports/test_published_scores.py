@@ -7,10 +7,11 @@ import pytest
 
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import StudyRecord, TrialState
+from reports.captions import front_caption
 from reports.figure_data import prepare
 from reports.metrics import summarize_metrics
 from reports.page import render
-from reports.sentences import front_caption, score_definition
+from reports.sentences import score_definition
 from reports.summary import summarize
 from reports.trust import Outcome, trust_checks
 from tests.reports import synthetic

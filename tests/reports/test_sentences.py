@@ -9,18 +9,9 @@ import pytest
 from nas.analysis.evidence import RETRAINED
 from nas.study.records import Expectation, StudyRecord, TrialState
 from reports import figure_data
+from reports.captions import front_caption, learning_caption, teacher_caption
 from reports.figure_data import PREDICTED, prepare
-from reports.sentences import (
-    convergence_words,
-    front_caption,
-    learning_caption,
-    noise,
-    predictions,
-    subject,
-    teacher_caption,
-    trained_once,
-    verdicts,
-)
+from reports.sentences import convergence_words, noise, predictions, subject, trained_once, verdicts
 from reports.summary import summarize
 from tests.reports import synthetic
 

@@ -7,8 +7,8 @@ import pytest
 
 from nas.study.records import Expectation, TrialState
 from reports import timeline
+from reports.captions import timeline_caption
 from reports.figure_data import prepare
-from reports.sentences import timeline_caption
 from reports.summary import summarize
 from reports.timeline import MEASURING, TRAINING, WAITING, worker_spans
 from tests.reports import synthetic

@@ -1,0 +1,170 @@
+"""The captions of a report's charts, and what the hypervolume is compared with."""
+
+from __future__ import annotations
+
+from nas.numbers import fixed, plural
+from nas.study.objectives import on_plane
+from nas.study.records import StudyInfo
+from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
+from reports.formatting import brief, capitalized
+from reports.metrics import scores_spatial
+from reports.scored_trials import objective_word, score_word
+from reports.sentences import BELOW_ZERO, baseline_words, score_floor
+from reports.statistics import random_trials
+from reports.summary import StudySummary
+from reports.timeline import MAX_LANES, MAX_SPANS
+
+CONTROL = (
+    "For one of the same length, run a second search with --sampler random and show both with backbone-nas compare."
+)
+
+
+def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
+    """Say what the chart of the Pareto front shows, and explain the marks that it has."""
+    parts = [
+        f"{capitalized(score_word(info))} against throughput, relative to {brief(info.reference, 40)}. A point is a "
+        "candidate, a bar the 95 % interval of its throughput."
+    ]
+    if any(p.number == data.recommended for p in data.points):
+        parts.append("The ring marks the recommended one.")
+    if summary.baselines:
+        parts.append(f"Diamonds are the {baseline_words(info)}.")
+    floor = score_floor(info)
+    if floor is not None and (low := sum(p.kind == FRONT and (p.score or 0) <= floor for p in data.points)):
+        parts.append(
+            f"{plural(low, 'model')} of the front {'scores' if low == 1 else 'score'} no more than the best "
+            f"prediction that is the same for every image ({fixed(floor, 3)})."
+        )
+    if any(model.inside for model in data.scale):
+        parts.append("Dotted lines are the throughputs of known networks, measured and not distilled.")
+    if data.stopped:
+        parts.append(
+            "Early-stopped candidates are hidden at first: their scores, of the rungs that they reached, cannot be "
+            "compared with the others’."
+        )
+    if predicted := sum(point.note is not None for point in data.points):
+        parts.append(f"The throughput of {predicted} of them is predicted, not measured.")
+    if any(p.kind == INFEASIBLE for p in data.points):
+        parts.append("Crosses at the bottom broke a hard limit or could not be measured as the others.")
+    if data.third:
+        better = " (lower is better)" if data.third.minimize else ""
+        parts.append(f"The size of a mark shows its {brief(data.third.label)}{better}.")
+    return " ".join((*parts, "Labels without room are left out. Click a point to open its card."))
+
+
+def hypervolume(info: StudyInfo, summary: StudySummary) -> str:
+    """Say how large the hypervolume is, or of a study with one objective, how far its best value is."""
+    if len(info.objectives) == 1 and not summary.hypervolume:
+        return "No model has a value above the reference point."
+    if len(info.objectives) == 1:
+        return f"The best value lies {fixed(summary.hypervolume, 4)} above the reference point."
+    others = ", or with a study that backbone-nas compare finds comparable" if on_plane(info.objectives) else ""
+    return (
+        f"The hypervolume is {fixed(summary.hypervolume, 4)}, the volume between the front and the reference point. "
+        f"Compare it only within this study{others}."
+    )
+
+
+def score_curves_caption(data: FigureData) -> str:
+    """Explain the lines in the chart of all learning curves."""
+    step = data.curve_step
+    some = "" if step == 1 else f" Of the other candidates, every {step}th is drawn."
+    return (
+        f"{capitalized(data.score_word)} of every trained candidate at each rung; a line ends where its candidate was "
+        f"early-stopped.{some}"
+    )
+
+
+def timeline_caption(data: FigureData) -> str:
+    """Explain the bars in the timeline of workers."""
+    all_ = len(data.spans) < MAX_SPANS
+    undrawn = plural(data.undrawn_workers, "process is", "processes are")
+    return (
+        "When each worker process measured and trained candidates, by the records of finished trials. Processes that "
+        "ran one after another share a row. Click a bar to open its card."
+        + ("" if all_ else f" Only the {MAX_SPANS} longest bars are drawn.")
+        + (f" {undrawn} not drawn, as {MAX_LANES} others ran at the same time." if data.undrawn_workers else "")
+    )
+
+
+def curve_caption(info: StudyInfo, data: FigureData) -> str:
+    """Explain the lines in the charts of the hypervolume."""
+    if data.single is not None:
+        text = f"The best {brief(data.single.label)} above the reference point ({data.single.reference:g}), "
+    else:
+        text = f"Hypervolume above the reference point ({_reference_point(info)}), "
+    text += "in the order in which evaluations finished."
+    return text + (" Dotted: the expectation of random search." if data.random_start else "")
+
+
+def _reference_point(info: StudyInfo) -> str:
+    axes = ", ".join(f"{objective_word(o, info)} {o.reference:g}" for o in info.objectives)
+    return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
+
+
+def teacher_caption(info: StudyInfo, summary: StudySummary) -> str:
+    """Say which models the chart of explained variance by teacher has."""
+    return f"Explained variance by teacher for {_models_with_curves(info, summary)}, best model first. {BELOW_ZERO}"
+
+
+def _models_with_curves(info: StudyInfo, summary: StudySummary) -> str:
+    """Name the models of the charts by teacher: the front, of which they may show only some, and the baselines."""
+    shown, front = len(thinned_front(summary)), len(summary.front)
+    of_front = (
+        "the models on the Pareto front" if shown == front else f"{shown} of the {plural(front, 'model')} on the front"
+    )
+    if len(info.objectives) == 1:
+        of_front = "the best model" if front == 1 else "the models that share the best value"
+    return f"{of_front} and the baselines" if summary.baselines else of_front
+
+
+def learning_caption(info: StudyInfo, summary: StudySummary) -> str:
+    """Explain the lines in the charts of explained variance by steps."""
+    features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
+    return (
+        f"Explained variance of each teacher’s {features} at every rung, for {_models_with_curves(info, summary)}. "
+        f"{BELOW_ZERO}"
+    )
+
+
+def footer(info: StudyInfo, summary: StudySummary) -> str:
+    """Say how throughput was measured, if it was, and which objectives the hypervolume counts in doublings."""
+    timed = f"Relative throughput is the ratio of interleaved timings of a model and of {brief(info.reference)}. "
+    counted = f"The hypervolume counts {_logarithmic(info)} in doublings. "
+    doublings = len(info.objectives) > 1 and _logarithmic(info)
+    return ("" if summary.half_width is None else timed) + (counted if doublings else "")
+
+
+def _logarithmic(info: StudyInfo) -> str:
+    return " and ".join(objective_word(o, info) for o in info.objectives if o.log)
+
+
+def random_control(info: StudyInfo, summary: StudySummary) -> str:
+    """Say which part of the hypervolume curve is a control by random search."""
+    sampler = brief(info.config.get("sampler", "unknown"))
+    if sampler == "random":
+        return "This study is a random search: its curve is the control for other searches."
+    start, drawn = summary.random_start, random_trials(info)
+    control = f" {CONTROL}" if info.teachers and on_plane(info.objectives) else ""  # compare refuses other objectives
+    if start is None and drawn and sum(summary.counts.values()) <= drawn:
+        return (
+            f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."
+        )
+    if start is None and drawn:
+        return (
+            f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
+            f"evaluated for a control.{control}"
+        )
+    if start is None:
+        return (
+            f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "
+            f"candidates at random.{control}"
+        )
+    reached = f"a hypervolume of {fixed(start.expected[-1], 4)}"
+    if len(info.objectives) == 1:
+        label = brief(info.objectives[0].label)
+        reached = f"a best {label} of {fixed(start.expected[-1], 4)} above the reference point"
+    return (
+        f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, and {len(start.trials)} of "
+        f"them were evaluated: a control for as many evaluations, which reached {reached}.{control}"
+    )
