@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.analysis.recommendation import contending
 from nas.replay.hybrid_rows import hybrid_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,17 +64,32 @@ def retrained_searches() -> dict[str, Row]:
     return found
 
 
+def _models(rows: Row) -> tuple[list[Row], list[Row]]:
+    """Return the candidates that the search did not stop early, and the baselines."""
+    done = [c for c in rows["candidates"] if c["score"] is not None and "ratio" in c and not c.get("stopped_after")]
+    return [c for c in done if not c["baseline"]], [c for c in done if c["baseline"]]
+
+
 def choose(rows: Row, lead: float) -> Choice | None:
     """Return what a search would have recommended with a lead, and what retraining made of it; None if nothing."""
-    done = [c for c in rows["candidates"] if c["score"] is not None and "ratio" in c and not c.get("stopped_after")]
-    baselines = [c for c in done if c["baseline"]]
+    candidates, baselines = _models(rows)
     best = max(baselines, key=lambda c: float(c["score_of_study"]))
-    leading = [c for c in done if not c["baseline"] and c["score_of_study"] >= best["score_of_study"] + lead]
+    leading = [c for c in candidates if c["score_of_study"] >= best["score_of_study"] + lead]
     if not leading:
         return None
     chosen = max(leading, key=_ratio)
     after = chosen["score"] - max(c["score"] for c in baselines)
     return Choice(chosen["trial"], _ratio(chosen) / _ratio(best), after)
+
+
+def recommended_after(rows: Row) -> tuple[list[int], int, int]:
+    """Return the contenders, and whom the retrained scores recommend: of all that were retrained, of the contenders."""
+    candidates, baselines = _models(rows)
+    level = max(float(c["score_of_study"]) for c in baselines)
+    some = [candidates[i] for i in contending([(c["score_of_study"], _ratio(c)) for c in candidates], level)]
+    after = max(float(c["score"]) for c in baselines)
+    every, few = (max((c for c in which if c["score"] >= after), key=_ratio)["trial"] for which in (candidates, some))
+    return [c["trial"] for c in some], every, few
 
 
 def _ratio(candidate: Row) -> float:
@@ -139,6 +155,13 @@ def main() -> int:
         print(f"| {name} | {rows['steps']:,} | {' | '.join(search_cells(rows))} |")
     print(f"| leads that lasted | | {' | '.join(lasted_cells(list(searches.values())))} |")
     steps = (30, 90, 270)
+    print(
+        "\n| retrained search | retrained candidates | recommended | contenders | recommended |\n|---|--:|--:|--:|--:|"
+    )
+    for name, rows in searches.items():
+        contenders, every, few = recommended_after(rows)
+        counts = f"{len(_models(rows)[0])} | trial {every} | {len(contenders)} | trial {few}"
+        print(f"| {name} | {counts} |")
     print(f"\n| chosen after, judged after | {heads} |\n|---|{'--:|' * len(LEADS)}")
     for rung, later in RUNGS:
         print(f"| {steps[rung]}, {steps[later]} steps | {' | '.join(table_cells(rung, later))} |")

@@ -42,11 +42,13 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         return ()
     retrain, remeasure = retrain_command(info, summary, run), remeasure_command(info, summary, run)
     if info.teachers and not found.retrained:
-        longer = " Train the front longer, with other seeds:" if retrain else ""
+        what = "it and the candidates that may overtake it" if summary.baselines else "the front"
+        longer = f" Train {what} longer, with other seeds:" if retrain else ""
         once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
+        command = retrain and retrain.replace(" --baselines", " --contenders")
         if why := unused_words(found):
-            once = f"Its score is that of the search: {brief(why, 200)}:"
-        settled_by.append((once, retrain))
+            once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
+        settled_by.append((once, command))
     if found.retrained and found.model.seeds == 1:
         settled_by.append(("It was retrained with one seed; train it with more:", retrain))
     if doubt := doubt_of(found.trial):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nas.analysis import LASTING_LEAD
 from nas.analysis.recommendation import (
-    LASTING_LEAD,
     BaselineComparison,
     Recommendation,
     evidence_words,

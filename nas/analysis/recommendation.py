@@ -13,16 +13,13 @@ from functools import partial
 
 from scipy.special import stdtr
 
-from nas.analysis import BEST
+from nas.analysis import BEST, LASTING_LEAD
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.noise import SeedScatter
 from nas.analysis.selection import find_by_name, nothing_complete
+from nas.study import pareto
 from nas.study.records import TrialRecord
 from nas.study.timing_doubts import timing_doubt
-
-# Candidates that led the best baseline by as much after the search's few steps led it after longer training too, in all
-# searches that were retrained: docs/results/index.md, "Which lead lasts?". Smaller leads often did not last.
-LASTING_LEAD = 0.04
 
 
 @dataclass(frozen=True)
@@ -218,6 +215,38 @@ def _compare(
         floor=floor,
         against_reference=against_reference,
     )
+
+
+def contenders(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
+    """Return the candidates that may be recommended after longer training, the fastest first.
+
+    `contending` says which. Where no candidate scores as high as the best baseline, or throughput is no objective, it
+    is the recommended one alone.
+
+    Args:
+        evidence: The study, of which the scores of the search decide.
+    """
+    found = _recommend(evidence, evidence.searched, LAST_RUNG)
+    if found is None:
+        return ()
+    chosen = found.at_equal_score
+    if chosen is None or chosen.found.number != found.model.number:
+        return (found.trial,)
+    candidates = [model for model in evidence.searched if not model.trial.baseline]
+    points = [(model.score, model.ratio) for model in candidates]
+    return tuple(candidates[i].trial for i in contending(points, chosen.baseline.score))
+
+
+def contending(points: Sequence[tuple[float, float]], level: float) -> list[int]:
+    """Return the indices of those on the front that score at least `level`, down to the fastest that leads it.
+
+    Args:
+        points: Score and throughput of each candidate.
+        level: Score of the best baseline, which LASTING_LEAD is added to.
+    """
+    slowest = max((speed for score, speed in points if score >= level + LASTING_LEAD), default=0.0)
+    found = [i for i in pareto.front(points) if points[i][0] >= level and points[i][1] >= slowest]
+    return sorted(found, key=lambda i: -points[i][1])
 
 
 def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trials") -> TrialRecord:

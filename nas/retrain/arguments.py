@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from nas.analysis import RETRAINED_RUNNERS_UP, RETRAINED_SEEDS
+from nas.analysis import LASTING_LEAD, RETRAINED_RUNNERS_UP, RETRAINED_SEEDS
 from nas.cli import PROGRAM, OneLineParser, check_local_workers
 from nas.flags import add_flag, add_run, add_training_flags
 from nas.measure.devices import device_type
@@ -16,8 +16,9 @@ from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
 MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder
 
-_EXAMPLES = """examples:
+_EXAMPLES = f"""examples:
   backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
+  backbone-nas retrain runs/mine --contenders               which candidate stays ahead of the baselines?
   backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
   backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
@@ -28,7 +29,9 @@ given the noise of seeds and measurements. Trainings and measurements are saved 
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
-reports and exports recommend, among candidates that the search had stopped early, too.
+reports and exports recommend, among candidates that the search had stopped early, too. --contenders decides the same
+with fewer trainings. It retrains the baselines and the contenders: the candidates of the front that score at least as
+high as the best baseline, from the fastest down to the first one that leads by {LASTING_LEAD:g}.
 """
 
 
@@ -53,9 +56,12 @@ class RetrainSettings:
     measure_seconds: MeasureSeconds | None = None  # None: of earlier timings, else MEASURE_SECONDS
     plot: Path | None = None
     json: bool = False
+    contenders: bool = False  # and the baselines, in place of the front and its near misses
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.contenders and self.runners_up != RETRAINED_RUNNERS_UP:
+            raise ValueError("--runners-up: with --contenders no near misses are retrained; leave one of them out")
         device_type(self.device or "auto")
         check_local_workers(self.workers)
 
@@ -85,6 +91,11 @@ def parser() -> OneLineParser:
         help="near misses to retrain in addition to the front, at most (default: 6)",
     )
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
+    add(
+        "--contenders",
+        action="store_true",
+        help="retrain only the candidates that may be recommended after longer training, and baselines (default: no)",
+    )
     add(
         "--early-stopped",
         type=int,

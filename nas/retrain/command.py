@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence, timed_before
-from nas.analysis.recommendation import recommend, recommended_words
+from nas.analysis.recommendation import contenders, recommend, recommended_words
 from nas.analysis.retraining import (
     REMEASUREMENT,
     RetrainingSummary,
@@ -20,12 +20,14 @@ from nas.analysis.retraining import (
     summarize_retraining,
 )
 from nas.analysis.selection import (
+    SelectionError,
     candidates_to_retrain,
     check_trained,
     complete,
     complete_candidates,
     front_candidates,
     front_numbers,
+    nothing_complete,
     promising_stopped,
 )
 from nas.analysis.tables import show_retraining
@@ -108,9 +110,13 @@ def _trials_to_retrain(
     was neither on that front nor a near miss. Retrained scores decide only if it is retrained too.
     """
     before = timed_before(study, remeasurements, REMEASUREMENT)
-    candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
     found = recommend(gather_evidence(study, retrainings, remeasurements))
     recommended = [] if found is None else [found.by_search.trial]
+    early_stopped = promising_stopped(before, settings.early_stopped)
+    baselines = [t for t in complete(before) if t.baseline]
+    if settings.contenders:
+        return _contenders(before, early_stopped, baselines, recommended)
+    candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
     others = [again for again in remeasurements if again.name != REMEASUREMENT]
     newest = complete_candidates(timed_before(study, others, REMEASUREMENT))
     newest_front = front_numbers(newest)
@@ -118,12 +124,30 @@ def _trials_to_retrain(
     groups: dict[str, Sequence[TrialRecord]] = {
         "front": [c.trial for c in candidates if c.on_front],
         "near misses": [c.trial for c in candidates if not c.on_front],
-        "early-stopped": promising_stopped(before, settings.early_stopped),
-        "baselines": [t for t in complete(before) if settings.baselines and t.baseline],
+        "early-stopped": early_stopped,
+        "baselines": baselines if settings.baselines else [],
     }
     if came := [trial for trial in newest if trial.number in newest_front - known]:
         groups["front of newer remeasurements"] = came
         known |= {trial.number for trial in came}
+    if new := [trial for trial in recommended if trial.number not in known]:
+        groups["recommended by newer timings"] = new
+    return groups
+
+
+def _contenders(
+    before: StudyRecord,
+    early_stopped: Sequence[TrialRecord],
+    baselines: Sequence[TrialRecord],
+    recommended: Sequence[TrialRecord],
+) -> dict[str, Sequence[TrialRecord]]:
+    if not baselines:
+        raise SelectionError("--contenders: no baseline was trained to the last rung, so that there is nothing to beat")
+    trials = contenders(gather_evidence(before))
+    if not trials:
+        raise nothing_complete(before)
+    groups = {"contenders": trials, "early-stopped": early_stopped, "baselines": baselines}
+    known = {trial.number for trial in trials}
     if new := [trial for trial in recommended if trial.number not in known]:
         groups["recommended by newer timings"] = new
     return groups

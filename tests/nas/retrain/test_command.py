@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.analysis.selection import SelectionError
 from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
@@ -25,6 +26,7 @@ from nas.study.config import DistillConfig
 from nas.study.records import Retraining, StudyRecord, TrialState
 from tests.nas.analysis.builders import (
     REFERENCE,
+    SEARCHED,
     failed,
     new_store,
     remeasured,
@@ -244,9 +246,9 @@ def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
     assert [job.config.seed for job in plan.remaining([])] == list(plan.seeds)
 
 
-def plan_of(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:
+def plan_of(run: Path, capsys: pytest.CaptureFixture[str], contenders: bool = False) -> tuple[list[int], str]:
     """Return the numbers of the trials that the command retrains, and what it announces."""
-    settings = RetrainSettings(run, runners_up=0)
+    settings = RetrainSettings(run, contenders=True) if contenders else RetrainSettings(run, runners_up=0)
     _, plan = begin_retraining(Store.open(run), settings, "test")
     return [trial.number for trial in plan.trials], capsys.readouterr().err
 
@@ -259,6 +261,29 @@ def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: py
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
     store.save_remeasurement(remeasured_for_retraining({2: 2.6, 3: 2.5}))
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
+
+
+def test_contenders_are_those_of_the_front_that_may_stay_ahead_and_the_baselines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trial 4 scores less than the baseline, 6 is behind 2, and 3 is slower than 5, which leads by 0.04."""
+    points = SEARCHED | {3: (0.601, 1.7), 5: (0.58, 2.0), 6: (0.55, 3.0)}
+    new_store(tmp_path / "run", small_study(points))
+    numbers, announced = plan_of(tmp_path / "run", capsys, contenders=True)
+    assert numbers == [1, 2, 5, 0]
+    assert "contenders 3, early-stopped 0, baselines 1" in announced
+    new_store(tmp_path / "below", small_study({0: (0.7, 1.0), 1: (0.5, 2.0), 2: (0.6, 1.0)}))
+    assert plan_of(tmp_path / "below", capsys, contenders=True)[0] == [2, 0], "none scores as high as the baseline"
+    alone = small_study(POINTS)
+    lost = replace(alone.trials[0], state=TrialState.FAILED, rungs=(), measurement=None)
+    new_store(tmp_path / "alone", replace(alone, trials=(lost, *alone.trials[1:])))
+    with pytest.raises(SelectionError, match="no baseline"):
+        plan_of(tmp_path / "alone", capsys, contenders=True)
+
+
+def test_contenders_have_no_near_misses() -> None:
+    with pytest.raises(ValueError, match="--runners-up"):
+        RetrainSettings(Path("run"), runners_up=2, contenders=True)
 
 
 def test_the_front_of_a_later_remeasurement_is_retrained_too(
