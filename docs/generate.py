@@ -119,6 +119,23 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 # --- configuration
 
 
+def defaults_that_depend() -> str:
+    """Return the defaults of a search that differ from those of `SearchConfig`, as a list."""
+    from nas.study.config import BASELINES, REFERENCES
+    from search_space import SPACES
+
+    baselines = ", ".join(f"`{name}`" for name in BASELINES["full"])
+    return "\n".join(
+        [
+            f'- `space = "full"`: `reference` is `{REFERENCES["full"]}`, `baselines` are {baselines}, and '
+            f"`img_size` is {SPACES['full'].image_px}.",
+            "- CUDA: `measure_batch_size` is 128 and `runtime` is `compiled+bf16`; on GPUs below compute capability "
+            "8.0 it is `compiled+fp16`, below 7.0 `eager+fp32`.",
+            "- Objectives that known-cost does not take: `sampler` is `evolution`.",
+        ]
+    )
+
+
 def config_page() -> str:
     """Return the page of all settings, from the docstrings of their classes."""
     from nas.plan.arguments import parser as plan_parser
@@ -135,7 +152,8 @@ def config_page() -> str:
             " flag of `train_images` is `--train-images`. Flags override the file. Every run writes its settings to"
             " `RUN/config.toml`.",
             "## Search",
-            "Keys at the top level of a config file.",
+            "Keys at the top level of a config file. Some defaults depend on the space, the device and the objectives:",
+            defaults_that_depend(),
             fields_table(SearchConfig, ("distill", "limits")),
             "## distill",
             "Keys of the table `[distill]`; on the command line `--distill KEY=VALUE`, with a JSON value.",

@@ -252,8 +252,8 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     name = capitalized(brief(result.found.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
-    of_what = "is that of the timing" if result.against_reference else "combines those of both timings"
-    words = _throughput_words(result, info, f"; it {of_what}, not of the scores")
+    timings = "the timing" if result.against_reference else "both timings"
+    words = _throughput_words(result, info, f", from the noise of {timings}, not of the scores")
     return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
 
 

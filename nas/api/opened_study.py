@@ -53,7 +53,7 @@ def load_study(run_dir: str | Path = LATEST) -> Study:
     """Open the study of a run folder, finished or not; a study in PostgreSQL is read from its database.
 
     Args:
-        run_dir: Folder of the study. The default is the study last started or resumed from the current folder.
+        run_dir: Folder of the study. The default is the search last started or resumed from the current folder.
 
     Raises:
         StoreError: There is no study, or it cannot be read.

@@ -41,7 +41,8 @@ def search(
 
     Args:
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
-            has its default value suits the space and the device, as a flag that is not given does.
+            equals its default counts as not given: the recipe, the space or the device then chooses it, so that
+            `SearchConfig(budget=200)` keeps a recipe's budget, and `measure_batch_size=16` becomes 128 on CUDA.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
         recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
             from their defaults, and the arguments, override.
@@ -49,8 +50,10 @@ def search(
         resume: Continue the study in `run_dir`, or help a search that works on it. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
         workers: Trials at a time; None for one per CPU or GPU, on a cluster for as many as its nodes take.
-        cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
-        teacher_weights: safetensors files with the weights of timm teachers, by teacher; others are downloaded.
+        cache: Folder of images and teacher outputs; None for that of the study to resume, else the environment
+            variable BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas.
+        teacher_weights: safetensors files with the weights of timm teachers, by teacher; others are those
+            of the study to resume, or are downloaded.
         storage: URL of a PostgreSQL database, on which several machines can work; None for RUN/study.db.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds for the measurement of a candidate and for each rung, after which the trial is killed
@@ -133,7 +136,8 @@ def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | No
     """Distill one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
 
     Ctrl-C, or the interruption of a notebook's kernel, saves the training's state and raises KeyboardInterrupt:
-    `train(resume=RUN)` continues.
+    `train(resume=RUN)` continues. The training runs in processes of its own: in a script, call it under
+    ``if __name__ == "__main__":``.
 
     Args:
         arch: A preset, timm:NAME, a spec, a spec's .json file, or the run folder of a search, whose recommended model

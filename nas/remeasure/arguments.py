@@ -23,8 +23,9 @@ _EXAMPLES = """examples:
   backbone-nas remeasure runs/mine --trials 12,40 --name laptop --json > laptop.json
 
 The measurements are saved in the study as a named remeasurement. The same command continues an interrupted one,
-another --trials adds candidates, and --overwrite replaces the measurements. The study's measurements and the new ones
-are compared as two sets; no front mixes them.
+another --trials adds candidates, and --overwrite replaces the measurements. Measurements in another setting (device,
+runtime, batch, image size, reference) are compared with the search's as two sets. In the setting of the search, the
+report, select and export take each candidate's newest timing that can be trusted.
 """
 
 

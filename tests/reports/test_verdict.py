@@ -187,7 +187,7 @@ def test_a_difference_smaller_than_that_of_two_equal_models_is_a_tie():
         assert (tile.value == "1.20×") is shown
         assert (tile.value == NO_DIFFERENCE) is not shown
         assert (
-            "(95 % interval 1.18 to 1.22; it combines those of both timings, not of the scores), differs from 1 by no "
+            "(95 % interval 1.18 to 1.22, from the noise of both timings, not of the scores), differs from 1 by no "
             "more than the noise (the reference, timed against itself: 25.0 %)."
             in headline(which.info, summary, "RUN")[0]
         ) is not shown
@@ -202,7 +202,7 @@ def test_the_reference_as_the_best_baseline_has_one_ratio_and_the_interval_of_th
     tile, *_ = tiles(study.info, summary)
     assert (tile.value, tile.note) == ("1.30×", "throughput: 95 % interval 1.29 to 1.31")
     first, *_ = headline(study.info, summary, "RUN")
-    assert "1.30 times that of eradio_femto (95 % interval 1.29 to 1.31; it is that of the timing, not of" in first
+    assert "1.30 times that of eradio_femto (95 % interval 1.29 to 1.31, from the noise of the timing, not of" in first
     slower = synthetic.timed(study, lambda t: {} if t.baseline else {"ratio": 1.01})
     assert summarize(slower).comparisons[1].speedup == 1.01
 
@@ -281,7 +281,7 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     assert tiles(study.info, summary)[0].note.endswith(f"; score: +0.002 (retrained; 95 % interval ± {half})")
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
-    assert "it is that of the timing, not of the scores)" in first
+    assert "from the noise of the timing, not of the scores)" in first
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():

@@ -25,6 +25,8 @@ from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.machine
 
+ROOT = Path(__file__).parents[3]
+
 # The proposals of known-cost and the precision "auto" depend on measured times, which differ from run to run.
 REPEATABLE = ["--sampler", "evolution", "--distill", "precision=fp32"]
 IMAGES = ["--train-images", "256", "--val-images", "64"]
@@ -41,7 +43,12 @@ def command(arguments: Sequence[str], cache: Path) -> list[str]:
 
 
 def search(arguments: Sequence[str], cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(arguments, cache), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    """Run a search in a folder of its own, which gets the link runs/latest."""
+    folder, path = cache.parent, os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    return subprocess.run(
+        command(arguments, cache), capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
