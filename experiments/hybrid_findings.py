@@ -4,13 +4,15 @@
 
 Reads the published table, nas/replay/hybrid_table.json.gz, and prints:
 
-- Kendall's tau of the scores at each rung with those at the last one, by stem and by kinds of blocks;
+- Kendall's tau of the scores at each rung with those at the last one, by stem, by kinds of blocks and of the random
+  architectures alone, as the others are near-copies of three fronts;
 - the hypervolume that is left when only a share of the models at a rung is trained on, chosen by score alone or by
   Pareto rank;
 - how well ridge regression predicts the score of models that it has not seen (10 folds) from sizes, from the measured
   throughput and from the choices of the search space, that is, whether the effects of choices add up;
-- what the front consists of, and how far ahead of the baselines it is;
-- what two seeds of one architecture differ by.
+- how well the score agrees with metrics that the students were not trained on, and with those of the best tenth;
+- what the front consists of, and how far ahead of the baselines it is, also by means over the seeds;
+- what two seeds of one architecture differ by, also in the best tenth.
 
 Hardware:  none; under a minute
 Expected:  see experiments/LOG.md
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from statistics import fmean as mean
 from typing import Any
 
 import numpy as np
@@ -55,6 +58,7 @@ def groups(rows: Sequence[Row]) -> dict[str, list[int]]:
     order = np.argsort([-row["scores"][-1] for row in rows])
     found: dict[str, list[int]] = {"all": list(range(len(rows)))}
     found["best tenth by the last score"] = order[: len(rows) // 10].tolist()
+    found["random architectures"] = [i for i, row in enumerate(rows) if row.get("source") == "random"]
     for i, row in enumerate(rows):
         found.setdefault(f"stem {row['spec'].get('stem', 'conv')}", []).append(i)
         found.setdefault("with attention" if has_attention(row) else "convolutions alone", []).append(i)
@@ -70,13 +74,20 @@ def agreement(scores: NDArray[np.float64]) -> list[tuple[float, float, float]]:
     """Return Kendall's tau of each rung but the last with the last, with a 95 % bootstrap interval over the models."""
     rng, found = np.random.default_rng(0), []
     for rung in range(scores.shape[1] - 1):
-        tau = kendalltau(scores[:, rung], scores[:, -1]).statistic
-        draws = []
-        for _ in range(DRAWS):
-            chosen = rng.integers(len(scores), size=len(scores))
-            draws.append(kendalltau(scores[chosen, rung], scores[chosen, -1]).statistic)
-        found.append((tau, *np.nanpercentile(draws, (2.5, 97.5))))
+        found.append(tau_interval(scores[:, rung], scores[:, -1], rng))
     return found
+
+
+def tau_interval(
+    first: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return Kendall's tau of two orders, with a 95 % bootstrap interval over the models."""
+    draws = []
+    for _ in range(DRAWS):
+        chosen = rng.integers(len(first), size=len(first))
+        draws.append(kendalltau(first[chosen], second[chosen]).statistic)
+    low, high = np.nanpercentile(draws, (2.5, 97.5))
+    return float(kendalltau(first, second).statistic), float(low), float(high)
 
 
 def stopping(rows: Sequence[Row]) -> list[tuple[int, float, str, float, float]]:
@@ -166,21 +177,53 @@ def report(rows: Sequence[Row]) -> None:
         r2 = 1 - np.sum((guess - last) ** 2) / np.sum((last - last.mean()) ** 2)
         taus = [kendalltau(guess[of], last[of]).statistic for of in (slice(None), best)]
         print(f"| {name} | {r2:.3f} | {taus[0]:.2f} | {taus[1]:.2f} |")
-    _print_front(first)
+    _print_metrics(first)
+    _print_front(first, rows)
     if pairs := pairs_of_seeds(rows):
-        _print_seeds(pairs, steps)
+        _print_seeds(pairs, steps, last[best].min())
 
 
-def _print_front(rows: Sequence[Row]) -> None:
+def _print_metrics(rows: Sequence[Row]) -> None:
+    """Print how well the score agrees with metrics on the held-out images, of all models and of the best tenth."""
+    measured = [row for row in rows if row.get("metrics")]
+    if not measured:
+        return
+    best = sorted(measured, key=lambda row: -float(row["scores"][-1]))[: len(measured) // 10]
+    print("\n| metric | tau with the score | in the best tenth |\n|---|--:|--:|")
+    for name in measured[0]["metrics"]:
+        cells = []
+        for models in (measured, best):
+            values, scores = np.array([(m["metrics"][name], m["scores"][-1]) for m in models]).T
+            cells.append("{:z.2f} ({:z.2f} to {:z.2f})".format(*tau_interval(values, scores, np.random.default_rng(0))))
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def means_over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Return a row for each architecture with its mean last score and mean throughput over its seeds."""
+    by_arch: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["state"] == TrialState.COMPLETE:
+            by_arch.setdefault(row["arch_id"], []).append(row)
+    return [
+        found[0] | {"scores": [mean(r["scores"][-1] for r in found)], "ratio": [mean(r["ratio"][0] for r in found)]}
+        for found in by_arch.values()
+    ]
+
+
+def _print_front(rows: Sequence[Row], every: Sequence[Row]) -> None:
     best = [rows[i] for i in front([(row["scores"][-1], row["ratio"][0]) for row in rows])]
     coarse = sum(row["spec"].get("stem") in STRIDE_16 for row in best)
     attending = sum(has_attention(row) for row in best)
     print(f"\nfront: {len(best)} models, {attending} with attention, {coarse} with a stem of stride 16\n")
-    print("| baseline | throughput of the fastest that scores as high, over that of the baseline | with attention |")
-    print("|---|--:|--:|")
-    attend = leads(rows, [row for row in rows if has_attention(row)])
+    print(
+        "| baseline | throughput of the fastest that scores as high, over that of the baseline "
+        "| with attention | by means |"
+    )
+    print("|---|--:|--:|--:|")
+    attend, means = leads(rows, [row for row in rows if has_attention(row)]), means_over_seeds(every)
+    by_means = leads(means, means)
     for name, lead in leads(rows, rows).items():
-        print(f"| {name} | {lead:.1f} | {attend[name]:.1f} |")
+        print(f"| {name} | {lead:.1f} | {attend[name]:.1f} | {by_means[name]:.1f} |")
 
 
 def leads(rows: Sequence[Row], among: Sequence[Row]) -> dict[str, float]:
@@ -195,11 +238,15 @@ def leads(rows: Sequence[Row], among: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def _print_seeds(pairs: Sequence[tuple[Row, Row]], steps: Sequence[int]) -> None:
+def _print_seeds(pairs: Sequence[tuple[Row, Row]], steps: Sequence[int], best: float) -> None:
     print(f"\n| two seeds of {len(pairs)} architectures after | tau | deviation of one score |\n|--:|--:|--:|")
     for rung, count in enumerate(steps):
         scores = [(a["scores"][rung], b["scores"][rung]) for a, b in pairs]
         print(f"| {count} | {kendalltau(*zip(*scores, strict=True)).statistic:.2f} | {deviation(scores):.4f} |")
+    top = np.array([(a["scores"][-1], b["scores"][-1]) for a, b in pairs if a["scores"][-1] >= best])
+    if len(top) > 2:
+        tau, low, high = tau_interval(*top.T, np.random.default_rng(0))
+        print(f"\ntwo seeds of {len(top)} architectures of the best tenth: tau {tau:.2f} ({low:.2f} to {high:.2f})")
     speeds = [(np.log2(a["ratio"][0]), np.log2(b["ratio"][0])) for a, b in pairs]
     print(f"\ndeviation of one log2 of the relative throughput: {deviation(speeds):.4f}")
 

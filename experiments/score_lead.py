@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, geometric_mean
@@ -124,6 +124,23 @@ def lasting(rung: int, later: int, lead: float, draws: int = DRAWS) -> tuple[flo
     return len(lasted) / draws, fmean(lasted) if lasted else np.nan, geometric_mean(speeds) if speeds else np.nan
 
 
+def speedups(rows: Row) -> tuple[float, float | None, float]:
+    """Return the speed-up at equal score by three kinds of scores.
+
+    They are those of the search, the means of new seeds after as many steps, where all models have them, and those of
+    the longer training.
+    """
+    candidates, baselines = _models(rows)
+    new = all(model.get("at_last_rung") for model in (*candidates, *baselines))
+
+    def speedup(score: Callable[[Row], float]) -> float:
+        best = max(baselines, key=score)
+        return max(_ratio(c) for c in candidates if score(c) >= score(best)) / _ratio(best)
+
+    again = speedup(lambda model: fmean(model["at_last_rung"].values())) if new else None
+    return speedup(lambda model: float(model["score_of_study"])), again, speedup(lambda model: float(model["score"]))
+
+
 def search_cells(rows: Row) -> list[str]:
     """Return, for each lead, what a search would have recommended: "4.88× −0.007"."""
     choices = [choose(rows, lead) for lead in LEADS]
@@ -154,6 +171,10 @@ def main() -> int:
     for name, rows in searches.items():
         print(f"| {name} | {rows['steps']:,} | {' | '.join(search_cells(rows))} |")
     print(f"| leads that lasted | | {' | '.join(lasted_cells(list(searches.values())))} |")
+    print("\n| retrained search | in the search | new seeds, as many steps | longer training |\n|---|--:|--:|--:|")
+    for name, rows in searches.items():
+        cells = ["unknown" if times is None else f"{times:.2f}×" for times in speedups(rows)]
+        print(f"| {name} | {' | '.join(cells)} |")
     steps = (30, 90, 270)
     print(
         "\n| retrained search | retrained candidates | recommended | contenders | recommended |\n|---|--:|--:|--:|--:|"

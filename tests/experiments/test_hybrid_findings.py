@@ -73,7 +73,7 @@ def test_the_page_has_the_numbers_of_the_report(capsys: pytest.CaptureFixture[st
     printed, page = capsys.readouterr().out.splitlines(), (DOCS / "results/hybrid_table.md").read_text()
     taus = [line for line in printed if line.count(" to ") == 2]
     seeds = [line for line in printed if re.fullmatch(r"\| \d+ \| 0\.\d\d \| 0\.\d{4} \|", line)]
-    assert len(taus) == 9
+    assert len(taus) == 10 + 6, "groups of architectures, and metrics"
     assert len(seeds) == 3
     assert [line for line in (*taus, *seeds) if line not in page] == []
     kept = dict(re.findall(r"\| 30 \| 1 / 10 \| ([\w ]+) \| 0\.20 \| (\S+) \|", "\n".join(printed)))
@@ -85,15 +85,34 @@ def test_the_page_has_the_numbers_of_the_report(capsys: pytest.CaptureFixture[st
     assert words in findings
     ahead = [line.strip("| ").split(" | ") for line in printed if re.match(r"\| eradio_\w+ \| \d\.\d \|", line)]
     assert len(ahead) == 3
-    for name, times, _ in ahead:
+    for name, times, *_ in ahead:
         assert re.search(rf"{times} times (the throughput|that) of {name}\b", findings)
-    attending = [times for _, _, times in ahead]
+    attending, by_means = ([line[i] for line in ahead] for i in (2, 3))
+    assert f"leads are {by_means[0]}, {by_means[1]} and {by_means[2]} times" in findings
     assert f"with attention leads by {attending[0]}, {attending[1]} and {attending[2]} times" in findings
     (front,) = re.findall(r"front: (\d+) models", "\n".join(printed))
     assert f"The front has {front} models." in findings
-    all_models, best = taus[0], taus[1]
-    for line in (all_models, best):
+    all_models, best, random_ones = taus[:3]
+    for line in (all_models, best, random_ones):
         assert line.split(" | ")[2] in findings
+    of_metrics = {line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in taus[10:]}
+    for name in ("figure_iou", "edge_ap", "glyph_retrieval"):
+        assert all(cell in findings for cell in of_metrics[name])
+    retrieval = [cells[0][:4] for name, cells in of_metrics.items() if name.startswith("retrieval/")]
+    assert f"retrieval of the teachers' summaries {min(retrieval)} to {max(retrieval)}" in findings
+
+
+def test_the_pages_say_how_well_two_seeds_agree_in_the_best_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    report(read_rows())
+    (found,) = re.findall(r"two seeds of (\d+) architectures of the best tenth: tau (.*)", capsys.readouterr().out)
+    count, tau = found
+    page, findings, readme = (
+        " ".join(path.read_text().split())
+        for path in (DOCS / "results/hybrid_table.md", DOCS / "findings.md", DOCS.parent / "README.md")
+    )
+    assert f"of which {count} have two seeds, the tau is {tau}." in page
+    assert f"in the best tenth with {tau[:-1]}; {count} pairs)" in findings
+    assert f"Two seeds at 270 steps agree with 0.95, in the best tenth with {tau[:4]} |" in readme
 
 
 def test_the_assumed_noise_of_seeds_is_that_of_the_table() -> None:
