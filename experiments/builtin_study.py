@@ -143,7 +143,8 @@ def _print_to_target(courses: Sequence[Course], target: str) -> None:
     print("| search | seed | evaluations | steps | training seconds | wall seconds |\n|---|--:|--:|--:|--:|--:|")
     for course in courses:
         other = finals.get(course.seed)
-        if other is None or course.method == target:
+        same_space = course.method.startswith("laptop") == target.startswith("laptop")
+        if other is None or course.method == target or not same_space:
             continue
         n = course.until(other.hypervolume[-1])
         if n is None:
@@ -184,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not courses:
         parser.error(f"{arguments.rows} has no rows yet; --run FOLDER makes them")
     _print_by_evaluations(courses)
-    for target in ("old", "first", "random-full", "random"):
+    for target in ("old", "first", "random-full", "random", "laptop-random", "laptop-evolution"):
         if any(c.method == target for c in courses):
             _print_to_target(courses, target)
     return 0

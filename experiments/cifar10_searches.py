@@ -33,6 +33,7 @@ from experiments.hybrid_findings import has_attention
 from experiments.realized_front import rows_of
 from nas.files import atomic_write
 from nas.storage.store import Store, read_study
+from nas.study.convergence import gain_over_noise
 from nas.study.pareto import front
 from nas.study.records import TrialState
 
@@ -80,6 +81,7 @@ def search_row(folder: Path) -> dict[str, Any]:
         "hypervolume": {str(n): course.hypervolume[n - 1] for n in SHOWN if n <= len(course.steps)},
         "contended": sum(t.measurement.verdict == "contended" for t in study.trials if t.measurement),
         "timed": sum(t.measurement is not None for t in study.trials),
+        "expected_gain": round(gain_over_noise({t.number: t for t in study.trials}) or float("nan"), 2),
         "models": [model | ({"spec": specs[model["number"]]} if model["number"] in best else {}) for model in models],
     }  # fmt: skip
 
@@ -139,6 +141,7 @@ def _report_search(search: Row) -> None:
         own = next(m for m in models if m["baseline"] == baseline)
         print(f"  scores as high as {baseline} ({_labels(own)}): {what}")
     top = max((m for m in models if m["baseline"] is None), key=lambda model: float(model["score"]))
+    print(f"  expected gain of the next candidate, in multiples of the noise: {search['expected_gain']:.1f}")
     print(f"  highest score: {name_of(top)}, {_labels(top)}, {top['ratio'][0]:.2f}x the reference")
     best = sorted((m for m in models if "spec" in m), key=lambda model: -model["score"])
     print("  | network | stem | blocks: kind, depth x width | MMACs | M params | score | throughput |")
@@ -164,6 +167,8 @@ def _report_retrained(searched: str, retrained: Row) -> None:
     print(f"\nseed {searched} retrained to {retrained['steps']:,} steps with the seeds {seeds}:")
     for note in retrained["notes"]:
         print(f"  {note}")
+    for found in retrained["correlations"]:
+        print(f"  tau of {found['between']}: {found['tau']:.2f} ({found['low']:.2f} to {found['high']:.2f})")
     done = [c for c in retrained["candidates"] if c["score"] is not None and "ratio" in c]
     changes = [c["change"] for c in done if c["baseline"] is None]
     print(f"  {len(done)} models: {', '.join(f'{changes.count(word)} {word}' for word in sorted(set(changes)))}")
