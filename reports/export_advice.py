@@ -83,4 +83,4 @@ def export_command(summary: StudySummary, run: str) -> str:
     if summary.recommendation is None or summary.recommendation.published:
         return ""
     number = summary.recommendation.trial.number
-    return f"backbone-nas export {run} --trials {number} --format timm --out winner"
+    return f"backbone-nas export {run} --trial {number} --format timm --out winner"

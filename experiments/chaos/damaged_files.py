@@ -58,7 +58,7 @@ def strike(search: RealSearch, kind: str, faults: int, chance: random.Random) ->
         command = ["cache", "verify", "--cache", str(search.sandbox.cache)]
         if kind != KINDS[2]:
             trial = victim.name.partition(".")[0]
-            command = ["export", str(run), "--trials", trial, "--format", "timm", "--heads", "all"]
+            command = ["export", str(run), "--trial", trial, "--format", "timm", "--heads", "all"]
             command += ["--out", str(out), "--overwrite"]
         if victim.name not in right:
             code, said = server.run(*command)

@@ -249,7 +249,7 @@ def contending(points: Sequence[tuple[float, float]], level: float) -> list[int]
     return sorted(found, key=lambda i: -points[i][1])
 
 
-def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trials") -> TrialRecord:
+def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trial") -> TrialRecord:
     """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
 
     It has its most trusted timing.

@@ -221,7 +221,7 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
     return numbers
 
 
-def find_by_name(study: StudyRecord, which: str, flag: str = "--trials") -> TrialRecord:
+def find_by_name(study: StudyRecord, which: str, flag: str = "--trial") -> TrialRecord:
     """Return the trial that `which` names: a trial's number, or the beginning of one architecture's id.
 
     Digits alone are a number, unless there are MIN_ID_DIGITS or more of them.

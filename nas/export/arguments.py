@@ -26,8 +26,8 @@ ALL_HEADS = "all"  # in place of teachers' names
 _EXAMPLES = """examples:
   backbone-nas export runs/mine --format timm                    timm.create_model("local-dir:FOLDER", pretrained=True)
   backbone-nas export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
-  backbone-nas export runs/mine --trials 17 --format onnx --out winner
-  backbone-nas export runs/mine --trials 3fa9 --format torchscript --heads lite0
+  backbone-nas export runs/mine --trial 17 --format onnx --out winner
+  backbone-nas export runs/mine --trial 3fa9 --format torchscript --heads lite0
   backbone-nas export runs/mine --format torchscript --img-size 224 --out winner-224
 
 The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
@@ -56,7 +56,7 @@ class ExportSettings:
 
     run: Path
     format: str  # of FORMATS
-    trials: str = BEST  # one trial
+    trial: str = BEST
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
     img_size: Pixels | None = None  # side of the images that a graph is traced with; None: that of the distillation
@@ -98,7 +98,8 @@ def parser() -> OneLineParser:
     )
     add = built.add_argument
     add_run(add)
-    add("--trials", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
+    add("--trial", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
+    add("--trials", dest="trial", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its name until 2026-11-29
     add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
     fuse = "fold BatchNorm into convolutions (default: yes for onnx and torchscript, impossible for the other formats)"

@@ -47,7 +47,7 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
     with Store.open(settings.run, read_only=True) as store:
         study, retrainings, remeasurements = store.read_all()
     evidence = gather_evidence(study, retrainings, remeasurements)
-    trial = find_trial(evidence, settings.trials)
+    trial = find_trial(evidence, settings.trial)
     if network_spec(trial.spec).arch_id != trial.arch_id:  # it becomes part of paths, so it must be genuine
         raise ExportError(f"trial {trial.number}: its arch_id is not its architecture's; the study was altered")
     out = _free_folder(settings, trial)
@@ -57,7 +57,7 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         raise ExportError(
             f"{_why_no_weights(trial, study.info.rung_steps)} and has no weights: train it with "
             f"{command_line('train', [str(settings.run), '--trial', str(trial.number)])} --train-steps N, or choose "
-            f"another --trials: {_with_weights(settings.run, study, retrainings)}"
+            f"another --trial: {_with_weights(settings.run, study, retrainings)}"
         )
     check_not_shorter(out, weights.result.steps, settings.overwrite)
     from nas.measure.environment import versions  # imports torch, which takes seconds: not for a refusal

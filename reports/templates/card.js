@@ -57,7 +57,7 @@ function commands(t) {
   const options = m ? ` --device ${info.config.device || m.device} --batch-size ${m.batch} --img-size ${m.resolution} --runtime ${arm}`
     + ` --reference ${m.reference} --measure-seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
   const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
-  const exported = t.state === 'complete' && Object.keys(info.teachers).length ? section('Export', copyable(`backbone-nas export ${run} --trials ${t.number} --format timm`)) : [];
+  const exported = t.state === 'complete' && Object.keys(info.teachers).length ? section('Export', copyable(`backbone-nas export ${run} --trial ${t.number} --format timm`)) : [];
   return [...exported, ...section('Measure again', copyable(`backbone-nas profile --arch ${file}${options}`), element('p', { class: 'muted' }, `First save the spec as ${file}: `, element('span', { class: 'actions' }, save),
     ' The command also shows by how much fvcore and thop differ in MACs, and why; with --layers it lists every layer.'))];
 }

@@ -110,7 +110,7 @@ def test_the_last_line_of_the_report_command_and_the_page_recommend_by_retrained
     assert re.search(rf"{scores}\. Its throughput is 3\.30 times that of", words)
     assert "Recommended so far: trial 2" in words
     assert "score 0.640 (mean of 2 longer trainings, 90 steps each)" in words
-    assert f"export {run} --trials 2 --format timm" in words
+    assert f"export {run} --trial 2 --format timm" in words
     assert f"{run}/retraining/90-steps/seed-*/weights/{small_study(SEARCHED).trials[2].arch_id}.safetensors" in words
     assert "each trained once" not in words
 
@@ -163,12 +163,12 @@ def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(
     assert lines[-1].startswith("recommended model: trial 2 (scores of 2 longer trainings each")
     for number in (1, 2):
         out = tmp_path / f"trial-{number}"
-        lines = printed(export_command([str(run), "--trials", str(number), "--format", "timm", "--out", str(out)]))
+        lines = printed(export_command([str(run), "--trial", str(number), "--format", "timm", "--out", str(out)]))
         assert TAKEN_BACK in lines
         assert TAKEN_BACK in (out / "README.md").read_text()
     other = tmp_path / "baseline"
     assert "recommended" not in printed(
-        export_command([str(run), "--trials", "0", "--format", "timm", "--out", str(other)])
+        export_command([str(run), "--trial", "0", "--format", "timm", "--out", str(other)])
     )
     assert "recommended" not in (other / "README.md").read_text()
 

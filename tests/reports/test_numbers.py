@@ -101,7 +101,7 @@ def test_comparison_with_the_best_baseline(name):
         assert re.search(rf"95 % interval (of the ratio, )?{' to '.join(bounds)}", words)
         assert called(model) in words.replace("Trial", "trial")
         assert model is not fastest or interval == bounds
-    assert f"export RUN --trials {fastest.number} " in words
+    assert f"export RUN --trial {fastest.number} " in words
 
 
 def test_table_of_the_front_and_the_baselines(name):

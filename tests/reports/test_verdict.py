@@ -158,7 +158,7 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
     assert line.endswith("; trial 3, recommended by the search, fell below the baseline)")
     assert recommended(study.info, summary).startswith("score 0.811 (mean of 2 longer trainings, 1,620 steps each); ")
     assert "no interval" not in tiles(study.info, summary)[1].note
-    assert export_command(summary, "RUN").startswith("backbone-nas export RUN --trials 4 ")
+    assert export_command(summary, "RUN").startswith("backbone-nas export RUN --trial 4 ")
     assert weights_place(summary) == f"retraining/1620-steps/seed-*/weights/{'4' * 12}.safetensors"
     best = summary.comparisons[1]
     assert best.compared == 2, "both candidates are as fast as the baseline"

@@ -20,6 +20,7 @@ from backbones import WeightsError
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads, save_heads
 from nas.export.__main__ import main
+from nas.export.arguments import parse
 from nas.study.records import StudyRecord
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.analysis.builders import new_store
@@ -132,13 +133,19 @@ def test_names_of_folders_do_not_end_the_string(made: Made, tmp_path: Path) -> N
     assert f"local-dir:{name}" in words
 
 
+def test_the_former_name_of_the_flag_still_works(tmp_path: Path) -> None:
+    named = [parse([str(tmp_path), flag, "7", *TIMM]).trial for flag in ("--trial", "--trials")]
+    assert named == ["7", "7"]
+    assert parse([str(tmp_path), *TIMM]).trial == "best"
+
+
 def test_a_trial_that_says_another_architectures_id_is_refused(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = list(made.study.trials)
     trials[1] = replace(trials[1], arch_id="../../elsewhere")
     run = copy_of(made, tmp_path, StudyRecord(made.study.info, tuple(trials)))
-    assert "its arch_id is not its architecture's" in refusal([str(run), "--trials", "1", *TIMM], capsys)
+    assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,12 +203,12 @@ def test_missing_heads_are_refused(made: Made, tmp_path: Path, capsys: pytest.Ca
     ("words", "error"),
     [
         (
-            ["--trials", "2", *TIMM],
+            ["--trial", "2", *TIMM],
             "trial 2 (ID) was early-stopped after 10 of 4 steps and has no weights: train it with backbone-nas train",
         ),
-        (["--trials", "3", *TIMM], "is complete, but its weight file is missing"),
-        (["--trials", "3", *TIMM], "or choose another --trials: 1"),
-        (["--trials", "99", *TIMM], "the study has no trial '99'"),
+        (["--trial", "3", *TIMM], "is complete, but its weight file is missing"),
+        (["--trial", "3", *TIMM], "or choose another --trial: 1"),
+        (["--trial", "99", *TIMM], "the study has no trial '99'"),
         (["--format", "coreml"], "invalid choice: 'coreml'"),
         ([], "the following arguments are required: --format"),
         ([*TIMM, "--fuse"], "--fuse: the format timm has trainable weights"),
