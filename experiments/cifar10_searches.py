@@ -74,6 +74,7 @@ def search_row(folder: Path) -> dict[str, Any]:
         if trial.state is TrialState.COMPLETE and (clock := trial.measurement)
     ]  # fmt: skip
     candidates = [model for model in models if model["baseline"] is None]
+    gain = gain_over_noise({trial.number: trial for trial in study.trials})
     best = {candidates[i]["number"] for i in front([(m["score"], m["ratio"][0]) for m in candidates])}
     specs: dict[int, Any] = {trial.number: trial.spec for trial in study.trials}
     return {
@@ -81,7 +82,7 @@ def search_row(folder: Path) -> dict[str, Any]:
         "hypervolume": {str(n): course.hypervolume[n - 1] for n in SHOWN if n <= len(course.steps)},
         "contended": sum(t.measurement.verdict == "contended" for t in study.trials if t.measurement),
         "timed": sum(t.measurement is not None for t in study.trials),
-        "expected_gain": round(gain_over_noise({t.number: t for t in study.trials}) or float("nan"), 2),
+        "expected_gain": None if gain is None else round(gain, 2),
         "models": [model | ({"spec": specs[model["number"]]} if model["number"] in best else {}) for model in models],
     }  # fmt: skip
 
@@ -141,7 +142,8 @@ def _report_search(search: Row) -> None:
         own = next(m for m in models if m["baseline"] == baseline)
         print(f"  scores as high as {baseline} ({_labels(own)}): {what}")
     top = max((m for m in models if m["baseline"] is None), key=lambda model: float(model["score"]))
-    print(f"  expected gain of the next candidate, in multiples of the noise: {search['expected_gain']:.1f}")
+    if (gain := search["expected_gain"]) is not None:
+        print(f"  expected gain of the next candidate, in multiples of the noise: {gain:.1f}")
     print(f"  highest score: {name_of(top)}, {_labels(top)}, {top['ratio'][0]:.2f}x the reference")
     best = sorted((m for m in models if "spec" in m), key=lambda model: -model["score"])
     print("  | network | stem | blocks: kind, depth x width | MMACs | M params | score | throughput |")

@@ -3,12 +3,13 @@
     python -m experiments.score_lead
 
 A search recommends the fastest candidate that scores at least as high as the best baseline after few steps. This asks
-what it would have recommended if the candidate had to lead by more, and what became of each choice.
+what it would have recommended if the candidate had to lead by more, what became of each choice, and how many of the
+candidates with each lead kept one.
 
-`RETRAINED` are the searches of which the front and the baselines were trained longer, with new seeds; their timings are
-the search's own where the rows have them. The table of hybrid backbones has more networks but no longer training: of
-`DRAWS` random choices of `CANDIDATES` candidates each, one is recommended by the scores of one rung, and the scores of
-a later rung of the same training decide whether the lead lasted.
+`RETRAINED` are the searches of which the front and the baselines were trained longer, with new seeds. Throughputs are
+the search's own where the rows have them, else the retraining's. The table of hybrid backbones has more networks but no
+longer training: the scores of one rung give the lead, and those of a later rung of the same training decide whether it
+lasted. 267 of its candidates come from the neighborhoods of three fronts, so that they are no independent networks.
 
 Hardware:  none; reads saved rows
 Expected:  docs/results/index.md, "Which lead lasts?"
@@ -21,10 +22,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, geometric_mean
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from nas.analysis.recommendation import contending
 from nas.replay.hybrid_rows import hybrid_table
@@ -39,8 +38,9 @@ RETRAINED = {
     "`micro`, first sample report": ("known_cost_retrained.json", None),
 }
 LEADS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05)
-RUNGS = ((0, 1), (0, 2), (1, 2))  # of the table: chosen by the first, judged by the second
-DRAWS, CANDIDATES = 1000, 200
+BINS = ((0.0, 0.01), (0.01, 0.02), (0.02, 0.03), (0.03, 0.04), (0.04, 1.0))  # of leads
+RUNGS = ((0, 1), (0, 2), (1, 2))  # of the table: the lead is of the first, and the second decides
+Scores = Sequence[tuple[float, float]]  # leads before and after
 Row = Mapping[str, Any]
 
 
@@ -82,13 +82,14 @@ def choose(rows: Row, lead: float) -> Choice | None:
     return Choice(chosen["trial"], _ratio(chosen) / _ratio(best), after)
 
 
-def recommended_after(rows: Row) -> tuple[list[int], int, int]:
+def recommended_after(rows: Row) -> tuple[list[int], int | None, int | None]:
     """Return the contenders, and whom the retrained scores recommend: of all that were retrained, of the contenders."""
     candidates, baselines = _models(rows)
     level = max(float(c["score_of_study"]) for c in baselines)
     some = [candidates[i] for i in contending([(c["score_of_study"], _ratio(c)) for c in candidates], level)]
     after = max(float(c["score"]) for c in baselines)
-    every, few = (max((c for c in which if c["score"] >= after), key=_ratio)["trial"] for which in (candidates, some))
+    found = [max((c for c in which if c["score"] >= after), key=_ratio, default=None) for which in (candidates, some)]
+    every, few = (None if c is None else int(c["trial"]) for c in found)
     return [c["trial"] for c in some], every, few
 
 
@@ -96,46 +97,48 @@ def _ratio(candidate: Row) -> float:
     return float(candidate.get("ratio_of_study", candidate["ratio"]))
 
 
-def lasting(rung: int, later: int, lead: float, draws: int = DRAWS) -> tuple[float, float, float]:
-    """Draw searches from the table of hybrid backbones, and recommend by one rung's scores.
+def leads_of_searches(searches: Sequence[Row]) -> Scores:
+    """Return the leads of all retrained candidates in the search and after the longer training."""
+    found: list[tuple[float, float]] = []
+    for rows in searches:
+        candidates, baselines = _models(rows)
+        then, after = (max(float(c[name]) for c in baselines) for name in ("score_of_study", "score"))
+        found += [(c["score_of_study"] - then, c["score"] - after) for c in candidates]
+    return found
 
-    Returns:
-        The share of draws with a recommendation, of these the share whose lead lasted to the later rung, and the
-        geometric mean of the recommended one's throughput over that of the fastest that scores as high as the best
-        baseline at the later rung.
-    """
+
+def leads_of_table(rung: int, later: int) -> Scores:
+    """Return the leads of the candidates of the table of hybrid backbones at two rungs."""
     rows = hybrid_table()
     rows = rows[(rows["state"] == "complete") & (rows["seed"] == 0)]
     then, after = (rows[f"rung{n}/score"].to_numpy(float) for n in (rung, later))
-    ratio = rows["measurement/times_reference"].to_numpy(float)
     baseline = (rows["source"] == "baseline").to_numpy()
-    level, level_after = then[baseline].max(), after[baseline].max()
-    random, candidates = np.random.default_rng(0), np.flatnonzero(~baseline)
-    lasted, speeds = [], []
-    for _ in range(draws):
-        drawn = random.choice(candidates, CANDIDATES, replace=False)
-        leading = drawn[then[drawn] >= level + lead]
-        if not len(leading):
-            continue
-        chosen = leading[ratio[leading].argmax()]
-        lasted.append(after[chosen] >= level_after)
-        if len(good := drawn[after[drawn] >= level_after]):
-            speeds.append(ratio[chosen] / ratio[good].max())
-    return len(lasted) / draws, fmean(lasted) if lasted else np.nan, geometric_mean(speeds) if speeds else np.nan
+    leads = then - then[baseline].max(), after - after[baseline].max()
+    return list(zip(*(lead[~baseline] for lead in leads), strict=True))
 
 
-def speedups(rows: Row) -> tuple[float, float | None, float]:
-    """Return the speed-up at equal score by three kinds of scores.
+def bin_cells(leads: Scores) -> list[str]:
+    """Return, for each of `BINS`, how many of the candidates whose lead lies in it still led or were level."""
+    cells = []
+    for low, high in BINS:
+        after = [later for lead, later in leads if low <= lead < high]
+        cells.append(f"{sum(later >= 0 for later in after)} of {len(after)}")
+    return cells
+
+
+def speedups(rows: Row) -> tuple[float | None, float | None, float | None]:
+    """Return the speed-up at equal score by three kinds of scores; None where it is unknown or nothing scores as high.
 
     They are those of the search, the means of new seeds after as many steps, where all models have them, and those of
-    the longer training.
+    the longer training. The throughputs are the same in all three.
     """
     candidates, baselines = _models(rows)
     new = all(model.get("at_last_rung") for model in (*candidates, *baselines))
 
-    def speedup(score: Callable[[Row], float]) -> float:
+    def speedup(score: Callable[[Row], float]) -> float | None:
         best = max(baselines, key=score)
-        return max(_ratio(c) for c in candidates if score(c) >= score(best)) / _ratio(best)
+        times = [_ratio(c) / _ratio(best) for c in candidates if score(c) >= score(best)]
+        return max(times, default=None)
 
     again = speedup(lambda model: fmean(model["at_last_rung"].values())) if new else None
     return speedup(lambda model: float(model["score_of_study"])), again, speedup(lambda model: float(model["score"]))
@@ -153,39 +156,44 @@ def lasted_cells(searches: Sequence[Row]) -> list[str]:
     return [f"{sum(c.lead_after >= 0 for c in choices)} of {len(choices)}" for choices in found]
 
 
-def table_cells(rung: int, later: int) -> list[str]:
-    """Return, for each lead, the share of drawn searches whose recommendation lasted, and the throughput it costs."""
-    cells = []
-    for lead in LEADS:
-        some, lasted, speed = lasting(rung, later, lead)
-        cells.append(f"{lasted:.0%} at {speed:.2f}" if some else "none")
-    return cells
+def tables(searches: Mapping[str, Row]) -> list[str]:
+    """Return the lines of all tables."""
+    heads = " | ".join(f"lead {lead:g}" if lead else "no lead" for lead in LEADS)
+    lines = [f"| retrained search | steps | {heads} |", f"|---|--:|{'--:|' * len(LEADS)}"]
+    lines += [f"| {name} | {rows['steps']:,} | {' | '.join(search_cells(rows))} |" for name, rows in searches.items()]
+    lines.append(f"| leads that lasted | | {' | '.join(lasted_cells(list(searches.values())))} |")
+    bins = " | ".join(f"{low:g} to {high:g}" if high < 1 else f"{low:g} or more" for low, high in BINS)
+    lines += ["", f"| lead of, judged after | {bins} |", f"|---|{'--:|' * len(BINS)}"]
+    lines.append(f"| retrained searches | {' | '.join(bin_cells(leads_of_searches(list(searches.values()))))} |")
+    steps = (30, 90, 270)
+    for rung, later in RUNGS:
+        cells = " | ".join(bin_cells(leads_of_table(rung, later)))
+        lines.append(f"| the table, {steps[rung]} and {steps[later]} steps | {cells} |")
+    lines += [
+        "",
+        "| retrained search | in the search | new seeds, as many steps | longer training |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, rows in searches.items():
+        times = ["unknown" if found is None else f"{found:.2f}×" for found in speedups(rows)]
+        lines.append(f"| {name} | {' | '.join(times)} |")
+    lines += [
+        "",
+        "| retrained search | retrained candidates | recommended | contenders | recommended |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, rows in searches.items():
+        few, *numbers = recommended_after(rows)
+        every, of_few = ("none" if number is None else f"trial {number}" for number in numbers)
+        lines.append(f"| {name} | {len(_models(rows)[0])} | {every} | {len(few)} | {of_few} |")
+    return lines
 
 
 def main() -> int:
-    """Print both tables."""
+    """Print the tables."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    heads = " | ".join(f"lead {lead:g}" if lead else "no lead" for lead in LEADS)
-    searches = retrained_searches()
-    print(f"| retrained search | steps | {heads} |\n|---|--:|{'--:|' * len(LEADS)}")
-    for name, rows in searches.items():
-        print(f"| {name} | {rows['steps']:,} | {' | '.join(search_cells(rows))} |")
-    print(f"| leads that lasted | | {' | '.join(lasted_cells(list(searches.values())))} |")
-    print("\n| retrained search | in the search | new seeds, as many steps | longer training |\n|---|--:|--:|--:|")
-    for name, rows in searches.items():
-        cells = ["unknown" if times is None else f"{times:.2f}×" for times in speedups(rows)]
-        print(f"| {name} | {' | '.join(cells)} |")
-    steps = (30, 90, 270)
-    print(
-        "\n| retrained search | retrained candidates | recommended | contenders | recommended |\n|---|--:|--:|--:|--:|"
-    )
-    for name, rows in searches.items():
-        contenders, every, few = recommended_after(rows)
-        counts = f"{len(_models(rows)[0])} | trial {every} | {len(contenders)} | trial {few}"
-        print(f"| {name} | {counts} |")
-    print(f"\n| chosen after, judged after | {heads} |\n|---|{'--:|' * len(LEADS)}")
-    for rung, later in RUNGS:
-        print(f"| {steps[rung]}, {steps[later]} steps | {' | '.join(table_cells(rung, later))} |")
+    for line in tables(retrained_searches()):
+        print(line)
     return 0
 
 

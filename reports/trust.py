@@ -80,8 +80,8 @@ SEEDS = CheckKind(
     "Retraining with other seeds",
     "retraining",
     f"The recommended candidate was retrained with two seeds or more; it is on the front of the retrained candidates "
-    f"with a probability of {MIN_CHANCE:g} or more, and scores as high as the best baseline with one of "
-    f"{MIN_AS_GOOD:g} or more; retraining did not take back what the search recommended.",
+    f"with a probability of {MIN_CHANCE:g} or more, if the search’s whole front was retrained, and scores as high as "
+    f"the best baseline with one of {MIN_AS_GOOD:g} or more; retraining did not take back what the search recommended.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
 )
 METRICS = CheckKind(
@@ -249,10 +249,14 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         )
         return TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
     interval = "" if found["half_width"] is None else f" ± {found['half_width']:.3f}"
+    untrained = len(retrained["untrained"])
+    of_front = f" and is on the front of the retrained candidates with probability {fixed(found['chance'], 2)}."
+    if untrained:
+        left = plural(untrained, "model of the search’s front was", "models of the search’s front were")
+        of_front = f"; {left} not retrained."
     sentence = (
         f"Retrained for {retrained['steps']} steps with {plural(len(found['scores']), 'seed')}, {name} scores "
-        f"{fixed(found['score'], 3)}{interval} and is on the front of the retrained candidates with probability "
-        f"{fixed(found['chance'], 2)}."
+        f"{fixed(found['score'], 3)}{interval}{of_front}"
     )
     as_good = best.chance_as_good
     if as_good is not None:
@@ -264,7 +268,8 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
     if unused := unused_words(best):
         return TrustCheck(SEEDS, Outcome.WARN, f"{sentence} {unused[:1].upper()}{unused[1:]}.", *more)
-    sure = len(found["scores"]) > 1 and found["chance"] >= MIN_CHANCE and (as_good is None or as_good >= MIN_AS_GOOD)
+    on_front = as_good is not None if untrained else found["chance"] >= MIN_CHANCE  # of few models that says nothing
+    sure = len(found["scores"]) > 1 and on_front and (as_good is None or as_good >= MIN_AS_GOOD)
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
 
 

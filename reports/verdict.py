@@ -266,9 +266,10 @@ def lead_words(found: Recommendation) -> str:
         return ""
     chosen, larger = found.at_equal_score, found.with_lead
     assert chosen is not None
-    baseline = brief(chosen.baseline.name)
+    gain = printed_gain(chosen)
+    lead = f"{gain:.3f}" if gain < LASTING_LEAD else f"a little less than {LASTING_LEAD:g}"
     start = (
-        f"Its lead in score is {printed_gain(chosen):.3f}. When our searches at 64 px were retrained for longer, "
+        f"Its lead in score is {lead}. When our searches at 64 px were retrained for longer, "
         f"leads of {LASTING_LEAD:g} lasted, and smaller ones often did not."
     )
     if larger is None:
@@ -276,10 +277,11 @@ def lead_words(found: Recommendation) -> str:
     model = f"{brief(larger.found.name)} (score {fixed(larger.found.score, 3)})"
     if larger.doubtful:
         return f"{start} Of the candidates that lead by {LASTING_LEAD:g}, {model} was timed as the fastest."
-    return (
-        f"{start} The fastest candidate that leads by {LASTING_LEAD:g} is {model}, with {larger.speedup:.2f} times the "
-        f"throughput of {baseline}."
-    )
+    baseline = brief(chosen.baseline.name)
+    speed = f"{larger.speedup:.2f} times the throughput of {baseline}"
+    if not larger.shows_difference:
+        speed = f"{NO_DIFFERENCE} in throughput from {baseline}"
+    return f"{start} The fastest candidate that leads by {LASTING_LEAD:g} is {model}, with {speed}."
 
 
 def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:

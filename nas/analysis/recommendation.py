@@ -88,6 +88,7 @@ class Recommendation:
     missing: tuple[TrustedModel, ...] = ()
     was_as_good: bool = False
     published: bool = False  # the scores are published values: nothing was trained
+    for_speed: bool = False  # whether `model` was chosen as the fastest that scores as high as the best baseline
     with_lead: BaselineComparison | None = None  # the fastest of those that lead the best baseline by LASTING_LEAD
 
     @property
@@ -103,10 +104,8 @@ class Recommendation:
     @property
     def lead_may_not_last(self) -> bool:
         """Tell whether the model was chosen for its speed and its score, of one short training, leads by little."""
-        chosen = self.at_equal_score
-        if chosen is None or chosen.found.number != self.model.number or self.published or self.retrained:
-            return False
-        return chosen.score_gain < LASTING_LEAD
+        chosen = self.at_equal_score if self.for_speed and not (self.published or self.retrained) else None
+        return chosen is not None and chosen.score_gain < LASTING_LEAD
 
     @property
     def fell_below(self) -> bool:
@@ -169,6 +168,7 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     with_lead = compare(lambda model: (model.score, ratio(model)), lead=LASTING_LEAD)
     at_equal_speed = compare(lambda model: (ratio(model), model.score))
     by_speed = any(objective.name == "throughput" for objective in info.objectives)
+    for_speed = at_equal_score is not None and by_speed
     found = max(candidates, key=lambda model: (model.score, model.ratio))
     if at_equal_score is not None and by_speed:
         found = at_equal_score.found
@@ -181,6 +181,7 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
         basis,
         by_search=found,
         published=published,
+        for_speed=for_speed,
         with_lead=with_lead,
     )
 
@@ -220,8 +221,8 @@ def _compare(
 def contenders(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
     """Return the candidates that may be recommended after longer training, the fastest first.
 
-    `contending` says which. Where no candidate scores as high as the best baseline, or throughput is no objective, it
-    is the recommended one alone.
+    They are `contending` with the best baseline. Where no candidate scores as high, they are those on the front that
+    score less than the highest by at most LASTING_LEAD.
 
     Args:
         evidence: The study, of which the scores of the search decide.
@@ -229,20 +230,22 @@ def contenders(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
     found = _recommend(evidence, evidence.searched, LAST_RUNG)
     if found is None:
         return ()
-    chosen = found.at_equal_score
-    if chosen is None or chosen.found.number != found.model.number:
-        return (found.trial,)
     candidates = [model for model in evidence.searched if not model.trial.baseline]
+    level = max(model.score for model in candidates) - LASTING_LEAD
+    if found.for_speed and found.best_baseline is not None:
+        level = found.best_baseline.score
     points = [(model.score, model.ratio) for model in candidates]
-    return tuple(candidates[i].trial for i in contending(points, chosen.baseline.score))
+    return tuple(candidates[i].trial for i in contending(points, level))
 
 
 def contending(points: Sequence[tuple[float, float]], level: float) -> list[int]:
-    """Return the indices of those on the front that score at least `level`, down to the fastest that leads it.
+    """Return the indices of those on the front that score at least `level`, the fastest first.
+
+    The last one is the fastest that leads by LASTING_LEAD; without such a lead, all of them are returned.
 
     Args:
         points: Score and throughput of each candidate.
-        level: Score of the best baseline, which LASTING_LEAD is added to.
+        level: Score of the best baseline.
     """
     slowest = max((speed for score, speed in points if score >= level + LASTING_LEAD), default=0.0)
     found = [i for i in pareto.front(points) if points[i][0] >= level and points[i][1] >= slowest]

@@ -272,7 +272,7 @@ class Study:
         cache: str | Path | None = None,
         contenders: bool = False,
     ) -> RetrainingSummary:
-        """Train the front and its near misses again with new seeds, and measure them again.
+        """Train the front and its near misses, or the contenders alone, again with new seeds, and measure them again.
 
         `select` answers by these trainings from then on, and with `baselines=True` `best` too. Ctrl-C raises
         KeyboardInterrupt; the same call continues, even in the middle of a training. Trainings run in processes of
@@ -305,7 +305,8 @@ class Study:
             self.run_dir, seeds, train_steps, runners_up, baselines, early_stopped, workers, device, cache=folder,
             contenders=contenders,
         )  # fmt: skip
-        call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps})"
+        which = f"baselines={baselines}" if not contenders else "contenders=True"
+        call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"
         with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
             records, plan = begin_retraining(store, settings, call)
             train_and_measure(store, records, plan, settings, call)

@@ -99,7 +99,6 @@ def parser() -> OneLineParser:
     add = built.add_argument
     add_run(add)
     add("--trial", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
-    add("--trials", dest="trial", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its name until 2026-11-29
     add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
     fuse = "fold BatchNorm into convolutions (default: yes for onnx and torchscript, impossible for the other formats)"

@@ -181,7 +181,7 @@ class HostWatch:
         if now.busy_s is not None and before.busy_s is not None:
             others_s = now.busy_s - before.busy_s - (now.process_s - before.process_s)
             other_cores = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
-        unknown = True if wait_share is None else None
+        unknown = True if wait_share is None and not self.readings else None  # the readings are a GPU's
         return Conditions(self.readings, 0, wait_share, other_cores, unknown)
 
     def energy_j(self) -> float | None:

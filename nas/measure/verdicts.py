@@ -156,7 +156,7 @@ def device_notes(conditions: Conditions, tries: int = 1) -> list[str]:
     if (conditions.other_busy_cores or 0.0) > MAX_BUSY_CORES:
         phrases.append(f"other processes kept {conditions.other_busy_cores:.1f} cores busy")
     if conditions.contention_unknown:
-        phrases.append("this system does not report the wait for a core (schedstat), so that other work is not noticed")
+        phrases.append("this system does not report the wait for a core, so that other work gives no verdict contended")
     if conditions.power_capped:
         phrases.append(f"at the GPU's power cap {conditions.power_capped:.0%} of the time")
     if conditions.unknown:

@@ -18,7 +18,7 @@ PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = f"""examples:
   backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
-  backbone-nas retrain runs/mine --contenders               which candidate stays ahead of the baselines?
+  backbone-nas retrain runs/mine --contenders               which model to choose after longer training?
   backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
   backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
@@ -30,8 +30,10 @@ an interrupted one, even in the middle of a training, and retries failed trainin
 outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
 reports and exports recommend, among candidates that the search had stopped early, too. --contenders decides the same
-with fewer trainings. It retrains the baselines and the contenders: the candidates of the front that score at least as
-high as the best baseline, from the fastest down to the first one that leads by {LASTING_LEAD:g}.
+with fewer trainings, but not which model of at least the baseline's speed scores highest. It retrains the baselines and
+the contenders: the candidates of the front that score at least as high as the best baseline, from the fastest down to
+the first one that leads by {LASTING_LEAD:g}, or to the last one if none does. If no candidate scores as high, they are
+those of the front that score at most {LASTING_LEAD:g} less than the highest.
 """
 
 
@@ -61,7 +63,7 @@ class RetrainSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.contenders and self.runners_up != RETRAINED_RUNNERS_UP:
-            raise ValueError("--runners-up: with --contenders no near misses are retrained; leave one of them out")
+            raise ValueError("runners-up: with contenders no near misses are retrained; leave one of them out")
         device_type(self.device or "auto")
         check_local_workers(self.workers)
 

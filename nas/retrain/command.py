@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +27,7 @@ from nas.analysis.selection import (
     complete_candidates,
     front_candidates,
     front_numbers,
+    measurement,
     nothing_complete,
     promising_stopped,
 )
@@ -114,11 +115,13 @@ def _trials_to_retrain(
     recommended = [] if found is None else [found.by_search.trial]
     early_stopped = promising_stopped(before, settings.early_stopped)
     baselines = [t for t in complete(before) if t.baseline]
-    if settings.contenders:
-        return _contenders(before, early_stopped, baselines, recommended)
-    candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
     others = [again for again in remeasurements if again.name != REMEASUREMENT]
-    newest = complete_candidates(timed_before(study, others, REMEASUREMENT))
+    newest_study = timed_before(study, others, REMEASUREMENT)
+    if settings.contenders:
+        few = _contenders(before, newest_study, early_stopped, baselines)
+        return _with_recommended(few, recommended, {trial.number for trial in few["contenders"]})
+    candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
+    newest = complete_candidates(newest_study)
     newest_front = front_numbers(newest)
     known = {c.trial.number for c in candidates}
     groups: dict[str, Sequence[TrialRecord]] = {
@@ -130,24 +133,29 @@ def _trials_to_retrain(
     if came := [trial for trial in newest if trial.number in newest_front - known]:
         groups["front of newer remeasurements"] = came
         known |= {trial.number for trial in came}
-    if new := [trial for trial in recommended if trial.number not in known]:
-        groups["recommended by newer timings"] = new
-    return groups
+    return _with_recommended(groups, recommended, known)
 
 
 def _contenders(
     before: StudyRecord,
+    newest: StudyRecord,
     early_stopped: Sequence[TrialRecord],
     baselines: Sequence[TrialRecord],
-    recommended: Sequence[TrialRecord],
 ) -> dict[str, Sequence[TrialRecord]]:
+    """Return the groups of a retraining of the contenders alone, by the timings from before it and by newer ones."""
     if not baselines:
         raise SelectionError("--contenders: no baseline was trained to the last rung, so that there is nothing to beat")
-    trials = contenders(gather_evidence(before))
+    trials = {trial.number: trial for timed in (newest, before) for trial in contenders(gather_evidence(timed))}
     if not trials:
         raise nothing_complete(before)
-    groups = {"contenders": trials, "early-stopped": early_stopped, "baselines": baselines}
-    known = {trial.number for trial in trials}
+    ordered = sorted(trials.values(), key=lambda trial: -measurement(trial).ratio)
+    return {"contenders": ordered, "early-stopped": early_stopped, "baselines": baselines}
+
+
+def _with_recommended(
+    groups: dict[str, Sequence[TrialRecord]], recommended: Sequence[TrialRecord], known: Collection[int]
+) -> dict[str, Sequence[TrialRecord]]:
+    """Add the recommended model where it is not known to be among the groups."""
     if new := [trial for trial in recommended if trial.number not in known]:
         groups["recommended by newer timings"] = new
     return groups
@@ -217,6 +225,9 @@ def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSetting
     summary = retraining_summary(store, study, steps)
     evidence = gather_evidence(study, store.retrainings(), store.remeasurements())
     recommendation = recommended_words(evidence)
+    if evidence.retraining is not None and evidence.retraining.steps != steps:
+        used = f"{evidence.retraining.steps:,} steps are used for it, which more models have, not those of {steps:,}"
+        recommendation += f"; of the retrainings, those of {used}" if recommendation else ""
     if settings.json:
         plain = retraining_json(study, summary or nothing_retrained(study, steps)) | {"recommendation": recommendation}
         write_line(json.dumps(plain, indent=2))

@@ -99,7 +99,8 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     assert commands == ["backbone-nas retrain RUN --contenders", *remedies]
     assert recommended(study.info, summary).count("†") == 2 * len(remedies)
     assert doubts_of_a_near_tie(0.6) == (
-        "It was trained once, for 540 steps. Train it and the candidates that may overtake it longer, with other seeds:"
+        "It was trained once, for 540 steps. Train the candidates that may be recommended then, and the baselines, "
+        "longer, with other seeds:"
     )
     assert "scores 0.010 higher than eradio_femto. Two trainings of one model differ by up to 0.02" in (
         doubts_of_a_near_tie(0.51)

@@ -20,7 +20,6 @@ from backbones import WeightsError
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads, save_heads
 from nas.export.__main__ import main
-from nas.export.arguments import parse
 from nas.study.records import StudyRecord
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.analysis.builders import new_store
@@ -131,12 +130,6 @@ def test_names_of_folders_do_not_end_the_string(made: Made, tmp_path: Path) -> N
     source = (tmp_path / name / "README.md").read_text().split("```python\n")[1].split("\n```")[0]
     words = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
     assert f"local-dir:{name}" in words
-
-
-def test_the_former_name_of_the_flag_still_works(tmp_path: Path) -> None:
-    named = [parse([str(tmp_path), flag, "7", *TIMM]).trial for flag in ("--trial", "--trials")]
-    assert named == ["7", "7"]
-    assert parse([str(tmp_path), *TIMM]).trial == "best"
 
 
 def test_a_trial_that_says_another_architectures_id_is_refused(

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from nas.measure import Measured, MeasurementError, Setting, measure_pair
-from nas.measure.conditions import Conditions, HostWatch, thread_waited_s
+from nas.measure.conditions import UNREADABLE, Conditions, HostWatch, thread_waited_s
 from nas.measure.pair import MAX_TRIES, PAUSE_S, watch_for
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
@@ -203,6 +203,9 @@ def test_a_system_that_reports_no_wait_for_a_core_gets_a_note(tmp_path):
     assert found.conditions["contention_unknown"] is True
     (note,) = found.notes
     assert "does not report the wait for a core" in note
+    on_gpu = HostWatch(tmp_path / "none", readings=(UNREADABLE,))
+    on_gpu.begin()
+    assert on_gpu.end().contention_unknown is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")

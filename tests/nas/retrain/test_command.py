@@ -18,13 +18,14 @@ from nas.analysis.selection import SelectionError
 from nas.backend.pool import TrainingJob
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
-from nas.retrain.command import begin_retraining
+from nas.retrain.command import _show, begin_retraining
 from nas.retrain.retraining_plan import plan_retraining
 from nas.search.config_file import FILE_NAME
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import Retraining, StudyRecord, TrialState
 from tests.nas.analysis.builders import (
+    OVERTURNED,
     REFERENCE,
     SEARCHED,
     failed,
@@ -272,8 +273,8 @@ def test_contenders_are_those_of_the_front_that_may_stay_ahead_and_the_baselines
     numbers, announced = plan_of(tmp_path / "run", capsys, contenders=True)
     assert numbers == [1, 2, 5, 0]
     assert "contenders 3, early-stopped 0, baselines 1" in announced
-    new_store(tmp_path / "below", small_study({0: (0.7, 1.0), 1: (0.5, 2.0), 2: (0.6, 1.0)}))
-    assert plan_of(tmp_path / "below", capsys, contenders=True)[0] == [2, 0], "none scores as high as the baseline"
+    new_store(tmp_path / "below", small_study({0: (0.7, 1.0), 1: (0.5, 2.0), 2: (0.6, 1.0), 3: (0.57, 1.5)}))
+    assert plan_of(tmp_path / "below", capsys, contenders=True)[0] == [3, 2, 0], "none scores as high as the baseline"
     alone = small_study(POINTS)
     lost = replace(alone.trials[0], state=TrialState.FAILED, rungs=(), measurement=None)
     new_store(tmp_path / "alone", replace(alone, trials=(lost, *alone.trials[1:])))
@@ -281,8 +282,32 @@ def test_contenders_are_those_of_the_front_that_may_stay_ahead_and_the_baselines
         plan_of(tmp_path / "alone", capsys, contenders=True)
 
 
+def test_newer_timings_add_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trial 4 was slow in the search; its later timing puts it on the front."""
+    store = new_store(tmp_path / "run", small_study(SEARCHED | {4: (0.55, 1.2)}))
+    assert plan_of(tmp_path / "run", capsys, contenders=True)[0] == [1, 2, 3, 0]
+    store.save_remeasurement(remeasured_for_retraining({1: 5.94}))
+    store.save_remeasurement(replace(remeasured({4: 4.5}, name="quiet"), created="2026-01-02"))
+    assert plan_of(tmp_path / "run", capsys, contenders=True)[0] == [1, 4, 2, 3, 0]
+
+
+def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = new_store(tmp_path / "run", small_study(SEARCHED))
+    for number, (first, second) in OVERTURNED.items():
+        for training in retrained(number, {1: first, 2: second}):
+            store.save_retraining(training)
+    for number in (0, 1, 2):
+        store.save_retraining(*retrained(number, {1: 0.7}, steps=900))
+    settings = RetrainSettings(tmp_path / "run", train_steps=900, contenders=True)
+    study = store.read_all()[0]
+    _show(store, study, 900, settings)
+    assert "those of 90 steps are used for it, which more models have, not those of 900" in capsys.readouterr().out
+
+
 def test_contenders_have_no_near_misses() -> None:
-    with pytest.raises(ValueError, match="--runners-up"):
+    with pytest.raises(ValueError, match="runners-up"):
         RetrainSettings(Path("run"), runners_up=2, contenders=True)
 
 
