@@ -83,8 +83,8 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
     found = summary.recommendation
-    speed = " ".join(filter(None, (_speed_sentence(info, summary), lead_words(found))))
-    compared = speed, _score_sentence(info, summary), front
+    sentences = _speed_sentence(info, summary), lead_words(found), _score_sentence(info, summary), front
+    compared = tuple(filter(None, sentences))
     if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
         return compared
     return _highest_sentence(info, found), *compared
@@ -269,8 +269,8 @@ def lead_words(found: Recommendation) -> str:
     gain = printed_gain(chosen)
     lead = f"{gain:.3f}" if gain < LASTING_LEAD else f"a little less than {LASTING_LEAD:g}"
     start = (
-        f"Its lead in score is {lead}. When our searches at 64 px were retrained for longer, "
-        f"leads of {LASTING_LEAD:g} lasted, and smaller ones often did not."
+        f"The lead of {brief(chosen.found.name)} in score is {lead}. When our searches at 64 px were retrained for "
+        f"longer, leads of {LASTING_LEAD:g} lasted, and smaller ones often did not."
     )
     if larger is None:
         return f"{start} No candidate leads by {LASTING_LEAD:g}."

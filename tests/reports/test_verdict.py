@@ -235,7 +235,7 @@ def test_a_small_lead_names_the_fastest_candidate_of_a_lead_that_lasted(larger, 
         ),
     )
     said = " ".join(headline(study.info, summarize(study), "RUN"))
-    assert "Its lead in score is 0.010." in said
+    assert "The lead of trial 3 in score is 0.010." in said
     assert shown in said
     evidence = after_retraining(study, {0: 0.6, 1: 0.5, 2: 0.4, 3: 0.61, 4: larger})
     assert "lead" not in " ".join(headline(study.info, summarize(evidence.study, evidence), "RUN"))
