@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nas.analysis.recommendation import contending
+from nas.analysis.recommendation import shortlisted
 from nas.replay.hybrid_rows import hybrid_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,10 +84,10 @@ def choose(rows: Row, lead: float) -> Choice | None:
 
 
 def recommended_after(rows: Row) -> tuple[list[int], int | None, int | None]:
-    """Return the contenders, and whom the retrained scores recommend: of all that were retrained, of the contenders."""
+    """Return the shortlist, and whom the retrained scores recommend: of all that were retrained, of the shortlist."""
     candidates, baselines = _models(rows)
     level = max(float(c["score_of_study"]) for c in baselines)
-    some = [candidates[i] for i in contending([(c["score_of_study"], _ratio(c)) for c in candidates], level)]
+    some = [candidates[i] for i in shortlisted([(c["score_of_study"], _ratio(c)) for c in candidates], level)]
     after = max(float(c["score"]) for c in baselines)
     found = [max((c for c in which if c["score"] >= after), key=_ratio, default=None) for which in (candidates, some)]
     every, few = (None if c is None else int(c["trial"]) for c in found)
@@ -180,7 +180,7 @@ def tables(searches: Mapping[str, Row]) -> list[str]:
         lines.append(f"| {name} | {' | '.join(times)} |")
     lines += [
         "",
-        "| retrained search | retrained candidates | recommended | contenders | recommended |",
+        "| retrained search | retrained candidates | recommended | shortlist | recommended |",
         "|---|--:|--:|--:|--:|",
     ]
     for name, rows in searches.items():

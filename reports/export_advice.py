@@ -45,7 +45,7 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         what = "the candidates that may be recommended then, and the baselines," if summary.baselines else "the front"
         longer = f" Train {what} longer, with other seeds:" if retrain else ""
         once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
-        command = retrain and retrain.replace(" --baselines", " --contenders")
+        command = retrain and retrain.replace(" --baselines", " --shortlist")
         if why := unused_words(found):
             once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
         settled_by.append((once, command))

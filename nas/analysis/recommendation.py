@@ -218,11 +218,11 @@ def _compare(
     )
 
 
-def contenders(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
+def shortlist(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
     """Return the candidates that may be recommended after longer training, the fastest first.
 
-    They are `contending` with the best baseline. Where no candidate scores as high, they are those on the front that
-    score less than the highest by at most LASTING_LEAD.
+    They are `shortlisted` for the score of the best baseline. Where no candidate scores as high, they are those on the
+    front that score less than the highest by at most LASTING_LEAD.
 
     Args:
         evidence: The study, of which the scores of the search decide.
@@ -235,10 +235,10 @@ def contenders(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
     if found.for_speed and found.best_baseline is not None:
         level = found.best_baseline.score
     points = [(model.score, model.ratio) for model in candidates]
-    return tuple(candidates[i].trial for i in contending(points, level))
+    return tuple(candidates[i].trial for i in shortlisted(points, level))
 
 
-def contending(points: Sequence[tuple[float, float]], level: float) -> list[int]:
+def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int]:
     """Return the indices of those on the front that score at least `level`, the fastest first.
 
     The last one is the fastest that leads by LASTING_LEAD; without such a lead, all of them are returned.

@@ -270,9 +270,9 @@ class Study:
         workers: int | None = None,
         device: str | None = None,
         cache: str | Path | None = None,
-        contenders: bool = False,
+        shortlist: bool = False,
     ) -> RetrainingSummary:
-        """Train the front and its near misses, or the contenders alone, again with new seeds, and measure them again.
+        """Train the front and its near misses, or the shortlist alone, again with new seeds, and measure them again.
 
         `select` answers by these trainings from then on, and with `baselines=True` `best` too. Ctrl-C raises
         KeyboardInterrupt; the same call continues, even in the middle of a training. Trainings run in processes of
@@ -287,7 +287,7 @@ class Study:
             workers: Trainings at a time; None for one per CPU or GPU.
             device: "auto", "cpu" or "cuda"; None for the study's.
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
-            contenders: Retrain only the candidates that `best` may name after longer training, and the baselines.
+            shortlist: Retrain only the candidates that `best` may name after longer training, and the baselines.
 
         Returns:
             The mean score of each model over its seeds, and its chance to be on the front, after these steps.
@@ -303,9 +303,9 @@ class Study:
         folder = None if cache is None else str(cache)
         settings = RetrainSettings(
             self.run_dir, seeds, train_steps, runners_up, baselines, early_stopped, workers, device, cache=folder,
-            contenders=contenders,
+            shortlist=shortlist,
         )  # fmt: skip
-        which = f"baselines={baselines}" if not contenders else "contenders=True"
+        which = f"baselines={baselines}" if not shortlist else "shortlist=True"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"
         with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
             records, plan = begin_retraining(store, settings, call)

@@ -18,7 +18,7 @@ PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = f"""examples:
   backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
-  backbone-nas retrain runs/mine --contenders               which model to choose after longer training?
+  backbone-nas retrain runs/mine --shortlist                which model to choose after longer training?
   backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
   backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
@@ -29,9 +29,9 @@ given the noise of seeds and measurements. Trainings and measurements are saved 
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
-reports and exports recommend, among candidates that the search had stopped early, too. --contenders decides the same
+reports and exports recommend, among candidates that the search had stopped early, too. --shortlist decides the same
 with fewer trainings, but not which model of at least the baseline's speed scores highest. It retrains the baselines and
-the contenders: the candidates of the front that score at least as high as the best baseline, from the fastest down to
+the shortlist: the candidates of the front that score at least as high as the best baseline, from the fastest down to
 the first one that leads by {LASTING_LEAD:g}, or to the last one if none does. If no candidate scores as high, they are
 those of the front that score at most {LASTING_LEAD:g} less than the highest.
 """
@@ -58,12 +58,12 @@ class RetrainSettings:
     measure_seconds: MeasureSeconds | None = None  # None: of earlier timings, else MEASURE_SECONDS
     plot: Path | None = None
     json: bool = False
-    contenders: bool = False  # and the baselines, in place of the front and its near misses
+    shortlist: bool = False  # and the baselines, in place of the front and its near misses
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.contenders and self.runners_up != RETRAINED_RUNNERS_UP:
-            raise ValueError("runners-up: with contenders no near misses are retrained; leave one of them out")
+        if self.shortlist and self.runners_up != RETRAINED_RUNNERS_UP:
+            raise ValueError("runners-up: with a shortlist no near misses are retrained; leave one of them out")
         device_type(self.device or "auto")
         check_local_workers(self.workers)
 
@@ -94,7 +94,7 @@ def parser() -> OneLineParser:
     )
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
     add(
-        "--contenders",
+        "--shortlist",
         action="store_true",
         help="retrain only the candidates that may be recommended after longer training, and baselines (default: no)",
     )

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence, timed_before
-from nas.analysis.recommendation import contenders, recommend, recommended_words
+from nas.analysis.recommendation import recommend, recommended_words, shortlist
 from nas.analysis.retraining import (
     REMEASUREMENT,
     RetrainingSummary,
@@ -117,9 +117,9 @@ def _trials_to_retrain(
     baselines = [t for t in complete(before) if t.baseline]
     others = [again for again in remeasurements if again.name != REMEASUREMENT]
     newest_study = timed_before(study, others, REMEASUREMENT)
-    if settings.contenders:
-        few = _contenders(before, newest_study, early_stopped, baselines)
-        return _with_recommended(few, recommended, {trial.number for trial in few["contenders"]})
+    if settings.shortlist:
+        few = _shortlist(before, newest_study, early_stopped, baselines)
+        return _with_recommended(few, recommended, {trial.number for trial in few["shortlist"]})
     candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
     newest = complete_candidates(newest_study)
     newest_front = front_numbers(newest)
@@ -136,20 +136,20 @@ def _trials_to_retrain(
     return _with_recommended(groups, recommended, known)
 
 
-def _contenders(
+def _shortlist(
     before: StudyRecord,
     newest: StudyRecord,
     early_stopped: Sequence[TrialRecord],
     baselines: Sequence[TrialRecord],
 ) -> dict[str, Sequence[TrialRecord]]:
-    """Return the groups of a retraining of the contenders alone, by the timings from before it and by newer ones."""
+    """Return the groups of a retraining of the shortlist alone, by the timings from before it and by newer ones."""
     if not baselines:
-        raise SelectionError("--contenders: no baseline was trained to the last rung, so that there is nothing to beat")
-    trials = {trial.number: trial for timed in (newest, before) for trial in contenders(gather_evidence(timed))}
+        raise SelectionError("--shortlist: no baseline was trained to the last rung, so that there is nothing to beat")
+    trials = {trial.number: trial for timed in (newest, before) for trial in shortlist(gather_evidence(timed))}
     if not trials:
         raise nothing_complete(before)
     ordered = sorted(trials.values(), key=lambda trial: -measurement(trial).ratio)
-    return {"contenders": ordered, "early-stopped": early_stopped, "baselines": baselines}
+    return {"shortlist": ordered, "early-stopped": early_stopped, "baselines": baselines}
 
 
 def _with_recommended(

@@ -170,7 +170,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
     if summary.recommendation is None:
         return
     run = str(run_dir)
-    deciding = {command_line("retrain", [run, "--contenders"]): "which model to choose after longer training?"}
+    deciding = {command_line("retrain", [run, "--shortlist"]): "which model to choose after longer training?"}
     baselines = ["--baselines"] if summary.baselines else []
     retraining = (deciding if baselines else {}) | {
         command_line("retrain", [run, *baselines]): "does the front hold after longer training, with new seeds?"

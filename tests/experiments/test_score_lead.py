@@ -37,10 +37,10 @@ def test_the_leads_that_the_program_trusts_lasted_in_every_retrained_search() ->
     assert bin_cells(leads_of_searches(searches))[0].startswith("0 of")
 
 
-def test_the_pages_count_the_contenders_of_the_searches_that_were_retrained_in_full() -> None:
+def test_the_pages_count_the_shortlists_of_the_searches_that_were_retrained_in_full() -> None:
     found = [recommended_after(rows) for rows in retrained_searches().values()]
     assert all(every == few for _, every, few in found)
-    counts = [len(contenders) for contenders, *_ in found]
+    counts = [len(shortlist) for shortlist, *_ in found]
     how_to = " ".join((ROOT / "docs/how-to/retrain_and_select.md").read_text().split())
     (low, high) = re.findall(
         r"\[(\d) to (\d) of \d+ to \d+ candidates\]\(../results/index.md#which-lead-lasts\)", how_to

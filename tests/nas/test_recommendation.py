@@ -151,7 +151,7 @@ def test_the_end_of_a_search_names_retrain_where_it_takes_the_study(
     _show_result(tmp_path / "run", Console(file=text, width=1000))
     following = text.getvalue().partition("next:")[2]
     assert ("backbone-nas retrain" in following) is named
-    assert (f"backbone-nas retrain {tmp_path / 'run'} --contenders " in following) is named
+    assert (f"backbone-nas retrain {tmp_path / 'run'} --shortlist " in following) is named
     assert "backbone-nas export" in following
 
 

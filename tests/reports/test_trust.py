@@ -225,7 +225,7 @@ def test_a_recommendation_passes_only_where_retrained_scores_compare_it_with_the
     assert "the baseline eradio_femto has none" in alone.sentence
 
 
-def test_contenders_alone_are_judged_by_their_scores_and_the_front_is_unknown():
+def test_a_shortlist_alone_is_judged_by_its_scores_and_the_front_is_unknown():
     """Where one model is on the front of those that were retrained, that is no news."""
     found = seed_check({0: (0.3, 0.31), 1: (0.5, 0.51)}, slower=0.6)
     assert found.outcome is Outcome.PASS

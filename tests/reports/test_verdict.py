@@ -96,7 +96,7 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     summary = summarize(study)
     commands = [command for _, command in before_export(study.info, summary, "RUN")]
     remedies = ["backbone-nas remeasure RUN"] * (verdict != "ok")
-    assert commands == ["backbone-nas retrain RUN --contenders", *remedies]
+    assert commands == ["backbone-nas retrain RUN --shortlist", *remedies]
     assert recommended(study.info, summary).count("†") == 2 * len(remedies)
     assert doubts_of_a_near_tie(0.6) == (
         "It was trained once, for 540 steps. Train the candidates that may be recommended then, and the baselines, "

@@ -247,9 +247,9 @@ def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
     assert [job.config.seed for job in plan.remaining([])] == list(plan.seeds)
 
 
-def plan_of(run: Path, capsys: pytest.CaptureFixture[str], contenders: bool = False) -> tuple[list[int], str]:
+def plan_of(run: Path, capsys: pytest.CaptureFixture[str], shortlist: bool = False) -> tuple[list[int], str]:
     """Return the numbers of the trials that the command retrains, and what it announces."""
-    settings = RetrainSettings(run, contenders=True) if contenders else RetrainSettings(run, runners_up=0)
+    settings = RetrainSettings(run, shortlist=True) if shortlist else RetrainSettings(run, runners_up=0)
     _, plan = begin_retraining(Store.open(run), settings, "test")
     return [trial.number for trial in plan.trials], capsys.readouterr().err
 
@@ -264,31 +264,31 @@ def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: py
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
 
 
-def test_contenders_are_those_of_the_front_that_may_stay_ahead_and_the_baselines(
+def test_the_shortlist_has_those_of_the_front_that_may_stay_ahead_and_the_baselines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Trial 4 scores less than the baseline, 6 is behind 2, and 3 is slower than 5, which leads by 0.04."""
     points = SEARCHED | {3: (0.601, 1.7), 5: (0.58, 2.0), 6: (0.55, 3.0)}
     new_store(tmp_path / "run", small_study(points))
-    numbers, announced = plan_of(tmp_path / "run", capsys, contenders=True)
+    numbers, announced = plan_of(tmp_path / "run", capsys, shortlist=True)
     assert numbers == [1, 2, 5, 0]
-    assert "contenders 3, early-stopped 0, baselines 1" in announced
+    assert "shortlist 3, early-stopped 0, baselines 1" in announced
     new_store(tmp_path / "below", small_study({0: (0.7, 1.0), 1: (0.5, 2.0), 2: (0.6, 1.0), 3: (0.57, 1.5)}))
-    assert plan_of(tmp_path / "below", capsys, contenders=True)[0] == [3, 2, 0], "none scores as high as the baseline"
+    assert plan_of(tmp_path / "below", capsys, shortlist=True)[0] == [3, 2, 0], "none scores as high as the baseline"
     alone = small_study(POINTS)
     lost = replace(alone.trials[0], state=TrialState.FAILED, rungs=(), measurement=None)
     new_store(tmp_path / "alone", replace(alone, trials=(lost, *alone.trials[1:])))
     with pytest.raises(SelectionError, match="no baseline"):
-        plan_of(tmp_path / "alone", capsys, contenders=True)
+        plan_of(tmp_path / "alone", capsys, shortlist=True)
 
 
-def test_newer_timings_add_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_newer_timings_add_to_the_shortlist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trial 4 was slow in the search; its later timing puts it on the front."""
     store = new_store(tmp_path / "run", small_study(SEARCHED | {4: (0.55, 1.2)}))
-    assert plan_of(tmp_path / "run", capsys, contenders=True)[0] == [1, 2, 3, 0]
+    assert plan_of(tmp_path / "run", capsys, shortlist=True)[0] == [1, 2, 3, 0]
     store.save_remeasurement(remeasured_for_retraining({1: 5.94}))
     store.save_remeasurement(replace(remeasured({4: 4.5}, name="quiet"), created="2026-01-02"))
-    assert plan_of(tmp_path / "run", capsys, contenders=True)[0] == [1, 4, 2, 3, 0]
+    assert plan_of(tmp_path / "run", capsys, shortlist=True)[0] == [1, 4, 2, 3, 0]
 
 
 def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_so(
@@ -300,15 +300,15 @@ def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_s
             store.save_retraining(training)
     for number in (0, 1, 2):
         store.save_retraining(*retrained(number, {1: 0.7}, steps=900))
-    settings = RetrainSettings(tmp_path / "run", train_steps=900, contenders=True)
+    settings = RetrainSettings(tmp_path / "run", train_steps=900, shortlist=True)
     study = store.read_all()[0]
     _show(store, study, 900, settings)
     assert "those of 90 steps are used for it, which more models have, not those of 900" in capsys.readouterr().out
 
 
-def test_contenders_have_no_near_misses() -> None:
+def test_the_shortlist_has_no_near_misses() -> None:
     with pytest.raises(ValueError, match="runners-up"):
-        RetrainSettings(Path("run"), runners_up=2, contenders=True)
+        RetrainSettings(Path("run"), runners_up=2, shortlist=True)
 
 
 def test_the_front_of_a_later_remeasurement_is_retrained_too(
