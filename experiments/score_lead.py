@@ -32,7 +32,6 @@ RESULTS = Path(__file__).parent / "results"
 RETRAINED = {
     "`laptop`, CIFAR-10, seed 0": ("cifar10_searches.json", "0"),
     "`laptop`, CIFAR-10, seed 1": ("cifar10_searches.json", "1"),
-    "`laptop`, CIFAR-10, seed 2": ("cifar10_searches.json", "2"),
     "`laptop`, sample report": ("retrained_sample.json", None),
     "`laptop`, sample report until 2026-11-28": ("retrained_sample_b.json", None),
     "`micro`, 202 candidates": ("retrained_study.json", None),

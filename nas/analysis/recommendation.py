@@ -13,7 +13,7 @@ from functools import partial
 
 from scipy.special import stdtr
 
-from nas.analysis import BEST, LASTING_LEAD
+from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.noise import SeedScatter
 from nas.analysis.selection import find_by_name, nothing_complete
@@ -231,7 +231,7 @@ def shortlist(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
     if found is None:
         return ()
     candidates = [model for model in evidence.searched if not model.trial.baseline]
-    level = max(model.score for model in candidates) - LASTING_LEAD
+    level = max(model.score for model in candidates) - LASTING_LEAD + SMALL_SHORTFALL
     if found.for_speed and found.best_baseline is not None:
         level = found.best_baseline.score
     points = [(model.score, model.ratio) for model in candidates]
@@ -239,7 +239,7 @@ def shortlist(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
 
 
 def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int]:
-    """Return the indices of those on the front that score at least `level`, the fastest first.
+    """Return the indices of those on the front that score `level` or at most SMALL_SHORTFALL less, the fastest first.
 
     The last one is the fastest that leads by LASTING_LEAD; without such a lead, all of them are returned.
 
@@ -248,7 +248,7 @@ def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int
         level: Score of the best baseline.
     """
     slowest = max((speed for score, speed in points if score >= level + LASTING_LEAD), default=0.0)
-    found = [i for i in pareto.front(points) if points[i][0] >= level and points[i][1] >= slowest]
+    found = [i for i in pareto.front(points) if points[i][0] >= level - SMALL_SHORTFALL and points[i][1] >= slowest]
     return sorted(found, key=lambda i: -points[i][1])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from nas.analysis import LASTING_LEAD, RETRAINED_RUNNERS_UP, RETRAINED_SEEDS
+from nas.analysis import LASTING_LEAD, RETRAINED_RUNNERS_UP, RETRAINED_SEEDS, SMALL_SHORTFALL
 from nas.cli import PROGRAM, OneLineParser, check_local_workers
 from nas.flags import add_flag, add_run, add_training_flags
 from nas.measure.devices import device_type
@@ -31,9 +31,9 @@ outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another 
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
 reports and exports recommend, among candidates that the search had stopped early, too. --shortlist decides the same
 with fewer trainings, but not which model of at least the baseline's speed scores highest. It retrains the baselines and
-the shortlist: the candidates of the front that score at least as high as the best baseline, from the fastest down to
-the first one that leads by {LASTING_LEAD:g}, or to the last one if none does. If no candidate scores as high, they are
-those of the front that score at most {LASTING_LEAD:g} less than the highest.
+the shortlist: the candidates of the front that score as high as the best baseline or at most {SMALL_SHORTFALL:g} less,
+from the fastest down to the first one that leads by {LASTING_LEAD:g}, or to the last one if none does. If no candidate
+scores as high, they are those of the front that score at most {LASTING_LEAD:g} less than the highest.
 """
 
 
