@@ -9,9 +9,8 @@ BEST = "best"
 # Lead in score over the best baseline. Candidates that led by as much after the few steps of a search led after longer
 # training too, in all retrained searches; smaller leads often did not last: docs/results/index.md, "Which lead lasts?".
 LASTING_LEAD = 0.04
-SMALL_SHORTFALL = (
-    0.01  # in score below the best baseline, which longer training sometimes makes up for; larger ones never
-)
+# Of the candidates below the best baseline, only some of those within this difference led it after longer training.
+SMALL_SHORTFALL = 0.01
 # What ``backbone-nas retrain`` does without options; here, because the report says what that costs.
 RETRAINED_SEEDS = 3
 RETRAINED_TIMES_LONGER = 3  # steps, in those of the study's last rung

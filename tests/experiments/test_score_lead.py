@@ -17,10 +17,11 @@ from experiments.score_lead import (
     speedups,
     tables,
 )
-from nas.analysis import LASTING_LEAD
+from nas.analysis import LASTING_LEAD, SMALL_SHORTFALL
 
 ROOT = Path(__file__).parents[2]
 INDEX = (ROOT / "docs/results/index.md").read_text()
+WORDS = " ".join(INDEX.split())
 
 
 def test_the_page_has_every_table_of_the_command() -> None:
@@ -35,6 +36,17 @@ def test_the_leads_that_the_program_trusts_lasted_in_every_retrained_search() ->
     assert min(after) >= 0
     assert f"{len(after)} of {len(after)} |" in INDEX
     assert bin_cells(leads_of_searches(searches))[0].startswith("0 of")
+
+
+def test_only_candidates_just_below_the_best_baseline_made_up_for_it() -> None:
+    found = leads_of_searches(list(retrained_searches().values()))
+    near = [later >= 0 for lead, later in found if -SMALL_SHORTFALL <= lead < 0]
+    far = [later >= 0 for lead, later in found if lead < -SMALL_SHORTFALL]
+    assert (sum(near), len(near), sum(far)) == (1, 4, 0)
+    assert (
+        f"of {len(near)} candidates that scored at most {SMALL_SHORTFALL} less than the best baseline, one led" in WORDS
+    )
+    assert f"of {len(far)} that scored still less, none did" in WORDS
 
 
 def test_the_pages_count_the_shortlists_of_the_searches_that_were_retrained_in_full() -> None:
