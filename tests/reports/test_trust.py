@@ -172,6 +172,8 @@ def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds,
     number = summarize(study).recommendation.trial.number
     assert check(study, SEEDS, results(number, chance, seeds)).outcome is outcome
     assert check(study, SEEDS, results(number + 1, 0.9)).outcome is Outcome.WARN
+    part = results(number, 0.9) | {"untrained": [7]}
+    assert check(study, SEEDS, part).outcome is Outcome.WARN, "on the front of some models, compared with no baseline"
 
 
 @pytest.mark.parametrize(("gain", "outcome"), [(0.02, Outcome.PASS), (0.0005, Outcome.WARN)])
