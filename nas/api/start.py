@@ -41,8 +41,7 @@ def search(
 
     Args:
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
-            equals its default counts as not given: the recipe, the space or the device then chooses it, so that
-            `SearchConfig(budget=200)` keeps a recipe's budget, and `measure_batch_size=16` becomes 128 on CUDA.
+            equals its default counts as not given: a recipe, the space or the device may choose another value.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
         recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
             from their defaults, and the arguments, override.
@@ -50,10 +49,8 @@ def search(
         resume: Continue the study in `run_dir`, or help a search that works on it. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
         workers: Trials at a time; None for one per CPU or GPU, on a cluster for as many as its nodes take.
-        cache: Folder of images and teacher outputs; None for that of the study to resume, else the environment
-            variable BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas.
-        teacher_weights: safetensors files with the weights of timm teachers, by teacher; others are those
-            of the study to resume, or are downloaded.
+        cache: Folder of images and teacher outputs; None: that to resume, $BACKBONE_NAS_CACHE or ~/.cache/backbone-nas.
+        teacher_weights: safetensors files of timm teachers by name; others are those to resume, or are downloaded.
         storage: URL of a PostgreSQL database, on which several machines can work; None for RUN/study.db.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds for the measurement of a candidate and for each rung, after which the trial is killed
