@@ -64,6 +64,7 @@ def test_the_front_of_all_searches_has_models_of_each() -> None:
     assert f"all three together has a hypervolume of {volume:.2f}." in FINDINGS
     shares = {f"{100 * s['hypervolume']['200'] / volume:.0f}" for s in SAVED["searches"]}
     assert shares == {"97", "98", "99"}
+    assert f"each search found {min(shares)} to {max(shares)} % of it" in INDEX
 
 
 def test_what_the_pages_say_of_the_longer_training_is_what_the_command_prints(
