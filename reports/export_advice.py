@@ -16,13 +16,19 @@ from reports.summary import StudySummary
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
 
 
-def retrain_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
+def retrain_command(info: StudyInfo, summary: StudySummary, run: str, which: str = "--baselines") -> str | None:
     """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
     It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
     baselines, if there are any, retrained scores could not decide what is recommended.
+
+    Args:
+        info: description of the study.
+        summary: numbers of the study.
+        run: folder of the study.
+        which: the option that retrains baselines; --shortlist retrains few candidates with them.
     """
-    flag = " --baselines" if summary.baselines else ""
+    flag = f" {which}" if summary.baselines else ""
     return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
 
 
@@ -45,7 +51,7 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         what = "the candidates that may be recommended then, and the baselines," if summary.baselines else "the front"
         longer = f" Train {what} longer, with other seeds:" if retrain else ""
         once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
-        command = retrain and retrain.replace(" --baselines", " --shortlist")
+        command = retrain_command(info, summary, run, "--shortlist")
         if why := unused_words(found):
             once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
         settled_by.append((once, command))
