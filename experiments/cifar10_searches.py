@@ -52,7 +52,7 @@ def commands(runs: Path) -> list[str]:
     searches = [f"backbone-nas search {images} --seed {seed} --run {runs}/s{seed}" for seed in SEEDS]
     longer = f"--baselines --train-steps {TRAIN_STEPS}"
     again = [
-        f"backbone-nas retrain {runs}/s{seed} {longer} --seeds {count} --runners-up {near}"
+        f"backbone-nas retrain {runs}/s{seed} {longer} --seeds {count} --near-misses {near}"
         for seed, (count, near) in RETRAINED.items()
     ]
     return [*searches, *again]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nas.analysis import RETRAINED_RUNNERS_UP, RETRAINED_SEEDS, RETRAINED_TIMES_LONGER
+from nas.analysis import RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, RETRAINED_TIMES_LONGER
 from nas.numbers import plural
 from nas.study.records import StudyInfo
 from reports.formatting import duration
@@ -30,8 +30,8 @@ def more_finished_models(info: StudyInfo, summary: StudySummary, missing: int) -
 def retraining_price(info: StudyInfo, summary: StudySummary) -> str:
     """Say what ``backbone-nas retrain`` trains with the baselines, if any, and the time that the whole of it takes."""
     models, steps = len(summary.front), RETRAINED_TIMES_LONGER * info.rung_steps[-1]
-    trainings = RETRAINED_SEEDS * (models + RETRAINED_RUNNERS_UP + len(summary.baselines))
-    front, near = f"the {plural(models, 'model')} of the front", f"up to {RETRAINED_RUNNERS_UP} near misses"
+    trainings = RETRAINED_SEEDS * (models + RETRAINED_NEAR_MISSES + len(summary.baselines))
+    front, near = f"the {plural(models, 'model')} of the front", f"up to {RETRAINED_NEAR_MISSES} near misses"
     trained = f"{front} and {near}"
     if summary.baselines:
         trained = f"{front}, {near} and {plural(len(summary.baselines), 'baseline')}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.analysis import RETRAINED_RUNNERS_UP
+from nas.analysis import RETRAINED_NEAR_MISSES
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, SeedScatter, assumed_scatter, draw_scores
@@ -167,9 +167,9 @@ def _retrain_command(evidence: StudyEvidence, model: TrustedModel) -> str:
     on_front = {c.trial.number for c in candidates if c.on_front}
     if recommended is not None:
         on_front.add(recommended.by_search.number)
-    if model.number in on_front or model.number in ranked[:RETRAINED_RUNNERS_UP]:
+    if model.number in on_front or model.number in ranked[:RETRAINED_NEAR_MISSES]:
         return "backbone-nas retrain"
-    return f"backbone-nas retrain --runners-up {ranked.index(model.number) + 1}" if model.number in ranked else ""
+    return f"backbone-nas retrain --near-misses {ranked.index(model.number) + 1}" if model.number in ranked else ""
 
 
 def _candidate(model: TrustedModel, latencies: Latencies) -> MeasuredCandidate:

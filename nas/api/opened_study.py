@@ -264,7 +264,7 @@ class Study:
         *,
         seeds: int = 3,
         train_steps: int | None = None,
-        runners_up: int = 6,
+        near_misses: int = 6,
         baselines: bool = False,
         early_stopped: int = 0,
         workers: int | None = None,
@@ -281,7 +281,7 @@ class Study:
         Args:
             seeds: Trainings of each model.
             train_steps: Steps of each training; None for three times the study's last rung.
-            runners_up: Near misses to retrain in addition to the front, at most.
+            near_misses: Near misses to retrain in addition to the front, at most.
             baselines: Retrain the baselines too.
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
             workers: Trainings at a time; None for one per CPU or GPU.
@@ -302,7 +302,7 @@ class Study:
 
         folder = None if cache is None else str(cache)
         settings = RetrainSettings(
-            self.run_dir, seeds, train_steps, runners_up, baselines, early_stopped, workers, device, cache=folder,
+            self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, cache=folder,
             shortlist=shortlist,
         )  # fmt: skip
         which = f"baselines={baselines}" if not shortlist else "shortlist=True"

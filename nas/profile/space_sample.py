@@ -1,4 +1,4 @@
-"""Sample a search space: ranges of parameters, MACs and activations, the share within limits, a shortlist of specs."""
+"""Sample a search space: ranges of parameters and costs, the share within limits, the specs worth timing next."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec
 
 MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
-SHORTLISTED = 10
+MAX_WORTH_TIMING = 10
 SPEC_S = 2.0  # budget of timing one spec, as in a search
 SPECS_PER_STEP = 10  # counted between two steps of progress
 MAX_REPEATS = 1000  # consecutive draws without a new spec, after which the space is exhausted
@@ -41,7 +41,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Shortlist:
+class WorthTiming:
     """Specs that are predicted to be fast. Predicted times are not shown; `error` is that of held-out measurements."""
 
     error: HeldOut
@@ -54,14 +54,14 @@ class Shortlist:
         return {"error": vars(self.error), "untimed": self.untimed, "arch_ids": list(self.arch_ids)}
 
 
-def shortlist(
+def worth_timing(
     timed: Sequence[tuple[ArchSpec, Measurement]],
     untimed: Sequence[ArchSpec],
     *,
     batch: int,
     resolution: int,
     limit_img_s: float | None,
-) -> Shortlist | None:
+) -> WorthTiming | None:
     """Return the untimed specs that are predicted to be fastest; None where too few were timed to fit a predictor.
 
     Args:
@@ -79,9 +79,9 @@ def shortlist(
     # The limit in units of the reference's time. The reference's speed is its median over all measurements.
     speeds = sorted(m.reference_img_s for _, m in timed)
     limit = None if limit_img_s is None else speeds[len(speeds) // 2] / limit_img_s
-    fastest = predictor.shortlist(list(untimed), limit_s=limit, keep=SHORTLISTED)
+    fastest = predictor.worth_timing(list(untimed), limit_s=limit, keep=MAX_WORTH_TIMING)
     ids = tuple(spec.arch_id for spec in fastest)
-    return Shortlist(predictor.cross_validated(), len(untimed), ids, limit_img_s)
+    return WorthTiming(predictor.cross_validated(), len(untimed), ids, limit_img_s)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class SpaceProfile:
     specs: tuple[SampledSpec, ...]
     environment: dict[str, Any]
     missing: tuple[str, ...] = ()
-    shortlist: Shortlist | None = None
+    worth_timing: WorthTiming | None = None
 
     def ranges(self) -> dict[str, dict[str, float]]:
         """Return minimum, quartiles and maximum of each quantity that any spec has, in base units."""
@@ -167,7 +167,7 @@ class SpaceProfile:
             "ranges": self.ranges(),
             "fits": fits,
             "specs": [asdict(spec) for spec in self.specs],
-            "shortlist": self.shortlist.to_dict() if self.shortlist else None,
+            "worth_timing": self.worth_timing.to_dict() if self.worth_timing else None,
             "missing": list(self.missing),
             "environment": self.environment,
         }
@@ -226,12 +226,12 @@ def _time_sample(
             if time.monotonic() > deadline:
                 break
     progress("predicting the specs that were not timed", 0.0)
-    yield replace(profile, missing=(), shortlist=_shortlist(profile, specs))
+    yield replace(profile, missing=(), worth_timing=_worth_timing(profile, specs))
 
 
-def _shortlist(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> Shortlist | None:
+def _worth_timing(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> WorthTiming | None:
     request, pairs = profile.request, list(zip(specs, profile.specs, strict=True))
-    return shortlist(
+    return worth_timing(
         [(spec, sampled.measurement) for spec, sampled in pairs if sampled.measurement],
         [spec for spec, sampled in pairs if not sampled.measurement and not sampled.failure],
         batch=request.batch,

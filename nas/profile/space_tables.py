@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.numbers import plural
-from nas.profile.space_sample import QUANTITIES, Shortlist, SpaceProfile, share_interval
+from nas.profile.space_sample import QUANTITIES, SpaceProfile, WorthTiming, share_interval
 from nas.study.limits import LIMITS
 
 
@@ -30,8 +30,8 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
     if r.limits:
         console.print(_limits_table(profile))
     _show_timing(profile, console)
-    if profile.shortlist:
-        _show_shortlist(profile.shortlist, console)
+    if profile.worth_timing:
+        _show_worth_timing(profile.worth_timing, console)
 
 
 def _limits_table(profile: SpaceProfile) -> Table:
@@ -69,7 +69,7 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
         console.print(f"  {first}{others}: {why}")
 
 
-def _show_shortlist(s: Shortlist, console: Console) -> None:
+def _show_worth_timing(s: WorthTiming, console: Console) -> None:
     """Print the specs that are worth timing next, without their predicted times."""
     console.print(f"error of the latency predictor that was fitted to the timed specs: {s.error}", style="dim")
     if not s.untimed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from nas.analysis import LASTING_LEAD, RETRAINED_RUNNERS_UP, RETRAINED_SEEDS, SMALL_SHORTFALL
+from nas.analysis import LASTING_LEAD, RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, SMALL_SHORTFALL
 from nas.cli import PROGRAM, OneLineParser, check_local_workers
 from nas.flags import add_flag, add_run, add_training_flags
 from nas.measure.devices import device_type
@@ -19,7 +19,7 @@ PICTURE = "retraining.png"  # in the run's folder
 _EXAMPLES = f"""examples:
   backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
   backbone-nas retrain runs/mine --shortlist                which model to choose after longer training?
-  backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --runners-up 10
+  backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --near-misses 10
   backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
   backbone-nas retrain runs/mine --device cuda --json > retraining.json
@@ -27,7 +27,7 @@ _EXAMPLES = f"""examples:
 The command retrains the study's front and its near misses: candidates whose chance to be on the front is 5 % or more,
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
-outcome. Larger --seeds, --runners-up or --early-stopped add trainings; another --train-steps starts separate ones.
+outcome. Larger --seeds, --near-misses or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
 reports and exports recommend, among candidates that the search had stopped early, too. --shortlist decides the same
 with fewer trainings, but not which model of at least the baseline's speed scores highest. It retrains the baselines and
@@ -48,7 +48,7 @@ class RetrainSettings:
     run: Path
     seeds: Annotated[int, Range(1, 1_000)] = RETRAINED_SEEDS
     train_steps: Steps | None = None  # None: three times the study's last rung
-    runners_up: Annotated[int, Range(0, 1_000_000)] = RETRAINED_RUNNERS_UP  # near misses, at most
+    near_misses: Annotated[int, Range(0, 1_000_000)] = RETRAINED_NEAR_MISSES  # near misses, at most
     baselines: bool = False
     early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
     workers: Workers | None = None  # trainings at a time; None: one per CPU or GPU
@@ -62,8 +62,8 @@ class RetrainSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.shortlist and self.runners_up != RETRAINED_RUNNERS_UP:
-            raise ValueError("runners-up: with a shortlist no near misses are retrained; leave one of them out")
+        if self.shortlist and self.near_misses != RETRAINED_NEAR_MISSES:
+            raise ValueError("near-misses: with a shortlist no near misses are retrained; leave one of them out")
         device_type(self.device or "auto")
         check_local_workers(self.workers)
 
@@ -86,9 +86,9 @@ def parser() -> OneLineParser:
     add("--seeds", type=int, default=RETRAINED_SEEDS, metavar="N", help="trainings of each candidate (default: 3)")
     add("--train-steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
     add(
-        "--runners-up",
+        "--near-misses",
         type=int,
-        default=RETRAINED_RUNNERS_UP,
+        default=RETRAINED_NEAR_MISSES,
         metavar="N",
         help="near misses to retrain in addition to the front, at most (default: 6)",
     )

@@ -120,7 +120,7 @@ def _trials_to_retrain(
     if settings.shortlist:
         few = _shortlist(before, newest_study, early_stopped, baselines)
         return _with_recommended(few, recommended, {trial.number for trial in few["shortlist"]})
-    candidates = candidates_to_retrain(front_candidates(before), settings.runners_up)
+    candidates = candidates_to_retrain(front_candidates(before), settings.near_misses)
     newest = complete_candidates(newest_study)
     newest_front = front_numbers(newest)
     known = {c.trial.number for c in candidates}

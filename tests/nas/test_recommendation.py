@@ -174,7 +174,7 @@ def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(
 
 
 def test_retraining_ends_with_the_recommendation(run: Path, printed: Callable[[int], str]) -> None:
-    words = ["--baselines", "--seeds", "2", "--runners-up", "0", "--plot", str(run / "plot.png")]
+    words = ["--baselines", "--seeds", "2", "--near-misses", "0", "--plot", str(run / "plot.png")]
     last = printed(retrain_command([str(run), *words])).splitlines()[-1]
     assert last.startswith("recommended model: trial 2 (scores of 2 longer trainings each, 90 steps; ")
     assert TAKEN_BACK in last

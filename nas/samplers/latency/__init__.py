@@ -1,4 +1,4 @@
-"""Predict latency, to shortlist candidates before any is timed."""
+"""Predict latency, to choose the candidates that are worth timing before any is timed."""
 
 from nas.samplers.latency.predictor import (
     MAX_MODELS,

@@ -2,7 +2,7 @@
 
     predictor = LatencyPredictor.fit(observations, batch=16, resolution=64)
     print(predictor.cross_validated())
-    worth_timing = predictor.shortlist(candidates, limit_s=0.01)
+    worth_timing = predictor.worth_timing(candidates, limit_s=0.01)
 
 The time of a model is the sum of its stages' times (stem, stages, ...). A stage's time is the sum of its operators'
 costs, by kind of operator, times a factor. A Gaussian process over stages models the factors: those of one kind of
@@ -418,7 +418,7 @@ class LatencyPredictor:
         inside = [p.low_s <= s <= p.high_s for p, s in zip(predictions, measured, strict=True)]
         return held_out(measured, [p.seconds for p in predictions], inside)
 
-    def shortlist(
+    def worth_timing(
         self,
         specs: Sequence[ArchSpec],
         *,
@@ -438,9 +438,9 @@ class LatencyPredictor:
             ValueError: neither limit_s nor keep is set, or the limit isn't positive.
         """
         if limit_s is None and keep is None:
-            raise ValueError("shortlist: needs limit_s, keep, or both")
+            raise ValueError("worth_timing: needs limit_s, keep, or both")
         if limit_s is not None and not limit_s > 0:
-            raise ValueError(f"shortlist: limit_s {limit_s!r} must be more than 0")
+            raise ValueError(f"worth_timing: limit_s {limit_s!r} must be more than 0")
         ranked = sorted(zip(self.predict(specs), specs, strict=True), key=lambda pair: pair[0].seconds)
         likely = [spec for p, spec in ranked if limit_s is None or p.chance_within(limit_s) >= chance]
         return likely[:keep]

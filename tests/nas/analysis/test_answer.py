@@ -176,7 +176,7 @@ def test_the_last_rung_answers_where_its_best_candidate_is_not_retrained() -> No
         (200_000, 1, ""),  # far behind 2
         (300_000, 2, "backbone-nas retrain"),  # on the front
         (400_000, 3, "backbone-nas retrain"),  # a near miss of 4
-        (1_100_000, 10, "backbone-nas retrain --runners-up 8"),
+        (1_100_000, 10, "backbone-nas retrain --near-misses 8"),
     ],
 )
 def test_the_command_that_retrains_the_missing_model_is_one_that_does(params: int, number: int, command: str) -> None:

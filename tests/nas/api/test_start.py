@@ -65,7 +65,7 @@ thread.join()
 print(counted(*extended), ray.is_initialized())
 again = first.remeasure(trials="all", measure_seconds=0.2)
 print(set(again.measurements) == {model.number for model in first.models})
-summary = first.retrain(seeds=1, train_steps=5, runners_up=0, workers=1)
+summary = first.retrain(seeds=1, train_steps=5, near_misses=0, workers=1)
 print(first.select().score in [candidate.mean for candidate in summary.complete])
 """
 

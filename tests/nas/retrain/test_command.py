@@ -45,7 +45,7 @@ CONFIG = search_config(
     reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="hed", measure_batch_size=2,
     distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
 )  # fmt: skip
-WORDS = ["--seeds", "2", "--runners-up", "0", "--workers", "2", "--measure-seconds", "0.2"]
+WORDS = ["--seeds", "2", "--near-misses", "0", "--workers", "2", "--measure-seconds", "0.2"]
 STEPS = 12  # three times the last rung
 STOPPED = len(POINTS)  # number of the trial that early stopping ended
 
@@ -249,7 +249,7 @@ def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
 
 def plan_of(run: Path, capsys: pytest.CaptureFixture[str], shortlist: bool = False) -> tuple[list[int], str]:
     """Return the numbers of the trials that the command retrains, and what it announces."""
-    settings = RetrainSettings(run, shortlist=True) if shortlist else RetrainSettings(run, runners_up=0)
+    settings = RetrainSettings(run, shortlist=True) if shortlist else RetrainSettings(run, near_misses=0)
     _, plan = begin_retraining(Store.open(run), settings, "test")
     return [trial.number for trial in plan.trials], capsys.readouterr().err
 
@@ -310,8 +310,8 @@ def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_s
 
 
 def test_the_shortlist_has_no_near_misses() -> None:
-    with pytest.raises(ValueError, match="runners-up"):
-        RetrainSettings(Path("run"), runners_up=2, shortlist=True)
+    with pytest.raises(ValueError, match="near-misses"):
+        RetrainSettings(Path("run"), near_misses=2, shortlist=True)
 
 
 def test_the_front_of_a_later_remeasurement_is_retrained_too(
@@ -365,7 +365,7 @@ def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
         (["nowhere"], "no such run folder"),
         (["RUN", "--seeds", "0"], "--seeds: 0: must be"),
         (["RUN", "--train-steps", "3"], "--train-steps: 3: must be 4 or more"),
-        (["RUN", "--runners-up", "-1"], "--runners-up: -1: must be"),
+        (["RUN", "--near-misses", "-1"], "--near-misses: -1: must be"),
         (["RUN", "--workers", "0"], "--workers: 0: must be"),
         (["RUN", "--device", "cuda:1"], "invalid choice"),
         (["RUN", "--measure-seconds", "0"], "--measure-seconds: 0.0: must be"),

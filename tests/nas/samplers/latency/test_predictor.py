@@ -239,23 +239,23 @@ def test_costs_are_found_and_an_unknown_operator_costs_what_all_do():
     )
 
 
-def test_the_shortlist_grows_with_the_limit_and_shrinks_with_the_chance(predictor):
+def test_specs_worth_timing_grow_with_the_limit_and_get_fewer_with_the_chance(predictor):
     specs = sampled(60, seed=5)
     median_s = sorted(p.seconds for p in predictor.predict(specs))[30]
-    lists = [set(predictor.shortlist(specs, limit_s=f * median_s)) for f in (0.5, 0.8, 1.0, 1.2, 3.0)]
+    lists = [set(predictor.worth_timing(specs, limit_s=f * median_s)) for f in (0.5, 0.8, 1.0, 1.2, 3.0)]
     assert all(small <= large for small, large in pairwise(lists))
     assert len(lists[0]) < len(lists[2]) < len(lists[-1]) == len(set(specs))
-    likely, fair = (set(predictor.shortlist(specs, limit_s=median_s, chance=c)) for c in (0.95, 0.05))
+    likely, fair = (set(predictor.worth_timing(specs, limit_s=median_s, chance=c)) for c in (0.95, 0.05))
     assert likely < fair
 
 
-def test_the_shortlist_keeps_the_fastest_first(predictor):
+def test_specs_worth_timing_are_the_fastest_first(predictor):
     specs = sampled(30, seed=6)
-    kept = predictor.shortlist(specs, keep=7)
+    kept = predictor.worth_timing(specs, keep=7)
     times = [p.seconds for p in predictor.predict(specs)]
     assert [p.seconds for p in predictor.predict(kept)] == pytest.approx(sorted(times)[:7])
-    assert predictor.shortlist(specs, limit_s=sorted(times)[20], keep=7) == kept
-    assert predictor.shortlist([], keep=3) == []
+    assert predictor.worth_timing(specs, limit_s=sorted(times)[20], keep=7) == kept
+    assert predictor.worth_timing([], keep=3) == []
 
 
 def test_the_chance_to_be_within_a_limit():
@@ -286,11 +286,11 @@ def refused(seen: list[Observation], words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_shortlist_of_nothing_in_particular_is_refused(predictor):
+def test_a_limit_or_a_count_is_needed_to_tell_what_is_worth_timing(predictor):
     with pytest.raises(ValueError, match="limit_s, keep, or both"):
-        predictor.shortlist(sampled(3, seed=0))
+        predictor.worth_timing(sampled(3, seed=0))
     with pytest.raises(ValueError, match="limit_s -1 must be more than 0"):
-        predictor.shortlist(sampled(3, seed=0), limit_s=-1)
+        predictor.worth_timing(sampled(3, seed=0), limit_s=-1)
 
 
 def test_real_times_of_unseen_nets_from_a_hundred():
