@@ -145,7 +145,7 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if sampler == "random":
         return "This study is a random search: its curve is the control for other searches."
     start, drawn = summary.random_start, random_trials(info)
-    control = f" {CONTROL}" if info.teachers and on_plane(info.objectives) else ""  # compare refuses other objectives
+    control = f" {CONTROL}" if not info.replayed and on_plane(info.objectives) else ""  # compare refuses other objectives
     if start is None and drawn and sum(summary.counts.values()) <= drawn:
         return (
             f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."

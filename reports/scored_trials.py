@@ -44,7 +44,7 @@ def axis(info: StudyInfo, name: str) -> Objective:
 
 def has_published_score(info: StudyInfo) -> bool:
     """Tell whether a study's score is another value of a table than the distillation score, as an accuracy."""
-    return not info.teachers and axis(info, "score").label not in SCORE_LABELS.values()
+    return info.replayed and axis(info, "score").label not in SCORE_LABELS.values()
 
 
 def score_word(info: StudyInfo) -> str:

@@ -159,7 +159,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
-    once = trained_once(info) if info.teachers else ""
+    once = trained_once(info) if not info.replayed else ""
     if summary.recommendation and summary.recommendation.retrained:
         once = ""
     if not intervals_are_known(summary.complete, summary.front):
@@ -212,7 +212,7 @@ def convergence_words(study: StudyRecord) -> str:
     if not is_below_noise(reached.ratio):
         return f"{gain}: the search has not converged. {noise}"
     other_seeds = "; backbone-nas retrain trains the front with other seeds"
-    if not study.info.teachers or not on_plane(study.info.objectives):
+    if study.info.replayed or not on_plane(study.info.objectives):
         other_seeds = ""
     return (
         f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate')}. "
@@ -322,7 +322,7 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
         done = f"{summary.evaluated} of {plural(budget, 'evaluation was', 'evaluations were')}"
     trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
     state = f"{done} complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
-    again = "backbone-nas search --resume continues it" if info.teachers else ""
+    again = "backbone-nas search --resume continues it" if not info.replayed else ""
     if search is SearchState.RUNNING:
         killed = f" If it was killed, {again}." if again else ""
         return f"Unfinished: {state}. While the search runs, it rewrites this file: reload it to see more.{killed}"

@@ -139,7 +139,7 @@ def _not_done_yet(
 
     There is no such command of published scores, and where no new architecture is left.
     """
-    if not info.teachers or is_exhausted(info):
+    if info.replayed or is_exhausted(info):
         return TrustCheck(kind, Outcome.NOT_DONE, sentence)
     evaluations, price = more_finished_models(info, summary, MIN_RANKED - models)
     budget = info.config.get("budget")
@@ -226,7 +226,7 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
 
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
     more = retrain_command(info, summary, run), retraining_price(info, summary)
-    if retrained is None and not info.teachers:
+    if retrained is None and info.replayed:
         return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and not on_plane(info.objectives):
         words = "Retraining takes the objectives score and throughput alone, not those of this search."
@@ -274,7 +274,7 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
-    if not info.teachers and not metrics:
+    if info.replayed and not metrics:
         sentence = "The scores are published ones: no model was trained that a task could judge."
         return TrustCheck(METRICS, Outcome.NOT_APPLICABLE, sentence)
     if not trained_models(summary):

@@ -172,7 +172,7 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     found = max(candidates, key=lambda model: (model.score, model.ratio))
     if at_equal_score is not None and by_speed:
         found = at_equal_score.found
-    published = not info.teachers
+    published = info.replayed
     return Recommendation(
         found,
         baseline,

@@ -28,7 +28,10 @@ def replayed(label: str = LABEL) -> StudyRecord:
         replace(t, rungs=tuple(replace(r, teachers={}, losses={}, metrics={}) for r in t.rungs)) for t in study.trials
     )
     score, throughput = study.info.objectives
-    study = synthetic.with_info(replace(study, trials=trials), teachers={}, teacher_facts={}, baselines=())
+    environment = study.info.environment | {"replayed": "published results; nothing was trained"}
+    study = synthetic.with_info(
+        replace(study, trials=trials), environment=environment, teachers={}, teacher_facts={}, baselines=()
+    )
     return synthetic.with_info(study, objectives=(replace(score, label=label, unit="%"), throughput))
 
 
