@@ -215,7 +215,8 @@ def read_runtime(runtime: str, device: str, precision: str) -> RuntimeReading:
     import torch
     from torch import nn
 
-    from nas.measure.prepare import check, prepare_subject, reference_outputs
+    from nas.measure.output_check import check, expected_outputs
+    from nas.measure.prepare import prepare_subject
 
     where = torch.device(device)
     torch.manual_seed(0)
@@ -225,8 +226,7 @@ def read_runtime(runtime: str, device: str, precision: str) -> RuntimeReading:
     arm = Arm(runtime, precision, form="unfused")
     start = time.perf_counter()
     subject = prepare_subject(model, arm, (images,), len(images), where)
-    expected = reference_outputs(model, images.to(where))
-    outcome = check(subject.run, subject.buffers[0], expected, precision)
+    outcome = check(subject.run, subject.buffers[0], expected_outputs(model, images.to(where), precision))
     return RuntimeReading(runtime, time.perf_counter() - start, outcome.correct)
 
 

@@ -28,7 +28,8 @@ from nas.measure.conditions import (
 )
 from nas.measure.environment import device_name, thread_count, torch_device
 from nas.measure.interleave import compare
-from nas.measure.prepare import CHECKED_IMAGES, PreparedPair, Setting, Subject, images, prepare_pair, reference_outputs
+from nas.measure.output_check import CHECKED_IMAGES, TOLERANCES, Expected, OutputCheck, expected_outputs
+from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_pair
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
 from nas.measure.sweep import out_of_memory
@@ -105,7 +106,7 @@ def measure_pair(
     watch = watch or watch_for(device)
     start = timer.now()
     inputs = images(setting)
-    expected = _expected_outputs(candidate, inputs[0][:CHECKED_IMAGES].to(device))
+    expected = _expected_outputs(candidate, inputs[0][:CHECKED_IMAGES].to(device), setting.arm.precision)
     prepared = prepare_pair((candidate, reference), inputs, expected, setting, device)
     subject = prepared.candidate
     with torch.inference_mode():
@@ -175,12 +176,21 @@ def _verdict_values(timings: PairTimings, prepared: PreparedPair, setting: Setti
         launch_share=max(timings.launch_share or 0.0, reference_share),
     )
     phrases = notes(timings.times, timings.conditions, timings.tries, reference_share)
-    return {"verdict": judgment, "notes": phrases + prepared.candidate.notes + _batch_note(prepared.batch, setting)}
+    of_outputs = _rounding_note(prepared.output_check, setting.arm.precision)
+    others = prepared.candidate.notes + of_outputs + _batch_note(prepared.batch, setting)
+    return {"verdict": judgment, "notes": phrases + others}
 
 
-def _expected_outputs(candidate: nn.Module, images: Tensor) -> list[Tensor]:
+def _rounding_note(found: OutputCheck, precision: str) -> tuple[str, ...]:
+    """Say that outputs are off by more than rounding usually brings, yet right: the weights amplify it."""
+    if not found.correct or found.error <= TOLERANCES[precision]:
+        return ()
+    return (f"outputs differ by {found.error:.2g} from fp32 eager, because the weights amplify rounding",)
+
+
+def _expected_outputs(candidate: nn.Module, images: Tensor, precision: str) -> Expected:
     try:
-        return reference_outputs(candidate, images)
+        return expected_outputs(candidate, images, precision)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

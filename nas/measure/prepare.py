@@ -1,4 +1,4 @@
-"""Prepare two networks for timing: runtime, device, inputs, the batch that fits into memory, a check of outputs."""
+"""Prepare two networks for timing: runtime, device, inputs, the batch that fits into memory."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ import copy
 import gc
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from backbones import Backbone, fuse
 from nas.measure.arms import Arm
 from nas.measure.memory import Peaks, peak_memory
+from nas.measure.output_check import Expected, OutputCheck, check
 from nas.measure.runtimes import runner
 from nas.measure.sweep import largest_fitting, out_of_memory
 from nas.measure.timers import Call
 from nas.measure.verdicts import MeasurementError
 from search_space.memory import memory_bytes
 
-# Largest relative error that counts as rounding. 25 networks reached 1.3e-6 (fp32), 1.6e-3 (fp16) and 1.4e-2 (bf16) at
-# most (LOG.md). cuDNN may use TF32 for fp32.
-TOLERANCES = {"fp32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
-CHECKED_IMAGES = 2  # whose outputs are compared with the reference outputs
 BATCH_STEP = 7 / 8  # from a batch that fits eagerly, but not on the runtime, to the next smaller one
 BUFFERS = 3  # inputs in rotation, so that none is still in a cache from the previous call
 
@@ -138,7 +133,7 @@ class PreparedPair:
 def prepare_pair(
     models: tuple[nn.Module, nn.Module],
     inputs: tuple[Tensor, ...],
-    expected: list[Tensor],
+    expected: Expected,
     setting: Setting,
     device: torch.device,
 ) -> PreparedPair:
@@ -169,7 +164,7 @@ def prepare_pair(
 def _attempt(
     models: tuple[nn.Module, nn.Module],
     inputs: tuple[Tensor, ...],
-    expected: list[Tensor],
+    expected: Expected,
     setting: Setting,
     device: torch.device,
     batch: int,
@@ -183,7 +178,7 @@ def _attempt(
         with torch.inference_mode():
             for each in (single, reference):
                 each.call()()
-        output_check = check(candidate.run, candidate.buffers[0], expected, setting.arm.precision)
+        output_check = check(candidate.run, candidate.buffers[0], expected)
         return PreparedPair(candidate, reference, single, batch, peaks, output_check)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -201,51 +196,3 @@ def _peaks(candidate: Subject, arm: Arm, device: torch.device) -> Peaks:
         return Peaks(None, None)
     with torch.inference_mode():
         return peak_memory(candidate.call(), candidate.model, candidate.buffers[0], tracked)
-
-
-@dataclass(frozen=True)
-class OutputCheck:
-    """Whether outputs are correct; `error` is the largest relative Euclidean norm of a difference."""
-
-    error: float
-    correct: bool
-
-
-def reference_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return the outputs of a model as it is trained (eager, fp32 without TF32, NCHW) for `images`, run one by one."""
-    trained = copy.deepcopy(model).eval().requires_grad_(False).to(images.device, torch.float32)
-    with torch.inference_mode(), _without_tf32():
-        each = [outputs(getattr(trained, "encode", trained), image) for image in images.contiguous()[:, None]]
-    return [torch.cat(parts) for parts in zip(*each, strict=True)]
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Compute convolutions and matrix products of fp32 in fp32 in the body."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-def check(run: Callable[[Tensor], Any], images: Tensor, expected: list[Tensor], precision: str) -> OutputCheck:
-    """Compare the outputs of `run` for the first of `images` with the reference outputs."""
-    with torch.inference_mode():
-        actual = outputs(run, images)
-    if [a.shape[1:] for a in actual] != [e.shape[1:] for e in expected]:
-        return OutputCheck(float("inf"), False)
-    errors = [_error(a[: len(e)].float(), e[: len(a)]) for a, e in zip(actual, expected, strict=True)]
-    worst = float(torch.tensor(errors).max())  # unlike Python's max, it is NaN where an error is
-    return OutputCheck(worst, worst <= TOLERANCES[precision] and all(bool(a.isfinite().all()) for a in actual))
-
-
-def outputs(run: Callable[[Tensor], Any], images: Tensor) -> list[Tensor]:
-    """Return copies of all output tensors of `run`: some runtimes overwrite them in the next call."""
-    return [leaf.clone() for leaf in tree_leaves(run(images)) if isinstance(leaf, Tensor)]
-
-
-def _error(actual: Tensor, expected: Tensor) -> float:
-    return float(torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected).clamp(min=1e-12))

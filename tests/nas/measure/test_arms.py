@@ -8,7 +8,7 @@ import torch
 
 from backbones import build, fuse
 from nas.measure.arms import Arm, ArmError, check_runs_here, default_arm
-from nas.measure.prepare import TOLERANCES, apply_arm, check, reference_outputs
+from nas.measure.prepare import apply_arm
 from search_space import SPACES, preset
 
 
@@ -81,63 +81,6 @@ def test_older_gpus_get_a_runtime_that_they_compile(monkeypatch, capability, def
         arm = Arm.parse(words)
         with pytest.raises(ArmError, match="needs compute capability") if words in refused else nullcontext():
             check_runs_here("cuda", arm.runtime, arm.precision)
-
-
-class Two(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 4, 3)
-
-    def encode(self, images):
-        spatial = self.conv(images)
-        return spatial.mean((2, 3)), spatial
-
-
-def test_the_worst_output_is_what_counts():
-    net, images = Two(), torch.randn(2, 3, 8, 8)
-    wanted = reference_outputs(net, images)
-
-    def summary_is_off(x):
-        summary, spatial = net.encode(x)
-        return summary * 1.1, spatial
-
-    right, off = check(net.encode, images, wanted, "fp32"), check(summary_is_off, images, wanted, "fp32")
-    assert right.correct
-    assert right.error < 1e-6
-    assert off.error == pytest.approx(0.1, rel=1e-3)
-    assert not off.correct
-    assert not check(lambda x: net.encode(x)[::-1], images, wanted, "fp32").correct
-    assert not check(lambda x: (net.encode(x)[0] * torch.nan, net.encode(x)[1]), images, wanted, "bf16").correct
-
-
-def test_reference_outputs_are_of_fp32_and_not_of_tf32():
-    """PyTorch lets cuDNN use TF32 for fp32 from Ampere on, and a program may let matrix products, too."""
-    found = []
-
-    class Asks(Two):
-        def encode(self, images):
-            cudnn = torch.backends.cudnn
-            found.append((cudnn.enabled, cudnn.allow_tf32, torch.get_float32_matmul_precision()))
-            return super().encode(images)
-
-    torch.set_float32_matmul_precision("high")
-    try:
-        reference_outputs(Asks(), torch.randn(2, 3, 8, 8))
-        assert set(found) == {(True, False, "highest")}
-        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, "high")
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-def test_rounding_is_within_the_tolerance_of_its_precision():
-    net, images = Two(), torch.randn(4, 3, 16, 16)
-    wanted = reference_outputs(net, images)
-    half = Two().bfloat16()
-    half.load_state_dict(net.state_dict())
-    found = check(half.encode, images.bfloat16(), wanted, "bf16")
-    assert TOLERANCES["fp32"] < 0.01 < TOLERANCES["bf16"]
-    assert found.correct
-    assert 1e-4 < found.error < 0.03
 
 
 @pytest.mark.parametrize("layout", ["channels-last", "nchw"])

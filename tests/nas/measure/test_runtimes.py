@@ -15,6 +15,7 @@ from torch._dynamo.utils import counters
 from backbones import build, fuse, resolve
 from nas.measure import prepare
 from nas.measure.arms import RUNTIMES, Arm, ArmError
+from nas.measure.output_check import expected_outputs
 from nas.measure.prepare import Setting
 from nas.measure.runtimes import RUNNERS, contract, runner
 from search_space import ArchSpec
@@ -135,7 +136,7 @@ def test_every_block_runs_in_every_runtime_of_this_machine(block, runtime):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, setting = build(small(block)), Setting(device.type, 2, 32, Arm.parse(runtime))
     inputs = prepare.images(setting)
-    expected = prepare.reference_outputs(model, inputs[0].to(device))
+    expected = expected_outputs(model, inputs[0].to(device), setting.arm.precision)
     pair = prepare.prepare_pair((model, model), inputs, expected, setting, device)
     assert pair.output_check.correct
 
