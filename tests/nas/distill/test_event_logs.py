@@ -1,12 +1,10 @@
-"""The course of a training in Weights & Biases and MLflow, as far as they are installed; a resumed run continues."""
+"""The course of a training in Weights & Biases and MLflow; a resumed run continues."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +12,33 @@ import pytest
 from nas.distill.event_logs import EVENT_LOGS, MLFLOW_FILE, open_event_logs
 from nas.study.training_files import LOG_ID
 from nas.train.training_settings import LOG_LIBRARIES
+
+Calls = list[tuple[str, tuple[Any, ...]]]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", "true")  # MLflow reports its use otherwise
+
+
+@pytest.fixture
+def mlflow_calls(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Let MLflow write into a database of the tests; return the calls of its client, each of which may be one of HTTP."""
+    import mlflow
+
+    calls: Calls = []
+    for name in ("search_runs", "create_run", "log_batch", "set_terminated"):
+        original = getattr(mlflow.MlflowClient, name)
+
+        def spied(client: Any, *arguments: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+            calls.append((name, arguments))
+            return original(client, *arguments, **options)
+
+        monkeypatch.setattr(mlflow.MlflowClient, name, spied)
+    uri = f"sqlite:///{tmp_path_factory.getbasetemp() / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    return calls
 
 
 def test_the_command_knows_every_log() -> None:
@@ -31,7 +56,8 @@ def log_twice(name: str, folder: Path) -> None:
 
 
 def test_mlflow_keeps_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+    import mlflow
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     log_twice("mlflow", tmp_path / "mine")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mine' / MLFLOW_FILE}")
@@ -42,7 +68,6 @@ def test_mlflow_keeps_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_weights_and_biases_writes_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="Weights & Biases is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     log_twice("wandb", tmp_path / "mine")
     runs = list((tmp_path / "mine" / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -51,24 +76,23 @@ def test_weights_and_biases_writes_offline_runs(tmp_path: Path, monkeypatch: pyt
     assert all(path.stat().st_size > 500 for path in runs)
 
 
-def test_a_run_of_a_service_is_that_of_the_folder_wherever_it_lies(
-    tmp_path: Path, mlflow_server: list[tuple[str, tuple[Any, ...]]]
-) -> None:
-    def asked_for(folder: Path) -> str:
-        mlflow_server.clear()
-        open_event_logs(["mlflow"], folder, 0)
-        return next(str(arguments[1]) for name, arguments in mlflow_server if name == "search_runs")
+def test_a_run_of_a_service_is_that_of_the_folder_wherever_it_lies(tmp_path: Path, mlflow_calls: Calls) -> None:
+    def run_of(folder: Path) -> str:
+        mlflow_calls.clear()
+        (log,) = open_event_logs(["mlflow"], folder, 0)
+        log.close()
+        return next(str(arguments[0]) for call, arguments in mlflow_calls if call == "set_terminated")
 
     old, moved = tmp_path / "old", tmp_path / "moved"
     old.mkdir()
-    first = asked_for(old)
-    assert asked_for(old) == first, "a resumed training continues the run"
+    first = run_of(old)
+    assert run_of(old) == first, "a resumed training continues the run"
     old.rename(moved)
-    assert asked_for(moved) == first, "so does one whose folder was moved"
+    assert run_of(moved) == first, "so does one whose folder was moved"
     old.mkdir()
-    assert asked_for(old) != first, "a new training in a folder of the same name is another one"
+    assert run_of(old) != first, "a new training in a folder of the same name is another one"
     (old / LOG_ID).write_text("x' OR 'a' = 'a")
-    assert "OR" not in asked_for(old), "a damaged id is replaced"
+    assert run_of(old) != first, "a damaged id is replaced"
 
 
 class Service:
@@ -124,48 +148,29 @@ def test_an_outage_of_a_service_is_said_once_and_the_training_continues(
     assert [record.getMessage() for record in caplog.records] == said
 
 
-@pytest.fixture
-def mlflow_server(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]]:
-    """Put a library in MLflow's place, and return the calls that would each be one of HTTP."""
-    calls: list[tuple[str, tuple[Any, ...]]] = []
-
-    class Client:
-        def __getattr__(self, name: str) -> Any:
-            def call(*arguments: Any, **options: Any) -> Any:
-                calls.append((name, arguments))
-                return SimpleNamespace(experiment_id="7", info=SimpleNamespace(run_id="mine"))
-
-            return call
-
-        def search_runs(self, *arguments: Any) -> list[Any]:
-            calls.append(("search_runs", arguments))
-            return []
-
-    library, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
-    library.MlflowClient = Client  # type: ignore[attr-defined]
-    entities.Metric = lambda key, value, timestamp, step: (key, value, step)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", library)
-    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://nowhere.invalid")
-    return calls
-
-
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("loss/samvit_huge_patch16.sa1b@1024/4/spatial", "loss/samvit_huge_patch16.sa1b_1024/4/spatial"),
+        ("images_per_second", "images_per_second"),
+    ],
+)
 def test_names_of_metrics_are_such_that_mlflow_takes_them(
-    tmp_path: Path, mlflow_server: list[tuple[str, tuple[Any, ...]]]
+    name: str, kept: str, tmp_path: Path, mlflow_calls: Calls
 ) -> None:
+    import mlflow
+
     (log,) = open_event_logs(["mlflow"], tmp_path, 0)
-    mlflow_server.clear()
-    log.add({"loss/samvit_huge_patch16.sa1b@1024/4/spatial": 0.5, "images_per_second": 9.0}, 10)
-    ((_, (_, metrics)),) = mlflow_server
-    assert metrics == [("loss/samvit_huge_patch16.sa1b_1024/4/spatial", 0.5, 10), ("images_per_second", 9.0, 10)]
+    log.add({name: 0.5}, 10)
+    (run_id,) = {str(arguments[0]) for call, arguments in mlflow_calls if call == "log_batch"}
+    assert mlflow.MlflowClient().get_run(run_id).data.metrics == {kept: 0.5}
 
 
-def test_all_values_of_a_step_are_one_call_of_mlflow(
-    tmp_path: Path, mlflow_server: list[tuple[str, tuple[Any, ...]]]
-) -> None:
+def test_all_values_of_a_step_are_one_call_of_mlflow(tmp_path: Path, mlflow_calls: Calls) -> None:
     (log,) = open_event_logs(["mlflow"], tmp_path, 0)
-    mlflow_server.clear()
+    mlflow_calls.clear()
     log.add({"loss/hed/spatial": 0.5, "score": 0.25, "speed": 900.0}, 10)
-    assert mlflow_server == [
-        ("log_batch", ("mine", [("loss/hed/spatial", 0.5, 10), ("score", 0.25, 10), ("speed", 900.0, 10)]))
-    ]
+    ((call, (_, metrics)),) = mlflow_calls
+    assert call == "log_batch"
+    found = [(metric.key, metric.value, metric.step) for metric in metrics]
+    assert found == [("loss/hed/spatial", 0.5, 10), ("score", 0.25, 10), ("speed", 900.0, 10)]
