@@ -23,7 +23,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mlflow_calls(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Let MLflow write into a database of the tests; return the calls of its client, each of which may be one of HTTP."""
+    """Let MLflow write into a database of the tests, and return the calls of its client."""
     import mlflow
 
     calls: Calls = []
@@ -69,7 +69,10 @@ def test_mlflow_keeps_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_weights_and_biases_writes_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    import wandb
+
     log_twice("wandb", tmp_path / "mine")
+    wandb.teardown()  # as at the end of a process: the service writes what it has
     runs = list((tmp_path / "mine" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert runs
     assert len({path.name for path in runs}) == 1, "the resumed training has the id of the first"
