@@ -121,14 +121,14 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def defaults_that_depend() -> str:
     """Return the defaults of a search that differ from those of `SearchConfig`, as a list."""
-    from nas.study.config import BASELINES, REFERENCES
     from search_space import SPACES
 
-    baselines = ", ".join(f"`{name}`" for name in BASELINES["full"])
+    full = SPACES["full"]
+    baselines = ", ".join(f"`{name}`" for name in full.baselines)
     return "\n".join(
         [
-            f'- `space = "full"`: `reference` is `{REFERENCES["full"]}`, `baselines` are {baselines}, and '
-            f"`img_size` is {SPACES['full'].image_px}.",
+            f'- `space = "full"`: `reference` is `{full.reference}`, `baselines` are {baselines}, and '
+            f"`img_size` is {full.image_px}.",
             "- CUDA: `measure_batch_size` is 128 and `runtime` is `compiled+bf16`; on GPUs below compute capability "
             "8.0 it is `compiled+fp16`, below 7.0 `eager+fp32`.",
             "- Objectives that known-cost does not take: `sampler` is `evolution`.",

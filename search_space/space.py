@@ -29,12 +29,16 @@ class Space:
         stages: the choices of each stage.
         layouts: the choices of stem and neck, one for each stride of stems.
         image_px: side of the images that the space is designed for.
+        reference: preset that the throughputs of its searches are relative to by default.
+        baselines: presets that its searches train and measure for comparison by default.
     """
 
     name: str
     stages: tuple[StageChoices, ...]
     layouts: tuple[Layout, ...]
     image_px: int = 224
+    reference: str = "eradio_xt"
+    baselines: tuple[str, ...] = ("eradio_xt", "eradio_t", "eradio_s")
 
     def __post_init__(self) -> None:
         for stem in self._layouts:

@@ -71,6 +71,8 @@ MICRO = Space(
     ),
     layouts=(Layout(STEMS, PLAIN_DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
     image_px=64,
+    reference="eradio_pico",
+    baselines=("eradio_femto", "eradio_pico", "eradio_nano"),
 )
 
 # Like "micro", which it contains, with the blocks and layouts of today's fast networks.
@@ -103,6 +105,8 @@ LAPTOP = Space(
         Layout(STEMS16, PLAIN_DOWNSAMPLINGS, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
     ),
     image_px=64,
+    reference="eradio_pico",
+    baselines=("eradio_femto", "eradio_pico", "eradio_nano"),
 )
 
 # For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side; of 14, 7 and 4 for stems of stride 16.

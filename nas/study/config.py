@@ -28,7 +28,7 @@ from nas.ranges import (
 from nas.ranges import ConfigError as ConfigError
 from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
-from search_space import ArchSpec, preset
+from search_space import SPACES, ArchSpec, preset
 from search_space.checks import shown
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -50,13 +50,6 @@ SCHEDULES = ("constant", "cosine", "wsd")
 _DECAY = 0.2  # last part of the steps in which "wsd" lets the learning rate fall
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 DEFAULT_SPACE = "laptop"
-# What the searches of a space compare with, by the space's name.
-REFERENCES = {"micro": "eradio_pico", "laptop": "eradio_pico", "full": "eradio_xt"}
-BASELINES = {
-    "micro": ("eradio_femto", "eradio_pico", "eradio_nano"),
-    "laptop": ("eradio_femto", "eradio_pico", "eradio_nano"),
-    "full": ("eradio_xt", "eradio_t", "eradio_s"),
-}
 DIRECTIONS = ("cosine", "angle")  # losses that do not train a prediction's length
 
 
@@ -292,8 +285,8 @@ class SearchConfig:
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
     front_gain: Annotated[float, Range(0, 1)] = 0.02
     last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
-    reference: Text = REFERENCES[DEFAULT_SPACE]
-    baselines: tuple[Text, ...] = BASELINES[DEFAULT_SPACE]
+    reference: Text = SPACES[DEFAULT_SPACE].reference
+    baselines: tuple[Text, ...] = SPACES[DEFAULT_SPACE].baselines
     scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
