@@ -36,14 +36,14 @@ from nas.study.config import (
 )
 from nas.study.limits import check_knowable, given_limits
 from nas.study.redaction import public_word
-from nas.study.teacher_names import BUILTIN_TEACHERS
+from nas.study.teacher_names import SETS
 from search_space import SPACES
 from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
 RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run")
-_TEACHERS_OF_A_LAPTOP = {"builtin", *BUILTIN_TEACHERS}
+_TEACHERS_OF_A_LAPTOP = {"builtin", *SETS["builtin"]}
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
 
 
