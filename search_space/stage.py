@@ -115,7 +115,8 @@ class StageSpec:
         for name in OPTIONAL:
             if name not in BLOCKS[self.block]:
                 object.__setattr__(self, name, None)
-        self._check_expansion()
+        if "expansion" in BLOCKS[self.block]:
+            self._check_expansion()
         self._check_convolutions()
         self._check_attention()
 

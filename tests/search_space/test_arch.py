@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
+from search_space import BLOCKS, PRESETS, ArchSpec, SpecError, StageSpec, preset
 from search_space.arch import shrinking_heads
 
 PICO = PRESETS["eradio_pico"]
@@ -63,6 +63,16 @@ def test_a_block_s_own_kernel_is_none():
         assert len({ArchSpec((stage,), stem="patch").arch_id for stage in (bare, *others)}) == 3
         assert "kernel" not in ArchSpec((bare,), stem="patch").to_json()
     assert StageSpec("pool", 1, 32, expansion=0.5, kernel=5).kernel is None
+
+
+def test_a_block_may_have_no_expansion(monkeypatch):
+    monkeypatch.setitem(BLOCKS, "plain", frozenset({"kernel"}))
+    bare = StageSpec("plain", 1, 32, kernel=5)
+    assert bare == StageSpec("plain", 1, 32, kernel=5, expansion=4.0)
+    spec = ArchSpec((bare,), stem="patch")
+    assert ArchSpec.from_json(spec.to_json()) == spec
+    with pytest.raises(SpecError, match="expansion"):
+        StageSpec("mbconv", 1, 32)
 
 
 def test_only_some_downsampling_layers_have_an_expansion():
