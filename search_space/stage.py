@@ -42,6 +42,7 @@ OPTIONAL = (
     "kernel",
     *("global_every", "registers", "positions"),
 )
+ALTERNATING = frozenset({"repdw"})  # blocks every other one of which has the stage's squeeze-excitation
 KERNELS = (3, 5, 7)
 DEFAULT_KERNELS = {"light_c2f": 5, "convnext": 7}  # other blocks: 3
 PRE_CONVS = ("none", "depthwise", "dense", "grouped")
@@ -150,7 +151,7 @@ class StageSpec:
             self._check_pre_conv()
         if "cpb_hidden" in reads:
             whole("cpb_hidden", self.cpb_hidden, 4096)
-        if "window" in reads and not (self.block == "vit" and self.window is None):
+        if "window" in reads and not ("global_every" in reads and self.window is None):
             self._check_windows()
         if "global_every" in reads:
             self._check_global_layers()
@@ -256,9 +257,9 @@ class StageSpec:
     def period(self) -> int:
         """Number of blocks after which the stage repeats itself.
 
-        2 where every other block has squeeze-excitation, `global_every` in a vit with windows and global layers.
+        2 where every other block has squeeze-excitation, `global_every` where every such layer is global.
         """
-        return self.global_every or (2 if self.block == "repdw" and self.squeeze is not None else 1)
+        return self.global_every or (2 if self.block in ALTERNATING and self.squeeze is not None else 1)
 
     def shortened(self) -> tuple[StageSpec, StageSpec, int]:
         """Return the stage with its first blocks only, with one period more of them, and how many periods it has more.

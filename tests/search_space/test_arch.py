@@ -130,6 +130,13 @@ def test_a_shortened_stage_ends_with_the_same_block_of_its_period(squeeze, depth
     assert few.squeeze == more.squeeze == squeeze
 
 
+def test_which_blocks_alternate_is_data(monkeypatch):
+    squeezed = StageSpec("mbconv", 2, 32, expansion=2, squeeze=0.25)
+    assert squeezed.period == 1
+    monkeypatch.setattr("search_space.stage.ALTERNATING", frozenset({"mbconv"}))
+    assert squeezed.period == 2
+
+
 def vit(**fields):
     return StageSpec("vit", **{"depth": 12, "width": 32, "expansion": 4, "heads": 4, "grid": 14} | fields)
 

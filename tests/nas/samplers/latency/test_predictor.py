@@ -20,8 +20,11 @@ from nas.measure.counts.operators import operators, operators_inside
 from nas.samplers.latency import LatencyPredictor, Observation, Prediction
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
+from nas.samplers.latency.blocks import BLOCKS as OPERATORS
+from nas.samplers.latency.blocks import stage_operators
+from nas.samplers.latency.operator_costs import FeatureMap
 from nas.samplers.latency.stage_costs import StageCost, stage_costs
-from search_space import BLOCKS, SPACES, ArchSpec, StageSpec
+from search_space import BLOCKS, SPACES, ArchSpec, SpecError, StageSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
 
 BATCH, PX = 4, 64
@@ -90,6 +93,12 @@ def one_of_each_option(block: str) -> list[StageSpec]:
 def test_every_block_does_the_work_that_its_network_does(block):
     for stage in one_of_each_option(block):
         check_work(ArchSpec((StageSpec("pool", 1, 8, expansion=1.0), replace(stage, width=128)), stem="patch"))
+
+
+def test_a_block_without_operators_is_refused_by_its_name(monkeypatch):
+    monkeypatch.delitem(OPERATORS, "pool")
+    with pytest.raises(SpecError, match=r"'pool' has no operators in BLOCKS of nas\.samplers\.latency\.blocks"):
+        stage_operators(StageSpec("pool", 1, 8, expansion=1.0), FeatureMap(1, 8))
 
 
 @pytest.mark.parametrize("kind", EXPANDING_DOWNSAMPLINGS)
