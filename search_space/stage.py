@@ -11,9 +11,9 @@ from typing import Any
 
 from search_space.checks import SpecError, check_keys, shown, whole, within, within_choices
 
-# The fields that each block reads in addition to `depth` and `width`; `backbones.build.BLOCKS` builds the blocks.
+# What each block reads in addition to `depth` and `width`. `backbones.build.BLOCK_BUILDERS` builds the blocks.
 _LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
-BLOCKS: dict[str, frozenset[str]] = {
+BLOCK_FIELDS: dict[str, frozenset[str]] = {
     "c2f": frozenset({"expansion", "kernel"}),
     "light_c2f": frozenset({"expansion", "kernel"}),
     "basic": frozenset({"expansion"}),
@@ -59,7 +59,7 @@ class StageSpec:
     The sources of the blocks are named in `backbones.layers`.
 
     Attributes:
-        block: one of `BLOCKS`.
+        block: one of `BLOCK_FIELDS`.
         depth: number of blocks.
         width: channels of the stage's map.
         expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; attention blocks: of the MLP).
@@ -110,13 +110,13 @@ class StageSpec:
     positions: str | None = None
 
     def __post_init__(self) -> None:
-        within_choices("block", self.block, BLOCKS)
+        within_choices("block", self.block, BLOCK_FIELDS)
         whole("depth", self.depth, 64)
         whole("width", self.width, 8192)
         for name in OPTIONAL:
-            if name not in BLOCKS[self.block]:
+            if name not in BLOCK_FIELDS[self.block]:
                 object.__setattr__(self, name, None)
-        if "expansion" in BLOCKS[self.block]:
+        if "expansion" in BLOCK_FIELDS[self.block]:
             self._check_expansion()
         self._check_convolutions()
         self._check_attention()
@@ -142,7 +142,7 @@ class StageSpec:
             object.__setattr__(self, "kernel", None if self.kernel == default_kernel(self.block) else self.kernel)
 
     def _check_attention(self) -> None:
-        reads = BLOCKS[self.block]
+        reads = BLOCK_FIELDS[self.block]
         if "heads" in reads:
             heads = whole("heads", self.heads, self.width)
             if self.width % heads and "key_width" not in reads:
@@ -176,7 +176,7 @@ class StageSpec:
             raise SpecError(f"pre_conv_groups: {self.pre_conv_groups}; use pre_conv 'dense' or 'depthwise'")
 
     def _check_windows(self) -> None:
-        if "ratios" in BLOCKS[self.block] and self.ratios is not None:
+        if "ratios" in BLOCK_FIELDS[self.block] and self.ratios is not None:
             ratios = tuple(self.ratios) if isinstance(self.ratios, list | tuple) else ()
             if not 1 <= len(ratios) <= 8:
                 raise SpecError(f"ratios: {shown(self.ratios)}; need 1 to 8 whole numbers, one an attention block")
@@ -228,7 +228,7 @@ class StageSpec:
 
     @property
     def _ratios(self) -> tuple[int, ...]:
-        return (1,) if "ratios" not in BLOCKS[self.block] else self.ratios or MR_RATIOS
+        return (1,) if "ratios" not in BLOCK_FIELDS[self.block] else self.ratios or MR_RATIOS
 
     @property
     def resolutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

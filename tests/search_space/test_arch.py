@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from search_space import BLOCKS, PRESETS, ArchSpec, SpecError, StageSpec, preset
+from search_space import BLOCK_FIELDS, PRESETS, ArchSpec, SpecError, StageSpec, preset
 from search_space.arch import shrinking_heads
 
 PICO = PRESETS["eradio_pico"]
@@ -66,7 +66,7 @@ def test_a_block_s_own_kernel_is_none():
 
 
 def test_a_block_may_have_no_expansion(monkeypatch):
-    monkeypatch.setitem(BLOCKS, "plain", frozenset({"kernel"}))
+    monkeypatch.setitem(BLOCK_FIELDS, "plain", frozenset({"kernel"}))
     bare = StageSpec("plain", 1, 32, kernel=5)
     assert bare == StageSpec("plain", 1, 32, kernel=5, expansion=4.0)
     spec = ArchSpec((bare,), stem="patch")

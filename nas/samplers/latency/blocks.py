@@ -16,22 +16,21 @@ from nas.samplers.latency.operator_costs import (
     Operators,
     attention,
     conv,
+    entry_of,
     linear,
     memory,
     pooled,
     transposed,
 )
-from search_space import SpecError, StageSpec
+from search_space import StageSpec
 
 CARRIERS = 4  # per window
 StageOperators = Callable[[StageSpec, FeatureMap], Operators]
 
 
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Return the operators of a stage on its map. Raises SpecError for a block without an entry in `BLOCKS`."""
-    if stage.block not in BLOCKS:
-        raise SpecError(f"block: {stage.block!r} has no operators in BLOCKS of {__name__}, which predict its time")
-    return BLOCKS[stage.block](stage, at)
+    """Return the operators of a stage on its map."""
+    return entry_of(BLOCK_OPERATORS, "block", stage.block)(stage, at)
 
 
 def _each(block: StageOperators) -> StageOperators:
@@ -272,7 +271,7 @@ def _mlp(tokens: int, stage: StageSpec) -> Operators:
 
 
 # The operators of a stage of each block.
-BLOCKS: dict[str, StageOperators] = {
+BLOCK_OPERATORS: dict[str, StageOperators] = {
     "c2f": _c2f,
     "light_c2f": _c2f,
     "basic": _each(_basic),

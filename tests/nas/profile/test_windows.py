@@ -8,7 +8,7 @@ import torch
 from backbones import build
 from nas.measure.counts import count
 from nas.profile.sweeps import _tokens, window_costs
-from search_space import BLOCKS, PRESETS, ArchSpec, StageSpec
+from search_space import BLOCK_FIELDS, PRESETS, ArchSpec, StageSpec
 
 
 def costs(name, resolution):
@@ -72,7 +72,7 @@ def test_windows_of_a_vit_shrink_before_they_pad():
 
 
 def test_global_layers_of_any_block_run_on_the_map(monkeypatch):
-    monkeypatch.setitem(BLOCKS, "own", BLOCKS["vit"])
+    monkeypatch.setitem(BLOCK_FIELDS, "own", BLOCK_FIELDS["vit"])
     vit = StageSpec("vit", 3, 32, expansion=2, heads=2, grid=16, window=7, global_every=3)
     assert _tokens(replace(vit, block="own"), 16, 16) == _tokens(vit, 16, 16)
     assert replace(vit, block="own", window=None, global_every=None).window is None

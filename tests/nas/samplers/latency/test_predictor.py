@@ -18,13 +18,11 @@ import torch
 from backbones import build, fuse
 from nas.measure.counts.operators import operators, operators_inside
 from nas.samplers.latency import LatencyPredictor, Observation, Prediction
+from nas.samplers.latency.blocks import BLOCK_OPERATORS
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
-from nas.samplers.latency.blocks import BLOCKS as OPERATORS
-from nas.samplers.latency.blocks import stage_operators
-from nas.samplers.latency.operator_costs import FeatureMap
-from nas.samplers.latency.stage_costs import StageCost, stage_costs
-from search_space import BLOCKS, SPACES, ArchSpec, SpecError, StageSpec
+from nas.samplers.latency.stage_costs import STEM_OPERATORS, StageCost, stage_costs
+from search_space import BLOCK_FIELDS, SPACES, ArchSpec, SpecError, StageSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
 
 BATCH, PX = 4, 64
@@ -89,16 +87,21 @@ def one_of_each_option(block: str) -> list[StageSpec]:
     return list(stages)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCK_FIELDS)
 def test_every_block_does_the_work_that_its_network_does(block):
     for stage in one_of_each_option(block):
         check_work(ArchSpec((StageSpec("pool", 1, 8, expansion=1.0), replace(stage, width=128)), stem="patch"))
 
 
-def test_a_block_without_operators_is_refused_by_its_name(monkeypatch):
-    monkeypatch.delitem(OPERATORS, "pool")
-    with pytest.raises(SpecError, match=r"'pool' has no operators in BLOCKS of nas\.samplers\.latency\.blocks"):
-        stage_operators(StageSpec("pool", 1, 8, expansion=1.0), FeatureMap(1, 8))
+@pytest.mark.parametrize(
+    ("table", "name", "fields"),
+    [(BLOCK_OPERATORS, "basic", {"stem": "patch"}), (STEM_OPERATORS, "overlap", {"stem": "overlap"})],
+)
+def test_a_block_or_a_stem_without_operators_is_refused_by_its_name(table, name, fields, monkeypatch):
+    spec = ArchSpec((StageSpec("basic", 1, 7, expansion=1.0),), **fields)  # of a width that no other test has counted
+    monkeypatch.delitem(table, name)
+    with pytest.raises(SpecError, match=f"'{name}' has no entry in the tables of operators"):
+        stage_costs(spec, BATCH, PX)
 
 
 @pytest.mark.parametrize("kind", EXPANDING_DOWNSAMPLINGS)
