@@ -36,12 +36,6 @@ BLOCK_FIELDS: dict[str, frozenset[str]] = {
     "vit": frozenset({"expansion", "heads", "positions", "grid", "window", "global_every", "registers"})
     | {"mlp", "layer_scale"},
 }
-OPTIONAL = (
-    *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
-    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid", "key_width"),
-    "kernel",
-    *("global_every", "registers", "positions"),
-)
 ALTERNATING = frozenset({"repdw"})  # blocks every other one of which has the stage's squeeze-excitation
 KERNELS = (3, 5, 7)
 DEFAULT_KERNELS = {"light_c2f": 5, "convnext": 7}  # other blocks: 3
@@ -276,6 +270,9 @@ class StageSpec:
         """Build a stage from a stage of `ArchSpec.to_dict`. Raises SpecError for an unknown or missing field."""
         check_keys("stage", data, required=("block", "depth", "width"), allowed=[f.name for f in fields(cls)])
         return cls(**data)
+
+
+OPTIONAL = tuple(field.name for field in fields(StageSpec) if field.default is None)  # those that a block may read
 
 
 def default_kernel(block: str) -> int:

@@ -5,6 +5,7 @@ import pytest
 
 from search_space import BLOCK_FIELDS, PRESETS, ArchSpec, SpecError, StageSpec, preset
 from search_space.arch import shrinking_heads
+from search_space.stage import OPTIONAL
 
 PICO = PRESETS["eradio_pico"]
 VIT = PRESETS["like_vit_base16"]
@@ -63,6 +64,10 @@ def test_a_block_s_own_kernel_is_none():
         assert len({ArchSpec((stage,), stem="patch").arch_id for stage in (bare, *others)}) == 3
         assert "kernel" not in ArchSpec((bare,), stem="patch").to_json()
     assert StageSpec("pool", 1, 32, expansion=0.5, kernel=5).kernel is None
+
+
+def test_every_optional_field_is_one_that_a_block_reads():
+    assert {field for reads in BLOCK_FIELDS.values() for field in reads} == set(OPTIONAL)
 
 
 def test_a_block_may_have_no_expansion(monkeypatch):
