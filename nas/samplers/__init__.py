@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 class SpaceSampler(BaseSampler):
     """Samples whole architectures by `propose(trials, rng)`, so that the space's constraints always hold.
 
-    The random state is a function of `seed` and the trial's number, so that a resumed study proposes the same.
+    The random state is a function of `seed` and the trial's number, so that a resumed study proposes the same. `trials`
+    are the records of all trials so far: also baselines, which may lie outside the space, duplicates, and trials that
+    are running or have failed.
     """
 
     def __init__(
