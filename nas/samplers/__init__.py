@@ -18,7 +18,7 @@ from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
 from nas.study.architectures import Architecture, SearchSpace
-from nas.study.config import KNOWN_COST, SearchConfig, check_sampler
+from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SearchConfig, check_sampler
 from nas.study.pareto import reference_point
 from nas.study.records import Expectation, Objective
 from nas.study.seed_noise import assumed_noise
@@ -180,7 +180,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, Sequence[Objective], SearchConfig], B
     KNOWN_COST: _known_cost,
     "evolution": _evolution,
     "random": _random,
-    **{name: partial(_optuna, name) for name in ("nsga2", "tpe", "gp")},
+    **{name: partial(_optuna, name) for name in OPTUNA_SAMPLERS},
 }
 
 

@@ -32,8 +32,8 @@ from search_space import SPACES, ArchSpec, preset
 from search_space.checks import shown
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
-# repeated here because the help of a command imports neither optuna nor torch.
+# The keys of nas.samplers' SAMPLERS and COSTS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and
+# BALANCES, repeated here because the help of a command imports neither optuna nor torch.
 KNOWN_COST = "known-cost"  # the sampler that knows an architecture's cost before it runs
 OPTUNA_SAMPLERS = ("nsga2", "tpe", "gp")
 SAMPLERS = (KNOWN_COST, "evolution", "random", *OPTUNA_SAMPLERS)
@@ -268,7 +268,7 @@ class SearchConfig:
 
     budget: Budget = 200
     seed: Seed = 0
-    sampler: Text = "known-cost"
+    sampler: Text = KNOWN_COST
     space: Text = DEFAULT_SPACE
     data: Text = "builtin"
     teachers: Text = "builtin"
@@ -389,7 +389,7 @@ def check_recorded(settings: Mapping[str, Any]) -> None:
 def supports(sampler: str, objectives: Sequence[str]) -> bool:
     """Tell whether a sampler can search for these objectives, by their names."""
     score, costs = objectives[:1], objectives[1:]
-    return sampler != "known-cost" or ([*score] == ["score"] and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+    return sampler != KNOWN_COST or ([*score] == ["score"] and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
 
 
 def check_sampler(config: SearchConfig) -> None:
@@ -398,9 +398,9 @@ def check_sampler(config: SearchConfig) -> None:
         raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
     if not supports(config.sampler, config.objectives):
         supported = f"supports score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
-        others = ", ".join(name for name in SAMPLERS if name != "known-cost")
+        others = ", ".join(name for name in SAMPLERS if name != KNOWN_COST)
         names = ",".join(config.objectives)
-        raise ConfigError(f"--objectives: {names}: known-cost {supported}; samplers for any objectives: {others}")
+        raise ConfigError(f"--objectives: {names}: {KNOWN_COST} {supported}; samplers for any objectives: {others}")
 
 
 def faster_precision(step_ms: Mapping[str, float]) -> str:
