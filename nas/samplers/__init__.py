@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
-from nas.study.architectures import Architecture, SearchSpace
 from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SearchConfig, check_sampler
 from nas.study.pareto import reference_point
 from nas.study.records import Expectation, Objective
 from nas.study.seed_noise import assumed_noise
+from nas.study.space_protocol import Architecture, SearchSpace
 from search_space import Space
 
 if TYPE_CHECKING:
