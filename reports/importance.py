@@ -26,11 +26,11 @@ from threadpoolctl import threadpool_limits
 from nas.study.records import Objective, StudyInfo, TrialRecord
 from reports.scored_trials import ScoredTrial, coordinate_of
 from reports.summary import StudySummary
-from search_space.arch import STEMS
+from search_space.arch import STEM_STRIDES
 from search_space.stage import OPTIONAL
 
 MIN_MODELS = 30
-MIN_STRIDE = min(STEMS.values())
+MIN_STRIDE = min(STEM_STRIDES.values())
 MIN_EXPLAINED = 0.1  # R² below which the shares mean nothing
 MAX_MODELS = 4000  # spread evenly over the study; more take seconds and hardly narrow the intervals
 DRAWS = 60  # of the bootstrap
@@ -98,7 +98,7 @@ def _of_objective(objective: Objective, models: Sequence[ScoredTrial]) -> list[I
 def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a spec into choices with readable names: "stage 1 block", "stem"."""
     flat: dict[str, Any] = {}
-    stride = STEMS.get(spec.get("stem", ""))
+    stride = STEM_STRIDES.get(spec.get("stem", ""))
     first = _first_stage(spec)
     for name, value in spec.items():
         if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
@@ -115,7 +115,7 @@ def _choices(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _first_stage(spec: Mapping[str, Any]) -> int:
     """Return the number of a spec's first stage, counted by stride: 1 at the smallest stride of all stems."""
-    return (STEMS.get(spec.get("stem", ""), MIN_STRIDE) // MIN_STRIDE).bit_length()
+    return (STEM_STRIDES.get(spec.get("stem", ""), MIN_STRIDE) // MIN_STRIDE).bit_length()
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Array, list[str]]:

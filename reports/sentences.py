@@ -9,7 +9,7 @@ from statistics import median
 
 from nas.analysis.selection import measurement, measuring_threads, without_threads
 from nas.numbers import fixed, plural
-from nas.study.config import BASELINES, compares_directions
+from nas.study.config import compares_directions
 from nas.study.convergence import convergence, is_below_noise
 from nas.study.objectives import on_plane
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
@@ -27,7 +27,7 @@ SMALL_PX = 64
 BELOW_ZERO = "Below 0, a model predicts worse than the mean of the targets does."
 MAX_NAMED_TEACHERS = 5  # teachers; more are counted
 # Our small presets: the baselines of the spaces for images of that side.
-OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in BASELINES[space.name]}
+OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in space.baselines}
 MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",

@@ -5,11 +5,11 @@ from search_space.checks import SpecError
 from search_space.presets import PRESETS, find_spec, preset
 from search_space.space import Space
 from search_space.spaces import SPACES
-from search_space.stage import BLOCKS, StageSpec
+from search_space.stage import BLOCK_FIELDS, StageSpec
 from search_space.timm_spec import NetworkSpec, TimmSpec, network_spec
 
 __all__ = [
-    "BLOCKS",
+    "BLOCK_FIELDS",
     "PRESETS",
     "SPACES",
     "ArchSpec",

@@ -23,7 +23,7 @@ from typing import Any
 from search_space.checks import SpecError, check_keys, shown, whole, within, within_choices
 from search_space.stage import StageSpec
 
-STEMS = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # stride
+STEM_STRIDES = {"conv": 4, "overlap": 4, "patch": 4, "conv16": 16, "patch16": 16}  # stride
 EXPANDING_DOWNSAMPLINGS = ("mbconv", "fused_mbconv")
 DOWNSAMPLINGS = ("conv", "patch", "pool", "attention", *EXPANDING_DOWNSAMPLINGS)
 TILING_DOWNSAMPLINGS = ("patch", "pool")  # they would leave out the last row and column of a map of odd sides
@@ -46,7 +46,7 @@ class ArchSpec:
 
     Attributes:
         stages: the stages in the order they run.
-        stem: one of `STEMS`, which also has their strides.
+        stem: one of `STEM_STRIDES`, which also has their strides.
         stem_width: channels between the two convolutions of the "conv" stem; None for the others.
         downsampling: the layers between stages, one of `DOWNSAMPLINGS`; "conv" where there is one stage only.
         neck: "stageN" fuses stage N and all later ones at stage N's resolution; "none": no neck.
@@ -70,9 +70,9 @@ class ArchSpec:
         object.__setattr__(self, "stages", tuple(self.stages))
         if not 1 <= len(self.stages) <= STAGES or not all(isinstance(s, StageSpec) for s in self.stages):
             raise SpecError(f"stages: got {len(self.stages)} entries; need 1 to {STAGES} StageSpec")
-        within_choices("stem", self.stem, STEMS)
+        within_choices("stem", self.stem, STEM_STRIDES)
         if self.strides[-1] > MAX_STRIDE:
-            max_stages = (MAX_STRIDE // STEMS[self.stem]).bit_length()
+            max_stages = (MAX_STRIDE // STEM_STRIDES[self.stem]).bit_length()
             raise SpecError(
                 f"stages: got {len(self.stages)} entries; the stem {self.stem!r} allows {max_stages} at most"
             )
@@ -99,7 +99,7 @@ class ArchSpec:
     @cached_property
     def strides(self) -> tuple[int, ...]:
         """Stride of each stage's map with respect to the image."""
-        return tuple(STEMS[self.stem] * 2**i for i in range(len(self.stages)))
+        return tuple(STEM_STRIDES[self.stem] * 2**i for i in range(len(self.stages)))
 
     def is_padded(self, index: int) -> bool:
         """Return whether the map of stage `index` passes a padding to even sides before it is downsampled."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search_space.arch import EXPANDING_DOWNSAMPLINGS, STEMS
+from search_space.arch import EXPANDING_DOWNSAMPLINGS, STEM_STRIDES
 from search_space.checks import SpecError
-from search_space.stage import BLOCKS, DEFAULT_KERNELS, StageSpec, default_kernel
+from search_space.stage import BLOCK_FIELDS, DEFAULT_KERNELS, StageSpec, default_kernel
 
 Choice = str | int | float | None
 LAST_STRIDE = "last_stride"  # a gene's field that is no field of a spec
@@ -60,7 +60,7 @@ class StageChoices:
     that None leaves out; with None alone there is no gene.
 
     Attributes:
-        blocks: keys of `BLOCKS`.
+        blocks: keys of `BLOCK_FIELDS`.
         depths: numbers of blocks.
         widths: channels.
         conv_expansions: expansions of the blocks in `NARROW`.
@@ -109,7 +109,7 @@ class Layout:
     """The choices of stem, number of stages, downsampling and neck, for stems of one stride.
 
     Attributes:
-        stems: keys of `STEMS` with the same stride.
+        stems: keys of `STEM_STRIDES` with the same stride.
         downsamplings: see `ArchSpec.downsampling`.
         stem_widths: widths of the "conv" stem.
         necks: "none" or "stageN", where N counts the stages of the space, not of the architecture.
@@ -129,7 +129,7 @@ class Layout:
     @property
     def stride(self) -> int:
         """Stride of the stems."""
-        return STEMS[self.stems[0]]
+        return STEM_STRIDES[self.stems[0]]
 
 
 def layout_genes(layout: Layout, prefix: str, number: int, lone: bool) -> list[Gene]:
@@ -240,7 +240,7 @@ def _kernels(stage: StageChoices, block: str) -> tuple[Choice, ...]:
 
 def _readers(field: str) -> frozenset[str]:
     """Return the blocks that read `field`."""
-    return frozenset(block for block, reads in BLOCKS.items() if field in reads)
+    return frozenset(block for block, reads in BLOCK_FIELDS.items() if field in reads)
 
 
 def _shape(stage: StageChoices) -> tuple[tuple[str, tuple[Choice, ...]], ...]:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
-from search_space.arch import STAGES, STEMS, ArchSpec
+from search_space.arch import STAGES, STEM_STRIDES, ArchSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
 from search_space.stage import StageSpec
@@ -29,16 +29,20 @@ class Space:
         stages: the choices of each stage.
         layouts: the choices of stem and neck, one for each stride of stems.
         image_px: side of the images that the space is designed for.
+        reference: preset that the throughputs of its searches are relative to by default.
+        baselines: presets that its searches train and measure for comparison by default.
     """
 
     name: str
     stages: tuple[StageChoices, ...]
     layouts: tuple[Layout, ...]
     image_px: int = 224
+    reference: str = "eradio_xt"
+    baselines: tuple[str, ...] = ("eradio_xt", "eradio_t", "eradio_s")
 
     def __post_init__(self) -> None:
         for stem in self._layouts:
-            within_choices("stems", stem, STEMS)
+            within_choices("stems", stem, STEM_STRIDES)
         for layout in self.layouts:
             self._check_layout(layout)
         for gene in self.genes:
@@ -55,7 +59,7 @@ class Space:
 
     def _check_layout(self, layout: Layout) -> None:
         ends, last = self._ends(layout), max(self._ends(layout))
-        one_stride = all(STEMS[stem] == layout.stride for stem in layout.stems)
+        one_stride = all(STEM_STRIDES[stem] == layout.stride for stem in layout.stems)
         largest = min(self.strides[-1], layout.stride * 2 ** (STAGES - 1))
         if not one_stride or min(ends) < layout.stride or last > largest:
             raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides from it to {largest}")

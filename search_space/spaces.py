@@ -14,7 +14,7 @@ ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
 ZOO_CONV_BLOCKS = ("light_c2f", "bottleneck", "fused_mbconv", "repdw")
 ZOO_BLOCKS = (*ZOO_CONV_BLOCKS, "linear_attention", "single_head", "bn_attention", "swin", "maxvit", "carrier", "vit")
 PHOTO_PX = 224  # for specs of no space
-STEMS = ("conv", "overlap", "patch")  # those of stride 4
+STEMS4 = ("conv", "overlap", "patch")  # those of stride 4
 STEMS16 = ("conv16", "patch16")
 PLAIN_DOWNSAMPLINGS = ("conv", "patch", "pool")
 DOWNSAMPLINGS16 = (*PLAIN_DOWNSAMPLINGS, "attention")  # whose cost grows with the square of a map's places
@@ -69,8 +69,10 @@ MICRO = Space(
             windows=(2,),
         ),
     ),
-    layouts=(Layout(STEMS, PLAIN_DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
+    layouts=(Layout(STEMS4, PLAIN_DOWNSAMPLINGS, stem_widths=(8, 16, 24), necks=NECKS, neck_dims=(64, 128, 192, 256)),),
     image_px=64,
+    reference="eradio_pico",
+    baselines=("eradio_femto", "eradio_pico", "eradio_nano"),
 )
 
 # Like "micro", which it contains, with the blocks and layouts of today's fast networks.
@@ -99,10 +101,12 @@ LAPTOP = Space(
         ),
     ),
     layouts=(
-        Layout(STEMS, PLAIN_DOWNSAMPLINGS, (8, 16, 24), NECKS, (64, 128, 192, 256), last_strides=(16, 32)),
+        Layout(STEMS4, PLAIN_DOWNSAMPLINGS, (8, 16, 24), NECKS, (64, 128, 192, 256), last_strides=(16, 32)),
         Layout(STEMS16, PLAIN_DOWNSAMPLINGS, (), ("none", "stage3"), (64, 128, 192, 256), last_strides=(16, 32)),
     ),
     image_px=64,
+    reference="eradio_pico",
+    baselines=("eradio_femto", "eradio_pico", "eradio_nano"),
 )
 
 # For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side; of 14, 7 and 4 for stems of stride 16.
@@ -183,7 +187,7 @@ FULL = Space(
     ),
     layouts=(
         Layout(
-            STEMS,
+            STEMS4,
             (*PLAIN_DOWNSAMPLINGS, "mbconv", "fused_mbconv"),
             (32, 64),
             NECKS,

@@ -11,9 +11,9 @@ from typing import Any
 
 from search_space.checks import SpecError, check_keys, shown, whole, within, within_choices
 
-# The fields that each block reads in addition to `depth` and `width`; `backbones.build.BLOCKS` builds the blocks.
+# What each block reads in addition to `depth` and `width`. `backbones.build.BLOCK_BUILDERS` builds the blocks.
 _LAYER = frozenset({"pre_conv_groups", "mlp", "qkv_bias", "layer_scale"})
-BLOCKS: dict[str, frozenset[str]] = {
+BLOCK_FIELDS: dict[str, frozenset[str]] = {
     "c2f": frozenset({"expansion", "kernel"}),
     "light_c2f": frozenset({"expansion", "kernel"}),
     "basic": frozenset({"expansion"}),
@@ -36,12 +36,7 @@ BLOCKS: dict[str, frozenset[str]] = {
     "vit": frozenset({"expansion", "heads", "positions", "grid", "window", "global_every", "registers"})
     | {"mlp", "layer_scale"},
 }
-OPTIONAL = (
-    *("expansion", "heads", "pre_conv", "window", "cpb_hidden", "subsampling"),
-    *("ratios", "pre_conv_groups", "mlp", "qkv_bias", "layer_scale", "group_width", "squeeze", "grid", "key_width"),
-    "kernel",
-    *("global_every", "registers", "positions"),
-)
+ALTERNATING = frozenset({"repdw"})  # blocks every other one of which has the stage's squeeze-excitation
 KERNELS = (3, 5, 7)
 DEFAULT_KERNELS = {"light_c2f": 5, "convnext": 7}  # other blocks: 3
 PRE_CONVS = ("none", "depthwise", "dense", "grouped")
@@ -58,7 +53,7 @@ class StageSpec:
     The sources of the blocks are named in `backbones.layers`.
 
     Attributes:
-        block: one of `BLOCKS`.
+        block: one of `BLOCK_FIELDS`.
         depth: number of blocks.
         width: channels of the stage's map.
         expansion: hidden width / width (c2f: of each half, 0.5 in YOLOv8; attention blocks: of the MLP).
@@ -109,13 +104,14 @@ class StageSpec:
     positions: str | None = None
 
     def __post_init__(self) -> None:
-        within_choices("block", self.block, BLOCKS)
+        within_choices("block", self.block, BLOCK_FIELDS)
         whole("depth", self.depth, 64)
         whole("width", self.width, 8192)
         for name in OPTIONAL:
-            if name not in BLOCKS[self.block]:
+            if name not in BLOCK_FIELDS[self.block]:
                 object.__setattr__(self, name, None)
-        self._check_expansion()
+        if "expansion" in BLOCK_FIELDS[self.block]:
+            self._check_expansion()
         self._check_convolutions()
         self._check_attention()
 
@@ -140,7 +136,7 @@ class StageSpec:
             object.__setattr__(self, "kernel", None if self.kernel == default_kernel(self.block) else self.kernel)
 
     def _check_attention(self) -> None:
-        reads = BLOCKS[self.block]
+        reads = BLOCK_FIELDS[self.block]
         if "heads" in reads:
             heads = whole("heads", self.heads, self.width)
             if self.width % heads and "key_width" not in reads:
@@ -149,7 +145,7 @@ class StageSpec:
             self._check_pre_conv()
         if "cpb_hidden" in reads:
             whole("cpb_hidden", self.cpb_hidden, 4096)
-        if "window" in reads and not (self.block == "vit" and self.window is None):
+        if "window" in reads and not ("global_every" in reads and self.window is None):
             self._check_windows()
         if "global_every" in reads:
             self._check_global_layers()
@@ -174,7 +170,7 @@ class StageSpec:
             raise SpecError(f"pre_conv_groups: {self.pre_conv_groups}; use pre_conv 'dense' or 'depthwise'")
 
     def _check_windows(self) -> None:
-        if "ratios" in BLOCKS[self.block] and self.ratios is not None:
+        if "ratios" in BLOCK_FIELDS[self.block] and self.ratios is not None:
             ratios = tuple(self.ratios) if isinstance(self.ratios, list | tuple) else ()
             if not 1 <= len(ratios) <= 8:
                 raise SpecError(f"ratios: {shown(self.ratios)}; need 1 to 8 whole numbers, one an attention block")
@@ -226,7 +222,7 @@ class StageSpec:
 
     @property
     def _ratios(self) -> tuple[int, ...]:
-        return (1,) if "ratios" not in BLOCKS[self.block] else self.ratios or MR_RATIOS
+        return (1,) if "ratios" not in BLOCK_FIELDS[self.block] else self.ratios or MR_RATIOS
 
     @property
     def resolutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -255,9 +251,9 @@ class StageSpec:
     def period(self) -> int:
         """Number of blocks after which the stage repeats itself.
 
-        2 where every other block has squeeze-excitation, `global_every` in a vit with windows and global layers.
+        2 where every other block has squeeze-excitation, `global_every` where every such layer is global.
         """
-        return self.global_every or (2 if self.block == "repdw" and self.squeeze is not None else 1)
+        return self.global_every or (2 if self.block in ALTERNATING and self.squeeze is not None else 1)
 
     def shortened(self) -> tuple[StageSpec, StageSpec, int]:
         """Return the stage with its first blocks only, with one period more of them, and how many periods it has more.
@@ -274,6 +270,9 @@ class StageSpec:
         """Build a stage from a stage of `ArchSpec.to_dict`. Raises SpecError for an unknown or missing field."""
         check_keys("stage", data, required=("block", "depth", "width"), allowed=[f.name for f in fields(cls)])
         return cls(**data)
+
+
+OPTIONAL = tuple(field.name for field in fields(StageSpec) if field.default is None)  # those that a block may read
 
 
 def default_kernel(block: str) -> int:

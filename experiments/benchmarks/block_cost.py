@@ -33,7 +33,7 @@ from nas.measure.counts.macs import MacCountingMode
 from nas.measure.environment import device_kind
 from nas.measure.interleave import compare
 from nas.measure.timers import Call, timer_for
-from search_space import BLOCKS, StageSpec
+from search_space import BLOCK_FIELDS, StageSpec
 
 DEPTH, REFERENCE = 2, "basic"
 RESULTS = Path(__file__).parents[1] / "results" / "block_cost.json"
@@ -67,7 +67,7 @@ def stages(width: int, side: int) -> dict[str, StageSpec]:
         "carrier": windowed,
         "vit": {**heads, "grid": side},
     }
-    missing = BLOCKS.keys() - options.keys()
+    missing = BLOCK_FIELDS.keys() - options.keys()
     assert not missing, f"no options for the blocks {sorted(missing)}"
     found = {block: StageSpec(block, DEPTH, width, **fields) for block, fields in options.items()}  # type: ignore[arg-type]
     # One layer with windows, one without.

@@ -21,9 +21,9 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from nas.study.architectures import Proposal
 from nas.study.loop import StudyLoop
 from nas.study.records import Expectation, StudyInfo, TrialRecord, TrialState
+from nas.study.space_protocol import Proposal
 from nas.study.study_store import Result
 
 

@@ -59,16 +59,6 @@ class TeacherTargets:
         """Return the channels of the spatial targets."""
         return self.spatial.dims
 
-    @property
-    def summary_kept(self) -> float | None:
-        """Return the share of the teacher's summary variance in the targets."""
-        return None if self.summary is None else self.summary.kept
-
-    @property
-    def spatial_kept(self) -> float:
-        """Return the share of the teacher's spatial variance in the targets."""
-        return self.spatial.kept
-
 
 @dataclass(frozen=True)
 class Targets:

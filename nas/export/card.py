@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from nas.export.source import FormatReport
 
 LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx", "torchscript": "pytorch"}
-LICENSES = {"lite0": "Apache-2.0", "xfeat": "Apache-2.0", "hed": "MIT"}
 BUILTIN_DATA = (
     "OpenMoji glyphs (CC-BY-SA-4.0) on crops of photographs from scikit-learn (CC-BY-2.0) and scikit-image (CC0 or "
     "public domain by its documentation, which names no license of the one from the Middlebury stereo benchmark)"
@@ -258,10 +257,12 @@ def _license(data: CardData) -> str:
 
 
 def _teacher_license(name: str) -> str:
-    if name in LICENSES:
-        return LICENSES[name]
     from timm.models import get_pretrained_cfg, is_model
 
+    from nas.teachers import TEACHERS
+
+    if name in TEACHERS:
+        return TEACHERS[name].license or UNKNOWN_LICENSE
     network = name.partition("@")[0]
     config = get_pretrained_cfg(network) if is_model(network.partition(".")[0]) else None
     return code(config.license) if config is not None and config.license else UNKNOWN_LICENSE

@@ -34,7 +34,7 @@ from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
 from nas.search.preconditions import check_image_count, too_few_within_limits
-from nas.study.config import REFERENCES, ConfigError, DistillConfig, SearchConfig
+from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import CountedCosts, broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
 from nas.study.redaction import public_word
@@ -228,7 +228,7 @@ def _begin(
         precision = config.distill.precision
         if precision == "auto":
             threads, locks = max(1, cpu_count() // settings.workers), lock_dir() / device_key(config.device)
-            choice = choose_precision(preset(REFERENCES[config.space]), targets, config, threads, locks)
+            choice = choose_precision(preset(SPACES[config.space].reference), targets, config, threads, locks)
             announce(str(choice), _LOG)
             precision = choice.precision
         record = PilotRecord(recorded_settings(config), precision, targets.fingerprint)

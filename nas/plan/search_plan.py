@@ -45,7 +45,7 @@ from nas.plan.probe import (
 )
 from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
 from nas.search.preconditions import check_limits, too_few_within_limits
-from nas.study.config import REFERENCES, SearchConfig, is_of_timm
+from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
 from nas.study.objectives import objectives
 from search_space import SPACES, preset
@@ -142,7 +142,7 @@ def _measured(
     threads = max(1, cpus // workers), max(1, cpus - 1)
     locks, precision = lock_dir() / device_key(config.device), None
     if config.distill.precision == "auto":
-        precision = choose_precision(preset(REFERENCES[config.space]), targets, config, threads[0], locks)
+        precision = choose_precision(preset(SPACES[config.space].reference), targets, config, threads[0], locks)
         config = replace(config, distill=replace(config.distill, precision=precision.precision))
     return probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
 

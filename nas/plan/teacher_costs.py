@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from timm.models import get_pretrained_cfg
 
 from nas.cache.build import CachePlan, share_of
 from nas.cache.codecs import CODECS
@@ -25,13 +24,10 @@ from nas.search.preconditions import check_image_count
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.timm_networks import create, features, layout, parse
-from nas.teachers.weights import HED, LITE0, XFEAT, cached_hub_file, file_for, locate
 
 # How many times slower than in dense bf16 a GPU multiplies, by the peaks of NVIDIA's data sheets in TFLOP/s: A100 312
 # in bf16, 156 in TF32, 19.5 in fp32; H100 SXM 989, 495, 67. Others differ: an L40S is only 4 times slower in fp32.
 TF32_SLOWDOWN, FP32_SLOWDOWN = 2, 15
-
-_BUILTIN = {"lite0": LITE0, "hed": HED, "xfeat": XFEAT}
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px, compression = config.distill.img_size, _compression(config)
     chosen = specs(config.teachers, weights)
-    missing = [spec for spec in chosen if not weights_here(spec.name, weights)]
+    missing = [spec for spec in chosen if not spec.is_here()]
     check_weights([spec for spec in chosen if spec not in missing])
     images = ImageCacheBuilder(source, px)
     train, val = len(images.sets["train"]) // config.views, len(images.sets["val"])
@@ -133,7 +129,7 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         sizes = _target_bytes(spec, config, config.train_images * config.views, config.val_images)
         counted = pass_macs(spec.name)
         if counted is None or device is None:
-            note = "the MACs of a built-in teacher are not known" if counted is None else ""
+            note = "only the MACs of timm's networks are counted" if counted is None else ""
             costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
             continue
         note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {config.teacher_precision}"
@@ -152,15 +148,6 @@ def _passes(config: SearchConfig) -> int:
     return config.train_images * config.views + config.val_images
 
 
-def weights_here(name: str, files: Mapping[str, Path]) -> bool:
-    """Return whether a teacher can be loaded without a network connection."""
-    if name in _BUILTIN:
-        return locate(_BUILTIN[name]) is not None
-    if file_for(name, files):
-        return True
-    return cached_hub_file(get_pretrained_cfg(parse(name).network).hf_hub_id) is not None
-
-
 class PassMacs(NamedTuple):
     """The MACs of a teacher's pass for one image, and those of its convolutions among them."""
 
@@ -171,11 +158,11 @@ class PassMacs(NamedTuple):
 def pass_macs(name: str) -> PassMacs | None:
     """Return the MACs of a timm teacher for one image, or for its share of a mosaic. No weights are needed.
 
-    A built-in teacher has None.
+    A teacher of `TEACHERS`, which is no network of timm, has None.
     """
-    if name in _BUILTIN:
+    if name in TEACHERS:
         return None
-    parsed, counter = parse(name, TEACHERS), MacCountingMode()
+    parsed, counter = parse(name), MacCountingMode()
     norm = layout(parsed).norm  # runs the network where the layout is not cached
     with torch.device("meta"):
         model = create(parsed).eval()

@@ -13,7 +13,6 @@ from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_here, default_arm, named_arms
 from nas.measure.devices import device_type
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
-from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
 from search_space import SPACES
 from search_space.timm_spec import check_arch
@@ -177,7 +176,7 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
         batch=options.batch_size or default_batch(device, resolution),
         arm=arm,
         seconds=options.measure_seconds,
-        reference=options.reference or REFERENCES[options.space],
+        reference=options.reference or SPACES[options.space].reference,
     )
 
 
@@ -278,5 +277,7 @@ def _joined(sizes: Sequence[int]) -> str:
 
 def _references() -> str:
     """Return the reference of each space, in words: spaces with the same one are named together."""
-    names = dict.fromkeys(REFERENCES.values())
-    return ", ".join(f"{n} for {' and '.join(s for s, name in REFERENCES.items() if name == n)}" for n in names)
+    spaces: dict[str, list[str]] = {}
+    for space in SPACES.values():
+        spaces.setdefault(space.reference, []).append(space.name)
+    return ", ".join(f"{reference} for {' and '.join(names)}" for reference, names in spaces.items())

@@ -22,7 +22,7 @@ from nas.measure.timers import Call, timer_for
 from nas.measure.verdicts import device_notes
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
 from nas.study.timing_doubts import speed_doubt
-from search_space import StageSpec
+from search_space import BLOCK_FIELDS, StageSpec
 
 BUFFERS = 2
 
@@ -55,7 +55,7 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
 def _tokens(stage: StageSpec, side: int, resized: int) -> tuple[float, int]:
     """Return how many tokens the attention blocks of a stage need for its map, and on how many they run."""
     ratios, windows = stage.resolutions
-    if stage.block == "vit":
+    if "global_every" in BLOCK_FIELDS[stage.block]:
         padded = _up(side, fitted_window(side, windows[0]))
         return stage.depth * side**2, sum((side if each else padded) ** 2 for each in stage.global_layers)
     needed = sum((side / ratio) ** 2 for ratio in ratios)

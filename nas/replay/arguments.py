@@ -13,7 +13,7 @@ from nas.cli import PROGRAM, OneLineParser
 from nas.extras import install_command
 from nas.flags import add_flag
 from nas.ranges import Budget, Range, Seed, Workers, check_fields
-from nas.study.config import KNOWN_COST, SAMPLERS, ConfigError
+from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SAMPLERS, ConfigError
 
 SIZES = "sizes"  # the source of the linear term
 # Sources of what is known of an architecture before it is trained, by benchmark: all, and the default.
@@ -28,7 +28,7 @@ DEFAULT_SOURCES = {"nasbench201": ("cost", "structure", SIZES), "macro": ("param
 BENCHES = tuple(SOURCES)
 DATASETS = ("cifar10", "cifar100", "imagenet16")
 DEFAULT_SAMPLERS = (KNOWN_COST, "random", "nsga2", "tpe")
-INFORMED_SAMPLERS = tuple(f"informed-{name}" for name in ("random", "nsga2", "tpe", "gp"))
+INFORMED_SAMPLERS = tuple(f"informed-{name}" for name in ("random", *OPTUNA_SAMPLERS))
 REPLAY_SAMPLERS = (*SAMPLERS, *INFORMED_SAMPLERS)
 
 _EXAMPLES = """examples:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ class MemberSpace(Space):
     @classmethod
     def of(cls, space: Space, members: Sequence[ArchSpec]) -> MemberSpace:
         """Return a space with some of its architectures."""
-        return cls(space.name, space.stages, space.layouts, space.image_px, tuple(members))
+        return cls(**_fields(space), members=tuple(members))
 
     def count(self) -> int:
         """Return the number of members."""
@@ -79,7 +79,7 @@ class MemberSpace(Space):
     @cached_property
     def _whole(self) -> Space:
         """Return the space with all of its architectures. In this one, `Space.mutate` would end at a member at once."""
-        return Space(self.name, self.stages, self.layouts, self.image_px)
+        return Space(**_fields(self))
 
     @cached_property
     def _positions(self) -> dict[ArchSpec, int]:
@@ -106,6 +106,11 @@ class MemberSpace(Space):
             different[self._positions[other_than]] = different.max() + 1
         nearest = np.flatnonzero(different == different.min())
         return self.members[int(nearest[0] if rng is None else rng.choice(nearest.tolist()))]
+
+
+def _fields(space: Space) -> dict[str, Any]:
+    """Return the fields that every space has, by their names."""
+    return {field.name: getattr(space, field.name) for field in fields(Space)}
 
 
 @dataclass(frozen=True, eq=False)

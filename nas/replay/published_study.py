@@ -25,11 +25,11 @@ from nas.replay.published_table import Array, PublishedTable
 from nas.samplers import control, make_sampler
 from nas.samplers.known_cost import KnownCostSampler, TrialValues
 from nas.storage.store import Store
-from nas.study.architectures import vary
 from nas.study.config import KNOWN_COST, DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.pareto import hypervolume
 from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.space_protocol import vary
 
 # Mean and standard deviation of the accuracy that an emulated rung lacks, in proportion to the missing training. Their
 # unit is the standard deviation of the accuracies over the reference.

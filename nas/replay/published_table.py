@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.study.architectures import SearchSpace
 from nas.study.config import ConfigError
+from nas.study.space_protocol import SearchSpace
 
 Array = NDArray[np.float64]
 

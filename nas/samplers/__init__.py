@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
-from nas.study.architectures import Architecture, SearchSpace
-from nas.study.config import KNOWN_COST, SearchConfig, check_sampler
+from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SearchConfig, check_sampler
 from nas.study.pareto import reference_point
 from nas.study.records import Expectation, Objective
 from nas.study.seed_noise import assumed_noise
+from nas.study.space_protocol import Architecture, SearchSpace
 from search_space import Space
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 class SpaceSampler(BaseSampler):
     """Samples whole architectures by `propose(trials, rng)`, so that the space's constraints always hold.
 
-    The random state is a function of `seed` and the trial's number, so that a resumed study proposes the same.
+    The random state is a function of `seed` and the trial's number, so that a resumed study proposes the same. `trials`
+    are the records of all trials so far: also baselines, which may lie outside the space, duplicates, and trials that
+    are running or have failed.
     """
 
     def __init__(
@@ -178,7 +180,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, Sequence[Objective], SearchConfig], B
     KNOWN_COST: _known_cost,
     "evolution": _evolution,
     "random": _random,
-    **{name: partial(_optuna, name) for name in ("nsga2", "tpe", "gp")},
+    **{name: partial(_optuna, name) for name in OPTUNA_SAMPLERS},
 }
 
 

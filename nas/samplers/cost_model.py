@@ -21,12 +21,12 @@ from nas.measure.counts.totals import network_totals, totals
 from nas.samplers.known_cost import TrialValues
 from nas.samplers.latency import MIN_MODELS, LatencyPredictor, Observation
 from nas.samplers.latency.stage_costs import stage_costs
-from nas.study.architectures import vary
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
 from nas.study.halving import TRUSTED_DEVIATION, WIDTH
 from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
 from nas.study.records import TrialState
+from nas.study.space_protocol import vary
 from search_space import ArchSpec, Space, StageSpec
 from search_space.genes import StageChoices
 

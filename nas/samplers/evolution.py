@@ -12,9 +12,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.study.architectures import Architecture, SearchSpace
 from nas.study.pareto import best_first, coordinates
 from nas.study.records import Objective, TrialRecord, TrialState
+from nas.study.space_protocol import Architecture, SearchSpace
 
 MAX_TRIES = 200
 

@@ -19,7 +19,7 @@ from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
 from nas.storage.store import Store
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text
-from nas.study.teacher_names import check_files
+from nas.study.teacher_names import TeacherError, check_files
 from nas.terminal import write_line
 
 
@@ -167,7 +167,7 @@ def _cache_bytes(command: SearchCommand) -> tuple[float, float | None, float]:
 
     try:
         material = material_counted(command.config, {}, device=None)
-    except ValueError:
+    except TeacherError:  # an unknown name, which is a problem of its own
         return images_bytes(command.config), None, 0.0
     outputs = sum(teacher.kept_bytes for teacher in material.teachers)
     return material.images.kept_bytes, outputs, max(teacher.temporary_bytes for teacher in material.teachers)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nas.study.config import BASELINES, OPTUNA_SAMPLERS, REFERENCES, ConfigError, SearchConfig, is_of_timm
+from nas.study.config import OPTUNA_SAMPLERS, ConfigError, SearchConfig, is_of_timm
 from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec
 from search_space.presets import unknown_preset
 from search_space.timm_names import PREFIX
@@ -17,15 +17,15 @@ _ID_CHARACTERS = 8  # of an architecture's id, in the name of one that was read 
 
 def add_network_flags(add: Callable[..., object]) -> None:
     """Add the flags of a search that name networks."""
-    defaults = SearchConfig()
+    defaults, full = SearchConfig(), SPACES["full"]
     reference = (
         "network that throughputs are relative to, timed in a pair with each candidate: a preset, a spec's .json file, "
-        f"or timm:NAME with random weights (default: {defaults.reference}; {REFERENCES['full']} with --space full)"
+        f"or timm:NAME with random weights (default: {defaults.reference}; {full.reference} with --space full)"
     )
     add("--reference", metavar="ARCH", help=reference)
     baselines = (
         "comma list of presets and specs' .json files, which are trained and measured like candidates, or none "
-        f"(default: {','.join(defaults.baselines)}; {','.join(BASELINES['full'])} with --space full)"
+        f"(default: {','.join(defaults.baselines)}; {','.join(full.baselines)} with --space full)"
     )
     add("--baselines", type=_names_or_none, metavar="A,B", help=baselines)
     scale = (

@@ -36,7 +36,7 @@ from nas.search.settings import SearchCommand, default_workers, resume_command
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
-from nas.study.config import REFERENCES, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.contact_sheet import FOLDER as PICTURES
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
@@ -197,7 +197,7 @@ def with_precision(
 
     threads = _train_threads(1 if network else command.workers or default_workers(config))
     locks = lock_dir() / device_key(config.device)
-    choice = choose_precision(network or preset(REFERENCES[config.space]), targets, config, threads, locks)
+    choice = choose_precision(network or preset(SPACES[config.space].reference), targets, config, threads, locks)
     show(str(choice))
     distill = replace(config.distill, precision=choice.precision)
     return replace(command, config=replace(config, distill=distill)), choice.step_ms

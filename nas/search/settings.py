@@ -27,10 +27,8 @@ from nas.search.networks import check_networks, check_new_baselines, read_spec_f
 from nas.search.preconditions import check_device
 from nas.study import compatibility
 from nas.study.config import (
-    BASELINES,
     KNOWN_COST,
     RECIPE_FLAGS,
-    REFERENCES,
     ConfigError,
     SearchConfig,
     check_sampler,
@@ -38,14 +36,14 @@ from nas.study.config import (
 )
 from nas.study.limits import check_knowable, given_limits
 from nas.study.redaction import public_word
-from nas.study.teacher_names import BUILTIN_TEACHERS
+from nas.study.teacher_names import SETS
 from search_space import SPACES
 from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
 RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run")
-_TEACHERS_OF_A_LAPTOP = {"builtin", *BUILTIN_TEACHERS}
+_TEACHERS_OF_A_LAPTOP = {"builtin", *SETS["builtin"]}
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
 
 
@@ -362,9 +360,10 @@ def _unused_folder(path: Path) -> Path:
 def _defaults(options: Mapping[str, Any]) -> SearchConfig:
     """Return the defaults of the chosen space and device; resolution, reference and baselines suit the space."""
     base = SearchConfig()
-    if (space := options.get("space")) in SPACES:
-        base = replace(base, reference=REFERENCES[space], baselines=BASELINES[space])
-        base = replace(base, distill=replace(base.distill, img_size=SPACES[space].image_px))
+    if (name := options.get("space")) in SPACES:
+        space = SPACES[name]
+        base = replace(base, reference=space.reference, baselines=space.baselines)
+        base = replace(base, distill=replace(base.distill, img_size=space.image_px))
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
     if _resolved_device(options.get("device", base.device)) == "cuda":

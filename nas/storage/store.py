@@ -44,10 +44,10 @@ from nas.storage.errors import (
 )
 from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
-from nas.study.architectures import ExpectingSampler, Proposal
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
 from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.space_protocol import ExpectingSampler, Proposal
 from search_space import SpecError
 from search_space.checks import shown
 from search_space.timm_spec import network_spec_from_json

@@ -28,12 +28,12 @@ from nas.ranges import (
 from nas.ranges import ConfigError as ConfigError
 from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
-from search_space import ArchSpec, preset
+from search_space import SPACES, ArchSpec, preset
 from search_space.checks import shown
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# The keys of nas.samplers' SAMPLERS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and BALANCES,
-# repeated here because the help of a command imports neither optuna nor torch.
+# The keys of nas.samplers' SAMPLERS and COSTS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and
+# BALANCES, repeated here because the help of a command imports neither optuna nor torch.
 KNOWN_COST = "known-cost"  # the sampler that knows an architecture's cost before it runs
 OPTUNA_SAMPLERS = ("nsga2", "tpe", "gp")
 SAMPLERS = (KNOWN_COST, "evolution", "random", *OPTUNA_SAMPLERS)
@@ -50,13 +50,6 @@ SCHEDULES = ("constant", "cosine", "wsd")
 _DECAY = 0.2  # last part of the steps in which "wsd" lets the learning rate fall
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 DEFAULT_SPACE = "laptop"
-# What the searches of a space compare with, by the space's name.
-REFERENCES = {"micro": "eradio_pico", "laptop": "eradio_pico", "full": "eradio_xt"}
-BASELINES = {
-    "micro": ("eradio_femto", "eradio_pico", "eradio_nano"),
-    "laptop": ("eradio_femto", "eradio_pico", "eradio_nano"),
-    "full": ("eradio_xt", "eradio_t", "eradio_s"),
-}
 DIRECTIONS = ("cosine", "angle")  # losses that do not train a prediction's length
 
 
@@ -275,7 +268,7 @@ class SearchConfig:
 
     budget: Budget = 200
     seed: Seed = 0
-    sampler: Text = "known-cost"
+    sampler: Text = KNOWN_COST
     space: Text = DEFAULT_SPACE
     data: Text = "builtin"
     teachers: Text = "builtin"
@@ -292,8 +285,8 @@ class SearchConfig:
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
     front_gain: Annotated[float, Range(0, 1)] = 0.02
     last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
-    reference: Text = REFERENCES[DEFAULT_SPACE]
-    baselines: tuple[Text, ...] = BASELINES[DEFAULT_SPACE]
+    reference: Text = SPACES[DEFAULT_SPACE].reference
+    baselines: tuple[Text, ...] = SPACES[DEFAULT_SPACE].baselines
     scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
@@ -396,7 +389,7 @@ def check_recorded(settings: Mapping[str, Any]) -> None:
 def supports(sampler: str, objectives: Sequence[str]) -> bool:
     """Tell whether a sampler can search for these objectives, by their names."""
     score, costs = objectives[:1], objectives[1:]
-    return sampler != "known-cost" or ([*score] == ["score"] and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+    return sampler != KNOWN_COST or ([*score] == ["score"] and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
 
 
 def check_sampler(config: SearchConfig) -> None:
@@ -405,9 +398,9 @@ def check_sampler(config: SearchConfig) -> None:
         raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
     if not supports(config.sampler, config.objectives):
         supported = f"supports score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
-        others = ", ".join(name for name in SAMPLERS if name != "known-cost")
+        others = ", ".join(name for name in SAMPLERS if name != KNOWN_COST)
         names = ",".join(config.objectives)
-        raise ConfigError(f"--objectives: {names}: known-cost {supported}; samplers for any objectives: {others}")
+        raise ConfigError(f"--objectives: {names}: {KNOWN_COST} {supported}; samplers for any objectives: {others}")
 
 
 def faster_precision(step_ms: Mapping[str, float]) -> str:

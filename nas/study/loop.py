@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nas.study.architectures import SearchSpace
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.convergence import gain_over_noise, is_below_noise
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
@@ -25,6 +24,7 @@ from nas.study.promotion import reason_to_stop
 from nas.study.proposer import TrialProposer
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from nas.study.session_times import covered, elapsed, elapsed_by_clock, now, session_driver
+from nas.study.space_protocol import SearchSpace
 from nas.study.study_store import StudyStore
 from nas.study.trial_table import TrialTable
 from search_space import SPACES

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from nas.numbers import plural
-from nas.study.architectures import Architecture, Proposal, SearchSpace
 from nas.study.records import TrialRecord, TrialState
+from nas.study.space_protocol import Architecture, Proposal, SearchSpace
 from nas.study.study_store import StudyStore
 
 _REPEATS_LIMIT = 20  # repeats in a row after which a new neighbor of the repeated architecture is evaluated

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from nas.study.architectures import Proposal
 from nas.study.records import StudyInfo, TrialRecord
+from nas.study.space_protocol import Proposal
 
 Result = TypeVar("Result")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from search_space.timm_names import may_be_timm_name, tagged_names
 
-BUILTIN_TEACHERS = ("lite0", "hed", "xfeat")
+OWN_TEACHERS = ("lite0", "hed", "xfeat")  # the keys of nas.teachers' TEACHERS, those with a module; others are timm's
 SETS: dict[str, tuple[str, ...]] = {
-    "builtin": BUILTIN_TEACHERS,
+    "builtin": ("lite0", "hed", "xfeat"),  # of every study by default: no teacher is added to these
     "am_radio": (
         "vit_huge_patch14_clip_224.laion2b",
         "vit_giant_patch14_reg4_dinov2.lvd142m@224",
@@ -46,7 +46,7 @@ def check_teacher_names(names: str, files: Mapping[str, Path]) -> None:
 
 def _own_teachers() -> Iterable[str]:
     """Return the names of this project's teachers, and of those that this process has added to them."""
-    return getattr(sys.modules.get("nas.teachers"), "TEACHERS", BUILTIN_TEACHERS)
+    return getattr(sys.modules.get("nas.teachers"), "TEACHERS", OWN_TEACHERS)
 
 
 def check_files(names: str, files: Mapping[str, Path]) -> None:
@@ -65,7 +65,7 @@ def check_files(names: str, files: Mapping[str, Path]) -> None:
         )
 
 
-def teacher_choices(network: str, builtin_names: Iterable[str] = (*SETS, *BUILTIN_TEACHERS)) -> str:
+def teacher_choices(network: str, builtin_names: Iterable[str] = (*SETS, *OWN_TEACHERS)) -> str:
     """List the names most similar to an unknown one."""
     near = get_close_matches(network, [*builtin_names, *tagged_names()], n=5, cutoff=0.5)
     ending = "any pretrained timm network" + (f"; nearest: {', '.join(near)}" if near else "")

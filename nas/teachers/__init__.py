@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nas.numbers import plural
-from nas.study.teacher_names import BUILTIN_TEACHERS, SETS, check_teacher_names, listed
+from nas.study.teacher_names import SETS, check_teacher_names, listed
 from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
 from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
@@ -28,7 +28,7 @@ from nas.teachers.xfeat import XFEAT_TEACHER
 
 __all__ = ["SETS", "TEACHERS", "Teacher", "TeacherError", "TeacherOutput", "TeacherSpec", "load_teachers", "specs"]
 
-TEACHERS: dict[str, TeacherSpec] = dict(zip(BUILTIN_TEACHERS, (LITE0_TEACHER, HED_TEACHER, XFEAT_TEACHER), strict=True))
+TEACHERS: dict[str, TeacherSpec] = {spec.name: spec for spec in (LITE0_TEACHER, HED_TEACHER, XFEAT_TEACHER)}
 
 
 def specs(names: str, weights: Mapping[str, Path] | None = None) -> list[TeacherSpec]:

@@ -81,7 +81,8 @@ class TeacherSpec:
     identify the teacher. Calling `sha256` may download the weights. `check` says where the weights come from; it reads
     no tensor and downloads nothing, and raises TeacherError where there are none or they are another network's.
     `widths` are the channels of the summary (0: none) and of the map. `map_side` takes the side of a square image in px
-    to the side of its map in tokens; None where it is unknown.
+    to the side of its map in tokens; None where it is unknown. It is part of the cache's key. `is_here` tells whether
+    `load` needs no network connection. `license` is that of the weights; None where it is unknown.
     """
 
     name: str
@@ -93,6 +94,8 @@ class TeacherSpec:
     widths: tuple[int, int]
     check: Callable[[], str]
     map_side: Callable[[int], int] | None = None
+    is_here: Callable[[], bool] = lambda: True
+    license: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:

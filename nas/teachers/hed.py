@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to
-from nas.teachers.weights import HED, check_wheel, weight_path
+from nas.teachers.weights import HED, check_wheel, locate, weight_path
 
 WIDTHS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 FEATURE_BLOCKS = 4
@@ -102,4 +102,6 @@ HED_TEACHER = TeacherSpec(
     widths=(Hed.summary_dim, Hed.spatial_dim),
     check=lambda: check_wheel(HED),
     map_side=lambda px: max(px, Hed.source_px) // 8,
+    is_here=lambda: locate(HED) is not None,
+    license="MIT",
 )

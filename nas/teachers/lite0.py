@@ -21,7 +21,7 @@ from nas.teachers.base import (
     enlarge_to,
     fold_batchnorms,
 )
-from nas.teachers.weights import LITE0, check_wheel, weight_path
+from nas.teachers.weights import LITE0, check_wheel, locate, weight_path
 
 MAP_STAGE = 4  # index of stage 5: 112 channels at stride 16, 8 x 8 cells at 128 px
 
@@ -82,4 +82,6 @@ LITE0_TEACHER = TeacherSpec(
     widths=(Lite0.summary_dim, Lite0.spatial_dim),
     check=lambda: check_wheel(LITE0),
     map_side=lambda px: max(px, Lite0.source_px) // 16,
+    is_here=lambda: locate(LITE0) is not None,
+    license="Apache-2.0",
 )

@@ -93,11 +93,6 @@ TEXT_TOWERS: dict[str, tuple[str, str]] = {
 }
 
 
-def has_text(teacher: TeacherSpec | str) -> bool:
-    """Tell whether the teacher's text tower is known; its weights and open_clip may still be missing."""
-    return (teacher.network if isinstance(teacher, TeacherSpec) else parse(teacher).network) in TEXT_TOWERS
-
-
 @torch.inference_mode()
 def text_embeddings(
     teacher: TeacherSpec | str,

@@ -202,6 +202,8 @@ def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, 
         widths=(shape.summary_dim, shape.spatial_dim),
         check=lambda: check_weights(name, weights),
         map_side=lambda px: shape.grid // name.tiles,
+        is_here=lambda: (weights or cached_hub_file(config.hf_hub_id)) is not None,
+        license=config.license,
     )
     return spec
 

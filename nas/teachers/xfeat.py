@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fold_batchnorms
-from nas.teachers.weights import XFEAT, check_wheel, weight_path
+from nas.teachers.weights import XFEAT, check_wheel, locate, weight_path
 
 HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")
 
@@ -81,4 +81,6 @@ XFEAT_TEACHER = TeacherSpec(
     widths=(XFeat.summary_dim, XFeat.spatial_dim),
     check=lambda: check_wheel(XFEAT),
     map_side=lambda px: max(px, XFeat.source_px) // 8,
+    is_here=lambda: locate(XFEAT) is not None,
+    license="Apache-2.0",
 )

@@ -12,7 +12,7 @@ from search_space import NetworkSpec, network_spec
 
 @dataclass(frozen=True)
 class OneArchitecture:
-    """The space, see `nas.study.architectures.SearchSpace`.
+    """The space, see `nas.study.space_protocol.SearchSpace`.
 
     Args:
         name: The architecture's name.

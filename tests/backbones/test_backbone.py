@@ -16,7 +16,7 @@ from backbones.layers.resample import ToEven
 from backbones.skip_init import skip_init
 from nas.measure.counts import count, totals
 from search_space import PRESETS, SPACES, ArchSpec, StageSpec
-from search_space.arch import DOWNSAMPLINGS, NECKS, STEMS
+from search_space.arch import DOWNSAMPLINGS, NECKS, STEM_STRIDES
 from tests.backbones.builders import STAGES, WINDOWED, calibrate, spec_of
 
 MILLIONS = {
@@ -29,7 +29,7 @@ MILLIONS = {
     "eradio_xxxtiny_8x_ws16": 6.3,
 }
 FORMS = [
-    *zip([stem for stem in STEMS if STEMS[stem] == 4], DOWNSAMPLINGS, NECKS, strict=False),
+    *zip([stem for stem in STEM_STRIDES if STEM_STRIDES[stem] == 4], DOWNSAMPLINGS, NECKS, strict=False),
     *(("patch", downsampling, "none") for downsampling in DOWNSAMPLINGS[3:]),
 ]
 

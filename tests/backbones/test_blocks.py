@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from backbones import fuse
-from backbones.build import BLOCKS, build_stage
+from backbones.build import BLOCK_BUILDERS, build_stage
 from nas.measure.counts import count
-from search_space import BLOCKS as READS
+from search_space import BLOCK_FIELDS
 from tests.backbones.builders import STAGES, randomized
 from tests.backbones.macs import macs
 
@@ -32,10 +32,10 @@ class Alone(torch.nn.Module):
 
 
 def test_every_block_is_tested_and_can_be_built():
-    assert set(BLOCKS) == set(READS) == {spec.block for spec in STAGES.values()}
-    read = {(spec.block, field) for spec in STAGES.values() for field in READS[spec.block] if getattr(spec, field)}
+    assert set(BLOCK_BUILDERS) == set(BLOCK_FIELDS) == {spec.block for spec in STAGES.values()}
+    read = {(s.block, field) for s in STAGES.values() for field in BLOCK_FIELDS[s.block] if getattr(s, field)}
     new = {"group_width", "squeeze", "key_width", "kernel", "global_every", "registers", "positions"}
-    assert {(block, field) for block in READS for field in READS[block] & new} <= read
+    assert {(block, field) for block in BLOCK_FIELDS for field in BLOCK_FIELDS[block] & new} <= read
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -8,7 +8,7 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from backbones import fuse
-from backbones.build import DOWNSAMPLINGS
+from backbones.build import DOWNSAMPLING_BUILDERS
 from backbones.layers.bn_attention import (
     MAX_CONSTANT_GRID,
     AttentionDownsampling,
@@ -141,7 +141,7 @@ def shrinking(channels, width, heads, keys, side):
 @pytest.mark.parametrize("side", [6, 3])
 def test_macs_of_a_downsampling_are_those_of_the_definition(channels, heads, keys, side):
     with torch.device("meta"):
-        down = DOWNSAMPLINGS["attention"](channels, 24).eval()
+        down = DOWNSAMPLING_BUILDERS["attention"](channels, 24).eval()
         with MacCountingMode() as counted:
             down(torch.empty(1, channels, side, side))
     assert counted.macs == shrinking(channels, 24, heads, keys, side)

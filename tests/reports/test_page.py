@@ -13,7 +13,7 @@ from reports.document import TEMPLATES
 from reports.formatting import packed_json
 from reports.page import render, write_page
 from reports.summary import summarize
-from search_space.arch import STEMS
+from search_space.arch import STEM_STRIDES
 from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.browser import needs_chromium
@@ -207,4 +207,5 @@ def test_the_page_holds_no_secret_of_a_url() -> None:
 def test_the_drawing_of_a_card_knows_the_stride_of_every_stem() -> None:
     line = re.search(r"STEM_STRIDES = \{([^}]*)\}", (TEMPLATES / "diagrams.js").read_text())
     assert line is not None
-    assert dict(pair.split(": ") for pair in line[1].strip().split(", ")) == {k: str(v) for k, v in STEMS.items()}
+    strides = {stem: str(stride) for stem, stride in STEM_STRIDES.items()}
+    assert dict(pair.split(": ") for pair in line[1].strip().split(", ")) == strides

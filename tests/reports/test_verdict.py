@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import RETRAINED, StudyEvidence, gather_evidence
-from nas.study.config import BASELINES
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
@@ -469,7 +468,7 @@ def test_a_recommendation_of_an_unfinished_study_is_one_so_far():
 
 @pytest.mark.parametrize("space", [space for space in SPACES.values() if space.image_px == 64])
 def test_the_baselines_of_spaces_for_64_px_are_ours(space: Space) -> None:
-    assert baseline_words(study_info(search_config(baselines=BASELINES[space.name]))).endswith("(ours)")
+    assert baseline_words(study_info(search_config(baselines=space.baselines))).endswith("(ours)")
 
 
 @pytest.mark.parametrize(

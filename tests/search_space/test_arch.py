@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
+from search_space import BLOCK_FIELDS, PRESETS, ArchSpec, SpecError, StageSpec, preset
 from search_space.arch import shrinking_heads
+from search_space.stage import OPTIONAL
 
 PICO = PRESETS["eradio_pico"]
 VIT = PRESETS["like_vit_base16"]
@@ -65,6 +66,20 @@ def test_a_block_s_own_kernel_is_none():
     assert StageSpec("pool", 1, 32, expansion=0.5, kernel=5).kernel is None
 
 
+def test_every_optional_field_is_one_that_a_block_reads():
+    assert {field for reads in BLOCK_FIELDS.values() for field in reads} == set(OPTIONAL)
+
+
+def test_a_block_may_have_no_expansion(monkeypatch):
+    monkeypatch.setitem(BLOCK_FIELDS, "plain", frozenset({"kernel"}))
+    bare = StageSpec("plain", 1, 32, kernel=5)
+    assert bare == StageSpec("plain", 1, 32, kernel=5, expansion=4.0)
+    spec = ArchSpec((bare,), stem="patch")
+    assert ArchSpec.from_json(spec.to_json()) == spec
+    with pytest.raises(SpecError, match="expansion"):
+        StageSpec("mbconv", 1, 32)
+
+
 def test_only_some_downsampling_layers_have_an_expansion():
     plain = dataclasses.replace(PICO, downsampling_expansion=4.0)
     assert plain == PICO
@@ -118,6 +133,13 @@ def test_a_shortened_stage_ends_with_the_same_block_of_its_period(squeeze, depth
     few, more, times = StageSpec("repdw", depth, 32, expansion=2, squeeze=squeeze).shortened()
     assert (few.depth, more.depth, times) == (short, longer, repeats)
     assert few.squeeze == more.squeeze == squeeze
+
+
+def test_which_blocks_alternate_is_data(monkeypatch):
+    squeezed = StageSpec("mbconv", 2, 32, expansion=2, squeeze=0.25)
+    assert squeezed.period == 1
+    monkeypatch.setattr("search_space.stage.ALTERNATING", frozenset({"mbconv"}))
+    assert squeezed.period == 2
 
 
 def vit(**fields):

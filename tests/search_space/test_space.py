@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_space import BLOCKS, PRESETS, SPACES, ArchSpec, Space, SpecError, StageSpec
-from search_space.arch import STEMS
+from search_space import BLOCK_FIELDS, PRESETS, SPACES, ArchSpec, Space, SpecError, StageSpec
+from search_space.arch import STEM_STRIDES
 from search_space.genes import Layout, StageChoices
 
 CONV_LIKE = {"c2f", "light_c2f", "basic", "bottleneck", "mbconv", "fused_mbconv", "convnext", "repdw", "pool"}
@@ -127,8 +127,8 @@ def test_the_laptop_space_contains_the_micro_space():
 
 def test_the_full_space_offers_every_block():
     blocks = [set(stage.blocks) for stage in SPACES["full"].stages]
-    assert blocks[2] == set(BLOCKS)
-    assert blocks[3] == set(BLOCKS) - {"mr_window"}
+    assert blocks[2] == set(BLOCK_FIELDS)
+    assert blocks[3] == set(BLOCK_FIELDS) - {"mr_window"}
     assert blocks[0] == blocks[1] == CONV_LIKE
 
 
@@ -157,7 +157,7 @@ def test_stems_decide_the_stages(space):
     for _ in range(300):
         spec = space.sample(rng)
         params = space.encode(spec)
-        prefix = "" if STEMS[spec.stem] == 4 else "stride16."
+        prefix = "" if STEM_STRIDES[spec.stem] == 4 else "stride16."
         assert spec.strides[-1] == params[f"{prefix}last_stride"]
         assert set(spec.strides) <= set(space.strides)
         if spec.neck != "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -10,7 +11,8 @@ from timm.models import is_model, list_pretrained
 from timm.models._registry import _model_entrypoints
 
 from backbones.timm_models import names_to_record
-from nas.study.teacher_names import BUILTIN_TEACHERS, SETS, check_teacher_names, listed
+from nas.study import teacher_names
+from nas.study.teacher_names import OWN_TEACHERS, SETS, check_teacher_names, listed
 from nas.teachers import TEACHERS
 from search_space import SpecError, timm_names
 from search_space.timm_names import RECORDED, is_recorded_version, may_be_timm_name, tagged_names
@@ -57,9 +59,19 @@ def test_no_name_is_refused_where_another_version_is_installed(monkeypatch: pyte
 
 
 def test_the_names_of_teachers_are_those_of_the_teachers() -> None:
-    assert [teacher.name for teacher in TEACHERS.values()] == list(TEACHERS) == list(BUILTIN_TEACHERS)
+    assert list(TEACHERS) == list(OWN_TEACHERS)
     names = {name.partition("@")[0] for name in listed(",".join(SETS))} - set(TEACHERS)
     assert names <= set(tagged_names())
+
+
+def test_a_new_teacher_changes_no_set() -> None:
+    """The default teachers of a study are a set, so that with another member no study could be resumed."""
+    source = Path(teacher_names.__file__).read_text()
+    extended = source.replace('OWN_TEACHERS = ("lite0",', 'OWN_TEACHERS = ("edges", "lite0",')
+    namespace: dict[str, Any] = {}
+    exec(compile(extended, "extended", "exec"), namespace)
+    assert namespace["OWN_TEACHERS"][0] == "edges"
+    assert namespace["SETS"] == SETS
 
 
 def test_a_spec_file_of_a_network_is_an_arch(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ data that a fused kernel keeps in registers is no traffic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,11 +55,6 @@ def operators(model: nn.Module, batch: int, resolution: int, dtype: torch.dtype 
     with evaluating(encoder), torch.inference_mode(), log.following(encoder.model), macs, log:
         encoder(images)
     return log.operators
-
-
-def operators_inside(calls: Sequence[Operator], module: str) -> list[Operator]:
-    """Return the operators that ran inside the module of a qualified name."""
-    return [o for o in calls if not module or o.module == module or o.module.startswith(f"{module}.")]
 
 
 def _is_ready(model: nn.Module, dtype: torch.dtype) -> bool:

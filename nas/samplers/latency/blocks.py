@@ -16,6 +16,7 @@ from nas.samplers.latency.operator_costs import (
     Operators,
     attention,
     conv,
+    entry_of,
     linear,
     memory,
     pooled,
@@ -24,22 +25,21 @@ from nas.samplers.latency.operator_costs import (
 from search_space import StageSpec
 
 CARRIERS = 4  # per window
-WHOLE = ("c2f", "light_c2f", "repdw", "vit")  # whose function returns the operators of all blocks
+StageOperators = Callable[[StageSpec, FeatureMap], Operators]
 
 
 def stage_operators(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return the operators of a stage on its map."""
-    if stage.block in WHOLE:
-        return BLOCKS[stage.block](stage, at)
-    if stage.block in ("window", "mr_window"):
-        ratios, windows = stage.resolutions
-        at = at.padded(max(ratios) * max(windows))
-    blocks = BLOCKS[stage.block](stage, at) * stage.depth
-    return (*blocks, *_carrier_setup(stage, at)) if stage.block == "carrier" else blocks
+    return entry_of(BLOCK_OPERATORS, "block", stage.block)(stage, at)
+
+
+def _each(block: StageOperators) -> StageOperators:
+    """Return a function of the operators of a stage of `depth` equal blocks, given that of one block."""
+    return lambda stage, at: block(stage, at) * stage.depth
 
 
 def _c2f(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Return the operators of the whole stage: C2f is one module, whatever its depth."""
+    """Return the operators of a stage, which is one module, whatever its depth."""
     c, h, n, k = stage.width, _hidden(stage), at.places, stage.kernel_size
     light = conv(at, h, h), conv(at, h, h, k, groups=h)
     half = *(light if stage.block == "light_c2f" else (conv(at, h, h, k),)), memory("silu", n * h)
@@ -77,7 +77,7 @@ def _convnext(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _repdw(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Return the whole stage; the first block of each period has squeeze-excitation, if any has."""
+    """Return a stage in which the first block of each period has squeeze-excitation, if any has."""
     c, h = stage.width, _hidden(stage)
     mixing = (conv(at, c, c, stage.kernel_size, groups=c),)
     mlp = conv(at, c, h), memory("gelu", at.places * h), conv(at, h, c), *_skip(stage, at)
@@ -94,16 +94,18 @@ def _pool(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _windowed(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Return one block per ratio; a block on a coarser map has a resampling before and after it."""
+    """Return a layer of one block per ratio, `depth` times; one on a coarser map has a resampling on either side."""
+    ratios, windows = stage.resolutions
+    at = at.padded(max(ratios) * max(windows))
     blocks: Operators = ()
-    for ratio, window in zip(*stage.resolutions, strict=True):
+    for ratio, window in zip(ratios, windows, strict=True):
         coarse = at.shrunk(ratio).padded(window)
         copies = () if coarse.side == window else (memory("copy", coarse.places * stage.width),)
         inside = *copies, *_layer(coarse.places, window**2, stage), *copies
         doubled = (memory("add", at.places * stage.width),)
         before, after = (_pre_conv(stage, at) or doubled, ()) if ratio == 1 else _resampling(stage, at, ratio)
         blocks += *before, *inside, *after, *_skip(stage, at)
-    return blocks
+    return blocks * stage.depth
 
 
 def _attention(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -163,13 +165,14 @@ def _maxvit(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Return attention among all carriers of an image, then within each window and its carriers."""
+    """Return attention among all carriers of an image, then within each window and its carriers; and the setup."""
     (window,) = stage.resolutions[1]
     tokens = at.padded(window).places
     carriers = tokens // window**2 * CARRIERS
     copies = (memory("copy", (tokens + carriers) * stage.width),) * 2
     across = _layer(carriers, carriers // at.batch, stage)
-    return *across, *copies, *_layer(tokens + carriers, window**2 + CARRIERS, stage)
+    block = *across, *copies, *_layer(tokens + carriers, window**2 + CARRIERS, stage)
+    return *block * stage.depth, *_carrier_setup(stage, at)
 
 
 def _carrier_setup(stage: StageSpec, at: FeatureMap) -> Operators:
@@ -184,7 +187,7 @@ def _carrier_setup(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _vit(stage: StageSpec, at: FeatureMap) -> Operators:
-    """Return the whole stage: windowed layers, and global ones, which registers join."""
+    """Return windowed layers, and global ones, which registers join."""
     extra = stage.registers or 0
     joined = (memory("copy", (at.places + extra * at.batch) * stage.width),) if extra else ()
     across = *joined, *_layer(at.places + extra * at.batch, at.side**2 + extra, stage)
@@ -267,25 +270,25 @@ def _mlp(tokens: int, stage: StageSpec) -> Operators:
     return linear(tokens, c, h), memory("gelu", tokens * h), linear(tokens, h, c)
 
 
-# The operators of one block or layer of each kind, or of the whole stage for those in WHOLE.
-BLOCKS: dict[str, Callable[[StageSpec, FeatureMap], Operators]] = {
+# The operators of a stage of each block.
+BLOCK_OPERATORS: dict[str, StageOperators] = {
     "c2f": _c2f,
     "light_c2f": _c2f,
-    "basic": _basic,
-    "bottleneck": _bottleneck,
-    "mbconv": _mbconv,
-    "fused_mbconv": _fused_mbconv,
-    "convnext": _convnext,
+    "basic": _each(_basic),
+    "bottleneck": _each(_bottleneck),
+    "mbconv": _each(_mbconv),
+    "fused_mbconv": _each(_fused_mbconv),
+    "convnext": _each(_convnext),
     "repdw": _repdw,
-    "pool": _pool,
+    "pool": _each(_pool),
     "window": _windowed,
     "mr_window": _windowed,
-    "attention": _attention,
-    "linear_attention": _linear_attention,
-    "single_head": _single_head,
-    "bn_attention": _bn_attention,
-    "swin": _swin,
-    "maxvit": _maxvit,
+    "attention": _each(_attention),
+    "linear_attention": _each(_linear_attention),
+    "single_head": _each(_single_head),
+    "bn_attention": _each(_bn_attention),
+    "swin": _each(_swin),
+    "maxvit": _each(_maxvit),
     "carrier": _carrier,
     "vit": _vit,
 }

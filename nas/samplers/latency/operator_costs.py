@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+from search_space import SpecError
+
+T = TypeVar("T")
 
 
 class OperatorCost(NamedTuple):
@@ -34,6 +39,16 @@ class FeatureMap(NamedTuple):
     def shrunk(self, stride: int) -> FeatureMap:
         """Divide the side by a stride, rounding up."""
         return FeatureMap(self.batch, -(-self.side // stride))
+
+
+def entry_of(table: Mapping[str, T], field: str, name: str) -> T:
+    """Return the entry of a block or a stem in a table of operators. Raises SpecError where it has none."""
+    if name not in table:
+        raise SpecError(
+            f"{field}: {name!r} has no entry in the tables of operators in nas/samplers/latency, from which times are "
+            "predicted"
+        )
+    return table[name]
 
 
 def memory(kind: str, elements: int, passes: int = 2) -> OperatorCost:

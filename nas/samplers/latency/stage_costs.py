@@ -5,12 +5,13 @@ A search repeats the same stages many times, so each is derived once and kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from nas.samplers.latency.blocks import offset_bias, stage_operators
-from nas.samplers.latency.operator_costs import FeatureMap, Operators, attention, conv, memory, pooled
+from nas.samplers.latency.operator_costs import FeatureMap, Operators, attention, conv, entry_of, memory, pooled
 from search_space import ArchSpec, StageSpec
 from search_space.arch import SHRINKING_GRID, shrinking_heads
 
@@ -59,28 +60,41 @@ def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
 
 @lru_cache(MAX_KEPT)
 def _stem(kind: str, middle: int | None, width: int, stride: int, at: FeatureMap) -> StageCost:
-    half = at.shrunk(2)
-    act = memory("relu", at.shrunk(stride).places * width)
-    operators: Operators
-    if kind == "conv16":
-        operators = _conv16(width, at)
-    elif middle is not None:
-        relu = memory("relu", half.places * middle)
-        operators = conv(at, 3, middle, 3, 2), relu, conv(half, middle, width, 3, 2), act
-    elif kind == "overlap":
-        operators = conv(at, 3, width, 7, stride), act
-    else:
-        operators = (conv(at, 3, width, stride, stride),)
+    operators = entry_of(STEM_OPERATORS, "stem", kind)(at, width, stride, middle or 1)
     return StageCost("stem", f"{kind} stem", (width, middle or 1), operators)
 
 
-def _conv16(width: int, at: FeatureMap) -> Operators:
+def _conv(at: FeatureMap, width: int, stride: int, middle: int) -> Operators:
+    half = at.shrunk(2)
+    first = conv(at, 3, middle, 3, 2), memory("relu", half.places * middle)
+    return *first, conv(half, middle, width, 3, 2), memory("relu", at.shrunk(stride).places * width)
+
+
+def _overlap(at: FeatureMap, width: int, stride: int, middle: int) -> Operators:
+    return conv(at, 3, width, 7, stride), memory("relu", at.shrunk(stride).places * width)
+
+
+def _patch(at: FeatureMap, width: int, stride: int, middle: int) -> Operators:
+    return (conv(at, 3, width, stride, stride),)
+
+
+def _conv16(at: FeatureMap, width: int, stride: int, middle: int) -> Operators:
     operators: Operators = ()
     channels = (3, *(max(width // ratio, 1) for ratio in (8, 4, 2)), width)
     for i, (inputs, outputs) in enumerate(pairwise(channels)):
         convolution = conv(at.shrunk(2**i), inputs, outputs, 3, 2)
         operators += convolution, memory("relu", at.shrunk(2 ** (i + 1)).places * outputs)
     return operators[:-1]  # the last convolution has no ReLU
+
+
+# The operators of each stem on the image, by width, stride and the width between the convolutions of "conv".
+STEM_OPERATORS: dict[str, Callable[[FeatureMap, int, int, int], Operators]] = {
+    "conv": _conv,
+    "overlap": _overlap,
+    "patch": _patch,
+    "conv16": _conv16,
+    "patch16": _patch,
+}
 
 
 @lru_cache(MAX_KEPT)

@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from backbones import WeightsError
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads, save_heads
+from nas.export import card
 from nas.export.__main__ import main
 from nas.study.records import StudyRecord
 from nas.study.timing_doubts import TOO_FEW
+from nas.teachers import TEACHERS
 from tests.nas.analysis.builders import new_store
 from tests.nas.export.builders import SPEC, TIMM, Made, refusal
 
@@ -113,6 +115,13 @@ def test_the_card_says_what_the_built_in_images_are(made: Made, tmp_path: Path) 
     assert main([str(made.run), *TIMM, "--out", str(tmp_path / "out")]) == 0
     license_section = (tmp_path / "out" / "README.md").read_text().partition("## License")[2]
     assert "images `builtin`: OpenMoji glyphs (CC-BY-SA-4.0)" in license_section
+
+
+def test_the_license_of_a_teacher_is_that_of_its_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEACHERS, "edges", replace(TEACHERS["hed"], name="edges", license="CC0-1.0"))
+    assert card._teacher_license("edges") == "CC0-1.0"
+    monkeypatch.setitem(TEACHERS, "edges", replace(TEACHERS["hed"], name="edges", license=None))
+    assert card._teacher_license("edges") == card._teacher_license("of_a_user") == card.UNKNOWN_LICENSE
 
 
 @pytest.mark.parametrize(("kind", "library"), [("hf", "transformers"), ("onnx", "onnxscript")])

@@ -19,7 +19,7 @@ from nas.measure.output_check import expected_outputs
 from nas.measure.prepare import Setting
 from nas.measure.runtimes import RUNNERS, contract, runner
 from search_space import ArchSpec
-from search_space.stage import BLOCKS, StageSpec
+from search_space.stage import BLOCK_FIELDS, StageSpec
 from tests.nas.measure.networks import (
     Net,
     Out,
@@ -100,7 +100,7 @@ def small(block: str) -> ArchSpec:
         "expansion": 2.0, "heads": 2, "pre_conv": "depthwise", "window": 3, "cpb_hidden": 8, "subsampling": "pool",
         "group_width": 8, "squeeze": 0.25, "grid": 4, "key_width": 8, "kernel": 5, "global_every": 2, "registers": 2,
     }  # fmt: skip
-    read = {name: value for name, value in values.items() if name in BLOCKS[block]}
+    read = {name: value for name, value in values.items() if name in BLOCK_FIELDS[block]}
     stage = StageSpec(block, 2 if "global_every" in read else 1, 16, **read)
     return ArchSpec((stage,), stem="patch", summary="token" if stage.registers else None)
 
@@ -123,7 +123,7 @@ def marks_of(name: str) -> list[Any]:
 def blocks_in_runtimes() -> list[Any]:
     return [
         pytest.param(block, runtime, id=name, marks=marks_of(name))
-        for block in BLOCKS
+        for block in BLOCK_FIELDS
         for runtime in runtimes_here()
         for name in (f"{block}-{runtime}",)
     ]

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nas.measure.counts import totals
 from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, synthetic_targets
-from nas.plan.teacher_costs import PassMacs, material_counted, pass_macs, pass_seconds, weights_here
+from nas.plan.teacher_costs import PassMacs, material_counted, pass_macs, pass_seconds
 from nas.study.config import SearchConfig
-from nas.teachers import specs
+from nas.teachers import TEACHERS, specs
 from search_space import preset
 
 CLIP, SAM = "vit_huge_patch14_clip_224.laion2b", "samvit_huge_patch16.sa1b@1024/4"
@@ -89,5 +91,17 @@ def test_passes_and_bytes() -> None:
     assert clip.kept_bytes == 2100 * (1024 + 4 * 4 * 1280) * 0.25
 
 
-def test_weights_of_a_file_are_here(tmp_path: Path) -> None:
-    assert weights_here(SAM, {"samvit_huge_patch16.sa1b": tmp_path / "w.safetensors"})
+def test_weights_of_a_file_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    network, file = "resnet18.a1_in1k", tmp_path / "w.safetensors"
+    assert not specs(network)[0].is_here()
+    save_file({"a": torch.zeros(1)}, file)
+    assert specs(network, {network: file})[0].is_here()
+
+
+def test_a_plan_knows_a_registered_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEACHERS, "edges", replace(TEACHERS["hed"], name="edges", network="edges", widths=(0, 2)))
+    device = AssumedDevice(tflops=100, mfu=0.5, measure_s=7)
+    (edges,) = material_counted(SearchConfig(teachers="edges"), {}, device).teachers
+    assert edges.seconds is None
+    assert edges.kept_bytes > 0

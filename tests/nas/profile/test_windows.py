@@ -1,12 +1,14 @@
 """The cost of windows that don't divide a map, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from backbones import build
 from nas.measure.counts import count
-from nas.profile.sweeps import window_costs
-from search_space import PRESETS, ArchSpec, StageSpec
+from nas.profile.sweeps import _tokens, window_costs
+from search_space import BLOCK_FIELDS, PRESETS, ArchSpec, StageSpec
 
 
 def costs(name, resolution):
@@ -67,3 +69,10 @@ def test_windows_of_a_vit_shrink_before_they_pad():
     assert cost.extra_macs == macs - round(macs / (1 + cost.extra_tokens))
     assert window_costs(model, 224, {1: 1}) == []  # two windows of 7
     assert window_costs(model, 192, {1: 1}) == []  # two windows of 6
+
+
+def test_global_layers_of_any_block_run_on_the_map(monkeypatch):
+    monkeypatch.setitem(BLOCK_FIELDS, "own", BLOCK_FIELDS["vit"])
+    vit = StageSpec("vit", 3, 32, expansion=2, heads=2, grid=16, window=7, global_every=3)
+    assert _tokens(replace(vit, block="own"), 16, 16) == _tokens(vit, 16, 16)
+    assert replace(vit, block="own", window=None, global_every=None).window is None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.measure.counts import network_totals
+from nas.profile.arguments import SETTINGS
+from nas.profile.arguments import parser as profile_parser
+from nas.profile.space_sample import SpaceRequest
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
-from nas.study.config import BASELINES, REFERENCES, ConfigError, SearchConfig
+from nas.study.config import ConfigError, SearchConfig
 from search_space import SPACES, preset
 
 
@@ -107,4 +112,15 @@ def test_the_default_networks_for_scale_exist_and_take_the_images_of_both_spaces
 def test_a_space_brings_its_images_and_networks(space: str) -> None:
     config = config_of("--space", space)
     assert config.distill.img_size == SPACES[space].image_px
-    assert (config.reference, config.baselines) == (REFERENCES[space], BASELINES[space])
+    assert (config.reference, config.baselines) == (SPACES[space].reference, SPACES[space].baselines)
+
+
+def test_a_space_of_ones_own_is_its_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "mine", replace(SPACES["laptop"], name="mine", reference="eradio_nano"))
+    config = config_of("--space", "mine")
+    assert (config.space, config.reference, config.distill.img_size) == ("mine", "eradio_nano", 64)
+    assert config.baselines == SPACES["laptop"].baselines
+    options = profile_parser().parse_args(["--space", "mine"])
+    request = SETTINGS["--space"](options, torch.device("cpu"))
+    assert isinstance(request, SpaceRequest)
+    assert request.reference == "eradio_nano"

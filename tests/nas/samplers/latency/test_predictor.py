@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from backbones import build, fuse
-from nas.measure.counts.operators import operators, operators_inside
+from nas.measure.counts.operators import operators
 from nas.samplers.latency import LatencyPredictor, Observation, Prediction
+from nas.samplers.latency.blocks import BLOCK_OPERATORS
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
-from nas.samplers.latency.stage_costs import StageCost, stage_costs
-from search_space import BLOCKS, SPACES, ArchSpec, StageSpec
+from nas.samplers.latency.stage_costs import STEM_OPERATORS, StageCost, stage_costs
+from search_space import BLOCK_FIELDS, SPACES, ArchSpec, SpecError, StageSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
 
 BATCH, PX = 4, 64
@@ -86,10 +87,21 @@ def one_of_each_option(block: str) -> list[StageSpec]:
     return list(stages)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCK_FIELDS)
 def test_every_block_does_the_work_that_its_network_does(block):
     for stage in one_of_each_option(block):
         check_work(ArchSpec((StageSpec("pool", 1, 8, expansion=1.0), replace(stage, width=128)), stem="patch"))
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "fields"),
+    [(BLOCK_OPERATORS, "basic", {"stem": "patch"}), (STEM_OPERATORS, "overlap", {"stem": "overlap"})],
+)
+def test_a_block_or_a_stem_without_operators_is_refused_by_its_name(table, name, fields, monkeypatch):
+    spec = ArchSpec((StageSpec("basic", 1, 7, expansion=1.0),), **fields)  # of a width that no other test has counted
+    monkeypatch.delitem(table, name)
+    with pytest.raises(SpecError, match=f"'{name}' has no entry in the tables of operators"):
+        stage_costs(spec, BATCH, PX)
 
 
 @pytest.mark.parametrize("kind", EXPANDING_DOWNSAMPLINGS)
@@ -140,7 +152,7 @@ def check_work(spec: ArchSpec, px: int = PX) -> None:
     stages = stage_costs(spec, BATCH, px)
     assert [part.name for part in stages] == list(modules)
     for part in stages:
-        there = operators_inside(found, modules[part.name])
+        there = [o for o in found if f"{o.module}.".startswith(f"{modules[part.name]}.")]
         own = [o for o in part.operators if o.kind != "softmax"]  # happens inside attention
         assert sum(o.macs for o in own) == sum(o.macs for o in there), part.kind
         moved = sum(o.moved_bytes for o in there) / 4
