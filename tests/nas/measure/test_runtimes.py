@@ -57,7 +57,7 @@ NETS = [
 
 
 def test_every_runtime_that_an_arm_can_name_is_there():
-    assert tuple(RUNNERS) == RUNTIMES
+    assert tuple(RUNNERS) == tuple(RUNTIMES)
     assert all(name in refusal("tvm", Net(), images()) for name in RUNTIMES)
 
 
