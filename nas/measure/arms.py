@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas.measure.devices import compute_capability
+from nas.ranges import ConfigError
+from nas.study.limits import LIMITS, LimitError
+from nas.study.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     import torch
@@ -191,6 +194,32 @@ def check_runs_here(device_type: str, runtime: str, precision: str) -> None:
     if precision == "bf16" and capability < traits.min_bf16_capability:
         needed = f"{traits.library} needs compute capability {dotted(traits.min_bf16_capability)} for bf16"
         raise ArmError(f"runtime: {runtime}+bf16: {needed}, and {has}; choose {runtime}+fp16")
+
+
+def check_reported(
+    arm: Arm, device_type: str, limits: Iterable[str] = (), study_objectives: Iterable[str] = ()
+) -> None:
+    """Raise an error of one line for a limit or an objective on a quantity that no measurement will have.
+
+    Args:
+        arm: How networks are measured.
+        device_type: "cpu" or "cuda".
+        limits: Names of limits.
+        study_objectives: Names of objectives.
+
+    Raises:
+        LimitError: For a limit.
+        ConfigError: For an objective.
+    """
+    unknown, where = arm.unknown_fields(device_type), f"unknown on {device_type} with the runtime {arm.runtime}"
+    advice = "choose another --runtime or --device, or drop this"
+    for limit in (LIMITS[name] for name in limits):
+        if limit.quantity in unknown:
+            raise LimitError(f"{limit.flag}: {limit.label} is {where}: {advice} limit")
+    for name in study_objectives:
+        if OBJECTIVES[name].quantity in unknown:
+            label = OBJECTIVES[name].objective.label
+            raise ConfigError(f"--objectives: {name}: {label} is {where}: {advice} objective")
 
 
 def dotted(capability: tuple[int, int]) -> str:

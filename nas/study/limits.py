@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
@@ -164,21 +164,6 @@ def check_bounds(limits: Mapping[str, float]) -> None:
             raise LimitError(f"limits: unknown {name!r}; choose from: {', '.join(LIMITS)}")
         if problem := misfit(bound, Bound):
             raise LimitError(f"{LIMITS[name].flag}: {problem}")
-
-
-def check_knowable(limits: Collection[str], unknown_fields: Collection[str], where: str) -> None:
-    """Raise LimitError for a limit whose quantity the measurements will not have.
-
-    Args:
-        limits: Names of limits.
-        unknown_fields: Fields of a `Measurement` that stay None.
-        where: The device and the runtime, for the message.
-    """
-    for limit in (LIMITS[name] for name in limits):
-        if limit.quantity in unknown_fields:
-            raise LimitError(
-                f"{limit.flag}: {limit.label} is unknown {where}: choose another --runtime or drop this limit"
-            )
 
 
 def excesses(costs: CandidateCosts, limits: Mapping[str, float]) -> dict[str, float]:
