@@ -207,7 +207,7 @@ def count_network(name: str, model: Network, settings: NetworkSettings) -> Profi
         resolution=resolution,
         counts=counts,
         counters=compare_counters(model, resolution, counts),
-        environment=environment(str(settings.device)),
+        environment=environment(str(settings.device), settings.arm),
         missing=(TIMING, PARTS, *map(_sweep_step, settings.sweeps)),
         output=OutputShape(model.spatial_stride, model.spatial_dim, model.summary_dim),
     )

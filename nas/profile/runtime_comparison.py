@@ -160,7 +160,7 @@ def _count_network(name: str, model: Network, settings: RuntimeSettings) -> Runt
         macs=counts.macs,
         batch=settings.batch or default_batch(settings.device, resolution),
         resolution=resolution,
-        environment=environment(str(settings.device)),
+        environment=environment(str(settings.device), *settings.arms.values()),
         missing=tuple(settings.arms),
     )
 

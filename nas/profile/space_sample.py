@@ -191,7 +191,7 @@ def sample_space(
         progress: Receives each step and the seconds that are left.
     """
     rng, began = random.Random(request.seed), time.monotonic()
-    profile = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
+    profile = SpaceProfile(request, (), environment(str(request.device), request.arm), ("counting", "timing"))
     specs: list[ArchSpec] = []
     counted: list[SampledSpec] = []
     for spec in _distinct(request, rng):

@@ -266,7 +266,7 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     _check_names(stored)
     changed = stored.differences(_config(options, stored))
     changed += compatibility.of_space(info, SPACES[stored.space].choices())
-    changed += compatibility.of_versions(info, versions())
+    changed += compatibility.of_versions(info, versions(Arm.parse(stored.runtime)))
     if changed:
         hint = " (--extend M raises the budget)" if "budget" in options else ""
         raise ConfigError(
