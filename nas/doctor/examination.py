@@ -13,7 +13,8 @@ from nas.doctor import findings, readings
 from nas.doctor.findings import Finding
 from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
-from nas.measure.arms import RUNTIMES, default_arm
+from nas.measure.arms import default_arm
+from nas.measure.runtime_traits import RUNTIMES
 
 LIMIT_S, HUB_LIMIT_S = 60.0, 10.0  # of a reading, which then counts as hanging
 

@@ -23,7 +23,8 @@ from nas.doctor.readings import (
     Unread,
 )
 from nas.extras import install_command
-from nas.measure.arms import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES, Arm, dotted
+from nas.measure.arms import Arm, dotted
+from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 

@@ -22,9 +22,9 @@ import torch
 from nas.doctor.findings import Finding
 from nas.doctor.gpu_readings import read_card
 from nas.files import atomic_write
-from nas.measure.arms import RUNTIMES
 from nas.measure.conditions import nvml
 from nas.measure.environment import device_name, environment
+from nas.measure.runtime_traits import RUNTIMES
 
 Report = dict[str, Any]  # JSON data
 

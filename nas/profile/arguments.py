@@ -13,8 +13,6 @@ from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.measure.arms import (
     FORMS,
     LAYOUTS,
-    PRECISIONS,
-    RUNTIMES,
     Arm,
     check_reported,
     check_runs_here,
@@ -22,6 +20,7 @@ from nas.measure.arms import (
     named_arms,
 )
 from nas.measure.devices import device_type
+from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
 from nas.study.config import REFERENCES
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, given_limits

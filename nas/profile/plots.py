@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from nas.analysis.point_labels import label_points
 from nas.measure import Arm
-from nas.measure.arms import RUNTIMES
+from nas.measure.runtime_traits import RUNTIMES
 from nas.profile.profiles import Profile, Sweep
 from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, SpaceProfile

@@ -21,9 +21,10 @@ from nas.analysis.evidence import timed_before
 from nas.analysis.selection import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, check_runs_here
+from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
+from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings

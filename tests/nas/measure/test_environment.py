@@ -9,9 +9,10 @@ import torch
 
 from nas.analysis.remeasuring import MEASURED_WITH
 from nas.measure import environment
-from nas.measure.arms import RUNTIMES, Arm
+from nas.measure.arms import Arm
 from nas.measure.devices import DeviceError
 from nas.measure.environment import check_one_kind, device_kind, device_name, recorded_device_kind
+from nas.measure.runtime_traits import RUNTIMES
 from tests.nas.measure.networks import needs_onnxruntime
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from nas.measure import Arm, ArmError, MeasurementError
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, named_arms
+from nas.measure.arms import FORMS, LAYOUTS, named_arms
+from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import scripted
@@ -203,7 +204,7 @@ def test_a_picture_has_every_runtime_of_every_network(tmp_path, capsys, monkeypa
 
 def test_a_new_runtime_has_a_color():
     lines = [
-        "from nas.measure.arms import RUNTIMES, RuntimeTraits",
+        "from nas.measure.runtime_traits import RUNTIMES, RuntimeTraits",
         "RUNTIMES['seventh'] = RuntimeTraits()",
         "from nas.profile.plots import RUNTIME_COLORS",
         "assert list(RUNTIME_COLORS) == list(RUNTIMES)",
