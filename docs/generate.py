@@ -506,7 +506,8 @@ def objectives_page() -> str:
             "# Objectives and limits",
             "## Objectives",
             "`--objectives A,B` names them. The reference is the point from which the hypervolume is measured; a value"
-            " worse than it adds nothing.",
+            " worse than it adds nothing. An objective that the device and runtime cannot measure is refused before the"
+            " search.",
             table(["objective", "meaning", "unit", "goal", "reference", "scale"], objectives),
             "## Limits",
             "A candidate that breaks a limit is infeasible and is not trained. A value equal to the bound keeps the"

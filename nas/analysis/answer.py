@@ -283,7 +283,7 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
         notes.append(f"left out: {_models(a.not_retrained, a.baselines_not_retrained)}{within}, not retrained")
     notes += [_alone_line(name, limits[name], c) for name, c in a.alone.items() if len(limits) > 1]
     if a.best is not None and a.best.chance_to_keep is None:
-        unknown = [n for n, b in limits.items() if LIMITS[n].timed and a.best.quantities[n].chance(b) is None]
+        unknown = [n for n, b in limits.items() if LIMITS[n].interval and a.best.quantities[n].chance(b) is None]
         notes.append(f"no 95 % interval is known for: {', '.join(LIMITS[n].label for n in unknown)}")
     if (shown := a.best or a.nearest) is not None:
         m = shown.measurement

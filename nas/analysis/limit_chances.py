@@ -9,10 +9,9 @@ from statistics import NormalDist
 
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement, TrialRecord
-from nas.study.timing_doubts import DISTURBED, MIN_INTERVAL_SAMPLES, throughput_interval
+from nas.study.timing_doubts import DISTURBED, Z_OF_INTERVAL
 
 NORMAL = NormalDist()
-Z_OF_INTERVAL = NORMAL.inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Quantity:
     def chance(self, bound: float) -> float | None:
         """Return the chance that the true value is within the limit (lognormal); None where it is unknown."""
         if self.low is None or self.high is None:
-            return None if self.limit.timed else float(self.kept(bound))
+            return None if self.limit.interval else float(self.kept(bound))
         width = math.log(self.high / self.value) if bound > self.value else math.log(self.value / self.low)
         if bound == self.value:
             return 0.5 if self.high > self.low else 1.0
@@ -56,16 +55,13 @@ def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[
     A value that is not a number, as the latency of a table that has none, is unknown.
     The times of a disturbed measurement have none: its intervals cannot be trusted, nor chances that are from them.
     """
-    costs = replace(trial, measurement=m)
-    values = {name: limit.value(costs) for name, limit in LIMITS.items()}
-    known = {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
-    by_limit = {name: Quantity(name, value) for name, value in known.items()}
-    if m is not None:
-        trusted, name = m.verdict not in DISTURBED, "min_throughput_img_s"
-        ends = throughput_interval(m) if trusted else None
-        by_limit[name] = Quantity(name, m.throughput_img_s, *(ends or ()))
-        if trusted and (interval := median_interval(latencies_s)):
-            by_limit["max_latency_ms"] = Quantity("max_latency_ms", m.latency_ms, *(1e3 * end for end in interval))
+    costs, by_limit = replace(trial, measurement=m), dict[str, Quantity]()
+    trusted = m if m is not None and m.verdict not in DISTURBED else None
+    for name, limit in LIMITS.items():
+        value = limit.value(costs)
+        if value is not None and not math.isnan(value):
+            ends = limit.interval(trusted, latencies_s) if limit.interval and trusted else None
+            by_limit[name] = Quantity(name, value, *(ends or ()))
     return by_limit
 
 
@@ -73,13 +69,3 @@ def chance_to_keep(values: Mapping[str, Quantity], limits: Mapping[str, float]) 
     """Return the chance that all limits are kept, taken as independent; None where one of them is unknown."""
     chances = [values[name].chance(bound) if name in values else None for name, bound in limits.items()]
     return None if None in chances else math.prod(c for c in chances if c is not None)
-
-
-def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the median, by order statistics (David and Nagaraja 2003, 7.1)."""
-    n = len(samples)
-    if n < MIN_INTERVAL_SAMPLES:
-        return None
-    inside = math.floor((n - Z_OF_INTERVAL * math.sqrt(n)) / 2)
-    ordered = sorted(samples)
-    return ordered[max(0, inside - 1)], ordered[min(n - 1, n - inside)]

@@ -21,7 +21,8 @@ from nas.numbers import fixed, fixed_interval, plural
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
-MEASURED_WITH = ("torch", "timm", "cuda", "cudnn")  # versions in a study's environment
+# Versions in an environment, which has those of the libraries of its own runtime alone.
+MEASURED_WITH = ("torch", "timm", "cuda", "cudnn", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
 ARROW = " → "
 

@@ -21,7 +21,7 @@ from nas.flags import LATEST
 from nas.numbers import fixed
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
-from nas.study.limits import check_bounds
+from nas.study.limits import given_limits
 from nas.study.records import Measurement, Remeasurement, StudyInfo, TrialRecord
 from nas.study.redaction import public_text
 from search_space import NetworkSpec, network_spec
@@ -203,15 +203,7 @@ class Study:
             SelectionError: No candidate was measured and trained to the last rung.
             LimitError: A limit is no positive number.
         """
-        given = {
-            "max_params": max_params,
-            "max_gmacs": max_gmacs,
-            "max_latency_ms": max_latency_ms,
-            "max_memory_mib": max_memory_mib,
-            "min_throughput_img_s": min_throughput_img_s,
-        }
-        limits = {name: bound for name, bound in given.items() if bound is not None}
-        check_bounds(limits)
+        limits = given_limits(locals())
         found = answer(self._evidence, limits, recorded_latencies(self.run_dir))
         retrained = found.basis == RETRAINED
         if found.best is None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from nas.doctor.arguments import BenchmarkSettings
 from nas.measure import Arm, Setting
-from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.device_lock import exclusive_device
 from nas.measure.service import MeasurementService
 from nas.profile.profiles import failure_reason
@@ -95,7 +94,7 @@ def measured_rows(
 
 
 def _guess_s(row: Row) -> float:
-    compiling_s = COMPILING_S if Arm.parse(row["runtime"]).runtime in COMPILED_RUNTIMES else 0.0
+    compiling_s = COMPILING_S if Arm.parse(row["runtime"]).traits.slow_to_prepare else 0.0
     return float(row["measure_seconds"]) + BESIDES_TIMING_S + compiling_s
 
 

@@ -14,6 +14,7 @@ from nas.doctor.findings import Finding
 from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
 from nas.measure.arms import default_arm
+from nas.measure.runtime_traits import RUNTIMES
 
 LIMIT_S, HUB_LIMIT_S = 60.0, 10.0  # of a reading, which then counts as hanging
 
@@ -70,12 +71,17 @@ class Examination:
 
     def _of_runtimes(self, device: str) -> Iterator[Finding]:
         default, on_gpu = default_arm(device), device == "cuda"
-        for runtime in ("compiled", "onnxruntime", *(("tensorrt",) if on_gpu else ())):
+        seen = {""}  # the training step has run PyTorch's eager mode
+        for runtime, traits in RUNTIMES.items():
+            if traits.library in seen:
+                continue
+            seen.add(traits.library)
+            if traits.cuda_only and not on_gpu:
+                yield Finding(traits.library, findings.OK, "not used: it runs on NVIDIA GPUs only")
+                continue
             precision = default.precision if runtime == default.runtime or not on_gpu else "fp16"
             reading = self._read(readings.read_runtime, runtime, device, precision)
             yield findings.judge_runtime(reading, runtime, str(default))
-        if not on_gpu:
-            yield Finding(findings.RUNTIME_NAMES["tensorrt"], findings.OK, "not used: it runs on NVIDIA GPUs only")
 
     def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return read_isolated(self.isolate, LIMIT_S, function, *arguments)

@@ -23,7 +23,8 @@ from nas.doctor.readings import (
     Unread,
 )
 from nas.extras import install_command
-from nas.measure.arms import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, Arm
+from nas.measure.arms import Arm, dotted
+from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 
@@ -36,7 +37,6 @@ CACHE_BYTES = 0.1 * GB  # images and teacher outputs of a default search, as a p
 MIN_SHARED_BYTES = 0.5 * GB  # Ray maps an object store of 128 MiB there; containers often have 64 MiB
 MAX_REASON = 160  # characters of a library's message
 MIN_FREE_SHARE = 0.5  # of a GPU's memory
-RUNTIME_NAMES = {"compiled": "torch.compile", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 X86 = ("x86_64", "AMD64")
 
 
@@ -126,11 +126,11 @@ def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
     )
     oldest = min(gpu.capability for gpu in gpus)
     if oldest < MIN_TRITON_CAPABILITY:
-        needed = f"torch.compile needs compute capability 7.0, and this is {_dotted(oldest)}"
+        needed = f"torch.compile needs compute capability 7.0, and this is {dotted(oldest)}"
         effect = f"{needed}: a search measures networks in eager+fp32"
         return Finding("GPU", WARN, value, effect, "choose newer GPUs by CUDA_VISIBLE_DEVICES, if there are any")
     if oldest < MIN_BF16_CAPABILITY:
-        emulated = f"bf16 is emulated below compute capability 8.0, and this is {_dotted(oldest)}"
+        emulated = f"bf16 is emulated below compute capability 8.0, and this is {dotted(oldest)}"
         effect = f"{emulated}: networks are measured in fp16, and recipes with compiled+bf16 are refused"
         return Finding(
             "GPU", WARN, value, effect, "give --runtime compiled+fp16 --teacher-precision fp32 with a recipe"
@@ -146,10 +146,6 @@ def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
         effect = "timings on different GPUs cannot be compared, so a study takes GPUs of one kind only"
         return Finding("GPU", WARN, value, effect, "choose GPUs of one kind by CUDA_VISIBLE_DEVICES")
     return Finding("GPU", OK, value)
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
 
 
 def judge_driver(reading: GpuReading) -> Finding:
@@ -200,14 +196,15 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
         runtime: The runtime, as users name it.
         default: Runtime that a search takes without --runtime, as "compiled+bf16".
     """
+    name = RUNTIMES[runtime].library
     if isinstance(reading, RuntimeReading) and reading.correct:
-        return Finding(RUNTIME_NAMES[runtime], OK, f"works ({reading.seconds:.1f} s for a small network)")
+        return Finding(name, OK, f"works ({reading.seconds:.1f} s for a small network)")
     value = reading.reason.removeprefix("runtime: ") if isinstance(reading, Unread) else "its outputs are wrong"
     needed = runtime in default.split("+")
     effect = f"--runtime {runtime} does not run" + (", the default of a search on this device" if needed else "")
     instead = f"; until then give --runtime eager+{Arm.parse(default).precision}" if needed else ""
     remedy = f"{_runtime_remedy(runtime, value)}{instead}"
-    return Finding(RUNTIME_NAMES[runtime], FAIL if needed else WARN, value, effect, remedy)
+    return Finding(name, FAIL if needed else WARN, value, effect, remedy)
 
 
 def _runtime_remedy(runtime: str, reason: str) -> str:
@@ -217,9 +214,9 @@ def _runtime_remedy(runtime: str, reason: str) -> str:
         return reason[reason.index("pip install") :]
     if "compute capability" in reason:
         return reason.rpartition("; ")[2]
-    if runtime == "compiled":
-        return "install a C++ compiler and Python's headers: apt install g++ python3-dev"
-    return f"reinstall it: {install_command('onnx' if runtime == 'onnxruntime' else runtime)}"
+    if extra := RUNTIMES[runtime].extra:
+        return f"reinstall it: {install_command(extra)}"
+    return "install a C++ compiler and Python's headers: apt install g++ python3-dev"
 
 
 def judge_folder(reading: FolderReading, name: str, option: str, needed: float) -> Finding:

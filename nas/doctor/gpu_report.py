@@ -24,11 +24,19 @@ from nas.doctor.gpu_readings import read_card
 from nas.files import atomic_write
 from nas.measure.conditions import nvml
 from nas.measure.environment import device_name, environment
+from nas.measure.runtime_traits import RUNTIMES
 
 Report = dict[str, Any]  # JSON data
 
 FORMAT = 1
-PACKAGES = ("backbone-nas", "torch", "timm", "triton", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+PACKAGES = (
+    "backbone-nas",
+    "torch",
+    "timm",
+    "triton",
+    "numpy",
+    *(name for traits in RUNTIMES.values() for name in traits.packages),
+)
 _PATH = re.compile(r"(?<![\w/:])~?/(?:[^\s/'\"<>:,;()\[\]]+/)+(?=[^\s/'\"<>:,;()\[\]]*)")  # the folders of a path
 _NAMES = (("HOST", platform.node), ("USER", getpass.getuser))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import StudyEvidence
-from nas.analysis.limit_chances import median_interval
 from nas.analysis.noise import SeedScatter, assumed_scatter
 from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
@@ -22,7 +21,7 @@ from nas.study.config import compares_directions
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
-from nas.study.timing_doubts import no_interval, throughput_interval, timing_doubt
+from nas.study.timing_doubts import median_interval, no_interval, throughput_interval, timing_doubt
 from search_space import network_spec
 from search_space.outline import outline
 

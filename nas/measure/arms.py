@@ -10,21 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas.measure.devices import compute_capability
+from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, PRECISIONS, RUNTIMES, RuntimeTraits
+from nas.ranges import ConfigError
+from nas.study.limits import LIMITS, LimitError
+from nas.study.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 LAYOUTS = ("channels-last", "nchw")
 FORMS = ("fused", "unfused")
-# Implemented in nas.measure.runtimes.
-RUNTIMES = ("eager", "compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "onnxruntime", "tensorrt")
-UNTRACKED_RUNTIMES = ("reduce-overhead", "onnxruntime", "tensorrt")  # PyTorch's allocator doesn't see a call's memory
-COMPILED_RUNTIMES = ("compiled", "reduce-overhead", "max-autotune-no-cudagraphs", "tensorrt")  # may take minutes
-
-CUDA_RUNTIMES = ("reduce-overhead", "tensorrt")  # the first records CUDA graphs
-MIN_TRITON_CAPABILITY = (7, 0)  # of a GPU for which torch.compile generates code
-MIN_BF16_CAPABILITY = (8, 0)  # of a GPU that computes in bf16; for others torch.compile refuses it
+UNKNOWN_ON_CPU = frozenset({"energy_j", "driver_memory_mib", "launch_share"})  # fields of a `Measurement`
 
 
 class ArmError(ValueError):
@@ -82,13 +78,17 @@ class Arm:
 
         return torch.channels_last if self.layout == "channels-last" else torch.contiguous_format
 
-    def unknown_fields(self, device_type: str) -> frozenset[str]:
-        """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda").
+    @property
+    def traits(self) -> RuntimeTraits:
+        """What the runtime needs and reports."""
+        return RUNTIMES[self.runtime]
 
-        On a CPU, memory is tracked where PyTorch's own operators run; on a GPU, where PyTorch's allocator serves them.
-        """
-        tracked = self.runtime == "eager" if device_type == "cpu" else self.runtime not in UNTRACKED_RUNTIMES
-        return frozenset() if tracked else frozenset({"peak_memory_mib"})
+    def unknown_fields(self, device_type: str) -> frozenset[str]:
+        """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda")."""
+        fields = UNKNOWN_ON_CPU if device_type == "cpu" else frozenset()
+        if device_type in self.traits.tracked_on:
+            return fields
+        return fields | {"peak_memory_mib"} | ({"reserved_memory_mib"} if device_type == "cpu" else set())
 
 
 def check_runs_on(device_type: str, runtime: str, precision: str) -> None:
@@ -99,19 +99,19 @@ def check_runs_on(device_type: str, runtime: str, precision: str) -> None:
         runtime: One of RUNTIMES.
         precision: One of PRECISIONS.
     """
+    traits = RUNTIMES[runtime]
     if device_type == "cuda":
         return
-    if runtime in CUDA_RUNTIMES:
-        others = ", ".join(name for name in RUNTIMES if name not in CUDA_RUNTIMES)
+    if traits.cuda_only:
+        others = ", ".join(name for name, other in RUNTIMES.items() if not other.cuda_only)
         raise ArmError(f"runtime: {runtime} runs on CUDA only, not on {device_type}; choose one of {others}")
-    if runtime == "onnxruntime" and precision != "fp32":
-        raise ArmError(f"runtime: onnxruntime runs fp32 only on {device_type}, not {precision}")
+    if precision not in traits.cpu_precisions:
+        known = " and ".join(traits.cpu_precisions)
+        raise ArmError(f"runtime: {runtime} runs {known} only on {device_type}, not {precision}")
 
 
 def check_runs_here(device_type: str, runtime: str, precision: str) -> None:
     """Raise ArmError for a runtime that no device of this type runs, or that the oldest GPU here does not.
-
-    Where PyTorch only emulates bf16, torch.compile does not compile a network in bf16.
 
     Args:
         device_type: "cpu" or "cuda".
@@ -120,13 +120,47 @@ def check_runs_here(device_type: str, runtime: str, precision: str) -> None:
     """
     check_runs_on(device_type, runtime, precision)
     capability = compute_capability() if device_type == "cuda" else None
-    if runtime not in COMPILED_RUNTIMES or capability is None:
+    if capability is None:
         return
-    has = f"this GPU has compute capability {capability[0]}.{capability[1]}"
-    if capability < MIN_TRITON_CAPABILITY:
-        raise ArmError(f"runtime: {runtime} needs compute capability 7.0, and {has}; choose eager+fp32 or onnxruntime")
-    if precision == "bf16" and capability < MIN_BF16_CAPABILITY:
-        raise ArmError(f"runtime: {runtime}+bf16 needs compute capability 8.0, and {has}; choose {runtime}+fp16")
+    traits, has = RUNTIMES[runtime], f"this GPU has compute capability {dotted(capability)}"
+    if capability < traits.min_capability:
+        needed = f"{traits.library} needs compute capability {dotted(traits.min_capability)}"
+        others = " or ".join(f"{name}+fp32" for name, other in RUNTIMES.items() if capability >= other.min_capability)
+        raise ArmError(f"runtime: {runtime}: {needed}, and {has}; choose {others}")
+    if precision == "bf16" and capability < traits.min_bf16_capability:
+        needed = f"{traits.library} needs compute capability {dotted(traits.min_bf16_capability)} for bf16"
+        raise ArmError(f"runtime: {runtime}+bf16: {needed}, and {has}; choose {runtime}+fp16")
+
+
+def check_reported(
+    arm: Arm, device_type: str, limits: Iterable[str] = (), study_objectives: Iterable[str] = ()
+) -> None:
+    """Raise an error of one line for a limit or an objective on a quantity that no measurement will have.
+
+    Args:
+        arm: How networks are measured.
+        device_type: "cpu" or "cuda".
+        limits: Names of limits.
+        study_objectives: Names of objectives.
+
+    Raises:
+        LimitError: For a limit.
+        ConfigError: For an objective.
+    """
+    unknown, where = arm.unknown_fields(device_type), f"unknown on {device_type} with the runtime {arm.runtime}"
+    advice = "choose another --runtime or --device, or drop this"
+    for limit in (LIMITS[name] for name in limits):
+        if limit.quantity in unknown:
+            raise LimitError(f"{limit.flag}: {limit.label} is {where}: {advice} limit")
+    for name in study_objectives:
+        if OBJECTIVES[name].quantity in unknown:
+            label = OBJECTIVES[name].objective.label
+            raise ConfigError(f"--objectives: {name}: {label} is {where}: {advice} objective")
+
+
+def dotted(capability: tuple[int, int]) -> str:
+    """Return a compute capability as NVIDIA writes it: "7.5"."""
+    return ".".join(map(str, capability))
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -46,11 +46,24 @@ def measuring(lock_dir: Path) -> Iterator[None]:
 @contextmanager
 def exclusive_device(device: str) -> Iterator[None]:
     """Hold a device of this machine alone; say on stderr which process has it where that is so, and when it is free."""
+    with _announced(device, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def shared_device(device: str) -> Iterator[None]:
+    """Hold a device of this machine as trainers do, for other work that would disturb a measurement on it."""
+    with _announced(device, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _announced(device: str, mode: int) -> Iterator[None]:
     folder, began = lock_dir() / device_key(device), time.monotonic()
     notice = threading.Timer(NOTICE_AFTER_S, _print_notice, [device, folder])
     notice.start()
     try:
-        with measuring(folder):
+        with _held(folder, mode):
             notice.cancel()
             if (waited_s := time.monotonic() - began) > NOTICE_AFTER_S:
                 announce(f"waited {clock(waited_s)} for {device}", _LOG)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nas.cli import cpu_count
+from nas.measure.arms import Arm
 from nas.measure.conditions import nvml
 from nas.measure.devices import DeviceError as DeviceError
 from nas.measure.devices import device_type, unavailable
@@ -100,8 +101,13 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return everything that a timing on `device` depends on, as JSON data."""
+def environment(device: str, *arms: Arm) -> dict[str, Any]:
+    """Return everything that a timing on `device` depends on, as JSON data.
+
+    Args:
+        device: Name of a device.
+        arms: How networks are timed: the libraries of their runtimes are recorded.
+    """
     chosen = torch_device(device)
     return {
         "device": str(chosen),
@@ -112,17 +118,22 @@ def environment(device: str) -> dict[str, Any]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides the effect of other processes
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **versions(),
+        **versions(*arms),
         **(_cuda(chosen) if chosen.type == "cuda" else {}),
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a study's numbers depend on; a study is resumed with the same ones only."""
-    packages = {"torch": torch.__version__, "timm": metadata.version("timm")}
-    with suppress(metadata.PackageNotFoundError):  # run from a copy of its files
-        packages["backbone-nas"] = metadata.version("backbone-nas")
-    return packages
+def versions(*arms: Arm) -> dict[str, str]:
+    """Return the versions that a study's numbers depend on; a study is resumed with the same ones only.
+
+    Args:
+        arms: How networks are timed. A runtime that none of them has does not matter.
+    """
+    found = {"torch": torch.__version__, "timm": metadata.version("timm")}
+    for package in ("backbone-nas", *(name for arm in arms for name in arm.traits.packages)):
+        with suppress(metadata.PackageNotFoundError):  # run from a copy of its files, or not installed
+            found[package] = metadata.version(package)
+    return found
 
 
 def _cuda(device: torch.device) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from backbones import Network, resolve
 from backbones import build_network as build_of_spec
 from nas.measure import Measured, Setting, measure_pair
-from nas.measure.arms import COMPILED_RUNTIMES
 from nas.measure.forkserver import ForkServer
 from search_space import network_spec
 
@@ -79,9 +78,8 @@ class MeasurementService:
 
 def default_limit_s(setting: Setting) -> float:
     """Return the seconds after which a measurement counts as hanging."""
-    runtimes = {setting.arm.runtime, (setting.reference_arm or setting.arm).runtime}
-    prepares = runtimes & {*COMPILED_RUNTIMES, "onnxruntime"}  # which exports the network, three times
-    return LIMIT_S + LIMIT_PER_BUDGET_S * setting.budget_s + (COMPILING_LIMIT_S if prepares else 0.0)
+    slow = any(arm.traits.slow_to_prepare for arm in (setting.arm, setting.reference_arm or setting.arm))
+    return LIMIT_S + LIMIT_PER_BUDGET_S * setting.budget_s + (COMPILING_LIMIT_S if slow else 0.0)
 
 
 def build_network(arch: Arch) -> Network:

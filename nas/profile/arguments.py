@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser, cache_root, check_cache, whole_numbers
 from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, Arm, check_runs_here, default_arm, named_arms
+from nas.measure.arms import (
+    FORMS,
+    LAYOUTS,
+    Arm,
+    check_reported,
+    check_runs_here,
+    default_arm,
+    named_arms,
+)
 from nas.measure.devices import device_type
+from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
-from nas.study.limits import LIMITS, LimitError, add_limit_flags, check_knowable, given_limits
+from nas.study.limits import LIMITS, LimitError, add_limit_flags, given_limits
 from search_space import SPACES
 from search_space.timm_spec import check_arch
 
@@ -195,7 +204,7 @@ def _limits(options: argparse.Namespace, on: str, arm: Arm) -> dict[str, float]:
     for limit in (LIMITS[name] for name in limits):
         if limit.measured and options.measure_seconds is None:
             raise LimitError(f"{limit.flag}: needs timing; set its budget with --measure-seconds")
-    check_knowable(limits, arm.unknown_fields(on), f"on {on} with the runtime {arm.runtime}")
+    check_reported(arm, on, limits)
     return limits
 
 

@@ -14,7 +14,7 @@ from nas.measure import Setting
 from nas.measure.counts import CounterResult, checked_count, compare_counters
 from nas.measure.counts.compare import format_macs
 from nas.measure.counts.operators import Operator, operators
-from nas.measure.device_lock import exclusive_device
+from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
@@ -137,8 +137,9 @@ def profile_network(
         ValueError: There is no such network, or it does not accept the resolution.
     """
     progress(f"{arch}: building and counting", settings.planned_s)
-    name, model = resolve(arch)
-    profile = count_network(name, model, settings)
+    with shared_device("cpu"):  # which builds and counts, whatever the network is timed on
+        name, model = resolve(arch)
+        profile = count_network(name, model, settings)
     yield profile
     progress(f"{name}: waiting for its turn on {settings.device}", settings.planned_s)
     with exclusive_device(str(settings.device)):
@@ -207,7 +208,7 @@ def count_network(name: str, model: Network, settings: NetworkSettings) -> Profi
         resolution=resolution,
         counts=counts,
         counters=compare_counters(model, resolution, counts),
-        environment=environment(str(settings.device)),
+        environment=environment(str(settings.device), settings.arm),
         missing=(TIMING, PARTS, *map(_sweep_step, settings.sweeps)),
         output=OutputShape(model.spatial_stride, model.spatial_dim, model.summary_dim),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from nas.analysis.point_labels import label_points
 from nas.measure import Arm
-from nas.measure.arms import RUNTIMES
+from nas.measure.runtime_traits import RUNTIMES
 from nas.profile.profiles import Profile, Sweep
 from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, SpaceProfile
@@ -25,7 +26,7 @@ PANEL_INCHES = (5.0, 3.9)
 DPI = 200
 COLORS = ("#0072b2", "#c77a00", "#007f5f", "#a8557f", "#4b5563", "#b8470b")
 STYLE = {"text.parse_math": False, "svg.hashsalt": "profile", "font.size": 9, "svg.fonttype": "none"}
-RUNTIME_COLORS = dict(zip(RUNTIMES, COLORS, strict=True))  # the same in every picture
+RUNTIME_COLORS = dict(zip(RUNTIMES, itertools.cycle(COLORS), strict=False))  # the same in every picture
 WIDTH_INCHES, ROW_INCHES, HEADER_INCHES = 7.5, 0.24, 0.75  # of the picture of runtimes
 LOG_SPAN = 4.0  # highest over lowest ratio, above which the axis is logarithmic and has enough ticks
 

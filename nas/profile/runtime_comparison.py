@@ -12,7 +12,7 @@ import torch
 from backbones import Network, resolve
 from nas.measure import Arm, ArmError, Setting
 from nas.measure.counts import checked_count
-from nas.measure.device_lock import exclusive_device
+from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
 from nas.profile.network import default_batch, default_resolution
@@ -137,7 +137,8 @@ def compare_runtimes(
         ValueError: There is no such network, or it does not accept the resolution.
     """
     progress(f"{arch}: building", settings.seconds * len(settings.arms))
-    profile = _count_network(*resolve(arch), settings)
+    with shared_device("cpu"):
+        profile = _count_network(*resolve(arch), settings)
     yield profile
     with exclusive_device(str(settings.device)):
         began = time.monotonic()
@@ -160,7 +161,7 @@ def _count_network(name: str, model: Network, settings: RuntimeSettings) -> Runt
         macs=counts.macs,
         batch=settings.batch or default_batch(settings.device, resolution),
         resolution=resolution,
-        environment=environment(str(settings.device)),
+        environment=environment(str(settings.device), *settings.arms.values()),
         missing=tuple(settings.arms),
     )
 

@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from backbones import build
 from nas.measure import Arm, Setting
 from nas.measure.counts.operators import operators
-from nas.measure.device_lock import exclusive_device
+from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
 from nas.profile.profiles import FAILURES, failure_reason
@@ -191,12 +191,13 @@ def sample_space(
         progress: Receives each step and the seconds that are left.
     """
     rng, began = random.Random(request.seed), time.monotonic()
-    profile = SpaceProfile(request, (), environment(str(request.device)), ("counting", "timing"))
+    profile = SpaceProfile(request, (), environment(str(request.device), request.arm), ("counting", "timing"))
     specs: list[ArchSpec] = []
     counted: list[SampledSpec] = []
     for spec in _distinct(request, rng):
         specs.append(spec)
-        counted.append(_count(spec, request))
+        with shared_device("cpu"):  # for one spec: between two, another process can measure
+            counted.append(_count(spec, request))
         if len(counted) % SPECS_PER_STEP == 0:
             left_s = (time.monotonic() - began) * (request.samples / len(counted) - 1)
             progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.seconds or 0.0))
@@ -226,7 +227,9 @@ def _time_sample(
             if time.monotonic() > deadline:
                 break
     progress("predicting the specs that were not timed", 0.0)
-    yield replace(profile, missing=(), worth_timing=_worth_timing(profile, specs))
+    with shared_device("cpu"):
+        worth = _worth_timing(profile, specs)
+    yield replace(profile, missing=(), worth_timing=worth)
 
 
 def _worth_timing(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> WorthTiming | None:

@@ -21,9 +21,10 @@ from nas.analysis.evidence import timed_before
 from nas.analysis.selection import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, check_runs_here
+from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
+from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings
@@ -96,7 +97,7 @@ def plan_remeasuring(
         budget_s=settings.measure_seconds,
     )
     check_runs_here(device.type, setting.arm.runtime, setting.arm.precision)
-    here = environment(str(device))
+    here = environment(str(device), setting.arm)
     name = settings.name or _default_name(setting, here)
     if trials:
         trials = (*trials, *(t for t in complete(study) if t.baseline and t not in trials))
@@ -147,9 +148,14 @@ def _now() -> str:
 
 
 def setting_changes(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
-    """Return the settings of a plan that differ from those of a remeasurement, each as "batch: 16 -> 1"."""
-    now = {k: plan.environment.get(k) for k in COMPARED_ENVIRONMENT} | plan.identity
-    before = {k: old.environment.get(k) for k in COMPARED_ENVIRONMENT} | old.setting
+    """Return the settings of a plan that differ from those of a remeasurement, each as "batch: 16 -> 1".
+
+    The version of the runtime's library is compared where both have it: older remeasurements do not.
+    """
+    library = plan.setting.arm.traits.packages
+    compared = (*COMPARED_ENVIRONMENT, *(k for k in library if k in old.environment and k in plan.environment))
+    now = {k: plan.environment.get(k) for k in compared} | plan.identity
+    before = {k: old.environment.get(k) for k in compared} | old.setting
     return [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
 
 

@@ -223,6 +223,7 @@ def refuse_changes(info: StudyInfo, targets: Targets, study_objectives: Sequence
 def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict[str, TeacherFacts]) -> StudyInfo:
     """Return the description of a new study."""
     from nas.distill.evaluation.reference_scores import chance
+    from nas.measure.arms import Arm
     from nas.measure.environment import environment
 
     config = command.config
@@ -231,7 +232,7 @@ def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command.text,
         config=config.to_dict(),
-        environment=environment(config.device),
+        environment=environment(config.device, Arm.parse(config.runtime)),
         objectives=objectives(config.objectives, config.distill.score),
         rung_steps=config.distill.rung_steps,
         limits=config.limits,

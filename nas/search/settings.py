@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.cli import check_local_workers, command_line, cpu_count
 from nas.command_log import announce
-from nas.measure.arms import Arm, check_runs_on, default_arm
+from nas.measure.arms import Arm, check_reported, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
 from nas.search.config_file import (
     check_options,
@@ -34,7 +34,7 @@ from nas.study.config import (
     check_sampler,
     supports,
 )
-from nas.study.limits import check_knowable, given_limits
+from nas.study.limits import given_limits
 from nas.study.redaction import public_word
 from nas.study.teacher_names import SETS
 from search_space import SPACES
@@ -264,7 +264,7 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     _check_names(stored)
     changed = stored.differences(_config(options, stored))
     changed += compatibility.of_space(info, SPACES[stored.space].choices())
-    changed += compatibility.of_versions(info, versions())
+    changed += compatibility.of_versions(info, versions(Arm.parse(stored.runtime)))
     if changed:
         hint = " (--extend M raises the budget)" if "budget" in options else ""
         raise ConfigError(
@@ -409,15 +409,10 @@ def _check_names(config: SearchConfig) -> None:
 
 
 def _check_runtime(config: SearchConfig) -> None:
-    """Raise ArmError for a runtime that the device does not have, LimitError for a limit on what both leave unknown."""
-    device, arm = config.device, Arm.parse(config.runtime)
-    check_runs_on(device, arm.runtime, arm.precision)
-    unknown, where = arm.unknown_fields(device), f"on {device} with the runtime {arm.runtime}"
-    check_knowable(config.limits, unknown, where)
-    if "memory" in config.objectives and "peak_memory_mib" in unknown:
-        raise ConfigError(
-            f"--objectives: memory: it is unknown {where}: choose another --runtime or drop this objective"
-        )
+    """Raise ArmError for a runtime that the device does not have, else see `check_reported`."""
+    arm = Arm.parse(config.runtime)
+    check_runs_on(config.device, arm.runtime, arm.precision)
+    check_reported(arm, config.device, config.limits, config.objectives)
 
 
 def _runtime(words: str, base: str | None = None) -> str:

@@ -1,21 +1,24 @@
 """The hard limits of a search: the quantity that each bounds, its value for a candidate, and compliance with it. Pure.
 
-Every command with limits takes its flags, the checks of bounds and the compliance of candidates from the table
-`LIMITS`. A new entry there is a new limit.
+Every command with limits takes its flags, the checks of bounds, the compliance of candidates and the chances from the
+table `LIMITS`. A new limit is an entry there and an argument of `nas.api.Study.select`, which a test compares with the
+table. `nas.profile.space_sample.QUANTITIES` has the quantities whose distribution `profile --space` shows.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
 
 from nas.ranges import Range, misfit
 from nas.study.records import Measurement
+from nas.study.timing_doubts import median_interval, throughput_interval
 
+IntervalReader = Callable[[Measurement, Sequence[float]], tuple[float, float] | None]
 Bound = Annotated[float, Range(0, 1e18, above=True)]
 UNKNOWN_EXCESS = 1.0  # in shares of a bound
 _MEASURED = frozenset(field.name for field in fields(Measurement))
@@ -70,7 +73,8 @@ class Limit:
         unit: Unit of the quantity in tables.
         help: Help text of the option, with the bound's unit.
         maximum: Whether the bound is an upper one, else it is a lower one. A value equal to the bound keeps the limit.
-        timed: Whether the quantity is timed, so that it has an interval; else it is exact.
+        interval: Returns the ends of a timed quantity's 95 % interval in the bound's unit, from an undisturbed
+            measurement and its samples of the time of one image in seconds; None for an exact quantity.
         scale: Divisor that converts the quantity to the bound's unit.
         shown_per: Divisor that converts a bound to the tables' unit.
     """
@@ -82,7 +86,7 @@ class Limit:
     unit: str
     help: str
     maximum: bool = True
-    timed: bool = False
+    interval: IntervalReader | None = None
     scale: float = 1.0
     shown_per: float = 1.0
 
@@ -109,6 +113,11 @@ class Limit:
         return value / bound if self.maximum else bound / value
 
 
+def _latency_interval(m: Measurement, latencies_s: Sequence[float]) -> tuple[float, float] | None:
+    ends = median_interval(latencies_s)
+    return None if ends is None else (1e3 * ends[0], 1e3 * ends[1])
+
+
 _TENSORS = (
     "at most X MiB of tensors (weights, inputs and activations) at the peak of a forward pass of the measured batch,"
     " without PyTorch's caches and the CUDA context. On a CPU only the runtime eager reports it; on CUDA the runtimes"
@@ -126,12 +135,13 @@ LIMITS: dict[str, Limit] = {
         ),
         Limit(
             "max_latency_ms", "--max-latency-ms", "latency_ms", "latency of one image", "ms",
-            help="at most X milliseconds for one image, in the median", timed=True,
+            help="at most X milliseconds for one image, in the median", interval=_latency_interval,
         ),
         Limit("max_memory_mib", "--max-memory-mib", "peak_memory_mib", "peak memory of tensors", "MiB", help=_TENSORS),
         Limit(
             "min_throughput_img_s", "--min-throughput", "throughput_img_s", "throughput", "images/s",
-            help="at least X images/s at the measured batch", maximum=False, timed=True,
+            help="at least X images/s at the measured batch", maximum=False,
+            interval=lambda m, latencies_s: throughput_interval(m),
         ),
     )
 }  # fmt: skip
@@ -164,21 +174,6 @@ def check_bounds(limits: Mapping[str, float]) -> None:
             raise LimitError(f"limits: unknown {name!r}; choose from: {', '.join(LIMITS)}")
         if problem := misfit(bound, Bound):
             raise LimitError(f"{LIMITS[name].flag}: {problem}")
-
-
-def check_knowable(limits: Collection[str], unknown_fields: Collection[str], where: str) -> None:
-    """Raise LimitError for a limit whose quantity the measurements will not have.
-
-    Args:
-        limits: Names of limits.
-        unknown_fields: Fields of a `Measurement` that stay None.
-        where: The device and the runtime, for the message.
-    """
-    for limit in (LIMITS[name] for name in limits):
-        if limit.quantity in unknown_fields:
-            raise LimitError(
-                f"{limit.flag}: {limit.label} is unknown {where}: choose another --runtime or drop this limit"
-            )
 
 
 def excesses(costs: CandidateCosts, limits: Mapping[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from nas.study.records import Measurement, Objective, TrialRecord
+from nas.study.records import Objective, TrialRecord
 
 
 class ObjectiveSpec(NamedTuple):
@@ -19,20 +19,32 @@ class ObjectiveSpec(NamedTuple):
         objective: The objective.
         value: Returns a trial's value at a rung; None if the trial has none (yet).
         trained: Whether the value comes from training. All other values must be there after the measurement.
+        quantity: Field of a `Measurement` that the value is read from, or None. Where a device does not report it, a
+            search refuses the objective.
     """
 
     objective: Objective
     value: Callable[[TrialRecord, int], float | None]
     trained: bool = False
+    quantity: str | None = None
+
+    @classmethod
+    def measured(cls, objective: Objective, quantity: str) -> ObjectiveSpec:
+        """Return an objective whose value is a field of a `Measurement`, the same at every rung.
+
+        Args:
+            objective: The objective.
+            quantity: Name of the field.
+        """
+
+        def value(trial: TrialRecord, rung: int) -> float | None:
+            return None if trial.measurement is None else getattr(trial.measurement, quantity)
+
+        return cls(objective, value, quantity=quantity)
 
 
 def _score(trial: TrialRecord, rung: int) -> float | None:
     return trial.rungs[rung].score if len(trial.rungs) > rung else None
-
-
-def _measured(read: Callable[[Measurement], float | None]) -> Callable[[TrialRecord, int], float | None]:
-    """Return a reader of the measurement, whose value is the same at every rung."""
-    return lambda trial, rung: read(trial.measurement) if trial.measurement is not None else None
 
 
 # An objective's reference is the hypervolume's reference coordinate: a value worse than it adds nothing.
@@ -40,17 +52,17 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "score": ObjectiveSpec(
         Objective("score", "explained variance of the teachers' features", "", 0.0), _score, trained=True
     ),
-    "throughput": ObjectiveSpec(
+    "throughput": ObjectiveSpec.measured(
         Objective("throughput", "throughput relative to the reference backbone", "x", 0.125, log=True),
-        _measured(lambda m: m.ratio),
+        "ratio",
     ),
-    "latency": ObjectiveSpec(
+    "latency": ObjectiveSpec.measured(
         Objective("latency", "latency of one image", "ms", 1000.0, log=True, minimize=True),
-        _measured(lambda m: m.latency_ms),
+        "latency_ms",
     ),
-    "memory": ObjectiveSpec(
+    "memory": ObjectiveSpec.measured(
         Objective("memory", "peak memory", "MiB", 80 * 1024.0, log=True, minimize=True),
-        _measured(lambda m: m.peak_memory_mib),
+        "peak_memory_mib",
     ),
     "params": ObjectiveSpec(
         Objective("params", "parameters", "", 1e9, log=True, minimize=True), lambda trial, rung: trial.params

@@ -5,6 +5,10 @@ Terminal, report, card, pictures and exports all ask here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
 from nas.numbers import fixed_interval, plural
 from nas.study.records import Measurement
 
@@ -15,6 +19,7 @@ MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give 
 # An interval that reaches farther than from half to twice its value says less than that of a single sample, which is
 # given this reach. A widened interval of 6 disturbed blocks reached ±87119830 %.
 MAX_INTERVAL_FACTOR = 2.0
+Z_OF_INTERVAL = NormalDist().inv_cdf(0.975)  # half the width of a 95 % interval, in standard deviations
 PUBLISHED = "published"  # the runtime that `backbone-nas replay` records for values of a table: nothing was timed
 
 
@@ -93,6 +98,16 @@ def throughput_interval(m: Measurement) -> tuple[float, float] | None:
     """Return the interval of a measurement's images/s, which a drifting machine widens; None where none is usable."""
     ends = m.throughput_low_img_s, m.throughput_high_img_s
     return ends if has_interval(m) and usable(m.throughput_img_s, *ends) else None
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the median, by order statistics (David and Nagaraja 2003, 7.1)."""
+    n = len(samples)
+    if n < MIN_INTERVAL_SAMPLES:
+        return None
+    inside = math.floor((n - Z_OF_INTERVAL * math.sqrt(n)) / 2)
+    ordered = sorted(samples)
+    return ordered[max(0, inside - 1)], ordered[min(n - 1, n - inside)]
 
 
 def drawn_ends(m: Measurement) -> tuple[float, float]:

@@ -83,6 +83,25 @@ def test_older_gpus_get_a_runtime_that_they_compile(monkeypatch, capability, def
             check_runs_here("cuda", arm.runtime, arm.precision)
 
 
+@pytest.mark.parametrize(
+    ("capability", "words", "reason"),
+    [
+        (
+            (6, 1),
+            "compiled+fp32",
+            "torch.compile needs compute capability 7.0, .*; choose eager.fp32 or onnxruntime.fp32",
+        ),
+        ((6, 1), "tensorrt+fp16", "tensorrt: TensorRT needs compute capability 7.0"),
+        ((7, 5), "tensorrt+bf16", "TensorRT needs compute capability 8.0 for bf16, .* 7.5; choose tensorrt.fp16"),
+    ],
+)
+def test_a_refusal_says_which_library_needs_a_newer_gpu(monkeypatch, capability, words, reason):
+    monkeypatch.setattr("nas.measure.arms.compute_capability", lambda: capability)
+    arm = Arm.parse(words)
+    with pytest.raises(ArmError, match=reason):
+        check_runs_here("cuda", arm.runtime, arm.precision)
+
+
 @pytest.mark.parametrize("layout", ["channels-last", "nchw"])
 def test_a_network_runs_in_the_layout_that_is_measured(layout):
     """A convolution whose weights and images lie in different layouts copies one of them."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import pytest
 import torch
 
+from nas.analysis.remeasuring import MEASURED_WITH
 from nas.measure import environment
+from nas.measure.arms import Arm
 from nas.measure.devices import DeviceError
 from nas.measure.environment import check_one_kind, device_kind, device_name, recorded_device_kind
+from nas.measure.runtime_traits import RUNTIMES
+from tests.nas.measure.networks import needs_onnxruntime
 
 
 def install(patch: pytest.MonkeyPatch, *names: str) -> None:
@@ -32,6 +38,18 @@ def test_gpus_of_two_kinds_are_refused_with_the_remedy(monkeypatch: pytest.Monke
         "the GPUs here are of several kinds, whose timings cannot be compared: NVIDIA RTX 4090 and NVIDIA T400; "
         "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
     )
+
+
+@needs_onnxruntime
+def test_an_environment_has_the_library_of_the_runtime_and_of_no_other() -> None:
+    libraries = {package for traits in RUNTIMES.values() for package in traits.packages}
+    assert libraries <= {*MEASURED_WITH}
+    recorded = environment.environment("cpu", Arm("onnxruntime"), Arm("compiled"))
+    installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if recorded.get(name)}
+    assert installed
+    assert all(recorded[name] == metadata.version(name) for name in installed)
+    assert recorded.keys() & libraries == installed
+    assert not environment.environment("cpu", Arm()).keys() & libraries
 
 
 def test_a_cpu_is_of_one_kind() -> None:

@@ -19,7 +19,7 @@ from nas.measure import Arm, MeasurementError
 from nas.measure.device_lock import NOTICE_AFTER_S, exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_modules, stage_times
-from nas.profile import network
+from nas.profile import network, runtime_comparison, space_sample
 from nas.profile.__main__ import main
 from nas.profile.command import ProfileProgress
 from nas.profile.network import default_resolution
@@ -262,6 +262,25 @@ def test_the_device_is_held_while_timing():
     settings = NetworkSettings(torch.device("cpu"), None)
     with pytest.raises(BlockingIOError):
         list(network.profile_network("eradio_femto", settings, scripted(timed)(), lambda *_: None))
+
+
+@pytest.mark.parametrize(
+    ("module", "counter", "words"),
+    [
+        (network, "compare_counters", ["--arch", "eradio_femto"]),
+        (runtime_comparison, "checked_count", ["--arch", "eradio_femto", "--runtimes", "eager"]),
+        (space_sample, "operators", ["--space", "micro", "--samples", "1"]),
+    ],
+)
+def test_nobody_measures_while_networks_are_counted(module, counter, words, monkeypatch, capsys):
+    def counting(*_):
+        with (device_lock() / "device.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others count and train meanwhile
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(module, counter, counting)
+    assert main([*words, "--device", "cpu"]) != 0
+    assert "temporarily unavailable" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_the_time_that_is_left():

@@ -1,15 +1,19 @@
 """Compared runtimes: their reference, ties, and rows without a number."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
 from nas.measure import Arm, ArmError, MeasurementError
-from nas.measure.arms import FORMS, LAYOUTS, PRECISIONS, RUNTIMES, named_arms
+from nas.measure.arms import FORMS, LAYOUTS, named_arms
+from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import scripted
+from tests.waiting import PATIENCE_S
 
 PICO = ["--arch", "eradio_pico", "--device", "cpu", "--batch-size", "2"]
 RATIOS = {"eager": (1.0, 0.99, 1.02), "compiled": (1.5, 1.4, 1.6), "bf16": (0.97, 0.95, 0.985), "nchw": (0.5, 0.4, 0.6)}
@@ -196,3 +200,13 @@ def test_a_picture_has_every_runtime_of_every_network(tmp_path, capsys, monkeypa
         assert word in text
     shown(capsys, monkeypatch, "--runtimes", "eager", "--plot", str(plot.with_suffix(".png")))
     assert Image.open(plot.with_suffix(".png")).size[0] > 1000
+
+
+def test_a_new_runtime_has_a_color():
+    lines = [
+        "from nas.measure.runtime_traits import RUNTIMES, RuntimeTraits",
+        "RUNTIMES['seventh'] = RuntimeTraits()",
+        "from nas.profile.plots import RUNTIME_COLORS",
+        "assert list(RUNTIME_COLORS) == list(RUNTIMES)",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=PATIENCE_S)

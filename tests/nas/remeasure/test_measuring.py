@@ -13,7 +13,14 @@ import pytest
 from nas.analysis.remeasuring import compare_remeasurement, remeasuring_notes
 from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
 from nas.remeasure.arguments import RemeasureSettings
-from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement, plan_remeasuring, study_arm
+from nas.remeasure.measuring import (
+    Remeasuring,
+    RemeasuringPlan,
+    begin_remeasurement,
+    plan_remeasuring,
+    setting_changes,
+    study_arm,
+)
 from nas.storage.store import Store
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord, TrialState
 from search_space import preset
@@ -98,6 +105,19 @@ def test_a_remeasurement_continues_only_as_it_began() -> None:
     assert restarted.created > old.created
     assert restarted.dates == {9: old.created}
     assert begin_remeasurement([old], plan_of(small_study(), batch=3), "c", restart=True).measurements == {}
+
+
+def test_a_remeasurement_continues_in_the_same_version_of_its_runtime_only() -> None:
+    plan = plan_of(small_study(), arm=Arm("onnxruntime"))
+    plan = replace(plan, environment={**plan.environment, "onnxruntime": "1.32", "tensorrt": "11"})
+
+    def changes(**libraries: str) -> list[str]:
+        before = {**plan_of(small_study()).environment, **libraries}
+        return setting_changes(replace(remeasured({0: 1.0}), environment=before, setting=plan.identity), plan)
+
+    assert changes(onnxruntime="1.20") == ["onnxruntime: 1.20 -> 1.32"]
+    assert changes(onnxruntime="1.32", tensorrt="10") == []
+    assert changes() == []  # an older version of this package has not recorded it
 
 
 def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from nas.search.__main__ import main
         ),
         (
             "--device cpu --runtime onnxruntime --objectives score,memory",
-            "error: --objectives: memory: it is unknown on cpu",
+            "error: --objectives: memory: peak memory is unknown on cpu with the runtime onnxruntime: choose",
         ),
         ("--address x", "error: --address: 'x': must be auto or HOST:PORT"),
         ("--address host:70000", "error: --address: 'host:70000': must be auto or HOST:PORT"),

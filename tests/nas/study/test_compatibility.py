@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
+import pytest
+
+from nas.samplers import make_sampler
+from nas.search.settings import command_of
+from nas.storage.store import Store
 from nas.study import compatibility
+from nas.study.config import ConfigError
 from nas.study.records import Objective
 from search_space import SPACES
+from tests.nas.measure.networks import needs_onnxruntime
 from tests.nas.study.builders import OBJECTIVES, search_config, study_info
 
 INFO = replace(study_info(search_config()), space={k: list(v) for k, v in SPACES["micro"].choices().items()})
@@ -40,6 +50,29 @@ def test_versions_are_compared_if_the_study_has_them() -> None:
     before = replace(INFO, environment={"torch": "2.6", "timm": "1.0.15", "python": "3.11"})
     assert compatibility.of_versions(before, {"torch": "2.6", "timm": "1.0.15", "backbone-nas": "2"}) == []
     assert compatibility.of_versions(before, {"torch": "2.7", "timm": "1.0.15"}) == ["version of torch: 2.6 -> 2.7"]
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize(
+    ("runtime", "recorded", "refused"),
+    [
+        ("onnxruntime", {"onnxruntime": "1.0"}, True),
+        ("onnxruntime", {"onnxruntime": metadata.version("onnxruntime") if find_spec("onnxruntime") else ""}, False),
+        ("onnxruntime", {}, False),  # of a version that did not record it
+        ("eager", {"onnxruntime": "1.0"}, False),
+    ],
+)
+def test_a_study_is_not_continued_in_another_version_of_its_runtime(
+    runtime: str, recorded: dict[str, str], refused: bool, tmp_path: Path
+) -> None:
+    config = search_config(runtime=runtime)
+    info = replace(study_info(config), environment=recorded, space=INFO.space)
+    Store.create(tmp_path, info, make_sampler(config, SPACES["micro"], info.objectives))
+    if refused:
+        with pytest.raises(ConfigError, match=r"these differ: version of onnxruntime: 1\.0 -> \d"):
+            command_of({"resume": str(tmp_path)}, "")
+    else:
+        assert command_of({"resume": str(tmp_path)}, "").config == config
 
 
 def test_teachers_and_images_are_compared_by_fingerprint() -> None:

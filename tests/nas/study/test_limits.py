@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import nas.api
+from nas.measure.arms import Arm, check_reported
+from nas.measure.runtime_traits import RUNTIMES
+from nas.plan.arguments import parse as plan_settings
 from nas.profile.__main__ import main as profile_main
 from nas.profile.arguments import parser as profile_parser
 from nas.search.__main__ import main as search_main
 from nas.search.arguments import parser as search_parser
 from nas.search.settings import new_config
 from nas.select.__main__ import parser as select_parser
+from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import (
     LIMITS,
     Compliance,
     CountedCosts,
+    Limit,
     LimitError,
     broken_limit,
     check_bounds,
-    check_knowable,
     excesses,
 )
+from nas.study.objectives import OBJECTIVES, ObjectiveSpec
+from nas.study.records import Objective
 from tests.nas.study.builders import measurement, record
 
 MEASURED = replace(measurement(2.0), latency_ms=3.0, peak_memory_mib=5.0, driver_memory_mib=500.0)
@@ -99,9 +107,53 @@ def test_a_bound_is_a_positive_number(bound: float) -> None:
 
 
 def test_a_limit_on_a_quantity_that_no_measurement_has_is_refused() -> None:
-    check_knowable(["max_latency_ms", "max_params"], {"peak_memory_mib"}, "here")
-    with pytest.raises(LimitError, match=r"--max-memory-mib: .*here"):
-        check_knowable(["max_params", "max_memory_mib"], {"peak_memory_mib"}, "here")
+    arm = Arm("onnxruntime")
+    check_reported(arm, "cpu", ["max_latency_ms", "max_params"], ["score", "throughput", "macs"])
+    with pytest.raises(LimitError, match=r"--max-memory-mib: .* unknown on cpu with the runtime onnxruntime"):
+        check_reported(arm, "cpu", ["max_params", "max_memory_mib"])
+    check_reported(Arm(), "cpu", ["max_params", "max_memory_mib"], ["score", "memory"])
+
+
+@pytest.fixture
+def energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add a limit and an objective on what a CPU does not report."""
+    limit = Limit("max_energy_j", "--max-energy-j", "energy_j", "energy of one image", "J", help="at most X joules")
+    monkeypatch.setitem(LIMITS, limit.name, limit)
+    objective = Objective("energy", "energy of one image", "J", reference=100.0, log=True, minimize=True)
+    monkeypatch.setitem(OBJECTIVES, "energy", ObjectiveSpec.measured(objective, "energy_j"))
+
+
+@pytest.mark.usefixtures("energy")
+@pytest.mark.parametrize("words", [["--objectives", "score,energy"], ["--max-energy-j", "1"]])
+def test_what_a_cpu_does_not_report_is_refused_before_the_search(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.search.session.search", lambda *_: 0)  # a command that is not refused ends here
+    assert search_main([*words, "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {words[0]}: ")
+    assert "energy of one image is unknown on cpu" in line
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="energy of one image is unknown on cpu"):
+        plan_settings([*words, "--device", "cpu"])
+
+
+@pytest.mark.usefixtures("energy")
+def test_a_function_call_is_refused_as_the_command_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.search.session.search", lambda *_: 0)
+    with pytest.raises(ConfigError, match="--objectives: energy: energy of one image is unknown on cpu"):
+        nas.api.search(SearchConfig(objectives=("score", "energy"), device="cpu"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_help_names_the_runtimes_that_report_the_memory_of_tensors() -> None:
+    sentence = r"On a CPU only the runtime (.*) reports it; on CUDA the runtimes (.*) do$"
+    listed = re.search(sentence, LIMITS["max_memory_mib"].help)
+    assert listed is not None
+    for device, names in zip(("cpu", "cuda"), listed.groups(), strict=True):
+        known = [name for name in RUNTIMES if "peak_memory_mib" not in Arm(name).unknown_fields(device)]
+        assert re.split(", | and ", names) == known
 
 
 @pytest.mark.parametrize("parser", [search_parser(), profile_parser(), select_parser()], ids=lambda p: p.prog)
