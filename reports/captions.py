@@ -155,11 +155,9 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
             f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
             f"evaluated for a control.{control}"
         )
-    if start is None:
-        return (
-            f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "
-            f"candidates at random.{control}"
-        )
+    if start is None or drawn is None:
+        why = "" if drawn is None else f": the sampler, {sampler}, drew no candidates at random"
+        return f"Nothing in this study shows what random search would have reached{why}.{control}"
     reached = f"a hypervolume of {fixed(start.expected[-1], 4)}"
     if len(info.objectives) == 1:
         label = brief(info.objectives[0].label)

@@ -59,6 +59,14 @@ def test_no_control_is_invented(sampler):
     assert "not chosen" not in sentence, "the search is finished"
 
 
+def test_nothing_is_claimed_of_a_sampler_whose_random_start_is_unknown():
+    study = synthetic.study(80)
+    study = with_info(study, config={**study.info.config, "sampler": "walk"})
+    sentence = random_control(study.info, summarize(study))
+    assert sentence.startswith("Nothing in this study shows what random search would have reached. For one of the same")
+    assert "walk" not in sentence
+
+
 @pytest.mark.parametrize(("sampler", "trials"), [("evolution", 20), ("gp", 5), ("tpe", 10)])
 def test_a_search_whose_sampler_has_not_begun_to_learn_is_random(sampler, trials):
     study = synthetic.study(trials)
