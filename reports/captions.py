@@ -8,7 +8,7 @@ from nas.study.records import StudyInfo
 from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, capitalized
 from reports.metrics import scores_spatial
-from reports.scored_trials import objective_word, score_word
+from reports.scored_trials import objective_words, score_word
 from reports.sentences import BELOW_ZERO, baseline_words, score_floor
 from reports.statistics import random_trials
 from reports.summary import StudySummary
@@ -98,7 +98,8 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
 
 
 def _reference_point(info: StudyInfo) -> str:
-    axes = ", ".join(f"{objective_word(o, info)} {o.reference:g}" for o in info.objectives)
+    words = objective_words(info)
+    axes = ", ".join(f"{words[o.name]} {o.reference:g}" for o in info.objectives)
     return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
@@ -136,7 +137,8 @@ def footer(info: StudyInfo, summary: StudySummary) -> str:
 
 
 def _logarithmic(info: StudyInfo) -> str:
-    return " and ".join(objective_word(o, info) for o in info.objectives if o.log)
+    words = objective_words(info)
+    return " and ".join(words[o.name] for o in info.objectives if o.log)
 
 
 def random_control(info: StudyInfo, summary: StudySummary) -> str:

@@ -45,7 +45,7 @@ from reports.metrics import (
 )
 from reports.noise import doubt_of, doubts, ratio_words
 from reports.retraining import read_evidence, retimed_trials, retraining_points, retraining_results
-from reports.scored_trials import OBJECTIVE_WORDS, score_word, value_of
+from reports.scored_trials import objective_words, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
 from reports.tiles import tiles
@@ -133,10 +133,10 @@ def render(
     """
     study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
-    choices = importances(study.info, summary)
+    choices, words = importances(study.info, summary), objective_words(study.info)
     datasets = data.datasets() | {
         "retraining": retraining_points(study, retraining),
-        "importances": importance_rows(choices, score_word(study.info)),
+        "importances": importance_rows(choices, words),
     }
     large = page_charts(data) | retraining_chart(datasets["retraining"])
     small = small_charts(data) | importance_charts(datasets["importances"])
@@ -152,7 +152,7 @@ def render(
         retraining=retraining,
         importances=choices,
         coarse_stems=have_coarse_stems(study.trials),
-        objective_words=OBJECTIVE_WORDS | {"score": score_word(study.info)},
+        objective_words=words,
         run=run,
         contents=[(section, _title(study.info, section, title)) for section, title in CONTENTS],
         **_tables(study, summary, retraining),

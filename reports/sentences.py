@@ -18,7 +18,7 @@ from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_i
 from reports.formatting import brief, capitalized, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
-from reports.scored_trials import axis, has_published_score, objective_word
+from reports.scored_trials import axis, has_published_score, objective_words
 from reports.statistics import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
 from search_space import SPACES
@@ -50,7 +50,7 @@ def subject(info: StudyInfo) -> str:
         else (f"{len(names)} teachers")
     )
     meanings = {"score": f" (agreement with the features of {teachers})"} if names else {}
-    words = [f"{objective_word(objective, info)}{meanings.get(objective.name, '')}" for objective in info.objectives]
+    words = [f"{word}{meanings.get(name, '')}" for name, word in objective_words(info).items()]
     return f"A search for vision backbones, compared by {_listed(words)}."
 
 
