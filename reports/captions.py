@@ -46,9 +46,9 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
         parts.append(f"The throughput of {predicted} of them is predicted, not measured.")
     if any(p.kind == INFEASIBLE for p in data.points):
         parts.append("Crosses at the bottom broke a hard limit or could not be measured as the others.")
-    if data.third:
-        better = " (lower is better)" if data.third.minimize else ""
-        parts.append(f"The size of a mark shows its {brief(data.third.label)}{better}.")
+    for objective in data.further[:1]:
+        better = " (lower is better)" if objective.minimize else ""
+        parts.append(f"The size of a mark shows its {brief(objective.label)}{better}.")
     return " ".join((*parts, "Labels without room are left out. Click a point to open its card."))
 
 

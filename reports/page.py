@@ -75,6 +75,7 @@ CONTENTS = (
     ("trials", "Trials"),
     ("settings", "Settings"),
 )  # the sections' ids, and their titles in the table of contents
+OWN_COLUMNS = ("latency", "params", "macs")  # objectives of which each table of models has a column anyway
 RANKING = "Ranking"  # in place of "Pareto front"
 # Concatenated in this order. Modules are impossible: a page opened from a file cannot load them.
 SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
@@ -216,7 +217,7 @@ def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, A
 def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
     info = study.info
     return {
-        "third": data.third,
+        "further": [o for o in data.further if o.name not in OWN_COLUMNS],
         "subject": sentences.subject(info),
         "score_definition": sentences.score_definition(info),
         "unit_summaries": sentences.unit_summaries(info),
@@ -262,13 +263,23 @@ def _payload(
     drawn; `curve_step` is that step for the learning curves; `floors` are the scores at which the chart of the front
     ends, without early-stopped candidates and with them; `timing_doubts` has a pair for each trial whose timing cannot
     be trusted, its number and the reason; `no_intervals` the same for intervals that are not
-    usable; `state_words` replace the states of trials in the tables.
+    usable; `state_words` replace the states of trials in the tables; `further` are the objectives other than score and
+    throughput, each with its values by trial.
     """
     names = metric_names(trained_models(summary))
     return {
         "info": study.info.to_dict(),
         "trials": [{**_without_defaults(rounded(t.to_dict())), "spec": t.spec} for t in study.trials],
         "front": [s.trial.number for s in summary.front],
+        "further": [
+            {
+                "name": o.name,
+                "title": f"{brief(o.label, 30)} {o.unit}".strip(),
+                "log": o.log,
+                "values": [rounded(value_of(t, o.name)) for t in study.trials],
+            }
+            for o in data.further
+        ],
         "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
         "charts": dict(charts),
         "datasets": rounded({**datasets, "metrics": [], "score-curves": []}),  # the script derives these

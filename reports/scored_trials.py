@@ -61,17 +61,19 @@ def objective_words(info: StudyInfo) -> dict[str, str]:
 
 
 def value_of(trial: TrialRecord, name: str) -> float | None:
-    """Return a trial's value of an objective at the highest rung reached; None where it has none.
+    """Return a measured trial's value of an objective at the highest rung reached; None where it has none.
 
     A name that is not in `nas.study.objectives` is a metric of the rung or a field of the measurement.
     """
-    if not trial.rungs or trial.measurement is None:
+    if trial.measurement is None:
         return None
-    rung = len(trial.rungs) - 1
-    if name in OBJECTIVES:
-        value: Any = OBJECTIVES[name].value(trial, rung)
-    else:
-        value = trial.rungs[rung].metrics.get(name, getattr(trial.measurement, name, None))
+    last, spec = trial.rungs[-1:], OBJECTIVES.get(name)
+    value: Any = None
+    if spec is None:
+        metrics = last[0].metrics if last else {}
+        value = metrics.get(name, getattr(trial.measurement, name, None))
+    elif last or not spec.trained:
+        value = spec.value(trial, max(len(trial.rungs) - 1, 0))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 

@@ -1,6 +1,8 @@
 // The table of all trials. Arrow keys move between rows; the tab key stops in it once.
 const dagger = t => doubtful(t) ? element('abbr', { title: `${doubtOf.get(t.number)}: the number is doubtful` }, ' †') : null;
 const timed = (t, key, digits) => element('span', doubtful(t) ? { class: 'doubtful' } : {}, fixed(of(t, key), digits), dagger(t));
+// Objectives that have a column anyway.
+const OWN = new Set(['latency', 'memory', 'params', 'macs', ...metrics.filter(([, , inTables]) => inTables).map(([name]) => name)]);
 const COLUMNS = [
   ['trial', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(trialName(t), 40))],
   ['status', statusWord, t => element('span', {}, element('span', { class: `mark ${status(t)}`, 'aria-hidden': 'true' }, MARKS[status(t)] || ''), ` ${statusWord(t)}`)],
@@ -14,6 +16,7 @@ const COLUMNS = [
   ['memory MiB', t => of(t, 'peak_memory_mib'), t => fixed(of(t, 'peak_memory_mib'), 1)],
   ['steps', t => lastRung(t) && lastRung(t).steps, t => lastRung(t) ? String(lastRung(t).steps) : '–'],
   ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => [label, t => metric(t, name), t => fixed(metric(t, name), 3)]),
+  ...further.filter(o => !OWN.has(o.name)).map(o => [o.title, t => valueOf(o, t), t => significant(valueOf(o, t))]),
   ['blocks', blocks, t => brief(blocks(t), 80)],
 ];
 const view = { sort: 0, down: false, from: 0, found: [], rows: new Map() };

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.study.records import TrialRecord, TrialState
+from nas.study.objectives import OBJECTIVES
+from nas.study.records import Objective, TrialRecord, TrialState
 from reports import figure_data
 from reports.page import write_page
 from reports.summary import summarize
@@ -204,6 +205,27 @@ def test_axes_of_stages_and_necks_count_by_stride_whatever_the_stem(browser, tmp
     wanted = {f"stage {i + 1}": sorted(pair) for i, pair in enumerate(zip(*blocks, strict=True))}
     assert {name: values for name, values in axes.items() if name.startswith("stage")} == wanted
     assert axes["neck"] == ["none", "stage2", "stage3"]
+    assert browser.console == []
+
+
+def test_every_objective_has_one_column_and_one_axis_in_each_set(browser, study, tmp_path):
+    """Memory has a column and an axis in every study; reserved memory only where it is an objective."""
+    study = synthetic.timed(study, lambda t: {"reserved_memory_mib": 2.0 * t.number})
+    reserved = Objective("reserved_memory_mib", "reserved memory", "MiB", 1e5, log=True, minimize=True)
+    further = OBJECTIVES["params"].objective, OBJECTIVES["memory"].objective, reserved
+    write_page(synthetic.with_info(study, objectives=(*study.info.objectives, *further)), tmp_path / "r.html", tmp_path)
+    browser.open(tmp_path / "r.html")
+    heads = browser.evaluate("[...document.querySelectorAll('#all thead th')].map(cell => cell.textContent)")
+    own = ["params M", "memory MiB", "reserved memory MiB"]
+    assert [heads.count(name) for name in own] == [1, 1, 1]
+    at = heads.index(own[-1])
+    cells = browser.evaluate(f"[...document.querySelectorAll('#all tbody tr')].map(row => row.cells[{at}].textContent)")
+    assert cells == [str(2 * t.number) if t.measurement else "–" for t in study.trials]
+    for i in range(browser.evaluate("document.querySelectorAll('#axis-sets input').length")):
+        browser.evaluate(f"document.querySelectorAll('#axis-sets input')[{i}].click()")
+        axes = browser.evaluate("[...document.querySelectorAll('#axes .title title')].map(title => title.textContent)")
+        assert axes[:5] == ["× eradio_pico", "score", *own]
+        assert len(set(axes)) == len(axes)
     assert browser.console == []
 
 
