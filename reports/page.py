@@ -30,6 +30,7 @@ from reports.charts import (
     retraining_chart,
     small_charts,
 )
+from reports.dataframe import UNITS
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
 from reports.export_advice import before_export, export_command, retrain_command, weights_place
 from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
@@ -264,13 +265,14 @@ def _payload(
     ends, without early-stopped candidates and with them; `timing_doubts` has a pair for each trial whose timing cannot
     be trusted, its number and the reason; `no_intervals` the same for intervals that are not
     usable; `state_words` replace the states of trials in the tables; `further` are the objectives other than score and
-    throughput, each with its values by trial.
+    throughput, each with its values by trial; `units` are names of columns of the CSV.
     """
     names = metric_names(trained_models(summary))
     return {
         "info": study.info.to_dict(),
         "trials": [{**_without_defaults(rounded(t.to_dict())), "spec": t.spec} for t in study.trials],
         "front": [s.trial.number for s in summary.front],
+        "units": UNITS,
         "further": [
             {
                 "name": o.name,

@@ -10,7 +10,7 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i] ?? null)]));
 };
-const { info, trials, front, metrics, further, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, timing_doubts: timingDoubts, no_intervals: noIntervals, state_words: stateWords } = unpack(packed.data);
+const { info, trials, front, metrics, units, further, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, timing_doubts: timingDoubts, no_intervals: noIntervals, state_words: stateWords } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 

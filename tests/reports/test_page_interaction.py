@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, TrialRecord, TrialState
 from reports import figure_data
+from reports import page as page_of_report
+from reports.dataframe import trial_frame
 from reports.page import write_page
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -147,11 +151,35 @@ def test_the_table_that_is_downloaded_has_a_plain_value_in_every_cell(browser, s
     assert set(rows) == {t.number for t in trials}
     for t in trials:
         row = rows[t.number]
-        assert (json.loads(row["conditions"]) == {"waited": 0.5}) if t.measurement else not row["conditions"]
+        conditions = row["measurement/conditions_json"]
+        assert (json.loads(conditions) == {"waited": 0.5}) if t.measurement else not conditions
         value = float(row["stage/stage1_s"] or "nan")
         assert value == pytest.approx(
             t.measurement.stages_s["stage1"] if t.measurement else math.nan, rel=1e-3, nan_ok=True
         )
+    frame = trial_frame(study := replace(study, trials=trials), summarize(study)).set_index("number")
+    shown = pd.read_csv(io.StringIO(text)).set_index("number").dropna(axis=1, how="all")
+    assert set(shown) == set(frame.dropna(axis=1, how="all")), "report --csv has the same columns"
+    for name in shown.columns.intersection(frame.select_dtypes("number").columns):
+        assert np.allclose(shown[name], frame[name].astype(float), rtol=1e-3, equal_nan=True), name
+
+
+def test_a_column_after_the_texts_is_sorted_and_aligned_as_numbers(browser, study, tmp_path, monkeypatch):
+    script = page_of_report._script()
+    extra = "\n  ['extra', t => t.number, t => String(t.number)],\n];\nconst view"
+    monkeypatch.setattr(page_of_report, "_script", lambda: script.replace("\n];\nconst view", extra))
+    write_page(study, tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    head = "document.querySelectorAll('#all thead th')"
+    texts = ["trial", "status", "blocks"]
+    for i, title in enumerate(titles := browser.evaluate(f"[...{head}].map(cell => cell.textContent.split(' ↑')[0])")):
+        cells = f"[{head}[{i}], document.querySelector('#all tbody tr').cells[{i}]]"
+        aligned = browser.evaluate(f"{cells}.map(cell => getComputedStyle(cell).textAlign)")
+        assert aligned == ["left" if title in texts else "right"] * 2, title
+    for i in reversed(range(len(titles))):
+        browser.evaluate(f"{head}[{i}].firstChild.click()")
+        order = browser.evaluate(f"{head}[{i}].getAttribute('aria-sort')")
+        assert order == ("ascending" if titles[i] in texts else "descending"), titles[i]
 
 
 def test_rows_are_walked_with_arrows_from_one_tab_stop(tab):
