@@ -16,7 +16,7 @@ from markupsafe import Markup
 from nas.analysis.selection import unfinished
 from nas.files import atomic_write
 from nas.storage.store import read_study
-from nas.study.metrics import METRICS, metric_label
+from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
@@ -38,7 +38,6 @@ from reports.formatting import brief, duration, flat, moment, packed_json, round
 from reports.gallery import Gallery, read_gallery
 from reports.importance import have_coarse_stems, importances
 from reports.metrics import (
-    IN_TABLES,
     metric_names,
     summarize_heads,
     summarize_metrics,
@@ -186,7 +185,7 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
         "heads": summarize_heads(info, summary),
         "metrics": metrics,
         "definitions": [metric for name, metric in METRICS.items() if name in kinds],
-        "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
+        "columns": [m for m in metrics if is_in_tables(m.name) and m.name not in objectives],
         "ranking": ranking,
         "ranks": {s.trial.number: 1 + sum(other.values > s.values for other in ranking) for s in ranking},
         "table_notes": sentences.table_notes(info, [*(s.trial for s in (*ranking, *baselines)), *study.scale]),
@@ -282,7 +281,7 @@ def _payload(
             }
             for o in data.further
         ],
-        "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
+        "metrics": [[name, metric_label(name), is_in_tables(name)] for name in names],
         "charts": dict(charts),
         "datasets": rounded({**datasets, "metrics": [], "score-curves": []}),  # the script derives these
         "scattered": [[scatter.name, scatter.step] for scatter in data.metrics],
