@@ -1,4 +1,4 @@
-"""Fold BatchNorm into the preceding convolutions of arbitrary models.
+"""Fold BatchNorm into the convolutions of networks of timm and of teachers; our blocks fold themselves, see fuse.py.
 
 The pairs are traced in one call: modules may be nested in any way, but the tensors show which module reads which
 output.

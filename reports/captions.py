@@ -8,7 +8,7 @@ from nas.study.records import StudyInfo
 from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, capitalized
 from reports.metrics import scores_spatial
-from reports.scored_trials import objective_word, score_word
+from reports.scored_trials import objective_words, score_word
 from reports.sentences import BELOW_ZERO, baseline_words, score_floor
 from reports.statistics import random_trials
 from reports.summary import StudySummary
@@ -46,9 +46,9 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
         parts.append(f"The throughput of {predicted} of them is predicted, not measured.")
     if any(p.kind == INFEASIBLE for p in data.points):
         parts.append("Crosses at the bottom broke a hard limit or could not be measured as the others.")
-    if data.third:
-        better = " (lower is better)" if data.third.minimize else ""
-        parts.append(f"The size of a mark shows its {brief(data.third.label)}{better}.")
+    for objective in data.further[:1]:
+        better = " (lower is better)" if objective.minimize else ""
+        parts.append(f"The size of a mark shows its {brief(objective.label)}{better}.")
     return " ".join((*parts, "Labels without room are left out. Click a point to open its card."))
 
 
@@ -98,7 +98,8 @@ def curve_caption(info: StudyInfo, data: FigureData) -> str:
 
 
 def _reference_point(info: StudyInfo) -> str:
-    axes = ", ".join(f"{objective_word(o, info)} {o.reference:g}" for o in info.objectives)
+    words = objective_words(info)
+    axes = ", ".join(f"{words[o.name]} {o.reference:g}" for o in info.objectives)
     return f"{axes}; {_logarithmic(info)} in doublings, log2" if _logarithmic(info) else axes
 
 
@@ -136,7 +137,8 @@ def footer(info: StudyInfo, summary: StudySummary) -> str:
 
 
 def _logarithmic(info: StudyInfo) -> str:
-    return " and ".join(objective_word(o, info) for o in info.objectives if o.log)
+    words = objective_words(info)
+    return " and ".join(words[o.name] for o in info.objectives if o.log)
 
 
 def random_control(info: StudyInfo, summary: StudySummary) -> str:
@@ -145,7 +147,9 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if sampler == "random":
         return "This study is a random search: its curve is the control for other searches."
     start, drawn = summary.random_start, random_trials(info)
-    control = f" {CONTROL}" if not info.replayed and on_plane(info.objectives) else ""  # compare refuses other objectives
+    control = (
+        f" {CONTROL}" if not info.replayed and on_plane(info.objectives) else ""
+    )  # compare refuses other objectives
     if start is None and drawn and sum(summary.counts.values()) <= drawn:
         return (
             f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."
@@ -155,11 +159,9 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
             f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
             f"evaluated for a control.{control}"
         )
-    if start is None:
-        return (
-            f"Nothing in this study shows what random search would have reached: the sampler, {sampler}, drew no "
-            f"candidates at random.{control}"
-        )
+    if start is None or drawn is None:
+        why = "" if drawn is None else f": the sampler, {sampler}, drew no candidates at random"
+        return f"Nothing in this study shows what random search would have reached{why}.{control}"
     reached = f"a hypervolume of {fixed(start.expected[-1], 4)}"
     if len(info.objectives) == 1:
         label = brief(info.objectives[0].label)

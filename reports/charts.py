@@ -24,13 +24,13 @@ from reports.figure_data import (
 from reports.formatting import brief
 from reports.front_chart import front_chart
 from reports.importance import Importance
-from reports.scored_trials import OBJECTIVE_WORDS
+from reports.scored_trials import SCORE_WORD
 from reports.timeline import MEASURING, TRAINING, WAITING
 
 CURVE_HEIGHT_PX = 240
 SMALL_HEIGHT_PX = 170
 MAX_CHOICES = 12  # in a chart of importance
-SCORE, VARIANCE_EXPLAINED = OBJECTIVE_WORDS["score"], "explained variance"
+VARIANCE_EXPLAINED = "explained variance"
 OTHERS = "other candidates"
 TIME_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 RETRAINED_SCORE = "mean score of the longer trainings"
@@ -79,19 +79,18 @@ def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificati
     return {"retraining": specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
 
 
-def importance_rows(importances: Sequence[Importance], score_word: str) -> list[dict[str, Any]]:
+def importance_rows(importances: Sequence[Importance], words: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the data set of `importance_charts`: the most important choices for each objective.
 
     Args:
         importances: of the choices.
-        score_word: what the score is called.
+        words: what the objectives are called, by name.
     """
-    words = OBJECTIVE_WORDS | {"score": score_word}
     objectives = list(dict.fromkeys(i.objective for i in importances))
     return [
         {
             "which": which,
-            "objective": brief(words.get(name, name), 60),
+            "objective": brief(words[name], 60),
             "choice": brief(i.choice, 60),
             "share": i.share,
             "low": i.low,
@@ -153,9 +152,9 @@ def _metric_chart(which: int, scatter: MetricScatter) -> Any:
     """Draw the distillation score against one metric."""
     points = alt.Chart(alt.NamedData(name="metrics"), title=scatter.label).transform_filter(f"datum.which == {which}")
     return by_kind(points.mark_point(strokeWidth=1.2, size=30)).encode(
-        x=alt.X("score:Q", title=SCORE, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+        x=alt.X("score:Q", title=SCORE_WORD, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
-        tooltip=[tip("name", "model"), tip("score", SCORE, ".3f"), tip("value", scatter.label, ".3f")],
+        tooltip=[tip("name", "model"), tip("score", SCORE_WORD, ".3f"), tip("value", scatter.label, ".3f")],
     )
 
 

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from nas.extras import install_command
 from nas.study.records import Measurement, RungResult, StudyRecord, TrialRecord
 from reports.summary import StudySummary
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters that make a spreadsheet run a text (OWASP, CSV injection)
+# Names of a measurement's columns, where they are not those of its fields; the page's CSV has them, too.
 UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "resolution": "resolution_px",
          "seconds": "measuring_s", "ratio": "times_reference", "ratio_low": "times_reference_low",
          "ratio_high": "times_reference_high", "notes": "notes_json", "conditions": "conditions_json"}  # fmt: skip
 TEXT, WHOLE, NUMBER, BOOLEAN = "string", "Int64", "float64", "boolean"
-TRIAL_COLUMNS = {
-    "number": WHOLE, "name": TEXT, "arch_id": TEXT, "baseline": TEXT, "scale": TEXT, "state": TEXT, "on_front": BOOLEAN,
-    "reason": TEXT, "failure": TEXT, "tries": WHOLE, "worker": TEXT, "started_s": NUMBER, "finished_s": NUMBER,
-    "params": WHOLE, "macs": WHOLE, "spec_json": TEXT, "score": NUMBER, "score_rung": WHOLE, "score_steps": WHOLE,
-}  # fmt: skip
+# The type of each column of a trial, and how its value is read from the trial and the numbers of the front.
+TRIAL_COLUMNS: dict[str, tuple[str, Callable[[TrialRecord, Collection[int]], Any]]] = {
+    "number": (WHOLE, lambda t, front: None if t.scale else t.number),
+    "name": (TEXT, lambda t, front: t.name),
+    "arch_id": (TEXT, lambda t, front: t.arch_id),
+    "baseline": (TEXT, lambda t, front: t.baseline),
+    "scale": (TEXT, lambda t, front: t.scale),
+    "state": (TEXT, lambda t, front: t.state.value),
+    "on_front": (BOOLEAN, lambda t, front: t.number in front),
+    "reason": (TEXT, lambda t, front: t.reason),
+    "failure": (TEXT, lambda t, front: t.failure and t.failure.value),
+    "tries": (WHOLE, lambda t, front: t.tries),
+    "worker": (TEXT, lambda t, front: t.worker),
+    "started_s": (NUMBER, lambda t, front: t.started_s),
+    "finished_s": (NUMBER, lambda t, front: t.finished_s),
+    "params": (WHOLE, lambda t, front: t.params),
+    "macs": (WHOLE, lambda t, front: t.macs),
+    "spec_json": (TEXT, lambda t, front: json.dumps(t.spec, sort_keys=True)),
+    "score": (NUMBER, lambda t, front: t.rungs[-1].score if t.rungs else None),
+    "score_rung": (WHOLE, lambda t, front: t.rungs[-1].rung if t.rungs else None),
+    "score_steps": (WHOLE, lambda t, front: t.rungs[-1].steps if t.rungs else None),
+}
 MEASUREMENT_COLUMNS = {
     f"measurement/{UNITS.get(f.name, f.name)}": {"int": WHOLE, "float": NUMBER}.get(str(f.type).split(" ")[0], TEXT)
     for f in fields(Measurement)
@@ -43,10 +63,11 @@ def trial_frame(study: StudyRecord, summary: StudySummary) -> pd.DataFrame:
     same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement, stage and what the
     sampler expected (`nas.study.records.Expectation`) have a prefix. Lists and specs are JSON.
     """
+    import pandas as pd  # the page, which shares the names of the columns, needs no pandas
+
     front = {s.trial.number for s in summary.front}
-    rows = [_row(t, t.number in front) for t in sorted(study.trials, key=lambda t: t.number)]
-    rows += [{**_row(t, False), "number": None} for t in study.scale]
-    types = TRIAL_COLUMNS | MEASUREMENT_COLUMNS
+    rows = [_row(t, front) for t in (*sorted(study.trials, key=lambda t: t.number), *study.scale)]
+    types = {name: dtype for name, (dtype, _) in TRIAL_COLUMNS.items()} | MEASUREMENT_COLUMNS
     others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in order of appearance
     types |= {name: WHOLE if name.endswith("/steps") else NUMBER for name in others}
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=t) for name, t in types.items()})
@@ -75,35 +96,20 @@ def save_parquet(frame: pd.DataFrame, file: Path) -> Path:
     return file
 
 
-def _row(trial: TrialRecord, on_front: bool) -> dict[str, Any]:
+def _row(trial: TrialRecord, front: Collection[int]) -> dict[str, Any]:
     return {
-        "number": trial.number,
-        "name": trial.name,
-        "arch_id": trial.arch_id,
-        "baseline": trial.baseline,
-        "scale": trial.scale,
-        "state": trial.state.value,
-        "on_front": on_front,
-        "reason": trial.reason,
-        "failure": None if trial.failure is None else trial.failure.value,
-        "tries": trial.tries,
-        "worker": trial.worker,
-        "started_s": trial.started_s,
-        "finished_s": trial.finished_s,
-        "params": trial.params,
-        "macs": trial.macs,
-        "spec_json": json.dumps(trial.spec, sort_keys=True),
-        **_score(trial),
+        **{name: value(trial, front) for name, (_, value) in TRIAL_COLUMNS.items()},
+        **_scores(trial),
         **(_measurement(trial.measurement) if trial.measurement else {}),
         **({f"expected/{name}": value for name, value in vars(trial.expected).items()} if trial.expected else {}),
     }
 
 
-def _score(trial: TrialRecord) -> dict[str, Any]:
+def _scores(trial: TrialRecord) -> dict[str, Any]:
     if not trial.rungs:
         return {}
     last = trial.rungs[-1]
-    row: dict[str, Any] = {"score": last.score, "score_rung": last.rung, "score_steps": last.steps}
+    row: dict[str, Any] = {}
     for rung in trial.rungs:
         row |= _rung(rung)
     row |= {f"score/{teacher}/{head}": v for teacher, heads in last.teachers.items() for head, v in heads.items()}

@@ -71,8 +71,13 @@ class CandidatePoint:
     img_s: float | None
     rung: int | None
     label: str
-    third: float | None = None  # value of a third objective, where the study has one
+    further: tuple[float | None, ...] = ()  # values of the objectives `FigureData.further`
     note: str | None = None  # how its throughput is known, if it was not measured
+
+    def row(self) -> dict[str, Any]:
+        """Return the point as a row of a data set, with a field "further_N" for each further objective."""
+        fields = asdict(self)
+        return fields | {f"further_{i}": value for i, value in enumerate(fields.pop("further"))}
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class FigureData:
     score_curves: tuple[tuple[int, str, str, int, float], ...]  # (number, name, kind, steps, score) of all candidates
     spans: tuple[WorkerSpan, ...]
     undrawn_workers: int  # that ran while as many others ran as the timeline has rows
-    third: Objective | None = None
+    further: tuple[Objective, ...] = ()  # those other than score and throughput
     single: Objective | None = None  # the objective of a study with only one, which has no chart of a front
     random_start: tuple[float, ...] = ()  # expected hypervolume of the first 1, 2, ... random trainings
 
@@ -168,7 +173,7 @@ class FigureData:
     def datasets(self) -> dict[str, list[dict[str, Any]]]:
         """Return the named data sets of the interactive charts."""
         return {
-            "points": [asdict(p) for p in self.points],
+            "points": [p.row() for p in self.points],
             "labels": [asdict(label) for label in self.labels],
             "picked": [],  # filled by the page's script
             "random-start": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.random_start, start=1)],
@@ -212,11 +217,11 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
     """Prepare the rows of every figure of a study."""
     info = study.info
     score, throughput = (_shortened(axis(info, name)) for name in ("score", "throughput"))
-    third = next((_shortened(o) for o in info.objectives if o.name not in ("score", "throughput")), None)
-    two_axes = third is None and len(info.objectives) == 2  # else the front is no line in this plane
+    further = tuple(_shortened(o) for o in info.objectives if o.name not in ("score", "throughput"))
+    two_axes = not further and len(info.objectives) == 2  # else the front is no line in this plane
     front = {s.trial.number for s in summary.front}
     points = sorted(
-        (p for t in study.trials if (p := _point(t, front, third)) is not None),
+        (p for t in study.trials if (p := _point(t, front, further)) is not None),
         key=lambda p: DRAWING_ORDER.index(p.kind),
     )
     ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end]
@@ -257,7 +262,7 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
         score_curves=_score_curves(study, front),
         spans=tuple(replace(s, name=brief(s.name, 100)) for s in worker_spans((*study.trials, *study.scale))),
         undrawn_workers=workers_left_out((*study.trials, *study.scale)),
-        third=third,
+        further=further,
         single=_shortened(info.objectives[0]) if len(info.objectives) == 1 else None,
         random_start=() if summary.random_start is None else summary.random_start.expected,
     )
@@ -350,7 +355,7 @@ def _shortened(objective: Objective) -> Objective:
     return replace(objective, label=brief(objective.label), unit=brief(objective.unit, 40))
 
 
-def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> CandidatePoint | None:
+def _point(trial: TrialRecord, front: set[int], further: Sequence[Objective]) -> CandidatePoint | None:
     m, kind = trial.measurement, _kind(trial, front)
     ratio = m.ratio if m is not None else trial.predicted_ratio
     if kind is None or ratio is None or not ratio > 0 or not math.isfinite(ratio):
@@ -363,9 +368,9 @@ def _point(trial: TrialRecord, front: set[int], third: Objective | None) -> Cand
     label = "" if not labeled else name.replace("trial ", "#") if kind == FRONT else brief(name, 24)
     rung = trial.rungs[-1].rung if trial.rungs else None
     low, high, img_s = (None, None, None) if m is None else (*drawn_ends(m), m.throughput_img_s)
-    on_third_axis = _value_on_axis(trial, third) if third else None
+    values = tuple(_value_on_axis(trial, objective) for objective in further)
     note = PREDICTED if m is None else None
-    return CandidatePoint(trial.number, name, kind, score, ratio, low, high, img_s, rung, label, on_third_axis, note)
+    return CandidatePoint(trial.number, name, kind, score, ratio, low, high, img_s, rung, label, values, note)
 
 
 def _value_on_axis(trial: TrialRecord, objective: Objective) -> float | None:

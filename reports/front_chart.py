@@ -1,4 +1,4 @@
-"""The report's chart of the Pareto front: throughput against score, with intervals, labels and a third objective."""
+"""The chart of the Pareto front: throughput against score, with intervals, labels, and sizes by a further objective."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reports.label_sides import OFFSET_PX
 
 NARROW_PX = 420  # a phone
 WIDE_LABELS_PX = 640  # narrower charts have the labels that were placed for a phone
-THIRD_FORMAT = ",.4~r"  # four digits, no exponent
+FURTHER_FORMAT = ",.4~r"  # four digits, no exponent
 MANY_POINTS = 1500  # the intervals of more dominated trials would hide everything else
 SHOW_STOPPED = "show_stopped"  # parameter of the chart: whether early-stopped candidates are drawn
 _WIDE = alt.ExprRef(f"width < {NARROW_PX} ? 0 : 1")  # opacity of what a phone has no room for
@@ -133,17 +133,17 @@ def _scale_rules(data: FigureData, x: Any) -> list[Any]:
 
 
 def _marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
-    """Draw the trained candidates; a third objective is the size of a mark, and marks without one are small."""
+    """Draw the trained candidates; the size of a mark is the first further objective; marks without it are small."""
     size: Any = alt.value(58)
     if len(data.points) > MANY_POINTS:  # then the front and the baselines must be larger, not only on top
         size = alt.when(alt.FieldOneOfPredicate("kind", [FRONT, BASELINE])).then(alt.value(64)).otherwise(alt.value(22))
     layers = [(trained, size)]
-    if data.third is not None:
-        kind = {"type": "log", "base": 2} if data.third.log else {"zero": False}
-        scale, legend = alt.Scale(range=[16, 260], **kind), alt.Legend(orient="bottom", format=THIRD_FORMAT)
-        third = alt.Size("third:Q", scale=scale, title=_third_title(data.third), legend=legend)
-        without = trained.transform_filter("!isValid(datum.third)")
-        layers = [(without, alt.value(40)), (trained.transform_filter("isValid(datum.third)"), third)]
+    for objective in data.further[:1]:
+        kind = {"type": "log", "base": 2} if objective.log else {"zero": False}
+        scale, legend = alt.Scale(range=[16, 260], **kind), alt.Legend(orient="bottom", format=FURTHER_FORMAT)
+        sized = alt.Size("further_0:Q", scale=scale, title=_title(objective), legend=legend)
+        without = trained.transform_filter("!isValid(datum.further_0)")
+        layers = [(without, alt.value(40)), (trained.transform_filter("isValid(datum.further_0)"), sized)]
     tips = _tooltip(data)
     return [
         by_kind(points.mark_point(strokeWidth=1.5, opacity=0.9, clip=True), _legend(data)).encode(
@@ -153,9 +153,9 @@ def _marks(data: FigureData, trained: Any, x: Any, y: Any) -> list[Any]:
     ]
 
 
-def _third_title(third: Objective) -> str:
-    unit = f" ({third.unit})" if third.unit else ""
-    return f"{brief(third.label)}{unit}, {'lower' if third.minimize else 'higher'} is better"
+def _title(objective: Objective) -> str:
+    unit = f" ({objective.unit})" if objective.unit else ""
+    return f"{brief(objective.label)}{unit}, {'lower' if objective.minimize else 'higher'} is better"
 
 
 def _tooltip(data: FigureData) -> list[Any]:
@@ -168,7 +168,7 @@ def _tooltip(data: FigureData) -> list[Any]:
         tip("ratio_low", "95 % from", ".3f"),
         tip("ratio_high", "95 % to", ".3f"),
         tip("img_s", "images/s", ",.1f"),
-        *([] if data.third is None else [tip("third", _third_title(data.third), THIRD_FORMAT)]),
+        *(tip(f"further_{i}", _title(objective), FURTHER_FORMAT) for i, objective in enumerate(data.further)),
     ]
 
 

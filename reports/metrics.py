@@ -14,7 +14,6 @@ from reports.scored_trials import ScoredTrial
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
 
-IN_TABLES = tuple(name for name, metric in METRICS.items() if metric.in_tables)
 AGREEMENT_TAU, MAX_P_VALUE = 0.3, 0.05  # from which the score is said to rank models as a metric does
 NEAR_CHANCE_SHARE, NEAR_CHANCE_TIMES = 0.1, 2.0  # of the way from chance to 1, and times chance: both are upper bounds
 

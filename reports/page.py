@@ -16,7 +16,7 @@ from markupsafe import Markup
 from nas.analysis.selection import unfinished
 from nas.files import atomic_write
 from nas.storage.store import read_study
-from nas.study.metrics import METRICS, metric_label
+from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
@@ -30,6 +30,7 @@ from reports.charts import (
     retraining_chart,
     small_charts,
 )
+from reports.dataframe import UNITS
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
 from reports.export_advice import before_export, export_command, retrain_command, weights_place
 from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
@@ -37,7 +38,6 @@ from reports.formatting import brief, duration, flat, moment, packed_json, round
 from reports.gallery import Gallery, read_gallery
 from reports.importance import have_coarse_stems, importances
 from reports.metrics import (
-    IN_TABLES,
     metric_names,
     summarize_heads,
     summarize_metrics,
@@ -45,7 +45,7 @@ from reports.metrics import (
 )
 from reports.noise import doubt_of, doubts, ratio_words
 from reports.retraining import read_evidence, retimed_trials, retraining_points, retraining_results
-from reports.scored_trials import OBJECTIVE_WORDS, score_word, value_of
+from reports.scored_trials import objective_words, value_of
 from reports.statistics import limit_misses
 from reports.summary import StudySummary, summarize
 from reports.tiles import tiles
@@ -75,6 +75,7 @@ CONTENTS = (
     ("trials", "Trials"),
     ("settings", "Settings"),
 )  # the sections' ids, and their titles in the table of contents
+OWN_COLUMNS = ("latency", "params", "macs")  # objectives of which each table of models has a column anyway
 RANKING = "Ranking"  # in place of "Pareto front"
 # Concatenated in this order. Modules are impossible: a page opened from a file cannot load them.
 SCRIPTS = ("core", "selection", "charts", "parallel", "table", "diagrams", "card", "report")
@@ -133,10 +134,10 @@ def render(
     """
     study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
-    choices = importances(study.info, summary)
+    choices, words = importances(study.info, summary), objective_words(study.info)
     datasets = data.datasets() | {
         "retraining": retraining_points(study, retraining),
-        "importances": importance_rows(choices, score_word(study.info)),
+        "importances": importance_rows(choices, words),
     }
     large = page_charts(data) | retraining_chart(datasets["retraining"])
     small = small_charts(data) | importance_charts(datasets["importances"])
@@ -152,7 +153,7 @@ def render(
         retraining=retraining,
         importances=choices,
         coarse_stems=have_coarse_stems(study.trials),
-        objective_words=OBJECTIVE_WORDS | {"score": score_word(study.info)},
+        objective_words=words,
         run=run,
         contents=[(section, _title(study.info, section, title)) for section, title in CONTENTS],
         **_tables(study, summary, retraining),
@@ -184,7 +185,7 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
         "heads": summarize_heads(info, summary),
         "metrics": metrics,
         "definitions": [metric for name, metric in METRICS.items() if name in kinds],
-        "columns": [m for m in metrics if m.name.partition("/")[0] in IN_TABLES and m.name not in objectives],
+        "columns": [m for m in metrics if is_in_tables(m.name) and m.name not in objectives],
         "ranking": ranking,
         "ranks": {s.trial.number: 1 + sum(other.values > s.values for other in ranking) for s in ranking},
         "table_notes": sentences.table_notes(info, [*(s.trial for s in (*ranking, *baselines)), *study.scale]),
@@ -216,7 +217,7 @@ def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, A
 def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run: str) -> dict[str, Any]:
     info = study.info
     return {
-        "third": data.third,
+        "further": [o for o in data.further if o.name not in OWN_COLUMNS],
         "subject": sentences.subject(info),
         "score_definition": sentences.score_definition(info),
         "unit_summaries": sentences.unit_summaries(info),
@@ -262,14 +263,25 @@ def _payload(
     drawn; `curve_step` is that step for the learning curves; `floors` are the scores at which the chart of the front
     ends, without early-stopped candidates and with them; `timing_doubts` has a pair for each trial whose timing cannot
     be trusted, its number and the reason; `no_intervals` the same for intervals that are not
-    usable; `state_words` replace the states of trials in the tables.
+    usable; `state_words` replace the states of trials in the tables; `further` are the objectives other than score and
+    throughput, each with its values by trial; `units` are names of columns of the CSV.
     """
     names = metric_names(trained_models(summary))
     return {
         "info": study.info.to_dict(),
         "trials": [{**_without_defaults(rounded(t.to_dict())), "spec": t.spec} for t in study.trials],
         "front": [s.trial.number for s in summary.front],
-        "metrics": [[name, metric_label(name), name.partition("/")[0] in IN_TABLES] for name in names],
+        "units": UNITS,
+        "further": [
+            {
+                "name": o.name,
+                "title": f"{brief(o.label, 30)} {o.unit}".strip(),
+                "log": o.log,
+                "values": [rounded(value_of(t, o.name)) for t in study.trials],
+            }
+            for o in data.further
+        ],
+        "metrics": [[name, metric_label(name), is_in_tables(name)] for name in names],
         "charts": dict(charts),
         "datasets": rounded({**datasets, "metrics": [], "score-curves": []}),  # the script derives these
         "scattered": [[scatter.name, scatter.step] for scatter in data.metrics],

@@ -39,7 +39,7 @@ from reports.figure_data import (
 from reports.formatting import brief
 from reports.importance import Importance, importances
 from reports.retraining import retraining_points
-from reports.scored_trials import OBJECTIVE_WORDS
+from reports.scored_trials import objective_words
 from reports.sentences import baseline_words
 from reports.summary import CurvePoint, StudySummary, summarize
 
@@ -149,7 +149,7 @@ def draw(
             "front": _front_figure(data, retraining_points(study, retraining), additions),
             **{name: _progress_figure(summary, axis, data.curve_label) for name, axis in PROGRESS.items()},
             "rungs": _rung_figure(study, summary),
-            "importance": _importance_figure(importances(study.info, summary), data.score_word),
+            "importance": _importance_figure(importances(study.info, summary), objective_words(study.info)),
         }
 
 
@@ -428,7 +428,7 @@ def _draw_pairs(axes: Any, pairs: list[tuple[float, float]], on_front: bool) -> 
     )  # fmt: skip
 
 
-def _importance_figure(rows: Sequence[Importance], score_word: str) -> Figure | None:
+def _importance_figure(rows: Sequence[Importance], words: Mapping[str, str]) -> Figure | None:
     """Draw the most important choices of any objective, a mark with its interval per objective.
 
     Objectives that the choices do not explain are left out; None if that is all of them.
@@ -439,7 +439,6 @@ def _importance_figure(rows: Sequence[Importance], score_word: str) -> Figure | 
     largest = {
         choice: max(r.share for r in rows if r.choice == choice) for choice in dict.fromkeys(r.choice for r in rows)
     }
-    words = OBJECTIVE_WORDS | {"score": score_word}
     choices = sorted(largest, key=lambda choice: -largest[choice])[:MAX_CHOICES]
     objectives = list(dict.fromkeys(r.objective for r in rows))
     figure, (axes,) = _empty_figure(height_inches=FRAME_INCHES + CHOICE_INCHES * len(choices))
@@ -449,7 +448,7 @@ def _importance_figure(rows: Sequence[Importance], score_word: str) -> Figure | 
         y = [choices.index(r.choice) + (i + 0.5) / len(objectives) * 0.6 - 0.3 for r in shown]
         color, marker = SERIES[i % len(SERIES)][1], MARKERS[i % len(MARKERS)]
         axes.hlines(y, [100 * r.low for r in shown], [100 * r.high for r in shown], color=color, linewidth=1)
-        label = f"{words.get(objective, objective)} (all choices together: {100 * shown[0].explained:.0f} %)"
+        label = f"{words[objective]} (all choices together: {100 * shown[0].explained:.0f} %)"
         axes.plot([100 * r.share for r in shown], y, marker, color=color, markersize=3.5, label=label)
     axes.set_yticks(range(len(choices)), choices)
     axes.set_ylim(len(choices) - 0.4, -0.6)

@@ -16,7 +16,7 @@ from nas.study.objectives import OBJECTIVES, SCORE_LABELS
 from nas.study.records import Objective, StudyInfo, TrialRecord
 from reports.formatting import brief
 
-OBJECTIVE_WORDS = {"score": "distillation score"}  # what the report calls an objective, where that is not its name
+SCORE_WORD = "distillation score"
 MAX_SCORE_CHARACTERS = 45  # of a published score's name, which is the title of an axis
 
 
@@ -51,27 +51,29 @@ def score_word(info: StudyInfo) -> str:
     """Return what the report calls a study's score: "distillation score", or the label of a published value."""
     if has_published_score(info):
         return brief(axis(info, "score").label, MAX_SCORE_CHARACTERS)
-    return OBJECTIVE_WORDS["score"]
+    return SCORE_WORD
 
 
-def objective_word(objective: Objective, info: StudyInfo) -> str:
-    """Return what the report calls one of a study's objectives in a sentence."""
-    names = {"throughput": "throughput", **OBJECTIVE_WORDS, "score": score_word(info)}
-    return names.get(objective.name) or brief(objective.label)
+def objective_words(info: StudyInfo) -> dict[str, str]:
+    """Return what the report calls each of a study's objectives, by the objective's name."""
+    words = {"score": score_word(info), "throughput": "throughput"}
+    return {o.name: words.get(o.name) or brief(o.label) for o in info.objectives}
 
 
 def value_of(trial: TrialRecord, name: str) -> float | None:
-    """Return a trial's value of an objective at the highest rung reached; None where it has none.
+    """Return a measured trial's value of an objective at the highest rung reached; None where it has none.
 
     A name that is not in `nas.study.objectives` is a metric of the rung or a field of the measurement.
     """
-    if not trial.rungs or trial.measurement is None:
+    if trial.measurement is None:
         return None
-    rung = len(trial.rungs) - 1
-    if name in OBJECTIVES:
-        value: Any = OBJECTIVES[name].value(trial, rung)
-    else:
-        value = trial.rungs[rung].metrics.get(name, getattr(trial.measurement, name, None))
+    last, spec = trial.rungs[-1:], OBJECTIVES.get(name)
+    value: Any = None
+    if spec is None:
+        metrics = last[0].metrics if last else {}
+        value = metrics.get(name, getattr(trial.measurement, name, None))
+    elif last or not spec.trained:
+        value = spec.value(trial, max(len(trial.rungs) - 1, 0))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 

@@ -18,7 +18,7 @@ from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_i
 from reports.formatting import brief, capitalized, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
-from reports.scored_trials import axis, has_published_score, objective_word
+from reports.scored_trials import axis, has_published_score, objective_words
 from reports.statistics import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
 from search_space import SPACES
@@ -50,7 +50,7 @@ def subject(info: StudyInfo) -> str:
         else (f"{len(names)} teachers")
     )
     meanings = {"score": f" (agreement with the features of {teachers})"} if names else {}
-    words = [f"{objective_word(objective, info)}{meanings.get(objective.name, '')}" for objective in info.objectives]
+    words = [f"{word}{meanings.get(name, '')}" for name, word in objective_words(info).items()]
     return f"A search for vision backbones, compared by {_listed(words)}."
 
 
@@ -159,7 +159,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
-    once = trained_once(info) if not info.replayed else ""
+    once = "" if info.replayed else trained_once(info)
     if summary.recommendation and summary.recommendation.retrained:
         once = ""
     if not intervals_are_known(summary.complete, summary.front):
@@ -322,7 +322,7 @@ def progress(info: StudyInfo, summary: StudySummary, made: datetime) -> str | No
         done = f"{summary.evaluated} of {plural(budget, 'evaluation was', 'evaluations were')}"
     trials = f", {plural(running, 'trial was', 'trials were')} running" if running else ""
     state = f"{done} complete{trials} at {made:%Y-%m-%d %H:%M:%S} UTC"
-    again = "backbone-nas search --resume continues it" if not info.replayed else ""
+    again = "" if info.replayed else "backbone-nas search --resume continues it"
     if search is SearchState.RUNNING:
         killed = f" If it was killed, {again}." if again else ""
         return f"Unfinished: {state}. While the search runs, it rewrites this file: reload it to see more.{killed}"

@@ -16,6 +16,7 @@ from statistics import median
 from nas.analysis.agreement import kendall
 from nas.analysis.selection import is_finished, is_open
 from nas.study import pareto
+from nas.study.config import OPTUNA_SAMPLERS, RANDOM_TRIALS
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState, trial_seconds
@@ -24,9 +25,6 @@ from nas.study.timing_doubts import PUBLISHED, has_interval
 PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly for another study
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
 MIN_RANKED = 10  # candidates or models: the order of fewer agrees by luck
-# Trials that each sampler draws at random first, see `nas.samplers`.
-RANDOM_TRIALS = {"evolution": 32, "nsga2": 20, "tpe": 20, "gp": 10}
-LEARNS_FROM_BASELINES = ("nsga2", "tpe", "gp")  # baselines count as random trials for these
 ORDERS = 200  # that the hypervolume of a random start is averaged over
 
 
@@ -183,10 +181,13 @@ def timing_half_width(measured: Iterable[Measurement]) -> float | None:
     return median(widths) if widths else None
 
 
-def random_trials(info: StudyInfo) -> int:
-    """Return how many trials of a study its sampler draws at random before it learns from any."""
+def random_trials(info: StudyInfo) -> int | None:
+    """Return how many trials of a study its sampler draws at random before it learns from any; None if unknown."""
     sampler = str(info.config.get("sampler"))
-    return max(0, RANDOM_TRIALS.get(sampler, 0) - len(info.baselines) * (sampler in LEARNS_FROM_BASELINES))
+    if sampler not in RANDOM_TRIALS:
+        return None
+    learned = len(info.baselines) if sampler in OPTUNA_SAMPLERS else 0  # Optuna's samplers learn from baselines, too
+    return max(0, RANDOM_TRIALS[sampler] - learned)
 
 
 def random_start(
@@ -205,7 +206,7 @@ def random_start(
     Returns:
         None where the sampler drew no trial at random, or has drawn nothing else yet.
     """
-    drawn = sorted(sampled, key=lambda t: t.number)[: random_trials(info)]
+    drawn = sorted(sampled, key=lambda t: t.number)[: random_trials(info) or 0]
     numbers = [t.number for t in drawn if t.counts]
     if len(numbers) < 2 or len(drawn) == len(sampled):
         return None

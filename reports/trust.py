@@ -13,12 +13,13 @@ from typing import Any
 from nas.analysis.recommendation import unused_words
 from nas.analysis.selection import is_exhausted, measurement
 from nas.numbers import fixed, plural
+from nas.study.metrics import is_in_tables
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.export_advice import remeasure_command, retrain_command
 from reports.formatting import brief
-from reports.metrics import AGREEMENT_TAU, IN_TABLES, MAX_P_VALUE, MetricSummary, trained_models
+from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
 from reports.sentences import too_few_models, trained_once
@@ -280,7 +281,7 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
     if not trained_models(summary):
         sentence = "No model has been trained to the last rung."
         return _not_done_yet(METRICS, sentence, info, summary, run, 0)
-    judging = [m for m in metrics if m.name.partition("/")[0] in IN_TABLES]
+    judging = [m for m in metrics if is_in_tables(m.name)]
     known = [m for m in judging if not m.teacher_near_chance]
     if not judging:
         sentence = "No task was evaluated, as these images have none: nothing shows what a higher score is good for."

@@ -121,7 +121,7 @@ def recommended(info: StudyInfo, summary: StudySummary) -> str:
     size = "" if trial.params is None else f"; {trial.params / 1e6:.2f} M parameters"
     macs = "" if trial.macs is None else f"; {trial.macs / 1e6:.1f} M MACs"
     times = "" if doubtful else f", {m.ratio:.2f} times that of the reference, {brief(m.reference, 40)}"
-    steps = f" after {trial.rungs[-1].steps} training steps" if not info.replayed else ""
+    steps = "" if info.replayed else f" after {trial.rungs[-1].steps} training steps"
     if summary.recommendation.retrained:
         steps = f" ({_trainings(model.seeds, model.steps)})"
     return (
@@ -326,7 +326,9 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
     if not found.retrained:
         why = unused_words(found)
         return (
-            " ".join(filter(None, (trained_once(info), capitalized(why) + "." if why else ""))) if not info.replayed else ""
+            " ".join(filter(None, (trained_once(info), capitalized(why) + "." if why else "")))
+            if not info.replayed
+            else ""
         )
     half = gain_half_width(result, found)
     exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.samplers.evolution import Evolution
 from nas.samplers.known_cost import KnownCostSampler
 from nas.storage.store import trial_records
-from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SearchConfig, check_sampler
+from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, RANDOM_TRIALS, SearchConfig, check_sampler
 from nas.study.pareto import reference_point
 from nas.study.records import Expectation, Objective
 from nas.study.seed_noise import assumed_noise
@@ -150,7 +150,7 @@ def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: Sea
 
 
 def _evolution(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
-    return SpaceSampler(space, Evolution(space, objectives).propose, config.seed)
+    return SpaceSampler(space, Evolution(space, objectives, RANDOM_TRIALS["evolution"]).propose, config.seed)
 
 
 def _random(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:
@@ -160,9 +160,11 @@ def _random(space: SearchSpace, objectives: Sequence[Objective], config: SearchC
 # Optuna's own samplers by seed.
 _OPTUNA: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=20),
-    "gp": lambda seed: GPSampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=RANDOM_TRIALS["nsga2"]),
+    "tpe": lambda seed: TPESampler(
+        seed=seed, multivariate=True, constant_liar=True, n_startup_trials=RANDOM_TRIALS["tpe"]
+    ),
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS["gp"]),
 }
 
 

@@ -25,7 +25,7 @@ class Evolution:
 
     space: SearchSpace
     objectives: Sequence[Objective]
-    population: int = 32
+    population: int
     parents: int = 24
     crossover_share: float = 0.3
 

@@ -37,6 +37,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 KNOWN_COST = "known-cost"  # the sampler that knows an architecture's cost before it runs
 OPTUNA_SAMPLERS = ("nsga2", "tpe", "gp")
 SAMPLERS = (KNOWN_COST, "evolution", "random", *OPTUNA_SAMPLERS)
+# Trials that a sampler draws at random before it learns from any. nas.samplers makes the samplers with these numbers;
+# the report states them, and says nothing of a sampler without one.
+RANDOM_TRIALS = {KNOWN_COST: 0, "evolution": 32, "nsga2": 20, "tpe": 20, "gp": 10}
 KNOWN_COSTS = ("throughput", "params", "macs")  # the costs that the sampler known-cost can model, next to the score
 MIN_BF16_GAIN = 0.05  # of a training step's time, for which bf16 is taken: its sums are less exact
 TEACHER_PRECISIONS = ("fp32", "bf16")

@@ -95,9 +95,10 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_of(name: str) -> Metric | None:
-    """Return the definition of a record's metric, ``retrieval/hed`` as of "retrieval"; None where it is unknown."""
-    return METRICS.get(name.partition("/")[0])
+def is_in_tables(name: str) -> bool:
+    """Return whether the report's tables have a column of a record's metric; ``retrieval/hed`` is a "retrieval"."""
+    known = METRICS.get(name.partition("/")[0])
+    return known is not None and known.in_tables
 
 
 def metric_label(name: str) -> str:

@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, wraps
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.cli import OperationFailed
 from nas.study.teacher_names import TeacherError as TeacherError
@@ -221,16 +219,3 @@ def fixed_image(side_px: int) -> Tensor:
         image += octave[:, :side_px, :side_px]
     image = image / 1020 * np.array([0.9, 0.6, 0.3])[:, None, None] + np.array([0.1, 0.0, 0.3])[:, None, None]
     return torch.from_numpy(image).float()[None]
-
-
-def fold_batchnorms(model: nn.Module) -> None:
-    """Fold, in place, every BatchNorm2d in eval mode into the convolution before it: a third fewer passes over memory.
-
-    Only direct siblings are folded. timm's BatchNormAct2d is replaced by its activation, a plain one by an identity.
-    """
-    for parent in model.modules():
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))

@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
+from backbones.folding import fold_batch_norms
 from nas.teachers.base import (
     Teacher,
     TeacherError,
@@ -19,7 +20,7 @@ from nas.teachers.base import (
     TeacherSpec,
     check_activations,
     enlarge_to,
-    fold_batchnorms,
+    fixed_image,
 )
 from nas.teachers.weights import LITE0, check_wheel, locate, weight_path
 
@@ -43,7 +44,7 @@ class Lite0(Teacher):
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         load_by_position(self.network, torch.load(weight_path(LITE0), weights_only=True, map_location="cpu"))
         self.eval()
-        fold_batchnorms(self.network)
+        fold_batch_norms(self, self, fixed_image(self.source_px))
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fold_batchnorms
+from backbones.folding import fold_batch_norms
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fixed_image
 from nas.teachers.weights import XFEAT, check_wheel, locate, weight_path
 
 HEADS = ("heatmap_head.", "keypoint_head.", "fine_matcher.")
@@ -56,7 +57,7 @@ class XFeat(Teacher):
         weights = torch.load(weight_path(XFEAT), weights_only=True, map_location="cpu")
         self.load_state_dict({k: v for k, v in weights.items() if not k.startswith(HEADS)})
         self.eval()
-        fold_batchnorms(self)
+        fold_batch_norms(self, self, fixed_image(self.source_px))
         self.freeze()
 
     def forward(self, images: Tensor) -> TeacherOutput:

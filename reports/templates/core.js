@@ -10,7 +10,7 @@ const unpack = value => {
   if (shape < 0) return values.map(unpack);
   return Object.fromEntries(packed.keys[shape].map((key, i) => [key, unpack(values[i] ?? null)]));
 };
-const { info, trials, front, metrics, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, timing_doubts: timingDoubts, no_intervals: noIntervals, state_words: stateWords } = unpack(packed.data);
+const { info, trials, front, metrics, units, further, charts, datasets, floors, run, scattered, curve_step: curveStep, stopped_kind: stoppedKind, timing_doubts: timingDoubts, no_intervals: noIntervals, state_words: stateWords } = unpack(packed.data);
 const onFront = new Set(front);
 const byNumber = new Map(trials.map(t => [t.number, t]));
 
@@ -30,6 +30,7 @@ const known = value => value !== null && value !== undefined;
 const formats = [0, 1, 2, 3].map(digits => new Intl.NumberFormat('en', { minimumFractionDigits: digits, maximumFractionDigits: digits }));
 const fixed = (value, digits) => Number.isFinite(value) ? formats[digits].format(value).replace(/^-(?=[0.]+$)/, '') : '–'; // no -0.000
 const scaled = (value, unit, digits) => Number.isFinite(value) ? fixed(value / unit, digits) : '–';
+const significant = value => Number.isFinite(value) ? value.toLocaleString('en', Math.abs(value) >= 1e4 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 }) : '–';
 const brief = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
 const sum = values => values.reduce((a, b) => a + b, 0);
 const mean = values => sum(values) / values.length;
@@ -53,6 +54,8 @@ const ratioDigits = t => doubtful(t) ? 2 : 3; // an interval that cannot be trus
 const speedDigits = t => of(t, 'throughput_img_s') < 100 ? 1 : 0; // as in macros.html.j2
 const ratioText = t => known(predicted(t)) ? `about ${fixed(predicted(t), 2)}` : fixed(of(t, 'ratio'), ratioDigits(t));
 const metricLabels = new Map(metrics.map(([name, label]) => [name, label]));
+const placeOf = new Map(trials.map((t, i) => [t, i]));
+const valueOf = (objective, t) => objective.values[placeOf.get(t)] ?? null; // of one of `further`
 const spec = t => JSON.stringify(t.spec, null, 2);
 const stagesOf = t => t.spec.stages || [];
 const blocks = t => stagesOf(t).map(s => `${s.block}×${s.depth}`).join(' ');

@@ -11,14 +11,22 @@ const log2 = value => value > 0 ? Math.log2(value) : null;
 const linear = (title, value, digits) => ({ title, value, digits, place: value, back: p => p });
 const log = (title, value, digits) => ({ title, value, digits, place: t => log2(value(t)), back: p => 2 ** p });
 const category = (title, value) => ({ title, value, category: true });
-const objectives = [log(`× ${info.reference}`, ratio, 2), linear('score', score, 3)];
+// Axes by the name of their objective or metric.
+const costs = new Map([
+  ['latency', log('latency ms', t => of(t, 'latency_ms'), 2)],
+  ['memory', log('memory MiB', t => of(t, 'peak_memory_mib'), 1)],
+  ['params', log('params M', t => known(t.params) ? t.params / 1e6 : null, 2)],
+  ['macs', log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1)],
+]);
+const judged = new Map(metrics.filter(([, , inTables]) => inTables).map(([name, label]) => [name, linear(label, t => metric(t, name), 3)]));
+const axisOf = o => costs.get(o.name) || judged.get(o.name) || (o.log ? log : linear)(o.title, t => valueOf(o, t));
+// All sets begin with throughput, score and the study's further objectives.
+const firstAxes = [log(`× ${info.reference}`, ratio, 2), linear('score', score, 3), ...further.map(axisOf)];
 const SETS = {
-  'throughput and cost': [...objectives, log('latency ms', t => of(t, 'latency_ms'), 2), log('memory MiB', t => of(t, 'peak_memory_mib'), 1),
-    log('params M', t => known(t.params) ? t.params / 1e6 : null, 2), log('MACs M', t => known(t.macs) ? t.macs / 1e6 : null, 1), category('steps', t => lastRung(t) && lastRung(t).steps)],
-  'architecture': [...objectives, category('stem', t => t.spec.stem), ...[1, 2, 3, 4, 5].map(number => category(`stage ${number}`, t => blockOf(t, number))),
+  'throughput and cost': [...new Set([...firstAxes, ...costs.values()]), category('steps', t => lastRung(t) && lastRung(t).steps)],
+  'architecture': [...firstAxes, category('stem', t => t.spec.stem), ...[1, 2, 3, 4, 5].map(number => category(`stage ${number}`, t => blockOf(t, number))),
     category('neck', neckOf), category('blocks', t => total(t, 'depth')), linear('channels', t => total(t, 'width'), 0)],
-  'teachers and metrics': [...objectives, ...teachers.map(name => linear(bySpatial ? `${name} spatial` : name, t => scoreOn(t, name), 3)),
-    ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => linear(label, t => metric(t, name), 3))],
+  'teachers and metrics': [...new Set([...firstAxes, ...teachers.map(name => linear(bySpatial ? `${name} spatial` : name, t => scoreOn(t, name), 3)), ...judged.values()])],
 };
 
 function prepare(axis) {
@@ -34,10 +42,11 @@ function prepare(axis) {
   return axis.high > axis.low;
 }
 
+const titleOf = axis => brief(axis.title, 16);
 const parallel = { axes: [], width: 0, lines: [] };
 const yOf = (axis, place) => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (place - axis.low) / (axis.high - axis.low);
 const placeAt = (axis, y) => axis.low + (axis.high - axis.low) * (HEIGHT - BOTTOM - y) / (HEIGHT - TOP - BOTTOM);
-const valueText = (axis, place) => axis.category ? String(axis.values[Math.round(place)]) : fixed(axis.back(place), axis.digits);
+const valueText = (axis, place) => axis.category ? String(axis.values[Math.round(place)]) : known(axis.digits) ? fixed(axis.back(place), axis.digits) : significant(axis.back(place));
 
 function layOut() {
   const wanted = Math.max(byId('parallel').clientWidth, parallel.axes.length * AXIS_PX);
@@ -134,9 +143,13 @@ function tickLabel(axis, [place, text]) {
   return [svg('rect', { class: 'under', x: axis.x + 3, y: y - 6.5, width: 5.8 * shown.length + 4, height: 13 }), svg('text', { x: axis.x + 5, y: y + 3.5, class: 'tick' }, shown)];
 }
 
+// Whether the titles of two neighbors would touch, at 6.6 px a character.
+const crowded = () => parallel.axes.some((axis, i) => i && 3.3 * (titleOf(axis).length + titleOf(parallel.axes[i - 1]).length) > axis.x - parallel.axes[i - 1].x);
+
 function drawAxes() {
+  const staggered = narrow() || crowded();
   const nodes = parallel.axes.flatMap((axis, i) => {
-    const title = svg('text', { x: axis.x, y: i % 2 && narrow() ? 30 : 18, 'text-anchor': i ? i === parallel.axes.length - 1 ? 'end' : 'middle' : 'start', dx: i ? i === parallel.axes.length - 1 ? 60 : 0 : -24, class: 'title' }, brief(axis.title, 16));
+    const title = svg('text', { x: axis.x, y: i % 2 && staggered ? 30 : 18, 'text-anchor': i ? i === parallel.axes.length - 1 ? 'end' : 'middle' : 'start', dx: i ? i === parallel.axes.length - 1 ? 60 : 0 : -24, class: 'title' }, titleOf(axis));
     title.append(svg('title', {}, axis.title));
     const range = selection.ranges.get(axis);
     return [

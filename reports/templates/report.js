@@ -11,13 +11,21 @@ const csvCell = value => {
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 
+// The columns have the names of reports/dataframe.py, which writes the same table.
 function csv() {
+  const named = (before, values, after = '') => Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [before + k + after, v]));
   const rows = trials.map(t => {
-    const { teachers, losses, metrics: probes, ...rung } = lastRung(t) || {};
-    const { seconds, stages_s: times, ...numbers } = t.measurement || {};
-    const named = (before, values, after = '') => Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [before + k + after, v]));
-    const heads = Object.entries(teachers || {}).flatMap(([n, h]) => Object.entries(h).map(([k, v]) => [`${n}/${k}`, v]));
-    return { number: t.number, arch_id: t.arch_id, baseline: t.baseline, state: t.state, on_front: onFront.has(t.number), params: t.params, macs: t.macs, ...numbers, ...named('stage/', times, '_s'), ...named('expected/', t.expected), rung: rung.rung, steps: rung.steps, score: rung.score, ...Object.fromEntries(heads), ...probes, finished_s: t.finished_s, reason: t.reason, spec: JSON.stringify(t.spec) };
+    const last = lastRung(t), { teachers: heads, losses, metrics: probes } = last || {};
+    const { stages_s: times, ...numbers } = t.measurement || {};
+    return {
+      number: t.number, name: trialName(t), arch_id: t.arch_id, baseline: t.baseline, state: t.state, on_front: onFront.has(t.number),
+      reason: t.reason, failure: t.failure, tries: t.tries, worker: t.worker, started_s: t.started_s, finished_s: t.finished_s,
+      params: t.params, macs: t.macs, spec_json: JSON.stringify(t.spec), score: score(t), score_rung: last && last.rung, score_steps: last && last.steps,
+      ...Object.fromEntries(Object.entries(numbers).map(([k, v]) => [`measurement/${units[k] ?? k}`, v])),
+      ...Object.assign({}, ...t.rungs.map(r => named(`rung${r.rung}/`, { steps: r.steps, score: r.score, train_s: r.seconds }))),
+      ...Object.assign({}, ...Object.entries(heads || {}).map(([teacher, values]) => named(`score/${teacher}/`, values))),
+      ...named('loss/', losses), ...named('metric/', probes), ...named('stage/', times, '_s'), ...named('expected/', t.expected),
+    };
   });
   const names = [...new Set(rows.flatMap(Object.keys))];
   return [names, ...rows.map(r => names.map(n => r[n]))].map(r => r.map(csvCell).join(',')).join('\r\n') + '\r\n';

@@ -1,9 +1,13 @@
 // The table of all trials. Arrow keys move between rows; the tab key stops in it once.
 const dagger = t => doubtful(t) ? element('abbr', { title: `${doubtOf.get(t.number)}: the number is doubtful` }, ' †') : null;
 const timed = (t, key, digits) => element('span', doubtful(t) ? { class: 'doubtful' } : {}, fixed(of(t, key), digits), dagger(t));
+// Objectives that have a column anyway.
+const OWN = new Set(['latency', 'memory', 'params', 'macs', ...metrics.filter(([, , inTables]) => inTables).map(([name]) => name)]);
+// A column: its head, the value that it is sorted by, its cell, and 'text' where it is aligned left and sorted from A to Z first. Numbers
+// are aligned right, and the largest come first.
 const COLUMNS = [
-  ['trial', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(trialName(t), 40))],
-  ['status', statusWord, t => element('span', {}, element('span', { class: `mark ${status(t)}`, 'aria-hidden': 'true' }, MARKS[status(t)] || ''), ` ${statusWord(t)}`)],
+  ['trial', t => t.number, t => element('a', { href: `#${t.arch_id}`, 'data-open': t.number, tabindex: -1 }, brief(trialName(t), 40)), 'text'],
+  ['status', statusWord, t => element('span', {}, element('span', { class: `mark ${status(t)}`, 'aria-hidden': 'true' }, MARKS[status(t)] || ''), ` ${statusWord(t)}`), 'text'],
   ['score', score, t => fixed(score(t), 3)],
   [`× ${brief(info.reference, 30)}`, ratio, t => element('span', known(predicted(t)) ? { title: 'predicted, not measured' } : {}, ratioText(t), dagger(t))],
   ['95 % interval', t => t.measurement ? t.measurement.ratio_high - t.measurement.ratio_low : null, t => t.measurement ? noRatioInterval.get(t.number) || `${fixed(of(t, 'ratio_low'), ratioDigits(t))} to ${fixed(of(t, 'ratio_high'), ratioDigits(t))}` : '–'],
@@ -14,7 +18,8 @@ const COLUMNS = [
   ['memory MiB', t => of(t, 'peak_memory_mib'), t => fixed(of(t, 'peak_memory_mib'), 1)],
   ['steps', t => lastRung(t) && lastRung(t).steps, t => lastRung(t) ? String(lastRung(t).steps) : '–'],
   ...metrics.filter(([, , inTables]) => inTables).map(([name, label]) => [label, t => metric(t, name), t => fixed(metric(t, name), 3)]),
-  ['blocks', blocks, t => brief(blocks(t), 80)],
+  ...further.filter(o => !OWN.has(o.name)).map(o => [o.title, t => valueOf(o, t), t => significant(valueOf(o, t))]),
+  ['blocks', blocks, t => brief(blocks(t), 80), 'text'],
 ];
 const view = { sort: 0, down: false, from: 0, found: [], rows: new Map() };
 const AROUND = 25; // rows before and after a distant row that is picked: more than the frame shows
@@ -27,20 +32,20 @@ function compare(a, b) {
 }
 
 function drawHead() {
-  byId('all').tHead.rows[0].replaceChildren(...COLUMNS.map(([title], i) => element(
-    'th', { scope: 'col', 'aria-sort': i === view.sort ? (view.down ? 'descending' : 'ascending') : null },
+  byId('all').tHead.rows[0].replaceChildren(...COLUMNS.map(([title, , , kind], i) => element(
+    'th', { scope: 'col', class: kind, 'aria-sort': i === view.sort ? (view.down ? 'descending' : 'ascending') : null },
     element('button', { type: 'button', onclick: () => sortBy(i) }, title))));
 }
 
 function sortBy(i) {
-  view.down = view.sort === i ? !view.down : i >= 2 && i !== COLUMNS.length - 1;
+  view.down = view.sort === i ? !view.down : COLUMNS[i][3] !== 'text';
   view.sort = i;
   drawHead();
   drawRows();
   byId('all').tHead.rows[0].cells[i].firstChild.focus();
 }
 
-const row = t => element('tr', { 'data-row': t.number }, ...COLUMNS.map(([, , cell], i) => element(i ? 'td' : 'th', i ? {} : { scope: 'row' }, cell(t))));
+const row = t => element('tr', { 'data-row': t.number }, ...COLUMNS.map(([, , cell, kind], i) => element(i ? 'td' : 'th', { class: kind, scope: i ? null : 'row' }, cell(t))));
 
 function drawRows() {
   view.found = [...selection.shown].sort(compare);

@@ -59,6 +59,14 @@ def test_no_control_is_invented(sampler):
     assert "not chosen" not in sentence, "the search is finished"
 
 
+def test_nothing_is_claimed_of_a_sampler_whose_random_start_is_unknown():
+    study = synthetic.study(80)
+    study = with_info(study, config={**study.info.config, "sampler": "walk"})
+    sentence = random_control(study.info, summarize(study))
+    assert sentence.startswith("Nothing in this study shows what random search would have reached. For one of the same")
+    assert "walk" not in sentence
+
+
 @pytest.mark.parametrize(("sampler", "trials"), [("evolution", 20), ("gp", 5), ("tpe", 10)])
 def test_a_search_whose_sampler_has_not_begun_to_learn_is_random(sampler, trials):
     study = synthetic.study(trials)
@@ -108,14 +116,16 @@ def test_captions_name_the_objectives_that_the_study_has():
     assert "doublings" not in texts[score,][1]
 
 
-def test_a_third_objective_has_its_unit_its_direction_and_no_exponent():
-    study = synthetic.study(40)
-    other = with_info(study, objectives=(*study.info.objectives, PARAMS))
+def test_further_objectives_have_their_unit_their_direction_no_exponent_and_no_second_column():
+    study = synthetic.timed(synthetic.study(40), lambda t: {"reserved_memory_mib": float(t.params)})
+    memory, reserved = OBJECTIVES["memory"].objective, Objective("reserved_memory_mib", "reserved", "MiB", 1e9)
+    other = with_info(study, objectives=(*study.info.objectives, PARAMS, memory, reserved))
     page = render(other, summarize(other))
     table = Page(page).table("Pareto front and baselines")
-    assert table.head[1].startswith("parameters weights ")
-    params = {f"{t.params:,}" for t in study.trials}
-    assert {row[1] for row in table.rows[1:]} <= params
+    assert table.head[1:5] == ["peak memory MiB lower is better", "reserved MiB", "score", table.head[4]]
+    assert table.head.count("params M") == 1
+    assert not any("parameters" in head for head in table.head)
+    assert {row[2] for row in table.rows[1:]} <= {f"{t.params:,}" for t in study.trials}
     assert (
         '"type":"log"'
         in json.dumps(page_charts(prepare(other, summarize(other)))["front"], separators=(",", ":")).split('"size":{')[

@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import pytest
 
+from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, StudyRecord, TrialState
 from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
 from reports.page import render
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.awkward import cut, planted
+from tests.reports.brute_force import Page
 
 
 def of(study: StudyRecord, objective: str) -> dict[str, Importance]:
@@ -72,6 +74,20 @@ def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():
     further = tuple(Objective(name, name, "", 0.0, log=True) for name in ("latency_ms", "knn", "unknown"))
     found = importances(replace(study.info, objectives=further), summarize(study))
     assert {r.objective for r in found} == {"latency_ms", "knn"}
+
+
+def test_an_objective_has_one_name_in_the_importance_and_in_the_sentences():
+    study = synthetic.study(60, only=TrialState.COMPLETE)
+    memory = OBJECTIVES["memory"].objective
+    study = synthetic.with_info(study, objectives=(*study.info.objectives, memory))
+    page = Page(render(study, summarize(study)))
+    assert {row[1] for row in page.table("Choices and their shares").rows[1:]} == {
+        "distillation score",
+        "throughput",
+        "peak memory",
+    }
+    assert "compared by distillation score (agreement" in page.words
+    assert ", throughput and peak memory." in page.words
 
 
 def test_stages_of_one_stride_have_one_name_whatever_stem_is_before_them():

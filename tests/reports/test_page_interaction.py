@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from nas.study.records import TrialRecord, TrialState
+from nas.study.objectives import OBJECTIVES
+from nas.study.records import Objective, TrialRecord, TrialState
 from reports import figure_data
+from reports import page as page_of_report
+from reports.dataframe import trial_frame
 from reports.page import write_page
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -146,11 +151,35 @@ def test_the_table_that_is_downloaded_has_a_plain_value_in_every_cell(browser, s
     assert set(rows) == {t.number for t in trials}
     for t in trials:
         row = rows[t.number]
-        assert (json.loads(row["conditions"]) == {"waited": 0.5}) if t.measurement else not row["conditions"]
+        conditions = row["measurement/conditions_json"]
+        assert (json.loads(conditions) == {"waited": 0.5}) if t.measurement else not conditions
         value = float(row["stage/stage1_s"] or "nan")
         assert value == pytest.approx(
             t.measurement.stages_s["stage1"] if t.measurement else math.nan, rel=1e-3, nan_ok=True
         )
+    frame = trial_frame(study := replace(study, trials=trials), summarize(study)).set_index("number")
+    shown = pd.read_csv(io.StringIO(text)).set_index("number").dropna(axis=1, how="all")
+    assert set(shown) == set(frame.dropna(axis=1, how="all")), "report --csv has the same columns"
+    for name in shown.columns.intersection(frame.select_dtypes("number").columns):
+        assert np.allclose(shown[name], frame[name].astype(float), rtol=1e-3, equal_nan=True), name
+
+
+def test_a_column_after_the_texts_is_sorted_and_aligned_as_numbers(browser, study, tmp_path, monkeypatch):
+    script = page_of_report._script()
+    extra = "\n  ['extra', t => t.number, t => String(t.number)],\n];\nconst view"
+    monkeypatch.setattr(page_of_report, "_script", lambda: script.replace("\n];\nconst view", extra))
+    write_page(study, tmp_path / "report.html", tmp_path)
+    browser.open(tmp_path / "report.html")
+    head = "document.querySelectorAll('#all thead th')"
+    texts = ["trial", "status", "blocks"]
+    for i, title in enumerate(titles := browser.evaluate(f"[...{head}].map(cell => cell.textContent.split(' ↑')[0])")):
+        cells = f"[{head}[{i}], document.querySelector('#all tbody tr').cells[{i}]]"
+        aligned = browser.evaluate(f"{cells}.map(cell => getComputedStyle(cell).textAlign)")
+        assert aligned == ["left" if title in texts else "right"] * 2, title
+    for i in reversed(range(len(titles))):
+        browser.evaluate(f"{head}[{i}].firstChild.click()")
+        order = browser.evaluate(f"{head}[{i}].getAttribute('aria-sort')")
+        assert order == ("ascending" if titles[i] in texts else "descending"), titles[i]
 
 
 def test_rows_are_walked_with_arrows_from_one_tab_stop(tab):
@@ -204,6 +233,27 @@ def test_axes_of_stages_and_necks_count_by_stride_whatever_the_stem(browser, tmp
     wanted = {f"stage {i + 1}": sorted(pair) for i, pair in enumerate(zip(*blocks, strict=True))}
     assert {name: values for name, values in axes.items() if name.startswith("stage")} == wanted
     assert axes["neck"] == ["none", "stage2", "stage3"]
+    assert browser.console == []
+
+
+def test_every_objective_has_one_column_and_one_axis_in_each_set(browser, study, tmp_path):
+    """Memory has a column and an axis in every study; reserved memory only where it is an objective."""
+    study = synthetic.timed(study, lambda t: {"reserved_memory_mib": 2.0 * t.number})
+    reserved = Objective("reserved_memory_mib", "reserved memory", "MiB", 1e5, log=True, minimize=True)
+    further = OBJECTIVES["params"].objective, OBJECTIVES["memory"].objective, reserved
+    write_page(synthetic.with_info(study, objectives=(*study.info.objectives, *further)), tmp_path / "r.html", tmp_path)
+    browser.open(tmp_path / "r.html")
+    heads = browser.evaluate("[...document.querySelectorAll('#all thead th')].map(cell => cell.textContent)")
+    own = ["params M", "memory MiB", "reserved memory MiB"]
+    assert [heads.count(name) for name in own] == [1, 1, 1]
+    at = heads.index(own[-1])
+    cells = browser.evaluate(f"[...document.querySelectorAll('#all tbody tr')].map(row => row.cells[{at}].textContent)")
+    assert cells == [str(2 * t.number) if t.measurement else "–" for t in study.trials]
+    for i in range(browser.evaluate("document.querySelectorAll('#axis-sets input').length")):
+        browser.evaluate(f"document.querySelectorAll('#axis-sets input')[{i}].click()")
+        axes = browser.evaluate("[...document.querySelectorAll('#axes .title title')].map(title => title.textContent)")
+        assert axes[:5] == ["× eradio_pico", "score", *own]
+        assert len(set(axes)) == len(axes)
     assert browser.console == []
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from skimage.filters import sobel
 
+from backbones.folding import batch_norms_left
 from nas.teachers import TEACHERS, TeacherError, load_teachers, specs
 
 # Mean and standard deviation of summary and spatial on chelsea at 128 px, as verified: a change means other features.
@@ -76,6 +77,10 @@ def test_features_are_those_first_verified(teachers, photograph, name):
     summary, spatial = teachers[name](photograph("chelsea", 128))
     found = [summary.mean(), summary.std(), spatial.mean(), spatial.std()]
     assert [float(value) for value in found] == pytest.approx(FINGERPRINTS[name], rel=1e-3)
+
+
+def test_no_norm_of_a_teacher_is_left_unfolded(teachers):
+    assert {name: batch_norms_left(teacher) for name, teacher in teachers.items()} == dict.fromkeys(teachers, 0)
 
 
 def test_teachers_are_frozen(teachers):

@@ -19,7 +19,7 @@ from nas.distill.evaluation.probes import PixelProbe, object_features, outlines,
 from nas.distill.evaluation.reference_scores import chance
 from nas.distill.evaluation.tasks import TASKS, student_metrics, teacher_metrics
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.study.metrics import METRICS, metric_label, metric_of
+from nas.study.metrics import METRICS, is_in_tables, metric_label
 from tests.nas.distill.known import Known
 from tests.nas.distill.targets_builder import split_of, targets
 
@@ -144,5 +144,9 @@ def test_every_metric_is_defined_once(tmp_path: Path) -> None:
     suited = [(task, made) for made in (whole, targets(tmp_path)) for task in TASKS if task.suits(made)]
     named = {name for task, made in suited for name in task.chance(made)}
     assert named | {"zero_shot", "retrieval"} == set(METRICS)
-    assert metric_of("retrieval/hed") is METRICS["retrieval"]
-    assert (metric_of("zz"), metric_label("zz"), metric_label("retrieval/hed")) == (None, "zz", "retrieval, hed")
+    assert (metric_label("zz"), metric_label("retrieval/hed")) == ("zz", "retrieval, hed")
+    assert [name for name in (*METRICS, "knn/hed", "retrieval/hed", "zz") if not is_in_tables(name)] == [
+        "retrieval",
+        "retrieval/hed",
+        "zz",
+    ]
