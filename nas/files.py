@@ -1,4 +1,4 @@
-"""Write files atomically, and tell whether a folder can be written.
+"""Write files atomically, lock them, and tell whether a folder can be written and has locks.
 
 An atomic write goes to a temporary file in the same folder, which is then renamed. Every call has its own temporary
 name, which ends in ``.tmp``: a worker that outlives its killed driver never writes to the file of its successor. The
@@ -7,6 +7,8 @@ owner of a folder deletes temporary files of killed processes.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
@@ -14,7 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # as of Lustre that is mounted without flock
 
 
 @contextmanager
@@ -76,5 +80,28 @@ def existing_folder(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError where a folder cannot be written, or cannot be made."""
-    tempfile.TemporaryFile(dir=existing_folder(path)).close()
+    """Raise OSError where a folder cannot be written, or cannot be made, or its files cannot be locked."""
+    folder = existing_folder(path)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        lock_file(file, fcntl.LOCK_EX, folder)
+
+
+def lock_file(file: IO[Any], operation: int, folder: Path) -> None:
+    """Lock an open file with `fcntl.flock`.
+
+    Args:
+        file: The file.
+        operation: `fcntl.LOCK_SH` or `fcntl.LOCK_EX`, perhaps with `fcntl.LOCK_NB`.
+        folder: Its folder, for the message.
+
+    Raises:
+        BlockingIOError: Another process has the lock, with `fcntl.LOCK_NB`.
+        OSError: The file system has no locks; the message names the folder and the remedy.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        remedy = "mount it with -o flock, or choose another folder"
+        raise OSError(error.errno, f"the file system of {str(folder)!r} has no file locks; {remedy}") from None

@@ -147,9 +147,8 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
     if sampler == "random":
         return "This study is a random search: its curve is the control for other searches."
     start, drawn = summary.random_start, random_trials(info)
-    control = (
-        f" {CONTROL}" if not info.replayed and on_plane(info.objectives) else ""
-    )  # compare refuses other objectives
+    compared = on_plane(info.objectives) and not info.replayed  # compare refuses other objectives
+    control = f" {CONTROL}" if compared else ""
     if start is None and drawn and sum(summary.counts.values()) <= drawn:
         return (
             f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."

@@ -23,11 +23,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self
 
 import ray
@@ -78,8 +78,10 @@ class NodeSlots:
         self._asked: dict[str, tuple[Any, float]] = {}  # node id -> reference to its facts, time of the question
         self._accepted: tuple[str, ...] = ()  # also nodes that are gone: Tune ends idle workers when the ids change
         self._refused: dict[str, str] = {}  # node id -> reason; one that was asked and has not answered may be accepted
-        self._alive: frozenset[str] = frozenset()
-        self._capacity, self._refreshed_s = 0, -_REFRESH_EVERY_S
+        self._addresses: dict[str, str] = {}  # of the living nodes, by their ids
+        self._capacities: dict[str, int] = {}  # trials at a time of each accepted living node
+        self._left_out: dict[str, str] = {}  # announced
+        self._refreshed_s = -_REFRESH_EVERY_S
 
     def __enter__(self) -> Self:
         """Wait until every present node is accepted or refused; ClusterError where none is accepted."""
@@ -93,26 +95,37 @@ class NodeSlots:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._remove_probe_files()
 
-    def count(self) -> int:
-        """Return how many trials can run at a time at present."""
-        self._refresh_if_due()
-        return self._capacity if self._max_workers is None else min(self._max_workers, self._capacity)
+    def count(self, left_out: Mapping[str, str] = MappingProxyType({})) -> int:
+        """Return how many trials can run at a time at present, and announce the nodes that are newly left out.
 
-    def node_ids(self) -> tuple[str, ...]:
-        """Return the ids of the accepted nodes."""
-        return self._accepted
+        Args:
+            left_out: Beginnings of the ids of nodes that get no trial now, and why, see `nas.study.failing_nodes`.
+        """
+        self._refresh_if_due()
+        for node_id, reason in left_out.items():
+            if self._left_out.get(node_id) != reason:
+                address = next((a for n, a in self._addresses.items() if n.startswith(node_id)), node_id)
+                self._announce(f"node {address} is left out {reason}")
+        self._left_out = dict(left_out)
+        capacity = sum(self._capacities.get(node_id, 0) for node_id in self.node_ids(left_out))
+        return capacity if self._max_workers is None else min(self._max_workers, capacity)
+
+    def node_ids(self, left_out: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the ids of the accepted nodes without those left out; of all where no other one can take a trial."""
+        ids = tuple(n for n in self._accepted if not n.startswith(tuple(left_out)))
+        return ids if any(self._capacities.get(n) for n in ids) else self._accepted
 
     def any_alive(self, node_ids: tuple[str, ...]) -> bool:
         """Return whether one of these nodes is in the cluster."""
         self._refresh_if_due()
-        return not self._alive.isdisjoint(node_ids)
+        return not self._addresses.keys().isdisjoint(node_ids)
 
     def _wait_for_answers(self) -> None:
         self._refresh()
         while self._asked.keys() - self._refused.keys():
             time.sleep(0.1)
             self._refresh()
-        if not self._capacity:
+        if not any(self._capacities.values()):
             reasons = "; ".join(f"{node_id}: {reason}" for node_id, reason in self._refused.items())
             raise ClusterError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
 
@@ -134,10 +147,11 @@ class NodeSlots:
                 self._asked[node_id] = _ask(node_id, self._spec, self._token), time.monotonic()
         for node_id in list(self._asked):
             self._judge(node_id, alive)
-        capacity = sum(self._spec.capacity_of(alive[n]["Resources"]) for n in self._accepted if n in alive)
-        if self._capacity and not capacity:
+        capacities = {n: self._spec.capacity_of(alive[n]["Resources"]) for n in self._accepted if n in alive}
+        if any(self._capacities.values()) and not any(capacities.values()):
             self._announce("all nodes that take trials have left the cluster; waiting for others to join it")
-        self._capacity, self._alive, self._refreshed_s = capacity, frozenset(alive), time.monotonic()
+        self._addresses = {node_id: node["NodeManagerAddress"] for node_id, node in alive.items()}
+        self._capacities, self._refreshed_s = capacities, time.monotonic()
 
     def _judge(self, node_id: str, alive: Mapping[str, Any]) -> None:
         """Accept or refuse a node that has answered, and refuse one whose answer is late until it comes."""
@@ -183,7 +197,7 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         "run folder": driver_token,
         "code": _code_digest(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "teachers' outputs": load_targets(Path(spec.targets_dir)).fingerprint,
+        "teachers' outputs": load_targets(Path(spec.targets_dir), checked=True).fingerprint,
         "device": device_kind(json.loads(spec.config)["device"]),
     }
 

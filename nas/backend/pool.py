@@ -26,7 +26,7 @@ from nas.backend.teacher_gpus import gpus_of_rank
 from nas.cli import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir, one_line
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import scratch_folder
-from nas.study.config import SearchConfig
+from nas.study.config import DistillConfig, SearchConfig
 from nas.study.records import RungResult, TrialRecord
 
 if TYPE_CHECKING:
@@ -157,6 +157,10 @@ class TrainingPool:
         iterator lets all trainings save their state and ends their processes; running the same jobs again continues
         from there.
         """
+        if self._gpus:
+            from nas.measure.memory import release_cached
+
+            release_cached("cuda")  # of this process's teachers and of timing precisions: the trainings need it
         waiting, slots = list(jobs), list(range(self._workers))
         running: list[_RunningJob] = []
         with scratch_folder("nas-pool-") as scratch:
@@ -322,6 +326,23 @@ def _stop(jobs: Sequence[_RunningJob]) -> bool:
     return bool(jobs) and all(job.processes[0].exitcode == STATE_SAVED for job in jobs)
 
 
+def recipe_here(recipe: DistillConfig, gpus: Sequence[str]) -> DistillConfig:
+    """Return the recipe of a study with the processes that a training takes on this machine.
+
+    Ranks share each batch, perhaps because no GPU holds the whole one. Where GPUs are fewer, one of them takes it in as
+    many parts. On a CPU one process takes it whole: ranks there would share the memory. The effective batch stays.
+
+    Args:
+        recipe: The study's.
+        gpus: Names of the devices to use; empty on a CPU.
+    """
+    if not gpus:
+        return replace(recipe, ranks=1)
+    if len(gpus) >= recipe.ranks:
+        return recipe
+    return replace(recipe, ranks=1, accumulate=recipe.accumulate * recipe.ranks)
+
+
 def visible_gpus() -> tuple[str, ...]:
     """Return the names of this process's GPUs, as CUDA_VISIBLE_DEVICES has them."""
     import torch
@@ -475,7 +496,7 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
         folder.mkdir(parents=True, exist_ok=True)
     return TrialContext(
         config=job.config,
-        targets=load_targets(spec.targets),
+        targets=load_targets(spec.targets, checked=True),
         service=MeasurementService(spec.threads),  # a training measures nothing, so this starts no process
         lock_dir=spec.lock_dir / device_key(str(indexed_device(job.config.device))),
         samples_dir=job.folder,

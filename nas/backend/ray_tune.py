@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import OperationFailed, checkpoint_path
 from nas.measure.environment import device_kind
+from nas.study.failing_nodes import node_to_avoid
 from nas.study.failures import Failure, spoils_process
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
@@ -44,12 +45,15 @@ ExplainLoss = Callable[[Any], tuple[Failure, str]]
 
 
 class WorkerSlots(Protocol):
-    """The slots in which trials can run at present."""
+    """The slots in which trials can run at present.
 
-    def count(self) -> int:
-        """Return how many trials can run at a time."""
+    `left_out` has the beginnings of the ids of nodes that get no trial now; where no other node is left, they do.
+    """
 
-    def node_ids(self) -> tuple[str, ...]:
+    def count(self, left_out: Mapping[str, str]) -> int:
+        """Return how many trials can run at a time; `left_out` says why nodes are left out, and the user is told."""
+
+    def node_ids(self, left_out: Collection[str]) -> tuple[str, ...]:
         """Return the nodes that take trials; () for any node."""
 
     def any_alive(self, node_ids: tuple[str, ...]) -> bool:
@@ -62,11 +66,11 @@ class LocalSlots:
 
     number: int
 
-    def count(self) -> int:
+    def count(self, left_out: Mapping[str, str]) -> int:
         """Return the number of slots."""
         return self.number
 
-    def node_ids(self) -> tuple[str, ...]:
+    def node_ids(self, left_out: Collection[str]) -> tuple[str, ...]:
         """Return (): there is one node."""
         return ()
 
@@ -108,14 +112,16 @@ class LoopSearcher(NotPickled, Searcher):
             finished: str = Searcher.FINISHED
             if self._loop.finished:
                 return finished
-            record = self._loop.next_trial() if self._loop.running < self._slots.count() else None
+            left_out = self._loop.left_out
+            record = self._loop.next_trial() if self._loop.running < self._slots.count(left_out) else None
             if record is None:
                 if self._loop.finished:
                     return finished
                 if not self._loop.running:
                     time.sleep(_IDLE_S)
                 return None
-        spec = replace(self._spec, node_ids=self._slots.node_ids())
+        avoided = {*left_out, *filter(None, [node_to_avoid(record)])}
+        spec = replace(self._spec, node_ids=self._slots.node_ids(avoided))
         return {"record": json.dumps(record.to_dict()), "spec": spec.to_json(), "stages": self._stages}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -100,7 +100,6 @@ def _smaller_batch(record: TrialRecord) -> str | None:
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
-    release_cached(context.config.device)  # of this training or the previous trial's: another process measures
     return measure(record, context.config, context.service, context.lock_dir, context.samples_dir)
 
 
@@ -119,6 +118,7 @@ def measure(
     Raises:
         MeasurementError: The measurement gives no number, or the outputs are wrong.
     """
+    release_cached(config.device)  # of a training or of teachers in this process: another process measures
     with measuring(lock_dir):
         measured = service.measure(
             record.spec or record.arch_id,

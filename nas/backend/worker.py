@@ -108,7 +108,7 @@ def trial_context(spec: WorkerSpec) -> Any:
     config = SearchConfig.from_dict(json.loads(spec.config))
     return TrialContext(
         config=config,
-        targets=load_targets(Path(spec.targets_dir)),
+        targets=load_targets(Path(spec.targets_dir), checked=True),
         service=MeasurementService(spec.measure_threads),
         lock_dir=Path(spec.lock_dir or lock_dir()) / device_key(str(indexed_device(config.device))),
         samples_dir=Path(spec.samples_dir),

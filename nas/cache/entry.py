@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from nas.cli import OperationFailed
 from nas.data import Split
 from nas.data.dataset import digest
-from nas.files import atomic_write, parse_json
+from nas.files import atomic_write, lock_file, parse_json
 
 FORMAT = 2  # version of the content, part of every fingerprint: raise it when other numbers are stored
 LAYOUT = 3  # version of the files, part of the names of entries and sets: raise it when the same numbers lie elsewhere
@@ -197,17 +197,20 @@ class CacheEntry:
         for leftover in self.working.iterdir():
             leftover.unlink(missing_ok=True)
 
-    def check(self, hashes: bool) -> None:
+    def check(self, hashes: bool, arrays: bool = True) -> None:
         """Check the size of every file, and its content.
 
         Args:
             hashes: Whether to hash arrays too; their rows are checked when they are read, see `nas.cache.shards`.
+            arrays: Whether to look at arrays at all: there may be a hundred thousand.
 
         Raises:
             CacheError: A file is missing or altered; the message names the first one.
         """
         for name, expected in self.manifest["files"].items():
             path = self.folder / name
+            if path.suffix == ARRAY_SUFFIX and not arrays:
+                continue
             size = path.stat().st_size if path.is_file() else None
             if size != expected["bytes"]:
                 actual = "missing" if size is None else f"{size} bytes, not {expected['bytes']}"
@@ -269,13 +272,13 @@ def mark_in_use(folder: Path) -> None:
     if folder.exists() and not os.access(folder, os.W_OK):
         with suppress(OSError):
             readable: BinaryIO = _marks.get(folder) or mark.open("rb")
-            fcntl.flock(readable, fcntl.LOCK_SH)
+            lock_file(readable, fcntl.LOCK_SH, folder)
             _marks[folder] = readable
         return
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         file = _marks.pop(folder, None) or mark.open("ab+")  # NFS needs a file that can be read for a shared lock
-        fcntl.flock(file, fcntl.LOCK_SH)
+        lock_file(file, fcntl.LOCK_SH, folder)
         if mark.exists() and os.path.samestat(os.fstat(file.fileno()), mark.stat()):
             break
         file.close()  # another process removed the folder before the lock was taken
@@ -291,7 +294,7 @@ def remove_unless_in_use(folder: Path, dry_run: bool = False) -> bool:
         if (folder / "used").exists():
             file = stack.enter_context((folder / "used").open("ab"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB, folder)
             except BlockingIOError:
                 return False
         if dry_run:

@@ -114,6 +114,8 @@ class ArrayFile:
             self._checksums = np.fromfile(path, CHECKSUM, offset=array.offset + array.nbytes)
             with path.open("rb") as file:
                 self._checksums ^= CHECKSUM.type(zlib.crc32(file.read(array.offset)))
+        except FileNotFoundError as error:
+            raise damage(path, "missing") from error
         except OSError:
             raise
         except Exception as error:  # of many types, as the header is Python code

@@ -101,7 +101,7 @@ class PilotSettings:
 
     Args:
         config: Settings of the search.
-        workers: Trainings at a time.
+        workers: Processes that train at a time.
         run: Folder that keeps the trainings; None for one that is named after the settings, see `pilot_folder`.
         models: Number of random architectures to train.
         weights: Files of teachers' weights, by teacher.
@@ -156,7 +156,7 @@ def _pilot(given: Mapping[str, Any], options: Mapping[str, Any]) -> PilotSetting
     check_device(config, device_source(given), NODE_REMEDY)
     check_size(options, config)
     check_local_workers(options.get("workers"))
-    alone = replace(config, distill=replace(config.distill, ranks=1))  # a pilot trains each model in one process
+    alone = replace(config, distill=replace(config.distill, ranks=1))  # its workers are processes, not trials
     return PilotSettings(
         config=config,
         workers=options.get("workers", default_workers(alone)),

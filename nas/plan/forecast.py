@@ -60,7 +60,7 @@ class PlanFigure:
         key: Name in JSON.
         label: Name in the table.
         value: The number; None: unknown.
-        unit: "s", "bytes", or "" for counts.
+        unit: "s", "bytes", "bytes/s", or "" for counts.
         basis: Source of the number.
         note: Remark in the table.
         low: Lower end of its range.

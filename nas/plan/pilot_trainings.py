@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nas.analysis.rung_choice import measured_rungs
-from nas.backend.pool import TrainingJob, TrainingPool, visible_gpus
+from nas.backend.pool import TrainingJob, TrainingPool, recipe_here, visible_gpus
 from nas.cache import Targets, open_study_targets
 from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
 from nas.command_log import announce, log_to
@@ -120,7 +120,8 @@ def recorded_settings(config: SearchConfig) -> dict[str, Any]:
 def pilot_recipe(config: SearchConfig) -> DistillConfig:
     """Return the recipe of the trainings, whose rungs are the measured ones.
 
-    One process trains a model: ranks share batches and their statistics, so that the training is the same.
+    It has one rank, as seconds have in the record: ranks share batches and their statistics, so that the training is
+    the same. As many as this machine has GPUs for train a model, see `nas.backend.pool.recipe_here`.
 
     Args:
         config: Settings of the search.
@@ -227,8 +228,9 @@ def _begin(
     if record is None:
         precision = config.distill.precision
         if precision == "auto":
-            threads, locks = max(1, cpu_count() // settings.workers), lock_dir() / device_key(config.device)
-            choice = choose_precision(preset(SPACES[config.space].reference), targets, config, threads, locks)
+            here, locks = replace(config, distill=_recipe_here(config)), lock_dir() / device_key(config.device)
+            threads = max(1, cpu_count() // _trainings_at_a_time(settings))
+            choice = choose_precision(preset(SPACES[config.space].reference), targets, here, threads, locks)
             announce(str(choice), _LOG)
             precision = choice.precision
         record = PilotRecord(recorded_settings(config), precision, targets.fingerprint)
@@ -240,6 +242,20 @@ def _write(folder: Path, record: PilotRecord) -> None:
     atomic_write(folder / FILE_NAME, json.dumps(record.to_dict()), sync=True)
 
 
+def _gpus(config: SearchConfig) -> tuple[str, ...]:
+    return visible_gpus() if config.device == "cuda" else ()
+
+
+def _recipe_here(config: SearchConfig) -> DistillConfig:
+    """Return the recipe of the trainings with the processes that one takes on this machine."""
+    return recipe_here(replace(pilot_recipe(config), ranks=config.distill.ranks), _gpus(config))
+
+
+def _trainings_at_a_time(settings: PilotSettings) -> int:
+    """Return how many trainings fit into the pilot's workers, which are processes."""
+    return max(1, settings.workers // _recipe_here(settings.config).ranks)
+
+
 def _train(
     folder: Path,
     settings: PilotSettings,
@@ -249,22 +265,23 @@ def _train(
     progress: StageProgress,
 ) -> PilotRecord:
     """Train models, and record each as soon as it ends; return the record."""
-    recipe = replace(pilot_recipe(settings.config), precision=record.precision)
+    recipe = replace(_recipe_here(settings.config), precision=record.precision)
     config = replace(settings.config, distill=recipe)
     jobs = [TrainingJob(trial, config, folder, image_scores=True) for trial in remaining]
-    gpus = visible_gpus() if config.device == "cuda" else ()
+    pool = TrainingPool(targets.path, _trainings_at_a_time(settings), _gpus(config))
     last, total = recipe.rung_steps[-1], settings.models * recipe.rung_steps[-1]
     reached = {job.trial.arch_id: 0 for job in jobs}
     before = total - last * len(jobs)
     stage = f"steps trained, of {settings.models} models"
     progress(stage, before, total)
-    with closing(TrainingPool(targets.path, settings.workers, gpus).run(jobs)) as updates:
+    with closing(pool.run(jobs)) as updates:
         for update in updates:
             trial, trained = update.job.trial, sum(reached.values())
             reached[trial.arch_id] = last if update.ended else update.steps
             if update.ended:
                 state = TrialState.COMPLETE if update.reason is None else TrialState.FAILED
-                ended = replace(trial, state=state, rungs=update.rungs, reason=update.reason)
+                rungs = tuple(replace(rung, seconds=rung.seconds * recipe.ranks) for rung in update.rungs)
+                ended = replace(trial, state=state, rungs=rungs, reason=update.reason)
                 others = tuple(other for other in record.trials if other.arch_id != trial.arch_id)
                 record = replace(record, trials=(*others, ended))
                 _write(folder, record)

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
-from nas.cli import PROGRAM, StageProgress, cache_root, lock_dir
+from nas.cli import PROGRAM, StageProgress, cache_root, format_bytes, lock_dir
 from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_name, environment, torch_device
@@ -43,7 +43,7 @@ from nas.plan.probe import (
     probe,
     synthetic_targets,
 )
-from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
+from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, bytes_of_an_image, material_counted, material_here
 from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
@@ -84,6 +84,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     figures = [
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
+        _reading_figure(config, material, probed, planned.simulated.cluster.workers, basis),
         *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
@@ -194,6 +195,18 @@ def _probe_figures(config: SearchConfig, probed: Sequence[ProbedCosts], basis: B
     )
     note = f"median (range) of {len(probed)} architectures"
     return [spread(key, label, seconds, basis, note) for key, label, seconds in parts]
+
+
+def _reading_figure(
+    config: SearchConfig, material: Material, probed: Sequence[ProbedCosts], workers: int, basis: Basis
+) -> PlanFigure:
+    """Return the bytes that all workers together read from the cache in a second, so that no training waits for it."""
+    recipe, each = config.distill, bytes_of_an_image(config, material.widths)
+    step_s = fmean(costs.step_s for costs in probed) / recipe.ranks
+    whole = format_bytes(recipe.rung_steps[-1] * recipe.batch_size * each)
+    note = f"at random; {format_bytes(each)} an image, {whole} a full training; from memory where the cache fits"
+    rate = workers * recipe.batch_size * each / step_s
+    return PlanFigure("read_bytes_s", "reading while all workers train", rate, "bytes/s", weaker(basis), note)
 
 
 def _precision_figures(choice: PrecisionChoice | None) -> list[PlanFigure]:

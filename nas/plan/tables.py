@@ -105,9 +105,8 @@ def text(figure: PlanFigure) -> str:
 
 
 def _value(value: float, unit: str) -> str:
-
-    if unit == "bytes":
-        return format_bytes(value)
+    if unit in ("bytes", "bytes/s"):
+        return format_bytes(value) + unit.removeprefix("bytes")
     return seconds(value) if unit == "s" else f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
 
 

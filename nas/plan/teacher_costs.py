@@ -144,6 +144,16 @@ def images_bytes(config: SearchConfig) -> float:
     return _passes(config) * (3 * config.distill.img_size**2 + 8)
 
 
+def bytes_of_an_image(config: SearchConfig, widths: Mapping[str, tuple[int, int]]) -> float:
+    """Return the bytes that a training reads for one image: its pixels, and the targets of all teachers at most.
+
+    Args:
+        config: Settings of the search.
+        widths: Channels of each teacher's (summary, spatial) outputs.
+    """
+    return 3 * config.distill.img_size**2 + sum(_kept_bytes(each, config) for each in widths.values())
+
+
 def _passes(config: SearchConfig) -> int:
     return config.train_images * config.views + config.val_images
 
@@ -203,10 +213,19 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
 
 def _target_bytes(spec: TeacherSpec, config: SearchConfig, train: int, val: int) -> tuple[float, float]:
     """Return the bytes that the cache keeps of a teacher at most, and those that exist during its build only."""
-    summary, spatial = spec.widths
-    numbers = summary + config.grid**2 * spatial
-    kept = (train + val) * numbers * _compression(config).share * CODECS[config.target_dtype].bits / 8
-    return kept, min(CALIBRATION_SHARDS * SHARD_ITEMS, train) * numbers * 4.0
+    temporary = min(CALIBRATION_SHARDS * SHARD_ITEMS, train) * _numbers(spec.widths, config) * 4.0
+    return (train + val) * _kept_bytes(spec.widths, config), temporary
+
+
+def _numbers(widths: tuple[int, int], config: SearchConfig) -> int:
+    """Return the numbers that a teacher with (summary, spatial) widths computes for one image."""
+    summary, spatial = widths
+    return summary + config.grid**2 * spatial
+
+
+def _kept_bytes(widths: tuple[int, int], config: SearchConfig) -> float:
+    """Return the bytes that the cache keeps of them at most."""
+    return _numbers(widths, config) * _compression(config).share * CODECS[config.target_dtype].bits / 8
 
 
 def _compression(config: SearchConfig) -> Compression:

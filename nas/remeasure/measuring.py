@@ -24,6 +24,7 @@ from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
+from nas.measure.memory import release_cached
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.measure.verdicts import MeasurementError as MeasurementError
@@ -253,6 +254,7 @@ class Remeasuring:
 
     def _measure(self, arch: Arch) -> Measured:
         setting, reference = self.plan.setting, self.plan.reference
+        release_cached(setting.device)  # of teachers that this process has run: another process measures
         with exclusive_device(setting.device):
             return self._service.measure(arch, self.plan.reference_arch, setting, name_of_reference=reference)
 

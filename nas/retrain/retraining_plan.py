@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
 from nas.analysis.run_files import retraining_folder
-from nas.backend.pool import TrainingJob, visible_gpus
+from nas.backend.pool import TrainingJob, recipe_here, visible_gpus
 from nas.cli import cpu_count
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
@@ -22,7 +22,7 @@ NUMPY_SEEDS = 2**32  # seeds are those of NumPy
 class RetrainingPlan:
     """Candidates and seeds of a retraining, and the configuration of its trainings."""
 
-    config: SearchConfig  # the study's with other device, rungs and ranks
+    config: SearchConfig  # the study's with other device and rungs, and ranks for this machine
     run_dir: Path
     trials: tuple[TrialRecord, ...]
     seeds: tuple[int, ...]
@@ -58,10 +58,10 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     if steps < last:
         raise ConfigError(f"--train-steps: {steps}: must be {last} or more, the steps of the study's last rung")
     rungs = (*(s for s in study.info.rung_steps if s < steps), steps)
-    # One process per training: ranks share batches and their statistics, so one rank gives an equivalent training.
-    distill = replace(searched.distill, rung_steps=rungs, ranks=1)
-    config = replace(searched, distill=distill, device=torch_device(settings.device or "auto").type)
-    gpus = visible_gpus() if config.device == "cuda" else ()
+    device = torch_device(settings.device or "auto").type
+    gpus = visible_gpus() if device == "cuda" else ()
+    distill = recipe_here(replace(searched.distill, rung_steps=rungs), gpus)
+    config = replace(searched, distill=distill, device=device)
     seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(settings.seeds))  # other ones than the study's
-    workers = settings.workers or len(gpus) or cpu_count() or 1
+    workers = settings.workers or len(gpus) // distill.ranks or cpu_count() or 1
     return RetrainingPlan(config, settings.run, tuple(trials), seeds, workers, gpus)

@@ -139,6 +139,7 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
 
 def _run_folder(command: SearchCommand) -> str:
     if command.resume:
+        _check_writable(command.run)
         return f"{command.run} holds the study"
     if command.storage is None:  # else the line of the database says whether both are free
         Store.check_free(command.run)

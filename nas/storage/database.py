@@ -23,6 +23,7 @@ from sqlalchemy import Engine, ExceptionContext, Executable, Row, event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
+from nas.files import lock_file
 from nas.storage.errors import RolledBack, StoreError
 from nas.storage.location import STUDY_FILE, StudyLocation
 
@@ -156,7 +157,7 @@ class Database(RDBStorage):
             yield
             return
         with self._write_lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+            lock_file(file, fcntl.LOCK_EX, self._write_lock.parent)  # ends with the process
             yield
 
     def set_trial_attribute(self, trial: int, key: str, value: Any) -> None:

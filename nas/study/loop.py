@@ -17,6 +17,7 @@ from typing import Any
 
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.convergence import gain_over_noise, is_below_noise
+from nas.study.failing_nodes import FailingNodes
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
 from nas.study.objectives import unknown_before_training
 from nas.study.pareto import coordinates
@@ -86,6 +87,7 @@ class StudyLoop:
         self._requeued: set[int] = set()  # trials of this session that are to run again
         self._began_s: dict[int, float] = {}  # trial number -> when this session last started it
         self._waiting = False
+        self._failing_nodes = FailingNodes()
         self._consecutive: Counter[TrialState] = Counter()  # trials since the last evaluated one, by their state
         self.gave_up: str | None = None
         self.exhausted: str | None = None
@@ -165,6 +167,11 @@ class StudyLoop:
         """Return the latest expected gain in units of the noise, see `nas.study.convergence`; None while unknown."""
         return gain_over_noise(self.trials)
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return the nodes, as workers are named after them, that get no trial now, and why."""
+        return self._failing_nodes.left_out(self._clock())
+
     def front_summary(self) -> tuple[int, float]:
         """Return the size of the current Pareto front and its hypervolume."""
         return self.trials.front_summary()
@@ -199,6 +206,7 @@ class StudyLoop:
         """Store the record that a worker sent; return False if the trial has to end."""
         if self._just_measured(record) and (unknown := unknown_before_training(record, self.info.objectives)):
             record = replace(record, state=TrialState.INFEASIBLE, reason=f"this device does not report {unknown[0]}")
+        self._failing_nodes.note(record, self._clock())
         if record.state is TrialState.RUNNING and record.rungs:
             self._store.retry_while_unavailable(self._refresh)
             if (reason := self._reason_to_stop(record)) is not None:
@@ -273,7 +281,9 @@ class StudyLoop:
 
     def _decide_retry(self, record: TrialRecord) -> RetryDecision:
         required = record.baseline is not None or record.scale == self.config.reference
-        return decide_retry(record.failure, record.tries, required)
+        met_before = self.record(record.number).failure is record.failure
+        confirmed = met_before or self._failing_nodes.met_elsewhere(record)
+        return decide_retry(record.failure, record.tries, required, confirmed)
 
     def _requeue(self, record: TrialRecord, decision: RetryDecision) -> None:
         """Let a failed trial run again: in this session, or in the next one if this one has to end."""

@@ -59,7 +59,9 @@ class Execution:
 
     def _on_cluster(self, address: str) -> Iterator[RungResult]:
         from nas.backend.ray_train import RayTrainingFailed, train_on_cluster  # imports Ray Train, which takes seconds
+        from nas.measure.memory import release_cached
 
+        release_cached(self._job.config.device)  # of this process's teachers: a node of the cluster may be this machine
         try:
             yield from train_on_cluster(self._job, self._targets, address, self._on_steps, self._show, self._note_saved)
         except RayTrainingFailed as error:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nas.files import atomic_path, atomic_write
+from nas.cache.entry import mark_in_use, remove_unless_in_use
+from nas.doctor.readings import read_folder
+from nas.files import atomic_path, atomic_write, check_writable
+from nas.search import dry_run
+from nas.study.config import ConfigError
+from tests.nas.study.builders import search_config
+from tests.nas.study.searches import new_store
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -57,3 +66,28 @@ def test_an_unfinished_file_that_was_swept_counts_where_the_finished_one_is_ther
         path.write_text("theirs")
         unfinished.unlink()
     assert path.read_text() == "theirs"
+
+
+def remove_used(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "used").touch()
+    remove_unless_in_use(folder)
+
+
+def create_study(folder: Path) -> None:
+    new_store(folder, search_config())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("act", [check_writable, mark_in_use, remove_used, create_study, dry_run._check_writable])
+def test_a_file_system_without_locks_is_named_with_the_remedy(
+    act: Callable[[Path], None], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    words = f"the file system of '{tmp_path}.*' has no file locks; mount it with -o flock, or choose another folder"
+    with pytest.raises((OSError, ConfigError, RuntimeError, ValueError), match=words):
+        act(tmp_path / "new")
+    assert "has no file locks" in read_folder(tmp_path / "new").problem

@@ -6,7 +6,8 @@ undefined (no labels, one class only, features that are not finite) is left out.
 
 Data with real labels and masks are classified and segmented. On the built-in data the teachers themselves do that
 hardly better than chance, because a glyph's category ("office", "play") is hardly visible: they are evaluated by the
-glyphs' figures, edges and identities instead.
+glyphs' figures, edges and identities instead. Images of very many classes are not classified: probes would see few
+images of each class, and none of some.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from nas.distill.heads import Student
 
 TRAIN_IMAGES = 1500  # that probes are fitted on
 HELD_OUT_IMAGES = 2000  # retrieval compares each with each
+MIN_IMAGES_PER_CLASS = 5  # of TRAIN_IMAGES, on average
 _ROWS = 256  # targets read at a time
 
 
@@ -107,9 +109,8 @@ class Classification(Task):
 
     @classmethod
     def suits(cls, targets: Targets) -> bool:
-        """Tell whether the images have labels, and are not the built-in ones."""
-        labeled = targets.train.labels is not None and targets.val.labels is not None
-        return targets.poses is None and labeled and bool(targets.num_classes)
+        """Tell whether the images have labels of not too many classes, and are not the built-in ones."""
+        return _has_classes(targets) and not too_many_classes(targets)
 
     @classmethod
     def chance(cls, targets: Targets) -> dict[str, float]:
@@ -320,6 +321,20 @@ def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:
     if teacher in split.summary:
         return read(split.summary[teacher], rows).float()
     return read(split.spatial[teacher], rows).float().mean((2, 3))
+
+
+def too_many_classes(targets: Targets) -> str | None:
+    """Return a line that says why labeled images are not classified; None where they are, or have no labels."""
+    classes = targets.num_classes or 0
+    if not _has_classes(targets) or MIN_IMAGES_PER_CLASS * classes <= TRAIN_IMAGES:
+        return None
+    each = f"{TRAIN_IMAGES / classes:.1f} for each of the {classes:,} classes, and need {MIN_IMAGES_PER_CLASS}"
+    return f"no kNN and no linear probe: they are fitted on {TRAIN_IMAGES:,} images, {each}"
+
+
+def _has_classes(targets: Targets) -> bool:
+    labeled = targets.train.labels is not None and targets.val.labels is not None
+    return targets.poses is None and labeled and bool(targets.num_classes)
 
 
 def most_frequent_share(split: SplitTargets) -> float:

@@ -25,6 +25,7 @@ from nas.measure.environment import environment, recorded_device_kind
 from nas.samplers import make_sampler
 from nas.storage.store import STUDY_FILE, Store
 from nas.study.config import DistillConfig
+from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES
@@ -50,8 +51,11 @@ def journaled_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRec
 
 
 def made_up_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """Yield made-up records, after a second and without training."""
+    """Yield made-up records, after a second and without training; all fail on a node with the variable STALE_HANDLE."""
     journal(Path(spec.samples_dir).parent, record, "begins")
+    if "STALE_HANDLE" in os.environ:
+        yield replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason="OSError: Stale file handle")
+        return
     time.sleep(1)
     record = replace(record, measurement=measurement(1.0))
     yield record

@@ -143,10 +143,32 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
         slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, lines.append)
         assert slots.count() == 0
         until_true(lambda: slots.count() == 1)
-        assert len(slots.node_ids()) == 1
-    late, accepted = lines
+        (node_id,) = slots.node_ids()
+        late, accepted = lines
+        left_out = {node_id[:8]: "because of its disk"}
+        assert slots.count(left_out) == slots.count(left_out) == 1
+        assert slots.node_ids(left_out) == (node_id,), "there is no other node"
+        assert [line.partition(" is ")[2] for line in lines[2:]] == ["left out because of its disk"], "said once"
     assert "left out until it answers" in late
     assert accepted.endswith("takes trials")
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_on_a_node_runs_again_on_another(tmp_path: Path, targets: Targets) -> None:
+    run = tmp_path / "run"
+    with RayNodes() as nodes:
+        nodes.add(STALE_HANDLE="1")
+        process = driver(run, targets, nodes.address, budget=4, steps=[10], made_up=True)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    trials = read_study(run).trials
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    failed = {trial.arch_id for trial in trials if trial.failure is Failure.ERROR}
+    assert failed
+    assert {trial.tries for trial in trials if trial.arch_id in failed} == {2}
+    for arch_id in failed:
+        first, second = (node for arch, _, node, _, what in journal(run) if arch == arch_id and what == "begins")
+        assert first != second
 
 
 def spec_of(folder: Path, targets: Path) -> WorkerSpec:

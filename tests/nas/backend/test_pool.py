@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,10 @@ from nas.backend.pool import (
     TrainingJob,
     TrainingPool,
     TrainingProgress,
+    recipe_here,
     stopping_s,
 )
+from nas.cache import CacheError
 from nas.cli import image_scores_path, lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
@@ -259,6 +262,37 @@ def test_a_rank_has_the_lock_of_its_own_gpu(
     job = TrainingJob(record(1, (), 1.0), config, tmp_path / "job")
     spec = RankSpec(job, number, targets, tmp_path / "locks", 30.0, 1, None, Path(), number)
     assert pool._context(spec, lambda: False).lock_dir == tmp_path / "locks" / f"uuid-{number}"
+
+
+def test_a_process_of_the_pool_looks_at_no_array_of_the_cache_before_it_reads_it(targets: Path, tmp_path: Path) -> None:
+    """Each would look at a hundred thousand files of a large cache, which the command has just done."""
+    shutil.copytree(targets.parent, tmp_path / "copy")
+    for images in (tmp_path / "copy").glob("images-*/*-images.npy"):
+        images.unlink()
+    job = TrainingJob(record(1, (), 1.0), CONFIG, tmp_path / "job")
+    spec = RankSpec(job, 0, tmp_path / "copy" / targets.name, tmp_path / "locks", 30.0, 1, None, Path(), 0)
+    context = pool._context(spec, lambda: False)
+    with pytest.raises(CacheError, match="is missing"):
+        context.targets.train.images[:1]
+
+
+def test_a_study_s_ranks_stay_where_there_are_gpus_for_them_and_else_one_gpu_takes_the_batch_in_parts() -> None:
+    recipe = DistillConfig(ranks=4, accumulate=2, batch_size=64)
+    assert recipe_here(recipe, "0123") == recipe
+    assert recipe_here(recipe, "012") == replace(recipe, ranks=1, accumulate=8)
+    assert recipe_here(recipe, ()) == replace(recipe, ranks=1), "ranks of a CPU share its memory"
+    assert recipe_here(replace(recipe, ranks=1), "0") == replace(recipe, ranks=1)
+
+
+def test_the_memory_that_this_process_keeps_on_gpus_is_free_before_a_training_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(True))
+    assert list(TrainingPool(tmp_path, 1).run([])) == []
+    assert released == []
+    assert list(TrainingPool(tmp_path, 1, "0").run([])) == []
+    assert released == [True]
 
 
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")

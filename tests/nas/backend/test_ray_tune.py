@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +128,7 @@ def test_a_trial_that_kills_its_worker_twice_has_failed(study: Found) -> None:
 
 def test_an_uncaught_error_of_a_stage_is_the_reason_of_the_trial(study: Found) -> None:
     trial = study[0][5]
-    assert (trial.state, trial.tries, trial.failure) == (TrialState.FAILED, 1, Failure.ERROR)
+    assert (trial.state, trial.tries, trial.failure) == (TrialState.FAILED, 2, Failure.ERROR)
     assert "unexpected" in (trial.reason or "")
 
 
@@ -209,10 +209,10 @@ class TwoNodes:
 
     alive = True
 
-    def count(self) -> int:
+    def count(self, left_out: Mapping[str, str]) -> int:
         return 1
 
-    def node_ids(self) -> tuple[str, ...]:
+    def node_ids(self, left_out: Collection[str]) -> tuple[str, ...]:
         return ("a", "b")
 
     def any_alive(self, node_ids: tuple[str, ...]) -> bool:

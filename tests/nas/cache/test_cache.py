@@ -246,6 +246,20 @@ def test_a_missing_file_is_refused_by_name(copied):
         load_targets(copied[0])
 
 
+def test_a_worker_looks_at_an_array_when_it_reads_it(copied):
+    (copied[1] / "train-00000-images.npy").unlink()
+    truncated = copied[2] / "train-00001-spatial.npy"
+    truncated.write_bytes(truncated.read_bytes()[:-10])
+    train = load_targets(copied[0], checked=True).train
+    with pytest.raises(CacheError, match=r"train-00000-images.npy is missing"):
+        train.images[:1]
+    with pytest.raises(CacheError, match=r"train-00001-spatial.npy "):
+        train.spatial["xfeat"][:]
+    (copied[2] / "statistics.npz").write_bytes(b"")
+    with pytest.raises(CacheError, match=r"statistics.npz is truncated"):
+        load_targets(copied[0], checked=True)
+
+
 @pytest.mark.parametrize("name", ["val-00001-summary.npy", "statistics.npz"])
 def test_hashes_detect_one_altered_byte(copied, name):
     content = bytearray((copied[2] / name).read_bytes())

@@ -1,6 +1,7 @@
 """Images a person brings: folders, CIFAR-10; what is split, what is labeled, what is refused."""
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.data import CorruptImage, DataError, open_images
+from nas.data import CorruptImage, DataError, dataset, open_images
 from nas.data.cifar import FOLDER
 from tests.nas.data.builders import encoded, png, write_shard
 
@@ -61,6 +62,17 @@ def test_imagefolder_fingerprint_follows_the_content(folder):
     (folder / train.names[0]).write_bytes(png(255))
     again, _ = both(f"imagefolder:{folder}")
     assert again.fingerprint != before
+
+
+def test_files_are_asked_for_their_identity_together_and_keep_their_order(folder, monkeypatch):
+    paths = sorted(folder.glob("*/*.png"))
+    one_by_one = [dataset.file_identity(path) for path in paths]
+    monkeypatch.setattr(dataset, "_FILES_A_TASK", 7)
+    assert dataset.identities(paths) == one_by_one
+    assert dataset.identities([]) == []
+    two = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(dataset, "file_identity", lambda path: f"{two.wait() >= 0} {path.name}")
+    assert dataset.identities(paths[:14]) == [f"True {path.name}" for path in paths[:14]]
 
 
 def test_imagefolder_without_subfolders_has_no_labels(tmp_path):

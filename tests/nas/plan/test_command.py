@@ -75,6 +75,7 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
     assert twice["teachers_s"]["value"] == pytest.approx(2 * figures["teachers_s"]["value"])
     exact = planned([*am_radio[:-1], "fp32", "--mfu", "0.5"], capsys)
     assert exact["figures"]["teachers_s"]["value"] > 7 * figures["teachers_s"]["value"]
+    assert figures["read_bytes_s"]["value"] == pytest.approx(2 * twice["read_bytes_s"]["value"])
     assert exact["figures"]["step_s"]["value"] == figures["step_s"]["value"], "of the students"
     assert any("Teachers compute in fp32" in note and "15 times lower" in note for note in exact["notes"])
     assert list(elsewhere.iterdir()) == []

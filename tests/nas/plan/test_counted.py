@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 
 from nas.measure.counts import totals
 from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, synthetic_targets
-from nas.plan.teacher_costs import PassMacs, material_counted, pass_macs, pass_seconds
+from nas.plan.teacher_costs import (
+    PassMacs,
+    bytes_of_an_image,
+    images_bytes,
+    material_counted,
+    pass_macs,
+    pass_seconds,
+)
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, specs
 from search_space import preset
@@ -29,6 +36,13 @@ def test_seconds_of_an_assumed_device() -> None:
     assert costs.measure_s == 7
     again = replace(config, distill=replace(config.distill, grad_checkpointing=True))
     assert count_costs(again, [("p", preset("eradio_pico"))], device)[0].step_s == pytest.approx(costs.step_s * 4 / 3)
+
+
+def test_a_training_reads_of_an_image_what_the_cache_keeps_of_it() -> None:
+    config = SearchConfig(train_images=90, val_images=10)
+    material = material_counted(config, {}, None)
+    kept = images_bytes(config) + sum(teacher.kept_bytes for teacher in material.teachers)
+    assert bytes_of_an_image(config, material.widths) + 8 == pytest.approx(kept / 100), "but not the label"
 
 
 def test_times_of_a_trial() -> None:

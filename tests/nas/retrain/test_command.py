@@ -239,6 +239,20 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
+@pytest.mark.parametrize(("gpus", "workers", "ranks"), [("01234567", 4, 2), ("012", 1, 2), ("0", 1, 1)])
+def test_a_batch_that_the_search_shared_among_gpus_is_shared_again(
+    study: StudyRecord, gpus: str, workers: int, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.retrain.retraining_plan.visible_gpus", lambda: tuple(gpus))
+    monkeypatch.setattr("nas.retrain.retraining_plan.torch_device", lambda name: torch.device("cuda"))
+    distill = replace(CONFIG.distill, ranks=2, batch_size=64)
+    searched = replace(study, info=replace(study.info, config=replace(CONFIG, distill=distill).to_dict()))
+    plan = plan_retraining(searched, study.trials[1:2], RetrainSettings(Path("run")))
+    assert (plan.workers, plan.config.distill.ranks) == (workers, ranks)
+    assert plan.config.distill.accumulate * ranks == 2
+    assert plan.config.distill.batch_size == 64
+
+
 def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
     config = study.info.config | {"seed": 2**32 - 2}
     largest = replace(study, info=replace(study.info, config=config))

@@ -30,9 +30,9 @@ def test_no_candidate_runs_a_third_time(failure: Failure, tries: int) -> None:
 def test_a_required_network_fails_only_by_a_cause_that_another_run_would_meet_again(
     failure: Failure, tries: int
 ) -> None:
-    """Any other cause ends the search at last, which then says why; --resume runs the network again."""
+    """A transient cause ends the search at last, which then says why; --resume runs the network again."""
     decision = decide_retry(failure, tries, required=True)
-    if decide_retry(failure, 1) is RetryDecision.AGAIN:
+    if failure in {Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER}:
         assert decision is (RetryDecision.AGAIN if tries < 10 else RetryDecision.END)
     else:
         assert decision is decide_retry(failure, tries)
@@ -40,10 +40,12 @@ def test_a_required_network_fails_only_by_a_cause_that_another_run_would_meet_ag
 
 def test_a_trial_runs_again_only_if_the_outcome_can_differ() -> None:
     again = {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.AGAIN}
-    assert again == {Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER}
-    ending = {Failure.FULL_DISK, Failure.DAMAGED_CACHE}
-    assert {failure for failure in Failure if decide_retry(failure, 1) is RetryDecision.END} == ending
-    assert decide_retry(Failure.FULL_DISK, 2) is RetryDecision.END
+    of_the_node = {Failure.ERROR, Failure.FULL_DISK, Failure.DAMAGED_CACHE}
+    assert again == {Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER} | of_the_node
+    ending = {failure for failure in Failure if decide_retry(failure, 1, confirmed=True) is RetryDecision.END}
+    assert ending == {Failure.FULL_DISK, Failure.DAMAGED_CACHE}
+    assert decide_retry(Failure.FULL_DISK, 2) is RetryDecision.FAILED, "no other node has met it"
+    assert decide_retry(Failure.ERROR, 2, confirmed=True) is RetryDecision.FAILED
     assert decide_retry(None, 1) is RetryDecision.FAILED
 
 

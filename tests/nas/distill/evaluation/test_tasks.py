@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from nas.cache.targets import Targets
 from nas.distill.evaluation.probes import PixelProbe, object_features, outlines, recall_of_pairs
 from nas.distill.evaluation.reference_scores import chance
-from nas.distill.evaluation.tasks import TASKS, student_metrics, teacher_metrics
+from nas.distill.evaluation.tasks import TASKS, student_metrics, teacher_metrics, too_many_classes
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from tests.nas.distill.known import Known
@@ -57,6 +57,19 @@ def test_points_that_are_known_are_found_without_error() -> None:
     probe.fit(features[:20], positive[:20])
     probe.score(features[20:], positive[20:])
     assert [probe.average_precision(0), probe.best_iou(1)] == [pytest.approx(1)] * 2
+
+
+def test_images_of_too_many_classes_are_not_classified_and_a_line_says_why(tmp_path: Path) -> None:
+    few = replace(targets(tmp_path), num_classes=300)
+    assert too_many_classes(few) is None
+    assert set(teacher_metrics(few, "colour")) == {"knn", "probe", "miou"}
+    many = replace(few, num_classes=301)
+    assert set(teacher_metrics(many, "colour")) == {"miou"}
+    assert not {"knn", "probe"} & set(chance(many))
+    reason = too_many_classes(replace(few, num_classes=1000))
+    assert reason is not None
+    assert reason.endswith("1,500 images, 1.5 for each of the 1,000 classes, and need 5")
+    assert too_many_classes(replace(many, num_classes=None)) is None
 
 
 def test_average_precision_and_best_iou_are_those_of_all_thresholds() -> None:
