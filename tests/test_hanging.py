@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SLOW_LIMIT_S
+from tests.conftest import SLOW_LIMIT_S, pytest_collection_modifyitems
 from tests.nas.backend.processes import gone
 
 HANGING = """
@@ -45,5 +45,11 @@ def test_a_hanging_test_fails_alone(tmp_path: Path, processes: str) -> None:
 
 def test_every_test_has_a_limit(request: pytest.FixtureRequest) -> None:
     assert float(request.config.getini("timeout")) > 0
-    slow = [item for item in request.session.items if item.get_closest_marker("slow")]
-    assert all(item.get_closest_marker("timeout").args[0] >= SLOW_LIMIT_S for item in slow)
+    names, file = ("test", "slow"), request.node.parent
+    test, slow = (pytest.Function.from_parent(file, name=name, callobj=lambda: None) for name in names)
+    slow.add_marker(pytest.mark.slow)
+    pytest_collection_modifyitems([slow, test])
+    assert test.get_closest_marker("timeout") is None, "it has that of the settings"
+    limit = slow.get_closest_marker("timeout")
+    assert limit is not None
+    assert limit.args == (SLOW_LIMIT_S,)

@@ -311,3 +311,15 @@ def test_large_buffers_are_not_faulted_in_again_at_every_step() -> None:
         for variables in (plain, plain | MALLOC_SETTINGS)
     ]
     assert counts[0] > 1000 > counts[1]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "ranks", "threads"), [(8, 1, 1, 8), (9, 2, 1, 4), (12, 3, 2, 2), (1, 2, 1, 1)]
+)
+def test_the_trainings_at_a_time_share_the_cpus(
+    cpus: int, workers: int, ranks: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "cpu_count", lambda: cpus)
+    config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=ranks))
+    specs = TrainingPool(tmp_path, workers)._specs(TrainingJob(record(1, (), 1.0), config, tmp_path), 0, tmp_path)
+    assert [spec.threads for spec in specs] == [threads] * ranks

@@ -15,7 +15,8 @@ from nas.backend import trial
 from nas.backend.trial import run_trial
 from nas.backend.worker import ArchTrainable
 from nas.distill.run import TrialContext
-from nas.measure import Measured, MeasurementError, Setting
+from nas.measure import Arm, Measured, MeasurementError, Setting
+from nas.study.config import DistillConfig
 from nas.study.failures import Failure
 from nas.study.records import Expectation, RungResult, TrialRecord, TrialState
 from search_space import SPACES, preset
@@ -65,6 +66,14 @@ def test_the_measurement_is_in_the_record_and_its_samples_in_a_file(tmp_path):
     assert (str(setting.arm), setting.batch) == ("compiled+bf16+channels-last+fused", 8)
 
 
+def test_a_search_measures_with_its_own_settings():
+    config = search_config(
+        device="cuda:1", measure_batch_size=8, runtime="compiled+bf16", measure_seconds=0.7, seed=5,
+        distill=DistillConfig(img_size=96),
+    )  # fmt: skip
+    assert trial.setting_of(config) == Setting("cuda:1", 8, 96, Arm("compiled", "bf16"), budget_s=0.7, seed=5)
+
+
 @pytest.mark.parametrize("verdict", ["out of memory", "crash", "hang"])
 def test_a_measurement_that_fails_is_the_reason_of_a_failed_trial(tmp_path, verdict):
     record = first_record(FakeService(MeasurementError(verdict, "it was like this")), tmp_path)
@@ -81,6 +90,14 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
     smaller = replace(measurement(2.0), requested_batch=64)
     record = first_record(FakeService(Measured(smaller, {})), tmp_path)
     assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: only 16 images of the batch of 64 fit")
+
+
+def test_a_trial_that_an_earlier_run_measured_is_trained_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.7)]))
+    spec, service = SPACES["micro"].sample(random.Random(0)), FakeService(ValueError("it was measured again"))
+    resumed = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(2.0))
+    *_, record = run_trial(resumed, context_of(service, tmp_path))
+    assert (record.state, record.measurement, service.calls) == (TrialState.COMPLETE, measurement(2.0), [])
 
 
 def test_a_card_is_measured_without_what_earlier_training_left_on_it(tmp_path, monkeypatch):
@@ -185,3 +202,10 @@ def test_a_network_for_scale_that_does_not_take_the_images_is_not_measured(tmp_p
     assert (record.state, service.calls) == (TrialState.INFEASIBLE, [])
     assert "timm:levit_128" in record.reason
     assert "64 px" in record.reason
+
+
+def test_a_network_for_scale_of_a_smaller_batch_is_not_compared(tmp_path):
+    smaller = replace(measurement(2.0), requested_batch=64)
+    record = for_scale(FakeService(Measured(smaller, {})), tmp_path, "timm:resnet18")
+    assert (record.state, record.measurement) == (TrialState.INFEASIBLE, smaller)
+    assert record.reason == "memory: only 16 images of the batch of 64 fit"

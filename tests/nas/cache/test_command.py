@@ -19,7 +19,7 @@ from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
 from nas.cache.entry import mark_in_use
 from nas.cache.estimate import TIMING
-from nas.cache.inventory import read_entry
+from nas.cache.inventory import list_entries, read_entry
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
@@ -127,6 +127,20 @@ def test_ls_lists_the_entries(cache, capsys):
     assert next(line for line in out.splitlines() if line.startswith("xfeat int8")).split()[2] == "68"
     assert "incomplete" in out
     assert "other format" in out
+
+
+def test_the_entries_used_last_come_first(tmp_path):
+    used = {"targets-b": 20, "images": 30, "targets-a": 10, "targets-c": 40}
+    for name, at_s in used.items():
+        folder = tmp_path / f"{name}-0123456789abcdef"
+        folder.mkdir()
+        (folder / "data.npy").touch()
+        (folder / "used").touch()
+        os.utime(folder / "used", (at_s, at_s))
+    (tmp_path / "targets-b-0123456789abcdef" / "used").unlink()  # an unfinished build has no such mark
+    os.utime(tmp_path / "targets-b-0123456789abcdef" / "data.npy", (20, 20))
+    listed = [(entry.folder.name.rpartition("-")[0], entry.last_used) for entry in list_entries(tmp_path)]
+    assert listed == [("targets-c", 40), ("images", 30), ("targets-b", 20), ("targets-a", 10)]
 
 
 def test_entries_are_read_while_a_build_renames_their_files(cache):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from backbones import build
-from nas.distill import distributed
+from nas.distill import device_slot, distributed
 from nas.distill.device_slot import TimedSlot
 from nas.distill.run import Training, TrainingStopped, TrialContext
 from nas.distill.trainer import Distiller
-from nas.measure.device_lock import measuring
+from nas.measure.device_lock import measuring, training
 from nas.measure.service import MeasurementService
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import preset
@@ -213,11 +214,21 @@ def test_a_checkpoint_waits_for_a_measurement_outside_its_clock_and_a_stop_does_
 
 
 @pytest.mark.parametrize("hold", [TimedSlot.__call__, TimedSlot.alone])
-def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(hold: Any, tmp_path: Path) -> None:
-    slot, spans = TimedSlot(tmp_path / "gpu0"), queue.SimpleQueue()
-    measure_until(tmp_path / "gpu0", threading.Event(), HELD_S, spans, "measured")
-    with hold(slot):
-        _, began, ended = spans.get_nowait()
-        time.sleep(0.01)
-    assert ended - began >= HELD_S
-    assert 0.01 <= slot.busy_s < 0.1
+def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(
+    hold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=0.0)
+
+    @contextmanager
+    def training_after_a_measurement(lock_dir: Path) -> Iterator[None]:
+        clock.now_s += 100.0
+        with training(lock_dir):
+            yield
+
+    monkeypatch.setattr(device_slot, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+    monkeypatch.setattr(device_slot, "training", training_after_a_measurement)
+    slot = TimedSlot(tmp_path / "gpu0")
+    for _ in range(2):
+        with hold(slot):
+            clock.now_s += 3.0
+    assert slot.busy_s == 6.0

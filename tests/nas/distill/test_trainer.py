@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import fcntl
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -511,24 +511,25 @@ def begin(context: TrialContext) -> Training:
 
 
 def test_saving_takes_a_twentieth_of_a_training_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saves, save = [], Checkpoint.save
+    clock, saves, save = SimpleNamespace(now_s=0.0), [], Checkpoint.save
 
     def save_slowly(checkpoint: Checkpoint, content: dict[str, Any]) -> None:
+        clock.now_s += 0.5
         save(checkpoint, content)
         saves.append(content["distiller"]["step"])
-        time.sleep(0.5)
 
+    def train(step: int) -> None:
+        clock.now_s += 4.0
+
+    monkeypatch.setattr("nas.distill.run.time", SimpleNamespace(monotonic=lambda: clock.now_s))
     monkeypatch.setattr(Checkpoint, "save", save_slowly)
     seconds: list[float] = []
-    spec = preset("eradio_femto")
-    run = Training(
-        spec.arch_id, build(spec), context_of(tmp_path, replace(CONFIG, rung_steps=(20,))), on_saved=seconds.append
-    )
+    spec, context = preset("eradio_femto"), context_of(tmp_path, replace(CONFIG, rung_steps=(30,)))
+    run = Training(spec.arch_id, build(spec), context, on_steps=train, on_saved=seconds.append)
     run.rung(0)
     run.close()
-    assert saves == [5], "the next would be due after ten seconds"
-    assert len(seconds) == 1
-    assert 0.5 < seconds[0] < 5
+    assert saves == [5, 20], "every five steps take four seconds, and the next save is due ten after the last"
+    assert seconds == [0.5, 0.5]
 
 
 def test_a_training_that_is_asked_to_end_ends_after_the_step(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The lock holds between real processes: trainers share, a measurement is alone, and it is not starved."""
 
 import multiprocessing
+import signal
 import time
 from pathlib import Path
 
@@ -34,12 +35,26 @@ def overlap(a, b) -> bool:
     return a[1] < b[2] and b[1] < a[2]
 
 
-def test_trainers_share_and_measurements_are_alone(tmp_path):
+def test_measurements_are_alone(tmp_path):
     spans = run(tmp_path / "new" / "folder", ("training", 0.2, 3), ("training", 0.2, 3), ("measuring", 0.1, 3))
     measured = [s for s in spans if s[0] == "measuring"]
-    trained = [s for s in spans if s[0] == "training"]
+    assert len(measured) == 3
     assert not any(overlap(m, other) for m in measured for other in spans if other is not m)
-    assert any(overlap(a, b) for a in trained for b in trained if a is not b)
+
+
+def hold_and_meet(folder: Path, both) -> None:
+    with training(folder):
+        both.wait(PATIENCE_S)
+
+
+def test_trainers_share(tmp_path):
+    both = FORK.Barrier(2)
+    processes = [FORK.Process(target=hold_and_meet, args=(tmp_path, both)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def test_a_measurement_is_not_starved_by_trainers_whose_holds_overlap(tmp_path):
@@ -57,11 +72,17 @@ def test_a_measurement_is_not_starved_by_trainers_whose_holds_overlap(tmp_path):
     assert still_training  # it came in between, not after them
 
 
+def hold_until_killed(folder: Path, held) -> None:
+    with training(folder):
+        held.set()
+        signal.pause()
+
+
 def test_a_killed_holder_leaves_the_lock_free(tmp_path):
-    log = FORK.Queue()
-    process = FORK.Process(target=hold, args=("training", tmp_path, 60.0, log))
+    held = FORK.Event()
+    process = FORK.Process(target=hold_until_killed, args=(tmp_path, held))
     process.start()
-    time.sleep(0.3)
+    assert held.wait(PATIENCE_S)
     process.kill()
     process.join()
     with measuring(tmp_path):

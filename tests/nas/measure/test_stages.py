@@ -64,6 +64,22 @@ def test_stages_and_the_rest_add_up_to_a_call():
     assert set(net.seen) == {(3, 1)}
 
 
+@pytest.mark.parametrize("timed", ["stages", "layers"])
+def test_times_are_means_over_the_faster_half_of_the_runs(timed, monkeypatch):
+    clock, seconds = SimpleNamespace(now_s=0.0), iter([1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 2.5])
+
+    class Scripted(nn.Module):
+        def forward(self, x):
+            clock.now_s += next(seconds)
+            return x
+
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+    net = nn.Sequential(Scripted())
+    parts, images = [("0", net[0])], torch.zeros(1)
+    times = stage_times(net, parts, images, 32.5) if timed == "stages" else self_times(net, images, 32.5)
+    assert (times.whole_s, times.stages_s["0"]) == (2.125, 2.125)  # of 1, 2, 2.5 and 3 s: the middle one counts
+
+
 def test_a_net_without_named_stages_or_that_cannot_be_run_so_has_no_times():
     assert seconds_by_stage(nn.Linear(1, 1), torch.zeros(1, 1), budget_s=0.1) == {}
     assert seconds_by_stage(Staged(MemoryError()), torch.zeros(1, 1), budget_s=0.1) == {}

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +19,14 @@ import pytest
 import torch
 
 from nas.measure import Measured, MeasurementError, Setting, measure_pair
-from nas.measure.conditions import UNREADABLE, Conditions, HostWatch, thread_waited_s
+from nas.measure.conditions import UNREADABLE, Conditions, HostWatch, thread_waited_s, watching
 from nas.measure.pair import MAX_TRIES, PAUSE_S, watch_for
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
 from nas.measure.verdicts import device_notes
 from nas.study.timing_doubts import TOO_FEW, has_interval
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
+from tests.waiting import until
 
 HEAT, POWER_CAP = 0x40, 0x04
 
@@ -411,18 +414,16 @@ def test_percentiles_of_the_latency_where_there_are_enough():
     assert few.latency_p99_ms is None, "150 calls do not tell"
 
 
-def test_polling_in_a_thread_ends_with_the_measurement():
-    import threading
-
-    from nas.measure.conditions import watching
-
-    polls = []
+@pytest.mark.parametrize("fails", [False, True])
+def test_polling_in_a_thread_ends_with_the_measurement(fails):
+    polls, threads = [], set(threading.enumerate())
     watch = SimpleNamespace(begin=lambda: None, poll=lambda: polls.append(1), end=lambda: Conditions(other_processes=1))
-    with watching(watch, hertz=200.0) as conditions:
-        while len(polls) < 3:
-            pass
+    with suppress(MeasurementError), watching(watch, hertz=200.0) as conditions:
+        (thread,) = set(threading.enumerate()) - threads
+        until(lambda: len(polls) >= 3)
+        if fails:
+            raise MeasurementError("crash", "the process was ended")
         assert conditions().other_processes == 1
-    count, alive = len(polls), threading.active_count()
-    torch.randn(200, 200).mm(torch.randn(200, 200))
-    assert len(polls) == count
-    assert threading.active_count() == alive
+        assert not thread.is_alive()
+    thread.join(60.0)  # at most: it wakes 200 times a second
+    assert not thread.is_alive()

@@ -144,6 +144,17 @@ def test_unmeasurable_trials_have_reasons_and_the_rest_continues(tmp_path: Path)
     assert {p.stem for p in tmp_path.iterdir() if p.suffix} == {study.trials[n].arch_id for n in (0, 5)}
 
 
+def test_trials_are_measured_in_a_random_order_that_is_the_same_when_the_command_continues(tmp_path: Path) -> None:
+    plan = plan_of(small_study(dict.fromkeys(range(20), (0.1, 1.0))))
+    remeasuring = Remeasuring(plan, tmp_path)
+    order = [t.number for t in remeasuring.remaining(begin_remeasurement([], plan, "c", restart=False))]
+    assert sorted(order) == list(range(20))
+    assert order != sorted(order)
+    assert order == [t.number for t in Remeasuring(plan, tmp_path).remaining(remeasured({}))]
+    left = remeasuring.remaining(remeasured(dict.fromkeys(order[:5], 1.0), dict.fromkeys(order[5:10], "hang")))
+    assert {t.number for t in left} == set(order[10:])
+
+
 @pytest.mark.parametrize(
     "error", [ArmError("runtime: nothing was compiled"), MeasurementError("hang", "no result after 9 s")]
 )

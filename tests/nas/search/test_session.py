@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -14,12 +16,15 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from nas.backend import ray_tune
+from nas.backend.worker_spec import WorkerSpec
 from nas.measure.devices import DeviceError
 from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.config_file import with_recorded
 from nas.search.settings import SearchCommand, command_of
 from nas.storage.location import holds_study
+from nas.storage.store import StoreError
 from nas.study.loop import StudyLoop
 from search_space import ArchSpec, TimmSpec, preset
 from tests.nas.storage.postgres import running_server
@@ -190,3 +195,42 @@ def test_a_training_times_its_own_network_on_all_cpus_and_a_search_one_of_its_sp
         chosen, _ = session.with_precision(command, targets, lambda line: None, network)
         assert chosen.config.distill.precision == "bf16"
     assert timed == [(preset("eradio_pico").arch_id, 2), ("resnet18", 8)]
+
+
+@pytest.mark.parametrize(
+    ("words", "cpus", "threads", "session_s", "converges", "timeout_s"),
+    [
+        (["--workers", "2"], 9, (4, 8), math.inf, False, None),
+        (["--workers", "2", "--max-hours", "2", "--until-converged"], 1, (1, 1), 7200.0, True, None),
+        (["--workers", "3", "--trial-timeout", "77"], 9, (3, 8), math.inf, False, 77.0),
+    ],
+)
+def test_a_session_gets_the_limits_of_its_command_and_its_workers_share_the_cpus(
+    words: list[str],
+    cpus: int,
+    threads: tuple[int, int],
+    session_s: float,
+    converges: bool,
+    timeout_s: float | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    specs: list[WorkerSpec] = []
+    loops: list[tuple[float, bool, Any]] = []
+
+    def begun(loop: StudyLoop, cluster: object, *, trial_timeout_s: float | None) -> None:
+        loops.append((loop.left_s, loop._until_converged, trial_timeout_s))
+        raise StoreError("that is all")
+
+    targets = SimpleNamespace(path=tmp_path, build_seconds=0.0)
+    monkeypatch.setattr(session, "open_targets", lambda *words: (targets, {}))
+    monkeypatch.setattr(session, "describe_study", lambda command, *words: study_info(command.config))
+    monkeypatch.setattr(session, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(ray_tune, "open_cluster", lambda spec, *more, **facts: specs.append(spec) or nullcontext())
+    monkeypatch.setattr(ray_tune, "run_study", begun)
+    began_s = time.monotonic()
+    assert main(["--run", str(tmp_path / "run"), *SMALL, "--distill", "precision=fp32", *words]) == 2
+    ((left_s, *limits),) = loops
+    assert session_s - (time.monotonic() - began_s) <= left_s <= session_s
+    assert limits == [converges, timeout_s]
+    assert [(spec.train_threads, spec.measure_threads) for spec in specs] == [threads]

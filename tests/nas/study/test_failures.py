@@ -92,6 +92,23 @@ def test_an_allocation_that_fails_is_out_of_memory() -> None:
     assert "memory" in reason
 
 
+@pytest.mark.parametrize(
+    ("free", "reserved", "failure"),
+    [
+        (0, 96, Failure.OUT_OF_MEMORY),  # 4 of 100 are others': a driver's and a screen's
+        (0, 94, Failure.MEMORY_SHARED),
+        (90, 6, Failure.OUT_OF_MEMORY),  # it asked for more than the whole card has
+        (40, 6, Failure.MEMORY_SHARED),
+    ],
+)
+def test_a_card_s_memory_was_missing_because_of_others_if_they_have_a_share_of_it(
+    free: int, reserved: int, failure: Failure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 100))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: reserved)
+    assert diagnose(raised(torch.OutOfMemoryError("CUDA out of memory")), "cuda")[0] is failure
+
+
 def test_a_checkpoint_that_finds_a_full_disk_ends_the_search(small_disk: Path) -> None:
     """Wherever in the file the space ends: PyTorch's own writer says so only for some places."""
     content = {name: torch.ones(300_000) for name in "abc"}
