@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from nas.backend.pool import IMAGE_SCORES, TrainingJob, TrainingPool
+from nas.backend.pool import IMAGE_SCORES, TrainingJob, TrainingPool, TrainingProgress
 from nas.cli import StageProgress, image_scores_path, stderr_console
+from nas.plan import pilot_trainings
 from nas.plan.__main__ import main
 from nas.plan.arguments import PilotSettings, parse
 from nas.plan.pilot import Pilot, PilotFailed, outcome, run_pilot
@@ -35,6 +38,7 @@ from nas.study.records import RungResult, TrialRecord, TrialState
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets
 from tests.nas.data.builders import png
+from tests.nas.study import builders
 from tests.waiting import PATIENCE_S, until
 
 WORDS = ["--pilot", "--budget", "9", "--device", "cpu", "--distill", "precision=fp32", "--seed", "3"]
@@ -335,3 +339,35 @@ def test_interrupted_continued_and_enlarged(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "nowhere").exists()
     assert "proposal: --rung-steps" in capsys.readouterr().out
     assert complete(run) == trials
+
+
+@pytest.mark.parametrize(("gpus", "at_a_time", "ranks"), [("0123", 2, 2), ("0", 1, 1)])
+def test_a_pilot_trains_with_the_search_s_ranks_where_there_are_gpus_for_them(
+    gpus: str, at_a_time: int, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seconds are those of one process, whatever the pilot trains with."""
+    pools: list[tuple[int, int]] = []
+    jobs: list[TrainingJob] = []
+    reached = builders.rung(0, 0.5)
+
+    class Pool:
+        def __init__(self, targets: Path, workers: int, gpus: Sequence[str]) -> None:
+            pools.append((workers, len(gpus)))
+
+        def run(self, remaining: Sequence[TrainingJob]) -> Iterator[TrainingProgress]:
+            jobs.extend(remaining)
+            yield TrainingProgress(remaining[0], rungs=(reached,), ended=True)
+
+    monkeypatch.setattr(pilot_trainings, "visible_gpus", lambda: tuple(gpus))
+    monkeypatch.setattr(pilot_trainings, "TrainingPool", Pool)
+    settings = settings_of([*WORDS, "--distill", "ranks=2", "--workers", str(len(gpus))])
+    settings = replace(settings, config=replace(settings.config, device="cuda"))
+    record = PilotRecord(recorded_settings(settings.config), "fp32", "targets")
+    targets: Any = SimpleNamespace(path=tmp_path)
+    trials, progress = pilot_trials(settings.config, 1), StageProgress(stderr_console())
+    record = pilot_trainings._train(tmp_path, settings, record, trials, targets, progress)
+    assert pools == [(at_a_time, len(gpus))]
+    recipe = jobs[0].config.distill
+    assert (recipe.ranks, recipe.ranks * recipe.accumulate) == (ranks, 2)
+    assert record.trials[0].rungs[0].seconds == ranks * reached.seconds
+    assert recorded_settings(settings.config)["distill"]["ranks"] == 1, "earlier pilots continue"
