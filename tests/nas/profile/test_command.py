@@ -4,7 +4,6 @@ import fcntl
 import io
 import json
 import multiprocessing
-import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from nas.cli import lock_dir
 from nas.measure import Arm, MeasurementError
-from nas.measure.device_lock import NOTICE_AFTER_S, exclusive_device, training
+from nas.measure.device_lock import NOTICE_AFTER_S, _print_notice, exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_modules, stage_times
 from nas.profile import network, runtime_comparison, space_sample
@@ -27,6 +26,7 @@ from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
 from search_space import PRESETS, TimmSpec, find_spec, preset
 from tests.nas.profile.services import InProcess, scripted
+from tests.waiting import PATIENCE_S
 
 KEYS = set(
     "arch arch_id params macs counters throughput_img_s latency_ms peak_memory_mib stages environment".split()  # noqa: SIM905
@@ -228,40 +228,35 @@ def test_a_full_disk_or_memory_prints_the_networks_so_far(capsys, monkeypatch, e
     assert "not measured: eradio_pico" in err
 
 
-def hold(folder, ending):
+def hold(folder, held, ending):
     with training(folder):
-        ending.wait(20)
+        held.set()
+        ending.wait(PATIENCE_S)
 
 
-def test_a_command_that_waits_for_the_device_prints_so(capfd):
+def test_a_command_that_waits_for_the_device_prints_so(capfd, monkeypatch):
     fork = multiprocessing.get_context("fork")
-    ending = fork.Event()
-    process = fork.Process(target=hold, args=(device_lock(), ending))
+    held, ending = fork.Event(), fork.Event()
+    process = fork.Process(target=hold, args=(device_lock(), held, ending))
     process.start()
-    while not (device_lock() / "device.lock").exists():
-        time.sleep(0.01)
-    time.sleep(0.2)
-    threading.Timer(NOTICE_AFTER_S + 1.0, ending.set).start()
+    assert held.wait(PATIENCE_S)
+
+    def notice_and_go_on(*facts):
+        _print_notice(*facts)
+        ending.set()
+
+    monkeypatch.setattr("nas.measure.device_lock._print_notice", notice_and_go_on)
     with exclusive_device("cpu"):
         pass
     with exclusive_device("cpu"):  # free now: silence
         pass
+    ending.set()
     process.join()
     waiting, waited = capfd.readouterr().err.splitlines()
     assert waiting.startswith(f"waiting for cpu: process {process.pid} (")
     assert waiting.endswith(") trains or measures on it; Ctrl-C ends the wait and loses nothing")
     seconds = int(waited.removeprefix("waited 0:").removesuffix(" for cpu"))
     assert seconds >= NOTICE_AFTER_S
-
-
-def test_the_device_is_held_while_timing():
-    def timed(*_):
-        with (device_lock() / "device.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-    settings = NetworkSettings(torch.device("cpu"), None)
-    with pytest.raises(BlockingIOError):
-        list(network.profile_network("eradio_femto", settings, scripted(timed)(), lambda *_: None))
 
 
 @pytest.mark.parametrize(
