@@ -205,7 +205,7 @@ def parser() -> OneLineParser:
     )
     add_plan(built.add_argument_group("the plan").add_argument)
     add_settings(built)
-    workers = "trials at a time (default: one per CPU or GPU)"
+    workers = "trials at a time; of a pilot, processes (default: one per CPU or GPU)"
     built.add_argument_group("where it runs").add_argument("--workers", type=int, metavar="N", help=workers)
     _add_pilot(built.add_argument_group("the pilot", _PILOT_HELP).add_argument)
     return built
