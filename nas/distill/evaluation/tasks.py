@@ -325,8 +325,8 @@ def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:
 
 def too_many_classes(targets: Targets) -> str | None:
     """Return a line that says why labeled images are not classified; None where they are, or have no labels."""
-    classes = targets.num_classes or 0
-    if not _has_classes(targets) or MIN_IMAGES_PER_CLASS * classes <= TRAIN_IMAGES:
+    classes = targets.num_classes
+    if not classes or not _has_classes(targets) or MIN_IMAGES_PER_CLASS * classes <= TRAIN_IMAGES:
         return None
     each = f"{TRAIN_IMAGES / classes:.1f} for each of the {classes:,} classes, and need {MIN_IMAGES_PER_CLASS}"
     return f"no kNN and no linear probe: they are fitted on {TRAIN_IMAGES:,} images, {each}"

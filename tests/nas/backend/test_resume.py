@@ -78,7 +78,7 @@ def test_a_refused_command_changes_nothing(
 ) -> None:
     """Neither an old study, whose budget it was to raise, nor does it leave a new one behind."""
     targets = SimpleNamespace(train=[0] * 256, val=[0] * 64, path=tmp_path, build_seconds=0.0, data_fingerprint="f")
-    targets.teachers = {"lite0": SimpleNamespace(fingerprint="f")}
+    targets.teachers, targets.num_classes = {"lite0": SimpleNamespace(fingerprint="f")}, None
     monkeypatch.setattr("nas.cache.open_study_targets", lambda *words, **settings: targets)
     monkeypatch.setattr("nas.distill.evaluation.zero_shot.embed_class_names", lambda *words, **settings: None)
     monkeypatch.setattr("nas.distill.evaluation.reference_scores.teacher_facts", lambda *words: {})

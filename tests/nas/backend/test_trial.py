@@ -104,9 +104,11 @@ def test_a_card_is_measured_without_what_earlier_training_left_on_it(tmp_path, m
     """A worker keeps the memory of its previous trial, which the process that measures would lack."""
     log: list[str] = []
     monkeypatch.setattr(trial.torch.cuda, "empty_cache", lambda: log.append("empty"))
-    monkeypatch.setattr(trial, "measure", lambda *facts: log.append("measure") or measurement(2.0))
+    service = FakeService(Measured(measurement(2.0), {}))
+    answer = service.measure
+    monkeypatch.setattr(service, "measure", lambda *words, **names: log.append("measure") or answer(*words, **names))
     monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.6)]))
-    record = first_record(FakeService(ValueError("not called")), tmp_path, device="cuda")
+    record = first_record(service, tmp_path, device="cuda")
     assert (record.measurement, log) == (measurement(2.0), ["empty", "measure"])
 
 
