@@ -110,10 +110,16 @@ class NodeSlots:
         capacity = sum(self._capacities.get(node_id, 0) for node_id in self.node_ids(left_out))
         return capacity if self._max_workers is None else min(self._max_workers, capacity)
 
-    def node_ids(self, left_out: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the ids of the accepted nodes without those left out; of all where no other one can take a trial."""
-        ids = tuple(n for n in self._accepted if not n.startswith(tuple(left_out)))
-        return ids if any(self._capacities.get(n) for n in ids) else self._accepted
+    def node_ids(self, left_out: Collection[str] = (), avoided: str | None = None) -> tuple[str, ...]:
+        """Return the ids of the accepted nodes for a trial, without those left out, and best not the avoided one.
+
+        Where no other node can take a trial, the avoided one does; where they are all left out, all do.
+        """
+        for without in ({*left_out, avoided} - {None}, left_out):
+            ids = tuple(n for n in self._accepted if not n.startswith(tuple(filter(None, without))))
+            if any(self._capacities.get(n) for n in ids):
+                return ids
+        return self._accepted
 
     def any_alive(self, node_ids: tuple[str, ...]) -> bool:
         """Return whether one of these nodes is in the cluster."""
@@ -197,7 +203,7 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         "run folder": driver_token,
         "code": _code_digest(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "teachers' outputs": load_targets(Path(spec.targets_dir), checked=True).fingerprint,
+        "teachers' outputs": load_targets(Path(spec.targets_dir)).fingerprint,
         "device": device_kind(json.loads(spec.config)["device"]),
     }
 

@@ -330,7 +330,8 @@ def recipe_here(recipe: DistillConfig, gpus: Sequence[str]) -> DistillConfig:
     """Return the recipe of a study with the processes that a training takes on this machine.
 
     Ranks share each batch, perhaps because no GPU holds the whole one. Where GPUs are fewer, one of them takes it in as
-    many parts. On a CPU one process takes it whole: ranks there would share the memory. The effective batch stays.
+    many parts: the effective batch stays, but BatchNorm sees each part alone. On a CPU one process takes it whole,
+    because ranks there would share the memory.
 
     Args:
         recipe: The study's.

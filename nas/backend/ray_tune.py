@@ -53,8 +53,8 @@ class WorkerSlots(Protocol):
     def count(self, left_out: Mapping[str, str]) -> int:
         """Return how many trials can run at a time; `left_out` says why nodes are left out, and the user is told."""
 
-    def node_ids(self, left_out: Collection[str]) -> tuple[str, ...]:
-        """Return the nodes that take trials; () for any node."""
+    def node_ids(self, left_out: Collection[str], avoided: str | None) -> tuple[str, ...]:
+        """Return the nodes that may take a trial, which another one than `avoided` had better; () for any node."""
 
     def any_alive(self, node_ids: tuple[str, ...]) -> bool:
         """Return whether one of these nodes is in the cluster; always true of ()."""
@@ -70,7 +70,7 @@ class LocalSlots:
         """Return the number of slots."""
         return self.number
 
-    def node_ids(self, left_out: Collection[str]) -> tuple[str, ...]:
+    def node_ids(self, left_out: Collection[str], avoided: str | None) -> tuple[str, ...]:
         """Return (): there is one node."""
         return ()
 
@@ -120,8 +120,7 @@ class LoopSearcher(NotPickled, Searcher):
                 if not self._loop.running:
                     time.sleep(_IDLE_S)
                 return None
-        avoided = {*left_out, *filter(None, [node_to_avoid(record)])}
-        spec = replace(self._spec, node_ids=self._slots.node_ids(avoided))
+        spec = replace(self._spec, node_ids=self._slots.node_ids(left_out, node_to_avoid(record)))
         return {"record": json.dumps(record.to_dict()), "spec": spec.to_json(), "stages": self._stages}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

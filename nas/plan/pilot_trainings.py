@@ -121,7 +121,7 @@ def pilot_recipe(config: SearchConfig) -> DistillConfig:
     """Return the recipe of the trainings, whose rungs are the measured ones.
 
     It has one rank, as seconds have in the record: ranks share batches and their statistics, so that the training is
-    the same. As many as this machine has GPUs for train a model, see `nas.backend.pool.recipe_here`.
+    the same. How many processes train a model on this machine is what `nas.backend.pool.recipe_here` says.
 
     Args:
         config: Settings of the search.

@@ -40,7 +40,7 @@ from nas.plan.forecast import TrialTimes, study_info
 from nas.samplers import make_sampler
 from nas.scratch import scratch_folder
 from nas.storage.store import Store
-from nas.study.config import SearchConfig
+from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, TrialRecord, TrialState
 from search_space import SPACES, ArchSpec
@@ -224,11 +224,16 @@ class AssumedDevice:
         return 2.0 / (self.tflops * 1e12 * self.mfu)
 
 
+def mean_batch(recipe: DistillConfig) -> float:
+    """Return the images of a training step: the mean over the groups, if there are any."""
+    rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
+    return sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
+
+
 def count_costs(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> list[ProbedCosts]:
     """Return the costs of architectures on a device that is not here, from their counted operations."""
     recipe = config.distill
-    rates = [(group.rate, group.batch_size) for group in recipe.groups] or [(1.0, recipe.batch_size)]
-    batch = sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
+    batch = mean_batch(recipe)
     passes = 4 if recipe.grad_checkpointing else 3
     probed = _evaluated_images(config)
     costs = []

@@ -40,6 +40,7 @@ from nas.plan.probe import (
     ProbeSettings,
     count_costs,
     driver_times,
+    mean_batch,
     probe,
     synthetic_targets,
 )
@@ -203,9 +204,10 @@ def _reading_figure(
     """Return the bytes that all workers together read from the cache in a second, so that no training waits for it."""
     recipe, each = config.distill, bytes_of_an_image(config, material.widths)
     step_s = fmean(costs.step_s for costs in probed) / recipe.ranks
-    whole = format_bytes(recipe.rung_steps[-1] * recipe.batch_size * each)
+    batch = mean_batch(recipe)
+    whole = format_bytes(recipe.rung_steps[-1] * batch * each)
     note = f"at random; {format_bytes(each)} an image, {whole} a full training; from memory where the cache fits"
-    rate = workers * recipe.batch_size * each / step_s
+    rate = workers * batch * each / step_s
     return PlanFigure("read_bytes_s", "reading while all workers train", rate, "bytes/s", weaker(basis), note)
 
 

@@ -51,7 +51,7 @@ class RetrainSettings:
     near_misses: Annotated[int, Range(0, 1_000_000)] = RETRAINED_NEAR_MISSES  # near misses, at most
     baselines: bool = False
     early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
-    workers: Workers | None = None  # trainings at a time; None: one per CPU or GPU
+    workers: Workers | None = None  # trainings at a time; None: one per CPU, or per GPUs that one takes
     device: str | None = None  # None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
@@ -105,7 +105,8 @@ def parser() -> OneLineParser:
         metavar="N",
         help="also retrain the N early-stopped candidates of each rung that came closest to the front (default: 0)",
     )
-    add("--workers", type=int, metavar="N", help="trainings at a time (default: one per CPU or GPU)")
+    workers = "trainings at a time (default: one per CPU, or per GPUs that one takes)"
+    add("--workers", type=int, metavar="N", help=workers)
     add_training_flags(add)
     add_flag(add, "--measure-seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}")
     add_flag(add, "--plot", f"RUN/{PICTURE}")

@@ -2,11 +2,11 @@
 
 A trial runs again only if the outcome can differ: after a lost worker or a hang it continues from its checkpoint,
 memory that other processes used may be free, and an error may be that of the node: another one takes the trial where
-there is one. A loss that was NaN would be NaN again. A candidate runs at most twice, and the sampler replaces one that
-failed. Nothing replaces a baseline or the reference: after a lost worker, a hang or shared memory they run up to ten
-times, and then the search ends and says why. After any other cause of their own they have failed, as a candidate has,
-and the search continues without them. A full disk or a damaged cache ends the search when a second run has met it, on
-another node where there is one: a node has disks of its own.
+there is one. A loss that was NaN would be NaN again. A candidate runs at most twice, unless the second run meets a full
+disk or a damaged cache, and the sampler replaces one that failed. Nothing replaces a baseline or the reference: after a
+lost worker, a hang or shared memory they run up to ten times, and then the search ends and says why. After any other
+cause of their own they have failed, as a candidate has, and the search continues without them. A full disk or a damaged
+cache ends the search when a second run has met it, on another node where there is one: a node has disks of its own.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class RetryDecision(StrEnum):
 
 
 MET_BY_ALL = (Failure.FULL_DISK, Failure.DAMAGED_CACHE)  # every other trial would fail so too, at least on its node
-OF_ITS_NODE = (*MET_BY_ALL, Failure.ERROR, Failure.MEMORY_SHARED)  # perhaps: on another node the trial may pass
 _TRANSIENT = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
+OF_ITS_NODE = (*MET_BY_ALL, *_TRANSIENT, Failure.ERROR)  # perhaps: on another node the trial may pass
 
 
 def decide_retry(failure: Failure | None, tries: int, required: bool = False, confirmed: bool = False) -> RetryDecision:
@@ -60,9 +60,9 @@ def decide_retry(failure: Failure | None, tries: int, required: bool = False, co
         required: Whether the study needs its result: it is a baseline or the reference.
         confirmed: Whether the run before it, or a trial on another node, has failed for the same cause.
     """
-    if failure in MET_BY_ALL and confirmed:
-        return RetryDecision.END
-    if failure not in (*OF_ITS_NODE, *_TRANSIENT):
+    if failure in MET_BY_ALL:
+        return RetryDecision.END if confirmed else RetryDecision.AGAIN
+    if failure not in OF_ITS_NODE:
         return RetryDecision.FAILED
     required = required and failure in _TRANSIENT
     if tries < (_MAX_TRIES_REQUIRED if required else _MAX_TRIES):

@@ -153,6 +153,17 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
     assert accepted.endswith("takes trials")
 
 
+def test_a_trial_avoids_a_node_as_far_as_others_take_it(tmp_path: Path, targets: Targets) -> None:
+    """But the node on which it failed is better than one on which everything fails."""
+    slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, print)
+    slots._accepted, slots._capacities = ("a1", "b1", "c1"), {"a1": 1, "b1": 1, "c1": 1}
+    assert slots.node_ids() == ("a1", "b1", "c1")
+    assert slots.node_ids({"a": ""}, "b") == ("c1",)
+    slots._capacities = {"a1": 1, "b1": 1}  # c1 has left the cluster
+    assert slots.node_ids({"a": ""}, "b") == ("b1", "c1")
+    assert slots.node_ids({"a": "", "b": ""}, "b") == ("a1", "b1", "c1")
+
+
 @pytest.mark.slow
 def test_a_trial_that_fails_on_a_node_runs_again_on_another(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"

@@ -212,7 +212,7 @@ class TwoNodes:
     def count(self, left_out: Mapping[str, str]) -> int:
         return 1
 
-    def node_ids(self, left_out: Collection[str]) -> tuple[str, ...]:
+    def node_ids(self, left_out: Collection[str], avoided: str | None) -> tuple[str, ...]:
         return ("a", "b")
 
     def any_alive(self, node_ids: tuple[str, ...]) -> bool:

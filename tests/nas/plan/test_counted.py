@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from nas.measure.counts import totals
-from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, synthetic_targets
+from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, mean_batch, synthetic_targets
 from nas.plan.teacher_costs import (
     PassMacs,
     bytes_of_an_image,
@@ -19,7 +19,7 @@ from nas.plan.teacher_costs import (
     pass_macs,
     pass_seconds,
 )
-from nas.study.config import SearchConfig
+from nas.study.config import Group, SearchConfig
 from nas.teachers import TEACHERS, specs
 from search_space import preset
 
@@ -43,6 +43,13 @@ def test_a_training_reads_of_an_image_what_the_cache_keeps_of_it() -> None:
     material = material_counted(config, {}, None)
     kept = images_bytes(config) + sum(teacher.kept_bytes for teacher in material.teachers)
     assert bytes_of_an_image(config, material.widths) + 8 == pytest.approx(kept / 100), "but not the label"
+
+
+def test_the_images_of_a_step_are_a_mean_over_groups() -> None:
+    recipe = SearchConfig().distill
+    assert mean_batch(recipe) == recipe.batch_size
+    few, many = Group(("lite0",), 64, (64,), rate=3.0), Group(("hed",), 256, (64,))
+    assert mean_batch(replace(recipe, groups=(few, many))) == 112
 
 
 def test_times_of_a_trial() -> None:

@@ -56,8 +56,9 @@ def next_on(loop: StudyLoop, node: str) -> TrialRecord | None:
     return record
 
 
-def test_a_bad_node_burns_no_candidate_and_ends_no_search() -> None:
-    """63 trials run for hours, and each on the bad node fails in seconds."""
+@pytest.mark.parametrize("failure", [Failure.ERROR, Failure.LOST_WORKER, Failure.HANG])
+def test_a_bad_node_burns_no_candidate_and_ends_no_search(failure: Failure) -> None:
+    """63 trials run for hours, and each on the bad node fails in seconds, also if a process that measures crashes."""
     loop, clock = new_loop()
     running = deque((f"n{i % (NODES - 1) + 1}", loop.next_trial()) for i in range(63))
     for node, record in running:
@@ -68,7 +69,7 @@ def test_a_bad_node_burns_no_candidate_and_ends_no_search() -> None:
         clock.now_s += 20
         if (record := next_on(loop, BAD)) is not None:
             failures += 1
-            loop.report(failed_on(record, BAD))
+            loop.report(failed_on(record, BAD, failure))
         node, record = running.popleft()
         assert record is not None
         loop.report(finished_on(record, node))
