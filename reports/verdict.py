@@ -325,11 +325,8 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
     """Say which trainings the compared scores are from, and how exact they are; "" of published scores."""
     if not found.retrained:
         why = unused_words(found)
-        return (
-            " ".join(filter(None, (trained_once(info), capitalized(why) + "." if why else "")))
-            if not info.replayed
-            else ""
-        )
+        once = "" if info.replayed else trained_once(info)
+        return once and " ".join(filter(None, (once, capitalized(why) + "." if why else "")))
     half = gain_half_width(result, found)
     exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
     kind = "means of longer trainings" if result.found.seeds > 1 else "those of longer trainings"

@@ -109,6 +109,21 @@ def test_deep_attention_with_batch_norm_is_no_wrong_output_in_bf16():
     assert any("because the weights amplify rounding" in note for note in record.notes)
 
 
+def test_no_weights_are_perturbed_for_outputs_within_the_tolerance_of_their_precision(monkeypatch):
+    """It would take longer than the outputs did, for every network of a search."""
+
+    def asked(*_):
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("nas.measure.output_check.perturbation_error", asked)
+    net, images = Two(), torch.randn(2, 3, 8, 8)
+    expected = expected_outputs(net, images, "fp32")
+    assert check(net.encode, images, expected).correct
+    assert not check(lambda x: torch.nan * net.encode(x)[1], images, expected_outputs(net.conv, images, "fp32")).correct
+    with pytest.raises(AssertionError, match="asked"):
+        check(lambda x: [2 * part for part in net.encode(x)], images, expected)
+
+
 def test_perturbed_weights_are_those_of_a_copy():
     net, images = Two(), torch.randn(2, 3, 8, 8)
     before = copy.deepcopy(net.state_dict())
