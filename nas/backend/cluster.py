@@ -39,7 +39,6 @@ from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
 _ANSWER_TIMEOUT_S = 120.0  # no start waits longer for a node: many that import torch from one disk may take minutes
-_COMPARED_PACKAGES = ("backbone-nas", "torch", "timm", "numpy")
 _WATCH_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
 _RAYLET_REFUSALS = 2  # checks in a row: nothing starts a raylet again
@@ -183,6 +182,15 @@ class NodeSlots:
         self._announce(f"node {address} is left out: {reason}")
 
 
+def compared_versions(runtime: str) -> str:
+    """Return the versions that all nodes must have for a runtime, as text."""
+    from nas.measure.arms import Arm
+    from nas.measure.environment import versions
+
+    found = {"python": platform.python_version(), "numpy": metadata.version("numpy"), **versions(Arm.parse(runtime))}
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
 def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str]:
     """Return what this node sees of everything that has to be the same on all nodes.
 
@@ -194,17 +202,16 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
     from nas.cache.targets import load_targets
     from nas.measure.environment import device_kind
 
-    folder = Path(spec.checkpoint_dir)
-    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in _COMPARED_PACKAGES}}
+    folder, config = Path(spec.checkpoint_dir), json.loads(spec.config)
     driver_token = _probe_file(folder, token).read_text()
     if node_id:
         _probe_file(folder, token, node_id).write_text(token)
     return {
         "run folder": driver_token,
         "code": _code_digest(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "versions": compared_versions(config["runtime"]),
         "teachers' outputs": load_targets(Path(spec.targets_dir)).fingerprint,
-        "device": device_kind(json.loads(spec.config)["device"]),
+        "device": device_kind(config["device"]),
     }
 
 

@@ -65,7 +65,7 @@ RUNTIMES: dict[str, RuntimeTraits] = {
         cuda_only=True,
         tracked_on=(),
         slow_to_prepare=True,
-        min_capability=(7, 0),  # of TensorRT 10
+        min_capability=(7, 5),  # TensorRT 10.5 dropped Volta, which has 7.0 (its release notes)
         min_bf16_capability=MIN_BF16_CAPABILITY,
     ),
 }

@@ -30,7 +30,7 @@ PILOT_MODELS = 12
 MAX_BUDGET = 5_000  # 6 s of simulation for each size of cluster, and the seconds grow with the budget's square
 _OF_A_PLAN = (
     *("gpus", "max_hours", "probe", "assume_tflops", "mfu", "assume_measure_seconds", "usd_per_hour"),
-    *("start_seconds", "ask_seconds"),
+    *("start_seconds", "ask_seconds", "read_gb_per_second"),
 )
 _PILOT_HELP = (
     "A plan trains its probes for a few steps only. A pilot trains its models to the last rung and keeps them; the same"
@@ -60,6 +60,7 @@ class PlanSettings:
         usd_per_hour: US dollars of a device-hour; None: the plan has no cost.
         start_s: Seconds until a worker begins its first trial.
         ask_s: Seconds of the driver per new trial; None: measure it.
+        read_gb_s: GB (1e9 bytes) that the cache's disk gives all workers in a second; None: as many as they ask for.
         json: Whether to print one JSON object instead of tables.
         plot: File of the picture of the simulated search; None: no picture.
 
@@ -80,6 +81,7 @@ class PlanSettings:
     usd_per_hour: float | None = None
     start_s: float = START_S
     ask_s: float | None = None
+    read_gb_s: float | None = None
     json: bool = False
     plot: Path | None = None
 
@@ -189,8 +191,9 @@ def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
     plain = ("cache", "max_hours", "probe", "assume_tflops", "mfu", "usd_per_hour", "json")
     plot = Path(options["plot"]) if "plot" in options else None
     settings = {name: options[name] for name in plain if name in options}
-    durations = {"assume_measure_s": "assume_measure_seconds", "start_s": "start_seconds", "ask_s": "ask_seconds"}
-    settings |= {name: options[flag] for name, flag in durations.items() if flag in options}
+    named = {"assume_measure_s": "assume_measure_seconds", "start_s": "start_seconds", "ask_s": "ask_seconds"}
+    named |= {"read_gb_s": "read_gb_per_second"}
+    settings |= {name: options[flag] for name, flag in named.items() if flag in options}
     return PlanSettings(config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, **settings)
 
 
@@ -245,5 +248,7 @@ def add_plan(add: Any) -> None:
     add("--start-seconds", type=float, metavar="S", help=start)
     ask = "seconds that the driver takes for a new trial (default: measured here)"
     add("--ask-seconds", type=float, metavar="S", help=ask)
+    disk = "GB that the cache's disk gives all workers together in a second (default: as many as they ask for)"
+    add("--read-gb-per-second", type=float, metavar="X", help=disk)
     add_flag(add, "--json", "no")
     add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker, or of the pilot's scores")

@@ -300,13 +300,17 @@ class SearchPlan:
 
 
 def forecasts(
-    config: SearchConfig, costs: PlanCosts, planned: Cluster, sizes: Sequence[int], max_hours: float | None
+    config: SearchConfig,
+    costs: Callable[[int], PlanCosts],
+    planned: Cluster,
+    sizes: Sequence[int],
+    max_hours: float | None,
 ) -> tuple[Forecast, ...]:
     """Return forecasts of the planned cluster and of clusters of other sizes.
 
     Args:
         config: Settings of the search; a trial takes `config.distill.ranks` devices.
-        costs: Costs of its trials and teachers.
+        costs: Returns the costs of its trials and teachers for a number of workers, which share a disk.
         planned: The planned cluster.
         sizes: Devices of the other clusters.
         max_hours: Hours until the deadline; None: there is none.
@@ -315,7 +319,7 @@ def forecasts(
     clusters = {size: replace(planned, devices=size // ranks) for size in sizes if size >= ranks}
     clusters[planned.devices * ranks] = planned
     return tuple(
-        _forecast(clusters[size], size, clusters[size] is planned, config, costs, max_hours)
+        _forecast(clusters[size], size, clusters[size] is planned, config, costs(clusters[size].workers), max_hours)
         for size in sorted(clusters)
     )
 

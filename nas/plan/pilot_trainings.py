@@ -14,13 +14,11 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from nas.analysis.rung_choice import measured_rungs
 from nas.backend.pool import TrainingJob, TrainingPool, recipe_here, visible_gpus
@@ -34,6 +32,7 @@ from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
 from nas.search.preconditions import check_image_count, too_few_within_limits
+from nas.storage.liveness import only_command
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import CountedCosts, broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
@@ -91,11 +90,16 @@ def train_models(settings: PilotSettings, command: str, progress: StageProgress)
         progress: Shows the trained steps.
 
     Raises:
-        ConfigError: The folder has a pilot of other settings or images, or another command works there.
+        ConfigError: The folder has a pilot of other settings or images, or it cannot be made.
+        StoreError: Another command works there, or it cannot be written.
     """
     folder, config = pilot_folder(settings), settings.config
     trials = pilot_trials(config, settings.models)
-    with _only_command(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--run: cannot write {str(folder)!r}: {error.strerror}") from None
+    with only_command(folder / "pilot.lock", f"--run: another pilot is working in {str(folder)!r}"):
         log_to(folder, "pilot", command)
         record = _read(folder, config)
         done = {trial.arch_id for trial in record.trials if trial.state is TrialState.COMPLETE} if record else set()
@@ -167,23 +171,6 @@ def _van_der_corput(count: int) -> Iterator[float]:
     """Yield the first numbers of the sequence 1/2, 1/4, 3/4, 1/8, 5/8, ...: any beginning of it is spread evenly."""
     for number in range(1, count + 1):
         yield int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length()
-
-
-@contextmanager
-def _only_command(folder: Path) -> Iterator[None]:
-    """Make the folder and hold its lock; ConfigError where another command works there or it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "pilot.lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(f"--run: another pilot is working in {str(folder)!r}") from None
-    except OSError as error:
-        raise ConfigError(f"--run: cannot write {str(folder)!r}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _read(folder: Path, config: SearchConfig) -> PilotRecord | None:

@@ -78,10 +78,17 @@ class ProbedCosts:
     last_s: float
     measure_s: float
 
-    def times(self, rung_steps: Sequence[int], ranks: int = 1) -> TrialTimes:
-        """Return the times of the trial, whose steps `ranks` processes share without loss."""
+    def times(self, rung_steps: Sequence[int], ranks: int = 1, reading_s: float = 0.0) -> TrialTimes:
+        """Return the times of the trial, whose steps `ranks` processes share without loss.
+
+        Args:
+            rung_steps: Steps of each rung.
+            ranks: Processes of a trial.
+            reading_s: Seconds in which the disk reads a step, while the one before is computed.
+        """
+        step_s = max(self.step_s / ranks, reading_s)
         steps_of_rung = [later - earlier for earlier, later in zip((0, *rung_steps), rung_steps, strict=False)]
-        seconds = [steps * self.step_s / ranks + self.evaluate_s for steps in steps_of_rung]
+        seconds = [steps * step_s + self.evaluate_s for steps in steps_of_rung]
         return TrialTimes(self.measure_s, (*seconds[:-1], seconds[-1] + self.last_s))
 
 

@@ -10,11 +10,12 @@ from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
-from nas.cli import PROGRAM, StageProgress, cache_root, format_bytes, lock_dir
+from nas.cli import PROGRAM, StageProgress, cache_root, lock_dir
 from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_name, environment, torch_device
 from nas.plan.arguments import MFU, PlanSettings
+from nas.plan.cache_reading import CacheReading, reading_figure, reading_notes
 from nas.plan.forecast import (
     DEFAULT_LEARNING,
     FIRST_LATE,
@@ -40,11 +41,10 @@ from nas.plan.probe import (
     ProbeSettings,
     count_costs,
     driver_times,
-    mean_batch,
     probe,
     synthetic_targets,
 )
-from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, bytes_of_an_image, material_counted, material_here
+from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
 from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
@@ -76,22 +76,28 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         probed, precision = count_costs(config, chosen, assumed), None
         basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
-    costs = _costs(config, material, probed, infeasible, basis)
+    reading = CacheReading.of(config, material.widths, settings.read_gb_s)
+
+    def costs_of(workers: int) -> PlanCosts:
+        return _costs(config, material, probed, infeasible, basis, reading.step_s(workers))
+
     by_device = workers_per_device(config, settings.workers) if settings.here else 1
     start = settings.start_s, driver.ask_s if settings.ask_s is None else settings.ask_s, driver.tell_s
     cluster = Cluster(settings.workers // by_device, by_device, *start)
-    clusters = forecasts(config, costs, cluster, settings.gpus or SIZES, settings.max_hours)
+    clusters = forecasts(config, costs_of, cluster, settings.gpus or SIZES, settings.max_hours)
     planned = next(forecast for forecast in clusters if forecast.planned)
+    costs = costs_of(cluster.workers)
     figures = [
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
-        _reading_figure(config, material, probed, planned.simulated.cluster.workers, basis),
+        reading_figure(config, reading, probed, cluster.workers, basis),
         *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
         *_cost_figures(settings.usd_per_hour, planned),
     ]
     notes = _notes(config, material, settings.here, planned) + _deadline_notes(clusters, settings.max_hours)
+    notes += reading_notes(config, reading, probed, cluster.workers)
     price = settings.usd_per_hour
     return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes, price)
 
@@ -150,10 +156,15 @@ def _measured(
 
 
 def _costs(
-    config: SearchConfig, material: Material, probed: Sequence[ProbedCosts], infeasible: float, basis: Basis
+    config: SearchConfig,
+    material: Material,
+    probed: Sequence[ProbedCosts],
+    infeasible: float,
+    basis: Basis,
+    reading_s: float,
 ) -> PlanCosts:
     recipe, presets = config.distill, {config.reference, *config.baselines}
-    times = {costs.name: costs.times(recipe.rung_steps, recipe.ranks) for costs in probed}
+    times = {costs.name: costs.times(recipe.rung_steps, recipe.ranks, reading_s) for costs in probed}
     sampled = [costs for costs in probed if costs.name not in presets] or list(probed)
     reference = times.get(config.reference, times[sampled[0].name])
     seconds = [teacher.seconds for teacher in material.teachers if teacher.seconds is not None]
@@ -196,19 +207,6 @@ def _probe_figures(config: SearchConfig, probed: Sequence[ProbedCosts], basis: B
     )
     note = f"median (range) of {len(probed)} architectures"
     return [spread(key, label, seconds, basis, note) for key, label, seconds in parts]
-
-
-def _reading_figure(
-    config: SearchConfig, material: Material, probed: Sequence[ProbedCosts], workers: int, basis: Basis
-) -> PlanFigure:
-    """Return the bytes that all workers together read from the cache in a second, so that no training waits for it."""
-    recipe, each = config.distill, bytes_of_an_image(config, material.widths)
-    step_s = fmean(costs.step_s for costs in probed) / recipe.ranks
-    batch = mean_batch(recipe)
-    whole = format_bytes(recipe.rung_steps[-1] * batch * each)
-    note = f"at random; {format_bytes(each)} an image, {whole} a full training; from memory where the cache fits"
-    rate = workers * batch * each / step_s
-    return PlanFigure("read_bytes_s", "reading while all workers train", rate, "bytes/s", weaker(basis), note)
 
 
 def _precision_figures(choice: PrecisionChoice | None) -> list[PlanFigure]:
@@ -278,9 +276,10 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         )
     if not here:
         notes.append(
-            "Times on the assumed device are computed from MACs, peak and MFU. Reading images, compressing the"
-            " teachers' outputs and compiling are not counted. Teachers and students are assumed to reach the same MFU,"
-            " and students to train in bf16."
+            "Times on the assumed device are computed from MACs, peak and MFU. Decoding images, compressing the"
+            " teachers' outputs and compiling are not counted, nor is waiting for the cache's disk without"
+            " --read-gb-per-second. Teachers and students are assumed to reach the same MFU, and students to train in"
+            " bf16."
         )
     notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):

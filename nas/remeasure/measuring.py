@@ -151,10 +151,10 @@ def _now() -> str:
 def setting_changes(old: Remeasurement, plan: RemeasuringPlan) -> list[str]:
     """Return the settings of a plan that differ from those of a remeasurement, each as "batch: 16 -> 1".
 
-    The version of the runtime's library is compared where both have it: older remeasurements do not.
+    The version of the runtime's library is compared where the remeasurement has it: older ones do not.
     """
     library = plan.setting.arm.traits.packages
-    compared = (*COMPARED_ENVIRONMENT, *(k for k in library if k in old.environment and k in plan.environment))
+    compared = (*COMPARED_ENVIRONMENT, *(library if any(k in old.environment for k in library) else ()))
     now = {k: plan.environment.get(k) for k in compared} | plan.identity
     before = {k: old.environment.get(k) for k in compared} | old.setting
     return [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]

@@ -51,6 +51,7 @@ PLAN_KEYS: dict[str, Any] = {
     "start_seconds": Annotated[float, Range(0, 86_400)],
     "ask_seconds": Annotated[float, Range(0, 86_400)],
     "usd_per_hour": Annotated[float, Range(0, 1_000_000, above=True)],
+    "read_gb_per_second": Annotated[float, Range(0, 1_000_000, above=True)],
 }
 TABLES: dict[str, dict[str, Any]] = {
     "distill": declared(DistillConfig),

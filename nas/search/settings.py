@@ -264,7 +264,8 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     _check_names(stored)
     changed = stored.differences(_config(options, stored))
     changed += compatibility.of_space(info, SPACES[stored.space].choices())
-    changed += compatibility.of_versions(info, versions(Arm.parse(stored.runtime)))
+    arm = Arm.parse(stored.runtime)
+    changed += compatibility.of_versions(info, versions(arm), arm.traits.packages)
     if changed:
         hint = " (--extend M raises the budget)" if "budget" in options else ""
         raise ConfigError(

@@ -157,20 +157,22 @@ class ServerLocks:
 
 @contextmanager
 def only_command(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock of the run folder in the body, so that no other command does the same work.
+    """Hold a lock of a folder in the body, so that no other command does the same work.
 
     Args:
         lock: File of the lock, which stays: another command may be about to lock it.
         refusal: Message of the error where another command holds the lock.
 
     Raises:
-        StoreError: Another command holds the lock.
+        StoreError: Another command holds the lock, or it cannot be written.
     """
     held = FileLock(lock, timeout=0)
     try:
         held.acquire()
     except Timeout:
         raise StoreError(refusal) from None
+    except OSError as error:
+        raise StoreError(f"cannot write {str(lock.parent)!r}: {error.strerror or error}") from None
     try:
         yield
     finally:

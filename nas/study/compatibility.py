@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nas.study.records import Objective, StudyInfo
@@ -16,10 +16,25 @@ def of_space(info: StudyInfo, choices: Mapping[str, Sequence[Any]]) -> list[str]
     return _differences(f"space {info.config['space']}: ", info.space, json.loads(json.dumps(choices)))
 
 
-def of_versions(info: StudyInfo, versions: Mapping[str, str]) -> list[str]:
-    """Return the packages whose versions differ, as far as the study's environment has them."""
-    before = {name: info.environment[name] for name in versions if name in info.environment}
-    return _differences("version of ", before, {name: versions[name] for name in before})
+def of_versions(info: StudyInfo, versions: Mapping[str, str], library: Collection[str] = ()) -> list[str]:
+    """Return the packages whose versions differ, as far as the study's environment has them.
+
+    Args:
+        info: The stored study.
+        versions: Versions of the packages that are installed here.
+        library: The packages of which any provides the study's runtime: where the environment has one of them, it had
+            no other.
+    """
+    names = recorded_names(info.environment, versions, library)
+    before, now = ({name: some[name] for name in names if name in some} for some in (info.environment, versions))
+    return _differences("version of ", before, now)
+
+
+def recorded_names(environment: Mapping[str, Any], now: Mapping[str, Any], library: Collection[str]) -> list[str]:
+    """Return the packages of `now` and of a runtime's library whose versions a recorded environment tells."""
+    if not any(name in environment for name in library):  # it is of another runtime, or of a version before this one
+        return [name for name in now if name in environment]
+    return [*(name for name in now if name in environment and name not in library), *library]
 
 
 def of_objectives(info: StudyInfo, objectives: Sequence[Objective]) -> list[str]:

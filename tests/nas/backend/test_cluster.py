@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import pytest
 import torch
 
 from nas.backend import cluster
-from nas.backend.cluster import NodeSlots
+from nas.backend.cluster import NodeSlots, compared_versions
 from nas.backend.ray_session import local_ray
 from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
 from nas.cache.entry import CacheError
 from nas.cache.targets import Targets
+from nas.measure.arms import Arm
 from nas.storage.store import read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState
 from nas.teachers import TeacherError
 from tests.nas.backend.journal import begun_again, journal
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
+from tests.nas.measure.networks import needs_onnxruntime
 from tests.nas.study.builders import search_config
 from tests.waiting import PATIENCE_S
 from tests.waiting import until as until_true
@@ -43,6 +46,14 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
         return open_targets("builtin", "xfeat", root=root, train_images=24, val_images=8, image_px=64, grid=4, seed=0)
     except TeacherError as error:
         pytest.skip(f"no teacher weights: {error}")
+
+
+@needs_onnxruntime
+def test_nodes_compare_the_library_of_the_runtime_that_is_timed() -> None:
+    (name,) = Arm.parse("onnxruntime").traits.packages[:1]
+    assert f"{name} {metadata.version(name)}" in compared_versions("onnxruntime").split(", ")
+    assert "onnxruntime" not in compared_versions("eager")
+    assert f"numpy {metadata.version('numpy')}" in compared_versions("eager").split(", ")
 
 
 def driver(run: Path, targets: Targets, address: str | None, **settings: Any) -> subprocess.Popen[str]:

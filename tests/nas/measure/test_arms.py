@@ -91,7 +91,7 @@ def test_older_gpus_get_a_runtime_that_they_compile(monkeypatch, capability, def
             "compiled+fp32",
             "torch.compile needs compute capability 7.0, .*; choose eager.fp32 or onnxruntime.fp32",
         ),
-        ((6, 1), "tensorrt+fp16", "tensorrt: TensorRT needs compute capability 7.0"),
+        ((7, 0), "tensorrt+fp16", "tensorrt: TensorRT needs compute capability 7.5"),
         ((7, 5), "tensorrt+bf16", "TensorRT needs compute capability 8.0 for bf16, .* 7.5; choose tensorrt.fp16"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,28 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
     assert list(elsewhere.iterdir()) == []
 
 
+def test_trainings_wait_for_a_disk_that_all_workers_share(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*ASSUMED, "--budget", "9", "--probe", "5", "--gpus"]
+    free = planned([*flags, "2"], capsys)
+    asked = free["figures"]["read_bytes_s"]["value"] / 1e9
+
+    def limited(gpus: str, share: float) -> dict[str, Any]:
+        return planned([*flags, gpus, "--read-gb-per-second", str(share * asked)], capsys)
+
+    def longest_s(plan: dict[str, Any]) -> float:
+        return float(plan["figures"]["trial_s.2"]["value"])
+
+    assert longest_s(limited("2", 100)) == pytest.approx(longest_s(free))
+    scarce = limited("2", 0.001)
+    assert longest_s(scarce) > 50 * free["figures"]["trial_s.2"]["high"]
+    assert longest_s(limited("2", 0.0005)) == pytest.approx(2 * longest_s(scarce), rel=0.01)
+    assert longest_s(limited("20", 0.001)) == pytest.approx(10 * longest_s(scarce), rel=0.01)
+    assert scarce["clusters"][0]["search_s"] > 20 * free["clusters"][0]["search_s"]
+    (note,) = (note for note in scarce["notes"] if "(--read-gb-per-second)" in note)
+    assert re.search(r"With 2 workers it reads a training step of each in [\d.]+ s; all 8 probed architectures", note)
+    assert not any("(--read-gb-per-second)" in note for note in free["notes"])
+
+
 def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFixture[str]) -> None:
     url = "https://bucket.example/{0..3}.tar"
     plan = planned([*ASSUMED, "--budget", "9", "--data", f"{url}?X-Amz-Signature=5ec4e7"], capsys)
@@ -145,11 +168,11 @@ def test_every_flag_is_a_setting() -> None:
     """A flag that nothing reads would be ignored."""
     flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--probe", "7", "--json"]
     flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c"]
-    flags += ["--teacher-weights", "lite0=f"]
+    flags += ["--teacher-weights", "lite0=f", "--read-gb-per-second", "1.5"]
     settings = parse(flags)
     assert settings == PlanSettings(
-        settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, json=True,
-        plot=Path("p.svg"),
+        settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, read_gb_s=1.5,
+        json=True, plot=Path("p.svg"),
     )  # fmt: skip
     assert settings.config.budget == 9
     elsewhere = parse(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])
@@ -236,6 +259,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--max-hours", "-1"], "--max-hours: -1.0: must be"),
         (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be"),
         (["--ask-seconds", "inf"], "--ask-seconds: inf: must be"),
+        (["--read-gb-per-second", "0"], "--read-gb-per-second: 0.0: must be"),
         (["--gpus", "1000000000000"], "--gpus: 1000000000000: must be"),
         (["--assume-tflops", "9", "--gpus", "16,4", "--distill", "ranks=8"], "--gpus: 4: must be 8 or more"),
         (["--budget", "100000000"], "--budget: 100000000: must be"),

@@ -17,8 +17,8 @@ CONFIG = SearchConfig(budget=60)
 
 
 def test_deadline_takes_the_teachers_first() -> None:
-    (planned, *_) = forecasts(CONFIG, COSTS, Cluster(1), (), max_hours=2.0)
-    (late, *_) = forecasts(CONFIG, replace(COSTS, teachers_s=7200.0), Cluster(1), (), max_hours=2.0)
+    (planned, *_) = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (), max_hours=2.0)
+    (late, *_) = forecasts(CONFIG, lambda workers: replace(COSTS, teachers_s=7200.0), Cluster(1), (), max_hours=2.0)
     assert late.fits == 0
     assert planned.fits is not None
     exact = simulate_search(replace(CONFIG, budget=planned.fits), COSTS, Cluster(1)).wall_s
@@ -27,7 +27,7 @@ def test_deadline_takes_the_teachers_first() -> None:
 
 
 def test_extrapolated_budget_is_near_the_simulated_one() -> None:
-    clusters = forecasts(CONFIG, COSTS, Cluster(1), (8, 64), max_hours=5.0)
+    clusters = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8, 64), max_hours=5.0)
     assert [o.devices for o in clusters] == [1, 8, 64]
     assert [o.planned for o in clusters] == [True, False, False]
     eight = clusters[1]
@@ -39,7 +39,7 @@ def test_extrapolated_budget_is_near_the_simulated_one() -> None:
 
 def test_ranks_take_devices_together() -> None:
     config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=4))
-    clusters = forecasts(config, COSTS, Cluster(1), (2, 8), None)
+    clusters = forecasts(config, lambda workers: COSTS, Cluster(1), (2, 8), None)
     assert [(o.devices, o.simulated.cluster.workers) for o in clusters] == [(4, 1), (8, 2)]
     assert clusters[0].device_hours == pytest.approx((clusters[0].simulated.wall_s + 3600 / 4) * 4 / 3600)
 

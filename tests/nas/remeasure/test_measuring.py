@@ -117,6 +117,7 @@ def test_a_remeasurement_continues_in_the_same_version_of_its_runtime_only() -> 
 
     assert changes(onnxruntime="1.20") == ["onnxruntime: 1.20 -> 1.32"]
     assert changes(onnxruntime="1.32", tensorrt="10") == []
+    assert changes(**{"onnxruntime-gpu": "1.32"}) == ["onnxruntime: None -> 1.32", "onnxruntime-gpu: 1.32 -> None"]
     assert changes() == []  # an older version of this package has not recorded it
 
 

@@ -52,6 +52,18 @@ def test_versions_are_compared_if_the_study_has_them() -> None:
     assert compatibility.of_versions(before, {"torch": "2.7", "timm": "1.0.15"}) == ["version of torch: 2.6 -> 2.7"]
 
 
+def test_another_build_of_the_runtime_is_another_version() -> None:
+    library = ("onnxruntime", "onnxruntime-gpu")
+    before = replace(INFO, environment={"torch": "2.6", "onnxruntime-gpu": "1.20"})
+    assert compatibility.of_versions(before, {"torch": "2.6", "onnxruntime-gpu": "1.20"}, library) == []
+    assert compatibility.of_versions(before, {"torch": "2.6", "onnxruntime": "1.20"}, library) == [
+        "version of onnxruntime-gpu: 1.20 -> none",
+        "version of onnxruntime: none -> 1.20",
+    ]
+    unrecorded = replace(INFO, environment={"torch": "2.6"})
+    assert compatibility.of_versions(unrecorded, {"torch": "2.6", "onnxruntime": "1.20"}, library) == []
+
+
 @needs_onnxruntime
 @pytest.mark.parametrize(
     ("runtime", "recorded", "refused"),
