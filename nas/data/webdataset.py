@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from math import ceil, prod
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -44,28 +42,22 @@ from nas.data.dataset import (
     identities,
     left_out_note,
     printable,
-    read_file,
     shuffled,
     square,
     square_mask,
 )
 from nas.data.download import Absent, fetch, is_remote, local_path, without_signature
+from nas.data.tar_index import IMAGE_FIELDS, TarSample, read_index
 from nas.files import atomic_write, parse_json
 from nas.numbers import plural
 from nas.study.redaction import public_word, split_patterns
 
-IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
-MASK_FIELDS = ("mask.png", "seg.png")
-LABEL_FIELDS = ("cls", "json")
-BLOCK_BYTES = 512
 QUIET_S = 2.0  # a selection of local shards that takes longer reports its progress
 
 NAMES_FILE = "classes.json"
 
 MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{(?P<first>-?\d+|[A-Za-z])\.\.(?P<last>-?\d+|[A-Za-z])(\.\.-?\d+)?\}|[{},]")
-MAX_LABEL = 999_999
-
 MAX_COUNTED_MASKS = 1000  # masks read to count their classes; a larger set is sampled evenly
 
 
@@ -158,118 +150,6 @@ def parse_ignored(text: str) -> tuple[int, ...]:
         if not (value.isascii() and value.isdigit() and int(value) <= IGNORE_LABEL):
             raise DataError(f"--data webdataset: #ignore={text}: '{value}' is not a mask value; allowed: 0 to 255")
     return tuple(sorted({int(value) for value in values}))
-
-
-class Member(NamedTuple):
-    """The place of one file's bytes inside a shard."""
-
-    shard: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Read the file's bytes; DataUnavailable if the shard cannot be read."""
-        return read_file(self.shard, self.offset, self.size)
-
-
-class ShardIndex(NamedTuple):
-    """The samples of a shard that have an image, and by reason the names of what is left out."""
-
-    samples: tuple[TarSample, ...]
-    left_out: dict[str, tuple[str, ...]]
-
-
-class TarSample(NamedTuple):
-    """A sample of a shard; `key` is the shard's name and the path up to the first dot of the file's name."""
-
-    key: str
-    image: Member
-    mask: Member | None
-    label: int | None
-
-
-def read_index(path: Path, name: str) -> ShardIndex:
-    """Index the samples of an uncompressed tar file that have an image; `name` names it in keys and messages.
-
-    Pixels stay on disk; labels are read. Raises DataError where the file is no tar or ends too early.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"--data webdataset: cannot read shard '{path}': {error.strerror}") from error
-    return index_version(path, name, status.st_size, status.st_mtime_ns)
-
-
-@cache  # a build opens the same shards for every size that a teacher or the student takes
-def index_version(path: Path, name: str, size: int, mtime_ns: int) -> ShardIndex:
-    """Index one version of a file."""
-    fields: dict[str, dict[str, Member]] = {}
-    links: list[str] = []
-    replaced: list[str] = []
-    labels: dict[str, int | None] = {}
-    short = name.rpartition("/")[2]
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if not info.isreg():
-                    links += [] if info.isdir() else [f"{short}/{info.name}"]
-                    continue
-                folder, slash, base = info.name.rpartition("/")
-                stem, _, field = base.partition(".")
-                key, field = f"{short}/{folder}{slash}{stem}", field.lower()
-                members = fields.setdefault(key, {})
-                again = field in members
-                replaced += [f"{short}/{info.name}"] if again else []
-                members[field] = Member(path, info.offset_data, info.size)
-                wanted = field in LABEL_FIELDS and (again or labels.get(key) is None)
-                file = tar.extractfile(info) if wanted else None
-                if file:
-                    labels[key] = label_in(file.read(), field, key)
-            end = Member(path, tar.offset, BLOCK_BYTES).read()
-        if end != bytes(BLOCK_BYTES):  # tarfile takes a damaged or missing header for the end
-            raise tarfile.ReadError(f"truncated or damaged at byte {tar.offset}")
-    except (tarfile.TarError, OSError) as error:
-        where = f"'{name}'" if name == str(path) else f"'{name}', here as '{path}',"
-        raise DataError(f"--data webdataset: cannot read shard {where} as an uncompressed tar: {error}") from error
-    samples, without = [], []
-    for key, members in fields.items():
-        if image := first_member(members, IMAGE_FIELDS):
-            samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), labels.get(key)))
-        else:
-            without.append(key)
-    left_out = {
-        f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without),
-        "links and devices": tuple(links),
-        "files that a later one of the same name replaces": tuple(replaced),
-    }
-    return ShardIndex(tuple(samples), left_out)
-
-
-def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | None:
-    """Return the first of the named fields that the sample has."""
-    return next((fields[name] for name in names if name in fields), None)
-
-
-def label_in(content: bytes, field: str, key: str) -> int | None:
-    """Return the class index of a ``cls`` file, or of "label" or "cls" in JSON; None where JSON has neither.
-
-    DataError if it is no class index.
-    """
-    text = content.decode("utf-8", "replace").strip()
-    if field == "json":
-        try:
-            about = parse_json(text)
-        except ValueError as error:
-            raise DataError(f"--data webdataset: {key}.json is not JSON: {error}") from error
-        values = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
-        if not values:
-            return None
-        text = str(values[0])
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_LABEL)):
-        raise DataError(
-            f"--data webdataset: {key}.{field} holds the label {text[:20]!r}; allowed: integers from 0 to {MAX_LABEL:,}"
-        )
-    return int(text)
 
 
 def read_names(source: str, folder: Path) -> tuple[str, ...] | None:
@@ -461,10 +341,14 @@ def incomplete(what: str, samples: list[TarSample]) -> tuple[str, ...]:
 
 
 class ShardSelection:
-    """The samples of one split, shard by shard, until there are `count`; remote shards are kept in `folder`."""
+    """The samples of one split, shard by shard, until there are `count`.
+
+    Remote shards are kept in `folder`, indexes in `shard-indexes` next to it.
+    """
 
     def __init__(self, split: Split, all_samples: bool, seed: int, count: int | None, folder: Path) -> None:
         self.split, self.all_samples, self.seed, self.count, self.folder = split, all_samples, seed, count, folder
+        self.indexes = folder.with_name("shard-indexes")
         self.samples: list[TarSample] = []
         self.paths: list[Path] = []
         self.indexed = 0  # samples of both splits
@@ -479,7 +363,7 @@ class ShardSelection:
             name, path = public_word(shard), Path(shard)
             if is_remote(shard):
                 path = self.fetch(shard, self.expected_shards(len(shards) - number), partial(progress, stage))
-            index, left_out = read_index(path, name)
+            index, left_out = read_index(path, name, self.indexes)
             for reason, names in left_out.items():
                 self.left_out.setdefault(reason, []).extend(names)
             selected = [sample for sample in index if self.all_samples or held_out(sample.key) == (self.split == "val")]

@@ -1,0 +1,85 @@
+"""Indexes of shards that are kept in a folder: another process reads them in place of the shard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nas.data import DataError, tar_index
+from nas.data.tar_index import ShardIndex, read_index
+from tests.nas.data.builders import png, write_shard
+
+
+@pytest.fixture
+def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tar_index, "KEPT_S", 0.0)
+    path = tmp_path / "s-0.tar"
+    samples = {f"{i:03}": {"png": png(i), "cls": str(i).encode(), "mask.png": png(i, mode="L")} for i in range(4)}
+    write_shard(path, {**samples, "with\udcff": {"JPG": png(9)}, "without": {"txt": b"no image"}})
+    return path
+
+
+def read_in_another_process(path: Path, folder: Path) -> ShardIndex:
+    """Read an index as a process does that has not read the shard before."""
+    tar_index._index_of_version.cache_clear()
+    return read_index(path, str(path), folder)
+
+
+def refuse_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_index, "_indexed", lambda path, name: pytest.fail("the shard was read"))
+
+
+def test_another_process_reads_the_kept_index(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = read_in_another_process(shard, tmp_path / "indexes")
+    refuse_to_open(monkeypatch)
+    kept = read_in_another_process(shard, tmp_path / "indexes")
+    assert kept == fresh
+    assert [sample.label for sample in kept.samples] == [0, 1, 2, 3, None]
+    assert kept.samples[0].image.read() == png(0)
+    assert [sample.mask is None for sample in kept.samples] == [False] * 4 + [True]
+    assert kept.left_out["samples without an image (jpg, jpeg, png, webp)"] == ("s-0.tar/without",)
+
+
+def test_a_shard_of_another_size_or_date_is_read_again(shard: Path, tmp_path: Path) -> None:
+    read_in_another_process(shard, tmp_path / "indexes")
+    for names in ("abcdefghi", "rstuvwxyz"):
+        date_ns = shard.stat().st_mtime_ns
+        write_shard(shard, {name: {"png": png(0)} for name in names})
+        os.utime(shard, ns=(date_ns, date_ns + 1))
+        again = read_in_another_process(shard, tmp_path / "indexes")
+        assert [sample.key for sample in again.samples] == [f"s-0.tar/{name}" for name in names]
+
+
+CONTENTS = ("", "[]", "{}", '{"samples": [[1]], "left_out": {}}', "[" * 99_999, '{"samples": 1}')
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_damaged_index_is_made_again(shard: Path, tmp_path: Path, content: str) -> None:
+    fresh = read_in_another_process(shard, tmp_path / "indexes")
+    (file,) = (tmp_path / "indexes").iterdir()
+    whole = file.read_text()
+    file.write_text(content)
+    assert read_in_another_process(shard, tmp_path / "indexes") == fresh
+    assert file.read_text() == whole
+
+
+def test_the_index_of_a_shard_that_is_read_at_once_is_not_kept(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_index, "KEPT_S", 60.0)
+    read_in_another_process(shard, tmp_path / "indexes")
+    assert not (tmp_path / "indexes").exists()
+
+
+def test_a_folder_that_cannot_be_written_loses_nothing(shard: Path, tmp_path: Path) -> None:
+    (tmp_path / "indexes").write_text("a file")
+    assert len(read_in_another_process(shard, tmp_path / "indexes").samples) == 5
+
+
+def test_no_index_of_a_file_that_is_no_tar_is_kept(shard: Path, tmp_path: Path) -> None:
+    shard.write_bytes(b"no tar" * 500)
+    with pytest.raises(DataError, match="cannot read shard"):
+        read_in_another_process(shard, tmp_path / "indexes")
+    assert not (tmp_path / "indexes").exists()
