@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -45,11 +45,15 @@ class ImageSource:
     views: int
     root: Path
     progress: Progress = lambda stage, done, total: None
+    _opened: dict[Split, ImageSet] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def open(self, split: Split, size_px: int) -> ImageSet:
-        """Open a split's images as squares of `size_px`; DataError if there are none."""
-        views = self.views if split == "train" else 1
-        return open_images(self.uri, split, self.counts[split], self.seed, size_px, self.root, views, self.progress)
+        """Open a split's images as squares of `size_px`; DataError if there are none. The source is searched once."""
+        if split not in self._opened:
+            views, count = self.views if split == "train" else 1, self.counts[split]
+            opened = open_images(self.uri, split, count, self.seed, size_px, self.root, views, self.progress)
+            self._opened[split] = opened
+        return self._opened[split].at_size(size_px)
 
 
 class ImageCacheBuilder:

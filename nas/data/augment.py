@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -106,6 +106,10 @@ class AugmentedSet:
         ]
         drawn = [tuple(random_augmentation(self.seed, image, 1)) for image in range(PROBE_IMAGES)]
         return digest(["views", recipe, drawn, self.plain.fingerprint])
+
+    def at_size(self, size_px: int) -> AugmentedSet:
+        """Return the set of the same scenes as squares of another size."""
+        return replace(self, plain=self.plain.at_size(size_px))
 
     def __len__(self) -> int:
         return len(self.plain) * self.views

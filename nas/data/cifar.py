@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,6 +51,10 @@ class Cifar10:
     def fingerprint(self) -> str:
         """Return a digest of the files, the order and the size."""
         return digest(["cifar10", 1, self.size_px, self.order, [file_identity(file) for file in self.files]])
+
+    def at_size(self, size_px: int) -> Cifar10:
+        """Return the set of the same scenes as squares of another size."""
+        return replace(self, size_px=size_px)
 
     def __len__(self) -> int:
         return len(self.order)

@@ -218,6 +218,10 @@ class Composites:
         if self.size_px < MIN_SIZE_PX:
             raise DataError(f"--data builtin: size {self.size_px} px is too small; at least {MIN_SIZE_PX}")
 
+    def at_size(self, size_px: int) -> Composites:
+        """Return the set of the same scenes as squares of another size."""
+        return replace(self, size_px=size_px)
+
     def __len__(self) -> int:
         return self.count
 
@@ -290,6 +294,10 @@ class GlyphPoses:
     has_masks: bool = True
     mask_classes: int = 2
     notes: tuple[str, ...] = ()
+
+    def at_size(self, size_px: int) -> GlyphPoses:
+        """Return the set of the same scenes as squares of another size."""
+        return replace(self, size_px=size_px)
 
     def __len__(self) -> int:
         return 2 * self.num_classes

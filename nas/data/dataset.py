@@ -121,6 +121,9 @@ class ImageSet(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Lines for the user: which files were left out and why, which labels or masks are not used."""
 
+    def at_size(self, size_px: int) -> ImageSet:
+        """Return the set of the same scenes as squares of another size. The source is not searched again."""
+
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> Sample:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -65,6 +65,10 @@ class ImageFolder:
         """Return a digest of the files, the classes and the size."""
         files = identities([self.root / name for name in self.names])
         return digest(["imagefolder", 4, self.size_px, self.classes, self.names, files])
+
+    def at_size(self, size_px: int) -> ImageFolder:
+        """Return the set of the same scenes as squares of another size."""
+        return replace(self, size_px=size_px)
 
     def __len__(self) -> int:
         return len(self.names)

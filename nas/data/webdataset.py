@@ -16,7 +16,7 @@ import io
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import ceil, prod
 from pathlib import Path
@@ -259,6 +259,10 @@ class Shards:
         classes = [self.num_classes, self.names, self.ignored]
         samples = ((s.key, s.label, s.image.size, s.mask and s.mask.size) for s in self.samples)
         return digest(["webdataset", 4, self.size_px, classes, identities(self.paths), *samples])
+
+    def at_size(self, size_px: int) -> Shards:
+        """Return the set of the same scenes as squares of another size."""
+        return replace(self, size_px=size_px)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -23,6 +23,7 @@ from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import CorruptImage, open_images, open_poses
 from nas.data.dataset import DataError, decode
+from nas.data.folder import FolderScan
 from nas.teachers import TeacherOutput, specs
 from tests.nas.cache.builder import SIZES
 from tests.nas.data.builders import png
@@ -221,6 +222,19 @@ def test_a_teacher_without_summary(tmp_path, teachers):
     builder.spec.fingerprint, builder.spec.slug = "mute", "mute"
     builder.build(lambda *call: None)
     assert list(builder.entry.manifest["heads"]) == ["spatial"]
+
+
+def test_a_source_is_searched_once_for_the_sizes_of_the_student_and_the_teachers(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        (tmp_path / "images" / f"{i}.png").write_bytes(png(i))
+    scanned, scan = [], FolderScan._scan
+    monkeypatch.setattr(FolderScan, "_scan", lambda self, *where: scanned.append(where) or scan(self, *where))
+    source = ImageSource(f"imagefolder:{tmp_path}/images", {"train": 8, "val": 4}, 0, 2, tmp_path)
+    opened = [source.open(split, px) for px in (32, 64) for split in ("train", "val")]
+    assert [images.size_px for images in opened] == [32, 32, 64, 64]
+    assert opened[0].read(0).image.shape == (32, 32, 3) != opened[2].read(0).image.shape
+    assert len(scanned) == 2
 
 
 @pytest.fixture

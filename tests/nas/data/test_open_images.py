@@ -320,3 +320,6 @@ def test_sizes_that_are_read_together_are_those_that_are_read_alone(tmp_path, fo
             np.testing.assert_array_equal(sample.image, expected.image)
             np.testing.assert_array_equal(sample.mask, expected.mask)
             assert sample.label == expected.label
+    for images in alone:
+        other = together.at_size(images.size_px)
+        assert (other.size_px, other.fingerprint, len(other)) == (images.size_px, images.fingerprint, len(images))
