@@ -1,6 +1,7 @@
 """``backbone-nas plan``: predict the cost of a search by a short probe and a simulation, or run its pilot.
 
-A plan keeps nothing but images that it had to download, which the search then finds; a pilot keeps its trainings.
+A plan keeps nothing but images that it had to download and indexes of tar shards, which the search then finds; a pilot
+keeps its trainings.
 """
 
 from __future__ import annotations
