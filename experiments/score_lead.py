@@ -32,10 +32,10 @@ RESULTS = Path(__file__).parent / "results"
 RETRAINED = {
     "`laptop`, CIFAR-10, seed 0": ("cifar10_searches.json", "0"),
     "`laptop`, CIFAR-10, seed 1": ("cifar10_searches.json", "1"),
-    "`laptop`, sample report": ("retrained_sample.json", None),
-    "`laptop`, sample report until 2026-11-28": ("retrained_sample_b.json", None),
-    "`micro`, 202 candidates": ("retrained_study.json", None),
-    "`micro`, first sample report": ("known_cost_retrained.json", None),
+    "`laptop`, 2026-11-28": ("retrained_sample_c.json", None),
+    "`laptop`, 2026-11-27": ("retrained_sample_b.json", None),
+    "`micro`, 2026-11-27": ("retrained_study.json", None),
+    "`micro`, 2026-11-26": ("known_cost_retrained.json", None),
 }
 LEADS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05)
 BINS = ((0.0, 0.01), (0.01, 0.02), (0.02, 0.03), (0.03, 0.04), (0.04, 1.0))  # of leads

@@ -134,7 +134,9 @@ def test_the_published_backbones_are_those_of_the_rows(capsys: pytest.CaptureFix
     for name, short in ahead.items():
         assert f"{short} {gained[name].mean():.3f}" in page
         assert (gained[name] > 0).all()
-    behind = sorted(gained[name].mean() for name in ("timm:vit_tiny_patch16_224", "ViT", "timm:poolformerv2_s12", "LeViT"))
+    behind = sorted(
+        gained[name].mean() for name in ("timm:vit_tiny_patch16_224", "ViT", "timm:poolformerv2_s12", "LeViT")
+    )
     assert f"by {-behind[-1]:.3f} to {-behind[0]:.3f}." in page
     assert f"E-RADIO scores {last['E-RADIO, no neck']:.3f} in place of {last['E-RADIO']:.3f}" in page
     plain, with_neck = last["timm:convnext_atto, no neck"], last["timm:convnext_atto"]
