@@ -9,7 +9,7 @@ Expected:  see experiments/LOG.md
 A user who needs a speed takes the model with the highest known score among those that are fast enough. The realized
 hypervolume is what the models so chosen are worth with seeds that had no part in the choice. All scores are those after
 the study's last rung. Known scores are of the search's own training, or the mean of it and of 1, 2, ... retrainings;
-every choice of them counts, and each of the seeds that are left. Candidates are the study's front and the near misses
+every choice of them counts, and each of the seeds that are left; seeds that only some models have are left out. Candidates are the study's front and the near misses
 that were retrained.
 """
 
@@ -80,8 +80,8 @@ def realized(known: Sequence[float], true: Sequence[float], ratios: Sequence[flo
 
 def show(rows: dict[str, Any]) -> None:
     """Print the front's hypervolume by the search's scores and by others, and the realized ones by replications."""
-    seeds = [str(seed) for seed in rows["seeds"]]
-    full = [c for c in rows["candidates"] if len(c["at_last_rung"]) == len(seeds) and "ratio" in c]
+    full = [c for c in rows["candidates"] if c["at_last_rung"] and "ratio" in c]
+    seeds = [seed for seed in map(str, rows["seeds"]) if all(seed in c["at_last_rung"] for c in full)]
     models = [c for c in full if not c["baseline"] and c["stopped_after"] is None]
     front = [c for c in models if c["change"] in ("still on it", "left it")]
     searched = _volume(front, [c["score_of_study"] for c in front])

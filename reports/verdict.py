@@ -51,6 +51,12 @@ def taken_back_sentence(summary: StudySummary) -> str:
     if (best := found.best_baseline) is not None and found.fell_below:
         score, as_baseline = told_apart(was.score, best.score)
         return f"{start}{score}, less than the baseline {brief(best.name)}, {as_baseline}."
+    if best is not None and found.outrun:
+        score, as_baseline = told_apart(was.score, best.score)
+        return (
+            f"{start}{score}, still at least as high as the baseline {brief(best.name)}, {as_baseline}."
+            f" {capitalized(brief(found.model.name))}, which is faster, now scores at least as high as that, too."
+        )
     score, recommended_score = told_apart(was.score, found.model.score)
     return f"{start}{score}; the retrained scores recommend {brief(found.model.name)}, {recommended_score}."
 

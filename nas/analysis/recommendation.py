@@ -114,6 +114,12 @@ class Recommendation:
         return self.retrained and self.was_as_good and best is not None and self.by_search.score < best.score
 
     @property
+    def outrun(self) -> bool:
+        """Tell whether the search's recommendation is still as good as the best baseline, and a faster one is, too."""
+        best, was = self.best_baseline, self.by_search
+        return self.taken_back and best is not None and self.model.ratio > was.ratio and was.score >= best.score
+
+    @property
     def taken_back(self) -> bool:
         """Tell whether retraining took back what the search recommended."""
         return self.fell_below or (self.retrained and self.model.number != self.by_search.number)
@@ -319,7 +325,7 @@ def taken_back_words(recommendation: Recommendation) -> str:
     name = f"{r.by_search.name}, recommended by the search,"
     if r.fell_below:
         return f"{name} fell below the baseline"
-    return f"{name} was overtaken"
+    return f"{name} is slower" if r.outrun else f"{name} was overtaken"
 
 
 def unused_words(recommendation: Recommendation) -> str:

@@ -134,6 +134,22 @@ def after_retraining(study: StudyRecord, scores: dict[int, float], seeds: int = 
     return gather_evidence(study, trainings)
 
 
+def test_a_faster_model_that_became_as_good_is_said_to_be_faster() -> None:
+    study = compared(1.2)
+    other = replace(
+        study.trials[3], number=4, arch_id="4" * 12, measurement=replace(study.trials[3].measurement, ratio=1.4)
+    )
+    other = replace(other, rungs=(*other.rungs[:-1], replace(other.rungs[-1], score=0.3)))
+    study = replace(study, trials=(*study.trials, other))
+    evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.85, 4: 0.81})
+    first, second, *_ = headline(study.info, summarize(evidence.study, evidence), "RUN")
+    assert first.endswith(
+        "trial 3, which the search recommended, scores 0.851, still at least as high as the baseline eradio_femto,"
+        " 0.801. Trial 4, which is faster, now scores at least as high as that, too."
+    )
+    assert second.startswith("Trial 4 is the fastest retrained candidate that scores at least as high as")
+
+
 def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_the_other_model_the_recommended():
     study = compared(1.2)
     other = replace(

@@ -78,7 +78,8 @@ def test_a_faster_model_that_became_as_good_overtakes_the_recommended_one() -> N
     found = recommend(evidence_of({**OVERTURNED, 1: (0.65, 0.65), 4: (0.64, 0.64)}))
     assert found is not None
     assert (found.model.number, found.fell_below, found.taken_back) == (4, False, True)
-    assert evidence_words(found).endswith("; trial 1, recommended by the search, was overtaken")
+    assert found.outrun
+    assert evidence_words(found).endswith("; trial 1, recommended by the search, is slower")
 
 
 def test_where_no_retrained_candidate_is_as_good_the_highest_score_is_recommended_and_said_to_have_fallen() -> None:
