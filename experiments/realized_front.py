@@ -9,8 +9,8 @@ Expected:  see experiments/LOG.md
 A user who needs a speed takes the model with the highest known score among those that are fast enough. The realized
 hypervolume is what the models so chosen are worth with seeds that had no part in the choice. All scores are those after
 the study's last rung. Known scores are of the search's own training, or the mean of it and of 1, 2, ... retrainings;
-every choice of them counts, and each of the seeds that are left; seeds that only some models have are left out. Candidates are the study's front and the near misses
-that were retrained.
+every choice of them counts, and each of the seeds that are left. Seeds that only some models have are left out.
+Candidates are the study's front and the near misses that were retrained.
 """
 
 from __future__ import annotations
