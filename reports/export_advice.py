@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nas.analysis import RETRAINED_TIMES_LONGER
 from nas.analysis.recommendation import Recommendation, unused_words
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
@@ -16,7 +17,9 @@ from reports.summary import StudySummary
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
 
 
-def retrain_command(info: StudyInfo, summary: StudySummary, run: str, which: str = "--baselines") -> str | None:
+def retrain_command(
+    info: StudyInfo, summary: StudySummary, run: str, which: str = "--baselines", steps: int | None = None
+) -> str | None:
     """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
     It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
@@ -27,8 +30,10 @@ def retrain_command(info: StudyInfo, summary: StudySummary, run: str, which: str
         summary: numbers of the study.
         run: folder of the study.
         which: the option that retrains baselines; --shortlist retrains few candidates with them.
+        steps: steps of each training, as of those that it adds seeds to; None for the command's default.
     """
     flag = f" {which}" if summary.baselines else ""
+    flag += f" --train-steps {steps}" if steps not in (None, RETRAINED_TIMES_LONGER * info.rung_steps[-1]) else ""
     return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
 
 
@@ -56,7 +61,8 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
             once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
         settled_by.append((once, command))
     if found.retrained and found.model.seeds == 1:
-        settled_by.append(("It was retrained with one seed; train it with more:", retrain))
+        more = retrain_command(info, summary, run, steps=found.model.steps)
+        settled_by.append(("It was retrained with one seed; train it with more:", more))
     if doubt := doubt_of(found.trial):
         again = "; measure it on an idle machine:" if remeasure else "."
         settled_by.append((f"† Its timing cannot be trusted ({doubt}){again}", remeasure))

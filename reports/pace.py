@@ -27,16 +27,22 @@ def more_finished_models(info: StudyInfo, summary: StudySummary, missing: int) -
     return evaluations, f"Evaluate about {architectures} to get {models}{time}."
 
 
-def retraining_price(info: StudyInfo, summary: StudySummary) -> str:
-    """Say what ``backbone-nas retrain`` trains with the baselines, if any, and the time that the whole of it takes."""
-    models, steps = len(summary.front), RETRAINED_TIMES_LONGER * info.rung_steps[-1]
+def retraining_price(info: StudyInfo, summary: StudySummary, steps: int | None = None) -> str:
+    """Say what ``backbone-nas retrain`` trains with the baselines, if any, and the time that the whole of it takes.
+
+    Args:
+        info: description of the study.
+        summary: numbers of the study.
+        steps: steps of each training; None for the command's default.
+    """
+    models, steps = len(summary.front), steps or RETRAINED_TIMES_LONGER * info.rung_steps[-1]
     trainings = RETRAINED_SEEDS * (models + RETRAINED_NEAR_MISSES + len(summary.baselines))
     front, near = f"the {plural(models, 'model')} of the front", f"up to {RETRAINED_NEAR_MISSES} near misses"
     trained = f"{front} and {near}"
     if summary.baselines:
         trained = f"{front}, {near} and {plural(len(summary.baselines), 'baseline')}"
     return (
-        f"It trains {trained} with {RETRAINED_SEEDS} seeds for {steps} steps"
+        f"It trains {trained} with {RETRAINED_SEEDS} seeds for {steps:,} steps"
         f"{_time(info, summary, steps * trainings, 'at most ')}."
     )
 

@@ -226,7 +226,8 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
 
 
 def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, Any] | None, run: str) -> TrustCheck:
-    more = retrain_command(info, summary, run), retraining_price(info, summary)
+    steps = None if retrained is None else int(retrained["steps"])
+    more = retrain_command(info, summary, run, steps=steps), retraining_price(info, summary, steps)
     if retrained is None and info.replayed:
         return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and not on_plane(info.objectives):
@@ -256,7 +257,7 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         left = plural(untrained, "model of the search’s front was", "models of the search’s front were")
         of_front = f"; {left} not retrained."
     sentence = (
-        f"Retrained for {retrained['steps']} steps with {plural(len(found['scores']), 'seed')}, {name} scores "
+        f"Retrained for {retrained['steps']:,} steps with {plural(len(found['scores']), 'seed')}, {name} scores "
         f"{fixed(found['score'], 3)}{interval}{of_front}"
     )
     as_good = best.chance_as_good
