@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 UNKNOWN = "–"
 MIN_PROBABILITY = 0.001  # smaller p-values say no more
@@ -17,6 +18,12 @@ def plural(count: int, one: str, many: str = "") -> str:
         many: The same of several; by default `one` with an s.
     """
     return f"{f'{count:,}' if count else 'no'} {one if count == 1 else many or f'{one}s'}"
+
+
+def plural_range(counts: Collection[int], one: str) -> str:
+    """Return the smallest and the largest of some counts with their noun: "2 seeds", or "1 to 2 seeds"."""
+    low, high = min(counts, default=0), max(counts, default=0)
+    return plural(high, one) if low == high else f"{low:,} to {plural(high, one)}"
 
 
 def fixed(value: float | None, digits: int, unknown: str = UNKNOWN) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from nas.numbers import fixed, millions, plural, probability
+from nas.numbers import fixed, millions, plural, plural_range, probability
 from nas.terminal import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,6 +39,7 @@ def templates(**filters: Callable[..., Any]) -> Environment:
         "fixed": fixed,
         "millions": millions,
         "plural": plural,
+        "plural_range": plural_range,
         "probability": probability,
     } | filters
     return environment

@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from nas.numbers import plural
+from nas.numbers import plural_range
 from nas.study.records import StudyRecord
 from nas.terminal import visible
 from reports.figure_data import (
@@ -307,7 +307,7 @@ def _draw_retrained(axes: Any, retrained: Sequence[Mapping[str, Any]], retrainin
 
 
 def _seeds(retraining: Mapping[str, Any]) -> str:
-    return plural(len(retraining["seeds"]), "seed")
+    return plural_range([len(c["scores"]) for c in retraining["candidates"] if c["scores"]], "seed")
 
 
 def _draw_scale(axes: Any, data: FigureData) -> list[Text]:

@@ -132,8 +132,7 @@ def _retraining_look(c: RetrainedCandidate) -> PointLook:
 
 def _label_retraining(axes: Any, study: StudyRecord, summary: RetrainingSummary) -> None:
     _prepare(axes)
-    seeds = f"mean of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
-    title = f"{study.info.name}: retrained for {summary.steps} steps, {seeds}; bars are 95 % intervals"
+    title = f"{study.info.name}: retrained for {summary.steps} steps, {summary.mean_words}; bars are 95 % intervals"
     axes.set_title(title, fontsize=8, color="0.25", loc="left")
     measured = [c.measurement for c in summary.complete if c.measurement]
     _label_speed(axes, measured, measured[0].reference)

@@ -15,7 +15,7 @@ from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
-from nas.numbers import plural
+from nas.numbers import plural, plural_range
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 
@@ -98,6 +98,12 @@ class RetrainingSummary:
     untrained: tuple[int, ...] = ()  # numbers of the trials on the study's front without such a training
     # That falls with the length of a training: at the study's last rung, longer ones are no trainings of the study.
     falling_rate: bool = False
+
+    @property
+    def mean_words(self) -> str:
+        """Say of how many seeds each score is the mean: "mean of 2 seeds", "mean of 1 to 2 seeds", "one seed"."""
+        counts = [len(c.scores) for c in self.candidates if c.scores]
+        return f"mean of {plural_range(counts, 'seed')}" if max(counts, default=0) > 1 else "one seed"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -212,7 +218,7 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     from the effect of the seed, unless the learning rate falls with the length of a training.
     """
     study, longer = f"study at {last_rung} steps", f"at {summary.steps} steps"
-    mean = f"mean of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
+    mean = summary.mean_words
     compared: dict[str, tuple[Ranking, Ranking]] = {f"{study}, {mean} {longer}": (_of_study, _of_mean)}
     if summary.steps != last_rung and not summary.falling_rate:
         compared[f"{study}, mean of the seeds at {last_rung}"] = _of_study, _of_mean_at(last_rung)

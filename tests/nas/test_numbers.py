@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nas.numbers import fixed, fixed_interval, millions, plural, probability
+from nas.numbers import fixed, fixed_interval, millions, plural, plural_range, probability
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,5 @@ def test_other_forms():
 def test_counts_have_their_noun():
     assert [plural(n, "model") for n in (0, 1, 2, 12_000)] == ["no models", "1 model", "2 models", "12,000 models"]
     assert [plural(n, "process", "processes") for n in (1, 2)] == ["1 process", "2 processes"]
+    ranges = [plural_range(counts, "seed") for counts in ([2, 1, 2], [2, 2], [1], [])]
+    assert ranges == ["1 to 2 seeds", "2 seeds", "1 seed", "no seeds"]

@@ -61,7 +61,7 @@ def test_the_front_of_another_study_and_retrained_models_are_drawn_with_their_in
     best = summary.front[0].trial
     candidate = {
         "trial": best.number, "name": best.name, "change": "still on it", "score_of_study": best.score,
-        "score": 0.7, "half_width": 0.05, "measurement": best.measurement.to_dict(),
+        "score": 0.7, "scores": {"0": 0.69, "1": 0.71}, "half_width": 0.05, "measurement": best.measurement.to_dict(),
     }  # fmt: skip
     retraining = {"steps": 1620, "seeds": [0, 1], "candidates": [candidate]}
     front = draw(study, summary, retraining, other)["front"]
