@@ -25,7 +25,7 @@ LABEL_FIELDS = ("cls", "json")
 BLOCK_BYTES = 512
 MAX_LABEL = 999_999
 KEPT_S = 0.2
-_FORMAT = 1
+_FORMAT = 1  # of a kept index; another one where other members, labels or reasons are read from a shard
 
 
 class Member(NamedTuple):
@@ -76,7 +76,7 @@ def read_index(path: Path, name: str, folder: Path | None = None) -> ShardIndex:
     return _index_of_version(path, name, status.st_size, status.st_mtime_ns, folder)
 
 
-@cache  # a build opens the same shards for every size that a teacher or the student takes
+@cache  # both splits of one pattern, and a plan before its search, open the same shards
 def _index_of_version(path: Path, name: str, size: int, mtime_ns: int, folder: Path | None) -> ShardIndex:
     """Index one version of a file, or read its kept index."""
     kept = folder / f"{digest([_FORMAT, str(path), name, size, mtime_ns])}.json" if folder else None
@@ -110,7 +110,7 @@ def _kept_index(kept: Path, path: Path) -> ShardIndex | None:
             for key, offset, size, mask, mask_size, label in plain["samples"]
         )
         return ShardIndex(samples, {str(why): tuple(map(str, names)) for why, names in plain["left_out"].items()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

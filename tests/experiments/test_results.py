@@ -143,6 +143,20 @@ def test_headline_after_retraining_is_that_of_the_rows() -> None:
     assert f"grows from 6.8 to {times:.1f} times in the search of the sample report" in findings
 
 
+def test_one_seed_on_two_machines_has_equal_scores_and_other_ratios_as_the_page_says() -> None:
+    names = "retrained_sample_c.json", "retrained_sample.json"
+    before, now = (
+        {c["arch_id"]: c for c in json.loads((RESULTS / name).read_text())["candidates"] if not c["baseline"]}
+        for name in names
+    )
+    both = before.keys() & now.keys()
+    lower = [1 - now[arch]["ratio_of_study"] / before[arch]["ratio_of_study"] for arch in both]
+    assert len(both) == 7
+    assert max(abs(now[arch]["score_of_study"] - before[arch]["score_of_study"]) for arch in both) < 5e-5
+    index = " ".join((DOCS / "results/index.md").read_text().split())
+    assert f"are {100 * min(lower):.0f} to {100 * max(lower):.0f} % lower here" in index
+
+
 def test_hybrids_lead_the_sample_report_by_score_as_the_pages_say() -> None:
     """Those with windowed attention, by number: rows have no architectures."""
     hybrids = {102, 104, 107, 114, 121, 126, 135, 183, 188, 201}

@@ -135,13 +135,16 @@ def after_retraining(study: StudyRecord, scores: dict[int, float], seeds: int = 
     return gather_evidence(study, trainings)
 
 
+def with_trial_4(study: StudyRecord, ratio: float, score: float) -> StudyRecord:
+    """Return a study with a trial like trial 3, of another throughput and score."""
+    like = study.trials[3]
+    rungs = (*like.rungs[:-1], replace(like.rungs[-1], score=score))
+    other = replace(like, number=4, arch_id="4" * 12, measurement=replace(like.measurement, ratio=ratio), rungs=rungs)
+    return replace(study, trials=(*study.trials, other))
+
+
 def test_a_faster_model_that_became_as_good_is_said_to_be_faster() -> None:
-    study = compared(1.2)
-    other = replace(
-        study.trials[3], number=4, arch_id="4" * 12, measurement=replace(study.trials[3].measurement, ratio=1.4)
-    )
-    other = replace(other, rungs=(*other.rungs[:-1], replace(other.rungs[-1], score=0.3)))
-    study = replace(study, trials=(*study.trials, other))
+    study = with_trial_4(compared(1.2), ratio=1.4, score=0.3)
     evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.85, 4: 0.81})
     first, second, *_ = headline(study.info, summarize(evidence.study, evidence), "RUN")
     assert first.endswith(
@@ -152,12 +155,7 @@ def test_a_faster_model_that_became_as_good_is_said_to_be_faster() -> None:
 
 
 def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_the_other_model_the_recommended():
-    study = compared(1.2)
-    other = replace(
-        study.trials[3], number=4, arch_id="4" * 12, measurement=replace(study.trials[3].measurement, ratio=1.1)
-    )
-    other = replace(other, rungs=(*other.rungs[:-1], replace(other.rungs[-1], score=0.55)))
-    study = replace(study, trials=(*study.trials, other))
+    study = with_trial_4(compared(1.2), ratio=1.1, score=0.55)
     evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.7, 4: 0.81})
     summary = summarize(evidence.study, evidence)
     first, second, third, front = headline(study.info, summary, "RUN")

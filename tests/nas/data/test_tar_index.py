@@ -52,7 +52,8 @@ def test_a_shard_of_another_size_or_date_is_read_again(shard: Path, tmp_path: Pa
         assert [sample.key for sample in again.samples] == [f"s-0.tar/{name}" for name in names]
 
 
-CONTENTS = ("", "[]", "{}", '{"samples": [[1]], "left_out": {}}', "[" * 99_999, '{"samples": 1}')
+INFINITE = '{"samples": [["a", Infinity, 1, null, null, null]], "left_out": {}}'
+CONTENTS = ("", "[]", "{}", '{"samples": [[1]], "left_out": {}}', "[" * 99_999, '{"samples": 1}', INFINITE)
 
 
 @pytest.mark.parametrize("content", CONTENTS)
