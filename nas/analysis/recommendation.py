@@ -115,9 +115,12 @@ class Recommendation:
 
     @property
     def outrun(self) -> bool:
-        """Tell whether the search's recommendation is still as good as the best baseline, and a faster one is, too."""
-        best, was = self.best_baseline, self.by_search
-        return self.taken_back and best is not None and self.model.ratio > was.ratio and was.score >= best.score
+        """Tell whether the search's recommendation is still as good as the best baseline, and a faster one is, too.
+
+        The model is the fastest of those as good: another one than that recommendation is faster.
+        """
+        best = self.best_baseline
+        return self.taken_back and best is not None and self.by_search.score >= best.score
 
     @property
     def taken_back(self) -> bool:
