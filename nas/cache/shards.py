@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 
 from nas.cache.codecs import Codec
 from nas.cache.entry import ARRAY_SUFFIX, damage
@@ -67,6 +69,11 @@ class ShardedArray:
         return (len(self), *stored) if self.codec is None else (len(self), len(self.codec.largest), *stored[1:])
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
+        rows = self.stored(index)
+        return rows if self.codec is None else self.codec.decode(rows)
+
+    def stored(self, index: Index) -> NDArray[Any]:
+        """Return the rows of a slice or of an array of integers as they are stored, not decoded."""
         indices = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
         if indices.size and not -len(self) <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"{self.paths[0].parent.name}: no row {indices.min()} or {indices.max()} of {len(self)}")
@@ -79,11 +86,21 @@ class ShardedArray:
             shard = shards[group[0]]
             start = self.ends[shard - 1] if shard else 0
             rows[group] = mapped(self.paths[shard])[indices[group] - start]
-        return rows if self.codec is None else self.codec.decode(rows)
+        return rows
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         rows = self[:]
         return rows if dtype is None else rows.astype(dtype, copy=False)
+
+
+def read_rows(array: TargetArray, index: Index, device: str | torch.device = "cpu") -> Tensor:
+    """Return rows of an array as a new tensor on a device. A GPU gets them as they are stored and decodes them."""
+    if torch.device(device).type != "cuda":
+        return torch.from_numpy(array[index] if isinstance(array, ShardedArray) else np.array(array[index]))
+    codec = array.codec if isinstance(array, ShardedArray) else None
+    stored = array.stored(index) if isinstance(array, ShardedArray) else np.array(array[index])
+    rows = torch.from_numpy(stored).pin_memory().to(device, non_blocking=True)
+    return rows if codec is None else codec.decode_tensor(rows)
 
 
 def max_mapped_files() -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.cache.shards import read_rows
 from nas.cache.targets import SplitTargets
 from nas.distill import distributed
 from nas.distill.heads import normalize
@@ -194,8 +195,8 @@ class CachedSource:
 
     def read(self, plan: BatchPlan, rows: Indices, device: torch.device) -> Batch:
         """Return the batch of these rows of a plan, on a device."""
-        images = resize_images(normalize(_rows(self._split.images, rows, device)), plan.image_px)
-        return Batch(images, {key: _rows(array, rows, device) for key, array in self._arrays(plan.group)})
+        images = resize_images(normalize(read_rows(self._split.images, rows, device)), plan.image_px)
+        return Batch(images, {key: read_rows(array, rows, device) for key, array in self._arrays(plan.group)})
 
     def _arrays(self, group: Group) -> list[tuple[str, Any]]:
         arrays = []
@@ -204,13 +205,6 @@ class CachedSource:
                 arrays.append((f"{teacher}/summary", self._split.summary[teacher]))
             arrays.append((f"{teacher}/spatial", self._split.spatial[teacher]))
         return arrays
-
-
-def _rows(array: Any, index: Indices, device: torch.device) -> Tensor:
-    rows = torch.from_numpy(array[index])
-    if rows.dtype == torch.float16:
-        rows = rows.float()
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
 
 
 class BatchLoader:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.cache.shards import TargetArray
+from nas.cache.shards import TargetArray, read_rows
 from nas.cache.targets import SplitTargets
 from nas.distill.heads import Predictions, normalize
 from nas.distill.losses import TargetTransform, array_of
@@ -45,7 +45,7 @@ def predict(
     count = len(split.images) if images is None else min(images, len(split.images))
     with torch.inference_mode():
         for rows in slices(count, min(batch, images_at_once(split.images.shape[-1]))):
-            yield rows, model(normalize(read(split.images, rows).to(device)))
+            yield rows, model(normalize(read_rows(split.images, rows, device)))
 
 
 def explained_variance(
@@ -102,7 +102,7 @@ def explained_by_image(
         for teacher, heads in predictions.items():
             for head, prediction in heads.items():
                 key = f"{teacher}/{head}"
-                target, answer = read(array_of(split, key), rows).float().to(prediction.device), prediction.float()
+                target, answer = read_rows(array_of(split, key), rows, prediction.device), prediction.float()
                 if space := directions.get(key):
                     target, answer = (space.unit_vectors(space.apply(values)) for values in (target, answer))
                     units.setdefault((teacher, head), []).append(target.double().sum(0))
@@ -179,8 +179,3 @@ def slices(count: int, size: int) -> Iterator[slice]:
     """Cut 0 to `count` into slices of `size`, the last one shorter."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def read(array: TargetArray, rows: slice) -> Tensor:
-    """Copy some rows of a stored array to a tensor."""
-    return torch.from_numpy(np.array(array[rows]))

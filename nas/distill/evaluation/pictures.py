@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from nas.cache.shards import read_rows
 from nas.cache.targets import SplitTargets, Targets
 from nas.distill.evaluation.explained_variance import images_at_once
 from nas.distill.heads import Student, normalize
@@ -63,11 +64,11 @@ def contact_sheet(student: Student, targets: Targets, device: str | torch.device
     chosen, fitted = _chosen(split)
     position = {row: i for i, row in enumerate(fitted)}
     shown = [position[row] for row in chosen]
-    images = torch.from_numpy(np.array(split.images[np.array(fitted)]))
+    images = read_rows(split.images, np.array(fitted))
     student_maps, predictions = _maps(student, images, device)
     rows = [((IMAGE, ""), images[shown].permute(0, 2, 3, 1).numpy())]
     for teacher in targets.teachers:
-        target = torch.from_numpy(np.array(split.spatial[teacher][np.array(fitted)])).float()
+        target = read_rows(split.spatial[teacher], np.array(fitted))
         colors = Colors.fit(target)
         rows += [
             ((TEACHER, teacher), colors.paint(target[shown])),

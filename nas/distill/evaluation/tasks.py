@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.cache.grid import to_grid
+from nas.cache.shards import read_rows
 from nas.cache.targets import SplitTargets, Targets
-from nas.distill.evaluation.explained_variance import predict, read, slices
+from nas.distill.evaluation.explained_variance import predict, slices
 from nas.distill.evaluation.probes import (
     GALLERY,
     PixelProbe,
@@ -58,7 +59,7 @@ class FeatureBatch(NamedTuple):
     def masks(self) -> Tensor:
         """Return the images' masks (B, S, S)."""
         assert self.split.masks is not None
-        return read(self.split.masks, self.rows)
+        return read_rows(self.split.masks, self.rows)
 
 
 FeaturesOf = Callable[[SplitTargets, int], Iterator[FeatureBatch]]  # of the first images of a split
@@ -131,7 +132,7 @@ class Classification(Task):
         train, val = self.targets.train.labels, self.targets.val.labels
         assert train is not None
         assert val is not None
-        labels, truth = read(train, slice(len(bank))), read(val, slice(len(queries)))
+        labels, truth = read_rows(train, slice(len(bank))), read_rows(val, slice(len(queries)))
         if (labels == labels[0]).all() or (truth == truth[0]).all():
             return {}
         return {
@@ -311,16 +312,14 @@ def student_features(student: Student, device: str, split: SplitTargets, count: 
 def teacher_features(teacher: str, split: SplitTargets, count: int) -> Iterator[FeatureBatch]:
     """Yield the targets of the first `count` images."""
     for rows in slices(min(count, len(split)), _ROWS):
-        yield FeatureBatch(
-            split, rows, teacher_summary(split, teacher, rows), read(split.spatial[teacher], rows).float()
-        )
+        yield FeatureBatch(split, rows, teacher_summary(split, teacher, rows), read_rows(split.spatial[teacher], rows))
 
 
 def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:
     """Return targets (B, k) of the summary, or the means of the maps' targets where a teacher has no summary."""
     if teacher in split.summary:
-        return read(split.summary[teacher], rows).float()
-    return read(split.spatial[teacher], rows).float().mean((2, 3))
+        return read_rows(split.summary[teacher], rows)
+    return read_rows(split.spatial[teacher], rows).mean((2, 3))
 
 
 def too_many_classes(targets: Targets) -> str | None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Features
+from nas.cache.shards import read_rows
 from nas.cache.targets import Targets
 from nas.distill.adaptor import module_name
-from nas.distill.evaluation.explained_variance import read
 from nas.distill.heads import HeadDims, Student, TeacherHeads, normalize
 
 Look = Callable[[Tensor], Tensor]
@@ -31,8 +31,8 @@ def recalling(whole: Targets, teacher: str) -> Student:
     known: dict[bytes, tuple[Tensor, Tensor]] = {}
     for split in (whole.train, whole.val):
         rows = slice(0, len(split))
-        images = normalize(read(split.images, rows))
-        pairs = zip(read(split.summary[teacher], rows).float(), read(split.spatial[teacher], rows).float(), strict=True)
+        images = normalize(read_rows(split.images, rows))
+        pairs = zip(read_rows(split.summary[teacher], rows), read_rows(split.spatial[teacher], rows), strict=True)
         known |= dict(zip(map(_key, images), pairs, strict=True))
 
     def look(which: int) -> Look:

@@ -30,11 +30,11 @@ def split_of(count: int, seed: int, size: int = 32) -> SplitTargets:
     cells = F.adaptive_avg_pool2d(torch.from_numpy(images).float() / 255 - 0.5, 2)
     projection = torch.randn(8, 3, generator=torch.Generator().manual_seed(7))
     spatial = torch.einsum("kc,nchw->nkhw", projection, cells)
-    spatial = ((spatial - spatial.mean((0, 2, 3), keepdim=True)) / spatial.std()).numpy().astype(np.float16)
-    summary = spatial.astype(np.float32).mean((2, 3)).astype(np.float16)
+    spatial = ((spatial - spatial.mean((0, 2, 3), keepdim=True)) / spatial.std()).half().float()
+    summary = spatial.mean((2, 3)).half().float()
     labels = (images.mean((1, 2, 3)) > 110).astype(np.int64)
     masks = (images.mean(1) > 110).astype(np.uint8)
-    return SplitTargets(images, labels, masks, {"colour": summary}, {"colour": spatial})
+    return SplitTargets(images, labels, masks, {"colour": summary.numpy()}, {"colour": spatial.numpy()})
 
 
 def targets(folder: Path, train: int = 96, val: int = 32) -> Targets:

@@ -7,12 +7,15 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from nas.cache.codecs import CODECS
+from nas.cache.shards import ArrayWriter, ShardedArray
 from nas.cache.targets import SplitTargets
 from nas.distill.batches import WINDOW, Batch, BatchLoader, CachedSource, Schedule, shuffled
 from nas.distill.heads import normalize
@@ -204,3 +207,20 @@ def test_a_gpu_s_batches_are_those_of_the_cpu_while_the_student_s_stream_is_busy
             assert torch.equal(maps.cpu(), plain.targets["a/spatial"])
     finally:
         loader.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("storage", CODECS)
+def test_a_gpu_decodes_targets_to_the_bits_that_a_cpu_decodes(storage: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((16, 5, 4, 4), dtype=np.float32)
+    codec = CODECS[storage](np.abs(values).max((0, 2, 3)))
+    codes = codec.encode(values)
+    with ArrayWriter(tmp_path / "rows.npy", codes.dtype, codes.shape[1:]) as writer:
+        writer.append(codes)
+    maps = {"a": ShardedArray([tmp_path / "rows.npy"], [16], codec)}
+    source = CachedSource(SplitTargets(Rows(16, (3, 32, 32), np.uint8), None, None, {}, maps))
+    plan = Schedule(GROUPS, 16, 0)[0]
+    decoded = source.read(plan, plan.rows, torch.device("cuda")).targets["a/spatial"]
+    assert decoded.device.type == "cuda"
+    assert torch.equal(decoded.cpu(), source.read(plan, plan.rows, torch.device("cpu")).targets["a/spatial"])

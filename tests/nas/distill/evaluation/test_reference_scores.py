@@ -47,7 +47,7 @@ def test_no_constant_map_explains_more(tmp_path: Path) -> None:
 
 def test_targets_that_are_the_same_everywhere_have_no_score(tmp_path: Path) -> None:
     every = targets(tmp_path)
-    flat = replace(every, val=replace(every.val, spatial={"colour": np.ones((32, 8, 2, 2), np.float16)}))
+    flat = replace(every, val=replace(every.val, spatial={"colour": np.ones((32, 8, 2, 2), np.float32)}))
     assert "score" not in chance(flat)
 
 
