@@ -9,5 +9,8 @@ Any release of Optuna or Ray may change their private names, so `pyproject.toml`
 """
 
 import logging
+import os
 
+if os.name == "nt":
+    raise ImportError("backbone-nas runs on Linux; on Windows, use it inside WSL2")
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that imports nas decides where its log goes

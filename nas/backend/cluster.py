@@ -13,7 +13,6 @@ finished trial is in the store.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -200,7 +199,7 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         node_id: The node, which leaves a probe file of its own; "" for the driver.
     """
     from nas.cache.targets import load_targets
-    from nas.measure.environment import device_kind
+    from nas.measure.environment import code_digest, device_kind
 
     folder, config = Path(spec.checkpoint_dir), json.loads(spec.config)
     driver_token = _probe_file(folder, token).read_text()
@@ -208,7 +207,7 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         _probe_file(folder, token, node_id).write_text(token)
     return {
         "run folder": driver_token,
-        "code": _code_digest(),
+        "code": code_digest(),
         "versions": compared_versions(config["runtime"]),
         "teachers' outputs": load_targets(Path(spec.targets_dir)).fingerprint,
         "device": device_kind(config["device"]),
@@ -247,15 +246,6 @@ def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path)
 def _probe_file(folder: Path, token: str, node_id: str = "") -> Path:
     """Return a hidden file, by which the driver and a node check that they share a folder."""
     return folder / f".node-{token}{node_id}"
-
-
-def _code_digest() -> str:
-    """Return a digest of this project's source files."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for package in ("search_space", "backbones", "nas"):
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(os.fsencode(path.relative_to(root)) + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @contextmanager

@@ -66,6 +66,14 @@ def judge_cpu(reading: CpuReading | Unread) -> Finding:
         return Finding("CPU", FAIL, reading.reason, effect, "reinstall PyTorch: make clean setup")
     known = ", ".join(reading.instructions or ()) or "instructions unknown"
     value = f"{reading.model}, {plural(reading.cpus, 'CPU')}; {known}"
+    if reading.system != "Linux":
+        return Finding(
+            "CPU",
+            WARN,
+            f"{value}; {reading.system}",
+            "the program is tested on Linux only; without /proc, it does not find the processes of a killed search",
+            "use Linux, also in a virtual machine or a container",
+        )
     if reading.quota is not None and reading.quota < reading.cpus:
         whole = max(1, int(reading.quota))
         return Finding(

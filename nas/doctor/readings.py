@@ -68,6 +68,7 @@ class CpuReading:
         instructions: Values of `INSTRUCTIONS` that it has; None where the system does not say.
         cpus: CPUs that this process may use.
         quota: CPUs whose time the control group grants; None for no limit.
+        system: The operating system, as Linux or Darwin.
     """
 
     model: str
@@ -75,6 +76,7 @@ class CpuReading:
     instructions: tuple[str, ...] | None
     cpus: int
     quota: float | None
+    system: str = "Linux"
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,14 @@ def read_cpu(proc: Path = PROC, cgroups: Path = CGROUPS) -> CpuReading:
     """Read the processor and how much of it this process gets."""
     from nas.measure.environment import cpu_model
 
-    return CpuReading(cpu_model(), platform.machine(), _instructions(proc), cpu_count(), _cpu_quota(proc, cgroups))
+    return CpuReading(
+        cpu_model(),
+        platform.machine(),
+        _instructions(proc),
+        cpu_count(),
+        _cpu_quota(proc, cgroups),
+        platform.system(),
+    )
 
 
 def _instructions(proc: Path) -> tuple[str, ...] | None:

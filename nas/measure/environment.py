@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping
@@ -94,11 +95,25 @@ def recorded_device_kind(environment: Mapping[str, Any]) -> str | None:
 def cpu_model() -> str:
     """Return the CPU's name in /proc/cpuinfo, or that of the platform module where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = cpu_name(Path("/proc/cpuinfo").read_text())
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        name = ""
+    return name or platform.processor() or platform.machine()
+
+
+def cpu_name(cpuinfo: str) -> str:
+    """Return the CPU's name in a text of /proc/cpuinfo, "" where it has none.
+
+    Linux on ARM gives no name but the numbers of each core's designer and design: "ARM 0x41/0xd0c".
+    """
+    fields = [
+        (name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in cpuinfo.splitlines())
+    ]
+    models = [value for name, value in fields if name == "model name"]
+    designers = [value for name, value in fields if name == "CPU implementer"]
+    designs = [value for name, value in fields if name == "CPU part"]
+    cores = dict.fromkeys(map("/".join, zip(designers, designs, strict=False)))
+    return models[0] if models else f"ARM {', '.join(cores)}" if cores else ""
 
 
 def environment(device: str, *arms: Arm) -> dict[str, Any]:
@@ -118,9 +133,19 @@ def environment(device: str, *arms: Arm) -> dict[str, Any]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),  # decides the effect of other processes
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
+        "code": code_digest(),
         **versions(*arms),
         **(_cuda(chosen) if chosen.type == "cuda" else {}),
     }
+
+
+def code_digest() -> str:
+    """Return a digest of this project's source files that a study's numbers depend on."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for package in ("search_space", "backbones", "nas"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(os.fsencode(path.relative_to(root)) + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def versions(*arms: Arm) -> dict[str, str]:

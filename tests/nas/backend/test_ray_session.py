@@ -213,3 +213,11 @@ def test_a_trial_that_ended_before_it_began_has_no_file(tmp_path: Path) -> None:
     failure, reason = TrialWatchdog(None).explain_loss(SimpleNamespace(trial_id="t", error_file=None))
     assert failure is Failure.LOST_WORKER
     assert reason
+
+
+def test_workers_of_a_command_under_uv_run_have_its_environment() -> None:
+    """By default, Ray would let each of them install this project anew, with another torch."""
+    code = "import nas.backend; from ray._private import ray_constants as c; print(c.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
+    unset = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+    done = subprocess.run([sys.executable, "-c", code], env=unset, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

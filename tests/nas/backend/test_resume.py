@@ -90,7 +90,11 @@ def test_a_refused_command_changes_nothing(
     assert "--address" in refused([*new, "--distill", "precision=fp32", *nobody], capsys, code=1)
     assert not holds_study(tmp_path / "new")
 
-    Store.open(run).update_info(lambda info: replace(info, environment={"device": "cpu", "cpu": "Z80", "cpus": 1}))
+    z80 = {"device": "cpu", "cpu": "Z80", "cpus": 1}
+    Store.open(run).update_info(lambda info: replace(info, environment={**z80, "code": "abc"}))
+    assert main(["--resume", str(run)]) == 2
+    assert "warning: the program's code has changed since the study began (abc -> " in capsys.readouterr().err
+    Store.open(run).update_info(lambda info: replace(info, environment=z80))
     before = Store.open(run).info
     assert "Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
     monkeypatch.setattr("nas.backend.ray_tune.open_cluster", lambda *words, **settings: nullcontext())

@@ -40,6 +40,7 @@ CASES = [
     (findings.judge_cpu(replace(CPU, instructions=())), WARN, "AVX2"),
     (findings.judge_cpu(replace(CPU, instructions=None)), OK, ""),
     (findings.judge_cpu(replace(CPU, machine="aarch64", instructions=("NEON",))), OK, ""),
+    (findings.judge_cpu(replace(CPU, system="Darwin")), WARN, "use Linux"),
     (findings.judge_memory(MEMORY), OK, ""),
     (findings.judge_memory(replace(MEMORY, limit=4 * GB)), WARN, "--workers 1"),
     (findings.judge_memory(replace(MEMORY, available=1 * GB)), WARN, "end other programs"),

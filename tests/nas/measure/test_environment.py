@@ -54,3 +54,16 @@ def test_an_environment_has_the_library_of_the_runtime_and_of_no_other() -> None
 
 def test_a_cpu_is_of_one_kind() -> None:
     check_one_kind("cpu")
+
+
+X86 = "processor\t: 0\nmodel name\t: AMD EPYC 9B14\nflags\t\t: fpu\n\nprocessor\t: 1\nmodel name\t: AMD EPYC 9B14\n"
+ARM = "".join(f"CPU implementer\t: 0x41\nCPU part\t: {part}\n\n" for part in ("0xd44", "0xd44", "0xd4b"))
+
+
+@pytest.mark.parametrize(("cpuinfo", "name"), [(X86, "AMD EPYC 9B14"), (ARM, "ARM 0x41/0xd44, 0x41/0xd4b"), ("", "")])
+def test_arm_cpus_without_a_name_are_told_apart_by_their_designs(cpuinfo: str, name: str) -> None:
+    assert environment.cpu_name(cpuinfo) == name
+
+
+def test_the_cpu_of_this_machine_has_a_name() -> None:
+    assert environment.cpu_model() not in ("", "x86_64", "aarch64")

@@ -39,6 +39,13 @@ def test_a_changed_parameter_is_named_with_its_choices() -> None:
     ]
 
 
+def test_changed_code_is_named_and_unrecorded_code_is_not() -> None:
+    info = replace(INFO, environment={**INFO.environment, "code": "abc"})
+    assert compatibility.of_code(info, "abc") == ""
+    assert "since the study began (abc -> def)" in compatibility.of_code(info, "def")
+    assert compatibility.of_code(replace(INFO, environment={}), "def") == ""
+
+
 def test_objectives_differ_in_their_reference_and_not_in_their_label() -> None:
     other = [replace(OBJECTIVES[0], label="new label"), Objective("throughput", "", "x", reference=0.25, log=True)]
     assert compatibility.of_objectives(INFO, other) == [

