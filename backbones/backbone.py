@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from search_space import ArchSpec
 from search_space.arch import SIZE_MULTIPLE_PX
+from search_space.windows import eradio_window
 
-MAX_WINDOW = 16
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: joins the previous group
 
@@ -230,14 +229,12 @@ class Backbone(nn.Module):
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
         """Set the windows of all windowed stages for images of `resolution` = side or (H, W) px.
 
-        E-RADIO's rule: the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map. Blocks
-        with a method `resize(window)` follow it; all others keep their windows, with which they take any map. Raises
-        InputSizeError for sides that are no multiples of 32.
+        Blocks with a method `resize(window)` follow E-RADIO's rule, see `search_space.windows`; all others keep their
+        windows, with which they take any map. Raises InputSizeError for sides that are no multiples of 32.
         """
         height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
         check_size(height, width)
-        common = math.gcd(height, width) // SIZE_MULTIPLE_PX
-        window = max(d for d in range(1, MAX_WINDOW + 1) if common % d == 0)
+        window = eradio_window(height, width)
         specs = list(self.spec.stages)
         for i, stage in enumerate(self.stages):
             windowed = [block for block in stage.blocks if hasattr(block, "resize")]  # type: ignore[union-attr]

@@ -341,7 +341,8 @@ def spaces_page() -> str:
         "Which one? `laptop`, the default, is for images of 64 px and a machine without a GPU. It contains `micro`, and"
         " adds blocks of today's fast networks, other kernels, more depth in stages 3 and 4, and stems of stride 16; in"
         " searches of 200 candidates [its fronts were better](../results/index.md#search). `micro` is frozen, so that"
-        " new studies compare with published ones. `full` is for images of 224 px and for GPUs.",
+        " new studies compare with published ones. `full` is for images of 224 px and for GPUs. The tables have the"
+        " windows for these sizes; a search at another `--img-size` has windows that tile its maps.",
     ]
     for space in SPACES.values():
         rows = [(f"`{gene.name}`", ", ".join(choice_of(gene, value) for value in gene.choices)) for gene in space.genes]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from typing import Any
 
 from search_space.arch import STAGES, STEM_STRIDES, ArchSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
-from search_space.stage import StageSpec
+from search_space.stage import MR_RATIOS, StageSpec
+from search_space.windows import eradio_window, fitted, is_cut_into_windows
 
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
 
@@ -67,6 +68,10 @@ class Space:
         for neck in layout.necks:
             if neck != "none" and not layout.stride <= stages.get(neck, 0) < last:
                 raise SpecError(f"necks: {neck}; need a stage at stride {layout.stride} or more, and below {last}")
+
+    def at(self, image_px: int) -> Space:
+        """Return the space for square images of this side: its windows tile their maps, see `search_space.windows`."""
+        return _space_at(self, image_px)
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -226,3 +231,22 @@ class Space:
 def _shifted(neck: str, by: int) -> str:
     """Return a neck with its stage's number increased; "none" stays."""
     return neck if neck == "none" else f"stage{int(neck.removeprefix('stage')) + by}"
+
+
+@lru_cache(maxsize=64)
+def _space_at(space: Space, image_px: int) -> Space:
+    """Return `Space.at`; one object for each space and size, as its genes take long to make."""
+    fit = partial(fitted, base=eradio_window(space.image_px, space.image_px), image_px=image_px)
+    stages = tuple(_stage_at(stage, stride, fit) for stride, stage in zip(space.strides, space.stages, strict=True))
+    return space if stages == space.stages else replace(space, stages=stages, image_px=image_px)
+
+
+def _stage_at(stage: StageChoices, stride: int, fit: Callable[[int, int], int]) -> StageChoices:
+    """Return a stage's choices with windows that `fit` returns for a window and the side of a token in pixels."""
+    cut = {block for block in stage.blocks if is_cut_into_windows(block)}
+    windows, mr_windows = stage.windows, stage.mr_windows
+    if cut - {"mr_window"}:
+        windows = tuple(dict.fromkeys(fit(window, stride) for window in windows))
+    if "mr_window" in cut:
+        mr_windows = tuple(dict.fromkeys(fit(window, stride * max(MR_RATIOS)) for window in mr_windows))
+    return replace(stage, windows=windows, mr_windows=mr_windows)

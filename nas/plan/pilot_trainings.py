@@ -37,7 +37,6 @@ from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import CountedCosts, broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
 from nas.study.redaction import public_word
-from search_space import SPACES, preset
 
 FILE_NAME = "pilot.json"
 _POOL = 256  # random architectures, among which the models are chosen by their cost
@@ -149,7 +148,7 @@ def pilot_trials(config: SearchConfig, number: int) -> tuple[TrialRecord, ...]:
     Raises:
         ConfigError: Too few random architectures are within the limits.
     """
-    rng, space = random.Random(f"pilot/{config.seed}"), SPACES[config.space]
+    rng, space = random.Random(f"pilot/{config.seed}"), config.search_space
     drawn: dict[str, TrialRecord] = {}
     for _ in range(_MAX_DRAWS):
         spec = space.sample(rng)
@@ -217,7 +216,7 @@ def _begin(
         if precision == "auto":
             here, locks = replace(config, distill=_recipe_here(config)), lock_dir() / device_key(config.device)
             threads = max(1, cpu_count() // _trainings_at_a_time(settings))
-            choice = choose_precision(preset(SPACES[config.space].reference), targets, here, threads, locks)
+            choice = choose_precision(config.spec(config.search_space.reference), targets, here, threads, locks)
             announce(str(choice), _LOG)
             precision = choice.precision
         record = PilotRecord(recorded_settings(config), precision, targets.fingerprint)

@@ -43,7 +43,7 @@ from nas.storage.store import Store
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.records import Measurement, Objective, RungResult, TrialRecord, TrialState
-from search_space import SPACES, ArchSpec
+from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
 MAX_STEPS, MIN_STEPS, ENOUGH_S = 20, 3, 5.0  # timed steps of an architecture, and seconds that suffice
@@ -328,7 +328,7 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
     tells: list[float] = []
     rng = random.Random(config.seed)
     with scratch_folder("nas-plan-") as folder:
-        sampler = make_sampler(config, SPACES[config.space], objectives)
+        sampler = make_sampler(config, config.search_space, objectives)
         loop = StudyLoop(Store.create(folder / "study", study_info(small, objectives), sampler))
         end = time.perf_counter() + DRIVER_PROBE_S
         while not loop.finished and (len(asks) < MIN_TRIALS or time.perf_counter() < end):

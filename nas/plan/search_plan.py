@@ -49,7 +49,6 @@ from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, CountedCosts, broken_limit
 from nas.study.objectives import objectives
-from search_space import SPACES, preset
 
 _PROBED, _COUNTED = 3, 64  # random architectures
 _MAX_DRAWS = 300
@@ -122,7 +121,7 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
 
     The named ones are the reference, unless it is a network of timm, and the baselines.
     """
-    rng, space = random.Random(f"plan/{config.seed}"), SPACES[config.space]
+    rng, space = random.Random(f"plan/{config.seed}"), config.search_space
     names = dict.fromkeys((config.reference, *config.baselines))
     named: NamedSpecs = [(name, config.spec(name)) for name in names if not is_of_timm(name)]
     feasible: NamedSpecs = []
@@ -150,7 +149,7 @@ def _measured(
     threads = max(1, cpus // workers), max(1, cpus - 1)
     locks, precision = lock_dir() / device_key(config.device), None
     if config.distill.precision == "auto":
-        precision = choose_precision(preset(SPACES[config.space].reference), targets, config, threads[0], locks)
+        precision = choose_precision(config.spec(config.search_space.reference), targets, config, threads[0], locks)
         config = replace(config, distill=replace(config.distill, precision=precision.precision))
     return probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
 

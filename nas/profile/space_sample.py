@@ -22,7 +22,8 @@ from nas.profile.profiles import FAILURES, failure_reason
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement
-from search_space import SPACES, ArchSpec
+from search_space import PRESETS, SPACES, ArchSpec
+from search_space.windows import fit_windows
 
 MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
 MAX_WORTH_TIMING = 10
@@ -248,7 +249,7 @@ def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
     seen: set[str] = set()
     repeats = 0
     while len(seen) < request.samples and repeats < MAX_REPEATS:
-        spec = SPACES[request.space].sample(rng)
+        spec = SPACES[request.space].at(request.resolution).sample(rng)
         repeats = repeats + 1 if spec.arch_id in seen else 0
         if not repeats:
             seen.add(spec.arch_id)
@@ -273,10 +274,16 @@ def _time(counted: SampledSpec, spec: ArchSpec, request: SpaceRequest, service: 
         budget_s=SPEC_S,
     )
     try:
-        measured = service.measure(spec.to_dict(), request.reference, setting, name_of_reference=request.reference)
+        reference = _at(request.reference, request.resolution)
+        measured = service.measure(spec.to_dict(), reference, setting, name_of_reference=request.reference)
     except FAILURES as error:
         return replace(counted, failure=failure_reason(error))
     return replace(counted, measurement=measured.record)
+
+
+def _at(network: str, image_px: int) -> str | dict[str, Any]:
+    """Return what measures a network by its name; the windows of a preset tile the maps of the images."""
+    return fit_windows(PRESETS[network], image_px).to_dict() if network in PRESETS else network
 
 
 def _compliance(spec: SampledSpec, limit: Limit, bound: float) -> Compliance:

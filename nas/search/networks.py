@@ -93,9 +93,9 @@ def check_new_baselines(config: SearchConfig) -> None:
             sampler is one of Optuna's: those sample parameters jointly only if all complete trials have them.
     """
     names: dict[str, str] = {}
-    space = SPACES[config.space]
+    space = config.search_space
     for name in config.baselines:
-        spec = config.spec(name) if name in config.specs else PRESETS[name]
+        spec = config.spec(name)
         if config.baselines.count(name) > 1:
             raise ConfigError(f"--baselines: {name} is named twice")
         if (earlier := names.setdefault(spec.arch_id, name)) != name:

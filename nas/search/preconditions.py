@@ -15,7 +15,7 @@ from nas.numbers import plural
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
 from nas.study.teacher_names import check_teacher_names
-from search_space import SPACES, ArchSpec
+from search_space import ArchSpec
 
 SAMPLED = 200  # random architectures whose costs are counted
 _FAR = 3.0  # a limit of less than a third of the space's least costs is refused without counting anything
@@ -165,7 +165,7 @@ def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
             f"{bounds}: far below what the architectures of the space {config.space} need. The smallest values known"
             f" are {_smallest_values(limits, least)}"
         )
-    rng, space = random.Random(f"limits/{config.seed}"), SPACES[config.space]
+    rng, space = random.Random(f"limits/{config.seed}"), config.search_space
     costs = _costs([space.sample(rng) for _ in range(SAMPLED)], config.distill.img_size)
     kept = sum(all(_keeps(LIMITS[name], each, bound) for name, bound in limits.items()) for each in costs)
     if kept:

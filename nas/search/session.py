@@ -42,7 +42,7 @@ from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
 from nas.study.redaction import public_word
-from search_space import SPACES, NetworkSpec, preset
+from search_space import NetworkSpec
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -119,7 +119,7 @@ def _search(command: SearchCommand, console: Console) -> None:
     command, precision_ms = with_precision(command, targets, show)
     config = command.config
     study_objectives = objectives(config.objectives, config.distill.score)
-    sampler = make_sampler(config, SPACES[config.space], study_objectives)
+    sampler = make_sampler(config, config.search_space, study_objectives)
     with ExitStack() as stores:
         existing = stores.enter_context(Store.open(command.run, sampler, command.storage)) if command.resume else None
         if existing is not None:
@@ -202,7 +202,7 @@ def with_precision(
 
     threads = _train_threads(1 if network else command.workers or default_workers(config))
     locks = lock_dir() / device_key(config.device)
-    choice = choose_precision(network or preset(SPACES[config.space].reference), targets, config, threads, locks)
+    choice = choose_precision(network or config.spec(config.search_space.reference), targets, config, threads, locks)
     show(str(choice))
     distill = replace(config.distill, precision=choice.precision)
     return replace(command, config=replace(config, distill=distill)), choice.step_ms
@@ -248,7 +248,7 @@ def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict
         time_spent={"teachers": targets.build_seconds},
         teacher_facts=teacher_facts,
         chance=chance(targets),
-        space={name: list(values) for name, values in SPACES[config.space].choices().items()},
+        space={name: list(values) for name, values in config.search_space.choices().items()},
         format=FORMAT,
     )
 

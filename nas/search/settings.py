@@ -263,7 +263,7 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     stored = SearchConfig.from_dict(info.config)
     _check_names(stored)
     changed = stored.differences(_config(options, stored))
-    changed += compatibility.of_space(info, SPACES[stored.space].choices())
+    changed += compatibility.of_space(info, stored.search_space.choices())
     arm = Arm.parse(stored.runtime)
     changed += compatibility.of_versions(info, versions(arm), arm.traits.packages)
     if changed:

@@ -28,8 +28,9 @@ from nas.ranges import (
 from nas.ranges import ConfigError as ConfigError
 from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
-from search_space import SPACES, ArchSpec, preset
+from search_space import SPACES, ArchSpec, Space, preset
 from search_space.checks import shown
+from search_space.windows import fit_windows
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # The keys of nas.samplers' SAMPLERS and COSTS, of nas.cache's CODECS and of nas.distill's LOSSES, TRANSFORMS and
@@ -316,6 +317,11 @@ class SearchConfig:
             raise ConfigError(f"--objectives: {named}: needs score, and each name only once")
 
     @property
+    def search_space(self) -> Space:
+        """Return the search space, for the study's size of images."""
+        return SPACES[self.space].at(self.distill.img_size)
+
+    @property
     def grid(self) -> int:
         """Return the side of the teachers' spatial targets, which is that of the student's map at stride 16."""
         return self.distill.img_size // 16
@@ -342,8 +348,13 @@ class SearchConfig:
         return tuple(name for name in names if name not in self.baselines)
 
     def spec(self, name: str) -> ArchSpec:
-        """Return the architecture of a name of this study; SpecError for a network of timm and an unknown name."""
-        return ArchSpec.from_dict(self.specs[name]) if name in self.specs else preset(name)
+        """Return the architecture of a name of this study; SpecError for a network of timm and an unknown name.
+
+        The windows of a preset tile the maps of the study's images, as those of its space do.
+        """
+        if name in self.specs:
+            return ArchSpec.from_dict(self.specs[name])
+        return fit_windows(preset(name), self.distill.img_size)
 
     def arch(self, name: str) -> str | dict[str, Any]:
         """Return what measures a network of this study by its name: the spec, or the name of a network of timm."""

@@ -28,7 +28,6 @@ from nas.study.session_times import covered, elapsed, elapsed_by_clock, now, ses
 from nas.study.space_protocol import SearchSpace
 from nas.study.study_store import StudyStore
 from nas.study.trial_table import TrialTable
-from search_space import SPACES
 
 _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search gives up
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
@@ -75,7 +74,7 @@ class StudyLoop:
         store.retry_while_unavailable(store.register_driver)
         self.info: StudyInfo = store.retry_while_unavailable(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
-        self.space: SearchSpace = space or SPACES[self.config.space]
+        self.space: SearchSpace = space or self.config.search_space
         self._clock, self._deadline_s, self._until_converged = clock, deadline_s, until_converged
         baselines = {name: self.config.spec(name) for name in self.config.baselines}
         self._proposer = TrialProposer(store, self.space, baselines)

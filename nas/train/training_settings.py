@@ -37,6 +37,7 @@ from search_space.presets import unknown_preset
 from search_space.spaces import space_of
 from search_space.timm_names import PREFIX
 from search_space.timm_spec import find_network
+from search_space.windows import fit_windows
 
 # Beyond the recipe of a search: the length of a training is known from its start.
 LONG_RECIPE: dict[str, Any] = {"schedule": "wsd", "ema_decay": 0.999, "max_grad_norm": 0.3}
@@ -220,6 +221,8 @@ def _of_name(
 
         space = space_of(spec)
         suitable = {"space": "full" if space is None else space.name, "img_size": image_px(spec)}
+        if name in PRESETS:
+            spec = fit_windows(spec, {**suitable, **options}["img_size"])
     return TrainingPlan(name, spec.to_dict()), {**suitable, **options}, None
 
 

@@ -15,7 +15,7 @@ from nas.measure.counts import count
 from nas.profile.__main__ import main
 from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest, share_interval
 from nas.study.records import Measurement
-from search_space import SPACES, ArchSpec
+from search_space import SPACES, ArchSpec, preset
 from search_space.genes import Layout
 from tests.nas.profile.services import scripted
 
@@ -62,6 +62,12 @@ def test_specs_are_counted_and_ranged(capsys):
     assert sample(capsys, "--samples", "12", "--seed", "4")["specs"] != data["specs"]
 
 
+def test_windows_tile_the_maps_of_another_size(capsys):
+    data = sample(capsys, "--samples", "6", "--img-size", "96")
+    rng = random.Random(0)
+    assert [s["arch_id"] for s in data["specs"]] == [SPACES["micro"].at(96).sample(rng).arch_id for _ in range(6)]
+
+
 def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: time.sleep(0.2) or {}))
     plot = tmp_path / "space.svg"
@@ -93,9 +99,8 @@ def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeyp
     assert [ArchSpec.from_dict(spec).arch_id for spec, _, _ in service.requests] == [
         s["arch_id"] for s in data["specs"]
     ]
-    assert {(reference, s.arm.precision, s.resolution) for _, reference, s in service.requests} == {
-        ("eradio_pico", "bf16", 64)
-    }
+    assert all(reference == preset("eradio_pico").to_dict() for _, reference, _ in service.requests)
+    assert {(s.arm.precision, s.resolution) for *_, s in service.requests} == {("bf16", 64)}
     service.requests.clear()
     assert main(["--space", "micro", *timed]) == 0
     out = capsys.readouterr().out

@@ -13,6 +13,7 @@ from nas.samplers.cost_model import COSTS
 from nas.study import config
 from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
 from nas.study.limits import LimitError
+from search_space import SPACES, preset
 
 
 def test_names_that_help_lists_are_those_of_the_tables() -> None:
@@ -139,3 +140,14 @@ def test_recipes_with_groups_survive_json() -> None:
     again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert not again.differences(config)
+
+
+def test_space_and_presets_have_windows_for_the_study_s_images() -> None:
+    """Reference, baselines and candidates would else run on three times the tokens at 256 px."""
+    study = SearchConfig(space="full", distill=DistillConfig(img_size=256))
+    assert study.search_space.stages[2].windows == (8, 16)
+    assert [stage.window for stage in study.spec("eradio_xt").stages] == [None, None, 8, 8]
+    assert study.arch("eradio_xt") == study.spec("eradio_xt").to_dict()
+    own = replace(study, specs={"mine": preset("eradio_xt").to_dict()})
+    assert own.spec("mine") == preset("eradio_xt")
+    assert SearchConfig().search_space is SPACES["laptop"]

@@ -53,6 +53,8 @@ def test_images_and_reference_suit_the_architecture(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(preset("like_levit_256").to_json())
     mine = command("mine.json", "--train-steps", "10", "--img-size", "96")
     assert (mine.plan.name, mine.session.config.distill.img_size) == ("mine", 96)
+    other_size = command("eradio_xt", "--train-steps", "10", "--img-size", "256")
+    assert [stage.window for stage in other_size.plan.architecture.stages] == [None, None, 8, 8]
 
 
 def test_flags_decide_before_the_recipe_of_a_long_training() -> None:

@@ -1,0 +1,68 @@
+"""The windows of attention that tile the maps of an image size: E-RADIO's rule, for specs and for spaces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from search_space.arch import SIZE_MULTIPLE_PX, ArchSpec
+from search_space.stage import BLOCK_FIELDS, StageSpec
+
+MAX_WINDOW = 16
+
+Fit = Callable[[int, int], int]  # (window, px of the map's side for one of its tokens) -> the window that fits
+
+
+def eradio_window(height_px: int, width_px: int) -> int:
+    """Return the window for images whose sides are multiples of 32: E-RADIO's rule.
+
+    It is the largest common divisor of H / 32 and W / 32 up to 16, so that windows tile every map.
+    """
+    common = math.gcd(height_px, width_px) // SIZE_MULTIPLE_PX
+    return max(d for d in range(1, MAX_WINDOW + 1) if common % d == 0)
+
+
+def fitted(window: int, step_px: int, base: int, image_px: int) -> int:
+    """Return the window of a stage at another size of image.
+
+    A window that tiles the stage's map stays, and so does one for whose map E-RADIO's rule has only small windows.
+
+    Args:
+        window: Side in tokens, a multiple of `base`.
+        step_px: Side of a token in pixels, on the coarsest map that is cut into windows.
+        base: Window of E-RADIO's rule at the size for which `window` was chosen.
+        image_px: Side of the square images, a multiple of 32.
+    """
+    fitting = eradio_window(image_px, image_px)
+    small = 2 * fitting <= min(base, image_px // SIZE_MULTIPLE_PX)
+    return window if small or image_px % (window * step_px) == 0 else window // base * fitting
+
+
+def fit_windows(spec: ArchSpec, image_px: int) -> ArchSpec:
+    """Return a spec whose windows tile the maps of square images, see `fitted`; vit fits its own windows to any map.
+
+    Args:
+        spec: The architecture. Its smallest window is taken as that of E-RADIO's rule at the size that it is for.
+        image_px: Side of the images, a multiple of 32.
+    """
+    windows = [w for stage in spec.stages if is_cut_into_windows(stage.block) for w in stage.resolutions[1]]
+    if not windows:
+        return spec
+    fit = partial(fitted, base=min(windows), image_px=image_px)
+    pairs = zip(spec.strides, spec.stages, strict=True)
+    return replace(spec, stages=tuple(_fit_stage(stage, stride, fit) for stride, stage in pairs))
+
+
+def is_cut_into_windows(block: str) -> bool:
+    """Tell whether a block cuts its map into windows of a fixed side; those of vit follow the map."""
+    return "window" in BLOCK_FIELDS[block] and "global_every" not in BLOCK_FIELDS[block]
+
+
+def _fit_stage(stage: StageSpec, stride: int, fit: Fit) -> StageSpec:
+    if not is_cut_into_windows(stage.block):
+        return stage
+    ratios, windows = stage.resolutions
+    new = tuple(fit(window, stride * max(ratios)) for window in windows)
+    return replace(stage, window=new if isinstance(stage.window, tuple) else new[0])

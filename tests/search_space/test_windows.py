@@ -1,0 +1,77 @@
+"""Windows tile the maps of the images that a study has."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from backbones.entrypoints import image_px
+from search_space import PRESETS, SPACES, ArchSpec, preset
+from search_space.windows import eradio_window, fit_windows, is_cut_into_windows
+
+SIZES = range(32, 1056, 32)
+POOR = (17, 19, 23, 29, 31, 34)  # multiples of 32 px for which E-RADIO's rule has windows of 1 or 2 only
+
+
+def enlargement(spec: ArchSpec, px: int) -> float:
+    """Return the largest share of tokens that a stage of a spec has when its map is enlarged to whole windows."""
+    shares = [1.0]
+    for stride, stage in zip(spec.strides, spec.stages, strict=True):
+        if is_cut_into_windows(stage.block):
+            side, step = -(-px // stride), max(map(int.__mul__, *stage.resolutions))
+            shares.append((-(-side // step) * step / side) ** 2)
+    return max(shares)
+
+
+@pytest.mark.parametrize(
+    ("size", "window"), [((224, 224), 7), ((64, 64), 2), ((384, 384), 12), ((1024, 1024), 16), ((448, 672), 7)]
+)
+def test_e_radio_s_rule(size: tuple[int, int], window: int) -> None:
+    assert eradio_window(*size) == window
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_space_is_itself_at_its_own_size(name: str) -> None:
+    assert SPACES[name].at(SPACES[name].image_px) is SPACES[name]
+    assert SPACES["full"].at(448) is SPACES["full"]  # whose windows tile these maps, too
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_windows_tile_the_maps_of_every_size_for_which_there_are_windows(name: str) -> None:
+    """At 256 px, the windows of 7 for 224 px would run on up to three times the tokens."""
+    rng = random.Random(0)
+    for px in SIZES:
+        space = SPACES[name].at(px)
+        assert space is SPACES[name].at(px)
+        for spec in (space.sample(rng) for _ in range(20)):
+            assert space.contains(spec)
+            assert enlargement(spec, px) == 1 or px // 32 in POOR, (px, spec)
+
+
+def test_choices_keep_their_part_of_the_map() -> None:
+    stages = SPACES["full"].at(384).stages
+    assert [(stage.windows, stage.mr_windows) for stage in stages[2:3]] == [((12, 24), (12,))]
+    assert stages[2].vit_windows == SPACES["full"].stages[2].vit_windows  # they follow the map by themselves
+    assert SPACES["full"].at(17 * 32) is SPACES["full"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_keeps_its_windows_at_its_own_size(name: str) -> None:
+    assert fit_windows(preset(name), image_px(preset(name))) == preset(name)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_tile_the_maps_of_other_sizes(name: str) -> None:
+    for px in (128, 224, 256, 384):
+        assert enlargement(fit_windows(preset(name), px), px) == 1
+
+
+def test_each_ratio_s_window_follows_and_networks_without_windows_stay() -> None:
+    stages = list(preset("eradio_xt").stages)
+    stages[2] = replace(stages[2], window=(7, 14))
+    fitted = fit_windows(replace(preset("eradio_xt"), stages=tuple(stages)), 256)
+    assert [stage.window for stage in fitted.stages] == [None, None, (8, 16), 8]
+    for name in ("like_resnet18", "like_vitdet_medium"):
+        assert fit_windows(preset(name), 256) == preset(name)
