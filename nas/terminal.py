@@ -21,14 +21,18 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+NON_BREAKING_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 # Control characters but for tab and line feed, marks that reorder a line, and halves of characters, which no output can
 # encode: the file names of some disks have them.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """Replace the characters of a text that would control a terminal or hide what stands there."""
-    return _INVISIBLE.sub(REPLACEMENT, text)
+    """Replace the characters of a text that would control a terminal or hide what stands there.
+
+    A hyphen of pages at which no line breaks becomes a plain one, which every font has and every search finds.
+    """
+    return _INVISIBLE.sub(REPLACEMENT, text.replace(NON_BREAKING_HYPHEN, "-"))
 
 
 def write_line(text: object, stream: TextIO | None = None) -> None:

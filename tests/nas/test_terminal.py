@@ -37,6 +37,7 @@ def controls(text: str) -> list[str]:
 
 def test_a_text_keeps_its_lines_and_loses_its_control_characters() -> None:
     assert visible("a\tb\nα±—🙂") == "a\tb\nα±—🙂"
+    assert visible("E\u2011RADIO") == "E-RADIO"
     assert visible("\x1b[2Jx\r\x07\x9b\udcff") == f"{REPLACEMENT}[2Jx{4 * REPLACEMENT}"
     assert controls(visible(ATTACK)) == []
 
