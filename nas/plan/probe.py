@@ -30,7 +30,7 @@ from nas.data import open_poses
 from nas.distill.device_slot import TimedSlot
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
-from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, student_metrics
+from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, probe_images, student_metrics
 from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
 from nas.measure.counts import totals
@@ -194,18 +194,20 @@ def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) 
     student_metrics(student, few, config.device)
     contact_sheet(student, few, config.device)
     rows = max(ROWS, int(ENOUGH_S / each_s))
-    some = first_rows(targets, min(rows, TRAIN_IMAGES), min(rows, HELD_OUT_IMAGES))
-    metrics_s = _timed(lambda: student_metrics(student, some, config.device)) * _evaluated_images(config)
+    some = first_rows(targets, min(rows, probe_images(targets)), min(rows, HELD_OUT_IMAGES))
+    metrics_s = _timed(lambda: student_metrics(student, some, config.device)) * _evaluated_images(
+        config, probe_images(targets)
+    )
     sheet_s = _timed(lambda: contact_sheet(student, few, config.device))
     return each_s * config.val_images, metrics_s / sum(
         len(split) for split in (some.train, some.val, some.poses) if split
     ) + sheet_s
 
 
-def _evaluated_images(config: SearchConfig) -> int:
-    """Return the number of images whose features the evaluation at the last rung takes."""
+def _evaluated_images(config: SearchConfig, probed: int = TRAIN_IMAGES) -> int:
+    """Return the number of images whose features the evaluation at the last rung takes, with `probed` train images."""
     poses = open_poses(config.data, config.val_images, config.distill.img_size)
-    train, val = min(TRAIN_IMAGES, config.train_images * config.views), min(HELD_OUT_IMAGES, config.val_images)
+    train, val = min(probed, config.train_images * config.views), min(HELD_OUT_IMAGES, config.val_images)
     return train + val + (len(poses) if poses else 0)
 
 

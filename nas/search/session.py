@@ -158,7 +158,7 @@ def show_device(config: SearchConfig, show: Announce) -> None:
 def open_targets(command: SearchCommand, console: Console, show: Announce) -> tuple[Targets, dict[str, TeacherFacts]]:
     """Return the teachers' outputs, computed where they are missing, and the facts about a new study's teachers."""
     from nas.cache import open_study_targets
-    from nas.distill.evaluation.tasks import too_many_classes
+    from nas.distill.evaluation.tasks import left_out_of_classification
     from nas.distill.evaluation.zero_shot import embed_class_names
     from nas.teachers import specs
 
@@ -177,7 +177,7 @@ def open_targets(command: SearchCommand, console: Console, show: Announce) -> tu
         )  # fmt: skip
         check_image_count(config, len(targets.train) // config.views, len(targets.val))
         embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
-        if reason := too_many_classes(targets):
+        if reason := left_out_of_classification(targets):
             show(reason)
         return targets, {} if command.resume else _teacher_facts(command, targets, progress)
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BUILT_IN_DATA = "the built-in data"
-_LABELED = (
-    "labeled data other than the built-in, with up to 300 classes: 5 of the 1,500 images that it is fitted on for each"
-)
+_LABELED = "labeled data other than the built-in, with up to {} classes"
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,14 @@ METRICS: dict[str, Metric] = {
         "accuracy",
         "Classes of images by their 20 nearest training images, by the cosine of the summary features.",
         "the most frequent class's share of the images",
-        _LABELED,
+        _LABELED.format("2,000"),
     ),
     "probe": Metric(
         "linear probe",
         "accuracy",
         "Classes of images by logistic regression on the summary features.",
         "the most frequent class's share of the images",
-        _LABELED,
+        _LABELED.format("300"),
     ),
     "miou": Metric(
         "mIoU",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from torch.nn import functional as F
 from nas.cache.targets import Targets
 from nas.distill.evaluation.probes import PixelProbe, object_features, outlines, recall_of_pairs
 from nas.distill.evaluation.reference_scores import chance
-from nas.distill.evaluation.tasks import TASKS, student_metrics, teacher_metrics, too_many_classes
+from nas.distill.evaluation.tasks import (
+    TASKS,
+    evaluate,
+    left_out_of_classification,
+    probe_images,
+    student_metrics,
+    teacher_features,
+    teacher_metrics,
+)
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from tests.nas.distill.known import Known
@@ -59,17 +68,29 @@ def test_points_that_are_known_are_found_without_error() -> None:
     assert [probe.average_precision(0), probe.best_iou(1)] == [pytest.approx(1)] * 2
 
 
-def test_images_of_too_many_classes_are_not_classified_and_a_line_says_why(tmp_path: Path) -> None:
+def test_images_of_many_classes_have_no_probe_and_of_too_many_no_knn_and_a_line_says_why(tmp_path: Path) -> None:
     few = replace(targets(tmp_path), num_classes=300)
-    assert too_many_classes(few) is None
+    assert (left_out_of_classification(few), probe_images(few)) == (None, 1500)
     assert set(teacher_metrics(few, "colour")) == {"knn", "probe", "miou"}
-    many = replace(few, num_classes=301)
-    assert set(teacher_metrics(many, "colour")) == {"miou"}
-    assert not {"knn", "probe"} & set(chance(many))
-    reason = too_many_classes(replace(few, num_classes=1000))
-    assert reason is not None
-    assert reason.endswith("1,500 images, 1.5 for each of the 1,000 classes, and need 5")
-    assert too_many_classes(replace(many, num_classes=None)) is None
+    many = replace(few, num_classes=1000)
+    assert set(teacher_metrics(many, "colour")) == {"knn", "miou"}
+    assert {"knn", "probe"} & set(chance(many)) == {"knn"}
+    assert str(left_out_of_classification(many)).endswith("1,000 classes it takes too long; kNN has 5,000 images")
+    too_many = replace(few, num_classes=2001)
+    assert set(teacher_metrics(too_many, "colour")) == {"miou"}
+    assert not {"knn", "probe"} & set(chance(too_many))
+    assert str(left_out_of_classification(too_many)).endswith("there are 2,001 classes; kNN takes up to 2,000")
+    assert probe_images(too_many) == 1500
+    assert left_out_of_classification(replace(many, num_classes=None)) is None
+
+
+def test_probes_see_as_many_images_as_the_classes_need(tmp_path: Path) -> None:
+    whole = targets(tmp_path, train=1700)
+    for classes, images in ((300, 1500), (320, 1600)):
+        bank, *_ = evaluate(
+            partial(teacher_features, "colour"), whole, probe_images(replace(whole, num_classes=classes))
+        )
+        assert len(bank) == images
 
 
 def test_average_precision_and_best_iou_are_those_of_all_thresholds() -> None:
