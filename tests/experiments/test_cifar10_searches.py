@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cifar10_searches import ROWS, commands, fastest_as_good, pooled_front, report, search_cells
+from experiments.cifar10_searches import ROWS, commands, fastest_as_good, pooled_front, report, search_cells, updated
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -127,3 +127,7 @@ def test_the_commands_are_those_of_the_program(tmp_path: Path) -> None:
     assert search.startswith("backbone-nas search --data 'webdataset:")
     assert retrain == (f"backbone-nas retrain {tmp_path}/s0 --baselines --train-steps 2700 --seeds 3 --near-misses 4")
     assert second == (f"backbone-nas retrain {tmp_path}/s1 --baselines --train-steps 2700 --seeds 1 --near-misses 0")
+
+
+def test_rows_of_searches_whose_folders_are_gone_stay(tmp_path: Path) -> None:
+    assert updated(SAVED, tmp_path) == SAVED
