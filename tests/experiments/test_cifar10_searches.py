@@ -123,10 +123,11 @@ def test_a_hybrid_keeps_the_highest_score_and_convolutions_are_close() -> None:
 
 
 def test_the_commands_are_those_of_the_program(tmp_path: Path) -> None:
-    search, *_, retrain, second = commands(tmp_path)
+    search, *_, retrain, second, third = commands(tmp_path)
     assert search.startswith("backbone-nas search --data 'webdataset:")
     assert retrain == (f"backbone-nas retrain {tmp_path}/s0 --baselines --train-steps 2700 --seeds 3 --near-misses 4")
     assert second == (f"backbone-nas retrain {tmp_path}/s1 --baselines --train-steps 2700 --seeds 1 --near-misses 0")
+    assert third == second.replace("/s1 ", "/s3 ")
 
 
 def test_rows_of_searches_whose_folders_are_gone_stay(tmp_path: Path) -> None:
