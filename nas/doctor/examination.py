@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.cli import one_line
+from nas.cli import cpu_count, one_line
 from nas.doctor import findings, readings
 from nas.doctor.findings import Finding
 from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
+from nas.local_workers import workers_on
 from nas.measure.arms import default_arm
 from nas.measure.runtime_traits import RUNTIMES
 
@@ -40,7 +41,6 @@ class Examination:
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, those that others depend on first."""
         yield findings.judge_packages(readings.read_packages())
-        yield findings.judge_memory(readings.read_memory())
         yield from self._of_folders()
         yield findings.judge_cpu(self._read(readings.read_cpu))
         gpu = self._read(read_gpu)
@@ -48,6 +48,9 @@ class Examination:
         on_gpu = isinstance(gpu, GpuReading) and bool(gpu.gpus)
         if on_gpu:
             yield findings.judge_driver(gpu)
+        memory = readings.read_memory()
+        workers = len(gpu.gpus) if on_gpu else workers_on(cpu_count(), memory.usable)  # as a search starts
+        yield findings.judge_memory(memory, workers)
         device = "cuda" if on_gpu else "cpu"
         yield findings.judge_precision(self._read(readings.read_precision, device), device)
         pool = ThreadPoolExecutor(1)

@@ -23,6 +23,7 @@ from nas.doctor.readings import (
     Unread,
 )
 from nas.extras import install_command
+from nas.local_workers import search_bytes, workers_on
 from nas.measure.arms import Arm, dotted
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
@@ -30,8 +31,6 @@ from nas.study.config import MIN_BF16_GAIN, faster_precision
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GB = 10**9
-SEARCH_BYTES = 4.9 * GB  # peak of the default search with two workers (experiments/LOG.md)
-MIN_SEARCH_BYTES = 2.5 * GB  # resident: driver 1.15 GB, a worker 0.63, two measuring processes 0.36 each; and Ray's
 RUN_BYTES = 1 * GB  # weights, checkpoints and report of a default search
 CACHE_BYTES = 0.1 * GB  # images and teacher outputs of a default search, as a plan counts them, and some to spare
 MIN_SHARED_BYTES = 0.5 * GB  # Ray maps an object store of 128 MiB there; containers often have 64 MiB
@@ -86,18 +85,25 @@ def judge_cpu(reading: CpuReading | Unread) -> Finding:
     return Finding("CPU", OK, value)
 
 
-def judge_memory(reading: MemoryReading) -> Finding:
-    """Judge whether the memory holds a search."""
+def judge_memory(reading: MemoryReading, workers: int) -> Finding:
+    """Judge whether the memory holds a search with as many trials at a time as it starts here.
+
+    Args:
+        reading: The memory.
+        workers: Trials at a time, without --workers.
+    """
     limit = "" if reading.limit is None else f", of which the control group grants {format_bytes(reading.limit)}"
     value = f"{format_bytes(reading.total)}{limit}; {format_bytes(reading.available)} available"
     usable, remedy = min(reading.usable, reading.available), "end other programs or raise the container's memory limit"
-    if reading.usable < MIN_SEARCH_BYTES:
-        effect = f"a search needs {format_bytes(MIN_SEARCH_BYTES)}: the kernel would kill its processes"
+    if reading.usable < search_bytes(1):
+        effect = f"a search needs {format_bytes(search_bytes(1))}: the kernel would kill its processes"
         return Finding("memory", FAIL, value, effect, "use a machine or a container with more memory")
-    if usable < SEARCH_BYTES:
-        effect = f"a search with two trials at a time needs {format_bytes(SEARCH_BYTES)}"
-        return Finding("memory", WARN, value, effect, f"{remedy}; or backbone-nas search --workers 1")
-    return Finding("memory", OK, value)
+    trials = f"{plural(workers, 'trial')} at a time"
+    if usable < search_bytes(workers):
+        effect = f"a search runs {trials} here, which need {format_bytes(search_bytes(workers))}"
+        fewer = f"; or backbone-nas search --workers {workers_on(workers, usable)}" if workers > 1 else ""
+        return Finding("memory", WARN, value, effect, f"{remedy}{fewer}")
+    return Finding("memory", OK, f"{value}; a search runs {trials}")
 
 
 def judge_gpu(reading: GpuReading | Unread) -> Finding:
