@@ -15,6 +15,7 @@ from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
 from nas.local_workers import workers_on
 from nas.measure.arms import default_arm
+from nas.measure.runtime_check import read_runtime
 from nas.measure.runtime_traits import RUNTIMES
 
 LIMIT_S, HUB_LIMIT_S = 60.0, 10.0  # of a reading, which then counts as hanging
@@ -83,7 +84,7 @@ class Examination:
                 yield Finding(traits.library, findings.OK, "not used: it runs on NVIDIA GPUs only")
                 continue
             precision = default.precision if runtime == default.runtime or not on_gpu else "fp16"
-            reading = self._read(readings.read_runtime, runtime, device, precision)
+            reading = self._read(read_runtime, runtime, device, precision)
             yield findings.judge_runtime(reading, runtime, str(default))
 
     def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:

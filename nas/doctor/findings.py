@@ -18,13 +18,13 @@ from nas.doctor.readings import (
     MemoryReading,
     PrecisionReading,
     RayReading,
-    RuntimeReading,
     TeachersReading,
     Unread,
 )
 from nas.extras import install_command
 from nas.local_workers import search_bytes, workers_on
 from nas.measure.arms import Arm, dotted
+from nas.measure.runtime_check import RuntimeReading, runtime_remedy
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
@@ -209,20 +209,8 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
     needed = runtime in default.split("+")
     effect = f"--runtime {runtime} does not run" + (", the default of a search on this device" if needed else "")
     instead = f"; until then give --runtime eager+{Arm.parse(default).precision}" if needed else ""
-    remedy = f"{_runtime_remedy(runtime, value)}{instead}"
+    remedy = f"{runtime_remedy(runtime, value)}{instead}"
     return Finding(name, FAIL if needed else WARN, value, effect, remedy)
-
-
-def _runtime_remedy(runtime: str, reason: str) -> str:
-    if reason.startswith("no result after"):
-        return f"run doctor again on an idle machine; if there is no result again, {_runtime_remedy(runtime, '')}"
-    if "pip install" in reason:
-        return reason[reason.index("pip install") :]
-    if "compute capability" in reason:
-        return reason.rpartition("; ")[2]
-    if extra := RUNTIMES[runtime].extra:
-        return f"reinstall it: {install_command(extra)}"
-    return "install a C++ compiler and Python's headers: apt install g++ python3-dev"
 
 
 def judge_folder(reading: FolderReading, name: str, option: str, needed: float) -> Finding:

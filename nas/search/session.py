@@ -31,7 +31,7 @@ from nas.local_workers import default_workers, limited_by_memory
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
-from nas.search.preconditions import check_image_count, check_limits, unseen_images
+from nas.search.preconditions import check_image_count, check_limits, check_runtime, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
 from nas.storage.location import holds_study
@@ -118,6 +118,9 @@ def _search(command: SearchCommand, console: Console) -> None:
         show(f"limits: {limits}")
     if not command.resume and (unseen := unseen_images(command.config)):
         announce(f"warning: {unseen}", _LOG, console, logging.WARNING)
+    if command.address is None:  # the nodes of a cluster measure, which may have what this machine lacks
+        with (progress := StageProgress(console)).showing():
+            check_runtime(command.config, progress, command.resume)
     targets, teacher_facts = open_targets(command, console, show)
     command, precision_ms = with_precision(command, targets, show)
     config = command.config

@@ -25,8 +25,9 @@ from nas.doctor.findings import CACHE_BYTES, FAIL, GB, OK, WARN, Finding
 from nas.doctor.gpu_readings import Gpu, GpuReading, read_gpu
 from nas.doctor.gpu_report import machine, public_line
 from nas.doctor.gpu_tests import CaseResult
-from nas.doctor.readings import HubReading, PrecisionReading, RayReading, RuntimeReading, TeachersReading
+from nas.doctor.readings import HubReading, PrecisionReading, RayReading, TeachersReading
 from nas.measure import MeasurementError
+from nas.measure.runtime_check import RuntimeReading, read_runtime
 from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
 from search_space import preset
@@ -39,7 +40,7 @@ HEALTHY: dict[Callable[..., Any], Any] = {
     readings.read_cpu: readings.read_cpu(),
     read_gpu: GpuReading(),
     readings.read_precision: PrecisionReading({"fp32": 10.0, "bf16": 5.0}),
-    readings.read_runtime: RuntimeReading("compiled", 3.0, True),
+    read_runtime: RuntimeReading("compiled", 3.0, True),
     readings.read_ray: RayReading("2.60.0", "/tmp"),
     readings.read_teachers: TeachersReading((), "pip install"),
     readings.read_hub: HubReading(0.2),

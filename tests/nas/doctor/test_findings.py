@@ -16,10 +16,10 @@ from nas.doctor.readings import (
     MemoryReading,
     PrecisionReading,
     RayReading,
-    RuntimeReading,
     TeachersReading,
     Unread,
 )
+from nas.measure.runtime_check import RuntimeReading
 
 CPU = CpuReading("a CPU", "x86_64", ("AVX2",), 8, None)
 MEMORY = MemoryReading(64 * GB, 60 * GB, None)

@@ -106,6 +106,20 @@ def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
         session._search(command, Console(quiet=True))
 
 
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_runtime_is_tried_where_networks_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    """The nodes of a cluster may have a compiler that the driver's machine lacks."""
+    tried: list[bool] = []
+    monkeypatch.setattr(session, "check_runtime", lambda config, progress, resume: tried.append(resume))
+    monkeypatch.delattr(session, "open_targets")
+    command = command_of({"device": "cpu", "runtime": "compiled", "run": str(tmp_path / "run")}, "")
+    with pytest.raises(NameError, match="open_targets"):
+        session._search(replace(command, address=address), Console(quiet=True))
+    assert tried == ([False] if address is None else [])
+
+
 def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
