@@ -46,7 +46,7 @@ class Examination:
         yield findings.judge_cpu(self._read(readings.read_cpu))
         gpu = self._read(read_gpu)
         yield findings.judge_gpu(gpu)
-        on_gpu = isinstance(gpu, GpuReading) and bool(gpu.gpus)
+        on_gpu = isinstance(gpu, GpuReading) and gpu.usable
         if on_gpu:
             yield findings.judge_driver(gpu)
         memory = readings.read_memory()

@@ -23,7 +23,8 @@ from nas.doctor.readings import (
 )
 from nas.extras import install_command
 from nas.local_workers import search_bytes, workers_on
-from nas.measure.arms import Arm, dotted
+from nas.measure.arms import Arm
+from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
 from nas.measure.runtime_check import RuntimeReading, runtime_remedy
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
@@ -111,6 +112,8 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     on_cpu = "searches, retrainings and measurements use the CPU"
     if isinstance(reading, Unread):
         return Finding("GPU", WARN, reading.reason, on_cpu, "check that nvidia-smi answers; if not, restart the driver")
+    if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs)]:
+        return _judge_kernels(reading, lacking, on_cpu)
     if reading.gpus:
         return _judge_visible(reading.gpus, reading.others)
     if not reading.present:
@@ -123,6 +126,17 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     else:
         remedy = f"install a driver for CUDA {reading.built_for}, or a PyTorch for an older one"
     return Finding("GPU", WARN, value, on_cpu, remedy)
+
+
+def _judge_kernels(reading: GpuReading, lacking: Sequence[Gpu], on_cpu: str) -> Finding:
+    """Judge GPUs of which PyTorch has no kernels for some or all."""
+    newest = max(gpu.capability for gpu in lacking)
+    value = f"PyTorch has no kernels for {lacking[0].name}, of compute capability {dotted(newest)}"
+    remedy = remedy_without_kernels(newest, reading.archs)
+    if not reading.usable:
+        return Finding("GPU", WARN, value, on_cpu, remedy)
+    effect = "a command that takes this GPU fails, because others here have kernels"
+    return Finding("GPU", WARN, value, effect, f"choose the other GPUs by CUDA_VISIBLE_DEVICES, or {remedy}")
 
 
 def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:

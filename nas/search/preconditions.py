@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.cli import one_line
 from nas.measure.arms import Arm, check_runs_here
-from nas.measure.devices import cuda_is_available
+from nas.measure.devices import cuda_is_available, without_kernels
 from nas.numbers import plural
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
@@ -36,6 +36,8 @@ def check_device(config: SearchConfig, source: str, remedy: str) -> None:
     """
     if config.device != "cuda":
         return
+    if reason := without_kernels():
+        raise ConfigError(f"{source}: {config.device!r}: {reason}")
     if not cuda_is_available():
         raise ConfigError(f"{source}: {config.device!r}: PyTorch sees no CUDA device here; {remedy}")
     arm = Arm.parse(config.runtime)

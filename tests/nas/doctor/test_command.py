@@ -89,6 +89,14 @@ def test_a_machine_with_a_gpu_is_asked_for_what_a_search_would_do_there(tmp_path
     ]
 
 
+def test_a_gpu_without_kernels_is_left_alone(tmp_path: Path) -> None:
+    found, asked = examined(tmp_path, read_gpu=replace(ONE_GPU, archs=("sm_75", "sm_80")))
+    assert found["GPU"].verdict == WARN
+    assert "use the CPU" in found["GPU"].effect
+    assert ("read_precision", "cpu") in asked
+    assert not any("cuda" in call for call in asked)
+
+
 def test_a_reading_that_hangs_or_crashes_is_a_finding(tmp_path: Path) -> None:
     hang = MeasurementError("hang", "no result after 60 s")
     found, _ = examined(tmp_path, **dict.fromkeys([function.__name__ for function in HEALTHY], hang))

@@ -24,6 +24,7 @@ from nas.measure.runtime_check import RuntimeReading
 CPU = CpuReading("a CPU", "x86_64", ("AVX2",), 8, None)
 MEMORY = MemoryReading(64 * GB, 60 * GB, None)
 GPU = Gpu("Example H100", 80 * GB, 79 * GB, (9, 0))
+OLD = replace(GPU, name="Example GTX", capability=(6, 1))
 GPUS = GpuReading(gpus=(GPU, GPU), present=2, built_for="12.8", driver="570.1", watched=True)
 UNSEEN = GpuReading(present=1, built_for="12.8")
 FOLDER = FolderReading("runs", 100 * GB)
@@ -57,6 +58,9 @@ CASES = [
     (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, capability=(7, 5)),))), WARN, "--runtime compiled+fp16"),
     (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, free_bytes=10 * GB),))), WARN, "nvidia-smi"),
     (findings.judge_gpu(replace(GPUS, others=1)), WARN, "nvidia-smi"),
+    (findings.judge_gpu(replace(GPUS, archs=("sm_75", "sm_90"))), OK, ""),
+    (findings.judge_gpu(replace(GPUS, gpus=(OLD,), archs=("sm_75", "sm_90"))), WARN, "whl/cu126"),
+    (findings.judge_gpu(replace(GPUS, gpus=(GPU, OLD), archs=("sm_75", "sm_90"))), WARN, "CUDA_VISIBLE_DEVICES"),
     (findings.judge_gpu(replace(GPUS, gpus=(GPU, replace(GPU, name="another")))), WARN, "CUDA_VISIBLE_DEVICES"),
     (findings.judge_driver(GPUS), OK, ""),
     (findings.judge_driver(replace(GPUS, driver=None, watched=False)), WARN, "NVIDIA_DRIVER_CAPABILITIES"),
