@@ -62,7 +62,6 @@ _BUGS = (NotImplementedError, RecursionError)  # RuntimeErrors that show their t
 _PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _PATH_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 _MAX_ERROR_CHARS = 500
-_MAX_WORKERS_PER_CPU = 8
 
 PROGRAM = "backbone-nas"
 DEVICES = ("auto", "cpu", "cuda")
@@ -494,13 +493,6 @@ def checkpoint_interval_s() -> float:
     if not seconds >= 0:
         raise ValueError(f"BACKBONE_NAS_CHECKPOINT_S: {value!r}: must be a number of seconds, 0 or more")
     return seconds
-
-
-def check_local_workers(workers: int | None) -> None:
-    """Raise ConfigError for more workers than this machine can start: each is a process with its own PyTorch."""
-    most = _MAX_WORKERS_PER_CPU * cpu_count()
-    if workers is not None and workers > most:
-        raise ConfigError(f"--workers: {workers}: must be at most {most} here, {_MAX_WORKERS_PER_CPU} for each CPU")
 
 
 def cpu_count() -> int:

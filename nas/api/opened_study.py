@@ -276,7 +276,7 @@ class Study:
             near_misses: Near misses to retrain in addition to the front, at most.
             baselines: Retrain the baselines too.
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
-            workers: Trainings at a time; None for one per CPU or GPU.
+            workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
             device: "auto", "cpu" or "cuda"; None for the study's.
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
             shortlist: Retrain only the candidates that `best` may name after longer training, and the baselines.

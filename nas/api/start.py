@@ -48,7 +48,7 @@ def search(
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
         resume: Continue the study in `run_dir`, or help a search that works on it. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
-        workers: Trials at a time; None for one per CPU or GPU, on a cluster for as many as its nodes take.
+        workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, or all that a cluster takes.
         cache: Folder of images and teacher outputs; None: that to resume, $BACKBONE_NAS_CACHE or ~/.cache/backbone-nas.
         teacher_weights: safetensors files of timm teachers by name; others are those to resume, or are downloaded.
         storage: URL of a PostgreSQL database, on which several machines can work; None for RUN/study.db.

@@ -168,7 +168,9 @@ _FAILURE_OF_VERDICT = {
     "crash": Failure.LOST_WORKER,
 }
 _FULL_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded")  # also in errors that have no errno
-_MIN_FOREIGN_SHARE = 0.05  # of a card's memory, used by other processes: enough to explain an out-of-memory error
+# Bytes outside this process's allocator that may explain an out-of-memory error: more than this share of a card, and
+# more than the contexts of CUDA in this process and in the driver, 0.3 to 0.5 GiB each, and a screen take.
+_MIN_FOREIGN_SHARE, _MIN_FOREIGN_BYTES = 0.05, 1.5 * 2**30
 
 
 def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
@@ -189,11 +191,11 @@ def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
 
 
 def shared(device: str) -> bool:
-    """Return whether other processes use memory of the device too; the host's memory is always shared."""
+    """Return whether other commands use memory of the device too; the host's memory is always shared."""
     if not device.startswith("cuda"):
         return True
     free, whole = torch.cuda.mem_get_info()
-    return whole - free - torch.cuda.memory_reserved() > _MIN_FOREIGN_SHARE * whole
+    return whole - free - torch.cuda.memory_reserved() > max(_MIN_FOREIGN_SHARE * whole, _MIN_FOREIGN_BYTES)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -38,6 +38,7 @@ from nas.cache.standardize import (
 )
 from nas.data import ImageSet, Split
 from nas.data.dataset import Progress, digest
+from nas.measure.devices import device_type
 from nas.measure.memory import LiveStorages
 from nas.teachers import Teacher, TeacherError, TeacherSpec
 from nas.teachers.base import activation_fingerprint, run_teacher, same_activations
@@ -88,7 +89,7 @@ class TeacherCacheBuilder:
         rounded = [] if precision == "fp32" else [("precision", precision)]
         self.fingerprint = digest([*identity, *asdict(compression).items(), *resized, *rule, *rounded])
         self.entry = CacheEntry.of(images.entry.folder.parent, f"targets-{spec.slug}", self.fingerprint)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device_type("auto"))
 
     def build(self, progress: Progress) -> None:
         """Build the entry, sharing the work with other processes. The images' entry must be complete."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.cli import one_line
+from nas.cli import cpu_count, one_line
 from nas.doctor import findings, readings
 from nas.doctor.findings import Finding
 from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
+from nas.local_workers import workers_on
 from nas.measure.arms import default_arm
+from nas.measure.runtime_check import read_runtime
 from nas.measure.runtime_traits import RUNTIMES
 
 LIMIT_S, HUB_LIMIT_S = 60.0, 10.0  # of a reading, which then counts as hanging
@@ -40,14 +42,16 @@ class Examination:
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, those that others depend on first."""
         yield findings.judge_packages(readings.read_packages())
-        yield findings.judge_memory(readings.read_memory())
         yield from self._of_folders()
         yield findings.judge_cpu(self._read(readings.read_cpu))
         gpu = self._read(read_gpu)
         yield findings.judge_gpu(gpu)
-        on_gpu = isinstance(gpu, GpuReading) and bool(gpu.gpus)
+        on_gpu = isinstance(gpu, GpuReading) and gpu.usable
         if on_gpu:
             yield findings.judge_driver(gpu)
+        memory = readings.read_memory()
+        workers = len(gpu.gpus) if on_gpu else workers_on(cpu_count(), memory.usable)  # as a search starts
+        yield findings.judge_memory(memory, workers)
         device = "cuda" if on_gpu else "cpu"
         yield findings.judge_precision(self._read(readings.read_precision, device), device)
         pool = ThreadPoolExecutor(1)
@@ -80,7 +84,7 @@ class Examination:
                 yield Finding(traits.library, findings.OK, "not used: it runs on NVIDIA GPUs only")
                 continue
             precision = default.precision if runtime == default.runtime or not on_gpu else "fp16"
-            reading = self._read(readings.read_runtime, runtime, device, precision)
+            reading = self._read(read_runtime, runtime, device, precision)
             yield findings.judge_runtime(reading, runtime, str(default))
 
     def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:

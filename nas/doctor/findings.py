@@ -18,20 +18,20 @@ from nas.doctor.readings import (
     MemoryReading,
     PrecisionReading,
     RayReading,
-    RuntimeReading,
     TeachersReading,
     Unread,
 )
 from nas.extras import install_command
-from nas.measure.arms import Arm, dotted
+from nas.local_workers import search_bytes, workers_on
+from nas.measure.arms import Arm
+from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
+from nas.measure.runtime_check import RuntimeReading, runtime_remedy
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GB = 10**9
-SEARCH_BYTES = 4.9 * GB  # peak of the default search with two workers (experiments/LOG.md)
-MIN_SEARCH_BYTES = 2.5 * GB  # resident: driver 1.15 GB, a worker 0.63, two measuring processes 0.36 each; and Ray's
 RUN_BYTES = 1 * GB  # weights, checkpoints and report of a default search
 CACHE_BYTES = 0.1 * GB  # images and teacher outputs of a default search, as a plan counts them, and some to spare
 MIN_SHARED_BYTES = 0.5 * GB  # Ray maps an object store of 128 MiB there; containers often have 64 MiB
@@ -94,18 +94,25 @@ def judge_cpu(reading: CpuReading | Unread) -> Finding:
     return Finding("CPU", OK, value)
 
 
-def judge_memory(reading: MemoryReading) -> Finding:
-    """Judge whether the memory holds a search."""
+def judge_memory(reading: MemoryReading, workers: int) -> Finding:
+    """Judge whether the memory holds a search with as many trials at a time as it starts here.
+
+    Args:
+        reading: The memory.
+        workers: Trials at a time, without --workers.
+    """
     limit = "" if reading.limit is None else f", of which the control group grants {format_bytes(reading.limit)}"
     value = f"{format_bytes(reading.total)}{limit}; {format_bytes(reading.available)} available"
     usable, remedy = min(reading.usable, reading.available), "end other programs or raise the container's memory limit"
-    if reading.usable < MIN_SEARCH_BYTES:
-        effect = f"a search needs {format_bytes(MIN_SEARCH_BYTES)}: the kernel would kill its processes"
+    if reading.usable < search_bytes(1):
+        effect = f"a search needs {format_bytes(search_bytes(1))}: the kernel would kill its processes"
         return Finding("memory", FAIL, value, effect, "use a machine or a container with more memory")
-    if usable < SEARCH_BYTES:
-        effect = f"a search with two trials at a time needs {format_bytes(SEARCH_BYTES)}"
-        return Finding("memory", WARN, value, effect, f"{remedy}; or backbone-nas search --workers 1")
-    return Finding("memory", OK, value)
+    trials = f"{plural(workers, 'trial')} at a time"
+    if usable < search_bytes(workers):
+        effect = f"a search runs {trials} here, which need {format_bytes(search_bytes(workers))}"
+        fewer = f"; or backbone-nas search --workers {workers_on(workers, usable)}" if workers > 1 else ""
+        return Finding("memory", WARN, value, effect, f"{remedy}{fewer}")
+    return Finding("memory", OK, f"{value}; a search runs {trials}")
 
 
 def judge_gpu(reading: GpuReading | Unread) -> Finding:
@@ -113,6 +120,8 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     on_cpu = "searches, retrainings and measurements use the CPU"
     if isinstance(reading, Unread):
         return Finding("GPU", WARN, reading.reason, on_cpu, "check that nvidia-smi answers; if not, restart the driver")
+    if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs)]:
+        return _judge_kernels(reading, lacking, on_cpu)
     if reading.gpus:
         return _judge_visible(reading.gpus, reading.others)
     if not reading.present:
@@ -125,6 +134,17 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     else:
         remedy = f"install a driver for CUDA {reading.built_for}, or a PyTorch for an older one"
     return Finding("GPU", WARN, value, on_cpu, remedy)
+
+
+def _judge_kernels(reading: GpuReading, lacking: Sequence[Gpu], on_cpu: str) -> Finding:
+    """Judge GPUs of which PyTorch has no kernels for some or all."""
+    newest = max(gpu.capability for gpu in lacking)
+    value = f"PyTorch has no kernels for {lacking[0].name}, of compute capability {dotted(newest)}"
+    remedy = remedy_without_kernels(newest, reading.archs)
+    if not reading.usable:
+        return Finding("GPU", WARN, value, on_cpu, remedy)
+    effect = "a command that takes this GPU fails, because others here have kernels"
+    return Finding("GPU", WARN, value, effect, f"choose the other GPUs by CUDA_VISIBLE_DEVICES, or {remedy}")
 
 
 def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
@@ -211,20 +231,8 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
     needed = runtime in default.split("+")
     effect = f"--runtime {runtime} does not run" + (", the default of a search on this device" if needed else "")
     instead = f"; until then give --runtime eager+{Arm.parse(default).precision}" if needed else ""
-    remedy = f"{_runtime_remedy(runtime, value)}{instead}"
+    remedy = f"{runtime_remedy(runtime, value)}{instead}"
     return Finding(name, FAIL if needed else WARN, value, effect, remedy)
-
-
-def _runtime_remedy(runtime: str, reason: str) -> str:
-    if reason.startswith("no result after"):
-        return f"run doctor again on an idle machine; if there is no result again, {_runtime_remedy(runtime, '')}"
-    if "pip install" in reason:
-        return reason[reason.index("pip install") :]
-    if "compute capability" in reason:
-        return reason.rpartition("; ")[2]
-    if extra := RUNTIMES[runtime].extra:
-        return f"reinstall it: {install_command(extra)}"
-    return "install a C++ compiler and Python's headers: apt install g++ python3-dev"
 
 
 def judge_folder(reading: FolderReading, name: str, option: str, needed: float) -> Finding:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import one_line
 from nas.measure.conditions import GpuWatch, gpu_uuid, nvml
+from nas.measure.devices import has_kernels
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class GpuReading:
         watched: Whether NVML reads the first GPU while it measures.
         unknown: What NVML does not report of it, in words.
         others: Other processes that compute on it.
+        archs: GPUs that PyTorch has kernels for, as `torch.cuda.get_arch_list` names them.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -54,6 +56,12 @@ class GpuReading:
     watched: bool = False
     unknown: tuple[str, ...] = ()
     others: int = 0
+    archs: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether PyTorch can compute on one of the GPUs that it sees."""
+        return any(has_kernels(gpu.capability, self.archs) for gpu in self.gpus)
 
 
 def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> GpuReading:
@@ -69,6 +77,7 @@ def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> G
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
         reason=reason,
         driver=str(library.nvmlSystemGetDriverVersion()) if library else None,
+        archs=tuple(torch.cuda.get_arch_list()),
     )
     return _watched(reading) if gpus else reading
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import cpu_count, one_line
 from nas.files import check_writable, existing_folder
-from nas.measure.arms import Arm
 from nas.scratch import scratch_folder
 from search_space.memory import CGROUPS, PROC, control_group_limit, control_groups
 
@@ -98,15 +97,6 @@ class PrecisionReading:
     """Median milliseconds of a training step by precision, timed interleaved."""
 
     step_ms: dict[str, float]
-
-
-@dataclass(frozen=True)
-class RuntimeReading:
-    """A small network on a runtime: seconds to prepare it, and whether its outputs are those of eager fp32."""
-
-    runtime: str
-    seconds: float
-    correct: bool
 
 
 @dataclass(frozen=True)
@@ -213,30 +203,6 @@ def _step(model: nn.Module, images: Tensor, bf16: bool) -> None:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         loss = model(images).float().square().mean()
     loss.backward()  # type: ignore[no-untyped-call]
-
-
-def read_runtime(runtime: str, device: str, precision: str) -> RuntimeReading:
-    """Prepare a small network for a runtime, run it, and compare its outputs.
-
-    Raises:
-        ArmError: The runtime cannot run here; the message has the reason.
-    """
-    import torch
-    from torch import nn
-
-    from nas.measure.output_check import check, expected_outputs
-    from nas.measure.prepare import prepare_subject
-
-    where = torch.device(device)
-    torch.manual_seed(0)
-    torch.set_num_threads(cpu_count())
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).eval()
-    images = torch.randn(2, 3, 32, 32)
-    arm = Arm(runtime, precision, form="unfused")
-    start = time.perf_counter()
-    subject = prepare_subject(model, arm, (images,), len(images), where)
-    outcome = check(subject.run, subject.buffers[0], expected_outputs(model, images.to(where), precision))
-    return RuntimeReading(runtime, time.perf_counter() - start, outcome.correct)
 
 
 def read_folder(path: Path) -> FolderReading:

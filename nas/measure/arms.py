@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nas.measure.devices import compute_capability
+from nas.measure.devices import compute_capability, dotted
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, PRECISIONS, RUNTIMES, RuntimeTraits
 from nas.ranges import ConfigError
 from nas.study.limits import LIMITS, LimitError
@@ -156,11 +156,6 @@ def check_reported(
         if OBJECTIVES[name].quantity in unknown:
             label = OBJECTIVES[name].objective.label
             raise ConfigError(f"--objectives: {name}: {label} is {where}: {advice} objective")
-
-
-def dotted(capability: tuple[int, int]) -> str:
-    """Return a compute capability as NVIDIA writes it: "7.5"."""
-    return ".".join(map(str, capability))
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -13,6 +13,10 @@ from pathlib import Path
 
 _NAME = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 _DRIVER = "libcuda.so.1"
+_ARCH = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
+_EMBEDDED = frozenset({(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)})  # Tegra: the binaries of other GPUs do not run there
+_CU126_OLDEST = (5, 0)
+_CU126_COMMAND = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126"
 
 
 class DeviceError(ValueError):
@@ -33,6 +37,8 @@ def device_type(name: str) -> str:
         return "cuda"
     if name == "auto":
         return "cpu"
+    if reason := without_kernels():
+        raise DeviceError(f"device: {name!r}: {reason}")
     raise unavailable(name, ("auto", "cpu"))
 
 
@@ -42,7 +48,82 @@ def unavailable(name: str, choices: Sequence[str]) -> DeviceError:
 
 
 def cuda_is_available() -> bool:
-    """Return whether PyTorch sees a GPU; torch is imported only where that is possible."""
+    """Return whether PyTorch can compute on a GPU; torch is imported only where that is possible."""
+    return _sees_gpu() and not without_kernels()
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Return CUDA's compute capability of the oldest GPU that PyTorch sees; None where it can compute on none."""
+    return min(_capabilities(), default=None) if cuda_is_available() else None
+
+
+def without_kernels() -> str:
+    """Return why PyTorch computes on none of the GPUs that it sees, and what to do; "" where it may compute on one.
+
+    A build has kernels for some GPUs only. On another one, the first kernel raises an error.
+    """
+    if not _sees_gpu():
+        return ""
+    import torch
+
+    capabilities, archs = _capabilities(), torch.cuda.get_arch_list()
+    if not capabilities or any(has_kernels(capability, archs) for capability in capabilities):
+        return ""
+    newest = max(capabilities)
+    known = f"the installed PyTorch has no kernels for a GPU of compute capability {dotted(newest)}"
+    return f"{known}; {remedy_without_kernels(newest, archs)}"
+
+
+def has_kernels(capability: tuple[int, int], archs: Sequence[str]) -> bool:
+    """Return whether a build of PyTorch can compute on a GPU.
+
+    A kernel of sm_XY runs on GPUs of the same major version whose minor version is Y or more, but not on both a GPU and
+    an embedded one. PTX, compute_XY, is compiled for newer GPUs. Kernels with the suffix "a" run on XY alone.
+
+    Args:
+        capability: Compute capability of the GPU.
+        archs: What the build has, as `torch.cuda.get_arch_list` names it. It is True where that names no CUDA code.
+    """
+    codes = [match for arch in archs if (match := _ARCH.fullmatch(arch))]
+    return not codes or any(_runs(capability, *_code(match)) for match in codes)
+
+
+def _code(match: re.Match[str]) -> tuple[str, tuple[int, int], str]:
+    kind, major, minor, suffix = match.groups()
+    return kind, (int(major), int(minor)), suffix
+
+
+def _runs(capability: tuple[int, int], kind: str, code: tuple[int, int], suffix: str) -> bool:
+    if capability == code:
+        return True
+    if suffix == "a" or capability < code:
+        return False
+    if kind == "compute" and not suffix:
+        return True
+    return capability[0] == code[0] and not {capability, code} & _EMBEDDED
+
+
+def remedy_without_kernels(capability: tuple[int, int], archs: Sequence[str]) -> str:
+    """Return how to get a PyTorch that computes on a GPU for which this one has no kernels.
+
+    Args:
+        capability: Compute capability of the GPU.
+        archs: What the build has.
+    """
+    oldest = min((_code(match)[1] for arch in archs if (match := _ARCH.fullmatch(arch))), default=(0, 0))
+    if capability >= oldest:
+        return "install a newer PyTorch: make clean setup"
+    if capability >= _CU126_OLDEST:
+        return f"install PyTorch's build for CUDA 12.6, which has them: {_CU126_COMMAND}"
+    return "use a newer GPU, or --device cpu"
+
+
+def dotted(capability: tuple[int, int]) -> str:
+    """Return a compute capability as NVIDIA writes it: "7.5"."""
+    return ".".join(map(str, capability))
+
+
+def _sees_gpu() -> bool:
     if "torch" not in sys.modules and _cannot_have_cuda():
         return False
     import torch
@@ -50,14 +131,10 @@ def cuda_is_available() -> bool:
     return torch.cuda.is_available()
 
 
-def compute_capability() -> tuple[int, int] | None:
-    """Return CUDA's compute capability of the oldest GPU that PyTorch sees; None where it sees none."""
-    if not cuda_is_available():
-        return None
+def _capabilities() -> list[tuple[int, int]]:
     import torch
 
-    gpus = range(torch.cuda.device_count())
-    return min((torch.cuda.get_device_capability(number) for number in gpus), default=None)
+    return [torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())]
 
 
 @cache

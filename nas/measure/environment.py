@@ -17,7 +17,7 @@ from nas.cli import cpu_count
 from nas.measure.arms import Arm
 from nas.measure.conditions import nvml
 from nas.measure.devices import DeviceError as DeviceError
-from nas.measure.devices import device_type, unavailable
+from nas.measure.devices import device_type, unavailable, without_kernels
 from nas.numbers import plural
 
 
@@ -59,7 +59,8 @@ def device_line(device: torch.device) -> str:
     """Return the line that tells a user which device a command uses."""
     if device.type == "cuda":
         return f"device: cuda ({torch.cuda.get_device_name(device)})"
-    return f"device: cpu ({plural(cpu_count(), 'CPU')}{'' if torch.cuda.is_available() else '; PyTorch sees no GPU'})"
+    unused = without_kernels() or ("" if torch.cuda.is_available() else "PyTorch sees no GPU")
+    return f"device: cpu ({plural(cpu_count(), 'CPU')}{f'; {unused}' if unused else ''})"
 
 
 def device_kind(device: str) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, OneLineParser, check_local_workers, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, whole_numbers
+from nas.command_log import announce
 from nas.flags import add_flag
+from nas.local_workers import check_local_workers, default_workers, limited_by_memory
 from nas.search.arguments import add_settings
 from nas.search.preconditions import check_device
-from nas.search.settings import NODE_REMEDY, check_size, default_workers, device_source, new_config, with_file
+from nas.search.settings import NODE_REMEDY, check_size, device_source, new_config, with_file
 from nas.study.config import ConfigError, SearchConfig
 
+_LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
   backbone-nas plan --recipe imagenet-8a100              hours, cost and disk of a recipe
   backbone-nas plan --budget 500 --max-hours 8           the cost of a search, and the budget that 8 hours allow
@@ -158,10 +162,9 @@ def _pilot(given: Mapping[str, Any], options: Mapping[str, Any]) -> PilotSetting
     check_device(config, device_source(given), NODE_REMEDY)
     check_size(options, config)
     check_local_workers(options.get("workers"))
-    alone = replace(config, distill=replace(config.distill, ranks=1))  # its workers are processes, not trials
     return PilotSettings(
         config=config,
-        workers=options.get("workers", default_workers(alone)),
+        workers=_workers(options, config.device, ranks=1),  # they are processes, not trials
         run=Path(given["run"]) if "run" in given else None,
         models=options.get("pilot_models", PILOT_MODELS),
         weights=options.get("teacher_weights", {}),
@@ -185,7 +188,7 @@ def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
             f"--gpus: {min(gpus)}: must be {ranks} or more, the GPUs of one trial (--distill ranks={ranks})"
         )
     if tflops is None:
-        workers = options["workers"] if "workers" in options else default_workers(config)
+        workers = _workers(options, config.device, ranks)
     else:
         workers = max(1, (gpus[0] if gpus else 1) // ranks)
     plain = ("cache", "max_hours", "probe", "assume_tflops", "mfu", "usd_per_hour", "json")
@@ -195,6 +198,15 @@ def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
     named |= {"read_gb_s": "read_gb_per_second"}
     settings |= {name: options[flag] for name, flag in named.items() if flag in options}
     return PlanSettings(config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, **settings)
+
+
+def _workers(options: Mapping[str, Any], device: str, ranks: int) -> int:
+    """Return the number that the user gives, else this machine's, with a line where the memory limits it."""
+    if "workers" in options:
+        return int(options["workers"])
+    if line := limited_by_memory(device, ranks):
+        announce(f"trials: {line}", _LOG)
+    return default_workers(device, ranks)
 
 
 def parser() -> OneLineParser:
@@ -208,7 +220,7 @@ def parser() -> OneLineParser:
     )
     add_plan(built.add_argument_group("the plan").add_argument)
     add_settings(built)
-    workers = "trials at a time; of a pilot, processes (default: one per CPU or GPU)"
+    workers = "trials at a time; of a pilot, processes (default: one per GPU, or per CPU if the memory suffices)"
     built.add_argument_group("where it runs").add_argument("--workers", type=int, metavar="N", help=workers)
     _add_pilot(built.add_argument_group("the pilot", _PILOT_HELP).add_argument)
     return built

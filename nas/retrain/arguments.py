@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 from nas.analysis import LASTING_LEAD, RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, SMALL_SHORTFALL
-from nas.cli import PROGRAM, OneLineParser, check_local_workers
+from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag, add_run, add_training_flags
+from nas.local_workers import check_local_workers
 from nas.measure.devices import device_type
 from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
 
@@ -51,7 +52,7 @@ class RetrainSettings:
     near_misses: Annotated[int, Range(0, 1_000_000)] = RETRAINED_NEAR_MISSES  # near misses, at most
     baselines: bool = False
     early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
-    workers: Workers | None = None  # trainings at a time; None: one per CPU, or per GPUs that one takes
+    workers: Workers | None = None  # trainings at a time; None: as the help says
     device: str | None = None  # None: auto
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
@@ -105,7 +106,7 @@ def parser() -> OneLineParser:
         metavar="N",
         help="also retrain the N early-stopped candidates of each rung that came closest to the front (default: 0)",
     )
-    workers = "trainings at a time (default: one per CPU, or per GPUs that one takes)"
+    workers = "trainings at a time (default: one per CPU if the memory suffices, or per GPUs that one takes)"
     add("--workers", type=int, metavar="N", help=workers)
     add_training_flags(add)
     add_flag(add, "--measure-seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}")

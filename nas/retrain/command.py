@@ -35,6 +35,7 @@ from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
+from nas.local_workers import limited_by_memory
 from nas.measure.environment import device_line, device_name, torch_device
 from nas.numbers import plural
 from nas.retrain.arguments import PICTURE, RetrainSettings
@@ -187,6 +188,8 @@ def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: Retr
         numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
         time_models(store, study, numbers, settings, plan.config.device, command, progress)
         if targets is not None:
+            if settings.workers is None and (line := limited_by_memory(plan.config.device, plan.config.distill.ranks)):
+                announce(f"trainings: {line}", _LOG)
             _train(store, plan, targets, progress)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from nas.analysis import RETRAINED_TIMES_LONGER
 from nas.analysis.run_files import retraining_folder
 from nas.backend.pool import TrainingJob, recipe_here, visible_gpus
-from nas.cli import cpu_count
+from nas.local_workers import default_workers
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
 from nas.study.config import ConfigError, SearchConfig
@@ -63,5 +63,5 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     distill = recipe_here(replace(searched.distill, rung_steps=rungs), gpus)
     config = replace(searched, distill=distill, device=device)
     seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(settings.seeds))  # other ones than the study's
-    workers = settings.workers or len(gpus) // distill.ranks or cpu_count() or 1
+    workers = settings.workers or len(gpus) // distill.ranks or default_workers(device, ranks=1)
     return RetrainingPlan(config, settings.run, tuple(trials), seeds, workers, gpus)

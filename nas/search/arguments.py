@@ -236,7 +236,10 @@ def add_measuring_flags(add: Add) -> None:
 
 
 def _add_where_it_runs(add: Add) -> None:
-    workers = "trials at a time (default: one per CPU or GPU; on a cluster as many as its nodes take)"
+    workers = (
+        "trials at a time (default: one per GPU, or per CPU if the memory suffices; on a cluster as many as its nodes "
+        "take)"
+    )
     add("--workers", type=int, metavar="N", help=workers)
     add("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
     add("--trial-timeout", type=float, metavar="S", help=_TRIAL_TIMEOUT_HELP)

@@ -12,10 +12,13 @@ from rich.console import Console
 
 from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, format_bytes, one_line
 from nas.files import check_writable, existing_folder
+from nas.local_workers import default_workers, limited_by_memory
+from nas.measure.arms import Arm
+from nas.measure.devices import cuda_is_available
 from nas.numbers import plural
 from nas.search.config_file import config_text, run_table
-from nas.search.preconditions import check_device, check_image_count, check_limits, unseen_images
-from nas.search.settings import NODE_REMEDY, SearchCommand, default_workers
+from nas.search.preconditions import check_device, check_image_count, check_limits, check_runtime, unseen_images
+from nas.search.settings import NODE_REMEDY, SearchCommand
 from nas.storage.store import Store
 from nas.study.config import ConfigError
 from nas.study.redaction import public_text
@@ -58,6 +61,9 @@ def dry_run(command: SearchCommand, console: Console) -> int:
 
 def _checks(command: SearchCommand, console: Console) -> Iterator[tuple[str, Check]]:
     yield "device", _device
+    here = command.address is None and (command.config.device == "cpu" or cuda_is_available())
+    if here and Arm.parse(command.config.runtime).traits.slow_to_prepare:
+        yield "runtime", lambda command: _runtime(command, StageProgress(console))
     yield "teachers", _teachers
     for teacher in _teacher_names(command):
         yield f"teacher {teacher}", partial(_weights, teacher)
@@ -77,8 +83,16 @@ def _device(command: SearchCommand) -> str:
 
     check_device(command.config, command.device_source, NODE_REMEDY)
     line = device_line(torch_device(command.config.device)).removeprefix("device: ")
-    trials = command.workers or ("as many as the nodes take" if command.address else default_workers(command.config))
-    return f"{line}; trials at a time: {trials}"
+    if command.workers or command.address:
+        return f"{line}; trials at a time: {command.workers or 'as many as the nodes take'}"
+    taken = command.config.device, command.config.distill.ranks
+    limited = limited_by_memory(*taken)
+    return f"{line}; trials at a time: {default_workers(*taken)}" + (f" ({limited})" if limited else "")
+
+
+def _runtime(command: SearchCommand, progress: StageProgress) -> str:
+    with progress.showing():
+        return check_runtime(command.config, progress, command.resume)
 
 
 def _teachers(command: SearchCommand) -> str:

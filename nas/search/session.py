@@ -27,12 +27,13 @@ from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
+from nas.local_workers import default_workers, limited_by_memory
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
-from nas.search.preconditions import check_image_count, check_limits, unseen_images
+from nas.search.preconditions import check_image_count, check_limits, check_runtime, unseen_images
 from nas.search.progress import SearchProgress, recovered
-from nas.search.settings import SearchCommand, default_workers, resume_command
+from nas.search.settings import SearchCommand, resume_command
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
@@ -111,10 +112,15 @@ def _search(command: SearchCommand, console: Console) -> None:
 
     if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
         check_one_kind(command.config.device)
+    if command.workers is None and command.address is None:
+        show_memory_limit(command.config, show)
     if limits:
         show(f"limits: {limits}")
     if not command.resume and (unseen := unseen_images(command.config)):
         announce(f"warning: {unseen}", _LOG, console, logging.WARNING)
+    if command.address is None:  # the nodes of a cluster measure, which may have what this machine lacks
+        with (progress := StageProgress(console)).showing():
+            check_runtime(command.config, progress, command.resume)
     targets, teacher_facts = open_targets(command, console, show)
     command, precision_ms = with_precision(command, targets, show)
     config = command.config
@@ -153,6 +159,17 @@ def show_device(config: SearchConfig, show: Announce) -> None:
     from nas.measure.environment import device_line, torch_device
 
     show(device_line(torch_device(config.device)))
+
+
+def show_memory_limit(config: SearchConfig, show: Announce) -> None:
+    """Show a line where this machine runs fewer trials at a time because of its memory.
+
+    Args:
+        config: The settings.
+        show: Takes the line.
+    """
+    if line := limited_by_memory(config.device, config.distill.ranks):
+        show(f"trials: {line}")
 
 
 def open_targets(command: SearchCommand, console: Console, show: Announce) -> tuple[Targets, dict[str, TeacherFacts]]:
@@ -200,7 +217,7 @@ def with_precision(
     from nas.distill.precision import choose_precision
     from nas.measure.environment import device_key
 
-    threads = _train_threads(1 if network else command.workers or default_workers(config))
+    threads = _train_threads(1 if network else command.workers or _workers_here(command))
     locks = lock_dir() / device_key(config.device)
     choice = choose_precision(network or config.spec(config.search_space.reference), targets, config, threads, locks)
     show(str(choice))
@@ -308,9 +325,10 @@ def _run(
     from nas.measure.environment import recorded_device_kind
     from nas.measure.memory import release_cached
 
-    workers = command.workers or (None if command.address else default_workers(command.config))
+    here = _workers_here(command)
+    workers = command.workers or (None if command.address else here)
     # The nodes of a cluster come and go: there, the time spent is that of as many workers as this machine would have.
-    counted_workers = workers or default_workers(command.config)
+    counted_workers = workers or here
     device = None if existing is None else recorded_device_kind(existing.environment)
     progress = SearchProgress(console)
 
@@ -323,7 +341,7 @@ def _run(
     try:
         show("starting the workers")
         release_cached(command.config.device)  # of the teachers and of timing precisions
-        spec = _worker_spec(command, targets, default_workers(command.config) if command.address else counted_workers)
+        spec = _worker_spec(command, targets, here if command.address else counted_workers)
         with open_cluster(spec, workers, address=command.address, study_device=device, announce=show) as cluster:
             store = create_or_extend()
             store.notify = show
@@ -378,6 +396,10 @@ def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: 
         measure_threads=max(1, cpu_count() - 1),
         gpus=1.0 if command.config.device.startswith("cuda") else 0.0,
     )
+
+
+def _workers_here(command: SearchCommand) -> int:
+    return default_workers(command.config.device, command.config.distill.ranks, command.address is not None)
 
 
 def _train_threads(workers_per_machine: int) -> int:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.cli import check_local_workers, command_line, cpu_count
+from nas.cli import command_line
 from nas.command_log import announce
+from nas.local_workers import check_local_workers
 from nas.measure.arms import Arm, check_reported, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
 from nas.search.config_file import (
@@ -59,7 +60,8 @@ class SearchCommand:
         teacher_weights: Files of teachers' weights, by teacher.
         cache: Folder of images and teacher outputs; None for the user's own.
         storage: URL of a PostgreSQL database, without its password; None for a file in the run folder.
-        workers: Trials at a time; None for one a CPU or GPU, on a cluster for as many as its nodes take.
+        workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, on a cluster for as many as
+            its nodes take.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
@@ -206,15 +208,6 @@ def changed_config(options: Mapping[str, Any], base: SearchConfig) -> SearchConf
     _check_names(config)
     check_new_baselines(config)
     return config
-
-
-def default_workers(config: SearchConfig) -> int:
-    """Return how many trials this machine takes at a time."""
-    if config.device.startswith("cuda"):
-        import torch
-
-        return max(1, torch.cuda.device_count() // config.distill.ranks)
-    return max(1, cpu_count() // config.distill.ranks)
 
 
 def _check_flags(options: Mapping[str, Any]) -> None:

@@ -25,8 +25,9 @@ from nas.doctor.findings import CACHE_BYTES, FAIL, GB, OK, WARN, Finding
 from nas.doctor.gpu_readings import Gpu, GpuReading, read_gpu
 from nas.doctor.gpu_report import machine, public_line
 from nas.doctor.gpu_tests import CaseResult
-from nas.doctor.readings import HubReading, PrecisionReading, RayReading, RuntimeReading, TeachersReading
+from nas.doctor.readings import HubReading, PrecisionReading, RayReading, TeachersReading
 from nas.measure import MeasurementError
+from nas.measure.runtime_check import RuntimeReading, read_runtime
 from nas.plan.teacher_costs import images_bytes, material_counted
 from nas.study.config import SearchConfig
 from search_space import preset
@@ -39,7 +40,7 @@ HEALTHY: dict[Callable[..., Any], Any] = {
     readings.read_cpu: readings.read_cpu(),
     read_gpu: GpuReading(),
     readings.read_precision: PrecisionReading({"fp32": 10.0, "bf16": 5.0}),
-    readings.read_runtime: RuntimeReading("compiled", 3.0, True),
+    read_runtime: RuntimeReading("compiled", 3.0, True),
     readings.read_ray: RayReading("2.60.0", "/tmp"),
     readings.read_teachers: TeachersReading((), "pip install"),
     readings.read_hub: HubReading(0.2),
@@ -86,6 +87,14 @@ def test_a_machine_with_a_gpu_is_asked_for_what_a_search_would_do_there(tmp_path
         ("onnxruntime", "cuda", "fp16"),
         ("tensorrt", "cuda", "fp16"),
     ]
+
+
+def test_a_gpu_without_kernels_is_left_alone(tmp_path: Path) -> None:
+    found, asked = examined(tmp_path, read_gpu=replace(ONE_GPU, archs=("sm_75", "sm_80")))
+    assert found["GPU"].verdict == WARN
+    assert "use the CPU" in found["GPU"].effect
+    assert ("read_precision", "cpu") in asked
+    assert not any("cuda" in call for call in asked)
 
 
 def test_a_reading_that_hangs_or_crashes_is_a_finding(tmp_path: Path) -> None:

@@ -16,14 +16,15 @@ from nas.doctor.readings import (
     MemoryReading,
     PrecisionReading,
     RayReading,
-    RuntimeReading,
     TeachersReading,
     Unread,
 )
+from nas.measure.runtime_check import RuntimeReading
 
 CPU = CpuReading("a CPU", "x86_64", ("AVX2",), 8, None)
 MEMORY = MemoryReading(64 * GB, 60 * GB, None)
 GPU = Gpu("Example H100", 80 * GB, 79 * GB, (9, 0))
+OLD = replace(GPU, name="Example GTX", capability=(6, 1))
 GPUS = GpuReading(gpus=(GPU, GPU), present=2, built_for="12.8", driver="570.1", watched=True)
 UNSEEN = GpuReading(present=1, built_for="12.8")
 FOLDER = FolderReading("runs", 100 * GB)
@@ -41,11 +42,13 @@ CASES = [
     (findings.judge_cpu(replace(CPU, instructions=None)), OK, ""),
     (findings.judge_cpu(replace(CPU, machine="aarch64", instructions=("NEON",))), OK, ""),
     (findings.judge_cpu(replace(CPU, system="Darwin")), WARN, "use Linux"),
-    (findings.judge_memory(MEMORY), OK, ""),
-    (findings.judge_memory(replace(MEMORY, limit=4 * GB)), WARN, "--workers 1"),
-    (findings.judge_memory(replace(MEMORY, available=1 * GB)), WARN, "end other programs"),
-    (findings.judge_memory(replace(MEMORY, limit=1 * GB)), FAIL, "more memory"),
-    (findings.judge_memory(MemoryReading(2 * GB, 1 * GB, None)), FAIL, "more memory"),
+    (findings.judge_memory(MEMORY, 64), OK, ""),
+    (findings.judge_memory(replace(MEMORY, limit=4 * GB), 2), OK, ""),
+    (findings.judge_memory(replace(MEMORY, limit=4 * GB), 8), WARN, "--workers 2"),
+    (findings.judge_memory(MemoryReading(8 * GB, 6 * GB, None), 7), WARN, "--workers 4"),
+    (findings.judge_memory(replace(MEMORY, available=1 * GB), 1), WARN, "end other programs"),
+    (findings.judge_memory(replace(MEMORY, limit=1 * GB), 1), FAIL, "more memory"),
+    (findings.judge_memory(MemoryReading(2 * GB, 1 * GB, None), 1), FAIL, "more memory"),
     (findings.judge_gpu(GpuReading()), OK, ""),
     (findings.judge_gpu(GPUS), OK, ""),
     (findings.judge_gpu(Unread("no result after 60 s")), WARN, "nvidia-smi"),
@@ -56,6 +59,9 @@ CASES = [
     (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, capability=(7, 5)),))), WARN, "--runtime compiled+fp16"),
     (findings.judge_gpu(replace(GPUS, gpus=(replace(GPU, free_bytes=10 * GB),))), WARN, "nvidia-smi"),
     (findings.judge_gpu(replace(GPUS, others=1)), WARN, "nvidia-smi"),
+    (findings.judge_gpu(replace(GPUS, archs=("sm_75", "sm_90"))), OK, ""),
+    (findings.judge_gpu(replace(GPUS, gpus=(OLD,), archs=("sm_75", "sm_90"))), WARN, "whl/cu126"),
+    (findings.judge_gpu(replace(GPUS, gpus=(GPU, OLD), archs=("sm_75", "sm_90"))), WARN, "CUDA_VISIBLE_DEVICES"),
     (findings.judge_gpu(replace(GPUS, gpus=(GPU, replace(GPU, name="another")))), WARN, "CUDA_VISIBLE_DEVICES"),
     (findings.judge_driver(GPUS), OK, ""),
     (findings.judge_driver(replace(GPUS, driver=None, watched=False)), WARN, "NVIDIA_DRIVER_CAPABILITIES"),

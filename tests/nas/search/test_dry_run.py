@@ -185,6 +185,15 @@ def test_without_the_node_s_gpus_everything_else_is_checked(
     assert "psycopg" in found["database"][1]
 
 
+def test_a_runtime_that_compiles_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SMALL, "--cache", str(tmp_path / "cache")]
+    assert "runtime" not in checks(flags, capsys)[1]
+    monkeypatch.setattr("nas.search.dry_run.check_runtime", lambda config, progress, resume: f"{config.runtime} works")
+    assert checks([*flags, "--runtime", "compiled"], capsys)[1]["runtime"][0] == "ok"
+
+
 def test_a_data_set_that_cannot_be_downloaded_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -103,6 +104,20 @@ def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
     error, words = (NameError, "open_targets") if resume else (DeviceError, "several kinds")
     with pytest.raises(error, match=words):
         session._search(command, Console(quiet=True))
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_runtime_is_tried_where_networks_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    """The nodes of a cluster may have a compiler that the driver's machine lacks."""
+    tried: list[bool] = []
+    monkeypatch.setattr(session, "check_runtime", lambda config, progress, resume: tried.append(resume))
+    monkeypatch.delattr(session, "open_targets")
+    command = command_of({"device": "cpu", "runtime": "compiled", "run": str(tmp_path / "run")}, "")
+    with pytest.raises(NameError, match="open_targets"):
+        session._search(replace(command, address=address), Console(quiet=True))
+    assert tried == ([False] if address is None else [])
 
 
 def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
@@ -234,3 +249,33 @@ def test_a_session_gets_the_limits_of_its_command_and_its_workers_share_the_cpus
     assert session_s - (time.monotonic() - began_s) <= left_s <= session_s
     assert limits == [converges, timeout_s]
     assert [(spec.train_threads, spec.measure_threads) for spec in specs] == [threads]
+
+
+@pytest.mark.parametrize(
+    ("words", "workers", "threads", "announced"),
+    [([], 2, 4, True), (["--workers", "8"], 8, 1, False), (["--address", "10.0.0.1:6379"], None, 1, False)],
+)
+def test_a_search_on_little_memory_starts_fewer_workers_and_says_so(
+    words: list[str],
+    workers: int | None,
+    threads: int,
+    announced: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started_with: list[tuple[int | None, int]] = []
+    targets = SimpleNamespace(path=tmp_path, build_seconds=0.0)
+
+    def open_cluster(spec: WorkerSpec, workers: int | None, **facts: Any) -> Any:
+        started_with.append((workers, spec.train_threads))
+        raise StoreError("that is all")
+
+    monkeypatch.setattr(session, "open_targets", lambda *words: (targets, {}))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    monkeypatch.setattr("nas.local_workers.memory_bytes", lambda: 4_000_000_000)
+    monkeypatch.setattr(ray_tune, "open_cluster", open_cluster)
+    given = ["--run", str(tmp_path / "run"), *SMALL, "--distill", "precision=fp32", *words]
+    assert main(given) == 2
+    assert started_with == [(workers, threads)]
+    assert ("the memory, 4.0 GB, holds 2 at a time" in " ".join(capsys.readouterr().err.split())) is announced

@@ -96,20 +96,31 @@ def test_an_allocation_that_fails_is_out_of_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "reserved", "failure"),
+    ("card", "free", "foreign", "failure"),
     [
-        (0, 96, Failure.OUT_OF_MEMORY),  # 4 of 100 are others': a driver's and a screen's
-        (0, 94, Failure.MEMORY_SHARED),
-        (90, 6, Failure.OUT_OF_MEMORY),  # it asked for more than the whole card has
-        (40, 6, Failure.MEMORY_SHARED),
+        (4, 0.1, 1.2, Failure.OUT_OF_MEMORY),  # two contexts of CUDA, and a screen
+        (4, 2.9, 0.8, Failure.OUT_OF_MEMORY),  # it asked for more than the whole card has
+        (4, 0.1, 2.0, Failure.MEMORY_SHARED),
+        (8, 0.1, 1.4, Failure.OUT_OF_MEMORY),
+        (8, 0.1, 3.0, Failure.MEMORY_SHARED),
+        (24, 0.1, 1.4, Failure.OUT_OF_MEMORY),
+        (24, 9.0, 2.0, Failure.MEMORY_SHARED),
+        (80, 0.1, 3.5, Failure.OUT_OF_MEMORY),
+        (80, 30.0, 4.5, Failure.MEMORY_SHARED),
     ],
 )
-def test_a_card_s_memory_was_missing_because_of_others_if_they_have_a_share_of_it(
-    free: int, reserved: int, failure: Failure, monkeypatch: pytest.MonkeyPatch
+def test_a_card_s_memory_was_missing_because_of_others_if_they_have_more_than_contexts_and_a_screen(
+    card: float, free: float, foreign: float, failure: Failure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 100))
+    """Figures are in GiB."""
+    bytes_of = {name: int(gib * 2**30) for name, gib in (("card", card), ("free", free), ("foreign", foreign))}
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (bytes_of["free"], bytes_of["card"]))
+    reserved = bytes_of["card"] - bytes_of["free"] - bytes_of["foreign"]
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda: reserved)
-    assert diagnose(raised(torch.OutOfMemoryError("CUDA out of memory")), "cuda")[0] is failure
+    diagnosis = diagnose(raised(torch.OutOfMemoryError("CUDA out of memory")), "cuda")[0]
+    assert diagnosis is failure
+    again = decide_retry(diagnosis, 2, required=True) is RetryDecision.AGAIN
+    assert again == (failure is Failure.MEMORY_SHARED), "a baseline that cannot fit is not tried ten times"
 
 
 def test_a_checkpoint_that_finds_a_full_disk_ends_the_search(small_disk: Path) -> None:
