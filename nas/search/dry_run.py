@@ -82,12 +82,15 @@ def _device(command: SearchCommand) -> str:
 
 
 def _teachers(command: SearchCommand) -> str:
-    from nas.teachers import specs
+    from nas.teachers import enlarged_maps, specs
 
-    chosen = specs(command.config.teachers)
-    command.config.distill.check_teachers([spec.name for spec in chosen])
-    check_files(command.config.teachers, command.teacher_weights)
-    return f"{len(chosen)} in {command.config.teachers}"
+    config = command.config
+    chosen = specs(config.teachers)
+    config.distill.check_teachers([spec.name for spec in chosen])
+    check_files(config.teachers, command.teacher_weights)
+    line = f"{len(chosen)} in {config.teachers}"
+    enlarged = enlarged_maps(chosen, config.grid, config.distill.img_size)
+    return Doubtful(f"{line}; {enlarged}") if enlarged else line
 
 
 def _teacher_names(command: SearchCommand) -> list[str]:

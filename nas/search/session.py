@@ -160,10 +160,13 @@ def open_targets(command: SearchCommand, console: Console, show: Announce) -> tu
     from nas.cache import open_study_targets
     from nas.distill.evaluation.tasks import too_many_classes
     from nas.distill.evaluation.zero_shot import embed_class_names
-    from nas.teachers import specs
+    from nas.teachers import enlarged_maps, specs
 
     config, teachers = command.config, specs(command.config.teachers, command.teacher_weights)
     config.distill.check_teachers([teacher.name for teacher in teachers])
+    enlarged = enlarged_maps(teachers, config.grid, config.distill.img_size)
+    if enlarged and not command.resume:
+        announce(f"warning: {enlarged}", _LOG, console, logging.WARNING)
     progress = StageProgress(console)
 
     def check_counts(train: int, val: int) -> None:
