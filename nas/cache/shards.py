@@ -183,7 +183,7 @@ class ArrayWriter:
         self.count = 0
         self.checksums: list[NDArray[np.uint32]] = []
         self.stack = ExitStack()
-        unfinished = self.stack.enter_context(atomic_path(path))
+        unfinished = self.stack.enter_context(atomic_path(path, sync=True))
         self.file: BinaryIO = self.stack.enter_context(unfinished.open("wb"))
         self.file.write(self.header())
         self.stack.callback(self.complete)
