@@ -24,6 +24,7 @@ from nas.doctor.readings import (
 )
 from nas.extras import install_command
 from nas.measure.arms import Arm, dotted
+from nas.measure.conditions import restricted_mode
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
@@ -114,6 +115,10 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     if isinstance(reading, Unread):
         return Finding("GPU", WARN, reading.reason, on_cpu, "check that nvidia-smi answers; if not, restart the driver")
     if reading.gpus:
+        if mode := restricted_mode(reading.modes):
+            value = f"{plural(len(reading.gpus), 'GPU')}, in the compute mode {mode}"
+            effect = "searches refuse to start: a process of its own measures while a worker keeps the GPU"
+            return Finding("GPU", FAIL, value, effect, "let the administrator set the default mode: nvidia-smi -c 0")
         return _judge_visible(reading.gpus, reading.others)
     if not reading.present:
         return Finding("GPU", OK, f"no NVIDIA GPU: {on_cpu}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import one_line
-from nas.measure.conditions import GpuWatch, gpu_uuid, nvml
+from nas.measure.conditions import GpuWatch, compute_mode, gpu_uuid, nvml
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,7 @@ class GpuReading:
         watched: Whether NVML reads the first GPU while it measures.
         unknown: What NVML does not report of it, in words.
         others: Other processes that compute on it.
+        modes: Compute mode of each GPU that PyTorch sees, see `compute_mode`; none without NVML.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -54,6 +55,7 @@ class GpuReading:
     watched: bool = False
     unknown: tuple[str, ...] = ()
     others: int = 0
+    modes: tuple[int | None, ...] = ()
 
 
 def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> GpuReading:
@@ -69,6 +71,10 @@ def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> G
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
         reason=reason,
         driver=str(library.nvmlSystemGetDriverVersion()) if library else None,
+        modes=tuple(
+            compute_mode(library, gpu_uuid(torch.device("cuda", number)))
+            for number in range(len(gpus) if library else 0)
+        ),
     )
     return _watched(reading) if gpus else reading
 

@@ -73,9 +73,10 @@ def _checks(command: SearchCommand, console: Console) -> Iterator[tuple[str, Che
 
 
 def _device(command: SearchCommand) -> str:
-    from nas.measure.environment import device_line, torch_device
+    from nas.measure.environment import check_compute_mode, device_line, torch_device
 
     check_device(command.config, command.device_source, NODE_REMEDY)
+    check_compute_mode(command.config.device)
     line = device_line(torch_device(command.config.device)).removeprefix("device: ")
     trials = command.workers or ("as many as the nodes take" if command.address else default_workers(command.config))
     return f"{line}; trials at a time: {trials}"

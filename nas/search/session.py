@@ -107,8 +107,9 @@ def _search(command: SearchCommand, console: Console) -> None:
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
-    from nas.measure.environment import check_one_kind, code_digest  # imports torch: not for a refusal
+    from nas.measure.environment import check_compute_mode, check_one_kind, code_digest  # imports torch
 
+    check_compute_mode(command.config.device)
     if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
         check_one_kind(command.config.device)
     if limits:
