@@ -82,7 +82,9 @@ def enlarged_maps(chosen: Sequence[TeacherSpec], grid: int, image_px: int) -> st
             smaller.append(f"{spec.name} has a map of {side} x {side}{advice}")
     if not smaller:
         return ""
-    return f"the targets have {grid} x {grid} cells, and smaller maps are enlarged, without detail: {'; '.join(smaller)}"
+    return (
+        f"the targets have {grid} x {grid} cells, and smaller maps are enlarged, without detail: {'; '.join(smaller)}"
+    )
 
 
 def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:

@@ -80,8 +80,9 @@ class TeacherSpec:
     no tensor and downloads nothing, and raises TeacherError where there are none or they are another network's.
     `widths` are the channels of the summary (0: none) and of the map. `map_side` takes the side of a square image in px
     to the side of its map in tokens; None where it is unknown. It is part of the cache's key. `is_here` tells whether
-    `load` needs no network connection. `license` is that of the weights; None where it is unknown. `name_for_side` takes
-    a side in tokens to the teacher's name at an input size whose maps have that side or more; None where there is none.
+    `load` needs no network connection. `license` is that of the weights; None where it is unknown. `name_for_side`
+    takes a side in tokens to the teacher's name at an input size whose maps have that side or more; None where there is
+    none.
     """
 
     name: str

@@ -236,7 +236,9 @@ def test_a_plan_warns_of_maps_that_are_smaller_than_the_grid(elsewhere: Path) ->
         distill=DistillConfig(img_size=224),
     )
     found = material_here(config, {}, elsewhere, StageProgress(stderr_console())), material_counted(config, {}, None)
-    assert all("has a map of 8 x 8 (give vit_small_patch14_reg4_dinov2.lvd142m@196 in" in each.warning for each in found)
+    assert all(
+        "has a map of 8 x 8 (give vit_small_patch14_reg4_dinov2.lvd142m@196 in" in each.warning for each in found
+    )
     assert material_counted(replace(config, teachers="xfeat"), {}, None).warning == ""
 
 
