@@ -17,6 +17,7 @@ from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_co
 from nas.command_log import announce
 from nas.numbers import plural
 from nas.study.redaction import public_text
+from nas.teachers import enlarged_maps, specs
 from nas.terminal import write_line
 
 DAY_S = 86400.0
@@ -37,6 +38,9 @@ def _build(settings: BuildSettings, root: Path) -> int:
     """Build the missing entries and print a summary."""
     console = stderr_console()
     progress = StageProgress(console)
+    grid = settings.grid or settings.img_size // 16
+    if enlarged := enlarged_maps(specs(settings.teachers, settings.weights), grid, settings.img_size):
+        announce(f"warning: {enlarged}", _LOG, console, logging.WARNING)
     with progress.showing():
         targets = open_targets(
             settings.data,
@@ -45,7 +49,7 @@ def _build(settings: BuildSettings, root: Path) -> int:
             train_images=settings.train_images,
             val_images=settings.val_images,
             image_px=settings.img_size,
-            grid=settings.grid or settings.img_size // 16,
+            grid=grid,
             seed=STUDY_SEED,
             views=settings.views,
             precision=settings.teacher_precision,

@@ -2,7 +2,8 @@
 
 Several processes, on one machine or many, can fill an entry together. A process claims a shard with a file lock, writes
 the shard's files under temporary names, renames them, and writes the shard's record (rows, sizes, hashes) last. When
-all records exist, one process merges them into the manifest, which makes the entry complete.
+all records exist, one process merges them into the manifest, which makes the entry complete. Each file reaches the disk
+before the next one is written, so that after a power cut a recorded shard is whole.
 
 The content of a shard depends on the entry's settings alone. If a network file system loses a lock, two processes write
 the same shard twice, with the same bytes.
@@ -234,7 +235,7 @@ def size_and_hash(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object atomically, with its layout and a checksum."""
     sealed = {"layout": LAYOUT, **content}
-    atomic_write(path, json.dumps(sealed | {"sha256": _json_hash(sealed)}, indent=1))
+    atomic_write(path, json.dumps(sealed | {"sha256": _json_hash(sealed)}, indent=1), sync=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def save_statistics(folder: Path, fitted: Mapping[str, HeadStatistics]) -> None:
     for head, (standardizer, largest) in fitted.items():
         arrays |= {f"{head}-mean": standardizer.mean, f"{head}-forward": standardizer.forward.astype(np.float32)}
         arrays |= {f"{head}-kept": np.array(standardizer.kept), f"{head}-largest": largest}
-    with atomic_path(folder / STATISTICS_FILE) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(folder / STATISTICS_FILE, sync=True) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

@@ -80,7 +80,7 @@ class TeacherCacheBuilder:
         self.spec, self.images, self.compression, self.precision = spec, images, compression, precision
         calibration_images = CALIBRATION_SHARDS * SHARD_ITEMS
         identity = [FORMAT, images.fingerprint, spec.name, spec.fingerprint, spec.source_px, calibration_images]
-        side = spec.map_side and spec.map_side(max(spec.source_px, images.image_px))
+        side = spec.cached_side(images.image_px)
         # Entries of other ratios once averaged whole tokens; those of whole ratios have the key that they had.
         resized = [] if side and takes_whole_tokens(side, compression.grid) else ["parts of tokens"]
         whole = keeps_whole_summary(spec.widths, compression.grid**2, compression.share)
@@ -120,7 +120,8 @@ class TeacherCacheBuilder:
 
     def forget_teacher(self) -> None:
         """Free the teacher's memory, for the next teacher; it is loaded again when it is needed."""
-        self.__dict__.pop("teacher", None)
+        for name in ("teacher", "pass_limits"):
+            self.__dict__.pop(name, None)
 
     @property
     def calibrated(self) -> bool:
@@ -192,8 +193,7 @@ class TeacherCacheBuilder:
         The teacher is loaded before it returns, so that the threads that call the function share one teacher.
         """
         teacher = self.teacher
-        passes = BoundedSemaphore(self.passes_at_once(teacher))
-        at_once = images_at_once(teacher, self.device, self.teacher_px)
+        passes, at_once = self.pass_limits
 
         def run(rows: RowBatch) -> Heads:
             images = read_images(rows)
@@ -225,6 +225,15 @@ class TeacherCacheBuilder:
     def teacher_px(self) -> int:
         """Return the side of the images that the teacher sees."""
         return max(self.spec.source_px, self.images.image_px)
+
+    @cached_property
+    def pass_limits(self) -> tuple[BoundedSemaphore, int]:
+        """Return what limits the passes that run at the same time, and how many images each takes.
+
+        Both are found once for all shards: each runs the whole teacher without data, during which a GPU would be idle.
+        """
+        at_once = images_at_once(self.teacher, self.device, self.teacher_px)
+        return BoundedSemaphore(self.passes_at_once(self.teacher)), at_once
 
     def passes_at_once(self, teacher: Teacher) -> int:
         """Return how many batches the teacher takes at the same time: as many as there are threads and memory.

@@ -24,6 +24,7 @@ from nas.doctor.readings import (
 from nas.extras import install_command
 from nas.local_workers import search_bytes, workers_on
 from nas.measure.arms import Arm
+from nas.measure.conditions import restricted_mode
 from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
 from nas.measure.runtime_check import RuntimeReading, runtime_remedy
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
@@ -123,6 +124,10 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs)]:
         return _judge_kernels(reading, lacking, on_cpu)
     if reading.gpus:
+        if mode := restricted_mode(reading.modes):
+            value = f"{plural(len(reading.gpus), 'GPU')}, in the compute mode {mode}"
+            effect = "searches refuse to start: a process of its own measures while a worker keeps the GPU"
+            return Finding("GPU", FAIL, value, effect, "let the administrator set the default mode: nvidia-smi -c 0")
         return _judge_visible(reading.gpus, reading.others)
     if not reading.present:
         return Finding("GPU", OK, f"no NVIDIA GPU: {on_cpu}")

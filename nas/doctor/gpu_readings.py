@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import one_line
-from nas.measure.conditions import GpuWatch, gpu_uuid, nvml
+from nas.measure.conditions import GpuWatch, compute_mode, gpu_uuid, nvml
 from nas.measure.devices import has_kernels
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class GpuReading:
         unknown: What NVML does not report of it, in words.
         others: Other processes that compute on it.
         archs: GPUs that PyTorch has kernels for, as `torch.cuda.get_arch_list` names them.
+        modes: Compute mode of each GPU that PyTorch sees, see `compute_mode`; none without NVML.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -57,6 +58,7 @@ class GpuReading:
     unknown: tuple[str, ...] = ()
     others: int = 0
     archs: tuple[str, ...] = ()
+    modes: tuple[int | None, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -78,6 +80,10 @@ def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> G
         reason=reason,
         driver=str(library.nvmlSystemGetDriverVersion()) if library else None,
         archs=tuple(torch.cuda.get_arch_list()),
+        modes=tuple(
+            compute_mode(library, gpu_uuid(torch.device("cuda", number)))
+            for number in range(len(gpus) if library else 0)
+        ),
     )
     return _watched(reading) if gpus else reading
 

@@ -99,6 +99,7 @@ class BackboneNasModel(PreTrainedModel):
 
     config_class = BackboneNasConfig
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: BackboneNasConfig) -> None:
         super().__init__(config)
@@ -132,6 +133,18 @@ class BackboneNasModel(PreTrainedModel):
             teacher_summary, teacher_spatial = self.adaptors[module_name(name)](summary, spatial, x)
             outputs[name] = RadioOutput(teacher_summary, _as(teacher_spatial, feature_fmt))
         return outputs if len(outputs) > 1 else outputs["backbone"]
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether training recomputes each block in the backward pass instead of keeping its activations.
+
+        `activation_checkpointing_enable` of this model, or of a VLM around it, sets this attribute of each module.
+        """
+        return any(stage.grad_checkpointing for stage in self.network.stages)
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
+        self.network.set_grad_checkpointing(enable)
 
     @property
     def patch_size(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ POLL_HZ = 15.0
 # NVML's reasons for a lower clock, by bit. Heat and the board's limits spoil a timing; the power cap is normal.
 SLOWDOWNS = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
 POWER_CAP = 0x04
+RESTRICTED_MODES = {1: "EXCLUSIVE_THREAD", 2: "PROHIBITED", 3: "EXCLUSIVE_PROCESS"}  # NVML's; 0 takes any processes
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,24 @@ def nvml() -> Any:
     except pynvml.NVMLError:
         return None
     return pynvml
+
+
+def compute_mode(library: Any, uuid: str) -> int | None:
+    """Return NVML's number of a GPU's compute mode; None where NVML does not know it, as of a part of a GPU (MIG)."""
+    with suppress(library.NVMLError):
+        return int(library.nvmlDeviceGetComputeMode(library.nvmlDeviceGetHandleByUUID(uuid)))
+    return None
+
+
+def restricted_mode(modes: Iterable[int | None]) -> str:
+    """Return the name of the first compute mode that keeps a second process off a GPU; "" where none is known to.
+
+    Measurements need a second process: a worker keeps its context on the GPU while a process of its own measures there.
+
+    Args:
+        modes: `compute_mode` of each GPU.
+    """
+    return next((RESTRICTED_MODES[mode] for mode in modes if mode in RESTRICTED_MODES), "")
 
 
 def driver_bytes(library: Any, uuid: str) -> int | None:

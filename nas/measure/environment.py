@@ -15,7 +15,7 @@ import torch
 
 from nas.cli import cpu_count
 from nas.measure.arms import Arm
-from nas.measure.conditions import nvml
+from nas.measure.conditions import compute_mode, gpu_uuid, nvml, restricted_mode
 from nas.measure.devices import DeviceError as DeviceError
 from nas.measure.devices import device_type, unavailable, without_kernels
 from nas.numbers import plural
@@ -79,6 +79,18 @@ def check_one_kind(device: str) -> None:
         raise DeviceError(
             f"the GPUs here are of several kinds, whose timings cannot be compared: {device_kind(device)}; "
             "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def check_compute_mode(device: str) -> None:
+    """Raise DeviceError where a GPU of this process lets no second process measure; nothing where NVML is unknown."""
+    if torch_device(device).type != "cuda" or (library := nvml()) is None:
+        return
+    gpus = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+    if mode := restricted_mode(compute_mode(library, gpu_uuid(gpu)) for gpu in gpus):
+        raise DeviceError(
+            f"a GPU here is in the compute mode {mode}: a process of its own measures while a worker keeps the GPU, so "
+            "that every measurement would fail; let the administrator set the default mode: nvidia-smi -c 0"
         )
 
 

@@ -37,6 +37,7 @@ from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import CountedCosts, broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
 from nas.study.redaction import public_word
+from nas.teachers import enlarged_maps, specs
 
 FILE_NAME = "pilot.json"
 _POOL = 256  # random architectures, among which the models are chosen by their cost
@@ -198,6 +199,8 @@ def _begin(
     """Open images and teachers, and choose the precision where no training has it; return the record with both."""
     config = settings.config
     announce(device_line(torch_device(config.device)), _LOG)
+    if enlarged := enlarged_maps(specs(config.teachers, settings.weights), config.grid, config.distill.img_size):
+        announce(f"warning: {enlarged}", _LOG, level=logging.WARNING)
 
     def check_counts(train: int, val: int) -> None:
         if too_few := check_image_count(config, train, val):

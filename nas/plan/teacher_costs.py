@@ -22,7 +22,7 @@ from nas.plan.forecast import Basis
 from nas.plan.probe import AssumedDevice
 from nas.search.preconditions import check_image_count
 from nas.study.config import SearchConfig
-from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
+from nas.teachers import TEACHERS, TeacherSpec, check_weights, enlarged_maps, specs
 from nas.teachers.timm_networks import create, features, layout, parse
 
 # How many times slower than in dense bf16 a GPU multiplies, by the peaks of NVIDIA's data sheets in TFLOP/s: A100 312
@@ -63,7 +63,7 @@ class Material:
         widths: Channels of each teacher's (summary, spatial) outputs.
         val_images: Held-out images, as many as are asked for or found.
         targets: The built targets; None: they are not built yet.
-        warning: What the search will say of too few images; "" where they suffice.
+        warning: What the search will say of too few images and of small maps; "" where neither is.
     """
 
     teachers: tuple[TeacherCost, ...]
@@ -88,7 +88,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     check_weights([spec for spec in chosen if spec not in missing])
     images = ImageCacheBuilder(source, px)
     train, val = len(images.sets["train"]) // config.views, len(images.sets["val"])
-    warning = check_image_count(config, train, val)
+    warning = "; ".join(filter(None, (check_image_count(config, train, val), enlarged_maps(chosen, config.grid, px))))
     costs = []
     for done, spec in enumerate(chosen):
         progress(TIMING, done, len(chosen))
@@ -136,7 +136,9 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         seconds = passes * pass_seconds(counted, device, config.teacher_precision)
         costs.append(TeacherCost(spec.name, passes, seconds, *sizes, Basis.ASSUMED, note))
     images = BuildEstimate(images_bytes(config))
-    return Material(tuple(costs), images, {spec.name: spec.widths for spec in chosen}, config.val_images)
+    widths = {spec.name: spec.widths for spec in chosen}
+    warning = enlarged_maps(chosen, config.grid, config.distill.img_size)
+    return Material(tuple(costs), images, widths, config.val_images, warning=warning)
 
 
 def images_bytes(config: SearchConfig) -> float:

@@ -79,9 +79,10 @@ def _checks(command: SearchCommand, console: Console) -> Iterator[tuple[str, Che
 
 
 def _device(command: SearchCommand) -> str:
-    from nas.measure.environment import device_line, torch_device
+    from nas.measure.environment import check_compute_mode, device_line, torch_device
 
     check_device(command.config, command.device_source, NODE_REMEDY)
+    check_compute_mode(command.config.device)
     line = device_line(torch_device(command.config.device)).removeprefix("device: ")
     if command.workers or command.address:
         return f"{line}; trials at a time: {command.workers or 'as many as the nodes take'}"
@@ -96,12 +97,15 @@ def _runtime(command: SearchCommand, progress: StageProgress) -> str:
 
 
 def _teachers(command: SearchCommand) -> str:
-    from nas.teachers import specs
+    from nas.teachers import enlarged_maps, specs
 
-    chosen = specs(command.config.teachers)
-    command.config.distill.check_teachers([spec.name for spec in chosen])
-    check_files(command.config.teachers, command.teacher_weights)
-    return f"{len(chosen)} in {command.config.teachers}"
+    config = command.config
+    chosen = specs(config.teachers)
+    config.distill.check_teachers([spec.name for spec in chosen])
+    check_files(config.teachers, command.teacher_weights)
+    line = f"{len(chosen)} in {config.teachers}"
+    enlarged = enlarged_maps(chosen, config.grid, config.distill.img_size)
+    return Doubtful(f"{line}; {enlarged}") if enlarged else line
 
 
 def _teacher_names(command: SearchCommand) -> list[str]:

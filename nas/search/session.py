@@ -108,8 +108,9 @@ def _search(command: SearchCommand, console: Console) -> None:
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
-    from nas.measure.environment import check_one_kind, code_digest  # imports torch: not for a refusal
+    from nas.measure.environment import check_compute_mode, check_one_kind, code_digest  # imports torch
 
+    check_compute_mode(command.config.device)
     if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
         check_one_kind(command.config.device)
     if command.workers is None and command.address is None:
@@ -177,10 +178,13 @@ def open_targets(command: SearchCommand, console: Console, show: Announce) -> tu
     from nas.cache import open_study_targets
     from nas.distill.evaluation.tasks import left_out_of_classification
     from nas.distill.evaluation.zero_shot import embed_class_names
-    from nas.teachers import specs
+    from nas.teachers import enlarged_maps, specs
 
     config, teachers = command.config, specs(command.config.teachers, command.teacher_weights)
     config.distill.check_teachers([teacher.name for teacher in teachers])
+    enlarged = enlarged_maps(teachers, config.grid, config.distill.img_size)
+    if enlarged and not command.resume:
+        announce(f"warning: {enlarged}", _LOG, console, logging.WARNING)
     progress = StageProgress(console)
 
     def check_counts(train: int, val: int) -> None:

@@ -65,6 +65,28 @@ def check_weights(chosen: Sequence[TeacherSpec], announce: Callable[[str], None]
         raise problems[0]
 
 
+def enlarged_maps(chosen: Sequence[TeacherSpec], grid: int, image_px: int) -> str:
+    """Return a warning about teachers whose maps are smaller than the grid of the targets; "" where there are none.
+
+    Args:
+        chosen: The teachers.
+        grid: Side of the spatial targets.
+        image_px: Side of the student's images.
+    """
+    smaller = []
+    for spec in chosen:
+        side = spec.cached_side(image_px)
+        if side is not None and side < grid:
+            fitting = spec.name_for_side(grid)
+            advice = f" (give {fitting} in its place)" if fitting else ""
+            smaller.append(f"{spec.name} has a map of {side} x {side}{advice}")
+    if not smaller:
+        return ""
+    return (
+        f"the targets have {grid} x {grid} cells, and smaller maps are enlarged, without detail: {'; '.join(smaller)}"
+    )
+
+
 def spec_of(name: str, files: Mapping[str, Path]) -> TeacherSpec:
     """Return the spec of one teacher."""
     if name in TEACHERS:

@@ -80,7 +80,9 @@ class TeacherSpec:
     no tensor and downloads nothing, and raises TeacherError where there are none or they are another network's.
     `widths` are the channels of the summary (0: none) and of the map. `map_side` takes the side of a square image in px
     to the side of its map in tokens; None where it is unknown. It is part of the cache's key. `is_here` tells whether
-    `load` needs no network connection. `license` is that of the weights; None where it is unknown.
+    `load` needs no network connection. `license` is that of the weights; None where it is unknown. `name_for_side`
+    takes a side in tokens to the teacher's name at an input size whose maps have that side or more; None where there is
+    none.
     """
 
     name: str
@@ -94,6 +96,11 @@ class TeacherSpec:
     map_side: Callable[[int], int] | None = None
     is_here: Callable[[], bool] = lambda: True
     license: str | None = None
+    name_for_side: Callable[[int], str | None] = lambda side: None
+
+    def cached_side(self, image_px: int) -> int | None:
+        """Return the side of the map, in tokens, in a cache of images of `image_px`; None where it is unknown."""
+        return self.map_side and self.map_side(max(self.source_px, image_px))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -204,8 +204,25 @@ def timm_spec(text: str, weights: Path | None = None, builtin_names: tuple[str, 
         map_side=lambda px: shape.grid // name.tiles,
         is_here=lambda: (weights or cached_hub_file(config.hf_hub_id)) is not None,
         license=config.license,
+        name_for_side=lambda side: name_for_side(name, side),
     )
     return spec
+
+
+def name_for_side(name: TimmName, side: int) -> str | None:
+    """Return this network's name at an input size whose maps have `side` tokens or more, the closest one.
+
+    A mosaic keeps its size, which the network was trained at, and has fewer images. None where there is no such size.
+    """
+    network, rows = name.text.partition("@")[0], layout(name).grid
+    tiles = (n for n in range(name.tiles, 1, -1) if rows % n == name.px % n == 0 and rows // n >= side)
+    px = name.px if rows >= side else name.px // rows * side
+    text = next((f"{network}@{name.px}/{n}" for n in tiles), f"{network}@{px}")
+    try:
+        fitting = parse(text)
+        return text if layout(fitting).grid // fitting.tiles >= side else None
+    except TeacherError:
+        return None
 
 
 @cache

@@ -1,5 +1,6 @@
 """Builds that are killed, run in parallel, or meet another teacher under the same name."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -66,6 +67,35 @@ def test_a_killed_build_resumes(tmp_path, opened, alone):
     assert [stage.partition(":")[0] for stage in dict.fromkeys(steps)] == [f"step {i} of 4" for i in (1, 2, 3, 4)]
     folders = {entry.folder for entry in read_cache_set(targets.path).entries}
     assert all(path.parent in folders for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path)
+
+
+def test_a_file_is_on_the_disk_before_what_says_that_it_is_written(tmp_path, opened, monkeypatch):
+    """Else a shard can have a record after a power cut, and no content."""
+    synced, sync = [], os.fsync
+
+    def sync_and_list(file):
+        sync(file)
+        synced.append(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync_and_list)
+    recorded = []
+    record = CacheEntry.record
+
+    def record_and_list(entry, shard, rows, paths, **details):
+        record(entry, shard, rows, paths, **details)
+        recorded.append([path.stat().st_ino for path in (*paths, entry.record_path(shard))])
+
+    monkeypatch.setattr(CacheEntry, "record", record_and_list)
+    targets = opened(tmp_path)
+    assert len(recorded) == 2 * 5
+    for files in recorded:
+        assert files[-1] == max(files, key=synced.index), "the record last"
+    for entry in read_cache_set(targets.path).entries:
+        manifest, *files = (
+            path.stat().st_ino for path in (entry.manifest_path, *map(entry.folder.joinpath, entry.manifest["files"]))
+        )
+        assert all(synced.index(file) < synced.index(manifest) for file in files)
+    assert targets.path.stat().st_ino in synced
 
 
 def test_the_whole_build_is_in_percent_of_its_estimated_time():

@@ -57,6 +57,14 @@ def test_build_prints_an_estimate_first_and_a_summary_last(teachers, tmp_path, c
     assert capsys.readouterr().err == ""
 
 
+def test_a_build_warns_of_maps_that_are_smaller_than_the_grid(teachers, tmp_path, capsys):
+    tiny = ["build", "--teachers", "xfeat", "--train-images", "8", "--val-images", "4", "--cache", str(tmp_path)]
+    assert main([*tiny, "--grid", "9"]) == 0
+    assert "warning: the targets have 9 x 9 cells, " in capsys.readouterr().err
+    assert main([*tiny, "--grid", "8"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_verify_runs_every_teacher_again(cache, built, capsys):
     assert main(["verify", "--cache", str(cache), "--samples", "16"]) == 0
     out = capsys.readouterr().out

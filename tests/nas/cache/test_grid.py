@@ -10,7 +10,7 @@ from nas.cache.grid import to_grid
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data.dataset import digest
-from nas.teachers import specs
+from nas.teachers import enlarged_maps, specs
 
 
 def coordinates(rows, columns):
@@ -91,6 +91,34 @@ def test_keys_distrust_unknown_maps(tmp_path):
     ]
     assert len(set(others)) == 1
     assert whole not in others
+
+
+@pytest.mark.parametrize(
+    ("teacher", "image_px", "fitting"),
+    [
+        ("samvit_base_patch16.sa1b@1024/4", 256, None),
+        ("samvit_base_patch16.sa1b@1024/4", 448, "samvit_base_patch16.sa1b@1024/2"),
+        ("samvit_base_patch16.sa1b@1024/4", 800, "samvit_base_patch16.sa1b@1024"),
+        ("samvit_base_patch16.sa1b@512/4", 1024, "samvit_base_patch16.sa1b@1024"),
+        ("vit_base_patch16_clip_224.laion2b", 224, None),
+        ("vit_base_patch16_clip_224.laion2b", 384, "vit_base_patch16_clip_224.laion2b@384"),
+        ("vit_base_patch14_dinov2.lvd142m@224", 448, "vit_base_patch14_dinov2.lvd142m@392"),
+    ],
+)
+def test_maps_smaller_than_the_grid_are_named_with_an_input_that_fits(teacher, image_px, fitting):
+    warning = enlarged_maps(specs(teacher), image_px // 16, image_px)
+    assert (warning != "") == (fitting is not None)
+    if fitting is not None:
+        assert f"(give {fitting} in its place)" in warning
+        assert enlarged_maps(specs(fitting), image_px // 16, image_px) == ""
+
+
+def test_maps_without_an_input_that_fits_are_named_too():
+    assert enlarged_maps(specs("builtin"), 4, 64) == ""
+    warning = enlarged_maps(specs("builtin"), 16, 64)
+    assert "lite0 has a map of 8 x 8; hed has" in warning
+    network = "vit_base_patch16_clip_224.laion2b"
+    assert enlarged_maps(specs(network), 300, 4800).endswith(f"{network} has a map of 14 x 14")  # 4,096 px at most
 
 
 def test_specs_know_the_side_of_their_maps():

@@ -1,6 +1,7 @@
 """Sharded arrays read like one numpy array; codecs lose half a step at most."""
 
 import resource
+import tomllib
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from nas.cache import CacheError, shards
 from nas.cache.codecs import CODECS
 from nas.cache.images import map_in_order
 from nas.cache.shards import ArrayWriter, ShardedArray
+from nas.search.config_file import recipe_path
+from nas.teachers import specs
 
 rng = np.random.default_rng(0)
 
@@ -100,6 +103,18 @@ def test_a_truncated_file_is_refused(tmp_path, bytes_left):
 def test_at_most_half_of_the_files_that_a_process_may_open_stay_mapped():
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 256 <= shards.mapped.cache_info().maxsize <= soft // 2
+
+
+def test_the_files_of_a_recipe_for_one_node_stay_mapped(monkeypatch):
+    """Of a system with the usual limits: 65,530 maps of a process, and as many open files as it likes."""
+    recipe = tomllib.loads(recipe_path("imagenet-8a100").read_text())
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, resource.RLIM_INFINITY))
+    raised = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: raised.append(limits))
+    arrays = 2 + sum(width > 0 for spec in specs(recipe["teachers"]) for width in spec.widths)  # pixels, labels, heads
+    files = sum(-(-count // 256) * arrays for count in (recipe["train_images"], recipe["val_images"]))
+    assert files <= shards.max_mapped_files() < 0.75 * 65_530
+    assert raised == [(2 * shards.max_mapped_files(), resource.RLIM_INFINITY)] * len(raised)
 
 
 def test_a_file_gets_its_name_when_it_is_complete(tmp_path):

@@ -34,11 +34,12 @@ class Watched(Teacher):
 
     def __init__(self):
         super().__init__()
-        self.running = self.most = 0
+        self.running = self.most = self.without_data = 0
         self.lock = threading.Lock()
 
     def forward(self, images):
         if images.device.type == "meta":
+            self.without_data += 1
             return TeacherOutput(None, images + 1)
         with self.lock:
             self.running += 1
@@ -91,6 +92,22 @@ def test_a_pass_takes_fewer_images_where_half_of_the_memory_holds_no_batch(
     teacher.passes.clear()  # those without data, which tell the memory
     torch.testing.assert_close(run(range(BATCH)), {"spatial": to_grid(images.float() / 255, 4)})
     assert teacher.passes == passes
+
+
+def test_the_memory_of_a_pass_is_found_once_and_not_for_every_shard(builder):
+    teacher = builder.__dict__["teacher"] = Watched()
+    builder.device = torch.device("cpu")
+    images = torch.zeros(2, 3, PX, PX, dtype=torch.uint8)
+    builder.live_features(lambda rows: images)
+    first = teacher.without_data
+    assert first > 0
+    for _ in range(3):
+        builder.live_features(lambda rows: images)
+    assert teacher.without_data == first
+    builder.forget_teacher()
+    builder.__dict__["teacher"] = other = Watched()  # a teacher that is loaded again may have other memory
+    builder.live_features(lambda rows: images)
+    assert other.without_data == first
 
 
 def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):

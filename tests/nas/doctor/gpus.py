@@ -17,12 +17,16 @@ class Driver(Nvml):
 
     NVML_CLOCK_MEM = 2
     reports_power = True
+    mode = 0
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "570.1"
 
     def nvmlDeviceGetCount(self) -> int:
         return 1
+
+    def nvmlDeviceGetComputeMode(self, handle: str) -> int:
+        return self.mode
 
     def nvmlDeviceGetMaxClockInfo(self, handle: str, kind: int) -> int:
         return {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 2619}[kind]

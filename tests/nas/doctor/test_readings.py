@@ -114,7 +114,9 @@ def test_a_gpu_with_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = read_gpu(library_of=lambda: driver)
     assert reading.gpus == (Gpu("Example H100", gpus.TOTAL_BYTES, gpus.FREE_BYTES, (9, 0)),)
     assert (reading.present, reading.driver, reading.watched, reading.others) == (1, "570.1", True, 1)
-    assert reading.unknown == ()
+    assert (reading.unknown, reading.modes) == ((), (0,))
+    driver.mode = 3
+    assert read_gpu(library_of=lambda: driver).modes == (3,)
 
 
 def test_a_gpu_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_a_gpu_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.measure.pair.nvml", lambda: None)
     reading = read_gpu(library_of=lambda: None)
     assert len(reading.gpus) == 1
-    assert (reading.driver, reading.watched) == (None, False)
+    assert (reading.driver, reading.watched, reading.modes) == (None, False, ())
 
 
 def test_a_gpu_that_pytorch_does_not_see_has_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

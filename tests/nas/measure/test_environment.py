@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +12,17 @@ import torch
 from nas.analysis.remeasuring import MEASURED_WITH
 from nas.measure import environment
 from nas.measure.arms import Arm
+from nas.measure.conditions import restricted_mode
 from nas.measure.devices import DeviceError
-from nas.measure.environment import check_one_kind, device_kind, device_name, recorded_device_kind
+from nas.measure.environment import (
+    check_compute_mode,
+    check_one_kind,
+    device_kind,
+    device_name,
+    recorded_device_kind,
+)
 from nas.measure.runtime_traits import RUNTIMES
+from tests.nas.doctor import gpus
 from tests.nas.measure.networks import needs_onnxruntime
 
 
@@ -54,6 +64,46 @@ def test_an_environment_has_the_library_of_the_runtime_and_of_no_other() -> None
 
 def test_a_cpu_is_of_one_kind() -> None:
     check_one_kind("cpu")
+    check_compute_mode("cpu")
+
+
+@pytest.mark.parametrize(
+    ("modes", "name"),
+    [
+        ((), ""),
+        ((0, 0), ""),
+        ((None,), ""),
+        ((0, 3), "EXCLUSIVE_PROCESS"),
+        ((1,), "EXCLUSIVE_THREAD"),
+        ((2,), "PROHIBITED"),
+    ],
+)
+def test_a_mode_that_keeps_a_second_process_off_is_named(modes: tuple[int | None, ...], name: str) -> None:
+    assert restricted_mode(modes) == name
+
+
+def test_a_gpu_for_one_process_is_refused_and_one_that_nvml_does_not_know_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = gpus.install(monkeypatch)
+    monkeypatch.setattr(environment, "device_type", lambda name: "cuda")
+    check_compute_mode("cuda")
+    driver.mode = 3
+    with pytest.raises(DeviceError, match=r"mode EXCLUSIVE_PROCESS: .*nvidia-smi -c 0"):
+        check_compute_mode("cuda")
+    properties = SimpleNamespace(name="a part of a GPU", uuid="2")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(driver, "nvmlDeviceGetHandleByUUID", raising(driver.NVMLError(driver.NVML_ERROR_NOT_FOUND)))
+    check_compute_mode("cuda")
+    monkeypatch.setattr(environment, "nvml", lambda: None)
+    check_compute_mode("cuda")
+
+
+def raising(error: Exception) -> Callable[[str], str]:
+    def fail(uuid: str) -> str:
+        raise error
+
+    return fail
 
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC 9B14\nflags\t\t: fpu\n\nprocessor\t: 1\nmodel name\t: AMD EPYC 9B14\n"

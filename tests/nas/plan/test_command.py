@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parse, parser
 from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
-from nas.study.config import SearchConfig
+from nas.study.config import DistillConfig, SearchConfig
 from tests.nas.data.builders import png
 
 IMAGES = ["--train-images", "64", "--val-images", "32"]
@@ -225,6 +226,20 @@ def test_a_plan_counts_the_images_that_are_there_and_says_that_they_are_few(else
     assert found.warning.endswith(
         f"only {train} of 100 images to train on, and {found.val_images} of 30 images held out"
     )
+
+
+def test_a_plan_warns_of_maps_that_are_smaller_than_the_grid(elsewhere: Path) -> None:
+    config = SearchConfig(
+        teachers="vit_small_patch14_reg4_dinov2.lvd142m@112",
+        train_images=64,
+        val_images=32,
+        distill=DistillConfig(img_size=224),
+    )
+    found = material_here(config, {}, elsewhere, StageProgress(stderr_console())), material_counted(config, {}, None)
+    assert all(
+        "has a map of 8 x 8 (give vit_small_patch14_reg4_dinov2.lvd142m@196 in" in each.warning for each in found
+    )
+    assert material_counted(replace(config, teachers="xfeat"), {}, None).warning == ""
 
 
 @pytest.mark.parametrize("error", [MeasurementError("failed", "two\nlines"), RuntimeError("no\nmemory"), MemoryError()])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nas.data.cifar import FILES, FOLDER
 from nas.search import dry_run
@@ -16,6 +17,7 @@ from nas.search.config_file import FILE_NAME
 from nas.search.preconditions import check_image_count
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from tests.nas.data.builders import png
+from tests.nas.doctor import gpus
 from tests.nas.study.builders import search_config
 from tests.nas.study.searches import new_store
 from tests.nas.teachers.holes import shapes_of, write_holes
@@ -103,6 +105,34 @@ def test_a_truncated_data_set_stands_out(
     assert code == (2 if state == "problem" else 0)
     assert "40" in found["data"][1]
     assert ("--train-images 40 --val-images 10" in found["data"][1]) is (state == "problem")
+
+
+def test_gpus_for_one_process_each_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = gpus.install(monkeypatch)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device=None: (9, 0))
+    words = [*SMALL[:1], *SMALL[3:], "--batch-size", "16", "--cache", str(tmp_path / "cache"), "--device", "cuda"]
+    words += ["--runtime", "eager+fp32", "--rung-steps", "2,4", "--train-images", "64"]
+    assert checks(words, capsys)[1]["device"][0] == "ok"
+    driver.mode = 3
+    state, line = checks(words, capsys)[1]["device"]
+    assert state == "problem"
+    assert line.endswith("nvidia-smi -c 0")
+
+
+def test_maps_smaller_than_the_grid_stand_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A search says so before it looks into the weights, which are another network's."""
+    teacher, file = "vit_small_patch14_reg4_dinov2.lvd142m", tmp_path / "another.safetensors"
+    save_file({"another": torch.zeros(1)}, file)
+    words = ["--teachers", f"{teacher}@112", "--teacher-weights", f"{teacher}={file}", "--img-size", "224"]
+    words += ["--cache", str(tmp_path / "cache"), "--train-images", "64", "--val-images", "8", "--device", "cpu"]
+    _, found = checks(["--dry-run", *words], capsys)
+    assert found["teachers"][0] == "warning"
+    expected = f"{teacher}@112 has a map of 8 x 8 (give {teacher}@196 in its place)"
+    assert found["teachers"][1].endswith(expected)
+    assert main([*words, "--run", str(tmp_path / "run")]) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_defaults_ask_for_no_number_of_images() -> None:

@@ -28,6 +28,7 @@ from nas.storage.location import holds_study
 from nas.storage.store import StoreError
 from nas.study.loop import StudyLoop
 from search_space import ArchSpec, TimmSpec, preset
+from tests.nas.doctor import gpus
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, search_config, study_info
 from tests.nas.study.searches import new_store, reopen, started
@@ -118,6 +119,20 @@ def test_a_runtime_is_tried_where_networks_are_measured(
     with pytest.raises(NameError, match="open_targets"):
         session._search(replace(command, address=address), Console(quiet=True))
     assert tried == ([False] if address is None else [])
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    gpus.install(monkeypatch).mode = 3
+    monkeypatch.setattr("nas.measure.environment.device_type", lambda name: "cuda")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
+    monkeypatch.delattr(session, "open_targets")
+    command = command_of({"device": "cpu", "run": str(tmp_path / "run")}, "")
+    command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
+    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
+        session._search(command, Console(quiet=True))
 
 
 def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
