@@ -91,7 +91,9 @@ METRICS = CheckKind(
     f"Over at least {MIN_RANKED} models, Kendall’s τ between the distillation score and more than half of the metrics "
     f"is {AGREEMENT_TAU:g} or more at p < {MAX_P_VALUE:g}, and the score contradicts none. Retrieval of a teacher’s "
     "summary does not count, nor do metrics in which the teachers are near chance.",
-    "A weaker agreement may be chance, and choosing by the score would hardly choose by the metric.",
+    "A weaker agreement may be chance, and choosing by the score would hardly choose by the metric. Models that a sampler "
+    "proposed are near-copies and not independent, so that p is too small. It passes on all trained models, bad ones "
+    "included; the order of the models on the front alone may be another one.",
 )
 
 
@@ -303,4 +305,18 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
     if opposed:
         sentence = f"{sentence.removesuffix('.')}, and ranks the models in the opposite order of {len(opposed)}."
     passed = 2 * len(agreeing) > len(known) and not opposed
-    return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, sentence)
+    words = f"{sentence} {_front_agreement(known)}" if len(info.objectives) > 1 else sentence
+    return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, words)
+
+
+def _front_agreement(metrics: Sequence[MetricSummary]) -> str:
+    """Say for which metrics the agreement is resolved over the models on the front alone."""
+    most = max(m.on_front.candidates for m in metrics)
+    if most < MIN_RANKED:
+        return f"Among the best models it is unknown: {plural(most, 'model')} of the front cannot show it."
+    agreeing = [m for m in metrics if m.agrees_on_front]
+    values = ", ".join(f"{brief(m.label)} {fixed(m.on_front.tau, 2)}" for m in agreeing)
+    return (
+        f"Over the {most} models of the front alone the agreement is resolved (95 % interval of τ above 0) for "
+        f"{len(agreeing) or 'none'} of {len(metrics)}{f': {values}' if values else ''}."
+    )

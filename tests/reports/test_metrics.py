@@ -6,6 +6,7 @@ from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports import captions, sentences
 from reports.figure_data import prepare
 from reports.metrics import summarize_heads, summarize_metrics
+from reports.statistics import MIN_RANKED
 from reports.page import render
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -45,6 +46,25 @@ def test_tau_is_one_minus_one_or_undefined_where_it_must_be(study):
     assert rows["knn"].best == pytest.approx(2 * max(scores))
     assert (rows["knn"].teacher, rows["knn"].teacher_value) == (synthetic.TEACHERS[0], 0.5)
     assert rows["retrieval/hed"].chance == pytest.approx(1 / 600)
+
+
+def test_agreement_over_all_models_may_be_missing_on_the_front(study):
+    """The metric follows the score, but the models on the front have it in the opposite order."""
+    summary = summarize(study)
+    front = {s.trial.number for s in summary.front}
+    assert len(front) >= MIN_RANKED
+    scores = [s.score for s in summary.front]
+    spread = max(scores) - min(scores)
+
+    def metrics(score: float, i: int) -> dict[str, float]:
+        on_front = study.trials[i].number in front and not study.trials[i].baseline
+        return {"knn": max(scores) + 0.01 * spread * (max(scores) - score) if on_front else score, "miou": score}
+
+    rows = rows_of(with_metrics(study, metrics))
+    assert (rows["miou"].agrees, rows["miou"].agrees_on_front) == (True, True)
+    assert (rows["knn"].agrees, rows["knn"].agrees_on_front) == (True, False)
+    assert (rows["knn"].on_front.candidates, rows["knn"].on_front.tau) == (len(front), pytest.approx(-1))
+    assert rows["knn"].tau > 0.3
 
 
 def test_seed_noise_is_that_of_the_retrainings_and_unknown_without(study):
