@@ -6,8 +6,8 @@ from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports import captions, sentences
 from reports.figure_data import prepare
 from reports.metrics import summarize_heads, summarize_metrics
-from reports.statistics import MIN_RANKED
 from reports.page import render
+from reports.statistics import MIN_RANKED
 from reports.summary import summarize
 from tests.reports import synthetic
 
