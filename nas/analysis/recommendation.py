@@ -191,7 +191,7 @@ def _compare(
     against_reference: bool,
     lead: float = 0.0,
 ) -> BaselineComparison | None:
-    """Compare the baseline with the fastest candidate of a score higher by `lead`, or with the best of those as fast."""
+    """Compare the baseline with the fastest candidate ahead of it by `lead` in score, or with the best one as fast."""
     if baseline is None:
         return None
 
