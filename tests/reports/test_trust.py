@@ -295,26 +295,6 @@ def with_metrics(study: StudyRecord, metrics: object, models: int | None = None)
     return replace(study, trials=tuple(trials if models is None else complete[:models]))
 
 
-def test_the_check_says_how_far_metrics_agree_on_the_front_alone(study):
-    def unlike(score: float) -> dict[str, float]:
-        return {"knn": score, "miou": 0.4 + (score * 1e4) % 0.1}
-
-    few = len(summarize(study).front)
-    assert few < MIN_RANKED
-    words = f"Among the best models it is unknown: {few} models of the front cannot show it."
-    assert check(with_metrics(study, unlike), METRICS).sentence.endswith(words)
-    many = with_metrics(synthetic.study(60, only=TrialState.COMPLETE), unlike)
-    front = len(summarize(many).front)
-    words = (
-        f"Over the {front} models of the front alone the agreement is resolved (95 % interval of τ above 0) for 1 of 2"
-    )
-    assert check(many, METRICS).sentence.endswith(f"{words}: kNN 1.00.")
-    page = Page(render(many, summarize(many)))
-    cells = {row[""]: row["τ on the front"] for row in page.table("Score and downstream metrics").body()}
-    assert cells["kNN"] == "1.00"
-    assert re.fullmatch(r"-?0\.\d\d -?0\.\d\d to 0\.\d\d", cells["mIoU"])
-
-
 def test_metrics_pass_by_a_majority(study):
     agrees, none = (lambda score: 0.3 + score), (lambda score: 0.4 + (score * 1e4) % 0.1)
     for values, outcome in (
