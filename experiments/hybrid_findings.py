@@ -11,8 +11,9 @@ Reads the published table, nas/replay/hybrid_table.json.gz, and prints:
 - how well ridge regression predicts the score of models that it has not seen (10 folds) from sizes, from the measured
   throughput and from the choices of the search space, that is, whether the effects of choices add up;
 - how well the score agrees with metrics that the students were not trained on, and with those of the best tenth;
-- what the front consists of, and how far ahead of the baselines it is, also by means over the seeds;
-- what two seeds of one architecture differ by, also in the best tenth.
+- what the front consists of, and how far ahead of the baselines it is, also by means over the seeds, and then among
+  architectures with two seeds or more: one training that passes the baseline's score may be a lucky one;
+- what two seeds of one architecture differ by, also in the best tenth, in score and in the metrics.
 
 Hardware:  none; under a minute
 Expected:  see experiments/LOG.md
@@ -193,19 +194,25 @@ def _print_metrics(rows: Sequence[Row]) -> None:
     for name in measured[0]["metrics"]:
         cells = []
         for models in (measured, best):
-            values, scores = np.array([(m["metrics"][name], m["scores"][-1]) for m in models]).T
-            cells.append("{:z.2f} ({:z.2f} to {:z.2f})".format(*tau_interval(values, scores, np.random.default_rng(0))))
+            cells.append(_tau_cell([(m["metrics"][name], m["scores"][-1]) for m in models]))
         print(f"| {name} | {' | '.join(cells)} |")
 
 
+def _tau_cell(pairs: Sequence[tuple[float, float]]) -> str:
+    first, second = np.array(pairs).T
+    return "{:z.2f} ({:z.2f} to {:z.2f})".format(*tau_interval(first, second, np.random.default_rng(0)))
+
+
 def means_over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Return a row for each architecture with its mean last score and mean throughput over its seeds."""
+    """Return a row for each architecture with its mean last score and mean throughput over its seeds, and how many."""
     by_arch: dict[str, list[Row]] = {}
     for row in rows:
         if row["state"] == TrialState.COMPLETE:
             by_arch.setdefault(row["arch_id"], []).append(row)
     return [
-        found[0] | {"scores": [mean(r["scores"][-1] for r in found)], "ratio": [mean(r["ratio"][0] for r in found)]}
+        found[0]
+        | {"scores": [mean(r["scores"][-1] for r in found)], "ratio": [mean(r["ratio"][0] for r in found)]}
+        | {"seeds": len(found)}
         for found in by_arch.values()
     ]
 
@@ -217,13 +224,13 @@ def _print_front(rows: Sequence[Row], every: Sequence[Row]) -> None:
     print(f"\nfront: {len(best)} models, {attending} with attention, {coarse} with a stem of stride 16\n")
     print(
         "| baseline | throughput of the fastest that scores as high, over that of the baseline "
-        "| with attention | by means |"
+        "| with attention | by means | of two seeds or more |"
     )
-    print("|---|--:|--:|--:|")
+    print("|---|--:|--:|--:|--:|")
     attend, means = leads(rows, [row for row in rows if has_attention(row)]), means_over_seeds(every)
-    by_means = leads(means, means)
+    by_means, repeated = leads(means, means), leads(means, [row for row in means if row["seeds"] > 1])
     for name, lead in leads(rows, rows).items():
-        print(f"| {name} | {lead:.1f} | {attend[name]:.1f} | {by_means[name]:.1f} |")
+        print(f"| {name} | {lead:.1f} | {attend[name]:.1f} | {by_means[name]:.1f} | {repeated[name]:.1f} |")
 
 
 def leads(rows: Sequence[Row], among: Sequence[Row]) -> dict[str, float]:
@@ -243,10 +250,13 @@ def _print_seeds(pairs: Sequence[tuple[Row, Row]], steps: Sequence[int], best: f
     for rung, count in enumerate(steps):
         scores = [(a["scores"][rung], b["scores"][rung]) for a, b in pairs]
         print(f"| {count} | {kendalltau(*zip(*scores, strict=True)).statistic:.2f} | {deviation(scores):.4f} |")
-    top = np.array([(a["scores"][-1], b["scores"][-1]) for a, b in pairs if a["scores"][-1] >= best])
+    top = [(a, b) for a, b in pairs if a["scores"][-1] >= best]
     if len(top) > 2:
-        tau, low, high = tau_interval(*top.T, np.random.default_rng(0))
-        print(f"\ntwo seeds of {len(top)} architectures of the best tenth: tau {tau:.2f} ({low:.2f} to {high:.2f})")
+        scores = [(a["scores"][-1], b["scores"][-1]) for a, b in top]
+        print(f"\ntwo seeds of {len(top)} architectures of the best tenth: tau {_tau_cell(scores)}")
+        print(f"\n| metric | two seeds of these {len(top)} |\n|---|--:|")
+        for name in top[0][0].get("metrics", ()):
+            print(f"| {name} | {_tau_cell([(a['metrics'][name], b['metrics'][name]) for a, b in top])} |")
     speeds = [(np.log2(a["ratio"][0]), np.log2(b["ratio"][0])) for a, b in pairs]
     print(f"\ndeviation of one log2 of the relative throughput: {deviation(speeds):.4f}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.analysis.agreement import kendall
+from nas.analysis.agreement import RankCorrelation, kendall, rank_correlation
 from nas.study.metrics import METRICS, metric_label
 from nas.study.records import HeadFacts, StudyInfo
 from reports.scored_trials import ScoredTrial
@@ -27,6 +27,7 @@ class MetricSummary:
     models: int
     tau: float | None  # Kendall's tau-b with the distillation score
     p_value: float | None
+    on_front: RankCorrelation  # of the models on the front alone, of which one is chosen
     best: float
     best_model: str
     baseline: float | None  # value of the best baseline
@@ -49,6 +50,11 @@ class MetricSummary:
     def contradicts(self) -> bool:
         """Tell whether the score ranks the models in the opposite order, by more than chance."""
         return self.tau is not None and self.tau < 0 and self._significant
+
+    @property
+    def agrees_on_front(self) -> bool:
+        """Tell whether the score ranks the models on the front as the metric does: the interval leaves out 0."""
+        return self.on_front.candidates >= MIN_RANKED and (self.on_front.low or 0.0) > 0
 
     @property
     def teacher_near_chance(self) -> bool:
@@ -127,15 +133,13 @@ def summarize_metrics(
     """
     models, scatter = trained_models(summary), retraining["metric_scatter"] if retraining else {}
     noise = {name: float(between["sd"]) for name, between in scatter.items()}
-    return tuple(
-        _metric_summary(name, models, info, summary.best_baseline, noise.get(name)) for name in metric_names(models)
-    )
+    return tuple(_metric_summary(name, models, info, summary, noise.get(name)) for name in metric_names(models))
 
 
 def _metric_summary(
-    name: str, models: Sequence[ScoredTrial], info: StudyInfo, baseline: ScoredTrial | None, noise: float | None
+    name: str, models: Sequence[ScoredTrial], info: StudyInfo, summary: StudySummary, noise: float | None
 ) -> MetricSummary:
-    measured = [(metrics_of(model)[name], model) for model in models if name in metrics_of(model)]
+    measured, baseline = _measured(name, models), summary.best_baseline
     best, best_model = max(measured, key=lambda pair: pair[0])
     tau, p_value = kendall([(model.score, value) for value, model in measured])
     teachers = {teacher: facts.metrics[name] for teacher, facts in info.teacher_facts.items() if name in facts.metrics}
@@ -146,6 +150,7 @@ def _metric_summary(
         models=len(measured),
         tau=tau,
         p_value=p_value,
+        on_front=rank_correlation([(model.score, value) for value, model in _measured(name, summary.front)]),
         best=best,
         best_model=best_model.name,
         baseline=None if baseline is None else metrics_of(baseline).get(name),
@@ -154,6 +159,11 @@ def _metric_summary(
         chance=info.chance.get(name, info.chance.get(name.partition("/")[0])),
         seed_noise=noise,
     )
+
+
+def _measured(name: str, models: Sequence[ScoredTrial]) -> list[tuple[float, ScoredTrial]]:
+    """Return the values of a metric with their models, of the models that have it."""
+    return [(metrics_of(model)[name], model) for model in models if name in metrics_of(model)]
 
 
 def summarize_heads(info: StudyInfo, summary: StudySummary) -> tuple[HeadSummary, ...]:

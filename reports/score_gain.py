@@ -32,7 +32,7 @@ def printed_difference(model: TrustedModel, other: TrustedModel) -> float:
 def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
     """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds.
 
-    It allows for the choice of the best among those compared.
+    It allows for the choice among all candidates whose scores decided: the intervals of all of them hold together.
     """
     if found.scatter is None:
         return None

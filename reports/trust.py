@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from nas.analysis.recommendation import unused_words
+from nas.analysis.recommendation import Recommendation, unused_words
 from nas.analysis.selection import is_exhausted, measurement
 from nas.numbers import fixed, plural
 from nas.study.metrics import is_in_tables
@@ -22,6 +22,7 @@ from reports.formatting import brief
 from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
+from reports.score_gain import gain_half_width, printed_difference
 from reports.sentences import too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
@@ -30,7 +31,6 @@ from reports.verdict import taken_back_sentence
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
 MIN_CHANCE = 0.5
-MIN_AS_GOOD = 0.8
 
 
 class Outcome(StrEnum):
@@ -81,8 +81,9 @@ SEEDS = CheckKind(
     "Retraining with other seeds",
     "retraining",
     f"The recommended candidate was retrained with two seeds or more; it is on the front of the retrained candidates "
-    f"with a probability of {MIN_CHANCE:g} or more, if the search’s whole front was retrained, and scores as high as "
-    f"the best baseline with one of {MIN_AS_GOOD:g} or more; retraining did not take back what the search recommended.",
+    f"with a probability of {MIN_CHANCE:g} or more, if the search’s whole front was retrained; its score is "
+    "higher than that of the best baseline by at least half the 95 % interval of the difference, which allows for the "
+    "choice among all candidates that were compared; retraining did not take back what the search recommended.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
 )
 METRICS = CheckKind(
@@ -91,7 +92,9 @@ METRICS = CheckKind(
     f"Over at least {MIN_RANKED} models, Kendall’s τ between the distillation score and more than half of the metrics "
     f"is {AGREEMENT_TAU:g} or more at p < {MAX_P_VALUE:g}, and the score contradicts none. Retrieval of a teacher’s "
     "summary does not count, nor do metrics in which the teachers are near chance.",
-    "A weaker agreement may be chance, and choosing by the score would hardly choose by the metric.",
+    "A weaker agreement may be chance, and choosing by the score would hardly choose by the metric. Models that a "
+    "sampler proposed are near-copies and not independent, so that p is too small. The check is of all trained models, "
+    "bad ones included; the order of those on the front alone may be another one.",
 )
 
 
@@ -260,19 +263,32 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         f"Retrained for {retrained['steps']:,} steps with {plural(len(found['scores']), 'seed')}, {name} scores "
         f"{fixed(found['score'], 3)}{interval}{of_front}"
     )
-    as_good = best.chance_as_good
-    if as_good is not None:
-        sentence += (
-            f" With other seeds it scores as high as the baseline with a probability of at most {fixed(as_good, 2)} "
-            "(it was chosen for its score)."
-        )
+    lead, leads = _lead_words(best)
+    sentence += lead
     if taken_back := taken_back_sentence(summary):
         return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
     if unused := unused_words(best):
         return TrustCheck(SEEDS, Outcome.WARN, f"{sentence} {unused[:1].upper()}{unused[1:]}.", *more)
-    on_front = as_good is not None if untrained else found["chance"] >= MIN_CHANCE  # of few models that says nothing
-    sure = len(found["scores"]) > 1 and on_front and (as_good is None or as_good >= MIN_AS_GOOD)
+    on_front = bool(lead) if untrained else found["chance"] >= MIN_CHANCE  # of few models that says nothing
+    sure = len(found["scores"]) > 1 and on_front and leads
     return TrustCheck(SEEDS, Outcome.PASS, sentence) if sure else TrustCheck(SEEDS, Outcome.WARN, sentence, *more)
+
+
+def _lead_words(best: Recommendation) -> tuple[str, bool]:
+    """Say how far the recommended candidate leads the best baseline in retrained scores, and whether beyond luck.
+
+    There is nothing to say, and nothing against it, without a baseline and where retrained scores do not decide.
+    """
+    if best.scatter is None or best.best_baseline is None:
+        return "", True
+    result = best.at_equal_score if best.for_speed else None
+    half = None if result is None else gain_half_width(result, best)
+    difference = printed_difference(best.model, best.best_baseline)
+    gain = f" Its score less that of {brief(best.best_baseline.name)} is {difference:+z.3f}"
+    if result is None or half is None:
+        return f"{gain}.", False
+    among = "" if result.compared == 1 else f"; it allows for the choice among {result.compared} candidates"
+    return f"{gain} ± {half:.3f} (95 %{among}).", result.score_gain >= half
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
@@ -303,4 +319,18 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
     if opposed:
         sentence = f"{sentence.removesuffix('.')}, and ranks the models in the opposite order of {len(opposed)}."
     passed = 2 * len(agreeing) > len(known) and not opposed
-    return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, sentence)
+    words = f"{sentence} {_front_agreement(known)}" if len(info.objectives) > 1 else sentence
+    return TrustCheck(METRICS, Outcome.PASS if passed else Outcome.WARN, words)
+
+
+def _front_agreement(metrics: Sequence[MetricSummary]) -> str:
+    """Say for which metrics the agreement is resolved over the models on the front alone."""
+    most = max(m.on_front.candidates for m in metrics)
+    if most < MIN_RANKED:
+        return f"Among the best models it is unknown: {plural(most, 'model')} of the front cannot show it."
+    agreeing = [m for m in metrics if m.agrees_on_front]
+    values = ", ".join(f"{brief(m.label)} {fixed(m.on_front.tau, 2)}" for m in agreeing)
+    return (
+        f"Over the {most} models of the front alone the agreement is resolved (95 % interval of τ above 0) for "
+        f"{len(agreeing) or 'none'} of {len(metrics)}{f': {values}' if values else ''}."
+    )

@@ -6,9 +6,9 @@
 A search needs two things of its recipe: scores that rise fast, and an order of architectures that is that of longer
 trainings. Presets, winners of earlier searches (experiments/archs) and random architectures of the space laptop are
 trained on the built-in images and teachers under each of `RECIPES` and scored at the rungs of a search; under those of
-`LONG` to three times the last rung. The report gives each recipe's gain of score over the first one at each rung,
-Kendall's tau of the order at each rung with the order after the longer trainings, and the standard deviation of one
-score between two seeds, common shifts left out.
+`LONG` to three times the last rung. The report gives each recipe's gain of score over the first one at each rung (mean
+± half its 95 % interval by Student's t over the architectures), Kendall's tau of the order at each rung with the order
+after the longer trainings, and the standard deviation of one score between two seeds, common shifts left out.
 
 Rows are saved in experiments/results/search_recipe.json; existing ones are not trained again. The scores do not depend
 on what else the machine does.
@@ -34,6 +34,7 @@ from backbones import build
 from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.teachers import ALL
 from experiments.distillation.training import seed_weights, train
+from nas.analysis.noise import pooled_scatter
 from nas.cache import open_study_targets
 from nas.cli import cache_root
 from nas.measure.counts import totals
@@ -104,8 +105,8 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
             continue
         own = np.array([scores[recipe, seed, arch] for arch in archs])
         gains = own - np.array([scores[first, 0, arch][: own.shape[1]] for arch in archs])
-        errors = gains.std(axis=0, ddof=1) / len(archs) ** 0.5
-        cells = [f"{gain:+.4f} ± {error:.4f}" for gain, error in zip(gains.mean(axis=0), errors, strict=True)]
+        halves = [scatter.half_width(len(archs)) for of in gains.T if (scatter := pooled_scatter([of]))]
+        cells = [f"{gain:+.4f} ± {half:.4f}" for gain, half in zip(gains.mean(axis=0), halves, strict=True)]
         cells += [""] * (len(lengths) - len(cells))
         for truth in truths.values():
             last = [truth[arch] for arch in archs]

@@ -5,8 +5,8 @@
 
 Distills a small E-RADIO from the built-in teachers on unlabeled CIFAR-10 (WebDataset shards of ../shared/data) under
 every recipe of `RECIPES` and prints the probes of each. Rows are saved in experiments/results; existing ones are not
-run again. `--report` prints the published rows: each metric's mean and standard deviation over the seeds, and its
-difference from a student of EfficientNet-Lite0 alone with the same seed.
+run again. `--report` prints the published rows: each metric's mean and standard deviation over the seeds, and its mean
+difference from a student of EfficientNet-Lite0 alone with the same seed, with half the 95 % interval by Student's t.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from scipy.stats import rankdata
 
 from backbones import build
+from nas.analysis.noise import pooled_scatter
 from nas.cache import open_targets
 from nas.data import open_images
 from nas.distill.evaluation.explained_variance import explained_variance
@@ -193,6 +194,7 @@ def cifar(cache: Path) -> Any:
 
 METRICS = ("knn", "probe", "miou", *(f"retrieval/{teacher}" for teacher in ALL))
 RIVAL = "lite0 alone"
+HALF_WIDTH = "+- half the 95 % interval"
 IN_DOCS = {  # names of recipes in the tables of docs/explanation/distillation_score.md
     RIVAL: "EfficientNet-Lite0 alone",
     "lite0 alone, summary cosine": "the same, default recipe",
@@ -239,21 +241,21 @@ def metrics_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
     ranks = rankdata(means, axis=0).mean(1)
     print("recipe", *METRICS, f"mean rank of {len(by)}", "seeds", sep=" | ")
     for (name, of), rank in zip(by.items(), ranks, strict=True):
-        cells = (mean_and_deviation([of_seed[m] for of_seed in of.values()], "") for m in METRICS)
+        cells = (mean_and_deviation([of_seed[m] for of_seed in of.values()]) for m in METRICS)
         print(marked(name), *cells, f"{rank:.2f}", len(of), sep=" | ")
 
 
 def equal_losses_table(rows: list[dict[str, Any]]) -> None:
     """Print the differences of students of all teachers from those of the rival that have the same losses and seed."""
     metrics = {(row["recipe"], row["seed"]): row["metrics"] for row in rows}
-    print("\nall three less Lite0 alone, losses", *METRICS, "seeds", sep=" | ")
+    print(f"\nall three less Lite0 alone ({HALF_WIDTH}), losses", *METRICS, "seeds", sep=" | ")
     for alone, seed in metrics:
         losses = alone.removeprefix(RIVAL + ", ")
         if seed == 0 and losses != alone:
             seeds = [s for r, s in metrics if r == alone and (f"all, {losses}", s) in metrics]
             pairs = [(metrics[f"all, {losses}", s], metrics[alone, s]) for s in seeds]
             apart = ([of_all[m] - of_one[m] for of_all, of_one in pairs] for m in METRICS)
-            print(losses, *(mean_and_deviation(values, "+") for values in apart), len(seeds), sep=" | ")
+            print(losses, *map(mean_and_half_width, apart), len(seeds), sep=" | ")
 
 
 def own_teacher_table(rows: list[dict[str, Any]]) -> None:
@@ -285,13 +287,13 @@ def _own_metrics(row: dict[str, Any], teacher: str) -> tuple[float, float]:
 
 
 def differences_table(by: dict[str, dict[int, dict[str, float]]]) -> None:
-    """Print the differences of every metric from the rival's with the same seed: mean and deviation over the seeds."""
-    print(f"recipe less {RIVAL!r}", *METRICS, "seeds", sep=" | ")
+    """Print the mean difference of every metric from the rival's with the same seed, with its 95 % interval."""
+    print(f"recipe less {RIVAL!r} ({HALF_WIDTH})", *METRICS, "seeds", sep=" | ")
     for name, of in by.items():
         seeds = sorted(set(of) & set(by[RIVAL]))
         if name != RIVAL and seeds:
             pairs = {m: [of[seed][m] - by[RIVAL][seed][m] for seed in seeds] for m in METRICS}
-            print(marked(name), *(mean_and_deviation(pairs[m], "+") for m in METRICS), len(seeds), sep=" | ")
+            print(marked(name), *(mean_and_half_width(pairs[m]) for m in METRICS), len(seeds), sep=" | ")
 
 
 def marked(recipe: str) -> str:
@@ -299,10 +301,17 @@ def marked(recipe: str) -> str:
     return f"{'* ' if recipe in IN_DOCS else ''}{recipe}"
 
 
-def mean_and_deviation(values: list[float], sign: str) -> str:
+def mean_and_deviation(values: list[float]) -> str:
     """Return the mean, and with two values or more their standard deviation."""
     spread = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):{sign}.3f}{spread}"
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def mean_and_half_width(values: list[float]) -> str:
+    """Return the mean, and with two values or more half its 95 % interval by Student's t."""
+    scatter = pooled_scatter([values])
+    spread = "" if scatter is None else f" +- {scatter.half_width(len(values)):.3f}"
+    return f"{np.mean(values):+.3f}{spread}"
 
 
 def main() -> None:

@@ -285,6 +285,13 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
     if a.best is not None and a.best.chance_to_keep is None:
         unknown = [n for n, b in limits.items() if LIMITS[n].interval and a.best.quantities[n].chance(b) is None]
         notes.append(f"no 95 % interval is known for: {', '.join(LIMITS[n].label for n in unknown)}")
+    if a.best is not None and a.best.chance_to_keep is not None:
+        chances = {n: a.best.quantities[n].chance(b) or 0.0 for n, b in limits.items()}
+        if len(unsure := [n for n, chance in chances.items() if 0 < chance < 1]) > 1:
+            notes.append(
+                f"the chances of {' and '.join(LIMITS[n].label for n in unsure)} count as independent; where one cause "
+                f"moves them together, the chance to be within the limits is up to {percent(min(chances.values()))}"
+            )
     if (shown := a.best or a.nearest) is not None:
         m = shown.measurement
         verdict = "" if m.verdict == "ok" else f"; verdict: {m.verdict}"

@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from scipy.special import stdtr
-
 from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
 from nas.analysis.noise import SeedScatter
@@ -29,8 +27,9 @@ class BaselineComparison:
     `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
     Against the reference it is the candidate's relative throughput with its own interval: the timing of the reference
     is that against a copy of itself (A/A), which is noise and is not used.
-    `compared` candidates were as good as the baseline in the other value; `found` is the best of them. `floor` is the
-    relative difference in throughput of two equal models.
+    `compared` is the number of candidates whose scores decided which one is `found`: all of them where it had to score
+    as high as the baseline, and those that are as fast where it has the highest score of these. `floor` is the relative
+    difference in throughput of two equal models.
     """
 
     found: TrustedModel
@@ -127,19 +126,6 @@ class Recommendation:
         """Tell whether retraining took back what the search recommended."""
         return self.fell_below or (self.retrained and self.model.number != self.by_search.number)
 
-    @property
-    def chance_as_good(self) -> float | None:
-        """Return the probability that the model's mean score over all seeds is at least that of the best baseline.
-
-        It holds for two models that were fixed before they were trained. The recommended one was chosen for its score,
-        so that the true probability is lower. None without a baseline, and where retrained scores do not decide.
-        """
-        if self.scatter is None or self.best_baseline is None:
-            return None
-        gain = self.model.score - self.best_baseline.score
-        deviation = self.scatter.sd * math.sqrt(1 / self.model.seeds + 1 / self.best_baseline.seeds)
-        return float(stdtr(self.scatter.degrees, gain / deviation)) if deviation else float(gain >= 0)
-
 
 def recommend(evidence: StudyEvidence) -> Recommendation | None:
     """Recommend one candidate of a study; None where no candidate was measured and trained to the last rung.
@@ -172,10 +158,11 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     def ratio(model: TrustedModel) -> float:
         return 1.0 if against_reference and model is baseline else model.ratio
 
-    compare = partial(_compare, candidates, baseline, floor=evidence.noise_floor, against_reference=against_reference)
-    at_equal_score = compare(lambda model: (model.score, ratio(model)))
-    with_lead = compare(lambda model: (model.score, ratio(model)), lead=LASTING_LEAD)
-    at_equal_speed = compare(lambda model: (ratio(model), model.score))
+    compare = partial(
+        _compare, candidates, baseline, ratio, floor=evidence.noise_floor, against_reference=against_reference
+    )
+    at_equal_score, at_equal_speed = compare(by_score=True), compare(by_score=False)
+    with_lead = compare(by_score=True, lead=LASTING_LEAD)
     by_speed = any(objective.name == "throughput" for objective in info.objectives)
     for_speed = at_equal_score is not None and by_speed
     found = max(candidates, key=lambda model: (model.score, model.ratio))
@@ -198,14 +185,19 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
 def _compare(
     candidates: Sequence[TrustedModel],
     baseline: TrustedModel | None,
-    values: Callable[[TrustedModel], tuple[float, float]],
+    ratio: Callable[[TrustedModel], float],
+    by_score: bool,
     floor: float,
     against_reference: bool,
     lead: float = 0.0,
 ) -> BaselineComparison | None:
-    """Compare the baseline with the best candidate by the second value among those better by `lead` in the first."""
+    """Compare the baseline with the fastest candidate ahead of it by `lead` in score, or with the best one as fast."""
     if baseline is None:
         return None
+
+    def values(model: TrustedModel) -> tuple[float, float]:
+        return (model.score, ratio(model)) if by_score else (ratio(model), model.score)
+
     as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0] + lead]
     found = max(as_good, key=lambda model: values(model)[::-1], default=None)
     if found is None:
@@ -221,7 +213,7 @@ def _compare(
         speedup_low=ours.ratio_low / high if high > 0 else math.nan,
         speedup_high=ours.ratio_high / low if low > 0 else math.nan,
         score_gain=found.score - baseline.score,
-        compared=len(as_good),
+        compared=len(candidates if by_score else as_good),
         floor=floor,
         against_reference=against_reference,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,5 +40,15 @@ def test_speeds_at_equal_score_and_counts_are_those_that_the_command_prints(caps
     for name, times in (("eradio_windows_of_4-922c1d93", 1.07), ("eradio_nano", 1.09), ("eradio_pico", 3.40)):
         assert f"scores at least as high as {name}: {times:.2f} times as fast" in printed
         assert f"{times:.2f} times as" in " ".join(page.split())
+    (luck,) = re.findall(r"as high as eradio_pico: .* lead by 0\.009, .*: (\S+) times as fast", printed)
+    assert f"two seeds may differ by (95 %, with the noise of `laptop`), is {luck} times as fast" in " ".join(
+        page.split()
+    )
+    findings = " ".join((DOCS / "findings.md").read_text().split())
+    assert (
+        f"one 3.4 times as fast as eradio_pico ({float(luck):.1f} times if its lead of 0.002 in score is luck)"
+        in findings
+    )
+    assert f"the fastest that leads by as much is {float(luck):.1f} times as fast" in findings
     assert "front: 7 of 15 that were trained to the end" in printed
     assert "with attention: 0 of the front, 5 of the 43 trained" in printed

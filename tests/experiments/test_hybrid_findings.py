@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.hybrid_findings import deviation, features, pairs_of_seeds, predicted, report, stopping
+from experiments.hybrid_findings import (
+    deviation,
+    features,
+    means_over_seeds,
+    pairs_of_seeds,
+    predicted,
+    report,
+    stopping,
+)
 from nas.replay.hybrid_rows import read_rows
 from nas.study.seed_noise import MEASURED, assumed_noise
 from search_space import SPACES
@@ -87,8 +95,12 @@ def test_the_page_has_the_numbers_of_the_report(capsys: pytest.CaptureFixture[st
     assert len(ahead) == 3
     for name, times, *_ in ahead:
         assert re.search(rf"{times} times (the throughput|that) of {name}\b", findings)
-    attending, by_means = ([line[i] for line in ahead] for i in (2, 3))
+    attending, by_means, repeated = ([line[i] for line in ahead] for i in (2, 3, 4))
     assert f"leads are {by_means[0]}, {by_means[1]} and {by_means[2]} times" in findings
+    of_two = f"with two seeds or more the leads are {repeated[0]}, {repeated[1]} and {repeated[2]} times"
+    assert of_two in findings
+    assert f"and {min(repeated)} to {max(repeated)} times by means of two seeds or more" in findings
+    assert f"({repeated[2]} times among those with two seeds)" in (DOCS.parent / "README.md").read_text()
     assert f"with attention leads by {attending[0]}, {attending[1]} and {attending[2]} times" in findings
     (front,) = re.findall(r"front: (\d+) models", "\n".join(printed))
     assert f"The front has {front} models." in findings
@@ -96,23 +108,38 @@ def test_the_page_has_the_numbers_of_the_report(capsys: pytest.CaptureFixture[st
     for line in (all_models, best, random_ones):
         assert line.split(" | ")[2] in findings
     of_metrics = {line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in taus[10:]}
-    for name in ("figure_iou", "edge_ap", "glyph_retrieval"):
-        assert all(cell in findings for cell in of_metrics[name])
+    for name, cells in of_metrics.items():
+        assert cells[1] in findings
+        assert cells[0] in findings or name.startswith("retrieval/")
     retrieval = [cells[0][:4] for name, cells in of_metrics.items() if name.startswith("retrieval/")]
     assert f"retrieval of the teachers' summaries {min(retrieval)} to {max(retrieval)}" in findings
 
 
 def test_the_pages_say_how_well_two_seeds_agree_in_the_best_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     report(read_rows())
-    (found,) = re.findall(r"two seeds of (\d+) architectures of the best tenth: tau (.*)", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    (found,) = re.findall(r"two seeds of (\d+) architectures of the best tenth: tau (.*)", printed)
     count, tau = found
     page, findings, readme = (
         " ".join(path.read_text().split())
         for path in (DOCS / "results/hybrid_table.md", DOCS / "findings.md", DOCS.parent / "README.md")
     )
     assert f"of which {count} have two seeds, the tau is {tau}." in page
+    of_metrics = printed.partition(f"| metric | two seeds of these {count} |")[2].strip().splitlines()[1:7]
+    assert [line for line in of_metrics if line not in (DOCS / "results/hybrid_table.md").read_text()] == []
+    for line in of_metrics:
+        name, cell = line.strip("| ").split(" | ")
+        assert cell in findings or name == "retrieval/hed"
     assert f"in the best tenth with {tau[:-1]}; {count} pairs)" in findings
     assert f"Two seeds at 270 steps agree with 0.95, in the best tenth with {tau[:4]} |" in readme
+
+
+def test_a_lead_among_repeated_architectures_needs_a_second_seed(rows: list[dict[str, Any]]) -> None:
+    lucky, solid = (
+        {**row, "scores": [0.0, 0.0, score], "ratio": [8.0]} for row, score in zip(rows[:2], (0.9, 0.5), strict=True)
+    )
+    means = means_over_seeds([lucky, solid, {**solid, "seed": 1, "scores": [0.0, 0.0, 0.7]}])
+    assert [(row["seeds"], row["scores"]) for row in means] == [(1, [0.9]), (2, [pytest.approx(0.6)])]
 
 
 def test_the_assumed_noise_of_seeds_is_that_of_the_table() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from experiments.chaos.__main__ import RESULTS as CHAOS
 from experiments.chaos.__main__ import read, table
+from experiments.distillation.parallel import load_rows
 from experiments.realized_front import realized
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +57,12 @@ def test_students_of_all_teachers_are_compared_as_the_rows_say(losses: str) -> N
     for metric in ("probe", "knn", "miou"):
         pairs = [(metrics[f"all, {losses}", seed], metrics[f"lite0 alone, {losses}", seed]) for seed in range(3)]
         apart = [all_three[metric] - alone[metric] for all_three, alone in pairs]
-        points = f"{100 * np.mean(apart):.1f} ± {100 * np.std(apart, ddof=1):.1f}"
+        half = stdtrit(2, 0.975) * np.std(apart, ddof=1) / 3**0.5
+        points = f"{100 * np.mean(apart):.1f} ± {100 * half:.1f}"
         assert points in (DOCS / "results/index.md").read_text()
+        assert points.removeprefix("-") in (DOCS / "findings.md").read_text()
         assert metric != "probe" or f"by {points.removeprefix('-')}" in (ROOT / "README.md").read_text()
-        difference = f"{np.mean(apart):.3f} ± {np.std(apart, ddof=1):.3f}"
+        difference = f"{np.mean(apart):.3f} ± {half:.3f}"
         assert difference in (DOCS / "explanation/distillation_score.md").read_text()
 
 
@@ -232,9 +236,38 @@ def test_report_of_the_students_prints_every_published_file(
     teachers.main()
     printed = capsys.readouterr().out
     assert all(path.name in printed for path in teachers.PUBLISHED)
-    assert "* all, summary cosine, lite0 x2 | -0.013 +- 0.006 | -0.004 +- 0.013" in printed
+    assert "* all, summary cosine, lite0 x2 | -0.013 +- 0.014 | -0.004 +- 0.033" in printed
     assert "'all, summary cosine' is 'all three, default recipe'" in printed
-    assert "AM-RADIO | -0.014 +- 0.009 | -0.010 +- 0.004 | -0.012 +- 0.021" in printed
+    assert "AM-RADIO | -0.014 +- 0.023 | -0.010 +- 0.011 | -0.012 +- 0.053" in printed
+
+
+def numbers(cell: str) -> list[float]:
+    """Return the mean and the half-width of a cell; nothing of an empty one."""
+    return [float(part) for part in cell.split(" ± ") if part]
+
+
+def test_gains_of_a_loss_are_those_that_the_command_prints_with_their_intervals(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from experiments.distillation import search_recipe
+
+    search_recipe.report(load_rows(search_recipe.RESULTS))
+    rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()]
+    gains = {row[1]: [numbers(cell) for cell in row[4:8]] for row in rows if row[2] == "0"}
+    page = [[cell.strip() for cell in line.split("|")] for line in (DOCS / "results/index.md").read_text().splitlines()]
+    titles = {
+        "0.002 cosine": "**cosine, 0.002**",
+        "0.004 clipped": "MSE, 0.004, clipped",
+        "0.004 cosine": "cosine, 0.004",
+        "0.004 cosine clipped": "cosine, 0.004, clipped",
+    }
+    for recipe, title in titles.items():
+        (row,) = [row for row in page if row[1:2] == [title] and "±" in row[2]]
+        for published, printed in zip(row[2:6], gains[recipe], strict=True):
+            assert numbers(published) == pytest.approx(printed, abs=5.5e-4)
+    findings = " ".join((DOCS / "findings.md").read_text().split())
+    for recipe in ("0.002 cosine", "0.002 light"):
+        assert "raises the score by {:.3f} ± {:.3f}".format(*gains[recipe][2]) in findings
 
 
 def test_every_file_of_rows_is_described() -> None:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,11 @@ from reports import captions, sentences
 from reports.figure_data import prepare
 from reports.metrics import summarize_heads, summarize_metrics
 from reports.page import render
+from reports.statistics import MIN_RANKED
 from reports.summary import summarize
+from reports.trust import trust_checks
 from tests.reports import synthetic
+from tests.reports.brute_force import Page
 
 
 def with_metrics(study: StudyRecord, metrics) -> StudyRecord:
@@ -45,6 +49,49 @@ def test_tau_is_one_minus_one_or_undefined_where_it_must_be(study):
     assert rows["knn"].best == pytest.approx(2 * max(scores))
     assert (rows["knn"].teacher, rows["knn"].teacher_value) == (synthetic.TEACHERS[0], 0.5)
     assert rows["retrieval/hed"].chance == pytest.approx(1 / 600)
+
+
+def test_agreement_over_all_models_may_be_missing_on_the_front(study):
+    """The metric follows the score, but the models on the front have it in the opposite order."""
+    summary = summarize(study)
+    front = {s.trial.number for s in summary.front}
+    assert len(front) >= MIN_RANKED
+    scores = [s.score for s in summary.front]
+    spread = max(scores) - min(scores)
+
+    def metrics(score: float, i: int) -> dict[str, float]:
+        on_front = study.trials[i].number in front and not study.trials[i].baseline
+        return {"knn": max(scores) + 0.01 * spread * (max(scores) - score) if on_front else score, "miou": score}
+
+    rows = rows_of(with_metrics(study, metrics))
+    assert (rows["miou"].agrees, rows["miou"].agrees_on_front) == (True, True)
+    assert (rows["knn"].agrees, rows["knn"].agrees_on_front) == (True, False)
+    assert (rows["knn"].on_front.candidates, rows["knn"].on_front.tau) == (len(front), pytest.approx(-1))
+    assert rows["knn"].tau > 0.3
+
+
+@pytest.mark.parametrize(("trials", "resolved"), [(60, True), (12, False)])
+def test_the_check_says_how_far_metrics_agree_on_the_front_alone(trials, resolved):
+    study = with_metrics(
+        synthetic.study(trials, only=TrialState.COMPLETE),
+        lambda score, i: {"knn": score, "miou": 0.4 + (i * 7919) % 101 / 500},
+    )
+    summary = summarize(study)
+    front = len(summary.front)
+    assert (front >= MIN_RANKED) is resolved
+    check = trust_checks(study.info, summary, summarize_metrics(study.info, summary), None, "RUN")[3]
+    few = f"Among the best models it is unknown: {front} models of the front cannot show it."
+    many = (
+        f"Over the {front} models of the front alone the agreement is resolved (95 % interval of τ above 0) for 1 of 2"
+    )
+    assert check.sentence.endswith(f"{many}: kNN 1.00." if resolved else few)
+    cells = {
+        row[""]: row["τ on the front"]
+        for row in Page(render(study, summary)).table("Score and downstream metrics").body()
+    }
+    assert cells["kNN"] == "1.00"
+    assert re.fullmatch(r"-?\d\.\d\d( -?\d\.\d\d to -?\d\.\d\d)?", cells["mIoU"])
+    assert (" to " in cells["mIoU"]) or not resolved
 
 
 def test_seed_noise_is_that_of_the_retrainings_and_unknown_without(study):

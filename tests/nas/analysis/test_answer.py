@@ -247,3 +247,20 @@ def test_a_deviation_of_another_study_makes_no_confidence() -> None:
     assert "two seeds" not in confidence_line(measured, {})
     alone = answer_to({"max_params": 100_000})
     assert ": 100%" in confidence_line(alone, {})
+
+
+def test_chances_that_are_multiplied_as_independent_are_said_to_be() -> None:
+    """Of latency and throughput one cause may move both; that of a counted number is certain."""
+    evidence = gather_evidence(study())
+    limits = {"max_params": 300_000.0, "max_latency_ms": 1.01, "min_throughput_img_s": 1995.0}
+    result = answer(evidence, limits, lambda remeasurement, arch_id: [0.0009 + 2e-6 * n for n in range(1, 101)])
+    assert result.best is not None
+    chances = {name: result.best.quantities[name].chance(bound) or 0.0 for name, bound in limits.items()}
+    smallest = min(chances.values())
+    assert 0.5 < smallest < 0.9
+    assert result.best.chance_to_keep == pytest.approx(chances["max_latency_ms"] * chances["min_throughput_img_s"])
+    (note,) = [note for note in answer_notes(result, limits) if "independent" in note]
+    assert note.startswith("the chances of latency of one image and throughput count as independent;")
+    assert note.endswith(f"the chance to be within the limits is up to {smallest:.0%}")
+    for alone in ({}, {"min_throughput_img_s": 1995.0}, {"max_params": 300_000.0, "min_throughput_img_s": 1995.0}):
+        assert not any("independent" in note for note in answer_notes(answer_to(alone), alone))

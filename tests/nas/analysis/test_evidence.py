@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,10 +19,8 @@ from nas.analysis.evidence import (
     source_words,
     timed_before,
 )
-from nas.analysis.noise import SeedScatter
 from nas.analysis.recommendation import (
     BaselineComparison,
-    Recommendation,
     evidence_words,
     find_trial,
     place_words,
@@ -301,21 +298,6 @@ def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1_beyond_th
     models = (TrustedModel(trial, 0.5, 1, 30) for trial in (replace(trials[3], measurement=found), trials[0]))
     compared = BaselineComparison(*models, 1.2, low, high, 0.1, floor=floor)
     assert compared.shows_difference is shown
-
-
-def test_the_chance_to_be_as_good_grows_with_the_gain_and_the_seeds() -> None:
-    trials = small_study().trials
-
-    def chance(gain: float, seeds: int) -> float:
-        model, baseline = (TrustedModel(t, q, seeds, 30) for t, q in ((trials[3], 0.5 + gain), (trials[0], 0.5)))
-        found = Recommendation(model, baseline, None, None, RETRAINED, model, SeedScatter(0.0075, 30))
-        assert found.chance_as_good is not None
-        return found.chance_as_good
-
-    assert chance(0.0, 1) == pytest.approx(0.5)
-    assert chance(0.0075 * math.sqrt(2), 1) == pytest.approx(0.84, abs=0.01), "one standard deviation of the difference"
-    assert chance(0.005, 3) > chance(0.005, 1)
-    assert chance(-0.005, 3) < chance(-0.005, 1) < 0.5
 
 
 def test_without_one_as_good_as_the_baseline_the_highest_score_is_recommended() -> None:
