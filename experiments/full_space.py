@@ -2,7 +2,7 @@
 
     python -m experiments.full_space shards RUNS           (writes the images)
     python -m experiments.full_space commands RUNS         (prints the commands of the pilot and of the search)
-    python -m experiments.full_space rows RUNS             (saves what both measured)
+    python -m experiments.full_space rows RUNS             (saves what both measured; without a pilot, its rows stay)
     python -m experiments.full_space                       (prints the findings of the saved rows)
 
 A search reads whole shards, so the images of two sources have to be mixed in them. RUNS/data/train.tar gets 2,800
@@ -171,7 +171,9 @@ def main() -> None:
         print(f"python -m nas.search {flags} --seed 0 --measure-seconds 6 --run {folder}/search")
     else:
         if arguments.part == "rows":
-            save_rows(ROWS, [*pilot_rows(folder / "pilot"), *search_rows(folder / "search")])
+            saved = [row for row in load_rows(ROWS) if row["of"] == "pilot"]
+            pilot = pilot_rows(folder / "pilot") if (folder / "pilot").is_dir() else saved
+            save_rows(ROWS, [*pilot, *search_rows(folder / "search")])
         report(load_rows(ROWS))
 
 
