@@ -64,6 +64,6 @@ def limited_by_memory(device: str, ranks: int) -> str:
     if workers == by_cpus:
         return ""
     return (
-        f"the memory, {format_bytes(memory_bytes())}, holds {workers} at a time, and not {by_cpus}, as many as the CPUs"
-        " allow; --workers N sets another number"
+        f"the memory, {format_bytes(memory_bytes())}, suffices for {workers} at a time; the CPUs would allow {by_cpus};"
+        " --workers N sets another number"
     )

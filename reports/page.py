@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -38,6 +38,7 @@ from reports.formatting import brief, duration, flat, moment, packed_json, round
 from reports.gallery import Gallery, read_gallery
 from reports.importance import have_coarse_stems, importances
 from reports.metrics import (
+    MetricSummary,
     metric_names,
     summarize_heads,
     summarize_metrics,
@@ -135,6 +136,7 @@ def render(
     study = replace(study, info=public_info(study.info))
     data = prepare(study, summary)
     choices, words = importances(study.info, summary), objective_words(study.info)
+    metrics = summarize_metrics(study.info, summary, retraining)
     datasets = data.datasets() | {
         "retraining": retraining_points(study, retraining),
         "importances": importance_rows(choices, words),
@@ -156,8 +158,8 @@ def render(
         objective_words=words,
         run=run,
         contents=[(section, _title(study.info, section, title)) for section, title in CONTENTS],
-        **_tables(study, summary, retraining),
-        **_trust(study, summary, retraining, shlex.quote(run)),
+        **_tables(study, summary, metrics, retraining),
+        **_trust(study, summary, metrics, retraining, shlex.quote(run)),
         **_sentences(study, summary, data, shlex.quote(run)),
         pictures={name: Markup(svg) for name, svg in stills.items()},
         payload=Markup(packed_json(_payload(study, summary, data, datasets, large | small, shlex.quote(run)))),
@@ -172,8 +174,13 @@ def _title(info: StudyInfo, section: str, title: str) -> str:
     return RANKING if section == "front" and len(info.objectives) == 1 else title
 
 
-def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None) -> dict[str, Any]:
-    info, metrics = study.info, summarize_metrics(study.info, summary, retraining)
+def _tables(
+    study: StudyRecord,
+    summary: StudySummary,
+    metrics: Sequence[MetricSummary],
+    retraining: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    info = study.info
     kinds = {m.name.partition("/")[0] for m in metrics}
     misses = limit_misses(study)
     missed = {number for row in misses for number in row.numbers}
@@ -202,8 +209,14 @@ def _tables(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, 
     }
 
 
-def _trust(study: StudyRecord, summary: StudySummary, retraining: Mapping[str, Any] | None, run: str) -> dict[str, Any]:
-    checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), retraining, run)
+def _trust(
+    study: StudyRecord,
+    summary: StudySummary,
+    metrics: Sequence[MetricSummary],
+    retraining: Mapping[str, Any] | None,
+    run: str,
+) -> dict[str, Any]:
+    checks = trust_checks(study.info, summary, metrics, retraining, run)
     return {
         "checks": checks,
         "trust_sentence": verdict_sentence(checks),

@@ -199,9 +199,11 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         node_id: The node, which leaves a probe file of its own; "" for the driver.
     """
     from nas.cache.targets import load_targets
-    from nas.measure.environment import code_digest, device_kind
+    from nas.measure.environment import check_compute_mode, code_digest, device_kind
 
     folder, config = Path(spec.checkpoint_dir), json.loads(spec.config)
+    if node_id:
+        check_compute_mode(config["device"])
     driver_token = _probe_file(folder, token).read_text()
     if node_id:
         _probe_file(folder, token, node_id).write_text(token)

@@ -26,7 +26,7 @@ from nas.local_workers import search_bytes, workers_on
 from nas.measure.arms import Arm
 from nas.measure.conditions import restricted_mode
 from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
-from nas.measure.runtime_check import RuntimeReading, runtime_remedy
+from nas.measure.runtime_check import WRONG_OUTPUTS, RuntimeReading, runtime_remedy
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
@@ -121,13 +121,13 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
     on_cpu = "searches, retrainings and measurements use the CPU"
     if isinstance(reading, Unread):
         return Finding("GPU", WARN, reading.reason, on_cpu, "check that nvidia-smi answers; if not, restart the driver")
+    if reading.usable and (mode := restricted_mode(reading.modes)):
+        value = f"{plural(len(reading.gpus), 'GPU')}, in the compute mode {mode}"
+        effect = "searches refuse to start: a process of its own measures while a worker keeps the GPU"
+        return Finding("GPU", FAIL, value, effect, "let the administrator set the default mode: nvidia-smi -c 0")
     if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs)]:
         return _judge_kernels(reading, lacking, on_cpu)
     if reading.gpus:
-        if mode := restricted_mode(reading.modes):
-            value = f"{plural(len(reading.gpus), 'GPU')}, in the compute mode {mode}"
-            effect = "searches refuse to start: a process of its own measures while a worker keeps the GPU"
-            return Finding("GPU", FAIL, value, effect, "let the administrator set the default mode: nvidia-smi -c 0")
         return _judge_visible(reading.gpus, reading.others)
     if not reading.present:
         return Finding("GPU", OK, f"no NVIDIA GPU: {on_cpu}")
@@ -148,7 +148,7 @@ def _judge_kernels(reading: GpuReading, lacking: Sequence[Gpu], on_cpu: str) -> 
     remedy = remedy_without_kernels(newest, reading.archs)
     if not reading.usable:
         return Finding("GPU", WARN, value, on_cpu, remedy)
-    effect = "a command that takes this GPU fails, because others here have kernels"
+    effect = "commands use CUDA, because other GPUs here have kernels, and fail on this one"
     return Finding("GPU", WARN, value, effect, f"choose the other GPUs by CUDA_VISIBLE_DEVICES, or {remedy}")
 
 
@@ -232,7 +232,7 @@ def judge_runtime(reading: RuntimeReading | Unread, runtime: str, default: str) 
     name = RUNTIMES[runtime].library
     if isinstance(reading, RuntimeReading) and reading.correct:
         return Finding(name, OK, f"works ({reading.seconds:.1f} s for a small network)")
-    value = reading.reason.removeprefix("runtime: ") if isinstance(reading, Unread) else "its outputs are wrong"
+    value = reading.reason.removeprefix("runtime: ") if isinstance(reading, Unread) else WRONG_OUTPUTS
     needed = runtime in default.split("+")
     effect = f"--runtime {runtime} does not run" + (", the default of a search on this device" if needed else "")
     instead = f"; until then give --runtime eager+{Arm.parse(default).precision}" if needed else ""

@@ -58,9 +58,12 @@ def new_report(device: str, findings: Iterable[Finding]) -> Report:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return all that the results depend on: a file is continued on the same machine with the same versions only."""
+    """Return all that the results depend on: a file is continued on the same machine with the same versions only.
+
+    The code may change meanwhile, as to mend what failed.
+    """
     where, library = torch.device(device), nvml() if device.startswith("cuda") else None
-    recorded = {name: value for name, value in environment(device).items() if name != "uuid"}
+    recorded = {name: value for name, value in environment(device).items() if name not in ("uuid", "code")}
     return {"environment": recorded, "packages": _packages(), "card": read_card(where, library) if library else None}
 
 

@@ -10,6 +10,8 @@ from nas.extras import install_command
 from nas.measure.arms import Arm
 from nas.measure.runtime_traits import RUNTIMES
 
+WRONG_OUTPUTS = "its outputs are wrong"
+
 
 @dataclass(frozen=True)
 class RuntimeReading:
@@ -59,4 +61,6 @@ def runtime_remedy(runtime: str, reason: str) -> str:
         return reason.rpartition("; ")[2]
     if extra := RUNTIMES[runtime].extra:
         return f"reinstall it: {install_command(extra)}"
+    if reason == WRONG_OUTPUTS or "ended by SIG" in reason:
+        return "install other versions of PyTorch and of the compiler, or choose another --runtime"
     return "install compilers and Python's headers: apt install gcc g++ python3-dev"

@@ -66,7 +66,7 @@ def check_runtime(config: SearchConfig, progress: Callable[[str, int, int], None
         return ""
     from nas.measure.device_lock import shared_device
     from nas.measure.forkserver import ForkServer
-    from nas.measure.runtime_check import read_runtime, runtime_remedy
+    from nas.measure.runtime_check import WRONG_OUTPUTS, read_runtime, runtime_remedy
     from nas.measure.service import COMPILING_LIMIT_S
     from nas.measure.sweep import out_of_memory
 
@@ -83,7 +83,7 @@ def check_runtime(config: SearchConfig, progress: Callable[[str, int, int], None
         progress(stage, 1, 1)
         if reading.correct:
             return f"{arm.runtime} works ({reading.seconds:.1f} s for a tiny network)"
-        reason = "its outputs are wrong"
+        reason = WRONG_OUTPUTS
     remedy, found = runtime_remedy(arm.runtime, reason), reason[:_MAX_REASON].strip()
     advice = "" if remedy in found else f"; {remedy}"
     if not resume:

@@ -110,7 +110,8 @@ def _search(command: SearchCommand, console: Console) -> None:
     show_device(command.config, show)
     from nas.measure.environment import check_compute_mode, check_one_kind, code_digest  # imports torch
 
-    check_compute_mode(command.config.device)
+    if command.address is None:
+        check_compute_mode(command.config.device)
     if not command.resume:  # on a cluster too: the driver's kind of device is that of the nodes that take trials
         check_one_kind(command.config.device)
     if command.workers is None and command.address is None:

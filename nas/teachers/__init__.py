@@ -83,7 +83,8 @@ def enlarged_maps(chosen: Sequence[TeacherSpec], grid: int, image_px: int) -> st
     if not smaller:
         return ""
     return (
-        f"the targets have {grid} x {grid} cells, and smaller maps are enlarged, without detail: {'; '.join(smaller)}"
+        f"the targets have {grid} x {grid} cells, and smaller maps are enlarged, which adds no detail: "
+        f"{'; '.join(smaller)}"
     )
 
 

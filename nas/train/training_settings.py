@@ -14,7 +14,7 @@ from typing import Any
 from nas.analysis import BEST
 from nas.backend.teacher_gpus import refusal, reserved
 from nas.files import parse_json
-from nas.measure.devices import cuda_is_available
+from nas.measure.devices import cuda_is_available, without_kernels
 from nas.numbers import plural
 from nas.ranges import Steps, Workers, check_values
 from nas.search.config_file import RECORDED_KEYS, with_recorded
@@ -394,7 +394,8 @@ def check_teacher_devices(command: TrainCommand) -> None:
     """Raise ConfigError for teachers on a GPU of a machine that has none; the nodes of a cluster are not looked at."""
     gpus = [name for name in command.plan.teacher_devices if name != "cpu"]
     if gpus and command.session.address is None and not cuda_is_available():
-        raise ConfigError(f"--teacher-devices: {gpus[0]}: PyTorch sees no CUDA device here; {NODE_REMEDY}")
+        reason = without_kernels() or f"PyTorch sees no CUDA device here; {NODE_REMEDY}"
+        raise ConfigError(f"--teacher-devices: {gpus[0]}: {reason}")
 
 
 def _session(

@@ -53,7 +53,7 @@ def test_the_default_and_its_line_follow_the_memory_of_this_machine_and_not_on_a
     assert default_workers(device, ranks) == workers
     assert default_workers(device, ranks, on_cluster=True) == 8
     line = limited_by_memory(device, ranks)
-    assert (f"holds {workers} at a time" in line and "--workers" in line) == bool(line) == (workers < 8)
+    assert (f"suffices for {workers} at a time" in line and "--workers" in line) == bool(line) == (workers < 8)
 
 
 def test_a_plan_and_a_retraining_run_as_many_at_a_time_as_a_search(
@@ -63,7 +63,7 @@ def test_a_plan_and_a_retraining_run_as_many_at_a_time_as_a_search(
     monkeypatch.setattr(local_workers, "memory_bytes", lambda: 4 * GB)
     for words in (["--device", "cpu"], ["--device", "cpu", "--pilot"]):
         assert parse(words).workers == 2
-        assert "the memory, 4.0 GB, holds 2 at a time" in capsys.readouterr().err
+        assert "the memory, 4.0 GB, suffices for 2 at a time" in capsys.readouterr().err
     assert parse(["--device", "cpu", "--workers", "8"]).workers == 8
     assert capsys.readouterr().err == ""
     study = StudyRecord(study_info(search_config()), ())

@@ -115,7 +115,7 @@ class Classification(Task):
     @classmethod
     def suits(cls, targets: Targets) -> bool:
         """Tell whether the images have labels of not too many classes, and are not the built-in ones."""
-        return _has_classes(targets) and MIN_IMAGES_PER_CLASS * (targets.num_classes or 0) <= MAX_TRAIN_IMAGES
+        return _has_classes(targets) and _images_of_classes(targets) <= max(TRAIN_IMAGES, _most_images(targets))
 
     @classmethod
     def chance(cls, targets: Targets) -> dict[str, float]:
@@ -331,19 +331,29 @@ def teacher_summary(split: SplitTargets, teacher: str, rows: slice) -> Tensor:
 
 def probe_images(targets: Targets) -> int:
     """Return the number of train images that probes are fitted on: 1,500, or five for each of more than 300 classes."""
-    wanted = MIN_IMAGES_PER_CLASS * (targets.num_classes or 0) if Classification.suits(targets) else 0
-    return max(TRAIN_IMAGES, wanted)
+    return max(TRAIN_IMAGES, _images_of_classes(targets)) if Classification.suits(targets) else TRAIN_IMAGES
 
 
 def left_out_of_classification(targets: Targets) -> str | None:
     """Return a line about the metrics that images of many classes do not get; None where labels are few or none."""
-    classes = targets.num_classes or 0
-    if not _has_classes(targets) or MIN_IMAGES_PER_CLASS * classes <= TRAIN_IMAGES:
+    classes, needed = targets.num_classes or 0, _images_of_classes(targets)
+    if not _has_classes(targets) or needed <= TRAIN_IMAGES:
         return None
     if Classification.suits(targets):
-        return f"no linear probe: with {classes:,} classes it takes too long; kNN has {probe_images(targets):,} images"
-    most = MAX_TRAIN_IMAGES // MIN_IMAGES_PER_CLASS
-    return f"no kNN and no linear probe: there are {classes:,} classes; kNN takes up to {most:,}"
+        return f"no linear probe: with {classes:,} classes it takes too long; kNN uses {needed:,} train images"
+    if needed > MAX_TRAIN_IMAGES:
+        why = f"kNN takes up to {MAX_TRAIN_IMAGES // MIN_IMAGES_PER_CLASS:,} classes"
+    else:
+        why = f"kNN needs {needed:,} train images, and there are {len(targets.train):,}"
+    return f"no kNN and no linear probe: there are {classes:,} classes; {why}"
+
+
+def _images_of_classes(targets: Targets) -> int:
+    return MIN_IMAGES_PER_CLASS * (targets.num_classes or 0)
+
+
+def _most_images(targets: Targets) -> int:
+    return min(MAX_TRAIN_IMAGES, len(targets.train))
 
 
 def _has_classes(targets: Targets) -> bool:

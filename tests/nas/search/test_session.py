@@ -18,6 +18,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from nas.backend import ray_tune
+from nas.backend.cluster import node_facts
 from nas.backend.worker_spec import WorkerSpec
 from nas.measure.devices import DeviceError
 from nas.search import session, settings
@@ -133,6 +134,17 @@ def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_ru
     command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
     with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
         session._search(command, Console(quiet=True))
+    with pytest.raises(NameError, match="open_targets"):  # the nodes of a cluster measure, and each is asked
+        session._search(replace(command, address="10.0.0.1:6379"), Console(quiet=True))
+
+
+def test_a_node_whose_gpus_take_one_process_gets_no_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus.install(monkeypatch).mode = 3
+    monkeypatch.setattr("nas.measure.environment.device_type", lambda name: "cuda")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
+    spec = SimpleNamespace(checkpoint_dir=tmp_path, config='{"device": "cuda"}')
+    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
+        node_facts(spec, "token", "a node")  # type: ignore[arg-type]
 
 
 def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
@@ -293,4 +305,4 @@ def test_a_search_on_little_memory_starts_fewer_workers_and_says_so(
     given = ["--run", str(tmp_path / "run"), *SMALL, "--distill", "precision=fp32", *words]
     assert main(given) == 2
     assert started_with == [(workers, threads)]
-    assert ("the memory, 4.0 GB, holds 2 at a time" in " ".join(capsys.readouterr().err.split())) is announced
+    assert ("the memory, 4.0 GB, suffices for 2 at a time" in " ".join(capsys.readouterr().err.split())) is announced
