@@ -15,6 +15,7 @@ from experiments.chaos.__main__ import RESULTS as CHAOS
 from experiments.chaos.__main__ import read, table
 from experiments.distillation.parallel import load_rows
 from experiments.realized_front import realized
+from nas.study.pareto import front
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments/results"
@@ -145,6 +146,19 @@ def test_headline_after_retraining_is_that_of_the_rows() -> None:
     assert f"| 6.80 times (trial 19) | {times:.1f} times (trial {fast['trial']}) | {kept} of 29 |" in index
     findings = " ".join((DOCS / "findings.md").read_text().split())
     assert f"grows from 6.8 to {times:.1f} times in the search of the sample report" in findings
+
+
+def test_each_seed_alone_keeps_as_many_models_and_chooses_the_same_one() -> None:
+    rows = json.loads((RESULTS / "retrained_sample.json").read_text())
+    candidates = [row for row in rows["candidates"] if not row["baseline"]]
+    kept, chosen = set(), set()
+    for seed in map(str, rows["seeds"]):
+        kept.add(len(front([(row["scores"][seed], row["ratio"]) for row in candidates])))
+        least = max(row["scores"][seed] for row in rows["candidates"] if row["baseline"])
+        chosen.add(max((row["ratio"], row["trial"]) for row in candidates if row["scores"][seed] >= least)[1])
+    assert (kept, chosen) == ({21, 22}, {23})
+    index = " ".join((DOCS / "results/index.md").read_text().split())
+    assert "By each seed alone 21 or 22 of the 29 models stay, and trial 23 is the fastest" in index
 
 
 def test_one_seed_on_two_machines_has_equal_scores_and_other_ratios_as_the_page_says() -> None:
