@@ -337,7 +337,7 @@ def probe_images(targets: Targets) -> int:
 def left_out_of_classification(targets: Targets) -> str | None:
     """Return a line about the metrics that images of many classes do not get; None where labels are few or none."""
     classes, needed = targets.num_classes or 0, _images_of_classes(targets)
-    if not _has_classes(targets) or needed <= TRAIN_IMAGES:
+    if needed <= TRAIN_IMAGES or not _has_classes(targets):
         return None
     if Classification.suits(targets):
         return f"no linear probe: with {classes:,} classes it takes too long; kNN uses {needed:,} train images"
