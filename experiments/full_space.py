@@ -1,8 +1,8 @@
-"""The first search of the space `full`: 128 px, CIFAR-10 and CamVid images, with the rungs that a pilot proposes.
+"""Two searches of the space `full`: 128 px, CIFAR-10 and CamVid images, with the rungs that a pilot proposes.
 
     python -m experiments.full_space shards RUNS           (writes the images)
     python -m experiments.full_space commands RUNS         (prints the commands of the pilot and of the search)
-    python -m experiments.full_space rows RUNS             (saves what both measured; without a pilot, its rows stay)
+    python -m experiments.full_space rows RUNS             (saves what the search measured)
     python -m experiments.full_space                       (prints the findings of the saved rows)
 
 A search reads whole shards, so the images of two sources have to be mixed in them. RUNS/data/train.tar gets 2,800
@@ -11,8 +11,9 @@ masks are left out: each exists for one part of the images only.
 
 The pilot trains 12 random architectures to the last rung. The search has the rungs that the pilot proposes, 40
 candidates, and three baselines: eradio_pico, eradio_nano, and eradio_nano with windows of 4, which suit the larger map.
-Rows are saved in experiments/results/full_space.json: the specs, sizes and scores of both, the pilot's seconds, and the
-search's throughputs in multiples of eradio_pico's.
+Rows are saved in experiments/results/full_space.json: specs, sizes and scores, the pilot's seconds, and the searches'
+throughputs in multiples of eradio_pico's. The pilot and the first search are of 2026-11-28, when the space had windows
+of 7 and 14 at 128 px, too, for which blocks enlarge their maps; the second search has windows of 4 and 8, which fit.
 
 Needs:     ../shared/data for the images
 Hardware:  two cores; some 30 minutes for the pilot, 40 for the search
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +48,7 @@ COMMON = (
     f"--val-images 600 --rung-steps 30,90,270 --budget 40 --max-gmacs 0.4 "
     f"--reference eradio_pico --baselines eradio_pico,eradio_nano,{BASELINE}"
 )
+FITTED = "search, fitted windows"  # `of` of its rows
 Row = Mapping[str, Any]
 
 
@@ -72,20 +73,6 @@ def write_shard(split: str, path: Path) -> None:
             archive.addfile(entry, io.BytesIO(images[row]))
 
 
-def pilot_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each model of a pilot."""
-    trials = json.loads((folder / "pilot.json").read_text())["trials"]
-    return [
-        {
-            "of": "pilot", "number": trial["number"], "arch_id": trial["arch_id"], "spec": trial["spec"],
-            "params": trial["params"], "macs": trial["macs"], "steps": [rung["steps"] for rung in trial["rungs"]],
-            "scores": [round(rung["score"], 5) for rung in trial["rungs"]],
-            "seconds": [round(rung["seconds"], 2) for rung in trial["rungs"]],
-        }
-        for trial in trials
-    ]  # fmt: skip
-
-
 def search_rows(folder: Path) -> list[dict[str, Any]]:
     """Return a row for each candidate and baseline of a search that was trained."""
     rows = []
@@ -94,7 +81,7 @@ def search_rows(folder: Path) -> list[dict[str, Any]]:
             continue
         clock = trial.measurement
         rows.append({
-            "of": "search", "number": trial.number, "arch_id": trial.arch_id, "baseline": trial.baseline,
+            "of": FITTED, "number": trial.number, "arch_id": trial.arch_id, "baseline": trial.baseline,
             "state": trial.state, "spec": trial.spec, "params": trial.params, "macs": trial.macs,
             "steps": [rung.steps for rung in trial.rungs], "scores": [round(rung.score, 5) for rung in trial.rungs],
             "ratio": clock and [round(value, 4) for value in (clock.ratio, clock.ratio_low, clock.ratio_high)],
@@ -103,22 +90,27 @@ def search_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def complete(rows: Sequence[Row]) -> list[Row]:
+def complete(rows: Sequence[Row], of: str = "search") -> list[Row]:
     """Return the rows of a search that reached the last rung and whose throughput is known, highest score first."""
-    done = [row for row in rows if row["of"] == "search" and row["state"] == TrialState.COMPLETE and row["ratio"]]
+    done = [row for row in rows if row["of"] == of and row["state"] == TrialState.COMPLETE and row["ratio"]]
     return sorted(done, key=lambda row: -row["scores"][-1])
 
 
 def report(rows: Sequence[Row]) -> None:
-    """Print what the pilot and the search found."""
+    """Print what the pilot and the searches found."""
     pilot = [row for row in rows if row["of"] == "pilot"]
     taus = agreement(np.array([row["scores"] for row in pilot]))
     print(f"pilot: {len(pilot)} models; Kendall's tau of each rung with the last one (95 %)")
     for steps, tau in zip(pilot[0]["steps"], taus, strict=False):
         print("  {:>4} steps: {:.2f} ({:.2f} to {:.2f})".format(steps, *tau))
-    search, done = [row for row in rows if row["of"] == "search"], complete(rows)
+    for of in ("search", FITTED):
+        _report_search(of, [row for row in rows if row["of"] == of])
+
+
+def _report_search(of: str, search: Sequence[Row]) -> None:
+    done = complete(search, of)
     steps = sum(row["steps"][-1] for row in search if not row["baseline"])
-    print(f"\nsearch: {sum(not row['baseline'] for row in search)} candidates, {steps:,} training steps")
+    print(f"\n{of}: {sum(not row['baseline'] for row in search)} candidates, {steps:,} training steps")
     points = [(row["scores"][-1], row["ratio"][0]) for row in done]
     best = set(front(points))
     print(f"front: {len(best)} of {len(done)} that were trained to the end, * on it")
@@ -171,9 +163,8 @@ def main() -> None:
         print(f"python -m nas.search {flags} --seed 0 --measure-seconds 6 --run {folder}/search")
     else:
         if arguments.part == "rows":
-            saved = [row for row in load_rows(ROWS) if row["of"] == "pilot"]
-            pilot = pilot_rows(folder / "pilot") if (folder / "pilot").is_dir() else saved
-            save_rows(ROWS, [*pilot, *search_rows(folder / "search")])
+            saved = [row for row in load_rows(ROWS) if row["of"] != FITTED]
+            save_rows(ROWS, [*saved, *search_rows(folder / "search")])
         report(load_rows(ROWS))
 
 
