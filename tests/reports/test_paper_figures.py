@@ -9,7 +9,9 @@ from PIL import Image
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.retraining import REMEASUREMENT
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
-from reports.paper_figures import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS, draw, save
+from reports.figure_data import BASELINE, MARKS
+from reports.paper_figures import draw, save
+from reports.paper_style import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS
 from reports.retraining import retraining_points, retraining_results
 from reports.summary import summarize
 from tests.reports import synthetic
@@ -125,6 +127,32 @@ def test_ratios_of_retrained_models_are_those_of_the_axis_s_device(device, times
         assert drawn[trial.number] == pytest.approx(expected)
     axes = draw(study, summarize(study), results)["front"].axes[0]
     assert all(axes.get_xlim()[0] < ratio < axes.get_xlim()[1] for ratio in drawn.values())
+
+
+def test_retrained_baselines_keep_the_mark_of_baselines():
+    study = synthetic.study(20, seed=5, only=TrialState.COMPLETE)
+    results = retrained(study, 0.01)
+    kinds = [row["kind"] for row in retraining_points(study, results)]
+    candidates, baselines = draw(study, summarize(study), results)["front"].axes[0].containers
+    for bars, marker, kind in (
+        (candidates, "s", "retrained"),
+        (baselines, MARKS[BASELINE].matplotlib_marker, "baseline"),
+    ):
+        assert bars.lines[0].get_marker() == marker
+        assert len(bars.lines[0].get_xdata()) == kinds.count(kind) > 0
+
+
+def test_the_name_of_a_network_for_scale_gives_way_to_a_model():
+    """Drawn at its usual place, left of the line at the lower edge, it would cover the model of the lowest score."""
+    study = synthetic.study(12, only=TrialState.COMPLETE)
+    lowest = min(study.trials, key=lambda trial: trial.final_score)
+    ratio = lowest.measurement.ratio
+    study = synthetic.with_scale(study, {"timm:resnet18": 1.02 * ratio})
+    front = draw(study, summarize(study))["front"]
+    axes = front.axes[0]
+    (name,) = (text for text in axes.texts if text.get_rotation() == 90)
+    assert name.get_text() == "resnet18"
+    assert not name.get_window_extent().contains(*axes.transData.transform((ratio, lowest.final_score)))
 
 
 def test_labels_of_models_do_not_cover_the_names_of_networks_for_scale():
