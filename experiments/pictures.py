@@ -1,12 +1,14 @@
 """Draw the pictures of the documentation from the published rows.
 
-    python -m experiments.pictures
+    python -m experiments.pictures               (draws all)
+    python -m experiments.pictures ablation.png  (draws one)
 
 Takes seconds. docs/front.png is not among them: it is a picture of the sample report.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,8 +74,9 @@ SHORT_NAMES = {  # of networks of timm in the backbone study
 }
 # Where the label of a point in the picture of the backbone study is, in points, if not above it to the right.
 LABELS_AT = {
-    **dict.fromkeys(("timm:nf_regnet_b1", "timm:resnet18", "timm:xcit_nano_12_p16_224"), (-5, 3, "right")),
+    **dict.fromkeys(("timm:nf_regnet_b1", "timm:resnet18", "timm:xcit_nano_12_p16_224", "MaxViT"), (-5, 3, "right")),
     **dict.fromkeys(("timm:regnety_004", "timm:poolformerv2_s12"), (5, -10, "left")),
+    **dict.fromkeys(("timm:efficientvit_b0", "timm:tf_efficientnetv2_b0"), (0, -13, "center")),
 }
 MARKS = [
     *((VITS, line, marker) for line, marker in zip(("-", "--", ":", "-."), "osvP", strict=True)),
@@ -322,9 +325,14 @@ PICTURES = {
 
 
 def main() -> None:
-    """Draw all pictures."""
-    for name, draw_it in PICTURES.items():
-        draw_it(DOCS / name)
+    """Draw the named pictures, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"pictures to draw, of: {', '.join(PICTURES)}")
+    names = parser.parse_args().names
+    for name in names or PICTURES:
+        if name not in PICTURES:
+            parser.error(f"NAME: no picture is called {name}")
+        PICTURES[name](DOCS / name)
         print(DOCS / name)
 
 
