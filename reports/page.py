@@ -19,7 +19,7 @@ from nas.storage.store import read_study
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
-from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
+from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval
 from nas.study.training_files import is_training
 from reports import captions, sentences, verdict
 from reports.chart_style import Specification
@@ -303,7 +303,10 @@ def _payload(
         "stopped_kind": STOPPED,
         "run": run,
         "timing_doubts": [[t.number, doubt_of(t)] for t in study.trials if doubt_of(t)],
-        "no_intervals": {"ratio": _without(study, ratio_interval), "throughput": _without(study, throughput_interval)},
+        "no_intervals": {
+            "ratio": _without(study, recorded_ratio_interval),
+            "throughput": _without(study, throughput_interval),
+        },
         "state_words": {"front": BEST if data.single else FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }
 

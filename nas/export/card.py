@@ -21,7 +21,7 @@ from nas.study.config import compares_directions
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
-from nas.study.timing_doubts import median_interval, no_interval, throughput_interval, timing_doubt
+from nas.study.timing_doubts import no_interval, order_statistic_interval, throughput_interval, timing_doubt
 from search_space import network_spec
 from search_space.outline import outline
 
@@ -206,7 +206,7 @@ def _trust(m: Measurement) -> str:
 
 
 def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
-    interval, doubt, ends = median_interval(latencies_s), timing_doubt(m), throughput_interval(m)
+    interval, doubt, ends = order_statistic_interval(latencies_s), timing_doubt(m), throughput_interval(m)
     late = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "unknown"
     spread = fixed_interval(*ends, 1) if ends else no_interval(m)
     batch, single = f"batch {m.batch}, {m.resolution} px", f"batch 1, {m.resolution} px"
