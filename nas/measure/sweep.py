@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from nas.measure.conditions import Conditions
-from nas.measure.interleave import SAMPLE_S
+from nas.measure.interleave import MAX_HALF_WIDTH, SAMPLE_S
 from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import MAX_HALF_WIDTH, device_verdict
+from nas.measure.verdicts import device_verdict
 from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
 Key = TypeVar("Key", bound=Hashable)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.measure.verdicts import MIN_BLOCKS
+from nas.measure.interleave import MIN_BLOCKS
 from nas.numbers import plural
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.timing_words import REMEDIES, advice, half_width, interval

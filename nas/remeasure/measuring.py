@@ -24,10 +24,10 @@ from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
+from nas.measure.measurement_error import MeasurementError as MeasurementError
 from nas.measure.memory import release_cached
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
-from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings
 from nas.study.config import SearchConfig
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord, TrialState

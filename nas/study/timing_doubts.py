@@ -1,6 +1,7 @@
-"""Decide which timings people can use: whether a measurement has intervals, and why its speeds are doubtful.
+"""Read stored verdicts back: which recorded timings have a usable interval, and why the others are doubtful.
 
-Terminal, report, card, pictures and exports all ask here.
+No samples are needed. Terminal, report, card, pictures and exports all ask here. `nas.measure.verdicts` judges a
+measurement while its samples are at hand.
 """
 
 from __future__ import annotations
