@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nas.analysis.evidence import TrustedModel
+from nas.analysis.evidence import ModelEvidence
 from nas.analysis.recommendation import BaselineComparison, Recommendation
 from nas.numbers import fixed
 
@@ -24,7 +24,7 @@ def printed_gain(result: BaselineComparison) -> float:
     return printed_difference(result.found, result.baseline)
 
 
-def printed_difference(model: TrustedModel, other: TrustedModel) -> float:
+def printed_difference(model: ModelEvidence, other: ModelEvidence) -> float:
     """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
     return round(model.score, 3) - round(other.score, 3)
 

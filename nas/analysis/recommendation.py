@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
-from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.noise import SeedScatter
 from nas.analysis.selection import find_by_name, nothing_complete
 from nas.study import pareto
@@ -32,8 +32,8 @@ class BaselineComparison:
     difference in throughput of two equal models.
     """
 
-    found: TrustedModel
-    baseline: TrustedModel
+    found: ModelEvidence
+    baseline: ModelEvidence
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -43,7 +43,7 @@ class BaselineComparison:
     against_reference: bool = False
 
     @property
-    def timed(self) -> tuple[TrustedModel, ...]:
+    def timed(self) -> tuple[ModelEvidence, ...]:
         """Return the models whose timings the comparison uses."""
         return (self.found,) if self.against_reference else (self.found, self.baseline)
 
@@ -77,14 +77,14 @@ class Recommendation:
         was_as_good: Whether `by_search` scored at least as high as the best baseline in the search.
     """
 
-    model: TrustedModel
-    best_baseline: TrustedModel | None
+    model: ModelEvidence
+    best_baseline: ModelEvidence | None
     at_equal_score: BaselineComparison | None  # the fastest of those that score at least as high as the best baseline
     at_equal_speed: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
     basis: str
-    by_search: TrustedModel
+    by_search: ModelEvidence
     scatter: SeedScatter | None = None
-    missing: tuple[TrustedModel, ...] = ()
+    missing: tuple[ModelEvidence, ...] = ()
     was_as_good: bool = False
     published: bool = False  # the scores are published values: nothing was trained
     for_speed: bool = False  # whether `model` was chosen as the fastest that scores as high as the best baseline
@@ -146,7 +146,7 @@ def recommend(evidence: StudyEvidence) -> Recommendation | None:
     return replace(found, by_search=again, scatter=evidence.retraining.scatter, was_as_good=as_good)
 
 
-def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: str) -> Recommendation | None:
+def _recommend(evidence: StudyEvidence, models: Sequence[ModelEvidence], basis: str) -> Recommendation | None:
     """Recommend by one kind of scores alone."""
     candidates = [model for model in models if not model.trial.baseline]
     if not candidates:
@@ -155,7 +155,7 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     info = evidence.record.info
     against_reference = baseline is not None and baseline.trial.baseline == info.reference
 
-    def ratio(model: TrustedModel) -> float:
+    def ratio(model: ModelEvidence) -> float:
         return 1.0 if against_reference and model is baseline else model.ratio
 
     compare = partial(
@@ -183,9 +183,9 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
 
 
 def _compare(
-    candidates: Sequence[TrustedModel],
-    baseline: TrustedModel | None,
-    ratio: Callable[[TrustedModel], float],
+    candidates: Sequence[ModelEvidence],
+    baseline: ModelEvidence | None,
+    ratio: Callable[[ModelEvidence], float],
     by_score: bool,
     floor: float,
     against_reference: bool,
@@ -195,7 +195,7 @@ def _compare(
     if baseline is None:
         return None
 
-    def values(model: TrustedModel) -> tuple[float, float]:
+    def values(model: ModelEvidence) -> tuple[float, float]:
         return (model.score, ratio(model)) if by_score else (ratio(model), model.score)
 
     as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0] + lead]
@@ -256,7 +256,7 @@ def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int
 def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trial") -> TrialRecord:
     """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
 
-    It has its most trusted timing.
+    It has its deciding timing.
 
     Args:
         evidence: The study.

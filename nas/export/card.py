@@ -46,7 +46,7 @@ class CardData:
     """The content of a card apart from the report of its format."""
 
     evidence: StudyEvidence
-    trial: TrialRecord  # with its most trusted timing
+    trial: TrialRecord  # with its deciding timing
     weights: TrainedWeights  # the exported ones
     latencies_s: Sequence[float]  # of the single-image calls of that timing
     command: str
@@ -54,7 +54,7 @@ class CardData:
 
     @property
     def study(self) -> StudyRecord:
-        """Return the study with the most trusted timings."""
+        """Return the study with the deciding timings."""
         return self.evidence.study
 
     @property
