@@ -21,7 +21,7 @@ def told_apart(score: float, other: float) -> tuple[str, str]:
 
 def printed_gain(result: BaselineComparison) -> float:
     """Return the difference of the compared scores as printed."""
-    return printed_difference(result.found, result.baseline)
+    return printed_difference(result.candidate, result.baseline)
 
 
 def printed_difference(model: ModelEvidence, other: ModelEvidence) -> float:
@@ -36,6 +36,6 @@ def gain_half_width(result: BaselineComparison, found: Recommendation) -> float 
     """
     if found.scatter is None:
         return None
-    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.found, result.baseline)]
+    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.candidate, result.baseline)]
     known = [half for half in halves if half is not None]
     return math.hypot(*known) if len(known) == len(halves) else None

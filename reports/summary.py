@@ -80,9 +80,9 @@ class StudySummary:
 
     @property
     def comparisons(self) -> tuple[BaselineComparison | None, BaselineComparison | None]:
-        """Return the comparisons with the best baseline at equal score and at equal speed."""
+        """Return the comparisons of the best baseline with the fastest as good, and with the best as fast."""
         found = self.recommendation
-        return (None, None) if found is None else (found.at_equal_score, found.at_equal_speed)
+        return (None, None) if found is None else (found.fastest_as_good, found.best_as_fast)
 
 
 def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> StudySummary:

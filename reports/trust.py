@@ -281,7 +281,7 @@ def _lead_words(best: Recommendation) -> tuple[str, bool]:
     """
     if best.scatter is None or best.best_baseline is None:
         return "", True
-    result = best.at_equal_score if best.for_speed else None
+    result = best.fastest_as_good if best.for_speed else None
     half = None if result is None else gain_half_width(result, best)
     difference = printed_difference(best.model, best.best_baseline)
     gain = f" Its score less that of {brief(best.best_baseline.name)} is {difference:+z.3f}"
