@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from nas.analysis.recommendation import BaselineComparison
 from nas.study.records import StudyInfo
 from reports.formatting import brief
+from reports.headline import NO_DIFFERENCE, UNKNOWN, is_one_pair, why_no_difference
 from reports.score_gain import gain_half_width, printed_gain
 from reports.summary import StudySummary
-from reports.verdict import NO_DIFFERENCE, UNKNOWN, is_one_pair, why_no_difference
 
 
 @dataclass(frozen=True)

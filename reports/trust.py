@@ -19,6 +19,7 @@ from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.export_advice import remeasure_command, retrain_command
 from reports.formatting import brief
+from reports.headline import taken_back_sentence
 from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
@@ -26,7 +27,6 @@ from reports.score_gain import gain_half_width, printed_difference
 from reports.sentences import too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
-from reports.verdict import taken_back_sentence
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5

@@ -86,7 +86,7 @@ class Study:
         self.__dict__.pop("_summary", None)
 
     def __repr__(self) -> str:
-        from reports.verdict import result_line
+        from reports.headline import result_line
 
         return f"<Study {self.run_dir.name}: {result_line(self.info, self._summary)}>"
 

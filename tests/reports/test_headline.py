@@ -1,4 +1,4 @@
-"""The verdict on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
+"""The words on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
 import re
 from dataclasses import replace
@@ -10,13 +10,13 @@ from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
+from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
 from reports.retraining import retraining_results
 from reports.score_gain import gain_half_width
 from reports.sentences import baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles
-from reports.verdict import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from search_space import SPACES, Space
 from tests.nas.study.builders import search_config, study_info
 from tests.reports import synthetic

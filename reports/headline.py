@@ -1,4 +1,8 @@
-"""The verdict of a report: the recommended candidate against the best baseline, and what the noise leaves open."""
+"""The first sentences of a report.
+
+They say which candidate is recommended, how it compares with the best baseline, and what doubts remain.
+`nas.analysis.recommendation` decides; this module only words the decision.
+"""
 
 from __future__ import annotations
 
