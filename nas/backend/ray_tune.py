@@ -30,8 +30,9 @@ from nas.backend.ray_session import head_address, joined_ray, local_ray, raylet_
 from nas.backend.watchdog import NotPickled, TrialWatchdog
 from nas.backend.worker import ArchTrainable, Stages, arch_stages
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import OperationFailed, checkpoint_path
+from nas.cli import OperationFailed
 from nas.measure.environment import device_kind
+from nas.run_folder import checkpoint_path
 from nas.study.failing_nodes import node_to_avoid
 from nas.study.failures import Failure, spoils_process
 from nas.study.loop import StudyLoop

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from nas.analysis.evidence import timed_before
 from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasurement, remeasuring_json
 from nas.analysis.retraining import REMEASUREMENT
-from nas.analysis.run_files import samples_folder
 from nas.analysis.selection import check_measured, trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
+from nas.run_folder import samples_folder
 from nas.storage.liveness import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.analysis.retraining import REMEASUREMENT
-from nas.analysis.run_files import restarted_samples_folder, samples_folder
 from nas.cli import StageProgress, one_line
 from nas.command_log import announce
 from nas.files import atomic_write, parse_json
@@ -24,6 +23,7 @@ from nas.remeasure.measuring import (
     setting_changes,
 )
 from nas.retrain.arguments import MEASURE_SECONDS, RetrainSettings
+from nas.run_folder import restarted_samples_folder, samples_folder
 from nas.storage.store import Store
 from nas.study.records import Remeasurement, StudyRecord
 

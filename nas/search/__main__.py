@@ -55,6 +55,7 @@ def _search(words: Sequence[str], begun: list[SearchCommand]) -> int:
 
 def _after_interruption(begun: Sequence[SearchCommand]) -> str:
     """Say what an interruption lost and how to continue: a study is resumed, a search without one is begun again."""
+    from nas.run_folder import CHECKPOINTS
     from nas.search.settings import resume_command
     from nas.storage.location import holds_study
 
@@ -62,7 +63,7 @@ def _after_interruption(begun: Sequence[SearchCommand]) -> str:
     if not studies:
         return "there is no study to resume yet, and the cache keeps what is finished; type the same command again"
     lost = "no training had saved a checkpoint: the running candidates will start again"
-    if any(path for command in studies for path in (command.run / "checkpoints").glob("*.pt")):
+    if any(path for command in studies for path in (command.run / CHECKPOINTS).glob("*.pt")):
         lost = f"each running training has lost at most the last {checkpoint_interval_s():g} s"
     return lost + "".join(f"\nresume with: {resume_command(command)}" for command in studies)
 

@@ -28,6 +28,7 @@ from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.local_workers import default_workers, limited_by_memory
+from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
@@ -38,7 +39,6 @@ from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import SearchConfig
-from nas.study.contact_sheet import FOLDER as PICTURES
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
@@ -392,10 +392,10 @@ def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: 
     return WorkerSpec(
         config=json.dumps(command.config.to_dict()),
         targets_dir=str(targets.path.resolve()),
-        samples_dir=_make_folder(command.run / "samples"),
-        weights_dir=_make_folder(command.run / "weights"),
+        samples_dir=_make_folder(command.run / SAMPLES),
+        weights_dir=_make_folder(command.run / WEIGHTS),
         pictures_dir=_make_folder(command.run / PICTURES),
-        checkpoint_dir=_make_folder(command.run / "checkpoints"),
+        checkpoint_dir=_make_folder(command.run / CHECKPOINTS),
         train_threads=_train_threads(workers_per_machine),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),

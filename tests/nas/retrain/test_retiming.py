@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from nas.analysis.retraining import REMEASUREMENT
-from nas.analysis.run_files import restarted_samples_folder, samples_folder
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import plan_remeasuring
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.retiming import time_models
+from nas.run_folder import restarted_samples_folder, samples_folder
 from nas.storage.store import Store
 from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, small_study

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from nas.backend.simulated import Cluster
-from nas.cli import checkpoint_path
 from nas.plan.forecast import Candidate, TrialTimes, Workload, simulate_candidates
+from nas.run_folder import checkpoint_path
 from nas.search.progress import MIN_EVALUATED, SearchProgress, describe, preliminaries, recovered
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
