@@ -40,14 +40,14 @@ def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecor
     """
     last = record
     try:
-        for last in _stages(record, context):
+        for last in _phases(record, context):
             yield last
     except Exception as error:
         failure, reason = diagnose(error, context.config.device)
         yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
-def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
+def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     if record.scale is not None:
         yield _measured_for_scale(record, context)
         return
@@ -59,9 +59,9 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     if broken := broken_limit(record, limits):  # of those that need no measurement
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
-    rungs = _train(record, context)
+    rungs = _train(record, context)  # a generator: nothing is built or trained before its first next()
     for index in range(len(config.distill.rung_steps)):
-        if index == int(record.measured_late):
+        if index == record.measured_before_rung:
             record = _measured_within_limits(record, context, limits)
             yield record
             if record.state is not TrialState.RUNNING:

@@ -219,7 +219,7 @@ def _activity(record: TrialRecord, rung_steps: tuple[int, ...]) -> str:
     if record.scale:
         return f"{record.scale} measuring for scale"
     name = f"#{record.number} ({record.baseline})" if record.baseline else f"#{record.number}"
-    if record.measurement is None and bool(record.rungs) == record.measured_late:
+    if record.measurement is None and len(record.rungs) == record.measured_before_rung:
         return f"{name} measuring"
     return f"{name} training to {rung_steps[min(len(record.rungs), len(rung_steps) - 1)]} steps"
 

@@ -237,6 +237,11 @@ class TrialRecord(Record):
         return self.expected is not None and self.expected.ratio is not None
 
     @property
+    def measured_before_rung(self) -> int:
+        """Return the index of the rung before which the trial is measured: 0, or 1 for one that is measured late."""
+        return int(self.measured_late)
+
+    @property
     def predicted_ratio(self) -> float | None:
         """Return the predicted ratio of a running or early-stopped trial that has no measurement, else None."""
         if self.expected is None or self.measurement is not None:

@@ -135,7 +135,7 @@ def test_a_result_that_cannot_be_sent_keeps_the_earlier_results(monkeypatch):
     measured = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(2.0))
     worker = object.__new__(ArchTrainable)
     worker._worker = "node:1"
-    worker._stages = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
+    worker._phases = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
     worker.step()
     failed = TrialRecord.from_dict(json.loads(worker.step()["record"]))
     assert (failed.failure, failed.measurement) == (Failure.UNPICKLABLE, measurement(2.0))
