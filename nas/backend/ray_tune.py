@@ -306,13 +306,13 @@ def _check_device(study_device: str | None, device: str) -> None:
 def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
     """Remove the files of a killed session: half-written ones, and checkpoints of finished trials."""
 
-    def remove_others(unfinished: Collection[str]) -> None:
-        kept = {checkpoint_path(checkpoints, arch_id) for arch_id in unfinished}
+    def delete_all_but(running: Collection[str]) -> None:
+        kept = {checkpoint_path(checkpoints, arch_id) for arch_id in running}
         for path in checkpoints.iterdir():
             if path not in kept and not path.name.startswith("."):
                 path.unlink(missing_ok=True)
 
-    loop.forget_finished(remove_others)
+    loop.clean_up(delete_all_but)
 
 
 def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, phases: RunTrial) -> None:

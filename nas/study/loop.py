@@ -230,20 +230,19 @@ class StudyLoop:
         self._running.discard(number)
         self._requeued.add(number)
 
-    def forget_finished(self, forget: Callable[[Collection[str]], None]) -> None:
-        """Call `forget` with the ids of the running architectures; it deletes the files of all others.
+    def clean_up(self, delete_all_but: Callable[[Collection[str]], None]) -> None:
+        """Call `delete_all_but` with the ids of the running architectures, while no driver can start a trial.
 
-        No driver can start a trial during the call. If another living driver runs trials, `forget` is not called. After
-        an outage of the database it may be called twice.
+        If another living driver runs trials, it is not called. After an outage of the database it may be called twice.
         """
 
-        def forget_exclusively() -> None:
+        def clean_up_exclusively() -> None:
             with self._store.exclusive():
                 self._refresh()
                 if not self._active_drivers():
-                    forget({self.trials[number].arch_id for number in self.trials.running})
+                    delete_all_but({self.trials[number].arch_id for number in self.trials.running})
 
-        self._store.retry_while_unavailable(forget_exclusively)
+        self._store.retry_while_unavailable(clean_up_exclusively)
 
     def worker_seconds(self, workers: int) -> float:
         """Return the seconds of all workers in all sessions, parallel sessions included.

@@ -274,7 +274,7 @@ def test_an_error_of_ray_is_one_line_that_says_how_to_resume(
 
     monkeypatch.setattr(ray_tune, "_run", fails)
     cluster = RayCluster(worker_spec(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1", "")
-    loop = SimpleNamespace(forget_finished=lambda forget: None)
+    loop = SimpleNamespace(clean_up=lambda delete_all_but: None)
     with pytest.raises(ValueError, match=f"^Ray: .*a b.*--resume {tmp_path}$"):
         run_study(loop, cluster)  # type: ignore[arg-type]
 
