@@ -20,9 +20,8 @@ from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
-from nas.measure.memory import release_cached
+from nas.measure.memory import out_of_memory, release_cached
 from nas.measure.service import MeasurementService, save_samples
-from nas.measure.sweep import out_of_memory
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.limits import broken_limit

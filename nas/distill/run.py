@@ -31,8 +31,8 @@ from nas.distill.folded_heads import fold, save_heads
 from nas.distill.trainer import Distiller, TrainingError, indexed_device
 from nas.distill.training_history import History
 from nas.files import atomic_path
+from nas.measure.memory import out_of_memory
 from nas.measure.service import MeasurementService
-from nas.measure.sweep import out_of_memory
 from nas.run_folder import checkpoint_path, heads_file, image_scores_path, sheet_path, weights_in
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord

@@ -29,11 +29,11 @@ from nas.measure.conditions import (
 from nas.measure.environment import device_name, thread_count, torch_device
 from nas.measure.interleave import InterleavedSamples, compare
 from nas.measure.measurement_error import MeasurementError
+from nas.measure.memory import out_of_memory
 from nas.measure.output_check import CHECKED_IMAGES, TOLERANCES, Expected, OutputCheck, expected_outputs
 from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_pair
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
-from nas.measure.sweep import out_of_memory
 from nas.measure.timers import Call, Timer, timer_for
 from nas.measure.verdicts import notes, verdict
 from nas.study.records import Measurement
