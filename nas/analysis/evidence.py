@@ -17,13 +17,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.analysis.retraining import REMEASUREMENT, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
+from nas.analysis.retraining import RETRAINING_TIMINGS, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
 from nas.analysis.selection import complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
 
 _NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
-RETRAINED, LAST_RUNG = "retraining", "last rung"  # the trainings whose scores are compared
+RETRAINED, LAST_RUNG = "retraining", "last rung"  # words for the trainings whose scores are compared
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def gather_evidence(
     decided, sources = _with_deciding_timings(study, remeasurements)
     by_number = {t.number: t for t in complete(decided)}
     timed = {t.number: t for t in decided.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
-    before = timed_before(study, remeasurements, REMEASUREMENT)
+    before = timed_before(study, remeasurements, RETRAINING_TIMINGS)
     summary = summarize_retraining(before, retrainings, remeasurements)
     last = study.info.rung_steps[-1] if study.info.rung_steps else 0
     return StudyEvidence(

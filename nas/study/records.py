@@ -226,7 +226,7 @@ class TrialRecord(Record):
     started_s: float | None = None  # start of the last run, known once it has ended; the clock of `finished_s`
     finished_s: float | None = None  # seconds since the study's start, over all sessions
     worker: str | None = None  # worker process of the last run: "NODE:PROCESS", both numbers without a name
-    tries: int = 1  # runs after failures included, continuations after a kill of the driver not
+    tries: int = 1  # number of runs; a retry after a failure counts, resuming after the driver was killed does not
     failure: Failure | None = None  # the last one, also of a trial that runs again
     scale: str | None = None  # arch name of a network that is measured for scale
     expected: Expectation | None = None  # None without a model of the trials: at the start, for many samplers

@@ -7,7 +7,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from nas.analysis.evidence import gather_evidence
-from nas.analysis.retraining import REMEASUREMENT
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
 from reports.paper_figures import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS, draw, save
 from reports.retraining import retraining_points, retraining_results
@@ -104,7 +104,7 @@ def retrained(study: StudyRecord, change: float, times: float = 1.0, device: str
         )
         for t in trials
     }
-    again = Remeasurement(REMEASUREMENT, "2026-01-01", device, {}, {}, None, timings)
+    again = Remeasurement(RETRAINING_TIMINGS, "2026-01-01", device, {}, {}, None, timings)
     return retraining_results(gather_evidence(study, trainings, [again]))
 
 
