@@ -172,8 +172,8 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     if summary.half_width is None and summary.verdicts:
         return TrustCheck(NOISE, Outcome.NOT_APPLICABLE, "The throughputs are published ones: nothing was timed.")
     if summary.half_width is None:
-        scale = plural(summary.scale, "network was", "networks were")
-        only = f"; {scale} measured for scale" if summary.scale else ""
+        networks = plural(summary.scale, "comparison network was", "comparison networks were")
+        only = f"; {networks} measured" if summary.scale else ""
         sentence = f"No candidate or baseline has been measured{only}."
         return _not_done_yet(NOISE, sentence, info, summary, run, MIN_RANKED - 1)
     if itself is None:

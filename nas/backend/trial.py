@@ -48,7 +48,7 @@ def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecor
 
 def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     if record.scale is not None:
-        yield _measured_for_scale(record, context)
+        yield _measured_only(record, context)
         return
     config = context.config
     spec = ArchSpec.from_dict(record.spec)
@@ -77,7 +77,7 @@ def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: 
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
 
-def _measured_for_scale(record: TrialRecord, context: TrialContext) -> TrialRecord:
+def _measured_only(record: TrialRecord, context: TrialContext) -> TrialRecord:
     """Count and measure a network that is not trained."""
     try:
         counted = network_totals(record.spec or record.arch_id, context.config.distill.img_size)

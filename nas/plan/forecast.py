@@ -148,7 +148,7 @@ def simulate_candidates(
     until_s: float = math.inf,
     listener: Listener = lambda loop, record: None,
     deadline_s: float = math.inf,
-    scale_s: float = 0.0,
+    comparison_s: float = 0.0,
 ) -> SimulatedSearch:
     """Simulate a search of `config.budget` random candidates, see `nas.backend.simulated.simulate`.
 
@@ -160,12 +160,12 @@ def simulate_candidates(
         until_s: Seconds at which the simulation stops.
         listener: Called after every record that the loop has stored.
         deadline_s: Seconds at which the search itself ends, see `StudyLoop`.
-        scale_s: Seconds of measuring a network for scale.
+        comparison_s: Seconds of measuring a comparison network.
     """
 
     def phases(loop: StudyLoop, record: TrialRecord) -> Iterator[SimulatedPhase]:
         if record.scale is not None:
-            return iter([SimulatedPhase(Doing.MEASURING, scale_s, replace(record, state=TrialState.MEASURED))])
+            return iter([SimulatedPhase(Doing.MEASURING, comparison_s, replace(record, state=TrialState.MEASURED))])
         return candidate_phases(record, candidate(record.number), config.distill.rung_steps)
 
     @cache
@@ -360,8 +360,8 @@ def simulate_search(
         learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
     workload = Workload(costs.candidates, costs.infeasible, learning, config.seed)
     baselines = [Candidate(t.measure_s, t.rung_s, (0.0,) * len(t.rung_s)) for t in costs.baselines]
-    scale_s = fmean(t.measure_s for t in costs.candidates)
-    return simulate_candidates(config, workload.draw, cluster, baselines, until_s, scale_s=scale_s)
+    comparison_s = fmean(t.measure_s for t in costs.candidates)
+    return simulate_candidates(config, workload.draw, cluster, baselines, until_s, comparison_s=comparison_s)
 
 
 def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch) -> list[PlanFigure]:
@@ -389,7 +389,7 @@ def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch)
             mean_s,
             "s",
             basis,
-            "mean; baselines and networks for scale included",
+            "mean; baselines and comparison networks included",
         )
     )
     label = "measuring and training, summed over workers"

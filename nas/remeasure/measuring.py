@@ -48,7 +48,7 @@ class RemeasuringPlan:
         threads: CPU threads of the measuring process; None on a GPU.
         reference: Name of the study's reference.
         reference_arch: The reference itself: of a spec the one of the study, for a preset may have changed since.
-        trials: Trials to measure, baselines included, and the networks that the study has measured for scale.
+        trials: Trials to measure, baselines included, and the comparison networks that the study has measured.
         environment: This machine's.
     """
 

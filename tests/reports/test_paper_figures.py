@@ -127,7 +127,7 @@ def test_ratios_of_retrained_models_are_those_of_the_axis_s_device(device, times
     assert all(axes.get_xlim()[0] < ratio < axes.get_xlim()[1] for ratio in drawn.values())
 
 
-def test_labels_of_models_do_not_cover_the_names_of_networks_for_scale():
+def test_labels_of_models_do_not_cover_the_names_of_comparison_networks():
     study = synthetic.study(40)
     ratios = [b.scored.trial.measurement.ratio for b in summarize(study).baselines]
     names = {f"timm:a_long_name_{i}": 1.15 * ratio for i, ratio in enumerate(ratios)}

@@ -158,7 +158,7 @@ def test_a_comparison_refuses_other_objectives(count):
         compare_studies([study, replace(study, info=info)])
 
 
-def test_a_reference_that_is_no_baseline_is_compared_with_itself_among_the_networks_for_scale():
+def test_a_reference_that_is_no_baseline_is_compared_with_itself_among_the_comparison_networks():
     study = synthetic.study(12, baselines=False)
     aa = replace(measurement(1.0), ratio=1.0, ratio_low=0.98, ratio_high=1.01)
     itself = TrialRecord(-1, "timm:a", {}, TrialState.MEASURED, scale="timm:a", measurement=aa)

@@ -369,11 +369,11 @@ def test_without_baselines_the_command_and_its_price_name_none(study):
     assert "up to 6 near misses and 3 baselines with 3 seeds" in check(study, SEEDS).price
 
 
-def test_networks_for_scale_are_no_candidates_and_no_silence(study):
+def test_comparison_networks_are_no_candidates_and_no_silence(study):
     interrupted = synthetic.with_scale(replace(study, trials=()), {"timm:resnet18": 0.2, "timm:resnet50": None})
     found = check(interrupted, NOISE)
     assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas search --resume runs/mine")
-    assert "1 network " in found.sentence
+    assert "1 comparison network " in found.sentence
     assert not check(interrupted, SEEDS).command, "there is no model to retrain"
     assert "search --data" not in check(interrupted, METRICS).command
 
