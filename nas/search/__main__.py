@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return exit_code(lambda: _refuse_plan(started[0]), public_text)
         return plan([word for word in words if word != "--plan"])
     begun: list[SearchCommand] = []
-    return exit_code(lambda: _search(words, begun), public_text, lambda: _after_interruption(begun))
+    return exit_code(lambda: _main(words, begun), public_text, lambda: _after_interruption(begun))
 
 
 def _refuse_plan(flag: str) -> int:
@@ -37,7 +37,7 @@ def _refuse_plan(flag: str) -> int:
     )
 
 
-def _search(words: Sequence[str], begun: list[SearchCommand]) -> int:
+def _main(words: Sequence[str], begun: list[SearchCommand]) -> int:
     """Run a command line; add its settings to `begun` as soon as they are known."""
     command = parse(words)
     if command.dry_run:

@@ -1,7 +1,6 @@
 """A session of a search: open the targets, create or resume the study, run its trials on workers, write the end.
 
-What refuses the command does so before the study is written: a new study is created, and an existing one extended, when
-the workers can start.
+A study is created, or extended, only after Ray has started, so that a command that is refused leaves no study behind.
 """
 
 from __future__ import annotations
@@ -213,8 +212,8 @@ def with_precision(
         command: The command.
         targets: Images and teacher targets to train on.
         show: Receives a line about the choice.
-        network: The only network that is trained, on all CPUs; None for the candidates of a search, in whose place a
-            preset of their space is timed.
+        network: The one network of a training, which gets all CPUs. None for a search, whose step times are taken with
+            the reference preset of its space.
     """
     config = command.config
     if config.distill.precision != "auto":
@@ -366,8 +365,8 @@ def _run(
                 show(f"the end of this session could not be stored in the study: {one_line(error)}")
         raise
     words = {"gave up": loop.gave_up, "converged": loop.converged, "out of time": loop.out_of_time}
-    ending = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
-    end(loop, ending)
+    outcome = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
+    end(loop, outcome)
     conclude(loop, resume_command(command), show)
 
 
