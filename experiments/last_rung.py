@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from nas.backend.simulated import Cluster, MemoryStore, NumberedSpace, SimulatedClock, simulate
 from nas.fidelity import at_last_rung
-from nas.plan.forecast import Candidate, candidate_stages, study_info
+from nas.plan.forecast import Candidate, candidate_phases, study_info
 from nas.replay import published_study
 from nas.replay.arguments import DEFAULT_SOURCES
 from nas.replay.nasbenchmacro import load_macro
@@ -210,7 +210,7 @@ def decide_again(search: Recorded, scores: Array, rule: str) -> list[TrialRecord
         i = record.number
         seconds = [*search.seconds[i], *(search.seconds[i][-1] * growth[len(search.seconds[i]) - 1 :])]
         candidate = Candidate(1.6, tuple(seconds[: len(STEPS)]), tuple(scores[i]), search.costs[i])
-        return candidate_stages(record, candidate, config.distill.rung_steps)
+        return candidate_phases(record, candidate, config.distill.rung_steps)
 
     simulate(loop, clock, Cluster(1, 2), stages)
     return [loop.trials[i] for i in range(len(scores))]

@@ -469,16 +469,6 @@ def lock_dir() -> Path:
     return private_folder(Path(tempfile.gettempdir()) / f"backbone-nas-{os.geteuid()}")
 
 
-def checkpoint_path(folder: Path, arch_id: str) -> Path:
-    """Return the file of an architecture's checkpoint in a folder."""
-    return folder / f"{arch_id}.pt"
-
-
-def image_scores_path(folder: Path, arch_id: str, steps: int) -> Path:
-    """Return the path of the NumPy file with each held-out image's score, (N,), after a number of training steps."""
-    return folder / f"{arch_id}-{steps}.npy"
-
-
 def checkpoint_interval_s() -> float:
     """Return the seconds of training between checkpoints: the variable BACKBONE_NAS_CHECKPOINT_S, else 30.
 

@@ -20,9 +20,9 @@ from typing import Any, Self, TextIO
 
 from rich.console import Console
 
+from nas.run_folder import LOGS
 from nas.terminal import visible, write_line
 
-FOLDER = "logs"  # in the run folder
 _PACKAGE = logging.getLogger("nas")
 _LOG = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class VerboseAction(argparse.Action):
 def log_to(run_dir: Path, name: str, command: str) -> None:
     """Log the current command into RUN/logs/NAME.log from now on, first its command line."""
     if CommandLog.current is not None:
-        CommandLog.current.write_to(run_dir / FOLDER / f"{name}.log")
+        CommandLog.current.write_to(run_dir / LOGS / f"{name}.log")
         _LOG.info("%s", command)
 
 

@@ -70,11 +70,11 @@ def _report(options: ReportOptions) -> int:
     # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
     from nas.storage.store import read_study
     from reports.dataframe import save_csv, save_parquet, trial_frame
+    from reports.headline import result_line
     from reports.page import REPORT_FILE, write_page
     from reports.paper_figures import draw, save
     from reports.retraining import read_evidence, read_trusted_study, retraining_results
     from reports.summary import summarize
-    from reports.verdict import result_line
 
     out = options.out or options.run / REPORT_FILE
     study = read_study(options.run)

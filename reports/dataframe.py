@@ -58,7 +58,7 @@ class DataFrameError(ValueError):
 def trial_frame(study: StudyRecord, summary: StudySummary) -> pd.DataFrame:
     """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
-    The networks that were measured for scale come last: they have a name in `scale`, and neither number nor score.
+    The comparison networks come last: they have a name in `scale`, and neither number nor score.
     `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
     same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement, stage and what the
     sampler expected (`nas.study.records.Expectation`) have a prefix. Lists and specs are JSON.

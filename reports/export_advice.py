@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
 from nas.analysis.recommendation import Recommendation, unused_words
+from nas.run_folder import retraining_folder, weights_file
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.seed_noise import study_noise
@@ -86,8 +88,8 @@ def weights_place(summary: StudySummary) -> str:
     found = summary.recommendation
     if found is None or found.published:
         return ""
-    folder = f"retraining/{found.model.steps}-steps/seed-*/weights" if found.retrained else "weights"
-    return f"{folder}/{brief(found.trial.arch_id, 40)}.safetensors"
+    folder = retraining_folder(Path(), found.model.steps, "*") if found.retrained else Path()
+    return str(weights_file(folder, brief(found.trial.arch_id, 40)))
 
 
 def export_command(summary: StudySummary, run: str) -> str:

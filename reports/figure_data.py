@@ -26,7 +26,7 @@ MAX_TEACHER_ROWS = 16
 MIN_SCATTERED = 10  # models in a scatter chart; fewer show no correlation
 MAX_SCATTERED = 1000  # dominated models in a scatter chart; more make the page slow
 MAX_CURVES = 1000  # learning curves of candidates that are not on the front
-SCALE_DOUBLINGS = 2.0  # by which the axis of throughput is extended at most, to show models measured for scale
+SCALE_DOUBLINGS = 2.0  # by which the axis of throughput is extended at most, to show comparison networks
 MIN_AXIS_SPAN = 0.02  # of scores, or doublings of a throughput
 CHART_PX = 820, 370  # inside the axes, on a desktop
 NARROW_CHART_PX = 280  # likewise on a phone
@@ -94,8 +94,8 @@ class PointLabel:
 
 
 @dataclass(frozen=True)
-class ScaleModel:
-    """A known network that was measured and not distilled, for the scale of the throughput axis."""
+class ComparisonNetwork:
+    """A known network that was measured and not distilled, for comparison on the axis of throughput."""
 
     name: str
     ratio: float
@@ -140,7 +140,7 @@ class FigureData:
     score_range_of_all: tuple[float, float]
     ratio_range: tuple[float, float]
     throughput_title: str  # with what was measured, and where
-    scale: tuple[ScaleModel, ...]
+    scale: tuple[ComparisonNetwork, ...]
     curve: tuple[tuple[int, float | None, float], ...]  # (evaluations, seconds, hypervolume)
     baseline_hypervolume: float
     time_spent: tuple[tuple[str, float], ...]  # (purpose, seconds), largest first
@@ -225,7 +225,7 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
         key=lambda p: DRAWING_ORDER.index(p.kind),
     )
     ends = [end for p in points if p.kind in (FRONT, BASELINE) for end in (p.ratio_low, p.ratio_high) if end]
-    scale = _scale_models(study, [p.ratio for p in points])
+    scale = _comparison_networks(study, [p.ratio for p in points])
     ratios = [*(p.ratio for p in points), *ends, *(s.ratio for s in scale if s.inside)]
     ratio_range = axis_range(ratios, throughput.log)
     of_all = [p.score for p in points if p.score is not None]
@@ -279,12 +279,12 @@ def throughput_title(study: StudyRecord) -> str:
     return f"{title}, {m.resolution} px, batch {m.batch}, {device}"
 
 
-def _scale_models(study: StudyRecord, ratios: Sequence[float]) -> tuple[ScaleModel, ...]:
-    """Return the networks that were measured for scale, fastest first; the axis is extended only a little for them."""
+def _comparison_networks(study: StudyRecord, ratios: Sequence[float]) -> tuple[ComparisonNetwork, ...]:
+    """Return the comparison networks that were measured, fastest first; the axis is extended only a little for them."""
     reach = 2**SCALE_DOUBLINGS
     low, high = min(ratios, default=1.0) / reach, max(ratios, default=1.0) * reach
     measured = [(t.name, t.measurement.ratio) for t in study.scale if t.measurement and t.measurement.ratio > 0]
-    models = [ScaleModel(brief(name, 40), ratio, low <= ratio <= high) for name, ratio in measured]
+    models = [ComparisonNetwork(brief(name, 40), ratio, low <= ratio <= high) for name, ratio in measured]
     return tuple(sorted(models, key=lambda model: -model.ratio))
 
 

@@ -22,7 +22,7 @@ _WIDE = alt.ExprRef(f"width < {NARROW_PX} ? 0 : 1")  # opacity of what a phone h
 
 
 def front_chart(data: FigureData) -> Any:
-    """Draw throughput against score: points by kind, intervals, the front's steps, models measured for scale.
+    """Draw throughput against score: points by kind, intervals, the front's steps, comparison networks.
 
     The page sets the parameter `SHOW_STOPPED`; without it, early-stopped candidates are hidden.
     """
@@ -116,7 +116,7 @@ def _legend(data: FigureData) -> Any:
 
 
 def _scale_rules(data: FigureData, x: Any) -> list[Any]:
-    """Draw a vertical line with its name for each model that was measured for scale and lies inside the axis."""
+    """Draw a vertical line with its name for each comparison network that lies inside the axis."""
     if not any(model.inside for model in data.scale):
         return []
     models = alt.Chart(alt.NamedData(name="scale"))

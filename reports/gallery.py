@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.study.contact_sheet import FOLDER, IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
+from nas.run_folder import PICTURES
+from nas.study.contact_sheet import IMAGE, OWN, STUDENT, TEACHER, TILE_PX, ContactSheet, SheetError
 from reports.figure_data import BASELINE, FRONT
 from reports.scored_trials import ScoredTrial
 from reports.summary import StudySummary
@@ -73,7 +74,7 @@ class Gallery:
 
 def read_gallery(run_dir: Path, summary: StudySummary) -> Gallery | None:
     """Read the sheets of the front and the best baseline from the run's folder; None if there are none."""
-    files = {path.stem: path for path in (run_dir / FOLDER).glob("*.png")}
+    files = {path.stem: path for path in (run_dir / PICTURES).glob("*.png")}
     strips: dict[ImageStrip, int] = {}
     sheets = []
     for model, status in _models(summary):

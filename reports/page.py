@@ -19,9 +19,9 @@ from nas.storage.store import read_study
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
-from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
+from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval
 from nas.study.training_files import is_training
-from reports import captions, sentences, verdict
+from reports import captions, headline, sentences
 from reports.chart_style import Specification
 from reports.charts import (
     importance_charts,
@@ -220,7 +220,7 @@ def _trust(
     return {
         "checks": checks,
         "trust_sentence": verdict_sentence(checks),
-        "headline": verdict.headline(study.info, summary, run),
+        "headline": headline.headline(study.info, summary, run),
         "doubts": before_export(study.info, summary, run),
         "retrain_command": retrain_command(study.info, summary, run),
         "report_command": f"backbone-nas report {run}",
@@ -235,7 +235,7 @@ def _sentences(study: StudyRecord, summary: StudySummary, data: FigureData, run:
         "score_definition": sentences.score_definition(info),
         "unit_summaries": sentences.unit_summaries(info),
         "tiles": tiles(info, summary),
-        "recommended": verdict.recommended(info, summary),
+        "recommended": headline.recommended(info, summary),
         "export_command": export_command(summary, run),
         "unfinished": unfinished(study),
         "device": sentences.device(info),
@@ -303,7 +303,10 @@ def _payload(
         "stopped_kind": STOPPED,
         "run": run,
         "timing_doubts": [[t.number, doubt_of(t)] for t in study.trials if doubt_of(t)],
-        "no_intervals": {"ratio": _without(study, ratio_interval), "throughput": _without(study, throughput_interval)},
+        "no_intervals": {
+            "ratio": _without(study, recorded_ratio_interval),
+            "throughput": _without(study, throughput_interval),
+        },
         "state_words": {"front": BEST if data.single else FRONT, "baseline": BASELINE, "stopped": STOPPED},
     }
 

@@ -194,7 +194,7 @@ def _seeds(retraining: Mapping[str, Any]) -> str:
 
 
 def _draw_scale(axes: Any, data: FigureData, taken: list[Bbox]) -> None:
-    """Draw a vertical line with a name for each network measured for scale; what the names cover joins `taken`."""
+    """Draw a vertical line with a name for each comparison network; what the names cover joins `taken`."""
     for model in data.scale:
         if model.inside:
             axes.axvline(model.ratio, color="0.5", linestyle=":", linewidth=0.7, zorder=1)

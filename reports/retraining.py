@@ -28,7 +28,7 @@ def read_evidence(run_dir: Path, study: StudyRecord) -> StudyEvidence:
 
 
 def read_trusted_study(run_dir: Path) -> StudyRecord:
-    """Return the study in a folder with each trial's most trusted timing.
+    """Return the study in a folder with each trial's deciding timing.
 
     Raises:
         StoreError: the study cannot be read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nas.analysis.evidence import TrustedModel
+from nas.analysis.evidence import ModelEvidence
 from nas.analysis.recommendation import BaselineComparison, Recommendation
 from nas.numbers import fixed
 
@@ -21,10 +21,10 @@ def told_apart(score: float, other: float) -> tuple[str, str]:
 
 def printed_gain(result: BaselineComparison) -> float:
     """Return the difference of the compared scores as printed."""
-    return printed_difference(result.found, result.baseline)
+    return printed_difference(result.candidate, result.baseline)
 
 
-def printed_difference(model: TrustedModel, other: TrustedModel) -> float:
+def printed_difference(model: ModelEvidence, other: ModelEvidence) -> float:
     """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
     return round(model.score, 3) - round(other.score, 3)
 
@@ -36,6 +36,6 @@ def gain_half_width(result: BaselineComparison, found: Recommendation) -> float 
     """
     if found.scatter is None:
         return None
-    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.found, result.baseline)]
+    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.candidate, result.baseline)]
     known = [half for half in halves if half is not None]
     return math.hypot(*known) if len(known) == len(halves) else None

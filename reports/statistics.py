@@ -1,7 +1,6 @@
-"""Statistics of a study that need no Pareto front.
+"""How a search went.
 
-They are the time spent by purpose, the reasons of failures, the misses of hard limits, the rank correlations between
-rungs, the noise of the timings, and the random start of the sampler.
+Time by purpose, state, failures, missed limits, rank agreement of its rungs, noise of its timings, its random start.
 """
 
 from __future__ import annotations

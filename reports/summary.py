@@ -72,7 +72,7 @@ class StudySummary:
     verdicts: dict[str, int]  # measurements by verdict
     doubtful: int  # measurements whose timing cannot be trusted
     half_width: float | None  # median, relative, of the throughput intervals; None where nothing was timed
-    scale: int  # networks that were measured for scale
+    scale: int  # comparison networks that were measured
     lost_baselines: int = 0  # baselines that failed or could not be measured as the others
     remeasured: int = 0  # candidates and baselines whose timing is that of a remeasurement
     random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
@@ -80,9 +80,9 @@ class StudySummary:
 
     @property
     def comparisons(self) -> tuple[BaselineComparison | None, BaselineComparison | None]:
-        """Return the comparisons with the best baseline at equal score and at equal speed."""
+        """Return the comparisons of the best baseline with the fastest as good, and with the best as fast."""
         found = self.recommendation
-        return (None, None) if found is None else (found.at_equal_score, found.at_equal_speed)
+        return (None, None) if found is None else (found.fastest_as_good, found.best_as_fast)
 
 
 def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> StudySummary:
@@ -132,14 +132,14 @@ def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> Stud
 
 
 def _self_comparison(study: StudyRecord, baselines: Sequence[ScoredTrial]) -> ScoredTrial | None:
-    """Return the reference measured against itself: a baseline, or measured for scale and then without a score."""
+    """Return the reference measured against itself: a baseline, or a comparison network and then without a score."""
     reference = study.info.reference
-    for_scale = (
+    comparison_networks = (
         ScoredTrial(t, math.nan, t.measurement.ratio, t.measurement.ratio_low, t.measurement.ratio_high)
         for t in study.scale
         if t.scale == reference and t.measurement
     )
-    return next((b for b in baselines if b.name == reference), None) or next(for_scale, None)
+    return next((b for b in baselines if b.name == reference), None) or next(comparison_networks, None)
 
 
 def _curve(sampled: Sequence[TrialRecord], complete: Sequence[ScoredTrial], info: StudyInfo) -> tuple[CurvePoint, ...]:

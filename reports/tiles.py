@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from nas.analysis.recommendation import BaselineComparison
 from nas.study.records import StudyInfo
 from reports.formatting import brief
+from reports.headline import NO_DIFFERENCE, UNKNOWN, is_one_pair, why_no_difference
 from reports.score_gain import gain_half_width, printed_gain
 from reports.summary import StudySummary
-from reports.verdict import NO_DIFFERENCE, UNKNOWN, is_one_pair, why_no_difference
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     result, _ = summary.comparisons
     if result is None:
         return Tile(f"throughput at a score as high as that of {baseline}", "–", "no candidate scores as high")
-    found = brief(result.found.name)
-    label = f"throughput of {found} relative to {baseline}"
+    name = brief(result.candidate.name)
+    label = f"throughput of {name} relative to {baseline}"
     if not is_one_pair(summary):
         label += ", at a score as high or higher"
     if result.doubtful:
@@ -63,8 +63,8 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     _, result = summary.comparisons
     if result is None:
         return Tile(f"score at a throughput as high as that of {baseline}", "–", "no candidate is as fast")
-    found = brief(result.found.name)
-    label = f"score of {found} minus that of {baseline}"
+    name = brief(result.candidate.name)
+    label = f"score of {name} minus that of {baseline}"
     if not is_one_pair(summary):
         label += ", at a throughput as high or higher"
     return Tile(label, f"{printed_gain(result):+z.3f}", _gain_note(result, summary))

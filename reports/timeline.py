@@ -79,11 +79,11 @@ def _lanes(runs: Iterable[TrialRecord]) -> dict[str, int]:
 
 def _spans(trial: TrialRecord, lane: int) -> list[WorkerSpan]:
     start, end = trial.started_s or 0.0, trial.finished_s or 0.0
-    stages = [(TRAINING, rung.seconds) for rung in trial.rungs]
+    phases = [(TRAINING, rung.seconds) for rung in trial.rungs]
     if trial.measurement is not None:
-        stages.insert(min(len(stages), int(trial.measured_late)), (MEASURING, trial.measurement.seconds))
+        phases.insert(min(len(phases), trial.measured_before_rung), (MEASURING, trial.measurement.seconds))
     parts: list[tuple[str, float, float]] = []
-    for doing, seconds in reversed(stages):
+    for doing, seconds in reversed(phases):
         begin = max(start, end - seconds)
         if parts and parts[0][0] == doing:
             parts[0] = doing, begin, parts[0][2]

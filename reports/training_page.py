@@ -72,7 +72,7 @@ def render(study: StudyRecord, history: dict[str, list[float]], gallery: Any, ru
     """Render the page as HTML.
 
     Args:
-        study: The study of the one model, with its most trusted timing.
+        study: The study of the one model, with its deciding timing.
         history: Columns of the table of steps.
         gallery: Feature maps of the model, if there are any.
         run: Folder of the training, for the commands on the page.

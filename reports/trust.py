@@ -19,6 +19,7 @@ from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.export_advice import remeasure_command, retrain_command
 from reports.formatting import brief
+from reports.headline import taken_back_sentence
 from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
@@ -26,7 +27,6 @@ from reports.score_gain import gain_half_width, printed_difference
 from reports.sentences import too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
-from reports.verdict import taken_back_sentence
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
@@ -172,8 +172,8 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
     if summary.half_width is None and summary.verdicts:
         return TrustCheck(NOISE, Outcome.NOT_APPLICABLE, "The throughputs are published ones: nothing was timed.")
     if summary.half_width is None:
-        scale = plural(summary.scale, "network was", "networks were")
-        only = f"; {scale} measured for scale" if summary.scale else ""
+        networks = plural(summary.scale, "comparison network was", "comparison networks were")
+        only = f"; {networks} measured" if summary.scale else ""
         sentence = f"No candidate or baseline has been measured{only}."
         return _not_done_yet(NOISE, sentence, info, summary, run, MIN_RANKED - 1)
     if itself is None:
@@ -281,7 +281,7 @@ def _lead_words(best: Recommendation) -> tuple[str, bool]:
     """
     if best.scatter is None or best.best_baseline is None:
         return "", True
-    result = best.at_equal_score if best.for_speed else None
+    result = best.fastest_as_good if best.for_speed else None
     half = None if result is None else gain_half_width(result, best)
     difference = printed_difference(best.model, best.best_baseline)
     gain = f" Its score less that of {brief(best.best_baseline.name)} is {difference:+z.3f}"

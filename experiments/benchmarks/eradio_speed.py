@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from backbones import Backbone, eradio_from_public, fuse
 from nas.measure.arms import torch_dtype
 from nas.measure.environment import device_name, torch_device
-from nas.measure.interleave import compare
+from nas.measure.interleave import InterleavedSamples, compare
 from nas.measure.timers import Call, timer_for
-from nas.measure.verdicts import PairTimes
 from tests.backbones.straight_port import StraightPort
 
 THREADS = 2
@@ -148,7 +147,7 @@ def check(ours: Encode, port: Encode, images: Tensor) -> None:
                 raise ArithmeticError(f"outputs differ by {error:.1e} of the largest value")
 
 
-def measure(case: Case, device: torch.device, budget_s: float) -> PairTimes:
+def measure(case: Case, device: torch.device, budget_s: float) -> InterleavedSamples:
     """Check, then time both models for about `budget_s` seconds."""
     ours, port = networks(case)
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +165,7 @@ def measure(case: Case, device: torch.device, budget_s: float) -> PairTimes:
     return compare(calls[0], calls[1], timer_for(device), budget_s, np.random.default_rng(0))
 
 
-def row(name: str, case: Case, result: PairTimes) -> str:
+def row(name: str, case: Case, result: InterleavedSamples) -> str:
     """Return a line of the table: milliseconds of both, ratio with its 95 % interval, target."""
     target = "-" if case.target is None else f"{case.target:g}"
     ratio = f"{result.ratio.value:.2f} [{result.ratio.low:.2f}, {result.ratio.high:.2f}]"

@@ -133,7 +133,7 @@ def run(folder: Path, trials: int, seconds: float, workers: int, sampler: str) -
     loop = StudyLoop(store, heard)
     clock.loop.count(loop, *LOOP_METHODS)
     with open_cluster(spec, workers) as cluster:
-        run_study(loop, cluster, stages=sleeping)
+        run_study(loop, cluster, phases=sleeping)
     return clock
 
 

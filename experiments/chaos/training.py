@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from backbones import load
-from nas.cli import INTERRUPTED, checkpoint_path
+from nas.cli import INTERRUPTED
+from nas.run_folder import CHECKPOINTS, checkpoint_path
 from nas.storage.store import read_study
 from nas.study.training_files import SPEED, STEP, WAITING, read_history
 from search_space import preset
@@ -91,7 +92,7 @@ def kill(process: subprocess.Popen[str], run: Path, number: int, moment: random.
 
 def kept_step(run: Path) -> int:
     """Return the step of the newest checkpoint; 0 where there is none."""
-    path = checkpoint_path(run / "checkpoints", preset(ARCH).arch_id)
+    path = checkpoint_path(run / CHECKPOINTS, preset(ARCH).arch_id)
     if not path.exists():
         return 0
     return int(torch.load(path, weights_only=True)["content"]["distiller"]["step"])

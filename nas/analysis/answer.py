@@ -1,7 +1,7 @@
 """Find a study's best candidate within limits, with its confidence; the nearest one where none fits. Pure.
 
 Only candidates with equally long trainings are compared: those of the study's last rung with each other, or retrained
-ones with each other, each with its most trusted measurement. `nas.analysis.evidence` has the rule.
+ones with each other, each with its deciding measurement. `nas.analysis.evidence` has the rule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nas.analysis import RETRAINED_NEAR_MISSES
-from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, SeedScatter, assumed_scatter, draw_scores
 from nas.analysis.recommendation import recommend
@@ -52,7 +52,7 @@ class NoCandidate(OperationFailed, SelectionError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredCandidate(TrustedModel):
+class MeasuredCandidate(ModelEvidence):
     """A trial or baseline that may be the answer, with the quantities that limits bound."""
 
     quantities: Mapping[str, Quantity]
@@ -97,7 +97,7 @@ class Answer:
     nearest: MeasuredCandidate | None
     alone: Mapping[str, MeasuredCandidate | None]  # by limit, the best candidate within this limit alone
     unfinished: str = ""  # how much of the study was evaluated; "" of a finished one
-    missing: tuple[TrustedModel, ...] = ()  # models without which retrained scores do not decide
+    missing: tuple[ModelEvidence, ...] = ()  # models without which retrained scores do not decide
     missing_command: str = ""  # what retrains them; "" where no option of backbone-nas retrain does
     replayed: bool = False  # the study's results are a table's, and nothing can be retrained
     lacks_baselines: bool = False  # retrained scores decide, and none of the study's baselines has one
@@ -156,7 +156,7 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     )
 
 
-def _retrain_command(evidence: StudyEvidence, model: TrustedModel) -> str:
+def _retrain_command(evidence: StudyEvidence, model: ModelEvidence) -> str:
     """Return the command that retrains a model; "" where the model is neither on the front nor a near miss."""
     if model.trial.baseline:
         return "backbone-nas retrain --baselines"
@@ -172,7 +172,7 @@ def _retrain_command(evidence: StudyEvidence, model: TrustedModel) -> str:
     return f"backbone-nas retrain --near-misses {ranked.index(model.number) + 1}" if model.number in ranked else ""
 
 
-def _candidate(model: TrustedModel, latencies: Latencies) -> MeasuredCandidate:
+def _candidate(model: ModelEvidence, latencies: Latencies) -> MeasuredCandidate:
     known = quantities(model.trial, model.measurement, latencies(model.remeasurement, model.trial.arch_id))
     return MeasuredCandidate(**vars(model), quantities=known)
 

@@ -1,6 +1,6 @@
-"""The most trusted score and throughput of each model of a study. Pure.
+"""For each model of a study, the score and the throughput that decide: the newest trustworthy timing, else the newest.
 
-The one rule for all commands, the Python API, model cards and reports:
+The one rule for all commands, the Python API, model cards and reports, by pure functions:
 
 - **Throughput**: a trial counts with its newest timing in the search's own setting, of a remeasurement or a retraining,
   by the date of the measurement; with one that cannot be trusted (`nas.study.timing_doubts`) only where it has no
@@ -17,18 +17,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.analysis.retraining import REMEASUREMENT, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
+from nas.analysis.retraining import RETRAINING_TIMINGS, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
 from nas.analysis.selection import complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
 
 _NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
-RETRAINED, LAST_RUNG = "retraining", "last rung"  # the trainings whose scores are compared
+RETRAINED, LAST_RUNG = "retraining", "last rung"  # words for the trainings whose scores are compared
 
 
 @dataclass(frozen=True)
-class TrustedModel:
-    """A complete trial or baseline with one kind of score, and its most trusted timing in `trial.measurement`."""
+class ModelEvidence:
+    """A complete trial or baseline with one kind of score, and its deciding timing in `trial.measurement`."""
 
     trial: TrialRecord
     score: float  # mean over seeds
@@ -38,7 +38,7 @@ class TrustedModel:
 
     @property
     def measurement(self) -> Measurement:
-        """Return the most trusted timing."""
+        """Return the deciding timing, which may be doubtful (`nas.study.timing_doubts`)."""
         return measurement(self.trial)
 
     @property
@@ -63,8 +63,8 @@ class StudyEvidence:
 
     Attributes:
         record: The study as the search wrote it.
-        study: The same with each trial's most trusted timing in place of the search's.
-        before: The same with the most trusted timings from before its retraining, which decide what is retrained.
+        study: The same with each trial's deciding timing in place of the search's.
+        before: The same with the deciding timings of the time before its retraining, by which `retrain` chose.
         retraining: Summary of the retrainings; None where there are none.
         remeasured: By trial number, the remeasurement whose timing took the place of the search's.
         searched: The models with their scores at the search's last rung.
@@ -76,8 +76,8 @@ class StudyEvidence:
     before: StudyRecord
     retraining: RetrainingSummary | None
     remeasured: Mapping[int, str]
-    searched: tuple[TrustedModel, ...]
-    retrained: tuple[TrustedModel, ...]
+    searched: tuple[ModelEvidence, ...]
+    retrained: tuple[ModelEvidence, ...]
 
     @property
     def noise_floor(self) -> float:
@@ -86,7 +86,7 @@ class StudyEvidence:
         itself = [t for t in trials if t.baseline == reference] + [t for t in scale if t.scale == reference]
         return noise_floor(next((t.measurement for t in itself if t.measurement), None))
 
-    def unretrained(self, needed: Iterable[TrustedModel]) -> tuple[TrustedModel, ...]:
+    def unretrained(self, needed: Iterable[ModelEvidence]) -> tuple[ModelEvidence, ...]:
         """Return those of the needed models that were not retrained; retrained scores decide where it is empty."""
         known = {model.number for model in self.retrained}
         return tuple(model for model in needed if model.number not in known)
@@ -95,30 +95,30 @@ class StudyEvidence:
 def gather_evidence(
     study: StudyRecord, retrainings: Sequence[Retraining] = (), remeasurements: Sequence[Remeasurement] = ()
 ) -> StudyEvidence:
-    """Return each trial's most trusted timing and scores.
+    """Return each trial's deciding timing and scores.
 
     Args:
         study: As the search wrote it.
         retrainings: Of any numbers of steps; `summarize_retraining` chooses one.
         remeasurements: Of any settings.
     """
-    trusted, sources = _with_trusted_timings(study, remeasurements)
-    by_number = {t.number: t for t in complete(trusted)}
-    timed = {t.number: t for t in trusted.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
-    before = timed_before(study, remeasurements, REMEASUREMENT)
+    decided, sources = _with_deciding_timings(study, remeasurements)
+    by_number = {t.number: t for t in complete(decided)}
+    timed = {t.number: t for t in decided.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
+    before = timed_before(study, remeasurements, RETRAINING_TIMINGS)
     summary = summarize_retraining(before, retrainings, remeasurements)
     last = study.info.rung_steps[-1] if study.info.rung_steps else 0
     return StudyEvidence(
         record=study,
-        study=trusted,
+        study=decided,
         before=before,
         retraining=summary,
         remeasured=sources,
         searched=tuple(
-            TrustedModel(t, t.final_score, 1, last, sources.get(t.number)) for t in by_number.values()
+            ModelEvidence(t, t.final_score, 1, last, sources.get(t.number)) for t in by_number.values()
         ),
         retrained=tuple(
-            TrustedModel(timed[n], c.mean, len(c.scores), c.steps, sources.get(n))
+            ModelEvidence(timed[n], c.mean, len(c.scores), c.steps, sources.get(n))
             for c in (summary.candidates if summary else ())
             if c.mean is not None and math.isfinite(c.mean) and (n := c.trial.number) in timed
         ),
@@ -128,7 +128,7 @@ def gather_evidence(
 def timed_before(
     study: StudyRecord, remeasurements: Iterable[Remeasurement], name: str, from_now: bool = False
 ) -> StudyRecord:
-    """Return a study with the most trusted timings from before the named remeasurement, without its own.
+    """Return a study with the deciding timings of the time before the named remeasurement, without its own.
 
     Its front is the one to retrain or to measure again. It stays the same while the remeasurement grows, when it is
     continued, and when others are measured later.
@@ -141,13 +141,13 @@ def timed_before(
     """
     recorded = list(remeasurements)
     began = next((again.created for again in recorded if again.name == name and not from_now), None)
-    return _with_trusted_timings(study, [again for again in recorded if again.name != name], began)[0]
+    return _with_deciding_timings(study, [again for again in recorded if again.name != name], began)[0]
 
 
-def _with_trusted_timings(
+def _with_deciding_timings(
     study: StudyRecord, remeasurements: Sequence[Remeasurement], until: str | None = None
 ) -> tuple[StudyRecord, dict[int, str]]:
-    """Return a study with each trial's most trusted timing, and by trial the remeasurement that took it.
+    """Return a study with each trial's deciding timing, and by trial the remeasurement that took it.
 
     Args:
         study: As the search wrote it.
@@ -157,21 +157,21 @@ def _with_trusted_timings(
     sources: dict[int, str] = {}
     timings = [t.measurement for t in study.trials if t.measurement]
 
-    def trusted(trial: TrialRecord) -> TrialRecord:
+    def deciding(trial: TrialRecord) -> TrialRecord:
         dated = sorted((again.measured_at(trial.number), i) for i, again in enumerate(remeasurements))
         newest_last = [remeasurements[i] for date, i in dated if until is None or date <= until]
-        return _with_trusted_timing(trial, timings, newest_last, sources)
+        return _with_deciding_timing(trial, timings, newest_last, sources)
 
-    return replace(study, trials=tuple(map(trusted, study.trials)), scale=tuple(map(trusted, study.scale))), sources
+    return replace(study, trials=tuple(map(deciding, study.trials)), scale=tuple(map(deciding, study.scale))), sources
 
 
-def _with_trusted_timing(
+def _with_deciding_timing(
     trial: TrialRecord,
     searched: Sequence[Measurement],
     remeasurements: Sequence[Remeasurement],
     sources: dict[int, str],
 ) -> TrialRecord:
-    """Return a trial with its most trusted timing, whose remeasurement goes into `sources`.
+    """Return a trial with its deciding timing, whose remeasurement goes into `sources`.
 
     The remeasurements are in the order in which they timed the trial.
     A trial that the search did not measure may have any setting of the timings that it did, `searched`.
@@ -206,7 +206,7 @@ def same_setting(a: Measurement, b: Measurement) -> bool:
     return setting(a) == setting(b)
 
 
-def source_words(model: TrustedModel, retrained: bool) -> str:
+def source_words(model: ModelEvidence, retrained: bool) -> str:
     """Say where the score and the throughput of one model come from."""
     score = f"score of one training of the search, {model.steps:,} steps"
     if retrained:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
-from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, TrustedModel
+from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.noise import SeedScatter
 from nas.analysis.selection import find_by_name, nothing_complete
 from nas.study import pareto
@@ -27,13 +27,13 @@ class BaselineComparison:
     `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
     Against the reference it is the candidate's relative throughput with its own interval: the timing of the reference
     is that against a copy of itself (A/A), which is noise and is not used.
-    `compared` is the number of candidates whose scores decided which one is `found`: all of them where it had to score
+    `compared` is the number of candidates whose scores decided which one is compared: all of them where it had to score
     as high as the baseline, and those that are as fast where it has the highest score of these. `floor` is the relative
     difference in throughput of two equal models.
     """
 
-    found: TrustedModel
-    baseline: TrustedModel
+    candidate: ModelEvidence
+    baseline: ModelEvidence
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -43,9 +43,9 @@ class BaselineComparison:
     against_reference: bool = False
 
     @property
-    def timed(self) -> tuple[TrustedModel, ...]:
+    def timed(self) -> tuple[ModelEvidence, ...]:
         """Return the models whose timings the comparison uses."""
-        return (self.found,) if self.against_reference else (self.found, self.baseline)
+        return (self.candidate,) if self.against_reference else (self.candidate, self.baseline)
 
     @property
     def doubtful(self) -> bool:
@@ -66,8 +66,8 @@ class BaselineComparison:
 class Recommendation:
     """The candidate that a study recommends, the gain over the best baseline on each axis, and the evidence.
 
-    `model` is the candidate of `at_equal_score`. It is the candidate of the highest score where none scores as high as
-    the best baseline, where there is no baseline, or where throughput is no objective of the study.
+    The recommended model is the fastest candidate that scores at least as high as the best baseline. If there is none,
+    if there is no baseline, or if throughput is no objective, it is the candidate with the highest score.
 
     Attributes:
         basis: RETRAINED or LAST_RUNG: the trainings whose scores all of it compares.
@@ -77,14 +77,14 @@ class Recommendation:
         was_as_good: Whether `by_search` scored at least as high as the best baseline in the search.
     """
 
-    model: TrustedModel
-    best_baseline: TrustedModel | None
-    at_equal_score: BaselineComparison | None  # the fastest of those that score at least as high as the best baseline
-    at_equal_speed: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
+    model: ModelEvidence
+    best_baseline: ModelEvidence | None
+    fastest_as_good: BaselineComparison | None  # the fastest of those that score at least as high as the best baseline
+    best_as_fast: BaselineComparison | None  # the highest score of those at least as fast as the best baseline
     basis: str
-    by_search: TrustedModel
+    by_search: ModelEvidence
     scatter: SeedScatter | None = None
-    missing: tuple[TrustedModel, ...] = ()
+    missing: tuple[ModelEvidence, ...] = ()
     was_as_good: bool = False
     published: bool = False  # the scores are published values: nothing was trained
     for_speed: bool = False  # whether `model` was chosen as the fastest that scores as high as the best baseline
@@ -103,7 +103,7 @@ class Recommendation:
     @property
     def lead_may_not_last(self) -> bool:
         """Tell whether the model was chosen for its speed and its score, of one short training, leads by little."""
-        chosen = self.at_equal_score if self.for_speed and not (self.published or self.retrained) else None
+        chosen = self.fastest_as_good if self.for_speed and not (self.published or self.retrained) else None
         return chosen is not None and chosen.score_gain < LASTING_LEAD
 
     @property
@@ -142,11 +142,11 @@ def recommend(evidence: StudyEvidence) -> Recommendation | None:
     assert found is not None
     assert evidence.retraining is not None
     again = next(model for model in evidence.retrained if model.number == by_search.model.number)
-    as_good = by_search.at_equal_score is not None and by_search.at_equal_score.found == by_search.model
+    as_good = by_search.fastest_as_good is not None and by_search.fastest_as_good.candidate == by_search.model
     return replace(found, by_search=again, scatter=evidence.retraining.scatter, was_as_good=as_good)
 
 
-def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: str) -> Recommendation | None:
+def _recommend(evidence: StudyEvidence, models: Sequence[ModelEvidence], basis: str) -> Recommendation | None:
     """Recommend by one kind of scores alone."""
     candidates = [model for model in models if not model.trial.baseline]
     if not candidates:
@@ -155,27 +155,27 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
     info = evidence.record.info
     against_reference = baseline is not None and baseline.trial.baseline == info.reference
 
-    def ratio(model: TrustedModel) -> float:
+    def ratio(model: ModelEvidence) -> float:
         return 1.0 if against_reference and model is baseline else model.ratio
 
     compare = partial(
         _compare, candidates, baseline, ratio, floor=evidence.noise_floor, against_reference=against_reference
     )
-    at_equal_score, at_equal_speed = compare(by_score=True), compare(by_score=False)
+    fastest_as_good, best_as_fast = compare(by_score=True), compare(by_score=False)
     with_lead = compare(by_score=True, lead=LASTING_LEAD)
     by_speed = any(objective.name == "throughput" for objective in info.objectives)
-    for_speed = at_equal_score is not None and by_speed
-    found = max(candidates, key=lambda model: (model.score, model.ratio))
-    if at_equal_score is not None and by_speed:
-        found = at_equal_score.found
+    for_speed = fastest_as_good is not None and by_speed
+    chosen = max(candidates, key=lambda model: (model.score, model.ratio))
+    if fastest_as_good is not None and by_speed:
+        chosen = fastest_as_good.candidate
     published = info.replayed
     return Recommendation(
-        found,
+        chosen,
         baseline,
-        at_equal_score,
-        at_equal_speed,
+        fastest_as_good,
+        best_as_fast,
         basis,
-        by_search=found,
+        by_search=chosen,
         published=published,
         for_speed=for_speed,
         with_lead=with_lead,
@@ -183,9 +183,9 @@ def _recommend(evidence: StudyEvidence, models: Sequence[TrustedModel], basis: s
 
 
 def _compare(
-    candidates: Sequence[TrustedModel],
-    baseline: TrustedModel | None,
-    ratio: Callable[[TrustedModel], float],
+    candidates: Sequence[ModelEvidence],
+    baseline: ModelEvidence | None,
+    ratio: Callable[[ModelEvidence], float],
     by_score: bool,
     floor: float,
     against_reference: bool,
@@ -195,24 +195,24 @@ def _compare(
     if baseline is None:
         return None
 
-    def values(model: TrustedModel) -> tuple[float, float]:
+    def values(model: ModelEvidence) -> tuple[float, float]:
         return (model.score, ratio(model)) if by_score else (ratio(model), model.score)
 
     as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0] + lead]
-    found = max(as_good, key=lambda model: values(model)[::-1], default=None)
-    if found is None:
+    candidate = max(as_good, key=lambda model: values(model)[::-1], default=None)
+    if candidate is None:
         return None
-    ours, theirs = found.measurement, baseline.measurement
+    ours, theirs = candidate.measurement, baseline.measurement
     middle, low, high = theirs.ratio, theirs.ratio_low, theirs.ratio_high
     if against_reference:
         middle, low, high = 1.0, 1.0, 1.0
     return BaselineComparison(
-        found=found,
+        candidate=candidate,
         baseline=baseline,
         speedup=ours.ratio / middle,
         speedup_low=ours.ratio_low / high if high > 0 else math.nan,
         speedup_high=ours.ratio_high / low if low > 0 else math.nan,
-        score_gain=found.score - baseline.score,
+        score_gain=candidate.score - baseline.score,
         compared=len(candidates if by_score else as_good),
         floor=floor,
         against_reference=against_reference,
@@ -249,14 +249,14 @@ def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int
         level: Score of the best baseline.
     """
     slowest = max((speed for score, speed in points if score >= level + LASTING_LEAD), default=0.0)
-    found = [i for i in pareto.front(points) if points[i][0] >= level - SMALL_SHORTFALL and points[i][1] >= slowest]
-    return sorted(found, key=lambda i: -points[i][1])
+    indices = [i for i in pareto.front(points) if points[i][0] >= level - SMALL_SHORTFALL and points[i][1] >= slowest]
+    return sorted(indices, key=lambda i: -points[i][1])
 
 
 def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trial") -> TrialRecord:
     """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
 
-    It has its most trusted timing.
+    It has its deciding timing.
 
     Args:
         evidence: The study.

@@ -236,9 +236,9 @@ def _verdict_notes(again: Remeasurement) -> list[str]:
 
 
 def _scale_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
-    """Return a note on each network that was measured for scale both times, without the reference itself."""
+    """Return a note on each comparison network that was measured both times, without the reference itself."""
     return [
-        f"for scale, {t.scale}: throughput ratio {t.measurement.ratio:.3f} before, "
+        f"comparison network {t.scale}: throughput ratio {t.measurement.ratio:.3f} before, "
         f"{again.measurements[t.number].ratio:.3f} now"
         for t in study.scale
         if t.measurement and t.number in again.measurements and t.scale != study.info.reference

@@ -1,7 +1,7 @@
 """Summarize a study's retrainings: means over seeds, chances to be on the front, rank correlations. Pure.
 
 Retrained candidates are compared only with each other: all were trained for the same number of steps and measured in
-the remeasurement named REMEASUREMENT.
+the remeasurement named RETRAINING_TIMINGS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nas.numbers import plural, plural_range
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 
-REMEASUREMENT = "retraining"  # name of the remeasurement by backbone-nas retrain
+RETRAINING_TIMINGS = "retraining"  # name of the remeasurement that `backbone-nas retrain` takes
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
@@ -127,7 +127,7 @@ def summarize_retraining(
     Args:
         study: with the retrained trials, and the timings from before the retraining: `was_on_front` is by them.
         retrainings: with any numbers of steps.
-        remeasurements: among them the one named REMEASUREMENT.
+        remeasurements: among them the one named RETRAINING_TIMINGS.
         steps: of each training. The default is the number that most candidates have a score of, the largest of equals,
             so that longer retrainings that have just begun, or have failed, do not hide the finished ones.
     """
@@ -141,7 +141,7 @@ def summarize_retraining(
     by_number = by_length.get(steps, {})
     trials = complete(study)
     front = front_numbers([t for t in trials if not t.baseline])
-    again = next((r for r in remeasurements if r.name == REMEASUREMENT), None)
+    again = next((r for r in remeasurements if r.name == RETRAINING_TIMINGS), None)
     stopped = [t for t in study.trials if t.state is TrialState.STOPPED and t.rungs]
     rows = [
         _candidate(t, by_number[t.number], again, t.number in front)

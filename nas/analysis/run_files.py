@@ -1,4 +1,4 @@
-"""Find the weights and raw samples in a run folder: the one place that knows where they are."""
+"""Find the weights of a trial and the raw samples of its timing in a run folder."""
 
 from __future__ import annotations
 
@@ -8,31 +8,9 @@ from pathlib import Path
 
 from nas.analysis.answer import Latencies
 from nas.files import parse_json
+from nas.run_folder import heads_file, retraining_folder, samples_folder, weights_file
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 from nas.study.training_files import is_training
-
-WEIGHTS, SAMPLES, RETRAINING = "weights", "samples", "retraining"  # folders; see `retraining_folder` for the last
-
-
-def weights_file(folder: Path, arch_id: str) -> Path:
-    """Return the path of averaged weights (EMA) in the folder of a run or of a retraining's seed."""
-    return folder / WEIGHTS / f"{arch_id}.safetensors"
-
-
-def retraining_folder(run_dir: Path, steps: int, seed: int) -> Path:
-    """Return the folder of the retrainings of one length with one seed."""
-    return run_dir / RETRAINING / f"{steps}-steps" / f"seed-{seed}"
-
-
-def samples_folder(run_dir: Path, remeasurement: str | None = None) -> Path:
-    """Return the folder of the search's raw samples, or of a remeasurement's by its name."""
-    samples = run_dir / SAMPLES
-    return samples if remeasurement is None else samples / f"remeasurement-{remeasurement}"
-
-
-def restarted_samples_folder(run_dir: Path, remeasurement: str) -> Path:
-    """Return the folder of a remeasurement that measures all again, until it is complete."""
-    return run_dir / SAMPLES / f"restarted-{remeasurement}"
 
 
 def latencies_s(folder: Path, arch_id: str) -> list[float]:
@@ -65,7 +43,7 @@ class TrainedWeights:
     @property
     def heads(self) -> Path:
         """Return the file of the teachers' adaptor heads of the same training."""
-        return self.weights.with_suffix(".heads.safetensors")
+        return heads_file(self.weights)
 
 
 def trained_weights(

@@ -35,7 +35,7 @@ from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_
 from nas.numbers import fixed, fixed_interval
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
-from nas.study.timing_doubts import ratio_interval, ratio_interval_words, timing_doubt
+from nas.study.timing_doubts import ratio_interval_words, recorded_ratio_interval, timing_doubt
 
 LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
 TEXT_COLUMNS = ("", "between", "front", "verdict")  # these wrap in a narrow terminal
@@ -206,5 +206,5 @@ def _short_name(trial: TrialRecord) -> str:
 def _ratio(m: Measurement | None) -> str:
     if m is None:
         return "-"
-    ends = ratio_interval(m)
+    ends = recorded_ratio_interval(m)
     return f"{m.ratio:.2f} " + (f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "(no interval)")

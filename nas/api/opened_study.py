@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nas.analysis import BEST
 from nas.analysis.answer import answer, nothing_fits_line
-from nas.analysis.evidence import RETRAINED, TrustedModel, gather_evidence, source_words
+from nas.analysis.evidence import RETRAINED, ModelEvidence, gather_evidence, source_words
 from nas.analysis.recommendation import evidence_words, recommend
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights, recorded_latencies, trained_weights
@@ -86,7 +86,7 @@ class Study:
         self.__dict__.pop("_summary", None)
 
     def __repr__(self) -> str:
-        from reports.verdict import result_line
+        from reports.headline import result_line
 
         return f"<Study {self.run_dir.name}: {result_line(self.info, self._summary)}>"
 
@@ -364,8 +364,8 @@ class Study:
         self.refresh()
         return newest[0]
 
-    def _model(self, model: TrustedModel, retrained: bool = False) -> Model:
-        """Return a model with the search's record of its trial, its most trusted measurement, and one kind of score."""
+    def _model(self, model: ModelEvidence, retrained: bool = False) -> Model:
+        """Return a model with the search's record of its trial, its deciding measurement, and one kind of score."""
         trial = next(trial for trial in self.trials if trial.number == model.number)
         words = source_words(model, retrained)
         return Model(self, trial, model.score, model.measurement, model.seeds, model.steps, words)

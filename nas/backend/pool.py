@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.analysis.run_files import WEIGHTS
 from nas.backend.teacher_gpus import gpus_of_rank
-from nas.cli import checkpoint_interval_s, checkpoint_path, cpu_count, lock_dir, one_line
+from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
 from nas.measure.allocator import MALLOC_SETTINGS
+from nas.run_folder import CHECKPOINTS, IMAGE_SCORES, PICTURES, WEIGHTS, checkpoint_path, heads_file
 from nas.scratch import scratch_folder
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.records import RungResult, TrialRecord
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from nas.distill.live import LiveTeachers
     from nas.distill.run import TrialContext
 
-CHECKPOINTS, IMAGE_SCORES = "checkpoints", "image_scores"  # in a job's folder
 MAX_REASON_CHARACTERS = 300
 STOPPING_S = 30.0  # for a training that is asked to end, to end its step and save its state
 STATE_SAVED = 3  # exit code of a process that has ended because it was asked to
@@ -455,7 +454,7 @@ def train_as_rank(
         torch.cuda.set_device(spec.local_rank)
     model, adaptors = build_network(arch), None
     if job.start is not None:
-        heads = job.start.with_suffix(".heads.safetensors")
+        heads = heads_file(job.start)
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
     asking = _asked_to_end() if should_stop is None else nullcontext(should_stop)
     with asking as asked_to_end:
@@ -488,10 +487,9 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
     from nas.distill.trainer import indexed_device
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
-    from nas.study.contact_sheet import FOLDER
 
     job = spec.job
-    names = (WEIGHTS, FOLDER, CHECKPOINTS, *((IMAGE_SCORES,) if job.image_scores else ()))
+    names = (WEIGHTS, PICTURES, CHECKPOINTS, *((IMAGE_SCORES,) if job.image_scores else ()))
     folders = {name: job.folder / name for name in names}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -502,7 +500,7 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
         lock_dir=spec.lock_dir / device_key(str(indexed_device(job.config.device))),
         samples_dir=job.folder,
         weights_dir=folders[WEIGHTS],
-        pictures_dir=folders[FOLDER],
+        pictures_dir=folders[PICTURES],
         checkpoint_dir=folders[CHECKPOINTS],
         checkpoint_s=spec.checkpoint_s,
         image_scores_dir=folders.get(IMAGE_SCORES),

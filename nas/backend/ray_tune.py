@@ -28,10 +28,11 @@ from ray.tune.search import Searcher
 from nas.backend.cluster import Announce, DeviceMismatchError, NodeSlots, ray_watchdog
 from nas.backend.ray_session import head_address, joined_ray, local_ray, raylet_socket
 from nas.backend.watchdog import NotPickled, TrialWatchdog
-from nas.backend.worker import ArchTrainable, Stages, arch_stages
+from nas.backend.worker import ArchTrainable, RunTrial, trial_phases
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import OperationFailed, checkpoint_path
+from nas.cli import OperationFailed
 from nas.measure.environment import device_kind
+from nas.run_folder import checkpoint_path
 from nas.study.failing_nodes import node_to_avoid
 from nas.study.failures import Failure, spoils_process
 from nas.study.loop import StudyLoop
@@ -96,15 +97,15 @@ class LoopSearcher(NotPickled, Searcher):
         loop: The loop of the study.
         spec: What a worker needs.
         slots: The slots in which trials can run.
-        stages: Yields a trial's records in the worker.
+        phases: Yields a trial's records in the worker.
         errors: Takes an error of the loop.
     """
 
     def __init__(
-        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, stages: Stages, errors: list[Exception]
+        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, phases: RunTrial, errors: list[Exception]
     ) -> None:
         super().__init__()
-        self._loop, self._spec, self._slots, self._stages, self._errors = loop, spec, slots, stages, errors
+        self._loop, self._spec, self._slots, self._phases, self._errors = loop, spec, slots, phases, errors
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of a Tune trial, None while there is nothing to start, or FINISHED."""
@@ -121,7 +122,7 @@ class LoopSearcher(NotPickled, Searcher):
                     time.sleep(_IDLE_S)
                 return None
         spec = replace(self._spec, node_ids=self._slots.node_ids(left_out, node_to_avoid(record)))
-        return {"record": json.dumps(record.to_dict()), "spec": spec.to_json(), "stages": self._stages}
+        return {"record": json.dumps(record.to_dict()), "spec": spec.to_json(), "phases": self._phases}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler has reported the result."""
@@ -267,16 +268,16 @@ def open_cluster(
 
 
 def run_study(
-    loop: StudyLoop, cluster: RayCluster, *, trial_timeout_s: float | None = None, stages: Stages = arch_stages
+    loop: StudyLoop, cluster: RayCluster, *, trial_timeout_s: float | None = None, phases: RunTrial = trial_phases
 ) -> None:
     """Run the loop to its end; KeyboardInterrupt passes through.
 
     Args:
         loop: The loop of the study.
         cluster: Runs the trials.
-        trial_timeout_s: Seconds after which a stage of a trial (measuring, a rung) hangs; None for a limit that follows
+        trial_timeout_s: Seconds after which a phase of a trial (measuring, a rung) hangs; None for a limit that follows
             from earlier trials.
-        stages: Yields a trial's records in the worker.
+        phases: Yields a trial's records in the worker.
 
     Raises:
         RayError: Ray is gone, as when a cluster's head died.
@@ -288,7 +289,7 @@ def run_study(
     try:
         with ray_watchdog(cluster.head_address, cluster.raylet_socket, advice):
             _remove_stale_checkpoints(loop, checkpoints)
-            _run(loop, cluster, trial_timeout_s, stages)
+            _run(loop, cluster, trial_timeout_s, phases)
             _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment
     except (ray.exceptions.RayError, TuneError) as error:
         raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
@@ -305,23 +306,23 @@ def _check_device(study_device: str | None, device: str) -> None:
 def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
     """Remove the files of a killed session: half-written ones, and checkpoints of finished trials."""
 
-    def remove_others(unfinished: Collection[str]) -> None:
-        kept = {checkpoint_path(checkpoints, arch_id) for arch_id in unfinished}
+    def delete_all_but(running: Collection[str]) -> None:
+        kept = {checkpoint_path(checkpoints, arch_id) for arch_id in running}
         for path in checkpoints.iterdir():
             if path not in kept and not path.name.startswith("."):
                 path.unlink(missing_ok=True)
 
-    loop.forget_finished(remove_others)
+    loop.clean_up(delete_all_but)
 
 
-def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, stages: Stages) -> None:
+def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, phases: RunTrial) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records have the failures
     errors: list[Exception] = []
     watchdog = TrialWatchdog(trial_timeout_s)
     tuner = tune.Tuner(
         ArchTrainable,
         tune_config=tune.TuneConfig(
-            search_alg=LoopSearcher(loop, cluster.spec, cluster.slots, stages, errors),
+            search_alg=LoopSearcher(loop, cluster.spec, cluster.slots, phases, errors),
             scheduler=LoopScheduler(loop, cluster.spec, cluster.slots, watchdog.explain_loss, errors),
             num_samples=-1,
             reuse_actors=True,

@@ -1,8 +1,8 @@
 """Simulate a search: the real `StudyLoop` decides on a simulated clock, a plan or a published table gives the costs.
 
 This is a discrete-event simulation of one driver and its workers. The driver serves asks and results one after the
-other. A free worker asks the loop for a trial and steps through its stages. A measurement has its device to itself:
-trainings there pause. After every stage the loop decides whether the trial continues. The simulation simplifies twice:
+other. A free worker asks the loop for a trial and steps through its phases. A measurement has its device to itself:
+trainings there pause. After every phase the loop decides whether the trial continues. The simulation simplifies twice:
 a measurement does not wait for the training steps under way on its device, and workers that share a device need exactly
 the given seconds.
 """
@@ -39,7 +39,7 @@ class Doing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Stage:
+class SimulatedPhase:
     """Measuring or training for `seconds`, after which the worker sends `record`."""
 
     doing: Doing
@@ -73,7 +73,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Span:
-    """The seconds that one worker spends on a stage of a trial, including the pauses of a training."""
+    """The seconds that one worker spends on a phase of a trial, including the pauses of a training."""
 
     worker: int
     begin_s: float
@@ -141,19 +141,19 @@ class SimulatedClock:
         return self.now_s
 
 
-Stages = Callable[[StudyLoop, TrialRecord], Iterator[Stage]]  # of a trial that a worker begins
+TrialPhases = Callable[[StudyLoop, TrialRecord], Iterator[SimulatedPhase]]  # of a trial that a worker begins
 
 
 def simulate(
-    loop: StudyLoop, clock: SimulatedClock, cluster: Cluster, stages: Stages, until_s: float = math.inf
+    loop: StudyLoop, clock: SimulatedClock, cluster: Cluster, phases: TrialPhases, until_s: float = math.inf
 ) -> SimulatedSearch:
-    """Simulate a study to its end, or until `until_s`; it is deterministic if the loop and `stages` are.
+    """Simulate a study to its end, or until `until_s`; it is deterministic if the loop and `phases` are.
 
     Args:
         loop: The loop of the study.
         clock: The loop's clock.
         cluster: The simulated devices.
-        stages: Yields the stages of a trial.
+        phases: Yields the phases of a trial.
         until_s: Second at which the simulation stops; then only `SimulatedSearch.within` is meaningful.
 
     Raises:
@@ -161,7 +161,7 @@ def simulate(
     """
     if cluster.workers < 1:
         raise ValueError(f"a cluster of {cluster.devices} x {cluster.workers_per_device} workers can't run a trial")
-    return _Simulation(loop, clock, cluster, stages).run(until_s)
+    return _Simulation(loop, clock, cluster, phases).run(until_s)
 
 
 @dataclass(eq=False)
@@ -177,15 +177,15 @@ class _Worker:
     started: bool = False
     free_since_s: float = 0.0
     trial: int = -1
-    stages: Iterator[Stage] = field(default_factory=lambda: iter(()))
+    phases: Iterator[SimulatedPhase] = field(default_factory=lambda: iter(()))
     ends_s: float = 0.0  # end of the training under way, with its pauses so far
 
 
 class _Simulation:
     """A queue of events, ordered by their time and then by their creation."""
 
-    def __init__(self, loop: StudyLoop, clock: SimulatedClock, cluster: Cluster, stages: Stages) -> None:
-        self._loop, self._clock, self._cluster, self._stages = loop, clock, cluster, stages
+    def __init__(self, loop: StudyLoop, clock: SimulatedClock, cluster: Cluster, phases: TrialPhases) -> None:
+        self._loop, self._clock, self._cluster, self._phases = loop, clock, cluster, phases
         devices = [_Device() for _ in range(cluster.devices)]
         workers = [_Worker(i, devices[i // cluster.workers_per_device]) for i in range(cluster.workers)]
         self._free = workers[::-1]  # the last one asks first
@@ -248,58 +248,58 @@ class _Simulation:
             self._serve(worker, self._cluster.ask_s, partial(self._begin, worker, record))
 
     def _begin(self, worker: _Worker, record: TrialRecord) -> None:
-        worker.stages = self._stages(self._loop, record)
-        stage = next(worker.stages)
+        worker.phases = self._phases(self._loop, record)
+        phase = next(worker.phases)
         begin_s = self._clock.now_s
         if not worker.started:
             worker.started = True
             begin_s += self._cluster.start_s
             self._spend(Doing.STARTING, worker, self._clock.now_s, begin_s)
-        self._at(begin_s, partial(self._enter, worker, stage))
+        self._at(begin_s, partial(self._enter, worker, phase))
 
-    def _enter(self, worker: _Worker, stage: Stage) -> None:
-        if stage.doing is Doing.MEASURING:
-            self._measure(worker, stage)
+    def _enter(self, worker: _Worker, phase: SimulatedPhase) -> None:
+        if phase.doing is Doing.MEASURING:
+            self._measure(worker, phase)
         else:
-            self._train(worker, stage)
+            self._train(worker, phase)
 
-    def _measure(self, worker: _Worker, stage: Stage) -> None:
+    def _measure(self, worker: _Worker, phase: SimulatedPhase) -> None:
         """Measure alone on the device while its trainings pause."""
         device, begin_s = worker.device, self._clock.now_s
-        if stage.seconds:
+        if phase.seconds:
             begin_s = max(begin_s, device.free_s)
-            device.free_s = begin_s + stage.seconds
+            device.free_s = begin_s + phase.seconds
             for other in device.training:
-                other.ends_s += stage.seconds
+                other.ends_s += phase.seconds
         self._spend(Doing.DEVICE, worker, self._clock.now_s, begin_s)
-        self._spend(Doing.MEASURING, worker, begin_s, begin_s + stage.seconds)
-        self._at(begin_s + stage.seconds, partial(self._tell, worker, stage))
+        self._spend(Doing.MEASURING, worker, begin_s, begin_s + phase.seconds)
+        self._at(begin_s + phase.seconds, partial(self._tell, worker, phase))
 
-    def _train(self, worker: _Worker, stage: Stage) -> None:
+    def _train(self, worker: _Worker, phase: SimulatedPhase) -> None:
         begin_s = max(self._clock.now_s, worker.device.free_s)
         self._spend(Doing.DEVICE, worker, self._clock.now_s, begin_s)
-        worker.ends_s = begin_s + stage.seconds
+        worker.ends_s = begin_s + phase.seconds
         worker.device.training.append(worker)
-        self._at(worker.ends_s, partial(self._trained, worker, stage, begin_s))
+        self._at(worker.ends_s, partial(self._trained, worker, phase, begin_s))
 
-    def _trained(self, worker: _Worker, stage: Stage, began_s: float) -> None:
+    def _trained(self, worker: _Worker, phase: SimulatedPhase, began_s: float) -> None:
         now_s = self._clock.now_s
         if worker.ends_s > now_s:  # a measurement paused it
-            self._at(worker.ends_s, partial(self._trained, worker, stage, began_s))
+            self._at(worker.ends_s, partial(self._trained, worker, phase, began_s))
             return
         worker.device.training.remove(worker)
         self._spend(Doing.TRAINING, worker, began_s, now_s)
-        paused_s = max(0.0, now_s - began_s - stage.seconds)
+        paused_s = max(0.0, now_s - began_s - phase.seconds)
         self._spent[Doing.TRAINING] -= paused_s
         self._spent[Doing.DEVICE] += paused_s
-        self._tell(worker, stage)
+        self._tell(worker, phase)
 
-    def _tell(self, worker: _Worker, stage: Stage) -> None:
-        self._serve(worker, self._cluster.tell_s, partial(self._decide, worker, stage))
+    def _tell(self, worker: _Worker, phase: SimulatedPhase) -> None:
+        self._serve(worker, self._cluster.tell_s, partial(self._decide, worker, phase))
 
-    def _decide(self, worker: _Worker, stage: Stage) -> None:
-        if self._loop.report(stage.record):
-            self._enter(worker, next(worker.stages))
+    def _decide(self, worker: _Worker, phase: SimulatedPhase) -> None:
+        if self._loop.report(phase.record):
+            self._enter(worker, next(worker.phases))
             return
         worker.free_since_s = self._clock.now_s
         self._free.append(worker)

@@ -20,9 +20,8 @@ from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
-from nas.measure.memory import release_cached
+from nas.measure.memory import out_of_memory, release_cached
 from nas.measure.service import MeasurementService, save_samples
-from nas.measure.sweep import out_of_memory
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.limits import broken_limit
@@ -40,16 +39,16 @@ def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecor
     """
     last = record
     try:
-        for last in _stages(record, context):
+        for last in _phases(record, context):
             yield last
     except Exception as error:
         failure, reason = diagnose(error, context.config.device)
         yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
-def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
+def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     if record.scale is not None:
-        yield _measured_for_scale(record, context)
+        yield _measured_only(record, context)
         return
     config = context.config
     spec = ArchSpec.from_dict(record.spec)
@@ -59,9 +58,9 @@ def _stages(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     if broken := broken_limit(record, limits):  # of those that need no measurement
         yield replace(record, state=TrialState.INFEASIBLE, reason=broken)
         return
-    rungs = _train(record, context)
+    rungs = _train(record, context)  # a generator: nothing is built or trained before its first next()
     for index in range(len(config.distill.rung_steps)):
-        if index == int(record.measured_late):
+        if index == record.measured_before_rung:
             record = _measured_within_limits(record, context, limits)
             yield record
             if record.state is not TrialState.RUNNING:
@@ -78,7 +77,7 @@ def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: 
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
 
-def _measured_for_scale(record: TrialRecord, context: TrialContext) -> TrialRecord:
+def _measured_only(record: TrialRecord, context: TrialContext) -> TrialRecord:
     """Count and measure a network that is not trained."""
     try:
         counted = network_totals(record.spec or record.arch_id, context.config.distill.img_size)

@@ -24,7 +24,7 @@ from nas.study.records import TrialRecord, TrialState
 
 _CHECK_EVERY_S = 1.0
 _STANDSTILL_S = 60.0  # between two checks, after which this process is taken to have stood still
-_MAX_STAGE_SECONDS = 99  # earlier trials whose seconds are kept for each stage
+_MAX_PHASE_SECONDS = 99  # earlier trials whose seconds are kept for each phase
 _MAX_REASON_CHARACTERS = 300
 _COLOR = re.compile(r"\x1b\[[\d;]*m")
 _TASK_ERROR = "ray::"  # begins the text of an exception that a worker has raised, and not that of a dead worker
@@ -44,20 +44,20 @@ class NotPickled:
 @dataclass
 class _RunningTrial:
     actor: str  # Ray's id of its worker
-    measured_late: bool  # after its first rung
-    stage_start_s: float
-    stage: int = 0  # records that it has sent
+    measured_before_rung: int
+    phase_start_s: float
+    phase: int = 0  # records that it has sent
     hang: str | None = None  # the reason, once its process was killed
 
     @property
     def rung(self) -> int | None:
         """Return the rung that it trains to; None while it is measured."""
-        measured_at = int(self.measured_late)
-        return None if self.stage == measured_at else self.stage - (self.stage > measured_at)
+        measured_at = self.measured_before_rung
+        return None if self.phase == measured_at else self.phase - (self.phase > measured_at)
 
 
 class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
-    """A callback of Tune that kills the process of a trial whose stage takes too long.
+    """A callback of Tune that kills the process of a trial whose phase takes too long.
 
     The process is killed from another process on its node, by SIGKILL: it may be stopped, or hang in code that handles
     no signal, and would keep its memory and the device's lock.
@@ -66,38 +66,38 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     away keeps their results waiting.
 
     Args:
-        limit_s: Time limit of a stage; None for a limit that follows from the same stage of earlier trials.
+        limit_s: Time limit of a phase; None for a limit that follows from the same phase of earlier trials.
         now: Returns the time in seconds.
     """
 
     def __init__(self, limit_s: float | None, now: Callable[[], float] = time.monotonic) -> None:
         self._limit_s, self._now = limit_s, now
         self._running: dict[str, _RunningTrial] = {}  # by Tune's trial id
-        self._stage_seconds: defaultdict[int | None, deque[float]] = defaultdict(
-            lambda: deque(maxlen=_MAX_STAGE_SECONDS)
+        self._phase_seconds: defaultdict[int | None, deque[float]] = defaultdict(
+            lambda: deque(maxlen=_MAX_PHASE_SECONDS)
         )
         self._checked_s = now()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Start the clock of the first stage."""
-        late = TrialRecord.from_dict(json.loads(trial.config["record"])).measured_late
+        """Start the clock of the first phase."""
+        record = TrialRecord.from_dict(json.loads(trial.config["record"]))
         self._running[trial.trial_id] = _RunningTrial(
-            trial.temporary_state.ray_actor._actor_id.hex(), late, self._now()
+            trial.temporary_state.ray_actor._actor_id.hex(), record.measured_before_rung, self._now()
         )
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keep the seconds of the stage, and start the clock of the next one.
+        """Keep the seconds of the phase, and start the clock of the next one.
 
         A trial that runs again sends what it has stored within seconds, and the rest of a rung from its checkpoint: the
-        record has the seconds of the whole stage. A stage without a result has no seconds to compare with.
+        record has the seconds of the whole phase. A phase without a result has no seconds to compare with.
         """
         running, now_s = self._running[trial.trial_id], self._now()
-        stage_s = _recorded_s(TrialRecord.from_dict(json.loads(result["record"])), running.rung)
-        if stage_s is not None:
-            self._stage_seconds[running.rung].append(max(now_s - running.stage_start_s, stage_s))
-        running.stage, running.stage_start_s = running.stage + 1, now_s
+        phase_s = _recorded_s(TrialRecord.from_dict(json.loads(result["record"])), running.rung)
+        if phase_s is not None:
+            self._phase_seconds[running.rung].append(max(now_s - running.phase_start_s, phase_s))
+        running.phase, running.phase_start_s = running.phase + 1, now_s
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Forget the trial."""
@@ -108,18 +108,18 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
         self._running.pop(trial.trial_id, None)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Kill the workers whose stage takes longer than its limit."""
+        """Kill the workers whose phase takes longer than its limit."""
         since_s = self._now() - self._checked_s
         if since_s < _CHECK_EVERY_S:
             return
         before_s, self._checked_s = self._checked_s, self._checked_s + since_s
         for trial in self._running.values():
-            if since_s > _STANDSTILL_S and trial.stage_start_s <= before_s:
-                trial.stage_start_s += since_s
-            limit_s = time_limit_s(self._stage_seconds[trial.rung], self._limit_s)
-            if not trial.hang and self._checked_s - trial.stage_start_s > limit_s:
+            if since_s > _STANDSTILL_S and trial.phase_start_s <= before_s:
+                trial.phase_start_s += since_s
+            limit_s = time_limit_s(self._phase_seconds[trial.rung], self._limit_s)
+            if not trial.hang and self._checked_s - trial.phase_start_s > limit_s:
                 trial.hang = f"hang: no result after {limit_s:.0f} s"
-                _LOG.warning("stage %d of a trial: %s; its worker is killed", trial.stage, trial.hang)
+                _LOG.warning("phase %d of a trial: %s; its worker is killed", trial.phase, trial.hang)
                 _kill_worker(trial.actor)
 
     def explain_loss(self, trial: Any) -> tuple[Failure, str]:
@@ -134,7 +134,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
 
 
 def _recorded_s(record: TrialRecord, rung: int | None) -> float | None:
-    """Return the seconds of a stage, a rung or the measurement, by its record; None if it has no result."""
+    """Return the seconds of a phase, a rung or the measurement, by its record; None if it has no result."""
     if record.state is TrialState.FAILED:
         return None
     if rung is None:

@@ -1,4 +1,4 @@
-"""A worker process of Ray: it takes trials from Tune one after the other and steps through their stages.
+"""A worker process of Ray: it takes trials from Tune one after the other and steps through their phases.
 
 A trial of several ranks stays in its worker for the measurement. Ray Train starts new processes for the ranks of every
 rung, and they continue from the checkpoint of the rung before. That costs the start of a few processes per rung, and
@@ -26,14 +26,15 @@ from nas.cli import lock_dir
 from nas.study.failures import Failure
 from nas.study.records import RungResult, TrialRecord, TrialState
 
-Stages = Callable[[TrialRecord, WorkerSpec], Iterator[TrialRecord]]
+# Runs a trial in the worker; yields its record after each phase: the measurement, and every rung.
+RunTrial = Callable[[TrialRecord, WorkerSpec], Iterator[TrialRecord]]
 _parse_spec = lru_cache(4)(WorkerSpec.from_json)
 
 
 class ArchTrainable(tune.Trainable):
-    """The stages of one trial, one record per step; the process and its trial context stay for the next trial.
+    """The phases of one trial, one record per step; the process and its trial context stay for the next trial.
 
-    The configuration of a Tune trial has "record" and "spec" as JSON, and "stages", the function that yields records.
+    The configuration of a Tune trial has "record" and "spec" as JSON, and "phases", the function that yields records.
     """
 
     @classmethod
@@ -52,12 +53,12 @@ class ArchTrainable(tune.Trainable):
         """Take the next trial; Tune calls this in a worker process that it uses again."""
         record = TrialRecord.from_dict(json.loads(new_config["record"]))
         self._sent = record
-        self._stages: Iterator[TrialRecord] = new_config["stages"](record, _parse_spec(new_config["spec"]))
+        self._phases: Iterator[TrialRecord] = new_config["phases"](record, _parse_spec(new_config["spec"]))
         return True
 
     def step(self) -> dict[str, Any]:
         """Return the next record of the trial as JSON: Tune would flatten a nested result."""
-        record = replace(next(self._stages), worker=self._worker)
+        record = replace(next(self._phases), worker=self._worker)
         try:
             text = json.dumps(record.to_dict())
         except (TypeError, ValueError) as error:
@@ -74,7 +75,7 @@ class ArchTrainable(tune.Trainable):
         """Do nothing, see `save_checkpoint`."""
 
 
-def arch_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+def trial_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     """Return an iterator over the trial's records; a trial context that cannot be set up is a failed trial.
 
     The context is set up by the call, not with the first record: no time limit covers the start of a process.

@@ -12,7 +12,7 @@ from backbones import Features
 from nas.cache.grid import to_grid
 from nas.distill.adaptor import map_stride, mlp, module_name, on_grid
 from nas.distill.losses import TargetTransform
-from nas.measure.sweep import out_of_memory
+from nas.measure.memory import out_of_memory
 from search_space.arch import SIZE_MULTIPLE_PX
 
 Predictions = dict[str, dict[str, Tensor]]  # teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}

@@ -21,7 +21,6 @@ import torch
 from backbones import Network, build
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
-from nas.cli import checkpoint_path, image_scores_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.device_slot import TimedSlot
@@ -32,10 +31,10 @@ from nas.distill.folded_heads import fold, save_heads
 from nas.distill.trainer import Distiller, TrainingError, indexed_device
 from nas.distill.training_history import History
 from nas.files import atomic_path
+from nas.measure.memory import out_of_memory
 from nas.measure.service import MeasurementService
-from nas.measure.sweep import out_of_memory
+from nas.run_folder import checkpoint_path, heads_file, image_scores_path, sheet_path, weights_in
 from nas.study.config import SearchConfig
-from nas.study.contact_sheet import sheet_path
 from nas.study.records import RungResult, TrialRecord
 from search_space import ArchSpec
 
@@ -287,9 +286,10 @@ class Training:
         """Write the averaged weights and the folded heads, with the stride of their map."""
         averaged, folder = self._distiller.averaged, self._context.weights_dir
         backbone = cast(Network, averaged.backbone)
-        checksum = save_weights(backbone, folder / f"{self._arch_id}.safetensors")
+        path = weights_in(folder, self._arch_id)
+        checksum = save_weights(backbone, path)
         heads = fold(averaged.heads, self._context.targets.teachers, stride)
-        save_heads(heads, folder / f"{self._arch_id}.heads.safetensors", checksum)
+        save_heads(heads, heads_file(path), checksum)
 
     def _between(self) -> None:
         self._on_steps(self._distiller.step)

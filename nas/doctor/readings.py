@@ -185,7 +185,7 @@ def read_precision(device: str, seconds: float = STEP_S) -> PrecisionReading:
     import torch
 
     from backbones import resolve
-    from nas.measure.sweep import interleaved_times
+    from nas.measure.round_robin import interleaved_times
     from nas.measure.timers import timer_for
 
     where = torch.device(device)

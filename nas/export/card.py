@@ -21,7 +21,7 @@ from nas.study.config import compares_directions
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
-from nas.study.timing_doubts import median_interval, no_interval, throughput_interval, timing_doubt
+from nas.study.timing_doubts import no_interval, order_statistic_interval, throughput_interval, timing_doubt
 from search_space import network_spec
 from search_space.outline import outline
 
@@ -46,7 +46,7 @@ class CardData:
     """The content of a card apart from the report of its format."""
 
     evidence: StudyEvidence
-    trial: TrialRecord  # with its most trusted timing
+    trial: TrialRecord  # with its deciding timing
     weights: TrainedWeights  # the exported ones
     latencies_s: Sequence[float]  # of the single-image calls of that timing
     command: str
@@ -54,7 +54,7 @@ class CardData:
 
     @property
     def study(self) -> StudyRecord:
-        """Return the study with the most trusted timings."""
+        """Return the study with the deciding timings."""
         return self.evidence.study
 
     @property
@@ -206,7 +206,7 @@ def _trust(m: Measurement) -> str:
 
 
 def _measured(m: Measurement, latencies_s: Sequence[float]) -> list[str]:
-    interval, doubt, ends = median_interval(latencies_s), timing_doubt(m), throughput_interval(m)
+    interval, doubt, ends = order_statistic_interval(latencies_s), timing_doubt(m), throughput_interval(m)
     late = f"{1e3 * interval[0]:.3g} to {1e3 * interval[1]:.3g}" if interval else "unknown"
     spread = fixed_interval(*ends, 1) if ends else no_interval(m)
     batch, single = f"batch {m.batch}, {m.resolution} px", f"batch 1, {m.resolution} px"

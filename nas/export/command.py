@@ -7,12 +7,13 @@ from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.recommendation import find_trial, place_words
-from nas.analysis.run_files import latencies_s, samples_folder, trained_weights
+from nas.analysis.run_files import latencies_s, trained_weights
 from nas.cli import command_line
 from nas.export import ExportError
 from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, check_installed
 from nas.export.bundle import check_not_shorter, check_room, check_writable, write_bundle
 from nas.export.card import CardData
+from nas.run_folder import samples_folder
 from nas.storage.store import Store
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from nas.terminal import write_line

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from nas.measure.arms import Arm, ArmError, default_arm
     from nas.measure.devices import DeviceError
     from nas.measure.environment import torch_device
+    from nas.measure.measurement_error import MeasurementError
     from nas.measure.pair import Measured, measure_pair
     from nas.measure.prepare import Setting
-    from nas.measure.verdicts import MeasurementError
 
 __all__ = [
     "Arm",
@@ -34,7 +34,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "devices": ["DeviceError"],
         "environment": ["torch_device"],
         "pair": ["Measured", "measure_pair"],
-        "verdicts": ["MeasurementError"],
+        "measurement_error": ["MeasurementError"],
         "prepare": ["Setting"],
     },
 )

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from nas.measure.verdicts import MeasurementError
+from nas.measure.measurement_error import MeasurementError
 
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1  # prctl(2)

@@ -7,20 +7,61 @@ ratios do not (see the tests).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from nas.measure.statistics import Array, median_interval, ratio_interval
+from nas.measure.measurement_error import MeasurementError
+from nas.measure.statistics import Array, Interval, median_interval, ratio_interval
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import MIN_BLOCKS, MeasurementError, PairTimes
-from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES
+from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
+MAX_HALF_WIDTH = 0.01  # of the ratio's interval, for the verdict "ok"
+MIN_BLOCKS = 15  # 30 samples of each network, for "ok"
 SAMPLE_S = 0.005  # shortest sample; the clock's resolution and a call's overhead are small against it
 SETTLED_CHANGE = 0.03  # warm-up ends when the median of three samples changes by less than this share
 WARMUP_SHARE = 0.2  # of the budget; warm-up ends then at the latest
 MAX_OVERTIME = 5.0  # times the budget, for a slow network: with fewer than six blocks it would have no interval
 LATENCY_SHARE = 0.15  # of the time after warm-up, for calls with one image
 LATENCY_CALLS, MAX_LATENCY_CALLS = 5, 600  # least in a row, and most in all; a 99th percentile needs 299
+
+
+@dataclass(frozen=True)
+class InterleavedSamples:
+    """Times of candidate and reference in the same blocks, in seconds per call.
+
+    Raw samples are kept, so that everything can be computed again.
+    """
+
+    candidate: Interval
+    reference: Interval
+    ratio: Interval  # reference time / candidate time of the same block; the candidate is faster above 1
+    candidate_s: Array  # (blocks, 2)
+    reference_s: Array  # (blocks, 2)
+    host_s: Array  # (blocks, 2), of the candidate
+    candidate_spans: Array  # (2 * blocks, 2): begin and end of each sample, on the timer's clock
+    reference_spans: Array
+    latencies_s: Array  # (calls,), with one image, between the blocks
+    seconds: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough samples for the verdict "ok"."""
+        return len(self.candidate_s) >= MIN_BLOCKS
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the samples alone.
+
+        It is "too few samples" or "scattered" where no interval can be used, "wide" where the ratio's interval exceeds
+        plus or minus one percent or has less than `MIN_BLOCKS` blocks, else "ok". The candidate's own interval may be
+        wider: a machine that drifts changes both times, but not their ratio.
+        """
+        if len(self.candidate_s) < MIN_INTERVAL_SAMPLES:
+            return TOO_FEW
+        if not self.ratio.usable:
+            return SCATTERED
+        return "ok" if self.enough and self.ratio.half_width < MAX_HALF_WIDTH else "wide"
 
 
 def compare(
@@ -31,7 +72,7 @@ def compare(
     rng: np.random.Generator,
     lead_in: bool = False,
     single: Call | None = None,
-) -> PairTimes:
+) -> InterleavedSamples:
     """Warm both calls up, then time blocks until the verdict is "ok" or the budget is spent.
 
     Networks that are too slow for the blocks of an interval get up to `MAX_OVERTIME` times the budget for them.
@@ -147,11 +188,11 @@ def _block(
 
 def _summarize(
     blocks: list[Array], latencies_s: Sequence[float], seconds: float, rng: np.random.Generator
-) -> PairTimes:
+) -> InterleavedSamples:
     candidate, reference = np.stack(blocks, axis=1)  # (blocks, 2, 4) each
     if not (np.all(candidate[..., 0] > 0) and np.all(reference[..., 0] > 0)):
         raise MeasurementError("no samples", "the clock saw no time pass")
-    return PairTimes(
+    return InterleavedSamples(
         candidate=median_interval(candidate[..., 0].ravel(), rng),
         reference=median_interval(reference[..., 0].ravel(), rng),
         ratio=ratio_interval(candidate[..., 0], reference[..., 0], rng),

@@ -1,9 +1,10 @@
-"""Measure the peak memory of one forward: weights, buffers, one batch of inputs and the activations at the peak.
+"""Measure the peak memory of one forward, and tell whether memory ran out.
 
-There are three figures. Allocated memory is that of tensors. On a GPU it is the allocator's peak less what was
-allocated before; on a CPU every storage that an operator creates is tracked until it is freed, without the kernels'
-scratch memory. Reserved memory is what the process took from the system, without what it only kept from earlier calls.
-Driver memory is all that the process holds on the GPU, context and libraries included.
+The peak is that of weights, buffers, one batch of inputs and the activations. There are three figures. Allocated memory
+is that of tensors. On a GPU it is the allocator's peak less what was allocated before; on a CPU every storage that an
+operator creates is tracked until it is freed, without the kernels' scratch memory. Reserved memory is what the process
+took from the system, without what it only kept from earlier calls. Driver memory is all that the process holds on the
+GPU, context and libraries included.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ from nas.measure.conditions import driver_bytes, gpu_uuid, nvml
 
 MIB = 2**20
 _RESET_PEAK = "5"  # written to /proc/self/clear_refs: proc(5)
+# Of PyTorch, of the system (a file is mapped, a library loaded), of Python (a thread's stack is memory), and of CUDA,
+# Triton, cuBLAS and cuDNN, which take memory beside PyTorch's allocator.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",
+    "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,19 @@ def release_cached(device: str) -> None:
     if device.startswith("cuda"):
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory of the device or the host ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> int:
+    """Return the largest whole number that fits, by bisection between `fitting`, which does, and `failing`."""
+    while failing - fitting > 1:
+        middle = (fitting + failing) // 2
+        fitting, failing = (middle, failing) if fits(middle) else (fitting, middle)
+    return fitting
 
 
 def _gpu_peaks(call: Callable[[], object], fixed: int, device: torch.device, tracked: bool) -> Peaks:

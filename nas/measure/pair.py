@@ -27,14 +27,15 @@ from nas.measure.conditions import (
     watching,
 )
 from nas.measure.environment import device_name, thread_count, torch_device
-from nas.measure.interleave import compare
+from nas.measure.interleave import InterleavedSamples, compare
+from nas.measure.measurement_error import MeasurementError
+from nas.measure.memory import out_of_memory
 from nas.measure.output_check import CHECKED_IMAGES, TOLERANCES, Expected, OutputCheck, expected_outputs
 from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_pair
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
-from nas.measure.sweep import out_of_memory
 from nas.measure.timers import Call, Timer, timer_for
-from nas.measure.verdicts import MeasurementError, PairTimes, notes, verdict
+from nas.measure.verdicts import notes, verdict
 from nas.study.records import Measurement
 
 Taken = TypeVar("Taken")
@@ -54,10 +55,10 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class PairTimings:
+class WatchedTimings:
     """All timings of a pair, from the last try."""
 
-    times: PairTimes
+    samples: InterleavedSamples
     launch_share: float | None  # host time over device time of the candidate; None on a CPU
     reference_launch_share: float | None
     conditions: Conditions
@@ -70,8 +71,8 @@ class PairTimings:
         value is the inverse of the other. A GPU that is kept busy is not one that waits for a single image.
         """
         if batch == 1 and self.launch_share is None:
-            return self.times.candidate_s.ravel()
-        return self.times.latencies_s
+            return self.samples.candidate_s.ravel()
+        return self.samples.latencies_s
 
 
 def measure_pair(
@@ -111,7 +112,7 @@ def measure_pair(
     subject = prepared.candidate
     with torch.inference_mode():
         timings = _time_pair(prepared, setting, timer, watch, hertz)
-        energy_j = _energy_j(subject, timings.times.candidate.value, setting.energy_s, timer, watch)
+        energy_j = _energy_j(subject, timings.samples.candidate.value, setting.energy_s, timer, watch)
     stages_s = seconds_by_stage(subject.model, subject.buffers[0], STAGES_SHARE * setting.budget_s)
     record = Measurement(
         device=device_name(device),
@@ -142,40 +143,40 @@ def _prepared_values(prepared: PreparedPair) -> dict[str, Any]:
     }
 
 
-def _timed_values(timings: PairTimings, batch: int) -> dict[str, Any]:
+def _timed_values(timings: WatchedTimings, batch: int) -> dict[str, Any]:
     """Return the fields of a `Measurement` that come from timing."""
-    times = timings.times
+    samples = timings.samples
     latencies_s = timings.latencies_s(batch)
-    p95_s, p99_s = (percentile(times.latencies_s, q) for q in (95, 99))
+    p95_s, p99_s = (percentile(samples.latencies_s, q) for q in (95, 99))
     return {
-        "throughput_img_s": batch / times.candidate.value,
-        "throughput_low_img_s": batch / times.candidate.high,
-        "throughput_high_img_s": batch / times.candidate.low,
-        "ratio": times.ratio.value,
-        "ratio_low": times.ratio.low,
-        "ratio_high": times.ratio.high,
-        "reference_img_s": batch / times.reference.value,
+        "throughput_img_s": batch / samples.candidate.value,
+        "throughput_low_img_s": batch / samples.candidate.high,
+        "throughput_high_img_s": batch / samples.candidate.low,
+        "ratio": samples.ratio.value,
+        "ratio_low": samples.ratio.low,
+        "ratio_high": samples.ratio.high,
+        "reference_img_s": batch / samples.reference.value,
         "latency_ms": float(np.median(latencies_s)) * 1e3,
         "latency_p95_ms": None if p95_s is None else p95_s * 1e3,
         "latency_p99_ms": None if p99_s is None else p99_s * 1e3,
         "launch_share": timings.launch_share,
-        "samples": times.candidate_s.size,
+        "samples": samples.candidate_s.size,
         "tries": timings.tries,
         "conditions": timings.conditions.summary(),
     }
 
 
-def _verdict_values(timings: PairTimings, prepared: PreparedPair, setting: Setting) -> dict[str, Any]:
+def _verdict_values(timings: WatchedTimings, prepared: PreparedPair, setting: Setting) -> dict[str, Any]:
     """Return the verdict and the notes of a `Measurement`."""
     reference_share = timings.reference_launch_share or 0.0
     judgment = verdict(
-        timings.times,
+        timings.samples,
         timings.conditions,
         correct=prepared.output_check.correct,
         complete=prepared.batch == setting.batch,
         launch_share=max(timings.launch_share or 0.0, reference_share),
     )
-    phrases = notes(timings.times, timings.conditions, timings.tries, reference_share)
+    phrases = notes(timings.samples, timings.conditions, timings.tries, reference_share)
     of_outputs = _rounding_note(prepared.output_check, setting.arm.precision)
     others = prepared.candidate.notes + of_outputs + _batch_note(prepared.batch, setting)
     return {"verdict": judgment, "notes": phrases + others}
@@ -220,18 +221,18 @@ def describe_arm(arm: Arm, model: nn.Module, device: torch.device) -> str:
 
 def _time_pair(
     prepared: PreparedPair, setting: Setting, timer: Timer, watch: DeviceWatch, hertz: float | None
-) -> PairTimings:
+) -> WatchedTimings:
     """Take all timings under watch; repeat those of a GPU that was slowed down, three tries at most."""
     candidate, reference, single = (s.call() for s in (prepared.candidate, prepared.reference, prepared.single))
 
-    def take() -> tuple[PairTimes, float | None, float | None]:
+    def take() -> tuple[InterleavedSamples, float | None, float | None]:
         rng = np.random.default_rng(setting.seed)
-        times = compare(candidate, reference, timer, setting.budget_s, rng, setting.arms_differ, single)
-        share = launch_share(candidate, times.candidate.value, timer)
-        return times, share, launch_share(reference, times.reference.value, timer)
+        samples = compare(candidate, reference, timer, setting.budget_s, rng, setting.arms_differ, single)
+        share = launch_share(candidate, samples.candidate.value, timer)
+        return samples, share, launch_share(reference, samples.reference.value, timer)
 
-    (times, share, reference_share), conditions, tries = take_watched(take, timer, watch, hertz)
-    return PairTimings(times, share, reference_share, conditions, tries)
+    (samples, share, reference_share), conditions, tries = take_watched(take, timer, watch, hertz)
+    return WatchedTimings(samples, share, reference_share, conditions, tries)
 
 
 def take_watched(
@@ -286,9 +287,9 @@ def _batch_note(batch: int, setting: Setting) -> tuple[str, ...]:
     return () if batch == setting.batch else (f"memory is too small for a batch of {setting.batch}; {batch} fit",)
 
 
-def _raw(timings: PairTimings, batch: int) -> dict[str, Any]:
-    """Return all samples in seconds per call, blocks in the order in which they were timings."""
+def _raw(timings: WatchedTimings, batch: int) -> dict[str, Any]:
+    """Return all samples in seconds per call, with the blocks in the order in which they were timed."""
     names = ("candidate_s", "reference_s", "host_s", "candidate_spans", "reference_spans")
-    arrays = {name: getattr(timings.times, name) for name in names} | {"latencies_s": timings.latencies_s(batch)}
+    arrays = {name: getattr(timings.samples, name) for name in names} | {"latencies_s": timings.latencies_s(batch)}
     samples: dict[str, Any] = {name: np.round(array, 9).tolist() for name, array in arrays.items()}
     return samples | {"readings": [asdict(reading) for reading in timings.conditions.readings]}

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from backbones import Backbone, fuse
 from nas.measure.arms import Arm
-from nas.measure.memory import Peaks, peak_memory
+from nas.measure.measurement_error import MeasurementError
+from nas.measure.memory import Peaks, largest_fitting, out_of_memory, peak_memory
 from nas.measure.output_check import Expected, OutputCheck, check
 from nas.measure.runtimes import runner
-from nas.measure.sweep import largest_fitting, out_of_memory
 from nas.measure.timers import Call
-from nas.measure.verdicts import MeasurementError
 from search_space.memory import memory_bytes
 
 BATCH_STEP = 7 / 8  # from a batch that fits eagerly, but not on the runtime, to the next smaller one

@@ -38,8 +38,8 @@ class Interval:
 def median_interval(samples: Array, rng: np.random.Generator) -> Interval:
     """Return the median of a time series (n,) of positive samples with the interval of a circular block bootstrap.
 
-    Neighboring samples are correlated, so blocks of about n^(1/3) neighbors are drawn instead of single samples
-    (Künsch 1989; Politis and Romano 1992). Few blocks make the interval too narrow. It is therefore widened by the
+    Neighboring samples are correlated, so runs of about n^(1/3) neighbors are drawn instead of single samples
+    (Künsch 1989; Politis and Romano 1992). Few runs make the interval too narrow. It is therefore widened by the
     bootstrap variance's missing share length/n and by the ratio of Student's t to the normal quantile. No bootstrap of
     fewer than 6 samples covers 95 %: their interval is Student's on the logarithms, extended to the extremes.
 
@@ -71,7 +71,10 @@ def _small_sample_interval(samples: Array) -> Interval:
 
 
 def ratio_interval(candidate_s: Array, reference_s: Array, rng: np.random.Generator) -> Interval:
-    """Return the median of the paired ratios of times (n, k); below 6 blocks, with the interval of unpaired samples."""
+    """Return the median of the paired ratios of n A B B A blocks, from times (n, k) of k samples a block.
+
+    Below 6 blocks the interval is that of unpaired samples.
+    """
     ratios = paired_ratios(candidate_s, reference_s)
     if len(candidate_s) >= MIN_INTERVAL_SAMPLES:
         return median_interval(ratios, rng)
@@ -81,9 +84,9 @@ def ratio_interval(candidate_s: Array, reference_s: Array, rng: np.random.Genera
 
 
 def paired_ratios(candidate_s: Array, reference_s: Array) -> Array:
-    """Return reference time over candidate time (n,) of n blocks, from times (n, k) of k samples a block.
+    """Return reference time over candidate time (n,) of n A B B A blocks, from times (n, k) of k samples a block.
 
-    Within an A B B A block both networks have the same mean time, so linear drift cancels in the geometric means.
+    Within a block both networks have the same mean time, so linear drift cancels in the geometric means.
     """
     ratios: Array = np.exp(np.log(reference_s).mean(axis=1) - np.log(candidate_s).mean(axis=1))
     return ratios

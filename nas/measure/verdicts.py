@@ -1,19 +1,19 @@
-"""Judge a measurement: its verdict in a word or two, its notes, and the error of one without a number."""
+"""Judge a measurement while its samples and the device's readings are at hand.
+
+The judgment is the verdict and the notes that are stored with the measurement. `nas.study.timing_doubts` reads them
+back.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from nas.measure.conditions import Conditions
-from nas.measure.statistics import Array, Interval
+from nas.measure.interleave import MAX_HALF_WIDTH, InterleavedSamples
+from nas.measure.statistics import Array
 from nas.numbers import plural
-from nas.study.timing_doubts import CONTENDED, MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
+from nas.study.timing_doubts import CONTENDED, SCATTERED
 
-MAX_HALF_WIDTH = 0.01  # of the ratio's interval, for "ok"
-MIN_BLOCKS = 15  # 30 samples of each network, for "ok"
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
 MAX_BUSY_CORES = 0.2  # of other processes, without a note
 MAX_LAUNCH_SHARE = 0.9  # host time over device time
@@ -22,66 +22,13 @@ MIN_READINGS = 5  # of the clock under each network, to compare them
 MAX_DRIFT = 0.02  # of the reference's time, relative, without a note
 
 
-class MeasurementError(RuntimeError):
-    """Raised for a measurement that gives no number.
-
-    Attributes:
-        verdict: "out of memory", "no samples", "crash", "hang", "wrong output" or "failed"; the message has details.
-    """
-
-    def __init__(self, verdict: str, message: str) -> None:
-        super().__init__(message)
-        self.verdict = verdict
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.verdict, str(self))
-
-
-@dataclass(frozen=True)
-class PairTimes:
-    """Times of candidate and reference in the same blocks, in seconds per call.
-
-    Raw samples are kept, so that everything can be computed again.
-    """
-
-    candidate: Interval
-    reference: Interval
-    ratio: Interval  # reference time / candidate time of the same block; the candidate is faster above 1
-    candidate_s: Array  # (blocks, 2)
-    reference_s: Array  # (blocks, 2)
-    host_s: Array  # (blocks, 2), of the candidate
-    candidate_spans: Array  # (2 * blocks, 2): begin and end of each sample, on the timer's clock
-    reference_spans: Array
-    latencies_s: Array  # (calls,), with one image, between the blocks
-    seconds: float
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are enough samples for the verdict "ok"."""
-        return len(self.candidate_s) >= MIN_BLOCKS
-
-    @property
-    def verdict(self) -> str:
-        """The verdict of the samples alone.
-
-        It is "too few samples" or "scattered" where no interval can be used, "wide" where the ratio's interval exceeds
-        plus or minus one percent or has less than `MIN_BLOCKS` blocks, else "ok". The candidate's own interval may be
-        wider: a machine that drifts changes both times, but not their ratio.
-        """
-        if len(self.candidate_s) < MIN_INTERVAL_SAMPLES:
-            return TOO_FEW
-        if not self.ratio.usable:
-            return SCATTERED
-        return "ok" if self.enough and self.ratio.half_width < MAX_HALF_WIDTH else "wide"
-
-
 def contended(conditions: Conditions) -> bool:
     """Return whether other processes used the device, or the process waited for a core too long."""
     return conditions.other_processes > 0 or (conditions.wait_share or 0.0) > MAX_WAIT_SHARE
 
 
 def verdict(
-    comparison: PairTimes,
+    samples: InterleavedSamples,
     conditions: Conditions,
     *,
     correct: bool,
@@ -95,7 +42,7 @@ def verdict(
     "scattered", "wide", "ok".
 
     Args:
-        comparison: Times of candidate and reference.
+        samples: Times of candidate and reference.
         conditions: Conditions while the times were taken.
         correct: Whether the candidate's outputs are those of fp32 eager.
         complete: Whether the requested batch fit into memory.
@@ -105,7 +52,7 @@ def verdict(
         return "wrong output"
     if not complete:
         return "out of memory"
-    return device_verdict(conditions, launch_share, clock_difference(comparison, conditions)) or comparison.verdict
+    return device_verdict(conditions, launch_share, clock_difference(samples, conditions)) or samples.verdict
 
 
 def device_verdict(conditions: Conditions, launch_share: float, clock_change: float = 0.0) -> str | None:
@@ -126,7 +73,7 @@ def device_verdict(conditions: Conditions, launch_share: float, clock_change: fl
 
 
 def notes(
-    comparison: PairTimes, conditions: Conditions, tries: int = 1, reference_launch_share: float = 0.0
+    samples: InterleavedSamples, conditions: Conditions, tries: int = 1, reference_launch_share: float = 0.0
 ) -> tuple[str, ...]:
     """Return remarks on a measurement, a phrase each, for people who read its numbers.
 
@@ -135,13 +82,13 @@ def notes(
     phrases = device_notes(conditions, tries)
     if reference_launch_share > MAX_LAUNCH_SHARE:
         phrases.append(f"the host needs {reference_launch_share:.0%} of the reference's time to launch it")
-    drift = reference_drift(comparison.reference_s)
+    drift = reference_drift(samples.reference_s)
     if abs(drift) > MAX_DRIFT:
         phrases.append(
             f"the machine became {abs(drift):.1%} {'slower' if drift > 0 else 'faster'} during the measurement"
         )
-    if comparison.verdict != "ok":
-        phrases.append(_why_not_ok(comparison))
+    if samples.verdict != "ok":
+        phrases.append(_why_not_ok(samples))
     return tuple(phrases)
 
 
@@ -171,24 +118,22 @@ def reference_drift(reference_s: Array) -> float:
     return float(np.median(times[-third:]) / np.median(times[:third]) - 1) if third >= 3 else 0.0
 
 
-def _why_not_ok(comparison: PairTimes) -> str:
-    width, samples = comparison.ratio.half_width, comparison.candidate_s.size
-    if comparison.verdict == SCATTERED:
-        return f"{samples} samples in {comparison.seconds:.1f} s scatter too much for an interval"
-    if not comparison.enough:
-        return f"only {plural(samples, 'sample')} in {comparison.seconds:.1f} s"
-    needed_s = comparison.seconds * (width / MAX_HALF_WIDTH) ** 2
-    reached = f"ratio to ±{width:.1%} after {plural(samples, 'sample')}"
+def _why_not_ok(samples: InterleavedSamples) -> str:
+    width, size = samples.ratio.half_width, samples.candidate_s.size
+    if samples.verdict == SCATTERED:
+        return f"{size} samples in {samples.seconds:.1f} s scatter too much for an interval"
+    if not samples.enough:
+        return f"only {plural(size, 'sample')} in {samples.seconds:.1f} s"
+    needed_s = samples.seconds * (width / MAX_HALF_WIDTH) ** 2
+    reached = f"ratio to ±{width:.1%} after {plural(size, 'sample')}"
     return f"{reached}; ±{MAX_HALF_WIDTH:.0%} would take about {needed_s:.0f} s"
 
 
-def clock_difference(comparison: PairTimes, conditions: Conditions) -> float:
+def clock_difference(samples: InterleavedSamples, conditions: Conditions) -> float:
     """Return the SM clock's relative excess under the candidate over the reference; 0.0 where it may be chance."""
     clocks = [(r.at_s, r.clock_mhz) for r in conditions.readings if r.clock_mhz is not None]
     readings = np.array(clocks, dtype=float).reshape(-1, 2)
-    candidate, reference = (
-        _within(readings, spans) for spans in (comparison.candidate_spans, comparison.reference_spans)
-    )
+    candidate, reference = (_within(readings, spans) for spans in (samples.candidate_spans, samples.reference_spans))
     if min(len(candidate), len(reference)) < MIN_READINGS:
         return 0.0
     error = (candidate.var() / len(candidate) + reference.var() / len(reference)) ** 0.5

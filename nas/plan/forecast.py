@@ -22,8 +22,8 @@ from nas.backend.simulated import (
     MemoryStore,
     NumberedSpace,
     SimulatedClock,
+    SimulatedPhase,
     SimulatedSearch,
-    Stage,
     simulate,
 )
 from nas.study.config import SearchConfig
@@ -148,7 +148,7 @@ def simulate_candidates(
     until_s: float = math.inf,
     listener: Listener = lambda loop, record: None,
     deadline_s: float = math.inf,
-    scale_s: float = 0.0,
+    comparison_s: float = 0.0,
 ) -> SimulatedSearch:
     """Simulate a search of `config.budget` random candidates, see `nas.backend.simulated.simulate`.
 
@@ -160,13 +160,13 @@ def simulate_candidates(
         until_s: Seconds at which the simulation stops.
         listener: Called after every record that the loop has stored.
         deadline_s: Seconds at which the search itself ends, see `StudyLoop`.
-        scale_s: Seconds of measuring a network for scale.
+        comparison_s: Seconds of measuring a comparison network.
     """
 
-    def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
+    def phases(loop: StudyLoop, record: TrialRecord) -> Iterator[SimulatedPhase]:
         if record.scale is not None:
-            return iter([Stage(Doing.MEASURING, scale_s, replace(record, state=TrialState.MEASURED))])
-        return candidate_stages(record, candidate(record.number), config.distill.rung_steps)
+            return iter([SimulatedPhase(Doing.MEASURING, comparison_s, replace(record, state=TrialState.MEASURED))])
+        return candidate_phases(record, candidate(record.number), config.distill.rung_steps)
 
     @cache
     def candidate(number: int) -> Candidate:
@@ -180,7 +180,7 @@ def simulate_candidates(
     clock = SimulatedClock()
     store = MemoryStore(study_info(config, _OBJECTIVES), lambda number: {"number": number}, expect)
     loop = StudyLoop(store, listener, space=NumberedSpace(), clock=clock, deadline_s=deadline_s)
-    return simulate(loop, clock, cluster, stages, until_s)
+    return simulate(loop, clock, cluster, phases, until_s)
 
 
 def study_info(config: SearchConfig, objectives: tuple[Objective, ...]) -> StudyInfo:
@@ -191,22 +191,22 @@ def study_info(config: SearchConfig, objectives: tuple[Objective, ...]) -> Study
     )  # fmt: skip
 
 
-def candidate_stages(record: TrialRecord, candidate: Candidate, rung_steps: Sequence[int]) -> Iterator[Stage]:
-    """Yield the stages of a candidate's trial, each with the record that a worker would report after it."""
+def candidate_phases(record: TrialRecord, candidate: Candidate, rung_steps: Sequence[int]) -> Iterator[SimulatedPhase]:
+    """Yield the phases of a candidate's trial, each with the record that a worker would report after it."""
     if not candidate.rung_s:
         infeasible = replace(record, state=TrialState.INFEASIBLE, reason="over a limit on counted costs")
-        yield Stage(Doing.MEASURING, candidate.measure_s, infeasible)
+        yield SimulatedPhase(Doing.MEASURING, candidate.measure_s, infeasible)
         return
     record = replace(record, params=1, macs=1)
     for rung, (seconds, score) in enumerate(zip(candidate.rung_s, candidate.scores, strict=True)):
-        if rung == int(record.measured_late):
+        if rung == record.measured_before_rung:
             record = replace(record, measurement=_measurement(candidate.speed))
-            yield Stage(Doing.MEASURING, candidate.measure_s, record)
+            yield SimulatedPhase(Doing.MEASURING, candidate.measure_s, record)
         result = RungResult(rung, rung_steps[rung], score, {}, {}, {}, seconds)
         last = rung + 1 == len(candidate.rung_s)
         state = TrialState.COMPLETE if last else TrialState.RUNNING
         record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield Stage(Doing.TRAINING, seconds, record)
+        yield SimulatedPhase(Doing.TRAINING, seconds, record)
 
 
 def _measurement(speed: float) -> Measurement:
@@ -360,8 +360,8 @@ def simulate_search(
         learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
     workload = Workload(costs.candidates, costs.infeasible, learning, config.seed)
     baselines = [Candidate(t.measure_s, t.rung_s, (0.0,) * len(t.rung_s)) for t in costs.baselines]
-    scale_s = fmean(t.measure_s for t in costs.candidates)
-    return simulate_candidates(config, workload.draw, cluster, baselines, until_s, scale_s=scale_s)
+    comparison_s = fmean(t.measure_s for t in costs.candidates)
+    return simulate_candidates(config, workload.draw, cluster, baselines, until_s, comparison_s=comparison_s)
 
 
 def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch) -> list[PlanFigure]:
@@ -389,7 +389,7 @@ def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch)
             mean_s,
             "s",
             basis,
-            "mean; baselines and networks for scale included",
+            "mean; baselines and comparison networks included",
         )
     )
     label = "measuring and training, summed over workers"

@@ -14,7 +14,7 @@ from nas.profile.profiles import NetworkSettings, PartRow, Profile, Roofline
 from nas.profile.sweep_tables import show_sweep
 from nas.profile.timing_words import REMEDIES, advice, half_width, interval
 from nas.study.records import Measurement
-from nas.study.timing_doubts import no_interval, ratio_interval, throughput_interval
+from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval
 
 BAR = 12  # characters of the longest bar
 BYTES_COLUMNS, BARS_COLUMNS = 90, 120  # widths of a terminal with room for them
@@ -70,7 +70,7 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
     throughput = f"{m.throughput_img_s:.4g} img/s {_ends(m, throughput_interval(m))}"
     requested = f" ({m.requested_batch} requested)" if m.requested_batch not in (None, m.batch) else ""
     yield "throughput", f"{throughput}, batch {m.batch}{requested}"
-    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, ratio_interval(m))}, timed interleaved"
+    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, recorded_ratio_interval(m))}, timed interleaved"
     yield "latency", f"{_latencies(m)} ms, batch 1"
     memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in _memories(m).items())
     yield f"memory, batch {m.batch}", memory or "unknown"
@@ -137,7 +137,7 @@ def _comparison_cells(m: Measurement) -> list[str]:
     return [
         f"{m.throughput_img_s:.4g}",
         f"{m.ratio:.3f}",
-        half_width(m.ratio, ratio_interval(m)) or "-",
+        half_width(m.ratio, recorded_ratio_interval(m)) or "-",
         f"{m.latency_ms:.2f}",
         "-" if m.peak_memory_mib is None else f"{m.peak_memory_mib:.0f}",
         m.verdict,

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.measure.verdicts import MIN_BLOCKS
+from nas.measure.interleave import MIN_BLOCKS
 from nas.numbers import plural
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
 from nas.profile.timing_words import REMEDIES, advice, half_width, interval
 from nas.study.records import Measurement
-from nas.study.timing_doubts import SCATTERED, interval_doubt, no_interval, ratio_interval, throughput_interval
+from nas.study.timing_doubts import SCATTERED, interval_doubt, no_interval, recorded_ratio_interval, throughput_interval
 
 INTERVALS_COLUMNS = 110  # width of a terminal with room for both ends of an interval
 RUNTIME_NAME = 15  # least columns of a name that needs them
@@ -75,7 +75,7 @@ def _speed_table(p: RuntimesProfile, width: int) -> Table:
         ("img/s", lambda m: f"{m.throughput_img_s:.4g}"),
         ("95 %", lambda m: _spread(m.throughput_img_s, throughput_interval(m), ends)),
         (f"x {p.first.name if p.first else 'none'}", lambda m: f"{m.ratio:.3f}"),
-        ("95 %", lambda m: _spread(m.ratio, ratio_interval(m), ends)),
+        ("95 %", lambda m: _spread(m.ratio, recorded_ratio_interval(m), ends)),
     ]
     late = [MEDIAN_LATENCY, *(_filled_columns(p, TAIL_LATENCIES) if ends else ())]
     table = _runtime_table(f"{p.arch}: batch {p.batch}, {p.resolution} px, {p.macs / 1e9:.4g} GMACs", p)

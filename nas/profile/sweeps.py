@@ -15,9 +15,9 @@ from backbones.layers.vit import fitted_window
 from nas.measure.conditions import Conditions
 from nas.measure.counts import checked_count
 from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
-from nas.measure.memory import release_cached
+from nas.measure.memory import largest_fitting, out_of_memory, release_cached
 from nas.measure.pair import launch_share, take_watched, watch_for
-from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
+from nas.measure.round_robin import CallTimes, interleaved_times
 from nas.measure.timers import Call, timer_for
 from nas.measure.verdicts import device_notes
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import timed_before
 from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasurement, remeasuring_json
-from nas.analysis.retraining import REMEASUREMENT
-from nas.analysis.run_files import samples_folder
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.analysis.selection import check_measured, trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
+from nas.run_folder import samples_folder
 from nas.storage.liveness import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
@@ -92,7 +92,7 @@ def begin_remeasuring(
         ValueError: The study cannot be measured so, or the remeasurement of that name has other settings.
     """
     log_to(settings.run, "remeasure", command)
-    if settings.name == REMEASUREMENT:
+    if settings.name == RETRAINING_TIMINGS:
         raise ValueError(
             f"--name: {settings.name!r} is reserved for the timings of backbone-nas retrain; choose another"
         )

@@ -24,10 +24,10 @@ from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import environment
+from nas.measure.measurement_error import MeasurementError as MeasurementError
 from nas.measure.memory import release_cached
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
-from nas.measure.verdicts import MeasurementError as MeasurementError
 from nas.remeasure.arguments import RemeasureSettings
 from nas.study.config import SearchConfig
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord, TrialState
@@ -48,7 +48,7 @@ class RemeasuringPlan:
         threads: CPU threads of the measuring process; None on a GPU.
         reference: Name of the study's reference.
         reference_arch: The reference itself: of a spec the one of the study, for a preset may have changed since.
-        trials: Trials to measure, baselines included, and the networks that the study has measured for scale.
+        trials: Trials to measure, baselines included, and the comparison networks that the study has measured.
         environment: This machine's.
     """
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.backend.simulated import Cluster, Doing, SimulatedClock, Stage, simulate
+from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, simulate
 from nas.replay.hybrid_rows import not_a_table, read_rows
 from nas.replay.published_study import ReplayJob, ReplayResult, hypervolume_shares, total_hypervolume
 from nas.replay.published_table import PublishedTable
@@ -242,13 +242,13 @@ def replay_search(
     store = Store.create(run_dir, _info(table, config, run_dir.name, command), sampler)
     clock = SimulatedClock()
     loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
-    simulate(loop, clock, Cluster(1, workers), lambda loop, record: table_stages(record, table, config))
+    simulate(loop, clock, Cluster(1, workers), lambda loop, record: table_phases(record, table, config))
     trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
     loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, workers)
     return trials
 
 
-def table_stages(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[Stage]:
+def table_phases(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[SimulatedPhase]:
     """Yield the rungs of one of the architecture's evaluations, and its measurement, as `nas.backend.trial` does.
 
     Args:
@@ -260,14 +260,14 @@ def table_stages(record: TrialRecord, table: HybridTable, config: SearchConfig) 
     row = of[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(of))]
     record = replace(record, params=row["params"], macs=row["macs"])
     for rung, (steps, score, seconds) in enumerate(zip(table.rung_steps, row["scores"], row["seconds"], strict=True)):
-        if rung == int(record.measured_late):
+        if rung == record.measured_before_rung:
             record = replace(record, measurement=_measurement(row, config))
-            yield Stage(Doing.MEASURING, MEASURE_S, record)
+            yield SimulatedPhase(Doing.MEASURING, MEASURE_S, record)
         last = rung + 1 == len(table.rung_steps)
         state = TrialState.COMPLETE if last else TrialState.RUNNING
         result = RungResult(rung, steps, score, {}, {}, {}, seconds)
         record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield Stage(Doing.TRAINING, seconds, record)
+        yield SimulatedPhase(Doing.TRAINING, seconds, record)
 
 
 def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:

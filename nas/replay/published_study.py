@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from nas.backend.simulated import Cluster, Doing, SimulatedClock, Stage, simulate
+from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, simulate
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.informed import INFORMED, FeatureSpaceSampler
 from nas.replay.nasbench201 import load_nasbench201
@@ -268,16 +268,16 @@ def replay_study(
     clock = SimulatedClock()
     loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
 
-    def stages(loop: StudyLoop, record: TrialRecord) -> Iterator[Stage]:
-        return _stages(record, table, table.positions[record.arch_id], config)
+    def phases(loop: StudyLoop, record: TrialRecord) -> Iterator[SimulatedPhase]:
+        return _phases(record, table, table.positions[record.arch_id], config)
 
-    simulate(loop, clock, Cluster(devices=workers), stages)
+    simulate(loop, clock, Cluster(devices=workers), phases)
     trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
     loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, workers)
     return trials
 
 
-def _stages(record: TrialRecord, table: PublishedTable, i: int, config: SearchConfig) -> Iterator[Stage]:
+def _phases(record: TrialRecord, table: PublishedTable, i: int, config: SearchConfig) -> Iterator[SimulatedPhase]:
     """Yield the published training, rung by rung. The measurement is published and takes no time."""
     steps = config.distill.rung_steps
     record = replace(record, params=round(table.params[i]), measurement=published_measurement(table, i))
@@ -295,7 +295,7 @@ def _stages(record: TrialRecord, table: PublishedTable, i: int, config: SearchCo
         last = rung == len(steps) - 1
         state = TrialState.COMPLETE if last else TrialState.RUNNING
         record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield Stage(Doing.TRAINING, seconds, record)
+        yield SimulatedPhase(Doing.TRAINING, seconds, record)
 
 
 def published_measurement(table: PublishedTable, i: int) -> Measurement:

@@ -13,7 +13,7 @@ from pathlib import Path
 from nas.analysis.evidence import gather_evidence, timed_before
 from nas.analysis.recommendation import recommend, recommended_words, shortlist
 from nas.analysis.retraining import (
-    REMEASUREMENT,
+    RETRAINING_TIMINGS,
     RetrainingSummary,
     nothing_retrained,
     retraining_json,
@@ -111,13 +111,13 @@ def _trials_to_retrain(
     The front of remeasurements from after it is retrained too. The retraining's own timings may recommend a model that
     was neither on that front nor a near miss. Retrained scores decide only if it is retrained too.
     """
-    before = timed_before(study, remeasurements, REMEASUREMENT)
+    before = timed_before(study, remeasurements, RETRAINING_TIMINGS)
     found = recommend(gather_evidence(study, retrainings, remeasurements))
     recommended = [] if found is None else [found.by_search.trial]
     early_stopped = promising_stopped(before, settings.early_stopped)
     baselines = [t for t in complete(before) if t.baseline]
-    others = [again for again in remeasurements if again.name != REMEASUREMENT]
-    newest_study = timed_before(study, others, REMEASUREMENT)
+    others = [again for again in remeasurements if again.name != RETRAINING_TIMINGS]
+    newest_study = timed_before(study, others, RETRAINING_TIMINGS)
     if settings.shortlist:
         few = _shortlist(before, newest_study, early_stopped, baselines)
         return _with_recommended(few, recommended, {trial.number for trial in few["shortlist"]})
@@ -221,7 +221,7 @@ def _retraining(update: TrainingProgress, device: str) -> Retraining:
 def retraining_summary(store: Store, study: StudyRecord, steps: int) -> RetrainingSummary | None:
     """Return the summary of a study's retrainings of `steps` steps; None where there are none."""
     again = store.remeasurements()
-    return summarize_retraining(timed_before(study, again, REMEASUREMENT), store.retrainings(), again, steps)
+    return summarize_retraining(timed_before(study, again, RETRAINING_TIMINGS), store.retrainings(), again, steps)
 
 
 def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSettings) -> None:

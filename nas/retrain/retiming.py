@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from nas.analysis.retraining import REMEASUREMENT
-from nas.analysis.run_files import restarted_samples_folder, samples_folder
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.cli import StageProgress, one_line
 from nas.command_log import announce
 from nas.files import atomic_write, parse_json
@@ -24,6 +23,7 @@ from nas.remeasure.measuring import (
     setting_changes,
 )
 from nas.retrain.arguments import MEASURE_SECONDS, RetrainSettings
+from nas.run_folder import restarted_samples_folder, samples_folder
 from nas.storage.store import Store
 from nas.study.records import Remeasurement, StudyRecord
 
@@ -58,7 +58,7 @@ def time_models(
     Raises:
         ValueError: A model that was never tried cannot be timed here.
     """
-    before = next((again for again in store.remeasurements() if again.name == REMEASUREMENT), None)
+    before = next((again for again in store.remeasurements() if again.name == RETRAINING_TIMINGS), None)
     missing = numbers - before.measurements.keys() if before else numbers
     if not missing:
         if settings.measure_seconds is not None:
@@ -67,7 +67,7 @@ def time_models(
         return
     earlier_seconds = before.setting.get("seconds") if before else None
     seconds = settings.measure_seconds or earlier_seconds or MEASURE_SECONDS
-    requested = RemeasureSettings(settings.run, device=device, measure_seconds=seconds, name=REMEASUREMENT)
+    requested = RemeasureSettings(settings.run, device=device, measure_seconds=seconds, name=RETRAINING_TIMINGS)
     only_failed = before is not None and missing <= before.unmeasured.keys()
     not_again = f"{plural(len(missing), 'model')} could not be timed, and not tried again"
     try:
@@ -80,7 +80,7 @@ def time_models(
     changed = "; ".join(setting_changes(before, plan)) if before else ""
     if before is None or not changed:
         newest = _without_failures(before, numbers) if before else begin_remeasurement([], plan, command, restart=False)
-        _time(plan, newest, samples_folder(settings.run, REMEASUREMENT), store.save_remeasurement, progress)
+        _time(plan, newest, samples_folder(settings.run, RETRAINING_TIMINGS), store.save_remeasurement, progress)
     elif only_failed:
         announce(f"{not_again}, because the settings differ ({changed})", _LOG)
     else:
@@ -95,7 +95,7 @@ def _without_failures(again: Remeasurement, numbers: Iterable[int]) -> Remeasure
 
 def _time_all_again(store: Store, plan: RemeasuringPlan, run: Path, command: str, progress: StageProgress) -> None:
     """Time all models of a plan, and then replace the study's timings and samples; an interrupted command continues."""
-    folder = restarted_samples_folder(run, REMEASUREMENT)
+    folder = restarted_samples_folder(run, RETRAINING_TIMINGS)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(folder / RECORD)
     existing = [unfinished] if unfinished and not setting_changes(unfinished, plan) else []
@@ -106,7 +106,7 @@ def _time_all_again(store: Store, plan: RemeasuringPlan, run: Path, command: str
     newest = _time(plan, begin_remeasurement(existing, plan, command, restart=False), folder, save, progress)
     store.save_remeasurement(newest)
     (folder / RECORD).unlink()
-    final = samples_folder(run, REMEASUREMENT)
+    final = samples_folder(run, RETRAINING_TIMINGS)
     final.mkdir(parents=True, exist_ok=True)
     for samples in folder.glob("*.json"):
         samples.replace(final / samples.name)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
-from nas.analysis.run_files import retraining_folder
 from nas.backend.pool import TrainingJob, recipe_here, visible_gpus
 from nas.local_workers import default_workers
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
+from nas.run_folder import retraining_folder
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
 

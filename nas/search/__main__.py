@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return exit_code(lambda: _refuse_plan(started[0]), public_text)
         return plan([word for word in words if word != "--plan"])
     begun: list[SearchCommand] = []
-    return exit_code(lambda: _search(words, begun), public_text, lambda: _after_interruption(begun))
+    return exit_code(lambda: _main(words, begun), public_text, lambda: _after_interruption(begun))
 
 
 def _refuse_plan(flag: str) -> int:
@@ -37,7 +37,7 @@ def _refuse_plan(flag: str) -> int:
     )
 
 
-def _search(words: Sequence[str], begun: list[SearchCommand]) -> int:
+def _main(words: Sequence[str], begun: list[SearchCommand]) -> int:
     """Run a command line; add its settings to `begun` as soon as they are known."""
     command = parse(words)
     if command.dry_run:
@@ -55,6 +55,7 @@ def _search(words: Sequence[str], begun: list[SearchCommand]) -> int:
 
 def _after_interruption(begun: Sequence[SearchCommand]) -> str:
     """Say what an interruption lost and how to continue: a study is resumed, a search without one is begun again."""
+    from nas.run_folder import CHECKPOINTS
     from nas.search.settings import resume_command
     from nas.storage.location import holds_study
 
@@ -62,7 +63,7 @@ def _after_interruption(begun: Sequence[SearchCommand]) -> str:
     if not studies:
         return "there is no study to resume yet, and the cache keeps what is finished; type the same command again"
     lost = "no training had saved a checkpoint: the running candidates will start again"
-    if any(path for command in studies for path in (command.run / "checkpoints").glob("*.pt")):
+    if any(path for command in studies for path in (command.run / CHECKPOINTS).glob("*.pt")):
         lost = f"each running training has lost at most the last {checkpoint_interval_s():g} s"
     return lost + "".join(f"\nresume with: {resume_command(command)}" for command in studies)
 

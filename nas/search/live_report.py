@@ -157,10 +157,10 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
 
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
+    from reports.headline import headline
     from reports.retraining import read_evidence
     from reports.sentences import convergence_words
     from reports.summary import summarize
-    from reports.verdict import headline
 
     evidence = read_evidence(run_dir, read_study(run_dir))
     summary = summarize(evidence.study, evidence)

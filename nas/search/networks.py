@@ -1,4 +1,4 @@
-"""The networks that a search names: its reference, its baselines and the networks that it measures for scale."""
+"""The networks that a search names: its reference, its baselines and its comparison networks."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
-from nas.cli import checkpoint_path, clock, live_panel
+from nas.cli import clock, live_panel
 from nas.command_log import announce
 from nas.numbers import fixed, plural
+from nas.run_folder import checkpoint_path
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
@@ -48,7 +49,7 @@ class Remaining:
 class RecentPace:
     """The rate at which the study's workers evaluate candidates, over the recent half of this session.
 
-    The clock starts with the session's first candidate, so that baselines, networks for scale and the teachers do not
+    The clock starts with the session's first candidate, so that baselines, comparison networks and the teachers do not
     count. The seconds of candidates under way do count: early-stopped candidates end first, and alone they would
     promise too much. The first candidates of a study train longer than later ones: for those to come, the mean steps
     of the recent ones are shrunk towards those of halving.
@@ -196,14 +197,14 @@ def _gain_words(loop: StudyLoop) -> str:
 
 
 def preliminaries(loop: StudyLoop) -> str:
-    """Say how many baselines and networks for scale are done, which come first and do not count; "" once all are."""
+    """Say how many baselines and comparison networks are done, which come first and do not count; "" once all are."""
     trials, names, scale = loop.trials, loop.config.baselines, loop.scale.values()
     trained = len(trials.baselines) - sum(trials[number].baseline is not None for number in trials.running)
     measured = sum(network.state is not TrialState.RUNNING for network in scale)
     if trained >= len(names) and measured == len(scale):
         return ""
     parts = [f"baselines {trained} of {len(names)}"] if names else []
-    return ", ".join(parts + ([f"networks for scale {measured} of {len(scale)}"] if scale else []))
+    return ", ".join(parts + ([f"comparison networks {measured} of {len(scale)}"] if scale else []))
 
 
 def under_way(loop: StudyLoop) -> str:
@@ -216,9 +217,9 @@ def under_way(loop: StudyLoop) -> str:
 
 def _activity(record: TrialRecord, rung_steps: tuple[int, ...]) -> str:
     if record.scale:
-        return f"{record.scale} measuring for scale"
+        return f"comparison network {record.scale} measuring"
     name = f"#{record.number} ({record.baseline})" if record.baseline else f"#{record.number}"
-    if record.measurement is None and bool(record.rungs) == record.measured_late:
+    if record.measurement is None and len(record.rungs) == record.measured_before_rung:
         return f"{name} measuring"
     return f"{name} training to {rung_steps[min(len(record.rungs), len(rung_steps) - 1)]} steps"
 
@@ -248,7 +249,7 @@ def describe(record: TrialRecord) -> str:
     """Return one line on a trial that is finished or will be run again."""
     name = f"{record.arch_id} ({record.baseline})" if record.baseline else record.arch_id
     again = record.state is TrialState.RUNNING and record.reason
-    title = f"for scale: {record.scale}" if record.scale else f"#{record.number} {name}"
+    title = f"comparison network {record.scale}" if record.scale else f"#{record.number} {name}"
     results = []
     if record.measurement:
         m = record.measurement

@@ -1,7 +1,6 @@
 """A session of a search: open the targets, create or resume the study, run its trials on workers, write the end.
 
-What refuses the command does so before the study is written: a new study is created, and an existing one extended, when
-the workers can start.
+A study is created, or extended, only after Ray has started, so that a command that is refused leaves no study behind.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.local_workers import default_workers, limited_by_memory
+from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
@@ -38,7 +38,6 @@ from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import SearchConfig
-from nas.study.contact_sheet import FOLDER as PICTURES
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
@@ -213,8 +212,8 @@ def with_precision(
         command: The command.
         targets: Images and teacher targets to train on.
         show: Receives a line about the choice.
-        network: The only network that is trained, on all CPUs; None for the candidates of a search, in whose place a
-            preset of their space is timed.
+        network: The one network of a training, which gets all CPUs. None for a search, whose step times are taken with
+            the reference preset of its space.
     """
     config = command.config
     if config.distill.precision != "auto":
@@ -366,8 +365,8 @@ def _run(
                 show(f"the end of this session could not be stored in the study: {one_line(error)}")
         raise
     words = {"gave up": loop.gave_up, "converged": loop.converged, "out of time": loop.out_of_time}
-    ending = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
-    end(loop, ending)
+    outcome = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
+    end(loop, outcome)
     conclude(loop, resume_command(command), show)
 
 
@@ -392,10 +391,10 @@ def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: 
     return WorkerSpec(
         config=json.dumps(command.config.to_dict()),
         targets_dir=str(targets.path.resolve()),
-        samples_dir=_make_folder(command.run / "samples"),
-        weights_dir=_make_folder(command.run / "weights"),
+        samples_dir=_make_folder(command.run / SAMPLES),
+        weights_dir=_make_folder(command.run / WEIGHTS),
         pictures_dir=_make_folder(command.run / PICTURES),
-        checkpoint_dir=_make_folder(command.run / "checkpoints"),
+        checkpoint_dir=_make_folder(command.run / CHECKPOINTS),
         train_threads=_train_threads(workers_per_machine),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),

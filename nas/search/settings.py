@@ -63,7 +63,7 @@ class SearchCommand:
         workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, on a cluster for as many as
             its nodes take.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
-        trial_timeout_s: Seconds after which a stage of a trial hangs; None for a limit from earlier trials.
+        trial_timeout_s: Seconds after which a measurement or a rung hangs; None for a limit from earlier trials.
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
         until_converged: Whether this session ends when the search has converged, see `nas.study.convergence`.
         text: Command line or call that the study records, without secrets.

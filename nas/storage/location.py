@@ -13,9 +13,9 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from nas.command_log import FOLDER as LOG_FOLDER
 from nas.extras import install_command
 from nas.files import atomic_write, parse_json
+from nas.run_folder import LOGS
 from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
@@ -104,7 +104,7 @@ def holds_study(run_dir: Path) -> bool:
 
 def _missing(run_dir: Path) -> str:
     """Say why a folder has no study: its search has not got that far, or it is none of a search."""
-    if (run_dir / LOG_FOLDER / "search.log").is_file():
+    if (run_dir / LOGS / "search.log").is_file():
         advice = "if it has ended, type its command again: there is nothing to resume"
         return f"the search in {run_dir} has no finished trial yet; {advice}"
     runs = sorted(file.parent.name for name in (STUDY_FILE, LOCATION_FILE) for file in run_dir.glob(f"*/{name}"))

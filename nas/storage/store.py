@@ -2,8 +2,8 @@
 
 Only this package and `nas.samplers` import Optuna. Every trial carries its `TrialRecord` as the user attribute
 ``record`` and the name of the driver that runs it as ``driver``. The study carries its `StudyInfo` as ``info``, every
-`Remeasurement` as ``remeasurement:NAME``, every `Retraining` as ``retraining:STEPS:TRIAL:SEED`` and every network that
-is measured for scale as ``scale:NAME``: it is no trial, so that samplers see nothing of it. Optuna's trial state says
+`Remeasurement` as ``remeasurement:NAME``, every `Retraining` as ``retraining:STEPS:TRIAL:SEED`` and every comparison
+network as ``scale:NAME``: it is no trial, so that samplers see nothing of it. Optuna's trial state says
 what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung; PRUNED for
 early-stopped, infeasible and duplicate trials; FAIL for failures. Limits are Optuna's constraints, named as in
 `nas.study.limits`, so that `FrozenTrial.constraints` tells infeasible trials from others. optuna-dashboard therefore
@@ -208,12 +208,12 @@ class Store:
             return tuple(map(self._trial, rows))
 
     def scale(self) -> tuple[TrialRecord, ...]:
-        """Read the networks that have been measured for scale, in the order of the study's settings."""
+        """Read the comparison networks that have been measured, in the order of the study's settings."""
         with translate_errors("the study cannot be read"):
             return tuple(sorted(self._records(TrialRecord, _SCALE), key=lambda record: -record.number))
 
     def save_scale(self, record: TrialRecord) -> None:
-        """Write a network that has been measured for scale, as JSON text, unless another driver has."""
+        """Write a comparison network that has been measured, as JSON text, unless another driver has."""
         with self.exclusive():
             if record.scale not in {other.scale for other in self.scale()}:
                 self._study.set_user_attr(f"{_SCALE}{record.scale}", json.dumps(record.to_dict()))

@@ -1,1 +1,1 @@
-"""What a search is, decides and keeps: records, decisions, the study in its storage. No torch, no ray."""
+"""What a search is and decides: settings, records, decisions. No torch, no Ray, no storage."""

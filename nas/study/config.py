@@ -338,7 +338,7 @@ class SearchConfig:
         return self.sampler == KNOWN_COST and several and not limited and not self.measure_first
 
     @property
-    def measured_for_scale(self) -> tuple[str, ...]:
+    def comparison_networks(self) -> tuple[str, ...]:
         """Return the names of the networks that are measured and not trained.
 
         With those in `scale`, the reference is measured against itself, unless it is a baseline: the difference of the

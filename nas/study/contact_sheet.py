@@ -18,7 +18,6 @@ from nas.files import atomic_path, parse_json
 
 # Kinds of rows: the images, a teacher's maps, the student's prediction of them, the student's maps.
 IMAGE, TEACHER, STUDENT, OWN = "image", "teacher", "student", "own"
-FOLDER = "pictures"  # in a run folder
 TILE_PX = 64
 _KEY = "contact sheet"
 _MAX_TILES = 64  # a side; larger files are refused before they are decoded
@@ -73,8 +72,3 @@ class ContactSheet:
 def _tiles(pixels: NDArray[Any], rows: int, columns: int) -> NDArray[np.uint8]:
     """Cut pixels (rows * T, columns * T, 3) into tiles (rows, columns, T, T, 3)."""
     return pixels.reshape(rows, TILE_PX, columns, TILE_PX, 3).swapaxes(1, 2)
-
-
-def sheet_path(folder: Path, arch_id: str) -> Path:
-    """Return the file of an architecture's sheet in a folder."""
-    return folder / f"{arch_id}.png"

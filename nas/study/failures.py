@@ -76,10 +76,10 @@ def spoils_process(failure: Failure | None) -> bool:
 
 
 def time_limit_s(earlier_s: Sequence[float], fixed_s: float | None = None) -> float:
-    """Return the seconds after which a stage of a trial counts as hanging.
+    """Return the seconds after which a phase of a trial (measuring, a rung) counts as hanging.
 
     Args:
-        earlier_s: Seconds of the same stage in earlier trials.
+        earlier_s: Seconds of the same phase in earlier trials.
         fixed_s: The user's limit; None for 10 medians of `earlier_s`, but at least 10 minutes, and no limit while
             `earlier_s` holds fewer than 5.
     """

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol
 
 from nas.ranges import Range, misfit
 from nas.study.records import Measurement
-from nas.study.timing_doubts import median_interval, throughput_interval
+from nas.study.timing_doubts import order_statistic_interval, throughput_interval
 
 IntervalReader = Callable[[Measurement, Sequence[float]], tuple[float, float] | None]
 Bound = Annotated[float, Range(0, 1e18, above=True)]
@@ -114,7 +114,7 @@ class Limit:
 
 
 def _latency_interval(m: Measurement, latencies_s: Sequence[float]) -> tuple[float, float] | None:
-    ends = median_interval(latencies_s)
+    ends = order_statistic_interval(latencies_s)
     return None if ends is None else (1e3 * ends[0], 1e3 * ends[1])
 
 

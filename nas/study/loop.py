@@ -53,7 +53,7 @@ class StudyLoop:
 
     Attributes:
         trials: Baselines and sampled architectures.
-        scale: Networks that are measured for scale, by numbers below 0; a running one may not have begun.
+        scale: Comparison networks, by numbers below 0; a running one may not have begun.
         gave_up: Why the search cannot continue; None while it can.
         exhausted: Why there is no new architecture to evaluate; None while there is one.
         converged: Why this session proposes no more architectures; None while it does.
@@ -78,7 +78,9 @@ class StudyLoop:
         self._clock, self._deadline_s, self._until_converged = clock, deadline_s, until_converged
         baselines = {name: self.config.spec(name) for name in self.config.baselines}
         self._proposer = TrialProposer(store, self.space, baselines)
-        self.scale = {-n: _for_scale(-n, name, self.config) for n, name in enumerate(self.config.measured_for_scale, 1)}
+        self.scale = {
+            -n: _comparison_network(-n, name, self.config) for n, name in enumerate(self.config.comparison_networks, 1)
+        }
         self.trials = TrialTable(self.info.objectives)
         self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
         self._names: dict[str | None, str] = {}  # driver as its session has it -> its whole name
@@ -127,7 +129,7 @@ class StudyLoop:
 
     @property
     def running_trials(self) -> list[TrialRecord]:
-        """Return the running trials of this session, the networks for scale first; another thread may ask."""
+        """Return the running trials of this session, the comparison networks first; another thread may ask."""
         return [self.record(number) for number in sorted(self._running)]
 
     @property
@@ -178,12 +180,12 @@ class StudyLoop:
     def next_trial(self) -> TrialRecord | None:
         """Return the next trial to run, already stored as running; None while there is no trial to start.
 
-        The networks for scale come first; they are stored when they have been measured. While other drivers run trials,
-        it looks once a second for trials that they have left.
+        The comparison networks come first; they are stored when they have been measured. While other drivers run
+        trials, it looks once a second for trials that they have left.
         """
         if self.gave_up or not self.left_s or (self.converged and not self._requeued):
             return None
-        if (network := self._next_for_scale()) is not None:
+        if (network := self._next_comparison_network()) is not None:
             return network
         if not (self._requeued or self._missing_baselines() or self._has_budget() or self._should_poll()):
             return None
@@ -198,7 +200,7 @@ class StudyLoop:
         return None
 
     def record(self, number: int) -> TrialRecord:
-        """Return the record of a trial, or of a network that is measured for scale."""
+        """Return the record of a trial, or of a comparison network."""
         return self.scale[number] if number < 0 else self.trials[number]
 
     def report(self, record: TrialRecord) -> bool:
@@ -230,20 +232,19 @@ class StudyLoop:
         self._running.discard(number)
         self._requeued.add(number)
 
-    def forget_finished(self, forget: Callable[[Collection[str]], None]) -> None:
-        """Call `forget` with the ids of the running architectures; it deletes the files of all others.
+    def clean_up(self, delete_all_but: Callable[[Collection[str]], None]) -> None:
+        """Call `delete_all_but` with the ids of the running architectures, while no driver can start a trial.
 
-        No driver can start a trial during the call. If another living driver runs trials, `forget` is not called. After
-        an outage of the database it may be called twice.
+        If another living driver runs trials, it is not called. After an outage of the database it may be called twice.
         """
 
-        def forget_exclusively() -> None:
+        def clean_up_exclusively() -> None:
             with self._store.exclusive():
                 self._refresh()
                 if not self._active_drivers():
-                    forget({self.trials[number].arch_id for number in self.trials.running})
+                    delete_all_but({self.trials[number].arch_id for number in self.trials.running})
 
-        self._store.retry_while_unavailable(forget_exclusively)
+        self._store.retry_while_unavailable(clean_up_exclusively)
 
     def worker_seconds(self, workers: int) -> float:
         """Return the seconds of all workers in all sessions, parallel sessions included.
@@ -403,11 +404,11 @@ class StudyLoop:
         return self.converged is not None
 
     def _unmeasured_scale(self) -> list[TrialRecord]:
-        """Return the networks that nobody has measured for scale and that this driver is not measuring."""
+        """Return the comparison networks that nobody has measured and that this driver is not measuring."""
         return [r for r in self.scale.values() if r.state is TrialState.RUNNING and r.number not in self._running]
 
-    def _next_for_scale(self) -> TrialRecord | None:
-        """Return the next network to measure for scale, after a look for what other drivers have measured.
+    def _next_comparison_network(self) -> TrialRecord | None:
+        """Return the next comparison network to measure, after a look for what other drivers have measured.
 
         Drivers that start at the same time may both measure a network: that costs seconds, and the first result stays.
         """
@@ -454,7 +455,7 @@ class StudyLoop:
         return True
 
     def _store_scale(self, record: TrialRecord) -> bool:
-        """Store a network for scale that has been measured, or whose measurement failed."""
+        """Store a comparison network that has been measured, or whose measurement failed."""
         if record.state is not TrialState.RUNNING:
             record = replace(record, started_s=self._began_s.get(record.number), finished_s=self.elapsed_s)
             self._store.retry_while_unavailable(lambda: self._store.save_scale(record))
@@ -483,8 +484,8 @@ class StudyLoop:
                 self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
 
 
-def _for_scale(number: int, name: str, config: SearchConfig) -> TrialRecord:
-    """Return the record of a network that is still to be measured for scale."""
+def _comparison_network(number: int, name: str, config: SearchConfig) -> TrialRecord:
+    """Return the record of a comparison network that is still to be measured."""
     if is_of_timm(name):
         return TrialRecord(number, name, {}, TrialState.RUNNING, scale=name)
     spec = config.spec(name)

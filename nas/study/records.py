@@ -27,7 +27,7 @@ class TrialState(StrEnum):
     STOPPED = "stopped"  # early-stopped by successive halving at a lower rung
     INFEASIBLE = "infeasible"  # broke a hard limit, or cannot be measured as the others
     FAILED = "failed"  # an error, NaN or a lost worker; `reason` says which
-    MEASURED = "measured"  # measured for scale and never trained
+    MEASURED = "measured"  # a comparison network, which is never trained
     DUPLICATE = "duplicate"  # the sampler proposed an architecture that the study has; never evaluated
 
     @property
@@ -211,9 +211,9 @@ class Expectation(Record):
 
 @dataclass(frozen=True)
 class TrialRecord(Record):
-    """One architecture in a study, or a network that the study measures for scale and does not train."""
+    """One architecture in a study, or a comparison network, which the study measures and does not train."""
 
-    number: int  # Optuna's trial number; below 0 for a network that is measured for scale
+    number: int  # Optuna's trial number; below 0 for a comparison network
     arch_id: str  # of a network of timm its arch name
     spec: dict[str, Any]  # ArchSpec.to_dict(); empty for a network of timm
     state: TrialState
@@ -226,15 +226,20 @@ class TrialRecord(Record):
     started_s: float | None = None  # start of the last run, known once it has ended; the clock of `finished_s`
     finished_s: float | None = None  # seconds since the study's start, over all sessions
     worker: str | None = None  # worker process of the last run: "NODE:PROCESS", both numbers without a name
-    tries: int = 1  # runs after failures included, continuations after a kill of the driver not
+    tries: int = 1  # number of runs; a retry after a failure counts, resuming after the driver was killed does not
     failure: Failure | None = None  # the last one, also of a trial that runs again
-    scale: str | None = None  # arch name of a network that is measured for scale
+    scale: str | None = None  # arch name of a comparison network
     expected: Expectation | None = None  # None without a model of the trials: at the start, for many samplers
 
     @property
     def measured_late(self) -> bool:
         """Return whether the trial is measured after its first rung, and only if it passes it."""
         return self.expected is not None and self.expected.ratio is not None
+
+    @property
+    def measured_before_rung(self) -> int:
+        """Return the index of the rung before which the trial is measured: 0, or 1 for one that is measured late."""
+        return int(self.measured_late)
 
     @property
     def predicted_ratio(self) -> float | None:
@@ -245,7 +250,7 @@ class TrialRecord(Record):
 
     @property
     def name(self) -> str:
-        """Return the name to show within the study: the arch name of a baseline or for scale, or `trial N`."""
+        """Return the name to show within the study: the arch name of a baseline or comparison network, or `trial N`."""
         return self.baseline or self.scale or f"trial {self.number}"
 
     @property
@@ -347,7 +352,7 @@ class StudyRecord:
     Attributes:
         info: Its description.
         trials: Baselines and sampled architectures.
-        scale: Networks that are measured for scale, and not trained: none of `trials` is among them.
+        scale: Comparison networks, which are measured and not trained: none of `trials` is among them.
     """
 
     info: StudyInfo

@@ -26,10 +26,10 @@ class StudyStore(Protocol):
         """Return the study's description."""
 
     def scale(self) -> tuple[TrialRecord, ...]:
-        """Return the networks that have been measured for scale."""
+        """Return the comparison networks that have been measured."""
 
     def save_scale(self, record: TrialRecord) -> None:
-        """Write a network that has been measured for scale, unless another driver has."""
+        """Write a comparison network that has been measured, unless another driver has."""
 
     def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
         """Replace the study's description by `change` of it, and return the new one."""

@@ -1,6 +1,7 @@
-"""Decide which timings people can use: whether a measurement has intervals, and why its speeds are doubtful.
+"""Read stored verdicts back: which recorded timings have a usable interval, and why the others are doubtful.
 
-Terminal, report, card, pictures and exports all ask here.
+No samples are needed. Terminal, report, card, pictures and exports all ask here. `nas.measure.verdicts` judges a
+measurement while its samples are at hand.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def ratio_interval_words(m: Measurement, digits: int) -> str:
     return fixed_interval(m.ratio_low, m.ratio_high, digits) if has_interval(m) else no_interval(m)
 
 
-def ratio_interval(m: Measurement) -> tuple[float, float] | None:
+def recorded_ratio_interval(m: Measurement) -> tuple[float, float] | None:
     """Return the interval of a measurement's ratio; None where it is not usable."""
     return (m.ratio_low, m.ratio_high) if has_interval(m) else None
 
@@ -100,7 +101,7 @@ def throughput_interval(m: Measurement) -> tuple[float, float] | None:
     return ends if has_interval(m) and usable(m.throughput_img_s, *ends) else None
 
 
-def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
+def order_statistic_interval(samples: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the median, by order statistics (David and Nagaraja 2003, 7.1)."""
     n = len(samples)
     if n < MIN_INTERVAL_SAMPLES:

@@ -1,4 +1,7 @@
-"""The files of `backbone-nas train` in its run folder, which is also that of a study of one model. Pure."""
+"""The files of `backbone-nas train` in its run folder, and how to read them.
+
+The run folder is also that of a study of one model.
+"""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _after_interruption(session: _Session) -> str:
 
 
 def _what_is_saved(run: Path, saved: bool) -> str:
-    from nas.backend.pool import CHECKPOINTS
+    from nas.run_folder import CHECKPOINTS
 
     if saved:
         return "the training's state is saved"

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.analysis.run_files import SAMPLES
 from nas.backend.pool import TrainingJob
 from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.numbers import plural
+from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
 from nas.search.preconditions import check_batch
@@ -176,8 +176,8 @@ def _keep_start(plan: TrainingPlan, run: Path) -> TrainingPlan:
     if plan.start is None:
         return plan
     source, own = Path(plan.start), run / START
-    for suffix in (".safetensors", ".heads.safetensors"):
-        shutil.copyfile(source.with_suffix(suffix), own.with_suffix(suffix))
+    shutil.copyfile(source, own)
+    shutil.copyfile(heads_file(source), heads_file(own))
     return replace(plan, start=START)
 
 

@@ -17,6 +17,7 @@ from nas.files import parse_json
 from nas.measure.devices import cuda_is_available, without_kernels
 from nas.numbers import plural
 from nas.ranges import Steps, Workers, check_values
+from nas.run_folder import heads_file
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
 from nas.search.settings import (
@@ -274,7 +275,7 @@ def _check_start(plan: TrainingPlan, config: SearchConfig) -> None:
     start = Path(plan.start)
     try:
         teachers = [teacher.name for teacher in specs(config.teachers)]
-        load_heads(start.with_suffix(".heads.safetensors"), teachers, checksum_of(start))
+        load_heads(heads_file(start), teachers, checksum_of(start))
     except WeightsError as error:
         raise ConfigError(f"--warm: {error}") from None
 

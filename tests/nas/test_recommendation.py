@@ -17,10 +17,10 @@ import torch
 from rich.console import Console
 
 import backbones
-from nas.analysis.run_files import retraining_folder
 from nas.api import load_study
 from nas.export.__main__ import main as export_command
 from nas.retrain.__main__ import main as retrain_command
+from nas.run_folder import retraining_folder
 from nas.search.live_report import _show_result
 from nas.select.__main__ import main as select_command
 from nas.study.objectives import objectives

@@ -164,7 +164,7 @@ def record(
 
 
 def with_scale(study: StudyRecord, ratios: Mapping[str, float | None]) -> StudyRecord:
-    """Return the study with networks that were measured for scale; None for one that could not be measured."""
+    """Return the study with comparison networks; None for one that could not be measured."""
     rng = random.Random(1)
     return replace(
         study,

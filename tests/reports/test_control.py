@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import gather_evidence
-from nas.analysis.retraining import REMEASUREMENT
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, Remeasurement, Retraining, StudyRecord, TrialState
 from reports.captions import curve_caption, footer, front_caption, hypervolume, random_control
@@ -194,7 +194,7 @@ def test_the_table_of_retrained_models_marks_doubtful_timings_and_names_their_de
         for t in study.trials
         if t.number < 7
     }
-    again = Remeasurement(REMEASUREMENT, "2026-01-01", "a GPU", {}, {}, None, timings)
+    again = Remeasurement(RETRAINING_TIMINGS, "2026-01-01", "a GPU", {}, {}, None, timings)
     evidence = gather_evidence(study, trainings, [again])
     page = Page(render(study, summarize(study), None, retraining_results(evidence)))
     head = "× eradio_pico, 95 % interval on a GPU"

@@ -104,7 +104,7 @@ def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkey
         save_parquet(frame, tmp_path / "t.parquet")
 
 
-def test_a_network_for_scale_is_a_row_without_number_and_score(study: StudyRecord) -> None:
+def test_a_comparison_network_is_a_row_without_number_and_score(study: StudyRecord) -> None:
     measured = TrialRecord(
         -1, "timm:a", {}, TrialState.MEASURED, scale="timm:a", measurement=measurement(0.5), params=7
     )

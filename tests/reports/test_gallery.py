@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.study.contact_sheet import FOLDER, TILE_PX, ContactSheet, sheet_path
+from nas.run_folder import PICTURES, sheet_path
+from nas.study.contact_sheet import TILE_PX, ContactSheet
 from nas.study.records import StudyRecord
 from reports.gallery import GAP_PX, MAX_MODELS, read_gallery
 from reports.page import render
@@ -39,10 +40,10 @@ def study() -> StudyRecord:
 
 def pictured(study: StudyRecord, folder: Path, **made) -> Path:
     """Fill the folder of a run with the sheet of every model that was trained to the last rung."""
-    (folder / FOLDER).mkdir()
+    (folder / PICTURES).mkdir()
     for trial in study.trials:
         if len(trial.rungs) == 3:
-            sheet(trial.number, **made).write(sheet_path(folder / FOLDER, trial.arch_id))
+            sheet(trial.number, **made).write(sheet_path(folder / PICTURES, trial.arch_id))
     return folder
 
 
@@ -84,11 +85,11 @@ def test_a_strip_shows_its_tiles_with_gaps_and_maps_exactly(study, run):
 def test_missing_and_broken_pictures_leave_no_hole(study, tmp_path):
     summary = summarize(study)
     assert read_gallery(tmp_path, summary) is None
-    (tmp_path / FOLDER).mkdir()
+    (tmp_path / PICTURES).mkdir()
     one, two = (s.trial.arch_id for s in summary.front[:2])
-    sheet_path(tmp_path / FOLDER, one).write_bytes(b"\x89PNG broken")
+    sheet_path(tmp_path / PICTURES, one).write_bytes(b"\x89PNG broken")
     assert read_gallery(tmp_path, summary) is None
-    sheet(0).write(sheet_path(tmp_path / FOLDER, two))
+    sheet(0).write(sheet_path(tmp_path / PICTURES, two))
     shown = read_gallery(tmp_path, summary)
     assert [p.model.trial.arch_id for p in shown.first + shown.more] == [two]
     assert render(study, summary, shown).count('class="sheet"') == 1
@@ -121,6 +122,6 @@ class Tags(HTMLParser):
 def test_a_name_that_leads_elsewhere_finds_nothing(study, tmp_path):
     outside = tmp_path / "secret.png"
     sheet(0).write(outside)
-    (tmp_path / "run" / FOLDER).mkdir(parents=True)
+    (tmp_path / "run" / PICTURES).mkdir(parents=True)
     trials = tuple(replace(t, arch_id="../../secret") for t in study.trials)
     assert read_gallery(tmp_path / "run", summarize(replace(study, trials=trials))) is None

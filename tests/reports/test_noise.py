@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nas.study.records import StudyRecord, TrialState
-from reports import captions, sentences, verdict
+from reports import captions, headline, sentences
 from reports.noise import doubt_of
 from reports.page import render
 from reports.summary import summarize
@@ -149,4 +149,4 @@ def test_a_study_without_a_front_lists_what_became_of_its_trials():
     study = synthetic.study(6, only=TrialState.STOPPED, baselines=False)
     summary = summarize(study)
     assert summary.front == ()
-    assert "(6 candidates early-stopped)" in verdict.headline(study.info, summary, "RUN")[0]
+    assert "(6 candidates early-stopped)" in headline.headline(study.info, summary, "RUN")[0]

@@ -171,11 +171,11 @@ def test_an_unfinished_study_says_that_its_baselines_are_being_measured():
     assert "no Pareto front" not in page_of(running)
 
 
-def test_networks_measured_for_scale_have_lines_in_the_chart_and_rows_in_a_table_and_are_no_trials():
+def test_comparison_networks_have_lines_in_the_chart_and_rows_in_a_table_and_are_no_trials():
     study = synthetic.study(20)
     ratios = {"timm:near": 1.5, "timm:far": 0.001, "timm:unmeasured": None}
     page = page_of(synthetic.with_scale(study, ratios))
-    rows = Page(page).table("Models for scale").body()
+    rows = Page(page).table("Comparison networks").body()
     assert [row[""] for row in rows] == ["timm:near", "timm:far", "timm:unmeasured"]
     assert rows[0][f"× {study.info.reference}, 95 % interval"].startswith("1.500")
     assert [row["name"] for row in payload(page)["datasets"]["scale"]] == ["timm:near"]

@@ -7,7 +7,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from nas.analysis.evidence import gather_evidence
-from nas.analysis.retraining import REMEASUREMENT
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
 from reports.figure_data import BASELINE, MARKS
 from reports.paper_figures import draw, save
@@ -106,7 +106,7 @@ def retrained(study: StudyRecord, change: float, times: float = 1.0, device: str
         )
         for t in trials
     }
-    again = Remeasurement(REMEASUREMENT, "2026-01-01", device, {}, {}, None, timings)
+    again = Remeasurement(RETRAINING_TIMINGS, "2026-01-01", device, {}, {}, None, timings)
     return retraining_results(gather_evidence(study, trainings, [again]))
 
 
@@ -142,7 +142,7 @@ def test_retrained_baselines_keep_the_mark_of_baselines():
         assert len(bars.lines[0].get_xdata()) == kinds.count(kind) > 0
 
 
-def test_the_name_of_a_network_for_scale_gives_way_to_a_model():
+def test_the_name_of_a_comparison_network_gives_way_to_a_model():
     """Drawn at its usual place, left of the line at the lower edge, it would cover the model of the lowest score."""
     study = synthetic.study(12, only=TrialState.COMPLETE)
     lowest = min(study.trials, key=lambda trial: trial.final_score)
@@ -155,7 +155,7 @@ def test_the_name_of_a_network_for_scale_gives_way_to_a_model():
     assert not name.get_window_extent().contains(*axes.transData.transform((ratio, lowest.final_score)))
 
 
-def test_labels_of_models_do_not_cover_the_names_of_networks_for_scale():
+def test_labels_of_models_do_not_cover_the_names_of_comparison_networks():
     study = synthetic.study(40)
     ratios = [b.scored.trial.measurement.ratio for b in summarize(study).baselines]
     names = {f"timm:a_long_name_{i}": 1.15 * ratio for i, ratio in enumerate(ratios)}

@@ -38,11 +38,11 @@ def test_intervals_of_a_lead_cover_the_true_one_although_a_lucky_candidate_was_c
         assert evidence.retraining is not None
         summary = replace(evidence.retraining, scatter=pooled_scatter([s.tolist() for s in scores.values()]))
         found = recommend(replace(evidence, retrained=drawn, retraining=summary))
-        if found is not None and found.at_equal_score is not None:
-            lead = found.at_equal_score
+        if found is not None and found.fastest_as_good is not None:
+            lead = found.fastest_as_good
             half = gain_half_width(lead, found)
             assert half is not None
-            true_lead = truths[lead.found.number] - truths[0]
+            true_lead = truths[lead.candidate.number] - truths[0]
             covered.append(abs(lead.score_gain - true_lead) <= half)
     assert len(covered) >= DRAWS / 10
     assert np.mean(covered) >= 0.95

@@ -57,10 +57,10 @@ def test_comparisons_are_with_the_best_baseline():
     fastest = max(as_good, key=lambda t: t.measurement.ratio)
     strongest = max(as_fast, key=lambda t: t.rungs[-1].score)
     faster, better = summary.comparisons
-    assert faster.found.trial == fastest
+    assert faster.candidate.trial == fastest
     assert faster.speedup == pytest.approx(fastest.measurement.ratio / best.measurement.ratio)
     assert faster.speedup_low < faster.speedup < faster.speedup_high
-    assert better.found.trial == strongest
+    assert better.candidate.trial == strongest
     assert better.score_gain == pytest.approx(strongest.score - best.score)
 
 
@@ -68,9 +68,9 @@ def test_no_model_may_score_as_high_as_the_best_baseline():
     study = synthetic.study(40)
     strong = replace(study.trials[0], rungs=(*study.trials[0].rungs[:2], replace(study.trials[0].rungs[2], score=0.99)))
     summary = summarize(replace(study, trials=(strong, *study.trials[1:])))
-    at_equal_score, at_equal_speed = summary.comparisons
-    assert at_equal_score is None
-    assert at_equal_speed.score_gain < 0
+    fastest_as_good, best_as_fast = summary.comparisons
+    assert fastest_as_good is None
+    assert best_as_fast.score_gain < 0
 
 
 def test_equal_models_are_all_on_the_front():
@@ -158,7 +158,7 @@ def test_a_comparison_refuses_other_objectives(count):
         compare_studies([study, replace(study, info=info)])
 
 
-def test_a_reference_that_is_no_baseline_is_compared_with_itself_among_the_networks_for_scale():
+def test_a_reference_that_is_no_baseline_is_compared_with_itself_among_the_comparison_networks():
     study = synthetic.study(12, baselines=False)
     aa = replace(measurement(1.0), ratio=1.0, ratio_low=0.98, ratio_high=1.01)
     itself = TrialRecord(-1, "timm:a", {}, TrialState.MEASURED, scale="timm:a", measurement=aa)

@@ -180,8 +180,8 @@ def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gai
     """The interval of the lead allows for the choice: by the model's own interval alone 0.0218 would be enough."""
     found = summarize(study).recommendation
     model = replace(found.model, score=found.best_baseline.score + gain)
-    result = replace(found.at_equal_score, found=model, score_gain=gain, compared=30)
-    seen = replace(found, model=model, at_equal_score=result, scatter=SeedScatter(0.0075, 30))
+    result = replace(found.fastest_as_good, candidate=model, score_gain=gain, compared=30)
+    seen = replace(found, model=model, fastest_as_good=result, scatter=SeedScatter(0.0075, 30))
     judged = check(study, SEEDS, results(found.trial.number, 0.9), recommendation=seen)
     assert judged.outcome is outcome
     words = r"is \+0\.\d+ ± ([\d.]+) \(95 %; it allows for the choice among 30 candidates\)\.$"
@@ -369,11 +369,11 @@ def test_without_baselines_the_command_and_its_price_name_none(study):
     assert "up to 6 near misses and 3 baselines with 3 seeds" in check(study, SEEDS).price
 
 
-def test_networks_for_scale_are_no_candidates_and_no_silence(study):
+def test_comparison_networks_are_no_candidates_and_no_silence(study):
     interrupted = synthetic.with_scale(replace(study, trials=()), {"timm:resnet18": 0.2, "timm:resnet50": None})
     found = check(interrupted, NOISE)
     assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas search --resume runs/mine")
-    assert "1 network " in found.sentence
+    assert "1 comparison network " in found.sentence
     assert not check(interrupted, SEEDS).command, "there is no model to retrain"
     assert "search --data" not in check(interrupted, METRICS).command
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 
-from nas.analysis.retraining import REMEASUREMENT
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.storage.store import Store
 from nas.study.records import Remeasurement, Retraining, RungResult, StudyRecord, TrialState
 from search_space import preset
@@ -55,7 +55,7 @@ def remeasured(
 def remeasured_for_retraining(
     ratios: Mapping[int, float], unmeasured: Mapping[int, str] | None = None
 ) -> Remeasurement:
-    return remeasured(ratios, unmeasured, name=REMEASUREMENT)
+    return remeasured(ratios, unmeasured, name=RETRAINING_TIMINGS)
 
 
 def retrained(

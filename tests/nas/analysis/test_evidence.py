@@ -1,4 +1,4 @@
-"""The most trusted score and throughput of each model, and what is recommended from them."""
+"""The score and the throughput of each model that decide, and what is recommended from them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nas.analysis.evidence import (
     LAST_RUNG,
     RETRAINED,
+    ModelEvidence,
     StudyEvidence,
-    TrustedModel,
     gather_evidence,
     source_words,
     timed_before,
@@ -56,8 +56,8 @@ def test_retrained_scores_take_back_what_the_short_trainings_recommend() -> None
     found = recommend(evidence_of(OVERTURNED))
     assert found is not None
     assert (found.model.number, found.basis, found.by_search.number) == (2, RETRAINED, 1)
-    assert found.at_equal_score is not None
-    assert (found.at_equal_score.speedup, found.at_equal_score.score_gain) == (3.3, pytest.approx(0.006))
+    assert found.fastest_as_good is not None
+    assert (found.fastest_as_good.speedup, found.fastest_as_good.score_gain) == (3.3, pytest.approx(0.006))
     assert (found.by_search.score, found.fell_below, found.taken_back) == (pytest.approx(0.607), True, True)
     assert evidence_words(found) == (
         "scores of 2 longer trainings each, 90 steps; trial 1, recommended by the search, fell below the baseline"
@@ -82,7 +82,7 @@ def test_a_faster_model_that_became_as_good_overtakes_the_recommended_one() -> N
 def test_where_no_retrained_candidate_is_as_good_the_highest_score_is_recommended_and_said_to_have_fallen() -> None:
     found = recommend(evidence_of({0: (0.7, 0.7), 1: (0.6, 0.6), 2: (0.5, 0.5), 3: (0.6, 0.59)}))
     assert found is not None
-    assert (found.model.number, found.at_equal_score, found.fell_below) == (1, None, True)
+    assert (found.model.number, found.fastest_as_good, found.fell_below) == (1, None, True)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_retrained_and_short_scores_are_never_compared(scores: dict[int, list[fl
     trainings = [r for n, each in scores.items() for r in retrained(n, dict(enumerate(each)), steps)]
     found = recommend(gather_evidence(small_study(SEARCHED), trainings))
     assert found is not None
-    compared = [c for c in (found.at_equal_score, found.at_equal_speed) if c]
-    models = [found.model, found.by_search, *(m for c in compared for m in (c.found, c.baseline))]
+    compared = [c for c in (found.fastest_as_good, found.best_as_fast) if c]
+    models = [found.model, found.by_search, *(m for c in compared for m in (c.candidate, c.baseline))]
     assert {m.steps for m in models} == {steps if found.retrained else 30}
     assert found.retrained == ({0, 1} <= set(scores))
     for model in models:
@@ -247,12 +247,16 @@ def test_recommended_is_the_fastest_of_those_as_good_as_the_best_baseline() -> N
     points = {0: (0.4, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.4, 1.99)}
     found = recommend(gather_evidence(small_study(points)))
     assert found is not None
-    assert found.at_equal_score is not None
-    assert found.at_equal_speed is not None
-    assert (found.trial.number, found.at_equal_score.found.number, found.at_equal_speed.found.number) == (2, 2, 3)
-    assert (found.at_equal_score.speedup, found.at_equal_score.score_gain) == (2.0, 0.0)
-    assert found.at_equal_speed.speedup == 1.0
-    assert found.at_equal_speed.score_gain == pytest.approx(0.2)
+    assert found.fastest_as_good is not None
+    assert found.best_as_fast is not None
+    assert (found.trial.number, found.fastest_as_good.candidate.number, found.best_as_fast.candidate.number) == (
+        2,
+        2,
+        3,
+    )
+    assert (found.fastest_as_good.speedup, found.fastest_as_good.score_gain) == (2.0, 0.0)
+    assert found.best_as_fast.speedup == 1.0
+    assert found.best_as_fast.score_gain == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -272,8 +276,8 @@ def test_a_speedup_has_opposite_bounds_of_both_intervals_unless_the_baseline_is_
     ]
     found = recommend(gather_evidence(StudyRecord(study.info, tuple(trials))))
     assert found is not None
-    assert found.at_equal_speed is not None
-    assert (found.at_equal_speed.speedup_low, found.at_equal_speed.speedup_high) == bounds_of_speedup
+    assert found.best_as_fast is not None
+    assert (found.best_as_fast.speedup_low, found.best_as_fast.speedup_high) == bounds_of_speedup
 
 
 @pytest.mark.parametrize(
@@ -295,7 +299,7 @@ def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1_beyond_th
         for t in small_study().trials
     ]
     found = replace(measurement(trials[3]), ratio_low=low, ratio_high=high, verdict=verdict)
-    models = (TrustedModel(trial, 0.5, 1, 30) for trial in (replace(trials[3], measurement=found), trials[0]))
+    models = (ModelEvidence(trial, 0.5, 1, 30) for trial in (replace(trials[3], measurement=found), trials[0]))
     compared = BaselineComparison(*models, 1.2, low, high, 0.1, floor=floor)
     assert compared.shows_difference is shown
 

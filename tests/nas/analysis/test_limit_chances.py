@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.study.limits import LIMITS, Limit
-from nas.study.timing_doubts import median_interval
+from nas.study.timing_doubts import order_statistic_interval
 from tests.nas.study.builders import measurement, record
 
 
@@ -93,11 +93,11 @@ def test_all_limits_together() -> None:
 def test_the_interval_of_a_median_covers_it_as_often_as_it_says() -> None:
     rng, covered = random.Random(0), 0
     for _ in range(2000):
-        interval = median_interval([rng.expovariate(1.0) for _ in range(40)])
+        interval = order_statistic_interval([rng.expovariate(1.0) for _ in range(40)])
         assert interval is not None
         covered += interval[0] <= math.log(2) <= interval[1]
     assert 0.94 <= covered / 2000 <= 0.985  # of 40 samples 0.962
-    assert median_interval([1.0] * 5) is None
+    assert order_statistic_interval([1.0] * 5) is None
 
 
 positive = st.floats(1e-3, 1e3)
@@ -106,7 +106,7 @@ positive = st.floats(1e-3, 1e3)
 @settings(deadline=None)
 @given(st.lists(positive, min_size=6, max_size=300))
 def test_the_interval_of_a_median_holds_it(samples: list[float]) -> None:
-    interval = median_interval(samples)
+    interval = order_statistic_interval(samples)
     assert interval is not None
     assert min(samples) <= interval[0] <= median(samples) <= interval[1] <= max(samples)
 

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
-from nas.backend.worker import arch_stages
+from nas.backend.worker import trial_phases
 from nas.cli import report_error
 from nas.measure.environment import environment, recorded_device_kind
 from nas.samplers import make_sampler
@@ -41,16 +41,16 @@ def journal(run: Path, record: TrialRecord, event: str) -> None:
         file.write(" ".join(map(str, words)) + "\n")
 
 
-def journaled_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """Yield the real stages, with a journal."""
+def journaled_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+    """Yield the real phases, with a journal."""
     journal(Path(spec.samples_dir).parent, record, "begins")
-    for reached in arch_stages(record, spec):
+    for reached in trial_phases(record, spec):
         if reached.state is not TrialState.RUNNING:
             journal(Path(spec.samples_dir).parent, record, reached.state)
         yield reached
 
 
-def made_up_stages(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+def made_up_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     """Yield made-up records, after a second and without training; all fail on a node with the variable STALE_HANDLE."""
     journal(Path(spec.samples_dir).parent, record, "begins")
     if "STALE_HANDLE" in os.environ:
@@ -85,7 +85,7 @@ def drive(settings: dict[str, Any]) -> None:
         checkpoint_s=0,
         **{name: str(run / name) for name in FOLDERS},
     )
-    stages = made_up_stages if settings["made_up"] else journaled_stages
+    phases = made_up_phases if settings["made_up"] else journaled_phases
 
     def stored(loop: StudyLoop, record: TrialRecord) -> None:
         if record.state is not TrialState.RUNNING:
@@ -93,7 +93,7 @@ def drive(settings: dict[str, Any]) -> None:
 
     kind = recorded_device_kind(store.info.environment)
     with open_cluster(spec, None, address=settings["address"], study_device=kind) as cluster:
-        run_study(StudyLoop(store, stored), cluster, stages=stages)
+        run_study(StudyLoop(store, stored), cluster, phases=phases)
 
 
 if __name__ == "__main__":

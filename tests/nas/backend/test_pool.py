@@ -31,9 +31,10 @@ from nas.backend.pool import (
     stopping_s,
 )
 from nas.cache import CacheError
-from nas.cli import image_scores_path, lock_dir
+from nas.cli import lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
+from nas.run_folder import image_scores_path
 from nas.study.config import DistillConfig
 from tests.nas.backend.processes import blocked_signals, children, gone, trainings
 from tests.nas.backend.real_targets import open_real_targets

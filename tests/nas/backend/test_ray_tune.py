@@ -33,7 +33,7 @@ from nas.backend.ray_tune import (
     run_study,
 )
 from nas.backend.watchdog import TrialWatchdog
-from nas.backend.worker import arch_stages
+from nas.backend.worker import trial_phases
 from nas.files import atomic_path
 from nas.samplers import make_sampler
 from nas.storage.errors import SamplerError
@@ -48,7 +48,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.machine
 
-LIMIT_S = 8.0  # of stages that take milliseconds
+LIMIT_S = 8.0  # of phases that take milliseconds
 
 
 def rung_in(process: int) -> RungResult:
@@ -93,7 +93,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, TrialReco
     store = Store.create(folder / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
     spec = worker_spec(folder, json.dumps(config.to_dict()))
     with open_cluster(spec, 2) as cluster:
-        run_study(StudyLoop(store), cluster, trial_timeout_s=LIMIT_S, stages=misbehaving)
+        run_study(StudyLoop(store), cluster, trial_timeout_s=LIMIT_S, phases=misbehaving)
     return {trial.number: trial for trial in store.trials()}, folder
 
 
@@ -248,12 +248,12 @@ def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
     trial = SimpleNamespace(trial_id="t", config=result)
     trial.temporary_state = SimpleNamespace(ray_actor=SimpleNamespace(_actor_id=b"a"))
     watchdog.on_trial_start(0, [], trial)
-    watchdog._running["t"].stage_start_s -= 100
+    watchdog._running["t"].phase_start_s -= 100
     watchdog.on_trial_result(0, [], trial, result)
-    watchdog._running["t"].stage_start_s -= 10
+    watchdog._running["t"].phase_start_s -= 10
     watchdog.on_trial_result(0, [], trial, result)
     assert [round(watchdog._stage_seconds[rung][0]) for rung in (None, 0)] == [100, 10]
-    assert time.monotonic() - watchdog._running["t"].stage_start_s < 90
+    assert time.monotonic() - watchdog._running["t"].phase_start_s < 90
 
 
 def test_a_worker_is_set_up_before_its_trial_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +261,7 @@ def test_a_worker_is_set_up_before_its_trial_begins(tmp_path: Path, monkeypatch:
     opened = []
     monkeypatch.setattr(worker, "trial_context", opened.append)
     config = search_config(budget=1)
-    arch_stages(record(0, (), 1.0), worker_spec(tmp_path, json.dumps(config.to_dict())))
+    trial_phases(record(0, (), 1.0), worker_spec(tmp_path, json.dumps(config.to_dict())))
     assert len(opened) == 1
 
 
@@ -274,7 +274,7 @@ def test_an_error_of_ray_is_one_line_that_says_how_to_resume(
 
     monkeypatch.setattr(ray_tune, "_run", fails)
     cluster = RayCluster(worker_spec(tmp_path, "{}"), TwoNodes(), "127.0.0.1:1", "")
-    loop = SimpleNamespace(forget_finished=lambda forget: None)
+    loop = SimpleNamespace(clean_up=lambda delete_all_but: None)
     with pytest.raises(ValueError, match=f"^Ray: .*a b.*--resume {tmp_path}$"):
         run_study(loop, cluster)  # type: ignore[arg-type]
 

@@ -376,7 +376,7 @@ def test_a_trial_is_compared_with_those_of_other_drivers(tmp_path: Path) -> None
 def unfinished(loop: StudyLoop) -> list[Collection[str]]:
     """Return the architectures that a removal of stale files spares; [] where it does not take place."""
     spared: list[Collection[str]] = []
-    loop.forget_finished(spared.append)
+    loop.clean_up(spared.append)
     return spared
 
 

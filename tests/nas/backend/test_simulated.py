@@ -33,7 +33,7 @@ from nas.plan.forecast import (
     Candidate,
     TrialTimes,
     Workload,
-    candidate_stages,
+    candidate_phases,
     simulate_candidates,
     study_info,
 )
@@ -202,7 +202,7 @@ def test_a_database_and_memory_give_the_same_search(tmp_path: Path) -> None:
         StudyLoop(store, clock=clock),
         clock,
         cluster,
-        lambda loop, record: candidate_stages(record, [*baselines, *sampled][record.number], small.distill.rung_steps),
+        lambda loop, record: candidate_phases(record, [*baselines, *sampled][record.number], small.distill.rung_steps),
     )
     assert on_disk == in_memory
     assert 0 < on_disk.complete < 30

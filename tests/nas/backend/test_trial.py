@@ -135,7 +135,7 @@ def test_a_result_that_cannot_be_sent_keeps_the_earlier_results(monkeypatch):
     measured = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(2.0))
     worker = object.__new__(ArchTrainable)
     worker._worker = "node:1"
-    worker._stages = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
+    worker._phases = iter([measured, replace(measured, reason=len)])  # type: ignore[arg-type]
     worker.step()
     failed = TrialRecord.from_dict(json.loads(worker.step()["record"]))
     assert (failed.failure, failed.measurement) == (Failure.UNPICKLABLE, measurement(2.0))
@@ -184,30 +184,30 @@ def test_a_trial_that_is_measured_late_keeps_counted_limits_and_its_batch(tmp_pa
     assert record.reason == "memory: only 16 images of the batch of 64 fit"
 
 
-def for_scale(service: FakeService, folder: Path, name: str, **settings: Any) -> TrialRecord:
+def comparison_network(service: FakeService, folder: Path, name: str, **settings: Any) -> TrialRecord:
     asked = TrialRecord(-1, name, {}, TrialState.RUNNING, scale=name)
     (record,) = run_trial(asked, context_of(service, folder, **settings))
     return record
 
 
-def test_a_network_for_scale_is_counted_and_measured_against_the_study_s_reference(tmp_path):
+def test_a_comparison_network_is_counted_and_measured_against_the_study_s_reference(tmp_path):
     service = FakeService(Measured(measurement(2.0), {}))
-    record = for_scale(service, tmp_path, "timm:resnet18", reference="timm:resnet34")
+    record = comparison_network(service, tmp_path, "timm:resnet18", reference="timm:resnet34")
     assert (record.state, record.rungs, record.measurement) == (TrialState.MEASURED, (), measurement(2.0))
     assert (record.params, record.macs) == (11_176_512, 148_045_824)
     assert [call[:2] for call in service.calls] == [("timm:resnet18", "timm:resnet34")]
 
 
-def test_a_network_for_scale_that_does_not_take_the_images_is_not_measured(tmp_path):
+def test_a_comparison_network_that_does_not_take_the_images_is_not_measured(tmp_path):
     service = FakeService(Measured(measurement(2.0), {}))
-    record = for_scale(service, tmp_path, "timm:levit_128")
+    record = comparison_network(service, tmp_path, "timm:levit_128")
     assert (record.state, service.calls) == (TrialState.INFEASIBLE, [])
     assert "timm:levit_128" in record.reason
     assert "64 px" in record.reason
 
 
-def test_a_network_for_scale_of_a_smaller_batch_is_not_compared(tmp_path):
+def test_a_comparison_network_of_a_smaller_batch_is_not_compared(tmp_path):
     smaller = replace(measurement(2.0), requested_batch=64)
-    record = for_scale(FakeService(Measured(smaller, {})), tmp_path, "timm:resnet18")
+    record = comparison_network(FakeService(Measured(smaller, {})), tmp_path, "timm:resnet18")
     assert (record.state, record.measurement) == (TrialState.INFEASIBLE, smaller)
     assert record.reason == "memory: only 16 images of the batch of 64 fit"

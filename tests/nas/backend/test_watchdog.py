@@ -1,4 +1,4 @@
-"""Which stages of trials the watchdog compares, and whose time counts."""
+"""Which phases of trials the watchdog compares, and whose time counts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nas.study.records import TrialRecord, TrialState
 from tests.nas.study.builders import measurement, rung
 
 
-def test_stages_of_one_kind_share_their_times_whenever_a_trial_is_measured():
+def test_phases_of_one_kind_share_their_times_whenever_a_trial_is_measured():
     orders = []
     for late in (False, True):
-        trial = _RunningTrial("actor", late, 0.0)
+        trial = _RunningTrial("actor", int(late), 0.0)
         orders.append([trial.rung])
         for _ in range(3):
-            trial.stage += 1
+            trial.phase += 1
             orders[-1].append(trial.rung)
     assert orders == [[None, 0, 1, 2], [0, None, 1, 2]]
 
@@ -31,10 +31,10 @@ def test_the_time_in_which_the_driver_stood_still_counts_for_no_trial(monkeypatc
     monkeypatch.setattr("nas.backend.watchdog._kill_worker", killed.append)
     now_s = 0.0
     watchdog = TrialWatchdog(100.0, lambda: now_s)
-    watchdog._running = {"a": _RunningTrial("actor a", False, now_s)}
+    watchdog._running = {"a": _RunningTrial("actor a", 0, now_s)}
     for now_s in (50.0, 4050.0, 4090.0):  # stopped for more than an hour by Ctrl-Z
         watchdog.on_step_end(0, [])
-        watchdog._running.setdefault("b", _RunningTrial("actor b", False, now_s))
+        watchdog._running.setdefault("b", _RunningTrial("actor b", 0, now_s))
     assert killed == []
     for now_s in (4105.0, 4160.0):
         watchdog.on_step_end(0, [])
@@ -132,7 +132,7 @@ def test_a_failure_after_stored_rungs_sets_no_limit_for_the_next_rung(monkeypatc
     assert run.killed == []
 
 
-def test_stages_that_ran_in_full_set_the_limit_by_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phases_that_ran_in_full_set_the_limit_by_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     trials = run.start(range(6))
     for trial in trials:

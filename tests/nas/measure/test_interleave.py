@@ -5,15 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nas.measure.interleave import compare
-from nas.measure.verdicts import MIN_BLOCKS, PairTimes
+from nas.measure.interleave import MIN_BLOCKS, InterleavedSamples, compare
 from nas.study.timing_doubts import SCATTERED, TOO_FEW
 from tests.nas.measure.machine import GpuQueue, Machine
 
 
 def compared(
     machine: Machine, candidate_s: float, reference_s: float, budget_s: float = 1.0, seed: int = 0
-) -> PairTimes:
+) -> InterleavedSamples:
     rng = np.random.default_rng(seed)
     return compare(machine.net(candidate_s), machine.net(reference_s), machine.timer(), budget_s, rng)
 
@@ -137,7 +136,7 @@ def test_arms_that_disturb_each_other_get_a_call_to_settle_in():
 
         return call
 
-    def found(lead_in: bool) -> PairTimes:
+    def found(lead_in: bool) -> InterleavedSamples:
         return compare(net("a"), net("b"), machine.timer(), 2.0, np.random.default_rng(0), lead_in)
 
     assert found(True).candidate_s.max() == pytest.approx(0.010)

@@ -15,9 +15,9 @@ from torch import nn
 from backbones import build
 from nas.measure import Arm, DeviceError, Setting, measure_pair
 from nas.measure.environment import environment, thread_count
+from nas.measure.measurement_error import MeasurementError
 from nas.measure.memory import peak_memory
 from nas.measure.prepare import BUFFERS, images
-from nas.measure.verdicts import MeasurementError
 from nas.study.records import Measurement
 from nas.study.timing_doubts import TOO_FEW
 from search_space import preset

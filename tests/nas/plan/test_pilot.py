@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nas.backend.pool import IMAGE_SCORES, TrainingJob, TrainingPool, TrainingProgress
-from nas.cli import StageProgress, image_scores_path, stderr_console
+from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.cli import StageProgress, stderr_console
 from nas.plan import pilot_trainings
 from nas.plan.__main__ import main
 from nas.plan.arguments import PilotSettings, parse
@@ -33,6 +33,7 @@ from nas.plan.pilot_trainings import (
     recorded_settings,
 )
 from nas.plan.plots import plot_pilot
+from nas.run_folder import IMAGE_SCORES, image_scores_path
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord, TrialState
 from tests.nas.backend.processes import children, gone

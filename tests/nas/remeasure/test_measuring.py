@@ -175,11 +175,11 @@ def test_the_front_to_measure_is_that_of_the_newest_timings_of_before(tmp_path: 
         assert [t.number for t in planned] == numbers
 
 
-def test_a_study_s_networks_for_scale_are_measured_along(tmp_path: Path) -> None:
+def test_a_study_s_comparison_networks_are_measured_along(tmp_path: Path) -> None:
     name = "timm:resnet18"
-    for_scale = TrialRecord(-1, name, {}, TrialState.MEASURED, scale=name, measurement=measurement(0.5))
+    network = TrialRecord(-1, name, {}, TrialState.MEASURED, scale=name, measurement=measurement(0.5))
     study = replace(
-        small_study(), scale=(for_scale, replace(for_scale, number=-2, state=TrialState.FAILED, measurement=None))
+        small_study(), scale=(network, replace(network, number=-2, state=TrialState.FAILED, measurement=None))
     )
     settings = RemeasureSettings(tmp_path, device="cpu", trials="3")
     assert [t.number for t in plan_remeasuring(study, settings).trials] == [0, 3, -1]

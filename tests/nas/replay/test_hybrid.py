@@ -24,7 +24,7 @@ from nas.replay.hybrid import (
     load_hybrid,
     replay_search,
     run_hybrid,
-    table_stages,
+    table_phases,
 )
 from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
 from nas.replay.published_study import ReplayJob
@@ -134,7 +134,7 @@ def test_a_timing_of_the_table_has_the_doubts_of_its_verdict(table: HybridTable,
     rows = [dict(table.evaluations[0][0], verdict=verdict)]
     config = hybrid_config(table, "random", 0, 1)
     record = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
-    first, *_ = table_stages(record, replace(table, evaluations=(tuple(rows), *table.evaluations[1:])), config)
+    first, *_ = table_phases(record, replace(table, evaluations=(tuple(rows), *table.evaluations[1:])), config)
     assert timing_doubt(first.record.measurement) == (verdict if verdict in (TOO_FEW, CONTENDED) else None)
 
 
@@ -159,12 +159,12 @@ def test_a_trial_is_measured_first_or_after_its_first_rung(table: HybridTable) -
     first = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
     late = replace(first, expected=Expectation(0.5, 0.1, 0.1, ratio=1.0))
     for record, rungs in ((first, 0), (late, 1)):
-        stages = list(table_stages(record, table, config))
-        (measuring,) = [i for i, stage in enumerate(stages) if stage.doing is Doing.MEASURING]
+        phases = list(table_phases(record, table, config))
+        (measuring,) = [i for i, phase in enumerate(phases) if phase.doing is Doing.MEASURING]
         assert measuring == rungs
-        assert stages[measuring].record.measurement is not None
-        assert [len(stage.record.rungs) for stage in stages if stage.doing is Doing.TRAINING] == [1, 2, 3]
-        assert stages[-1].record.state is TrialState.COMPLETE
+        assert phases[measuring].record.measurement is not None
+        assert [len(phase.record.rungs) for phase in phases if phase.doing is Doing.TRAINING] == [1, 2, 3]
+        assert phases[-1].record.state is TrialState.COMPLETE
 
 
 def test_the_same_seed_draws_the_same(table: HybridTable, table_file: Path, tmp_path: Path) -> None:

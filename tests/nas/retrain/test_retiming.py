@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from nas.analysis.retraining import REMEASUREMENT
-from nas.analysis.run_files import restarted_samples_folder, samples_folder
+from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import plan_remeasuring
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.retiming import time_models
+from nas.run_folder import restarted_samples_folder, samples_folder
 from nas.storage.store import Store
 from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, small_study
@@ -41,7 +41,7 @@ def nothing(stage: str, done: int, total: int) -> None:
 
 def timed_here(run: Path, ratios: dict[int, float], unmeasured: dict[int, str] | None = None) -> Remeasurement:
     """Save and return made-up timings that have the setting and the environment of this machine."""
-    settings = RemeasureSettings(run, device="cpu", measure_seconds=SECONDS, name=REMEASUREMENT)
+    settings = RemeasureSettings(run, device="cpu", measure_seconds=SECONDS, name=RETRAINING_TIMINGS)
     plan = plan_remeasuring(STUDY, settings, STUDY.trials)
     again = remeasured_for_retraining(ratios, unmeasured)
     again = replace(again, environment=plan.environment, setting=plan.identity)
@@ -101,7 +101,7 @@ def test_a_failure_is_not_tried_again_where_the_runtime_is_missing(
 def test_earlier_timings_stay_until_the_new_ones_are_complete(run: Path) -> None:
     """Interrupted after one network; the next command times the others only."""
     before = timed_here(run, {0: 1.0, 1: 9.0})
-    earlier = samples_folder(run, REMEASUREMENT) / f"{STUDY.trials[1].arch_id}.json"
+    earlier = samples_folder(run, RETRAINING_TIMINGS) / f"{STUDY.trials[1].arch_id}.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text("earlier")
 
@@ -119,4 +119,4 @@ def test_earlier_timings_stay_until_the_new_ones_are_complete(run: Path) -> None
     assert again.setting["seconds"] == 2 * SECONDS
     assert again.measurements[1] != before.measurements[1]
     assert earlier.read_text() != "earlier"
-    assert not restarted_samples_folder(run, REMEASUREMENT).exists()
+    assert not restarted_samples_folder(run, RETRAINING_TIMINGS).exists()

@@ -1,4 +1,4 @@
-"""The networks that a search names: reference, baselines and those for scale."""
+"""The networks that a search names: reference, baselines and comparison networks."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def test_a_file_without_a_valid_spec_is_refused(tmp_path: Path) -> None:
 
 def test_none_is_no_network() -> None:
     config = config_of("--baselines", "none", "--scale", "none")
-    assert (config.baselines, config.scale, config.measured_for_scale) == ((), (), ())
+    assert (config.baselines, config.scale, config.comparison_networks) == ((), (), ())
 
 
-def test_the_default_networks_for_scale_exist_and_take_the_images_of_both_spaces() -> None:
+def test_the_default_comparison_networks_exist_and_take_the_images_of_both_spaces() -> None:
     for name in SearchConfig().scale:
         assert network_totals(name, 64).macs < network_totals(name, 224).macs
 

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from nas.backend.simulated import Cluster
-from nas.cli import checkpoint_path
 from nas.plan.forecast import Candidate, TrialTimes, Workload, simulate_candidates
+from nas.run_folder import checkpoint_path
 from nas.search.progress import MIN_EVALUATED, SearchProgress, describe, preliminaries, recovered
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
@@ -127,14 +127,14 @@ def terminal(tmp_path: Path) -> Terminal:
     return Terminal(tmp_path, baselines=("eradio_femto", "eradio_pico"), scale=("timm:resnet18",))
 
 
-def test_baselines_and_networks_for_scale_are_counted_until_they_are_done(terminal: Terminal) -> None:
+def test_baselines_and_comparison_networks_are_counted_until_they_are_done(terminal: Terminal) -> None:
     shown = []
     for _ in range(4):
         work(terminal.loop, started(terminal.loop))
         shown.append(preliminaries(terminal.loop))
     assert shown == [
-        "baselines 0 of 2, networks for scale 1 of 1",
-        "baselines 1 of 2, networks for scale 1 of 1",
+        "baselines 0 of 2, comparison networks 1 of 1",
+        "baselines 1 of 2, comparison networks 1 of 1",
         "",
         "",
     ]

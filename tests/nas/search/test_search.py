@@ -81,7 +81,7 @@ def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> Non
     assert study.info.time_spent["measure"] > 0
 
 
-def test_the_default_networks_for_scale_are_measured_against_the_reference(whole: Path) -> None:
+def test_the_default_comparison_networks_are_measured_against_the_reference(whole: Path) -> None:
     study = read_study(whole)
     assert [t.scale for t in study.scale] == list(SearchConfig().scale)
     for network in study.scale:
@@ -114,7 +114,7 @@ def test_a_reference_of_timm_changes_throughputs_and_no_score(whole: Path, cache
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert "for scale" not in again.stderr
+    assert "comparison network" not in again.stderr
     assert read_study(run).scale == study.scale
 
 

@@ -66,7 +66,7 @@ def work(loop: StudyLoop, record: TrialRecord) -> None:
     record = replace(record, params=1, macs=1)
     last = len(loop.info.rung_steps) - 1
     for index in range(last + 1):
-        if index == int(record.measured_late):
+        if index == record.measured_before_rung:
             record = replace(record, measurement=measurement(ratio))
             if not loop.report(record):
                 return

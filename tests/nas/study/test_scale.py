@@ -1,4 +1,4 @@
-"""Networks that a search measures for scale: first, once, and out of sight of everything that is searched."""
+"""Comparison networks of a search: first, once, and out of sight of everything that is searched."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def timeless(loop: StudyLoop) -> list[TrialRecord]:
     return [replace(t, started_s=None, finished_s=None) for t in loop.trials.values()]
 
 
-def test_a_search_is_the_same_with_and_without_networks_for_scale(tmp_path: Path) -> None:
+def test_a_search_is_the_same_with_and_without_comparison_networks(tmp_path: Path) -> None:
     without = searched(tmp_path / "without")
     loop = searched(tmp_path / "with", scale=NAMES)
     assert timeless(loop) == timeless(without)
@@ -46,7 +46,7 @@ def test_a_search_is_the_same_with_and_without_networks_for_scale(tmp_path: Path
     assert not {t.number for t in (*complete(study), *trials_to_remeasure(study, "all"))} & {-1, -2}
 
 
-def test_networks_for_scale_come_first_and_a_resumed_search_measures_only_those_that_are_left(tmp_path: Path) -> None:
+def test_comparison_networks_come_first_and_a_resumed_search_measures_only_those_that_are_left(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES)))
     first, second = started(loop), started(loop)
     assert [r.scale for r in (first, second)] == list(NAMES)
@@ -87,7 +87,7 @@ def test_a_network_measured_in_its_second_run_has_no_reason(tmp_path: Path) -> N
     assert (measured.state, measured.reason, measured.tries) == (TrialState.MEASURED, None, 2)
 
 
-def test_a_failed_network_for_scale_counts_neither_as_an_evaluation_nor_as_a_failure(tmp_path: Path) -> None:
+def test_a_failed_comparison_network_counts_neither_as_an_evaluation_nor_as_a_failure(tmp_path: Path) -> None:
     loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES)))
     loop.report(replace(started(loop), state=TrialState.FAILED, failure=Failure.ERROR))
     assert (loop.evaluated, loop.counts.total(), len(loop.trials)) == (0, 0, 0)
@@ -106,9 +106,9 @@ def test_of_two_drivers_the_first_result_stays(tmp_path: Path) -> None:
 
 def test_the_reference_is_measured_against_itself_unless_it_is_a_baseline() -> None:
     config = SearchConfig(reference="timm:resnet50", scale=("timm:resnet18",))
-    assert config.measured_for_scale == ("timm:resnet50", "timm:resnet18")
-    assert SearchConfig(scale=("timm:resnet18",)).measured_for_scale == ("timm:resnet18",)
-    assert replace(config, scale=()).measured_for_scale == ()
+    assert config.comparison_networks == ("timm:resnet50", "timm:resnet18")
+    assert SearchConfig(scale=("timm:resnet18",)).comparison_networks == ("timm:resnet18",)
+    assert replace(config, scale=()).comparison_networks == ()
 
 
 def test_a_study_has_the_architectures_of_files_and_timm_s_networks_by_name() -> None:
@@ -128,7 +128,7 @@ def test_a_baseline_from_a_file_is_a_trial_of_its_architecture(tmp_path: Path) -
     assert (record.baseline, record.spec, record.arch_id) == ("mine-1", spec.to_dict(), spec.arch_id)
 
 
-def test_a_forecast_has_the_seconds_of_the_networks_for_scale() -> None:
+def test_a_forecast_has_the_seconds_of_the_comparison_networks() -> None:
     config = SearchConfig(budget=1, baselines=(), reference="timm:resnet18", scale=("timm:resnet18", "timm:resnet34"))
     one = Candidate(1.0, (10.0,), (1.0,), speed=1.0)
-    assert simulate_candidates(config, lambda asked, over: one, Cluster(1), scale_s=3.0).wall_s == 2 * 3 + 11
+    assert simulate_candidates(config, lambda asked, over: one, Cluster(1), comparison_s=3.0).wall_s == 2 * 3 + 11

@@ -1,15 +1,13 @@
-"""Sweeps on a fake clock: turns are fair under drift; bisection finds what fits."""
+"""Rounds on a fake clock: turns are fair under drift."""
 
 import itertools
-import mmap
 
 import numpy as np
 import pytest
-import torch
 
 from nas.measure.conditions import Conditions, Reading
+from nas.measure.round_robin import CallTimes, interleaved_times
 from nas.measure.statistics import Interval
-from nas.measure.sweep import CallTimes, interleaved_times, largest_fitting, out_of_memory
 from nas.measure.timers import Timing
 from tests.nas.measure.machine import GpuQueue
 
@@ -102,35 +100,3 @@ def test_no_call_of_a_queue_is_timed_on_an_empty_one():
     net = queue.net(prologue_s=200e-6, kernels=60, launch_s=3e-6, kernel_s=25e-6)
     times = interleaved_times({1: net}, queue, 0.5, np.random.default_rng(0))[1]
     assert times.calls_s.max() == pytest.approx(0.0015, rel=0.005)
-
-
-@pytest.mark.parametrize("limit", range(8))
-def test_bisection_finds_the_largest_that_fits(limit):
-    assert largest_fitting(lambda n: n <= limit, 0, 8) == limit
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
-        "Triton Error [CUDA]: out of memory",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
-        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    ],
-)
-def test_memory_of_a_card_ends_outside_the_allocator_too(message):
-    assert out_of_memory(RuntimeError(message))
-
-
-def test_only_memory_counts_as_memory():
-    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert out_of_memory(MemoryError())
-    assert not out_of_memory(RuntimeError("shape mismatch"))
-    with pytest.raises(OSError, match="Cannot allocate memory") as mapped:
-        mmap.mmap(-1, 1 << 60)
-    assert out_of_memory(mapped.value)
-    assert out_of_memory(RuntimeError("can't start new thread"))
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**60)
-    assert out_of_memory(caught.value)

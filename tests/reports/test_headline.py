@@ -1,4 +1,4 @@
-"""The verdict on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
+"""The words on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
 import re
 from dataclasses import replace
@@ -10,13 +10,13 @@ from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
+from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
 from reports.retraining import retraining_results
 from reports.score_gain import gain_half_width
 from reports.sentences import baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles
-from reports.verdict import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from search_space import SPACES, Space
 from tests.nas.study.builders import search_config, study_info
 from tests.reports import synthetic
@@ -275,12 +275,12 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     study = synthetic.study(150, seed=3)
     summary = summarize(study)
     faster, better = summary.comparisons
-    assert faster.found != better.found
+    assert faster.candidate != better.candidate
     throughput, score, _ = tiles(study.info, summary)
     best = faster.baseline.name
-    assert throughput.label == f"throughput of {faster.found.name} relative to {best}, at a score as high or higher"
-    assert score.label == f"score of {better.found.name} minus that of {best}, at a throughput as high or higher"
-    gain = round(faster.found.score, 3) - round(faster.baseline.score, 3)
+    assert throughput.label == f"throughput of {faster.candidate.name} relative to {best}, at a score as high or higher"
+    assert score.label == f"score of {better.candidate.name} minus that of {best}, at a throughput as high or higher"
+    gain = round(faster.candidate.score, 3) - round(faster.baseline.score, 3)
     assert throughput.note.endswith(f"; score: {gain:+.3f} (no interval: each trained once)")
 
 
@@ -330,12 +330,12 @@ def test_where_throughput_is_no_objective_the_first_sentence_is_about_the_recomm
     study = synthetic.with_info(study, objectives=study.info.objectives[:1])
     summary = summarize(study)
     best, baseline = summary.recommendation.model, summary.recommendation.best_baseline
-    assert summary.comparisons[0].found.number != best.number
+    assert summary.comparisons[0].candidate.number != best.number
     first = headline(study.info, summary, "RUN")[0]
     assert first.startswith(f"Trial {best.number} has the highest score, {best.score:.3f} against {baseline.score:.3f}")
     line = result_line(study.info, summary)
     assert f"; trial {best.number} has the highest score: {best.score:.3f} against {baseline.score:.3f} of " in line
-    assert f"{summary.comparisons[0].found.name} scores" not in line
+    assert f"{summary.comparisons[0].candidate.name} scores" not in line
     doubt, _ = before_export(study.info, summary, "RUN")[0]
     gain = round(best.score, 3) - round(baseline.score, 3)
     assert (f"scores {gain:.3f} higher" in doubt) is (gain < SEED_DIFFERENCE * study_noise(study.info).deviation)

@@ -1,25 +1,27 @@
-"""Time several calls in turns, so that a drifting machine favors none, and find the largest batch that fits."""
+"""Time any number of calls in random rounds, so that a drifting machine favors none.
+
+`nas.measure.interleave` does the same for one pair, in A B B A blocks with a paired ratio.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from nas.measure.conditions import Conditions
-from nas.measure.interleave import SAMPLE_S
+from nas.measure.interleave import MAX_HALF_WIDTH, SAMPLE_S
 from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
-from nas.measure.verdicts import MAX_HALF_WIDTH, device_verdict
+from nas.measure.verdicts import device_verdict
 from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
 
 Key = TypeVar("Key", bound=Hashable)
 
-MIN_SAMPLES = 30  # of each call before narrow intervals may end a sweep
+MIN_SAMPLES = 30  # of each call before narrow intervals may end the rounds
 
 
 @dataclass(frozen=True)
@@ -83,32 +85,6 @@ def interleaved_times(
                 break
             check_at = done * 5 // 4
     return {key: _times(samples, rng) for key, samples in rounds.items()}
-
-
-def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> int:
-    """Return the largest whole number that fits, by bisection between `fitting`, which does, and `failing`."""
-    while failing - fitting > 1:
-        middle = (fitting + failing) // 2
-        fitting, failing = (middle, failing) if fits(middle) else (fitting, middle)
-    return fitting
-
-
-# Of PyTorch, of the system (a file is mapped, a library loaded), of Python (a thread's stack is memory), and of CUDA,
-# Triton, cuBLAS and cuDNN, which take memory beside PyTorch's allocator.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "can't start new thread",
-    "CUDA error: out of memory",
-    "[CUDA]: out of memory",
-    "_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
-)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory of the device or the host ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _repeats(call: Call, timer: Timer) -> int:

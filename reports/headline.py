@@ -1,4 +1,8 @@
-"""The verdict of a report: the recommended candidate against the best baseline, and what the noise leaves open."""
+"""The first sentences of a report.
+
+They say which candidate is recommended, how it compares with the best baseline, and what doubts remain.
+`nas.analysis.recommendation` decides; this module only words the decision.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +95,7 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
     found = summary.recommendation
     sentences = _speed_sentence(info, summary), lead_words(found), _score_sentence(info, summary), front
     compared = tuple(filter(None, sentences))
-    if found.at_equal_score is None or found.at_equal_score.found.number == found.model.number:
+    if found.fastest_as_good is None or found.fastest_as_good.candidate.number == found.model.number:
         return compared
     return _highest_sentence(info, found), *compared
 
@@ -110,8 +114,8 @@ def why_no_difference(result: BaselineComparison, how: str = "") -> str:
 
 def is_one_pair(summary: StudySummary) -> bool:
     """Tell whether one candidate is both the fastest with a score as high and the best that is as fast."""
-    at_equal_score, at_equal_speed = summary.comparisons
-    return bool(at_equal_score and at_equal_speed and at_equal_score.found.number == at_equal_speed.found.number)
+    fastest_as_good, best_as_fast = summary.comparisons
+    return bool(fastest_as_good and best_as_fast and fastest_as_good.candidate.number == best_as_fast.candidate.number)
 
 
 def recommended(info: StudyInfo, summary: StudySummary) -> str:
@@ -157,15 +161,15 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
         return text + (retrained if found.retrained else "")
     baseline = brief(found.best_baseline.name)
     if best is None:
-        return f"{text}; no {_candidate(found)} scores as high as {baseline} ({evidence})"
-    if best.found.number != found.model.number:
+        return f"{text}; no {_kind(found)} scores as high as {baseline} ({evidence})"
+    if best.candidate.number != found.model.number:
         score, as_baseline = told_apart(found.model.score, found.best_baseline.score)
         name = brief(found.model.name)
         return f"{text}; {name} has the highest score: {score} against {as_baseline} of {baseline} ({evidence})"
     speed = f"{best.speedup:.2f} times its throughput" if best.shows_difference else f"{NO_DIFFERENCE} in throughput"
     if best.doubtful:
         speed = f"throughput {UNKNOWN}, as timings cannot be trusted"
-    return f"{text}; {brief(best.found.name)} scores at least as high as {baseline}: {speed} ({evidence})"
+    return f"{text}; {brief(best.candidate.name)} scores at least as high as {baseline}: {speed} ({evidence})"
 
 
 def _model_words(trial: TrialRecord, score: str, info: StudyInfo) -> str:
@@ -243,24 +247,24 @@ def _no_front_sentence(info: StudyInfo, summary: StudySummary, evaluated: str) -
 def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     found = summary.recommendation
     assert found is not None
-    result, baseline, candidate = found.at_equal_score, found.best_baseline, _candidate(found)
+    result, baseline, kind = found.fastest_as_good, found.best_baseline, _kind(found)
     assert baseline is not None
     best = f"the best of the {baseline_words(info)}, {brief(baseline.name)}"
     if result is None:
         score, as_baseline = told_apart(found.model.score, baseline.score)
         return (
-            f"No {candidate} scores as high as {best} ({as_baseline}). The highest score of a {candidate} is that of "
+            f"No {kind} scores as high as {best} ({as_baseline}). The highest score of a {kind} is that of "
             f"{_model_words(found.trial, score, info)}."
         )
     half = None if is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
-    scores = f"({fixed(result.found.score, 3)} against {fixed(baseline.score, 3)}{exact})"
-    name = capitalized(brief(result.found.name))
+    scores = f"({fixed(result.candidate.score, 3)} against {fixed(baseline.score, 3)}{exact})"
+    name = capitalized(brief(result.candidate.name))
     if result.doubtful:
         return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
     timings = "the timing" if result.against_reference else "both timings"
     words = _throughput_words(result, info, f", from the noise of {timings}, not of the scores")
-    return f"{name} is the fastest {candidate} that scores at least as high as {best} {scores}. {words}"
+    return f"{name} is the fastest {kind} that scores at least as high as {best} {scores}. {words}"
 
 
 def lead_words(found: Recommendation) -> str:
@@ -270,17 +274,17 @@ def lead_words(found: Recommendation) -> str:
     """
     if not found.lead_may_not_last:
         return ""
-    chosen, larger = found.at_equal_score, found.with_lead
+    chosen, larger = found.fastest_as_good, found.with_lead
     assert chosen is not None
     gain = printed_gain(chosen)
     lead = f"{gain:.3f}" if gain < LASTING_LEAD else f"a little less than {LASTING_LEAD:g}"
     start = (
-        f"The lead of {brief(chosen.found.name)} in score is {lead}. When our searches at 64 px were retrained for "
+        f"The lead of {brief(chosen.candidate.name)} in score is {lead}. When our searches at 64 px were retrained for "
         f"longer, leads of {LASTING_LEAD:g} lasted, and smaller ones often did not."
     )
     if larger is None:
         return f"{start} No candidate leads by {LASTING_LEAD:g}."
-    model = f"{brief(larger.found.name)} (score {fixed(larger.found.score, 3)})"
+    model = f"{brief(larger.candidate.name)} (score {fixed(larger.candidate.score, 3)})"
     if larger.doubtful:
         return f"{start} Of the candidates that lead by {LASTING_LEAD:g}, {model} was timed as the fastest."
     baseline = brief(chosen.baseline.name)
@@ -304,26 +308,26 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     found = summary.recommendation
     assert found is not None
     assert found.best_baseline is not None
-    result, candidate, name = found.at_equal_speed, _candidate(found), brief(found.best_baseline.name)
+    result, kind, name = found.best_as_fast, _kind(found), brief(found.best_baseline.name)
     if result is None:
-        return f"No {candidate} was timed as fast as {name}."
+        return f"No {kind} was timed as fast as {name}."
     difference = printed_gain(result)
     gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
     sentence = (
-        f"{capitalized(brief(result.found.name))} also has the highest score of the {candidate}s that were timed as "
+        f"{capitalized(brief(result.candidate.name))} also has the highest score of the {kind}s that were timed as "
         f"fast as {name} or faster, {gain}."
     )
     speed = ""
     if not is_one_pair(summary):
         sentence = (
-            f"Of the {candidate}s that were timed as fast as {name} or faster, {brief(result.found.name)} has the "
-            f"highest score, {fixed(result.found.score, 3)}, {gain}."
+            f"Of the {kind}s that were timed as fast as {name} or faster, {brief(result.candidate.name)} has the "
+            f"highest score, {fixed(result.candidate.score, 3)}, {gain}."
         )
         speed = "" if result.doubtful else _throughput_words(result, info)
     return " ".join(filter(None, (sentence, speed, _scores_words(info, found, result))))
 
 
-def _candidate(found: Recommendation) -> str:
+def _kind(found: Recommendation) -> str:
     return "retrained candidate" if found.retrained else "candidate"
 
 
@@ -335,9 +339,9 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
         return once and " ".join(filter(None, (once, capitalized(why) + "." if why else "")))
     half = gain_half_width(result, found)
     exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
-    kind = "means of longer trainings" if result.found.seeds > 1 else "those of longer trainings"
-    seeds = "one seed" if result.found.seeds == 1 else f"{result.found.seeds} seeds"
-    return f"These scores are {kind} ({seeds}, {result.found.steps:,} steps); {exact}."
+    kind = "means of longer trainings" if result.candidate.seeds > 1 else "those of longer trainings"
+    seeds = "one seed" if result.candidate.seeds == 1 else f"{result.candidate.seeds} seeds"
+    return f"These scores are {kind} ({seeds}, {result.candidate.steps:,} steps); {exact}."
 
 
 def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = "") -> str:
@@ -354,5 +358,5 @@ def _throughput_words(result: BaselineComparison, info: StudyInfo, how: str = ""
     interval = f"{result.speedup_low:.2f} to {result.speedup_high:.2f}"
     times = f"{result.speedup:.2f} times that of {name} (95 % interval {interval}{how})"
     if result.baseline.name != info.reference:
-        times += f" and {result.found.ratio:.2f} times that of the reference, {reference}"
+        times += f" and {result.candidate.ratio:.2f} times that of the reference, {reference}"
     return f"Its throughput is {times}."

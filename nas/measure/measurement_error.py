@@ -1,0 +1,20 @@
+"""The error of a measurement that gives no number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class MeasurementError(RuntimeError):
+    """Raised for a measurement that gives no number.
+
+    Attributes:
+        verdict: "out of memory", "no samples", "crash", "hang", "wrong output" or "failed"; the message has details.
+    """
+
+    def __init__(self, verdict: str, message: str) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.verdict, str(self))
