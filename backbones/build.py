@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from backbones.backbone import Backbone, count_parameters
-from backbones.layers.attention import Attention, TransformerLayer
 from backbones.layers.bn_attention import AttentionDownsampling, BnAttention
 from backbones.layers.bottleneck import Bottleneck
 from backbones.layers.carrier import Carrier
 from backbones.layers.conv import Basic, C2f, ConvNorm, MBConv, PreConv
+from backbones.layers.eradio_attention import Attention, EradioLayer
 from backbones.layers.fused_mbconv import FusedMBConv
 from backbones.layers.linear_attention import LinearAttention
 from backbones.layers.maxvit import MaxViT
@@ -39,8 +39,8 @@ from backbones.layers.resample import (
 from backbones.layers.single_head import SingleHead
 from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
-from backbones.layers.transformer import BiasedLayer
 from backbones.layers.vit import PositionEmbedding, TokenEmbedding, ViT, ViTStage
+from backbones.layers.vit_layer import ViTLayer
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
 from search_space.arch import SHRINKING_GRID, shrinking_heads
@@ -153,10 +153,10 @@ def _window_block(stage: StageSpec, ratio: int, window: int, drop_path: float) -
     return WindowBlock(layer, window, resample=RESAMPLINGS[_read(stage.subsampling)](stage.width, ratio))
 
 
-def _layer(stage: StageSpec, window: int | None, drop_path: float) -> TransformerLayer:
+def _layer(stage: StageSpec, window: int | None, drop_path: float) -> EradioLayer:
     attention = Attention(stage.width, _read(stage.heads), window, stage.cpb_hidden or 0, bool(stage.qkv_bias))
     mlp = SwiGlu(stage.width, _hidden(stage)) if stage.mlp == "swiglu" else Mlp(stage.width, _hidden(stage))
-    return TransformerLayer(stage.width, attention, mlp, stage.layer_scale, drop_path)
+    return EradioLayer(stage.width, attention, mlp, stage.layer_scale, drop_path)
 
 
 def _pre_conv(stage: StageSpec) -> PreConv | None:
@@ -225,7 +225,7 @@ def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
 
 def _vit(stage: StageSpec, rates: Sequence[float]) -> ViTStage:
     heads, gated = _read(stage.heads), stage.mlp == "swiglu"
-    layer = partial(BiasedLayer, stage.width, _hidden(stage), heads, gated=gated, layer_scale=stage.layer_scale)
+    layer = partial(ViTLayer, stage.width, _hidden(stage), heads, gated=gated, layer_scale=stage.layer_scale)
     layers = [
         ViT(layer(drop_path=rate), None if is_global else _side(stage))
         for rate, is_global in zip(rates, stage.global_layers, strict=True)
