@@ -50,7 +50,7 @@ POSITIONS = (None, "conditional", "rotary")
 class StageSpec:
     """One stage: `depth` blocks of one kind at `width` channels. Fields that the block doesn't read become None.
 
-    The sources of the blocks are named in `backbones.layers`.
+    The sources of the blocks are named in the docstring of `backbones.layers`.
 
     Attributes:
         block: one of `BLOCK_FIELDS`.
