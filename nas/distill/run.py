@@ -255,7 +255,7 @@ class Training:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
         with self._slot.alone():
-            by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.directions)
+            by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.angular_transforms)
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None

@@ -106,7 +106,7 @@ class Distiller:
             calls `between`.
         grad_norms: the gradient's norm before clipping in each of these steps; empty without clipping.
         loss_names: all "teacher/head".
-        directions: the transform of each "teacher/head" whose loss trains directions only.
+        angular_transforms: the transform of each "teacher/head" whose loss ignores length.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Distiller:
             train_convolutions(self.student)
         distributed.convert_sync_batchnorm(self.student, self.device)
         self._statistics = distributed.RunningStatistics(self.student)
-        self.loss_names, self.directions = tuple(loss.weights), loss.directions
+        self.loss_names, self.angular_transforms = tuple(loss.weights), loss.angular_transforms
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)
         if config.compile:
             torch.compiler.reset()  # what is kept of earlier students of this process counts against Dynamo's limit

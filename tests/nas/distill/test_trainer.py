@@ -50,10 +50,10 @@ def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Di
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
 def test_a_student_learns_its_teacher(tmp_path: Path, loss: str) -> None:
     run = distiller(tmp_path, replace(CONFIG, summary_loss=loss))
-    assert list(run.directions) == (["colour/summary"] if loss == "cosine" else [])
-    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.directions)["colour"]
+    assert list(run.angular_transforms) == (["colour/summary"] if loss == "cosine" else [])
+    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.angular_transforms)["colour"]
     run.train_until(60)
-    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.directions)["colour"]
+    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.angular_transforms)["colour"]
     assert after["spatial"] > 0.5 > before["spatial"]
     assert after["summary"] > 0.5 > before["summary"]
 
