@@ -24,7 +24,7 @@ from nas.cache.targets import Targets
 from nas.cli import checkpoint_path, image_scores_path
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
-from nas.distill.device_slot import TimedSlot
+from nas.distill.device_lease import DeviceLease
 from nas.distill.evaluation.explained_variance import ImageShares, explained_by_image, mean_over_images
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
@@ -189,7 +189,7 @@ class Training:
         on_saved: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._arch_id, self._context, self._on_steps, self._on_saved = arch_id, context, on_steps, on_saved
-        self._slot = TimedSlot(context.lock_dir)
+        self._lease = DeviceLease(context.lock_dir)
         self._source = _live_source(context)
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
@@ -218,7 +218,7 @@ class Training:
             source=self._source,
             adaptors=adaptors,
             sharded=self._context.sharded,
-            slot=self._slot,
+            lease=self._lease,
         )
 
     def _resume(self, saved: Mapping[str, Any]) -> bool:
@@ -231,7 +231,7 @@ class Training:
                 raise
             _LOG.warning("the checkpoint of %s lacks something (%s); its training starts again", self._arch_id, error)
             return False
-        self._rungs, self._slot.busy_s = list(rungs), busy_s
+        self._rungs, self._lease.busy_s = list(rungs), busy_s
         return True
 
     def rung(self, rung: int) -> RungResult | None:
@@ -254,7 +254,7 @@ class Training:
     def _evaluate(self, rung: int, since: int) -> RungResult:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
-        with self._slot.alone():
+        with self._lease.alone():
             by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.angular_transforms)
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
@@ -277,7 +277,7 @@ class Training:
             teachers=teachers,
             losses=self._distiller.mean_losses(since),
             metrics=metrics,
-            seconds=self._slot.busy_s - sum(done.seconds for done in self._rungs if done is not None),
+            seconds=self._lease.busy_s - sum(done.seconds for done in self._rungs if done is not None),
         )
         if self._history is not None:
             self._history.add_result(result, self._distiller)
@@ -311,19 +311,19 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided.
 
-        Parts are gathered in the slot. After a request to stop they are gathered at once: the process may be killed
-        before a measurement ends that it would wait for.
+        Parts are gathered within the lease. After a request to stop they are gathered at once: the process may be
+        killed before a measurement ends that it would wait for.
         """
         sharded = self._distiller.sharded
         if distributed.rank() and not sharded:
             return
-        with self._slot() if sharded and not self._is_asked_to_stop() else nullcontext():
+        with self._lease() if sharded and not self._is_asked_to_stop() else nullcontext():
             began_s = time.monotonic()
             state = self._distiller.state_dict()
         if distributed.rank():
             return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
-        self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._slot.busy_s})
+        self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._lease.busy_s})
         self._checkpoint.save_s = time.monotonic() - began_s
         self._on_saved(self._checkpoint.save_s)
 
