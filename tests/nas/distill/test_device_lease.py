@@ -19,10 +19,9 @@ import torch
 from backbones import build
 from nas.distill import device_lease, distributed
 from nas.distill.device_lease import DeviceLease
-from nas.distill.run import Training, TrainingStopped, TrialContext
+from nas.distill.rungs import Training, TrainingContext, TrainingStopped
 from nas.distill.trainer import Distiller
 from nas.measure.device_lock import measuring, training
-from nas.measure.service import MeasurementService
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
@@ -44,14 +43,12 @@ def hold(lock_dir: Path, spans: Any) -> None:
             spans.put((lock_dir.name, began, time.monotonic()))
 
 
-def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> TrialContext:
+def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> TrainingContext:
     """Return the context of trainings in which a checkpoint is due after every lease."""
     folder = lock_dir.parents[1]
-    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), folder)
+    folders = dict.fromkeys(("weights_dir", "pictures_dir", "checkpoint_dir"), folder)
     config = SearchConfig(train_images=96, val_images=32, device="cpu", distill=recipe)
-    return TrialContext(
-        config, targets(folder), MeasurementService(), lock_dir, checkpoint_s=0.0, **folders, **settings
-    )
+    return TrainingContext(config, targets(folder), lock_dir, checkpoint_s=0.0, **folders, **settings)
 
 
 def train(sharded: bool, lock_dir: Path, spans: Any) -> None:

@@ -32,7 +32,6 @@ from nas.distill.folded_heads import fold, save_heads
 from nas.distill.trainer import Distiller, TrainingError, indexed_device
 from nas.distill.training_history import History
 from nas.files import atomic_path
-from nas.measure.service import MeasurementService
 from nas.measure.sweep import out_of_memory
 from nas.study.config import SearchConfig
 from nas.study.contact_sheet import sheet_path
@@ -45,22 +44,19 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 MIN_INTERVAL = 20.0  # times the seconds of a save, between two checkpoints
 _Number = TypeVar("_Number", float, ImageShares)
-TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
 
 @dataclass(frozen=True)
-class TrialContext:
-    """All that the trials of one worker process share.
+class TrainingContext:
+    """All that the trainings of one process share.
 
     Attributes:
         config: settings of the search.
         targets: the cached teachers.
-        service: measures in separate processes.
         lock_dir: holds the device's locks.
-        samples_dir: takes the raw samples of measurements.
-        weights_dir: takes the averaged weights and heads of trials that reach the last rung.
+        weights_dir: takes the averaged weights and heads of trainings that reach the last rung.
         pictures_dir: takes their contact sheets.
-        checkpoint_dir: takes the state of trials under way.
+        checkpoint_dir: takes the state of trainings under way.
         checkpoint_s: shortest time between two checkpoints of a training; saving takes a twentieth of it at most.
         image_scores_dir: takes every held-out image's share of the score at each rung; None: it is not kept.
         history_dir: takes the history of each training, see `nas.distill.training_history`; None: it is not kept.
@@ -70,21 +66,16 @@ class TrialContext:
         sharded: whether a student's parameters are divided among the ranks.
         live: teachers that run while the student trains, on images of their own; None: the cached targets.
         should_stop: tells, after every step, whether the training is to save its state and end.
-        train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
-            process trains.
     """
 
     config: SearchConfig
     targets: Targets
-    service: MeasurementService
     lock_dir: Path
-    samples_dir: Path
     weights_dir: Path
     pictures_dir: Path
     checkpoint_dir: Path
     checkpoint_s: float = 30.0
     image_scores_dir: Path | None = None
-    train_in_ranks: TrainInRanks | None = None
     history_dir: Path | None = None
     event_logs: tuple[str, ...] = ("tensorboard",)
     probes: bool = False
@@ -183,7 +174,7 @@ class Training:
         self,
         arch_id: str,
         backbone: Network,
-        context: TrialContext,
+        context: TrainingContext,
         adaptors: Mapping[str, Adaptor] | None = None,
         on_steps: Callable[[int], None] = lambda steps: None,
         on_saved: Callable[[float], None] = lambda seconds: None,
@@ -339,7 +330,7 @@ def _check_same_step(saved: Mapping[str, Any] | None) -> None:
         raise TrainingError(f"the processes have read different checkpoints, {read}: is the folder's disk shared?")
 
 
-def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
+def saved_rungs(arch_id: str, context: TrainingContext) -> list[RungResult]:
     """Return the rungs that the checkpoint of a training under way holds."""
     saved = _checkpoint(arch_id, context).load()
     try:
@@ -348,20 +339,20 @@ def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
         return []
 
 
-def _checkpoint(arch_id: str, context: TrialContext, live_images: str = "") -> Checkpoint:
+def _checkpoint(arch_id: str, context: TrainingContext, live_images: str = "") -> Checkpoint:
     path = checkpoint_path(context.checkpoint_dir, arch_id)
     identity = _identity(arch_id, context, live_images)
     return Checkpoint(path, identity, context.checkpoint_s, context.kept_checkpoints)
 
 
-def _identity(arch_id: str, context: TrialContext, live_images: str) -> str:
+def _identity(arch_id: str, context: TrainingContext, live_images: str) -> str:
     """Return all that a training's numbers depend on: any number of ranks takes the same steps, up to rounding."""
     config = context.config
     recipe = {**asdict(config.distill), "ranks": 1}
     return json.dumps([arch_id, context.targets.fingerprint, config.seed, recipe, live_images], sort_keys=True)
 
 
-def _live_source(context: TrialContext) -> LiveSource | None:
+def _live_source(context: TrainingContext) -> LiveSource | None:
     """Return the source of batches of live teachers; None without them."""
     if context.live is None:
         return None
@@ -386,7 +377,7 @@ def _mean(values: Sequence[_Number]) -> _Number:
     return sum(values) / len(values)  # type: ignore[return-value]  # sum begins with an int
 
 
-def train_rank(record: TrialRecord, rung: int, context: TrialContext) -> RungResult | None:
+def train_rank(record: TrialRecord, rung: int, context: TrainingContext) -> RungResult | None:
     """Train this rank's part of one rung of a record; the result in rank 0, None in the others."""
     torch.manual_seed(context.config.seed)
     run = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
