@@ -242,7 +242,7 @@ class Backbone(nn.Module):
                 block.resize(window)
             if windowed:
                 specs[i] = replace(specs[i], window=window)
-                stage.step = window * max(specs[i].resolutions[0])  # type: ignore[assignment]
+                stage.step = window * max(specs[i].attention_ratios)  # type: ignore[assignment]
         self.spec = replace(self.spec, stages=tuple(specs))
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:

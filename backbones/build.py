@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from backbones.backbone import Backbone, count_parameters
-from backbones.layers.attention import Attention, TransformerLayer
 from backbones.layers.bn_attention import AttentionDownsampling, BnAttention
 from backbones.layers.bottleneck import Bottleneck
 from backbones.layers.carrier import Carrier
 from backbones.layers.conv import Basic, C2f, ConvNorm, MBConv, PreConv
+from backbones.layers.eradio_attention import Attention, EradioLayer
 from backbones.layers.fused_mbconv import FusedMBConv
 from backbones.layers.linear_attention import LinearAttention
 from backbones.layers.maxvit import MaxViT
@@ -39,8 +39,8 @@ from backbones.layers.resample import (
 from backbones.layers.single_head import SingleHead
 from backbones.layers.stage import Stage
 from backbones.layers.swin import PartitionedLayer
-from backbones.layers.transformer import BiasedLayer
 from backbones.layers.vit import PositionEmbedding, TokenEmbedding, ViT, ViTStage
+from backbones.layers.vit_layer import ViTLayer
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
 from search_space.arch import SHRINKING_GRID, shrinking_heads
@@ -141,7 +141,7 @@ def _c2f(stage: StageSpec, rates: Sequence[float]) -> Stage:
 
 
 def _windowed(stage: StageSpec, rates: Sequence[float]) -> Stage:
-    ratios, windows = stage.resolutions
+    ratios, windows = stage.attention_ratios, stage.windows
     blocks = [_window_block(stage, *rw, rate) for rate in rates for rw in zip(ratios, windows, strict=True)]
     return Stage(blocks, step=max(windows) * max(ratios))
 
@@ -150,13 +150,13 @@ def _window_block(stage: StageSpec, ratio: int, window: int, drop_path: float) -
     layer = _layer(stage, window, drop_path)
     if ratio == 1:
         return WindowBlock(layer, window, _pre_conv(stage))
-    return WindowBlock(layer, window, resample=RESAMPLINGS[_read(stage.subsampling)](stage.width, ratio))
+    return WindowBlock(layer, window, resample=RESAMPLINGS[_required(stage.subsampling)](stage.width, ratio))
 
 
-def _layer(stage: StageSpec, window: int | None, drop_path: float) -> TransformerLayer:
-    attention = Attention(stage.width, _read(stage.heads), window, stage.cpb_hidden or 0, bool(stage.qkv_bias))
+def _layer(stage: StageSpec, window: int | None, drop_path: float) -> EradioLayer:
+    attention = Attention(stage.width, _required(stage.heads), window, stage.cpb_hidden or 0, bool(stage.qkv_bias))
     mlp = SwiGlu(stage.width, _hidden(stage)) if stage.mlp == "swiglu" else Mlp(stage.width, _hidden(stage))
-    return TransformerLayer(stage.width, attention, mlp, stage.layer_scale, drop_path)
+    return EradioLayer(stage.width, attention, mlp, stage.layer_scale, drop_path)
 
 
 def _pre_conv(stage: StageSpec) -> PreConv | None:
@@ -169,7 +169,7 @@ def _pre_conv(stage: StageSpec) -> PreConv | None:
 
 def _hidden(stage: StageSpec) -> int:
     """Return the hidden width; SwiGLU has half the MLP's, in steps of 64, because its gate needs a third matrix."""
-    expansion = _read(stage.expansion)
+    expansion = _required(stage.expansion)
     if stage.mlp == "swiglu":
         return int(stage.width * expansion / 2) // 64 * 64
     return int(stage.width * expansion)
@@ -179,35 +179,35 @@ def _squeeze(stage: StageSpec) -> int | None:
     return None if stage.squeeze is None else int(stage.width * stage.squeeze)
 
 
-def _side(stage: StageSpec) -> int:
+def _only_window(stage: StageSpec) -> int:
     """Return the only window of a stage."""
-    (window,) = stage.resolutions[1]
+    (window,) = stage.windows
     return window
 
 
-def _read(value: T | None) -> T:
+def _required(value: T | None) -> T:
     """Return the value of a field that the stage's block reads, which is never None."""
     assert value is not None
     return value
 
 
 def _swin(stage: StageSpec, rates: Sequence[float]) -> Stage:
-    window = _side(stage)
-    layer = partial(PartitionedLayer, stage.width, _hidden(stage), _read(stage.heads), window)
+    window = _only_window(stage)
+    layer = partial(PartitionedLayer, stage.width, _hidden(stage), _required(stage.heads), window)
     return Stage([layer(rate, shift=window // 2 * (i % 2)) for i, rate in enumerate(rates)])
 
 
 def _single_head(stage: StageSpec, drop_path: float) -> SingleHead:
-    return SingleHead(stage.width, _hidden(stage), stage.attended, _read(stage.key_width), drop_path)
+    return SingleHead(stage.width, _hidden(stage), stage.single_head_channels, _required(stage.key_width), drop_path)
 
 
 def _bn_attention(stage: StageSpec, drop_path: float) -> BnAttention:
-    heads, key_width, grid = _read(stage.heads), _read(stage.key_width), _read(stage.grid)
+    heads, key_width, grid = _required(stage.heads), _required(stage.key_width), _required(stage.grid)
     return BnAttention(stage.width, _hidden(stage), heads, key_width, grid, drop_path)
 
 
 def _maxvit(stage: StageSpec, drop_path: float) -> MaxViT:
-    return MaxViT(stage.width, _hidden(stage), _read(stage.heads), _side(stage), drop_path, _squeeze(stage))
+    return MaxViT(stage.width, _hidden(stage), _required(stage.heads), _only_window(stage), drop_path, _squeeze(stage))
 
 
 def _repdw(stage: StageSpec, rates: Sequence[float]) -> Stage:
@@ -218,16 +218,16 @@ def _repdw(stage: StageSpec, rates: Sequence[float]) -> Stage:
 
 
 def _carrier(stage: StageSpec, rates: Sequence[float]) -> Stage:
-    window, heads = _side(stage), _read(stage.heads)
-    carrier = Carrier(stage.width, _hidden(stage), heads, window, _read(stage.cpb_hidden), rates)
+    window, heads = _only_window(stage), _required(stage.heads)
+    carrier = Carrier(stage.width, _hidden(stage), heads, window, _required(stage.cpb_hidden), rates)
     return Stage([carrier], step=window)
 
 
 def _vit(stage: StageSpec, rates: Sequence[float]) -> ViTStage:
-    heads, gated = _read(stage.heads), stage.mlp == "swiglu"
-    layer = partial(BiasedLayer, stage.width, _hidden(stage), heads, gated=gated, layer_scale=stage.layer_scale)
+    heads, gated = _required(stage.heads), stage.mlp == "swiglu"
+    layer = partial(ViTLayer, stage.width, _hidden(stage), heads, gated=gated, layer_scale=stage.layer_scale)
     layers = [
-        ViT(layer(drop_path=rate), None if is_global else _side(stage))
+        ViT(layer(drop_path=rate), None if is_global else _only_window(stage))
         for rate, is_global in zip(rates, stage.global_layers, strict=True)
     ]
     embedding = TokenEmbedding(_positions(stage), stage.width, stage.registers)
@@ -237,7 +237,7 @@ def _vit(stage: StageSpec, rates: Sequence[float]) -> ViTStage:
 def _positions(stage: StageSpec) -> nn.Module:
     """Return the module that tells tokens of a map their positions; rotations are the attention's part."""
     if stage.positions is None:
-        return PositionEmbedding(stage.width, _read(stage.grid))
+        return PositionEmbedding(stage.width, _required(stage.grid))
     return PreConv(stage.width, stage.width) if stage.positions == "conditional" else nn.Identity()
 
 
@@ -258,7 +258,7 @@ BLOCK_BUILDERS: dict[str, Callable[[StageSpec, Sequence[float]], Stage]] = {
     "mr_window": _windowed,
     "attention": _each(lambda stage, rate: GlobalBlock(_layer(stage, None, rate), _pre_conv(stage))),
     "linear_attention": _each(
-        lambda stage, rate: LinearAttention(stage.width, _hidden(stage), _read(stage.heads), rate)
+        lambda stage, rate: LinearAttention(stage.width, _hidden(stage), _required(stage.heads), rate)
     ),
     "single_head": _each(_single_head),
     "bn_attention": _each(_bn_attention),

@@ -116,7 +116,7 @@ def image_px(spec: ArchSpec) -> int:
         if stage.grid is not None:  # also of a vit with windows, which fit any map
             return (max(lacking_px) // SIZE_MULTIPLE_PX + 1) * SIZE_MULTIPLE_PX
         if stage.window is not None:
-            windows_px = stride * max(r * w for r, w in zip(*stage.resolutions, strict=True))
+            windows_px = stride * max(r * w for r, w in zip(stage.attention_ratios, stage.windows, strict=True))
             return math.lcm(windows_px, SIZE_MULTIPLE_PX)
     return PHOTO_PX
 

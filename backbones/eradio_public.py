@@ -87,7 +87,7 @@ def _modules(model: Backbone) -> Iterator[tuple[str, str]]:
         if isinstance(blocks[0], C2f):
             yield from _c2f(blocks[0], f"stages.{i}.blocks.0", f"levels.{i}.blocks")
         else:
-            per_layer = len(model.spec.stages[i].resolutions[0])
+            per_layer = len(model.spec.stages[i].attention_ratios)
             for j, block in enumerate(blocks):
                 layer, number = divmod(j, per_layer)
                 public = f"levels.{i}.blocks.{layer}.attention_blocks.{number}"

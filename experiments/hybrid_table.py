@@ -34,10 +34,10 @@ from typing import Any, NamedTuple
 import torch
 
 from experiments.distillation.parallel import load_rows, train_missing
-from nas.backend.trial import run_trial
+from nas.backend.trial import TrialContext, run_trial
 from nas.cache import open_study_targets
 from nas.cli import cache_root, lock_dir
-from nas.distill.run import TrialContext
+from nas.distill.rungs import TrainingContext
 from nas.measure.environment import device_key
 from nas.measure.service import MeasurementService
 from nas.replay.hybrid_rows import TABLE
@@ -107,14 +107,13 @@ def evaluate(source: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
     config = replace(default, space=SPACE, seed=seed, device="cpu", distill=distill)
     record = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
     with tempfile.TemporaryDirectory() as scratch:
-        context = TrialContext(
+        training = TrainingContext(
             config=config,
             targets=open_study_targets(config, cache_root(None)),
-            service=_service(),
             lock_dir=Path(lock_dir()) / device_key("cpu"),
-            **{name: Path(scratch) for name in ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")},
+            **{name: Path(scratch) for name in ("weights_dir", "pictures_dir", "checkpoint_dir")},
         )
-        *_, last = run_trial(record, context)
+        *_, last = run_trial(record, TrialContext(training, _service(), Path(scratch)))
     return _row(source, seed, last)
 
 

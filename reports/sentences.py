@@ -9,7 +9,7 @@ from statistics import median
 
 from nas.analysis.selection import measurement, measuring_threads, without_threads
 from nas.numbers import fixed, plural
-from nas.study.config import compares_directions
+from nas.study.config import compares_unit_vectors
 from nas.study.convergence import convergence, is_below_noise
 from nas.study.objectives import on_plane
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
@@ -84,7 +84,7 @@ def score_floor(info: StudyInfo) -> float | None:
 
 def unit_summaries(info: StudyInfo) -> str:
     """Say that summaries are compared by their directions; "" where lengths count."""
-    if not compares_directions(info.config):
+    if not compares_unit_vectors(info.config):
         return ""
     return (
         "The loss of the summaries counts directions only, so their explained variance is that of vectors of length 1."

@@ -50,7 +50,7 @@ POSITIONS = (None, "conditional", "rotary")
 class StageSpec:
     """One stage: `depth` blocks of one kind at `width` channels. Fields that the block doesn't read become None.
 
-    The sources of the blocks are named in `backbones.layers`.
+    The sources of the blocks are named in the docstring of `backbones.layers`.
 
     Attributes:
         block: one of `BLOCK_FIELDS`.
@@ -182,8 +182,10 @@ class StageSpec:
             return
         for window in self.window:
             whole("window", window, 64)
-        if len(self.window) != len(self._ratios):
-            raise SpecError(f"window: {shown(self.window)}; need one number, or {len(self._ratios)}, one a ratio")
+        if len(self.window) != len(self.attention_ratios):
+            raise SpecError(
+                f"window: {shown(self.window)}; need one number, or {len(self.attention_ratios)}, one a ratio"
+            )
         same = len(set(self.window)) == 1
         object.__setattr__(self, "window", self.window[0] if same else tuple(self.window))
 
@@ -221,15 +223,15 @@ class StageSpec:
             object.__setattr__(self, "layer_scale", within("layer_scale", self.layer_scale, 0, 1e3))
 
     @property
-    def _ratios(self) -> tuple[int, ...]:
+    def attention_ratios(self) -> tuple[int, ...]:
+        """Subsampling ratio of each attention block of a windowed layer, in the order they run."""
         return (1,) if "ratios" not in BLOCK_FIELDS[self.block] else self.ratios or MR_RATIOS
 
     @property
-    def resolutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Subsampling ratios and windows of the attention blocks of a windowed layer, in the order they run."""
+    def windows(self) -> tuple[int, ...]:
+        """Window of each attention block of a windowed layer, in the order they run."""
         assert self.window is not None
-        windows = self.window if isinstance(self.window, tuple) else (self.window,) * len(self._ratios)
-        return self._ratios, windows
+        return self.window if isinstance(self.window, tuple) else (self.window,) * len(self.attention_ratios)
 
     @property
     def kernel_size(self) -> int:
@@ -243,7 +245,7 @@ class StageSpec:
         return tuple(every is not None and place % every == 0 for place in range(1, self.depth + 1))
 
     @property
-    def attended(self) -> int:
+    def single_head_channels(self) -> int:
         """Channels among which single_head attends: width / 4.67, in steps of 8 for the kernels of GPUs."""
         return min(max(round(self.width / (14 / 3) / 8), 1) * 8, self.width)
 

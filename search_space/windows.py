@@ -47,7 +47,7 @@ def fit_windows(spec: ArchSpec, image_px: int) -> ArchSpec:
         spec: The architecture. Its smallest window is taken as that of E-RADIO's rule at the size that it is for.
         image_px: Side of the images, a multiple of 32.
     """
-    windows = [w for stage in spec.stages if is_cut_into_windows(stage.block) for w in stage.resolutions[1]]
+    windows = [w for stage in spec.stages if is_cut_into_windows(stage.block) for w in stage.windows]
     if not windows:
         return spec
     fit = partial(fitted, base=min(windows), image_px=image_px)
@@ -63,6 +63,5 @@ def is_cut_into_windows(block: str) -> bool:
 def _fit_stage(stage: StageSpec, stride: int, fit: Fit) -> StageSpec:
     if not is_cut_into_windows(stage.block):
         return stage
-    ratios, windows = stage.resolutions
-    new = tuple(fit(window, stride * max(ratios)) for window in windows)
+    new = tuple(fit(window, stride * max(stage.attention_ratios)) for window in stage.windows)
     return replace(stage, window=new if isinstance(stage.window, tuple) else new[0])

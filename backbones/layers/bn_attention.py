@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
-from backbones.layers.attend import attend
+from backbones.layers.attention_kernel import attend
 from backbones.layers.conv import ConvNorm, hardswish
 
 VALUE_RATIO = 2  # channels of a head's values / of its keys

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.attention import PositionBias
+from backbones.layers.eradio_attention import PositionBias
 from backbones.layers.swin import partition, unpartition
-from backbones.layers.transformer import BiasedLayer
+from backbones.layers.vit_layer import ViTLayer
 
 SIDE = 2  # a window has SIDE x SIDE carriers
 
@@ -54,8 +54,8 @@ class CarrierLayer(nn.Module):
         self, channels: int, hidden: int, heads: int, window: int, cpb_hidden: int, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.across = BiasedLayer(channels, hidden, heads, drop_path=drop_path)
-        self.within = BiasedLayer(channels, hidden, heads, CarrierBias(window, heads, cpb_hidden), drop_path)
+        self.across = ViTLayer(channels, hidden, heads, drop_path=drop_path)
+        self.within = ViTLayer(channels, hidden, heads, CarrierBias(window, heads, cpb_hidden), drop_path)
 
     def forward(self, tokens: Tensor, carriers: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and carriers of the same shapes."""

@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from backbones.layers.attend import attend
+from backbones.layers.attention_kernel import attend
 from backbones.layers.conv import ConvNorm, PreConv, relu
 from backbones.layers.mlp import fold_norm_before
 

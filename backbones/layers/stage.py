@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from backbones.layers.attend import infers_on_cpu
-from backbones.layers.attention import Subsample
+from backbones.layers.attention_kernel import infers_on_cpu
+from backbones.layers.eradio_attention import Subsample
 from backbones.layers.fp32_fallback import fp32_fallback
 from backbones.layers.window import WindowBlock
 

@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.transformer import BiasedLayer, TableBias
+from backbones.layers.eradio_attention import offset_index
+from backbones.layers.vit_layer import ViTLayer
+
+
+class TableBias(nn.Module):
+    """A learned bias of attention logits for every relative offset, (1, heads, window^2, window^2).
+
+    arXiv 2103.14030, equation 4.
+    """
+
+    without_weight_decay = ("table",)
+
+    def __init__(self, window: int, heads: int) -> None:
+        super().__init__()
+        self.tokens = window * window
+        self.table: nn.Parameter | None = nn.Parameter(0.02 * torch.randn(heads, (2 * window - 1) ** 2))
+        self.index: Tensor
+        self.constant: Tensor | None
+        self.register_buffer("index", offset_index(window), persistent=False)
+        self.register_buffer("constant", None, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return the bias, (1, heads, window^2, window^2)."""
+        if self.constant is not None:
+            return self.constant.unsqueeze(0)
+        assert self.table is not None
+        return self.table.index_select(1, self.index).view(1, -1, self.tokens, self.tokens)
+
+    def fuse(self) -> Self:
+        """Keep the bias as a constant in place of the table; without a batch axis, as in `PositionBias.fuse`."""
+        with torch.no_grad():
+            self.constant = self().squeeze(0).contiguous()
+        self.table = None
+        return self
 
 
 class PartitionedLayer(nn.Module):
@@ -40,7 +74,7 @@ class PartitionedLayer(nn.Module):
         grid: bool = False,
     ) -> None:
         super().__init__()
-        self.layer = BiasedLayer(channels, hidden, heads, TableBias(window, heads), drop_path)
+        self.layer = ViTLayer(channels, hidden, heads, TableBias(window, heads), drop_path)
         self.window, self.shift, self.grid = window, shift, grid
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from backbones.layers.stage import Stage, join
 from backbones.layers.swin import partition, regions, unpartition
-from backbones.layers.transformer import BiasedLayer
+from backbones.layers.vit_layer import ViTLayer
 
 ROTARY_BASE = 100.0  # ratio of the fastest and the slowest turns, about
 Tokens = tuple[Tensor, Tensor | None]  # a map (B, C, H, W) and the registers (B, R, C)
@@ -75,7 +75,7 @@ class ViT(nn.Module):
         window: the largest side of a window; None: the layer is global.
     """
 
-    def __init__(self, layer: BiasedLayer, window: int | None = None) -> None:
+    def __init__(self, layer: ViTLayer, window: int | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.window = window

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.attention import Subsample, TransformerLayer
 from backbones.layers.conv import PreConv
+from backbones.layers.eradio_attention import EradioLayer, Subsample
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
@@ -57,7 +57,7 @@ class WindowBlock(nn.Module):
 
     def __init__(
         self,
-        layer: TransformerLayer,
+        layer: EradioLayer,
         window: int,
         pre_conv: PreConv | None = None,
         resample: tuple[nn.Module, nn.Module] | None = None,
@@ -99,7 +99,7 @@ class WindowBlock(nn.Module):
 class GlobalBlock(nn.Module):
     """Attention over the whole map, (B, C, H, W) -> same. Only the convolutions around it provide positions."""
 
-    def __init__(self, layer: TransformerLayer, pre_conv: PreConv | None = None) -> None:
+    def __init__(self, layer: EradioLayer, pre_conv: PreConv | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.pre_conv = pre_conv

@@ -33,7 +33,7 @@ from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.reference_scores import chance
 from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
 from nas.distill.heads import Student, TeacherHeads
-from nas.distill.run import distillation_score
+from nas.distill.rungs import distillation_score
 from nas.distill.trainer import Distiller
 from nas.files import atomic_write
 from nas.study.config import SearchConfig

@@ -164,7 +164,7 @@ def run(recipe: str, seed: int, width: int, steps: int, batch: int, cache: Path)
     net = distiller.averaged
     metrics = student_metrics(net, targets, "cpu", images=8000)
     metrics["miou"] = scenes_miou(net, cache)
-    explained = explained_variance(net, only(targets, chosen.teachers).val, "cpu", distiller.directions)
+    explained = explained_variance(net, only(targets, chosen.teachers).val, "cpu", distiller.angular_transforms)
     return {
         "recipe": recipe, "seed": seed, "width": width, "steps": steps, "batch": batch, "seconds": round(seconds, 1),
         "metrics": metrics, "explained": explained, "config": asdict(config),

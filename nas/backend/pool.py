@@ -31,7 +31,7 @@ from nas.study.records import RungResult, TrialRecord
 
 if TYPE_CHECKING:
     from nas.distill.live import LiveTeachers
-    from nas.distill.run import TrialContext
+    from nas.distill.rungs import TrainingContext
 
 MAX_REASON_CHARACTERS = 300
 STOPPING_S = 30.0  # for a training that is asked to end, to end its step and save its state
@@ -48,7 +48,7 @@ class TrainingJob:
         folder: Takes weights, contact sheets and checkpoints.
         start: File of the weights to continue from, with the heads in the same folder; None for initial weights.
         image_scores: Whether the folder also takes every held-out image's share of the score at each rung.
-        history: Whether the folder also takes the training's history, and every rung is probed, see `TrialContext`.
+        history: Whether the folder also takes the training's history, and every rung is probed, see `TrainingContext`.
         event_logs: Where the history is shown, too; names of `nas.distill.event_logs`.
         kept_checkpoints: Number of checkpoints that are kept.
         sharded: Whether the student's parameters are divided among the ranks, see `nas.distill.sharding`.
@@ -397,7 +397,7 @@ def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
         if sender is not None:
             sender.send(None)
     except Exception as error:
-        from nas.distill.run import TrainingStopped
+        from nas.distill.rungs import TrainingStopped
 
         if sender is not None:
             sender.send(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS])
@@ -443,7 +443,7 @@ def train_as_rank(
     from backbones import build_network, load
     from backbones.weights import checksum_of
     from nas.distill.folded_heads import load_heads
-    from nas.distill.run import Training
+    from nas.distill.rungs import Training
     from search_space import network_spec
 
     job = spec.job
@@ -480,25 +480,22 @@ def _asked_to_end() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrialContext:
+def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrainingContext:
     """Return the context of a training of this job: its settings, targets and folders."""
     from nas.cache.targets import load_targets
-    from nas.distill.run import TrialContext
+    from nas.distill.rungs import TrainingContext
     from nas.distill.trainer import indexed_device
     from nas.measure.environment import device_key
-    from nas.measure.service import MeasurementService
 
     job = spec.job
     names = (WEIGHTS, PICTURES, CHECKPOINTS, *((IMAGE_SCORES,) if job.image_scores else ()))
     folders = {name: job.folder / name for name in names}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    return TrialContext(
+    return TrainingContext(
         config=job.config,
         targets=load_targets(spec.targets, checked=True),
-        service=MeasurementService(spec.threads),  # a training measures nothing, so this starts no process
         lock_dir=spec.lock_dir / device_key(str(indexed_device(job.config.device))),
-        samples_dir=job.folder,
         weights_dir=folders[WEIGHTS],
         pictures_dir=folders[PICTURES],
         checkpoint_dir=folders[CHECKPOINTS],

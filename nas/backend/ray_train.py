@@ -238,7 +238,7 @@ class _Fitting(threading.Thread):
 def _train_rank(config: dict[str, Any]) -> None:
     """Train one rank; this is all that a process of the cluster does."""
     from nas.distill import distributed
-    from nas.distill.run import TrainingStopped
+    from nas.distill.rungs import TrainingStopped
 
     rank: _Rank = config["rank"]
     with suppress(OSError):  # a node may lack it, where all paths are absolute

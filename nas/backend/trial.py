@@ -6,8 +6,8 @@ An error of a trial becomes a `Failure` and one line for its record.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,7 @@ import torch
 
 from backbones import build
 from nas.cache import CacheError
-from nas.distill.run import Training, TrialContext, saved_rungs
+from nas.distill.rungs import Training, TrainingContext, saved_rungs
 from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import network_totals, totals
@@ -27,6 +27,26 @@ from nas.study.failures import Failure
 from nas.study.limits import broken_limit
 from nas.study.records import Measurement, RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
+
+TrainInRanks = Callable[[TrialRecord, int], RungResult]
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """All that the trials of one worker process share.
+
+    Attributes:
+        training: settings, targets and folders of their trainings.
+        service: measures in separate processes.
+        samples_dir: takes the raw samples of measurements.
+        train_in_ranks: trains one rung of a record in several processes, each of which calls
+            `nas.distill.rungs.train_rank`; None: this process trains.
+    """
+
+    training: TrainingContext
+    service: MeasurementService
+    samples_dir: Path
+    train_in_ranks: TrainInRanks | None = None
 
 
 def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
@@ -42,7 +62,7 @@ def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecor
         for last in _phases(record, context):
             yield last
     except Exception as error:
-        failure, reason = diagnose(error, context.config.device)
+        failure, reason = diagnose(error, context.training.config.device)
         yield replace(last, state=TrialState.FAILED, failure=failure, reason=reason)
 
 
@@ -50,7 +70,7 @@ def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
     if record.scale is not None:
         yield _measured_only(record, context)
         return
-    config = context.config
+    config = context.training.config
     spec = ArchSpec.from_dict(record.spec)
     counted = totals(spec, config.distill.img_size)
     record = replace(record, params=counted.params, macs=counted.macs)
@@ -80,7 +100,7 @@ def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: 
 def _measured_only(record: TrialRecord, context: TrialContext) -> TrialRecord:
     """Count and measure a network that is not trained."""
     try:
-        counted = network_totals(record.spec or record.arch_id, context.config.distill.img_size)
+        counted = network_totals(record.spec or record.arch_id, context.training.config.distill.img_size)
     except ValueError as error:  # it does not take images of this size
         return replace(record, state=TrialState.INFEASIBLE, reason=str(error))
     record = replace(record, params=counted.params, macs=counted.macs)
@@ -99,7 +119,8 @@ def _smaller_batch(record: TrialRecord) -> str | None:
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
-    return measure(record, context.config, context.service, context.lock_dir, context.samples_dir)
+    training = context.training
+    return measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
 
 
 def measure(
@@ -135,13 +156,14 @@ def measure(
 
 
 def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
-    rungs = range(len(context.config.distill.rung_steps))
+    config = context.training.config
+    rungs = range(len(config.distill.rung_steps))
     if context.train_in_ranks is not None:
-        yield from (done := saved_rungs(record.arch_id, context))
+        yield from (done := saved_rungs(record.arch_id, context.training))
         yield from (context.train_in_ranks(record, rung) for rung in rungs[len(done) :])
         return
-    torch.manual_seed(context.config.seed)
-    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
+    torch.manual_seed(config.seed)
+    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context.training)
     try:
         yield from (cast(RungResult, training.rung(rung)) for rung in rungs)
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import train, tune
@@ -25,6 +25,9 @@ from nas.backend.worker_spec import WorkerSpec
 from nas.cli import lock_dir
 from nas.study.failures import Failure
 from nas.study.records import RungResult, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from nas.backend.trial import TrialContext
 
 # Runs a trial in the worker; yields its record after each phase: the measurement, and every rung.
 RunTrial = Callable[[TrialRecord, WorkerSpec], Iterator[TrialRecord]]
@@ -93,12 +96,13 @@ def trial_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]
 
 
 @lru_cache(1)
-def trial_context(spec: WorkerSpec) -> Any:
-    """Return the `TrialContext` of a worker process: torch and the targets are loaded once in its life."""
+def trial_context(spec: WorkerSpec) -> TrialContext:
+    """Return the context of a worker process: torch and the targets are loaded once in its life."""
     import torch
 
+    from nas.backend.trial import TrialContext
     from nas.cache.targets import load_targets
-    from nas.distill.run import TrialContext
+    from nas.distill.rungs import TrainingContext
     from nas.distill.trainer import indexed_device
     from nas.measure.environment import device_key
     from nas.measure.service import MeasurementService
@@ -107,17 +111,16 @@ def trial_context(spec: WorkerSpec) -> Any:
     threads = max(1, spec.train_threads // spec.ranks)
     torch.set_num_threads(threads)
     config = SearchConfig.from_dict(json.loads(spec.config))
-    return TrialContext(
+    training = TrainingContext(
         config=config,
         targets=load_targets(Path(spec.targets_dir), checked=True),
-        service=MeasurementService(spec.measure_threads),
         lock_dir=Path(spec.lock_dir or lock_dir()) / device_key(str(indexed_device(config.device))),
-        samples_dir=Path(spec.samples_dir),
         weights_dir=Path(spec.weights_dir),
         pictures_dir=Path(spec.pictures_dir),
         checkpoint_dir=Path(spec.checkpoint_dir),
         checkpoint_s=spec.checkpoint_s,
     )
+    return TrialContext(training, MeasurementService(spec.measure_threads), Path(spec.samples_dir))
 
 
 class _RankBackend(Backend):  # type: ignore[misc]
@@ -166,9 +169,9 @@ def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResu
 def _train_rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     """Train one rank's part of a rung; return the result in rank 0, None in the others."""
     from nas.distill import distributed
-    from nas.distill.run import train_rank
+    from nas.distill.rungs import train_rank
 
-    rank_context, context = train.get_context(), trial_context(WorkerSpec.from_json(settings["spec"]))
+    rank_context, context = train.get_context(), trial_context(WorkerSpec.from_json(settings["spec"])).training
     record = TrialRecord.from_dict(json.loads(settings["record"]))
     rank, ranks = rank_context.get_world_rank(), rank_context.get_world_size()
     with distributed.process_group(rank, ranks, Path(settings["meeting_point"]), context.config.device):

@@ -28,8 +28,9 @@ class HeadDims(NamedTuple):
 class TeacherHeads(nn.Module):
     """A summary head (where the teacher has a summary) and a spatial head for every teacher.
 
-    At first the heads answer as in PHI-S, about the mean of the teacher's features, whichever space they answer in. Far
-    from it, the angle to a teacher with a narrow cone is many times the cone's width: its loss dwarfs those of others.
+    Every head is initialized so that its first answers lie near the teacher's mean feature, in whatever space its loss
+    uses. An answer far from that mean would make the angular loss of a teacher with a narrow cone many times larger
+    than the losses of the others.
 
     Args:
         summary_dim: width of the student's summary.

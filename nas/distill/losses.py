@@ -1,9 +1,10 @@
 """Distillation losses of AM-RADIO, PHI-S and C-RADIOv4: predictions against a teacher's targets, one value an image.
 
-The cache stores PHI-S targets. Every other standardization of the same kept directions is a scale and an offset of
-those, in the orthonormal basis that PHI-S rotates to, so that no standardization needs a cache of its own. A head
-answers in the space of its loss: targets are brought there by a `TargetTransform`, and only an evaluation brings
-predictions back.
+`nas.cache.standardize` brings features to PHI-S targets: once, when the cache is built, or batch by batch for live
+teachers (`nas.distill.live`). Every other standardization of the same kept directions is a scale and an offset of these
+targets, in the orthonormal basis that PHI-S rotates to, so that no standardization needs a cache of its own. A head
+answers in the space of its loss: a `TargetTransform` brings targets there, and only an evaluation brings predictions
+back. `DistillationLoss.__call__` computes the losses of all heads, and `nas.distill.balance` makes one scalar of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from nas.cache.standardize import Standardizer
 from nas.cache.targets import SplitTargets, Targets
-from nas.study.config import DIRECTIONS, DistillConfig
+from nas.study.config import ANGULAR_LOSSES, DistillConfig
 
 _DISPERSION_IMAGES = 2048
 
@@ -72,7 +73,8 @@ class TargetTransform:
 
 
 PHI_S = TargetTransform()
-Loss = Callable[[Tensor, Tensor, TargetTransform], Tensor]  # prediction, target (B, k) or (B, k, g, g), space to (B,)
+# (prediction, target, their transform) -> (B,); prediction and target are (B, k) or (B, k, g, g)
+Loss = Callable[[Tensor, Tensor, TargetTransform], Tensor]
 
 
 def phi_s(standardizer: Standardizer) -> TargetTransform:
@@ -81,7 +83,11 @@ def phi_s(standardizer: Standardizer) -> TargetTransform:
 
 
 def raw(standardizer: Standardizer) -> TargetTransform:
-    """Return the transform to the teacher's own features; errors are means over C channels, as in AM-RADIO."""
+    """Return the transform that undoes the scale and the centering of PHI-S.
+
+    Features stay in the k rotated directions; `weight` and `rest` make errors and angles those of the teacher's C
+    channels, as in AM-RADIO.
+    """
     basis, phi = _basis(standardizer)
     return _affine(basis, phi, _mean(standardizer))
 
@@ -121,40 +127,40 @@ def _mean(standardizer: Standardizer) -> Tensor:
     return torch.from_numpy(standardizer.mean).float()
 
 
-def squared_error(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
-    """Return the mean squared error of each image (B,), in their space."""
-    return space.weight * _per_image((prediction - target).square())
+def squared_error(prediction: Tensor, target: Tensor, transform: TargetTransform) -> Tensor:
+    """Return the mean squared error of each image (B,), in the space of prediction and target."""
+    return transform.weight * _per_image((prediction - target).square())
 
 
-def cosine_distance(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
+def cosine_distance(prediction: Tensor, target: Tensor, transform: TargetTransform) -> Tensor:
     """Return 1 - cosine over the channels, averaged over positions (B,)."""
-    return 1 - _per_image(F.cosine_similarity(_with_rest(prediction, space), _with_rest(target, space), dim=1))
+    return 1 - _per_image(F.cosine_similarity(_with_rest(prediction, transform), _with_rest(target, transform), dim=1))
 
 
-def hybrid(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
+def hybrid(prediction: Tensor, target: Tensor, transform: TargetTransform) -> Tensor:
     """Return 0.9 cosine distance + 0.1 smooth L1 (AM-RADIO, arXiv 2312.06709), (B,).
 
     Smooth L1 is that of the teacher's C channels, if the differences in the k channels spread evenly over them.
     """
-    spread = space.weight**0.5
+    spread = transform.weight**0.5
     smooth = F.smooth_l1_loss(spread * prediction, spread * target, reduction="none")
-    return 0.9 * cosine_distance(prediction, target, space) + 0.1 * _per_image(smooth)
+    return 0.9 * cosine_distance(prediction, target, transform) + 0.1 * _per_image(smooth)
 
 
-def squared_angle(prediction: Tensor, target: Tensor, space: TargetTransform) -> Tensor:
+def squared_angle(prediction: Tensor, target: Tensor, transform: TargetTransform) -> Tensor:
     """Return the squared angle in rad^2 over the channels, averaged over positions (B,).
 
     The angle comes from the half-angle's tangent, whose gradient stays finite where that of arccos does not (Kahan).
     """
-    u, v = space.unit_vectors(prediction), space.unit_vectors(target)
+    u, v = transform.unit_vectors(prediction), transform.unit_vectors(target)
     difference, total = (u - v).square().sum(1), (u + v).square().sum(1)
     angle = 2 * torch.atan2((difference + 1e-12).sqrt(), (total + 1e-12).sqrt())
     return _per_image(angle.square())
 
 
-def _with_rest(values: Tensor, space: TargetTransform) -> Tensor:
+def _with_rest(values: Tensor, transform: TargetTransform) -> Tensor:
     """Append a constant channel, in which features have their mean's part outside of the kept directions."""
-    return values if space.rest == 0 else torch.cat([values, torch.full_like(values[:, :1], space.rest)], dim=1)
+    return values if transform.rest == 0 else torch.cat([values, torch.full_like(values[:, :1], transform.rest)], dim=1)
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -170,12 +176,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def angular_dispersion(targets: Tensor, space: TargetTransform = PHI_S) -> float:
+def angular_dispersion(targets: Tensor, transform: TargetTransform = PHI_S) -> float:
     """Return the mean squared angle in rad^2 between targets and their mean direction: the width of a teacher's cone.
 
     C-RADIOv4 divides the squared angle by it, lest the teacher with the widest cone dominate.
     """
-    targets = _with_rest(targets, space)
+    targets = _with_rest(targets, transform)
     tokens = targets if targets.ndim == 2 else targets.flatten(2).transpose(1, 2).flatten(0, 1)
     center = F.normalize(tokens, dim=1).mean(0, keepdim=True)
     return float(squared_angle(center.expand_as(tokens), tokens, PHI_S).mean())
@@ -192,7 +198,7 @@ class DistillationLoss:
     Attributes:
         weights: "teacher/head" -> its weight.
         transforms: "teacher/head" -> the transform to the space in which the head answers.
-        directions: those of `transforms` whose loss trains directions only.
+        angular_transforms: those of `transforms` whose loss ignores length.
     """
 
     def __init__(self, targets: Targets, config: DistillConfig, device: torch.device) -> None:
@@ -200,12 +206,13 @@ class DistillationLoss:
         self.transforms: dict[str, TargetTransform] = {}
         self._losses: dict[str, Loss] = {}
         self._divisors: dict[str, float] = {}
-        self.directions: dict[str, TargetTransform] = {}
+        self.angular_transforms: dict[str, TargetTransform] = {}
         for key in self.weights:
             teacher, head = key.rsplit("/", 1)
             name = config.summary_loss if head == "summary" else config.spatial_loss
-            # Directions are those of the teacher's own, uncentered features.
-            kind = "raw" if name in DIRECTIONS else config.standardization
+            # A cosine or an angle is defined for the teacher's own features, not for centered ones, so such losses
+            # always use `raw`.
+            kind = "raw" if name in ANGULAR_LOSSES else config.standardization
             transform = TRANSFORMS[kind](getattr(targets.teachers[teacher], head))
             self._losses[key] = LOSSES[name]
             self._divisors[key] = 1.0
@@ -214,8 +221,8 @@ class DistillationLoss:
                 features = transform.apply(torch.from_numpy(some).float())
                 self._divisors[key] = angular_dispersion(features, transform)
             self.transforms[key] = transform.to(device)
-            if name in DIRECTIONS:
-                self.directions[key] = self.transforms[key]
+            if name in ANGULAR_LOSSES:
+                self.angular_transforms[key] = self.transforms[key]
 
     def __call__(
         self, predictions: Mapping[str, Mapping[str, Tensor]], targets: Mapping[str, Tensor]

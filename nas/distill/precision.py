@@ -14,7 +14,7 @@ import torch
 
 from backbones import build_network
 from nas.cache.targets import Targets
-from nas.distill.device_slot import TimedSlot
+from nas.distill.device_lease import DeviceLease
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, SearchConfig, faster_precision
 from search_space import NetworkSpec
@@ -72,18 +72,18 @@ def _share_of_a_rank(recipe: DistillConfig) -> DistillConfig:
 
 def _interleaved_ms(spec: NetworkSpec, targets: Targets, config: SearchConfig, lock_dir: Path) -> dict[str, float]:
     """Return the median ms of a step in each precision; turns alternate, so that a drift of the device hits both."""
-    slot = TimedSlot(lock_dir)
-    distillers = {name: _distiller(spec, targets, config, name, slot) for name in ("fp32", "bf16")}
+    lease = DeviceLease(lock_dir)
+    distillers = {name: _distiller(spec, targets, config, name, lease) for name in ("fp32", "bf16")}
     turns_ms: dict[str, list[float]] = {name: [] for name in distillers}
     try:
-        step_ms = max(_warm_up_ms(distiller, slot) for distiller in distillers.values())
+        step_ms = max(_warm_up_ms(distiller, lease) for distiller in distillers.values())
         steps = min(_MAX_STEPS, max(1, int(1e3 * _TURN_S / step_ms)))
-        began_s = slot.busy_s
+        began_s = lease.busy_s
         for turn in range(_MAX_TURNS):
             for name in sorted(distillers, reverse=bool(turn % 2)):
-                turns_ms[name].append(_step_ms(distillers[name], slot, steps))
+                turns_ms[name].append(_step_ms(distillers[name], lease, steps))
             fastest, slowest = sorted(median(values) for values in turns_ms.values())
-            if slot.busy_s - began_s >= _ENOUGH_S or slowest >= _CLEAR * fastest:
+            if lease.busy_s - began_s >= _ENOUGH_S or slowest >= _CLEAR * fastest:
                 break
     finally:
         for distiller in distillers.values():
@@ -91,24 +91,26 @@ def _interleaved_ms(spec: NetworkSpec, targets: Targets, config: SearchConfig, l
     return {name: median(values) for name, values in turns_ms.items()}
 
 
-def _distiller(spec: NetworkSpec, targets: Targets, config: SearchConfig, precision: str, slot: TimedSlot) -> Distiller:
+def _distiller(
+    spec: NetworkSpec, targets: Targets, config: SearchConfig, precision: str, lease: DeviceLease
+) -> Distiller:
     recipe = replace(config.distill, precision=precision)
     torch.manual_seed(config.seed)
-    return Distiller(build_network(spec), targets, recipe, seed=config.seed, device=config.device, slot=slot)
+    return Distiller(build_network(spec), targets, recipe, seed=config.seed, device=config.device, lease=lease)
 
 
-def _warm_up_ms(distiller: Distiller, slot: TimedSlot) -> float:
+def _warm_up_ms(distiller: Distiller, lease: DeviceLease) -> float:
     """Return the ms of the last step of the warm-up."""
     step_ms = 0.0
     for _ in range(_WARM_UP):
-        step_ms = _step_ms(distiller, slot, 1)
+        step_ms = _step_ms(distiller, lease, 1)
         if step_ms >= _LONG_MS:
             break
     return step_ms
 
 
-def _step_ms(distiller: Distiller, slot: TimedSlot, steps: int) -> float:
+def _step_ms(distiller: Distiller, lease: DeviceLease, steps: int) -> float:
     """Return the ms of a step; they end with a read of their losses, which waits for the device."""
-    began_s = slot.busy_s
+    began_s = lease.busy_s
     distiller.train_until(distiller.step + steps)
-    return 1e3 * (slot.busy_s - began_s) / steps
+    return 1e3 * (lease.busy_s - began_s) / steps

@@ -29,8 +29,8 @@ from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
 KEPT_STEPS = 3000  # whose losses are kept, so that the checkpoints of a long training do not grow
-_STEPS_PER_SLOT = 5  # the device is offered to a waiting measurement, and read from, this often
-Slot = Callable[[], AbstractContextManager[Any]]
+_STEPS_PER_LEASE = 5  # the device is offered to a waiting measurement, and read from, this often
+ContextFactory = Callable[[], AbstractContextManager[Any]]  # of the lease on the devices, and of autocast
 _Value = TypeVar("_Value")
 
 
@@ -41,7 +41,7 @@ class TrainingError(RuntimeError):
 class DistillationModule(nn.Module):
     """Student, losses and their balance in one module: everything whose gradients the ranks share."""
 
-    def __init__(self, student: Student, loss: DistillationLoss, balance: Balance, autocast: Slot) -> None:
+    def __init__(self, student: Student, loss: DistillationLoss, balance: Balance, autocast: ContextFactory) -> None:
         super().__init__()
         self.student, self.balance = student, balance
         self._loss, self._autocast = loss, autocast
@@ -93,8 +93,8 @@ class Distiller:
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
         adaptors: heads of an earlier training on the same targets to start from; None: fresh heads.
         sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
-        slot: context manager in which every few steps run, and `averaged` is gathered, in all ranks at once; e.g. locks
-            that a measurement can take. `state_dict` is left to the caller.
+        lease: makes the context managers in which every few steps run, and in which `averaged` is gathered, in all
+            ranks at once; e.g. a `DeviceLease`. `state_dict` is left to the caller.
 
     Attributes:
         student: backbone and heads under training.
@@ -106,7 +106,7 @@ class Distiller:
             calls `between`.
         grad_norms: the gradient's norm before clipping in each of these steps; empty without clipping.
         loss_names: all "teacher/head".
-        directions: the transform of each "teacher/head" whose loss trains directions only.
+        angular_transforms: the transform of each "teacher/head" whose loss ignores length.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class Distiller:
         source: BatchSource | None = None,
         adaptors: Mapping[str, Adaptor] | None = None,
         sharded: bool = False,
-        slot: Slot = nullcontext,
+        lease: ContextFactory = nullcontext,
     ) -> None:
-        self.config, self.device, self._slot = config, indexed_device(device), slot
+        self.config, self.device, self._lease = config, indexed_device(device), lease
         self.sharded = sharded and distributed.world_size() > 1
         torch.manual_seed(seed)
         loss = DistillationLoss(targets, config, self.device)
@@ -141,7 +141,7 @@ class Distiller:
             train_convolutions(self.student)
         distributed.convert_sync_batchnorm(self.student, self.device)
         self._statistics = distributed.RunningStatistics(self.student)
-        self.loss_names, self.directions = tuple(loss.weights), loss.directions
+        self.loss_names, self.angular_transforms = tuple(loss.weights), loss.angular_transforms
         self._balance = BALANCES[config.balance](loss.weights).to(self.device)
         if config.compile:
             torch.compiler.reset()  # what is kept of earlier students of this process counts against Dynamo's limit
@@ -186,8 +186,8 @@ class Distiller:
         if self.sharded and distributed.rank() == 0:
             self.averaged.to("cpu")  # until the next evaluation
         while self.step < step:
-            with self._slot():
-                for _ in range(min(_STEPS_PER_SLOT, step - self.step)):
+            with self._lease():
+                for _ in range(min(_STEPS_PER_LEASE, step - self.step)):
                     self.train_step()
                     if should_stop():
                         break
@@ -302,7 +302,7 @@ class Distiller:
     def _gather_averaged(self) -> None:
         """Bring the averaged weights together in rank 0, if they are divided."""
         if self.sharded:
-            with self._slot():
+            with self._lease():
                 state = gathered(self._ema.state_dict())
                 if distributed.rank() == 0:
                     self.averaged.load_state_dict(state)

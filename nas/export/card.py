@@ -17,7 +17,7 @@ from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
 from nas.numbers import fixed, fixed_interval, plural
-from nas.study.config import compares_directions
+from nas.study.config import compares_unit_vectors
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.redaction import card_command, card_name
@@ -173,7 +173,7 @@ def _by_teacher(data: CardData) -> str:
     for teacher, heads in data.weights.result.teachers.items():
         lines += [f"| {code(teacher)} | {code(head)} | {fixed(value, 4)} |" for head, value in heads.items()]
     table = "\n".join(lines)
-    return f"{table}\n\n{DIRECTIONS_ONLY}" if compares_directions(data.study.info.config) else table
+    return f"{table}\n\n{DIRECTIONS_ONLY}" if compares_unit_vectors(data.study.info.config) else table
 
 
 def _speed(data: CardData) -> str:

@@ -27,7 +27,7 @@ from nas.backend.trial import setting_of
 from nas.cache.standardize import Standardizer, keeps_whole_summary
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 from nas.data import open_poses
-from nas.distill.device_slot import TimedSlot
+from nas.distill.device_lease import DeviceLease
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, probe_images, student_metrics
@@ -149,13 +149,13 @@ def _probe(
     counts = totals(spec, config.distill.img_size)
     measure_s = _measure(config, spec.to_dict(), service, settings)
     torch.manual_seed(config.seed)
-    slot = TimedSlot(settings.lock_dir)
+    lease = DeviceLease(settings.lock_dir)
     distiller = Distiller(
-        build(spec), targets, config.distill, seed=config.seed, device=config.device, slot=slot
+        build(spec), targets, config.distill, seed=config.seed, device=config.device, lease=lease
     )  # fmt: skip
     try:
-        step_s = _step_s(distiller, slot)
-        with slot():
+        step_s = _step_s(distiller, lease)
+        with lease():
             evaluate_s, last_s = _evaluation_s(config, distiller, targets)
     finally:
         distiller.close()
@@ -171,14 +171,14 @@ def _measure(config: SearchConfig, arch: Any, service: MeasurementService, setti
         return time.perf_counter() - began
 
 
-def _step_s(distiller: Distiller, slot: TimedSlot) -> float:
+def _step_s(distiller: Distiller, lease: DeviceLease) -> float:
     distiller.train_until(WARM_UP)
-    before, done = slot.busy_s, distiller.step
+    before, done = lease.busy_s, distiller.step
     while distiller.step - done < MAX_STEPS:
         distiller.train_until(distiller.step + MIN_STEPS)
-        if slot.busy_s - before >= ENOUGH_S:
+        if lease.busy_s - before >= ENOUGH_S:
             break
-    return (slot.busy_s - before) / (distiller.step - done)
+    return (lease.busy_s - before) / (distiller.step - done)
 
 
 def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
             continue
         side = -(-resolution // stride)
         resized = _up(side, int(module.step))  # type: ignore[arg-type]
-        windows = stage.resolutions[1]
+        windows = stage.windows
         needed, run = _tokens(stage, side, resized)
         if run > needed:
             fitting_macs = round(_macs_on(module, stage.width, resized) * needed / run)
@@ -54,7 +54,7 @@ def window_costs(model: Backbone, resolution: int, stage_macs: Mapping[int, int]
 
 def _tokens(stage: StageSpec, side: int, resized: int) -> tuple[float, int]:
     """Return how many tokens the attention blocks of a stage need for its map, and on how many they run."""
-    ratios, windows = stage.resolutions
+    ratios, windows = stage.attention_ratios, stage.windows
     if "global_every" in BLOCK_FIELDS[stage.block]:
         padded = _up(side, fitted_window(side, windows[0]))
         return stage.depth * side**2, sum((side if each else padded) ** 2 for each in stage.global_layers)

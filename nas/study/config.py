@@ -46,7 +46,7 @@ MIN_BF16_GAIN = 0.05  # of a training step's time, for which bf16 is taken: its 
 TEACHER_PRECISIONS = ("fp32", "bf16")
 TARGET_DTYPES = ("int8", "int4", "bf16", "fp32")
 SUMMARY_LOSSES = ("mse", "cosine", "angle")
-SPATIAL_LOSSES = ("mse", "hybrid")  # the score needs lengths, which a loss of directions does not train
+SPATIAL_LOSSES = ("mse", "hybrid")  # the score needs lengths, which an angular loss does not train
 STANDARDIZATIONS = ("phi_s", "global", "raw")
 BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
@@ -54,16 +54,16 @@ SCHEDULES = ("constant", "cosine", "wsd")
 _DECAY = 0.2  # last part of the steps in which "wsd" lets the learning rate fall
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 DEFAULT_SPACE = "laptop"
-DIRECTIONS = ("cosine", "angle")  # losses that do not train a prediction's length
+ANGULAR_LOSSES = ("cosine", "angle")  # losses that ignore the length of a prediction
 
 
-def compares_directions(settings: Mapping[str, Any]) -> bool:
-    """Return whether summaries are compared as vectors of length 1, because their loss trains directions only.
+def compares_unit_vectors(settings: Mapping[str, Any]) -> bool:
+    """Return whether summaries are compared as vectors of length 1, because their loss ignores length.
 
     Args:
         settings: A study's `config`, as `SearchConfig.to_dict` returns it.
     """
-    return settings.get("distill", {}).get("summary_loss") in DIRECTIONS
+    return settings.get("distill", {}).get("summary_loss") in ANGULAR_LOSSES
 
 
 def is_of_timm(name: str) -> bool:

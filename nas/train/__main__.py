@@ -47,7 +47,7 @@ class _Session:
 
 def _follow() -> int:
     """Train with rank 0, in a process that torchrun has started."""
-    from nas.distill.run import TrainingStopped
+    from nas.distill.rungs import TrainingStopped
     from nas.train.torchrun import follow
 
     try:

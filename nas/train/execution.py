@@ -68,7 +68,7 @@ class Execution:
             raise TrainingFailed(str(error)) from None
 
     def _in_launched_processes(self) -> Iterator[RungResult]:
-        from nas.distill.run import TrainingStopped
+        from nas.distill.rungs import TrainingStopped
 
         try:
             yield from lead(self._job, self._targets, self._on_steps)

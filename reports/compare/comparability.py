@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.analysis.remeasuring import MEASURED_WITH
-from nas.study.config import compares_directions
+from nas.study.config import compares_unit_vectors
 from nas.study.records import StudyInfo, StudyRecord
 from reports.compare import LETTERS
 from reports.metrics import scores_spatial
@@ -105,7 +105,7 @@ def _difference(words: str, values: Sequence[str]) -> tuple[str, ...]:
 def _score(info: StudyInfo) -> str:
     """Name the first objective; a score that counts summaries is another one where these are scaled to length 1."""
     first = info.objectives[0]
-    scaled = first.name == "score" and not scores_spatial(info) and compares_directions(info.config)
+    scaled = first.name == "score" and not scores_spatial(info) and compares_unit_vectors(info.config)
     return f"{first.label}{' (log)' * first.log}{', of summaries scaled to length 1' * scaled}"
 
 

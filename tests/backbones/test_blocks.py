@@ -1,11 +1,12 @@
 """Every block kind: shapes, gradients, MACs by hand, export, and the deploy form."""
 
 import copy
+import re
 
 import pytest
 import torch
 
-from backbones import fuse
+from backbones import fuse, layers
 from backbones.build import BLOCK_BUILDERS, build_stage
 from nas.measure.counts import count
 from search_space import BLOCK_FIELDS
@@ -36,6 +37,12 @@ def test_every_block_is_tested_and_can_be_built():
     read = {(s.block, field) for s in STAGES.values() for field in BLOCK_FIELDS[s.block] if getattr(s, field)}
     new = {"group_width", "squeeze", "key_width", "kernel", "global_every", "registers", "positions"}
     assert {(block, field) for block in BLOCK_FIELDS for field in BLOCK_FIELDS[block] & new} <= read
+
+
+def test_the_table_of_blocks_names_the_class_of_each():
+    table = dict(re.findall(r"^\| `(\w+)` +\| `(\w+)`", layers.__doc__, re.MULTILINE))
+    last = {spec.block: type(build_stage(spec).blocks[-1]).__name__ for spec in STAGES.values()}
+    assert table == last
 
 
 @pytest.mark.parametrize("kind", STAGES)

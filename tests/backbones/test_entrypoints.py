@@ -72,7 +72,7 @@ def test_default_cfg_tells_what_the_network_is(name):
     assert cfg["first_conv"] == convolutions[0]
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
     assert model.neck is None
-    assert side % (model.strides[-1] * max(last.resolutions[1]) if last.window else SIZE_MULTIPLE_PX) == 0
+    assert side % (model.strides[-1] * max(last.windows) if last.window else SIZE_MULTIPLE_PX) == 0
 
 
 def test_images_follow_the_windows():

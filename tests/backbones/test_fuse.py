@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from backbones import build, fuse
 from backbones.build import build_stage
-from backbones.layers import attend, fp32_fallback, stage
+from backbones.layers import attention_kernel, fp32_fallback, stage
 from search_space import PRESETS
 from tests.backbones.builders import STAGES, randomized, spec_of
 
@@ -128,13 +128,13 @@ def test_a_stage_in_bfloat16_can_be_fused(kind):
 @pytest.mark.parametrize("chunk", [1, 200, 2**20])
 def test_gradients_of_attention_and_its_bias_equal_those_of_the_open_form(queries, chunk, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(attend, "CHUNK_WEIGHTS", chunk)
+    monkeypatch.setattr(attention_kernel, "CHUNK_WEIGHTS", chunk)
     shapes = ((5, 2, queries, 8), (5, 2, 9, 8), (5, 2, 9, 8), (1, 2, queries, 9))
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     q, k, v, bias = inputs
     weights = torch.randn(shapes[0])
     wanted = ((q @ k.transpose(-1, -2)) * 8**-0.5 + bias).softmax(-1) @ v
-    got = attend.attend(*inputs)
+    got = attention_kernel.attend(*inputs)
     close(got, wanted)
     for ours, theirs in zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (got, wanted)), strict=True):
         close(ours, theirs)

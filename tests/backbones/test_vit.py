@@ -11,9 +11,9 @@ from timm.models import group_parameters
 
 from backbones import build, entrypoints, fuse, load, save
 from backbones.build import build_stage, parameters_of
-from backbones.layers import fp32_fallback, stage, transformer
-from backbones.layers.transformer import BiasedAttention, BiasedLayer
+from backbones.layers import fp32_fallback, stage, vit_layer
 from backbones.layers.vit import ViT, rotary_embedding
+from backbones.layers.vit_layer import ViTAttention, ViTLayer
 from nas.measure.counts import count, totals
 from search_space import PRESETS, ArchSpec, StageSpec
 from tests.backbones.builders import ATTENTION, STAGES, WINDOWED, randomized, spec_of
@@ -43,7 +43,7 @@ def images():
 @torch.no_grad()
 def test_each_window_is_a_map_of_its_own(size, rotated):
     torch.manual_seed(0)
-    layer = randomized(BiasedLayer(16, 32, 2))
+    layer = randomized(ViTLayer(16, 32, 2))
     x, expected = torch.randn(2, 16, *size), torch.empty(2, 16, *size)
     counts = [-(-side // 4) for side in size]  # windows of 4 at most, as few as possible, as small as these allow
     rotation = rotary_embedding(*size, 8, x.device) if rotated else None
@@ -105,7 +105,7 @@ def test_registers_reach_all_tokens_in_global_layers_and_pass_the_others():
 @torch.no_grad()
 def test_a_global_layer_attends_among_registers_and_tokens(rotated):
     torch.manual_seed(0)
-    layer, x, registers = randomized(BiasedLayer(16, 32, 2)), torch.randn(2, 16, 3, 5), torch.randn(2, 4, 16)
+    layer, x, registers = randomized(ViTLayer(16, 32, 2)), torch.randn(2, 16, 3, 5), torch.randn(2, 4, 16)
     rotation = turns = None
     if rotated:  # tokens only: a register's sines are 0, its cosines 1
         rotation = rotary_embedding(3, 5, 8, x.device)
@@ -131,7 +131,7 @@ def test_a_rotation_turns_pairs_of_channels_and_keeps_their_type(dtype):
     """Channel i and i + C / 2 are a pair; the angles are in fp32."""
     x, angles = torch.randn(2, 3, 5, 8).to(dtype), torch.randn(3, 5, 4)
     sines, cosines = (torch.cat([f(angles)] * 2, -1) for f in (torch.sin, torch.cos))
-    turned = transformer.rotated(x, sines, cosines)
+    turned = vit_layer.rotated(x, sines, cosines)
     first, second = x.float().chunk(2, -1)
     expected = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)
     assert turned.dtype == dtype
@@ -142,7 +142,7 @@ def test_a_rotation_turns_pairs_of_channels_and_keeps_their_type(dtype):
 def test_rotated_attention_weighs_tokens_by_their_offset():
     """Of tokens with the same query and the same key everywhere, in a row of 16; values show the weights."""
     torch.manual_seed(0)
-    attention = BiasedAttention(16, 2)
+    attention = ViTAttention(16, 2)
     attention.qkv.bias.copy_(torch.cat([3 * torch.randn(32), torch.zeros(16)]))
     attention.qkv.weight.copy_(torch.cat([torch.zeros(32, 16), torch.eye(16)]))
     attention.proj.weight.copy_(torch.eye(16))

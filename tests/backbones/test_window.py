@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.layers.attention import Attention, PositionBias, TransformerLayer, log_offsets, offset_index
+from backbones.layers.eradio_attention import Attention, EradioLayer, PositionBias, log_offsets, offset_index
 from backbones.layers.mlp import Mlp
 from backbones.layers.resample import PoolUpsample, pool_resample
 from backbones.layers.stage import Stage
@@ -64,7 +64,7 @@ def test_attention_equals_the_formula():
 
 def silent_layer():
     """A layer whose attention and MLP are zero: tokens pass unchanged."""
-    layer = TransformerLayer(4, Attention(4, 1, 4, 4), Mlp(4, 8))
+    layer = EradioLayer(4, Attention(4, 1, 4, 4), Mlp(4, 8))
     nn.init.zeros_(layer.attention.proj.weight)
     nn.init.zeros_(layer.mlp.fc2.weight)
     return layer
@@ -104,7 +104,7 @@ BLOCKS = {
 def test_what_is_kept_of_a_block_is_the_same_as_if_all_were(kind, every):
     torch.manual_seed(0)
     window, options = BLOCKS[kind]
-    layer = TransformerLayer(8, Attention(8, 2, window, 4, options.get("qkv_bias", False)), Mlp(8, 16))
+    layer = EradioLayer(8, Attention(8, 2, window, 4, options.get("qkv_bias", False)), Mlp(8, 16))
     ratio = options.get("ratio")
     block = WindowBlock(layer, window, resample=pool_resample(8, ratio) if ratio else None).eval()
     for size in ((8, 8), (16, 8), (9, 13)):
@@ -123,7 +123,7 @@ def test_tokens_that_are_not_kept_are_not_computed():
 
 def test_a_stretched_stage_is_stretching_and_shrinking_around_its_blocks():
     torch.manual_seed(0)
-    layers = [TransformerLayer(8, Attention(8, 2, 4, 4), Mlp(8, 16)) for _ in range(2)]
+    layers = [EradioLayer(8, Attention(8, 2, 4, 4), Mlp(8, 16)) for _ in range(2)]
     stage = Stage([WindowBlock(layer, 4) for layer in layers], step=8).eval()
     for size in ((4, 4), (2, 8), (1, 4), (3, 5), (8, 8)):
         x = torch.randn(2, 8, *size)
@@ -143,7 +143,7 @@ def test_convolving_before_upsampling_equals_the_other_order_in_training_too():
 @pytest.mark.parametrize("ratio", [1, 2])
 def test_stochastic_depth_drops_a_branch_in_all_windows_of_an_image(ratio):
     torch.manual_seed(0)
-    layer = TransformerLayer(4, Attention(4, 1, 2, 4), Mlp(4, 8), drop_path=0.5)
+    layer = EradioLayer(4, Attention(4, 1, 2, 4), Mlp(4, 8), drop_path=0.5)
     block = WindowBlock(layer, 2, resample=pool_resample(4, ratio) if ratio > 1 else None).train()
     for branch in (layer.attention, layer.mlp):
         branch.register_forward_hook(lambda module, inputs, output: torch.ones_like(output))

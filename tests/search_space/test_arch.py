@@ -104,7 +104,7 @@ def test_one_stage_has_no_downsampling():
 
 @pytest.mark.parametrize(("width", "attended"), [(4, 4), (16, 8), (128, 24), (224, 48), (320, 72), (448, 96)])
 def test_single_head_attends_among_a_share_of_the_channels(width, attended):
-    assert StageSpec("single_head", 1, width, expansion=2, key_width=4).attended == attended
+    assert StageSpec("single_head", 1, width, expansion=2, key_width=4).single_head_channels == attended
 
 
 def test_heads_of_narrow_keys_need_not_divide_the_width():

@@ -20,7 +20,7 @@ def enlargement(spec: ArchSpec, px: int) -> float:
     shares = [1.0]
     for stride, stage in zip(spec.strides, spec.stages, strict=True):
         if is_cut_into_windows(stage.block):
-            side, step = -(-px // stride), max(map(int.__mul__, *stage.resolutions))
+            side, step = -(-px // stride), max(map(int.__mul__, stage.attention_ratios, stage.windows))
             shares.append((-(-side // step) * step / side) ** 2)
     return max(shares)
 

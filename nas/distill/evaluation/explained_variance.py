@@ -52,24 +52,25 @@ def explained_variance(
     model: TargetPredictor,
     split: SplitTargets,
     device: str | torch.device,
-    directions: Mapping[str, TargetTransform] = MappingProxyType({}),
+    angular_transforms: Mapping[str, TargetTransform] = MappingProxyType({}),
 ) -> dict[str, dict[str, float]]:
     """Return teacher -> head -> 1 - (squared error) / (variance of the teacher's targets), over the whole split.
 
     1 is a perfect copy, 0 is as good as the constant mean, negative is worse. Any rotation and any common scale of the
-    targets leave it as it is, so PHI-S and a global standardization give the same number. A head of `directions` is
-    compared after both its targets and its predictions are scaled to length 1.
+    targets leave it as it is, so PHI-S and a global standardization give the same number. A head of
+    `angular_transforms` is compared after both its targets and its predictions are scaled to length 1.
 
     Args:
         model: a student, or another model that predicts PHI-S targets.
         split: held-out images with their targets.
         device: where the model is.
-        directions: "teacher/head" -> transform to the teacher's own space, of heads that were trained by directions.
+        angular_transforms: of the heads whose loss ignores length: "teacher/head" -> transform to the teacher's own
+            features.
 
     Raises:
         ValueError: a teacher's targets are the same for all images.
     """
-    return mean_over_images(explained_by_image(model, split, device, directions))
+    return mean_over_images(explained_by_image(model, split, device, angular_transforms))
 
 
 def mean_over_images(explained: Mapping[str, Mapping[str, ImageShares]]) -> dict[str, dict[str, float]]:
@@ -81,7 +82,7 @@ def explained_by_image(
     model: TargetPredictor,
     split: SplitTargets,
     device: str | torch.device,
-    directions: Mapping[str, TargetTransform] = MappingProxyType({}),
+    angular_transforms: Mapping[str, TargetTransform] = MappingProxyType({}),
 ) -> dict[str, dict[str, ImageShares]]:
     """Return teacher -> head -> (N,) shares of the N images, whose mean is the explained variance.
 
@@ -91,7 +92,7 @@ def explained_by_image(
         model: as of `explained_variance`.
         split: as of `explained_variance`.
         device: as of `explained_variance`.
-        directions: as of `explained_variance`.
+        angular_transforms: as of `explained_variance`.
 
     Raises:
         ValueError: a teacher's targets are the same for all images.
@@ -103,8 +104,8 @@ def explained_by_image(
             for head, prediction in heads.items():
                 key = f"{teacher}/{head}"
                 target, answer = read_rows(array_of(split, key), rows, prediction.device), prediction.float()
-                if space := directions.get(key):
-                    target, answer = (space.unit_vectors(space.apply(values)) for values in (target, answer))
+                if transform := angular_transforms.get(key):
+                    target, answer = (transform.unit_vectors(transform.apply(values)) for values in (target, answer))
                     units.setdefault((teacher, head), []).append(target.double().sum(0))
                 squared = ((answer - target) ** 2).flatten(1).sum(1).double()
                 errors.setdefault((teacher, head), []).append(squared)

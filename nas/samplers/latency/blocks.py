@@ -95,7 +95,7 @@ def _pool(stage: StageSpec, at: FeatureMap) -> Operators:
 
 def _windowed(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return a layer of one block per ratio, `depth` times; one on a coarser map has a resampling on either side."""
-    ratios, windows = stage.resolutions
+    ratios, windows = stage.attention_ratios, stage.windows
     at = at.padded(max(ratios) * max(windows))
     blocks: Operators = ()
     for ratio, window in zip(ratios, windows, strict=True):
@@ -123,7 +123,7 @@ def _linear_attention(stage: StageSpec, at: FeatureMap) -> Operators:
 
 
 def _single_head(stage: StageSpec, at: FeatureMap) -> Operators:
-    c, h, n, attended, keys = stage.width, _hidden(stage), at.places, stage.attended, stage.key_width or 1
+    c, h, n, attended, keys = stage.width, _hidden(stage), at.places, stage.single_head_channels, stage.key_width or 1
     head = conv(at, attended, attended + 2 * keys), *attention(n, at.side**2, attended, 1, keys)
     mixing = conv(at, c, c, 3, groups=c), *head, memory("copy", n * c), conv(at, c, c), *_skip(stage, at)
     return *mixing, conv(at, c, h), memory("relu", n * h), conv(at, h, c), *_skip(stage, at)
@@ -154,7 +154,7 @@ def offset_bias(side: int, heads: int, grid: int, stride: int = 1) -> Operators:
 
 
 def _swin(stage: StageSpec, at: FeatureMap) -> Operators:
-    (window,) = stage.resolutions[1]
+    (window,) = stage.windows
     padded = at.padded(window)
     copies = () if padded.side == window else (memory("copy", padded.places * stage.width),)
     return *copies, *_layer(padded.places, window**2, stage), *copies
@@ -166,7 +166,7 @@ def _maxvit(stage: StageSpec, at: FeatureMap) -> Operators:
 
 def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return attention among all carriers of an image, then within each window and its carriers; and the setup."""
-    (window,) = stage.resolutions[1]
+    (window,) = stage.windows
     tokens = at.padded(window).places
     carriers = tokens // window**2 * CARRIERS
     copies = (memory("copy", (tokens + carriers) * stage.width),) * 2
@@ -177,7 +177,7 @@ def _carrier(stage: StageSpec, at: FeatureMap) -> Operators:
 
 def _carrier_setup(stage: StageSpec, at: FeatureMap) -> Operators:
     """Return the operators that a stage runs once: position embeddings, carriers from the map and back into it."""
-    (window,) = stage.resolutions[1]
+    (window,) = stage.windows
     at, c, h = at.padded(window), stage.width, stage.cpb_hidden or 1
     places = window**2 + at.places // at.batch // window**2 * CARRIERS
     embedding = linear(places, 2, h), memory("relu", places * h), linear(places, h, c)
@@ -194,7 +194,7 @@ def _vit(stage: StageSpec, at: FeatureMap) -> Operators:
     places = (conv(at, stage.width, stage.width, 3, groups=stage.width),) if stage.positions == "conditional" else ()
     if stage.window is None:
         return *places, *across * stage.depth
-    windows = -(-at.side // stage.resolutions[1][0])  # along a side
+    windows = -(-at.side // stage.windows[0])  # along a side
     window = -(-at.side // windows)
     padded = at.padded(window)
     copies = () if windows == 1 else (memory("copy", padded.places * stage.width),)

@@ -99,7 +99,7 @@ STEM_OPERATORS: dict[str, Callable[[FeatureMap, int, int, int], Operators]] = {
 
 @lru_cache(MAX_KEPT)
 def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
-    window = max(stage.resolutions[1]) if stage.window else 1
+    window = max(stage.windows) if stage.window else 1
     shape = (stage.width, stage.expansion or 1.0, stage.depth, at.side, stage.heads or 1, window, stage.kernel_size)
     return StageCost(f"stage{number}", stage.block, shape, stage_operators(stage, at))
 

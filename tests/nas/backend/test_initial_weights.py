@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from backbones import build
 from nas.backend import pool, trial
 from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
-from nas.distill import run
-from nas.distill.run import TrialContext
+from nas.distill import rungs
+from nas.distill.rungs import TrainingContext
+from nas.measure.service import MeasurementService
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.records import RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
@@ -40,17 +41,17 @@ class Untrained:
         pass
 
 
-def context(config: SearchConfig, folder: Path) -> TrialContext:
-    folders = dict.fromkeys(("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), folder)
-    return TrialContext(config=config, targets=None, service=None, **folders)  # type: ignore[arg-type]
+def context(config: SearchConfig, folder: Path) -> TrainingContext:
+    folders = dict.fromkeys(("lock_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), folder)
+    return TrainingContext(config=config, targets=None, **folders)  # type: ignore[arg-type]
 
 
 def in_a_search(measured: TrialRecord, folder: Path) -> None:
-    list(trial.run_trial(measured, context(CONFIG, folder)))
+    list(trial.run_trial(measured, trial.TrialContext(context(CONFIG, folder), MeasurementService(), folder)))
 
 
 def in_a_search_s_rank(measured: TrialRecord, folder: Path) -> None:
-    run.train_rank(measured, 0, context(CONFIG, folder))
+    rungs.train_rank(measured, 0, context(CONFIG, folder))
 
 
 def in_a_pool(measured: TrialRecord, folder: Path) -> None:
@@ -63,7 +64,7 @@ def test_the_seed_of_the_study_draws_the_weights(
     train: Callable[[TrialRecord, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Untrained, "begun", [], raising=False)
-    for module in (run, trial):
+    for module in (rungs, trial):
         monkeypatch.setattr(module, "Training", Untrained)
     monkeypatch.setattr(pool, "_context", lambda spec, should_stop: context(spec.job.config, tmp_path))
     torch.manual_seed(99)

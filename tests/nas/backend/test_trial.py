@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from nas.backend import trial
-from nas.backend.trial import run_trial
+from nas.backend.trial import TrialContext, run_trial
 from nas.backend.worker import ArchTrainable
-from nas.distill.run import TrialContext
+from nas.distill.rungs import TrainingContext
 from nas.measure import Arm, Measured, MeasurementError, Setting
 from nas.study.config import DistillConfig
 from nas.study.failures import Failure
@@ -44,10 +44,9 @@ def records(service: FakeService, folder: Path, baseline: str | None = None, **s
 
 
 def context_of(service: FakeService, folder: Path, **settings: Any) -> TrialContext:
-    folders = {
-        name: folder / name for name in ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
-    }
-    return TrialContext(config=search_config(**settings), targets=None, service=service, **folders)  # type: ignore[arg-type]
+    folders = {name: folder / name for name in ("lock_dir", "weights_dir", "pictures_dir", "checkpoint_dir")}
+    training = TrainingContext(config=search_config(**settings), targets=None, **folders)  # type: ignore[arg-type]
+    return TrialContext(training, service, folder / "samples_dir")  # type: ignore[arg-type]
 
 
 def first_record(service: FakeService, folder: Path, **settings: Any) -> TrialRecord:

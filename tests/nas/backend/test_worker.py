@@ -18,11 +18,11 @@ import torch
 
 from backbones import build
 from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
-from nas.backend.trial import run_trial
+from nas.backend.trial import TrialContext, run_trial
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.distill.folded_heads import load_heads
-from nas.distill.run import TrialContext
+from nas.distill.rungs import TrainingContext
 from nas.distill.trainer import Distiller
 from nas.measure.service import MeasurementService
 from nas.samplers import make_sampler
@@ -140,8 +140,10 @@ def test_a_loss_that_is_not_finite_is_a_failure_of_that_kind(tmp_path: Path, tar
     asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, measurement=measurement(1.0))
     folders = {name: tmp_path / name for name in FOLDERS}
     config = search_config(budget=1, distill=wild, train_images=24, val_images=8, teachers="xfeat")
+    samples_dir = folders.pop("samples_dir")
     with MeasurementService(threads=1) as service:
-        *_, last = run_trial(asked, TrialContext(config=config, targets=targets, service=service, **folders))
+        training = TrainingContext(config=config, targets=targets, **folders)
+        *_, last = run_trial(asked, TrialContext(training, service, samples_dir))
     assert (last.state, last.failure) == (TrialState.FAILED, Failure.NOT_FINITE)
     assert "not finite" in (last.reason or "")
 

@@ -27,9 +27,8 @@ from nas.data.dataset import DataUnavailable, decode
 from nas.distill.batches import Batch, BatchPlan, CachedSource, Schedule
 from nas.distill.heads import normalize
 from nas.distill.live import LiveSource, LiveTeachers
-from nas.distill.run import TrialContext, _live_source
+from nas.distill.rungs import TrainingContext, _live_source
 from nas.distill.trainer import Distiller
-from nas.measure.service import MeasurementService
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.teachers.base import TeacherOutput, run_teacher
 from search_space import preset
@@ -231,8 +230,8 @@ def test_a_training_decodes_with_its_share_of_the_cpus(
 ) -> None:
     found = []
     monkeypatch.setattr("nas.distill.live.LiveSource", lambda *arguments, threads: found.append(threads))
-    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), tmp_path)
-    context = TrialContext(SearchConfig(device="cpu"), targets, MeasurementService(), live=live(cache), **folders)
+    folders = dict.fromkeys(("weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), tmp_path)
+    context = TrainingContext(SearchConfig(device="cpu"), targets, live=live(cache), **folders)
     for share in (1, 2, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda share=share: share)
         _live_source(context)

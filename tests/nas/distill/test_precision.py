@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.distill import precision
-from nas.distill.device_slot import TimedSlot
+from nas.distill.device_lease import DeviceLease
 from nas.distill.precision import choose_precision
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, Group, SearchConfig, faster_precision
@@ -46,7 +46,7 @@ def test_turns_alternate_so_that_a_drift_of_the_device_hits_both(
 ) -> None:
     timed = []
 
-    def step_ms(distiller: Distiller, slot: TimedSlot, steps: int) -> float:
+    def step_ms(distiller: Distiller, lease: DeviceLease, steps: int) -> float:
         timed.append(distiller.config.precision)
         return 10.0  # ms: neither is faster, so that all turns are taken
 

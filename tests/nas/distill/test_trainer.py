@@ -27,10 +27,9 @@ from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.folded_heads import fold
 from nas.distill.heads import Student, normalize
 from nas.distill.losses import DistillationLoss
-from nas.distill.run import Checkpoint, Training, TrainingStopped, TrialContext, _check_same_step
+from nas.distill.rungs import Checkpoint, Training, TrainingContext, TrainingStopped, _check_same_step
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
 from nas.measure.device_lock import DEVICE_FILE
-from nas.measure.service import MeasurementService
 from nas.study.config import BALANCES, DistillConfig, Group
 from search_space import NetworkSpec, TimmSpec, preset
 from tests.nas.distill.targets_builder import targets, two_teachers
@@ -50,10 +49,10 @@ def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Di
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
 def test_a_student_learns_its_teacher(tmp_path: Path, loss: str) -> None:
     run = distiller(tmp_path, replace(CONFIG, summary_loss=loss))
-    assert list(run.directions) == (["colour/summary"] if loss == "cosine" else [])
-    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.directions)["colour"]
+    assert list(run.angular_transforms) == (["colour/summary"] if loss == "cosine" else [])
+    before = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.angular_transforms)["colour"]
     run.train_until(60)
-    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.directions)["colour"]
+    after = explained_variance(run.averaged, targets(tmp_path).val, "cpu", run.angular_transforms)["colour"]
     assert after["spatial"] > 0.5 > before["spatial"]
     assert after["summary"] > 0.5 > before["summary"]
 
@@ -75,7 +74,7 @@ def test_a_shift_leaves_cells_to_compare(tmp_path: Path) -> None:
 
 def test_ranks_that_have_read_different_checkpoints_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
     _check_same_step({"distiller": {"step": 5}})
-    monkeypatch.setattr("nas.distill.run.distributed.distinct", lambda step: [-1, step])
+    monkeypatch.setattr("nas.distill.rungs.distributed.distinct", lambda step: [-1, step])
     with pytest.raises(TrainingError, match="different checkpoints, none and that of step 5"):
         _check_same_step({"distiller": {"step": 5}})
 
@@ -458,12 +457,12 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_wherever_it_is(tmp_path: Path)
             assert torch.equal(found["weights"], content["weights"])
 
 
-def context_of(folder: Path, config: DistillConfig) -> TrialContext:
+def context_of(folder: Path, config: DistillConfig) -> TrainingContext:
     """Return the context of trainings that leave a checkpoint every few steps."""
     folder.mkdir(exist_ok=True)
-    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
+    folders = dict.fromkeys(("weights_dir", "pictures_dir", "checkpoint_dir", "lock_dir"), folder)
     settings = search_config(train_images=64, val_images=32, distill=config)
-    return TrialContext(settings, targets(folder), MeasurementService(), checkpoint_s=0.0, **folders)
+    return TrainingContext(settings, targets(folder), checkpoint_s=0.0, **folders)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
@@ -504,7 +503,7 @@ def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path
         assert numbers(trained(tmp_path / "other")) == wanted
 
 
-def begin(context: TrialContext) -> Training:
+def begin(context: TrainingContext) -> Training:
     torch.manual_seed(0)
     spec = preset("eradio_femto")
     return Training(spec.arch_id, build(spec), context)
@@ -521,7 +520,7 @@ def test_saving_takes_a_twentieth_of_a_training_at_most(tmp_path: Path, monkeypa
     def train(step: int) -> None:
         clock.now_s += 4.0
 
-    monkeypatch.setattr("nas.distill.run.time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    monkeypatch.setattr("nas.distill.rungs.time", SimpleNamespace(monotonic=lambda: clock.now_s))
     monkeypatch.setattr(Checkpoint, "save", save_slowly)
     seconds: list[float] = []
     spec, context = preset("eradio_femto"), context_of(tmp_path, replace(CONFIG, rung_steps=(30,)))

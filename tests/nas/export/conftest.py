@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from backbones import build
-from nas.distill.run import Training, TrialContext
-from nas.measure.service import MeasurementService
+from nas.distill.rungs import Training, TrainingContext
 from nas.study.records import StudyRecord, TrialState
 from tests.nas.analysis.builders import new_store, small_study
 from tests.nas.backend.real_targets import open_real_targets, study_of
@@ -21,13 +20,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("export")
     run, cache, c = folder / "run", folder / "cache", CONFIG
     targets = open_real_targets(c, cache)
-    folders = {f"{name}_dir": run / name for name in ("weights", "pictures", "samples")}
+    folders = {f"{name}_dir": run / name for name in ("weights", "pictures")}
     for path in folders.values():
         path.mkdir(parents=True)
-    context = TrialContext(
+    context = TrainingContext(
         config=c,
         targets=targets,
-        service=MeasurementService(),
         lock_dir=folder / "locks",
         checkpoint_dir=folder,
         **folders,

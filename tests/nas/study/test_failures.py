@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nas.backend.trial import diagnose
 from nas.cache import CacheError
-from nas.distill.run import Checkpoint
+from nas.distill.rungs import Checkpoint
 from nas.distill.trainer import TrainingError
 from nas.measure import MeasurementError
 from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_s

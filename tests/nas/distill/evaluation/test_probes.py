@@ -361,9 +361,9 @@ def test_heads_trained_by_directions_are_compared_at_length_1(tmp_path: Path) ->
     val = targets(tmp_path, val=130).val
     images = torch.from_numpy(np.asarray(val.images[:]))
     guess = Guess("colour").predict_targets((images.float() - 127.5) / 63.75)["colour"]
-    space = TargetTransform(2.0, torch.linspace(-1, 1, 8), rest=0.7)
-    directions = {"colour/summary": space, "colour/spatial": space}
-    found = explained_variance(Guess("colour"), val, "cpu", directions)["colour"]
+    transform = TargetTransform(2.0, torch.linspace(-1, 1, 8), rest=0.7)
+    angular = {"colour/summary": transform, "colour/spatial": transform}
+    found = explained_variance(Guess("colour"), val, "cpu", angular)["colour"]
 
     def units(values: np.ndarray) -> np.ndarray:
         values = np.moveaxis(values.astype(np.float64), 1, -1) * 2 + np.linspace(-1, 1, 8)
@@ -416,7 +416,7 @@ def test_another_array_is_not_taken_for_one_that_is_gone() -> None:
 def test_targets_that_never_change_are_an_error_in_words(tmp_path: Path) -> None:
     val = targets(tmp_path).val
     still = replace(val, summary={"colour": np.ones((len(val), 8), dtype=np.float32)})
-    space = TargetTransform(2.0, torch.linspace(-1, 1, 8), rest=0.7)
-    for directions in ({}, {"colour/summary": space}, {"colour/summary": replace(space, rest=0.0)}):
+    transform = TargetTransform(2.0, torch.linspace(-1, 1, 8), rest=0.7)
+    for angular in ({}, {"colour/summary": transform}, {"colour/summary": replace(transform, rest=0.0)}):
         with pytest.raises(ValueError, match="colour/summary is the same on all held-out images"):
-            explained_variance(Guess("colour"), still, "cpu", directions)
+            explained_variance(Guess("colour"), still, "cpu", angular)

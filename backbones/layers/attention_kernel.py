@@ -1,4 +1,4 @@
-"""Attention with a trainable bias on the logits."""
+"""The kernel of attention with a trainable bias on the logits, shared by several blocks."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
-from nas.distill.device_slot import TimedSlot
+from nas.distill.device_lease import DeviceLease
 from nas.distill.evaluation.explained_variance import ImageShares, explained_by_image, mean_over_images
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
@@ -32,7 +32,6 @@ from nas.distill.trainer import Distiller, TrainingError, indexed_device
 from nas.distill.training_history import History
 from nas.files import atomic_path
 from nas.measure.memory import out_of_memory
-from nas.measure.service import MeasurementService
 from nas.run_folder import checkpoint_path, heads_file, image_scores_path, sheet_path, weights_in
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
@@ -44,22 +43,19 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 MIN_INTERVAL = 20.0  # times the seconds of a save, between two checkpoints
 _Number = TypeVar("_Number", float, ImageShares)
-TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
 
 @dataclass(frozen=True)
-class TrialContext:
-    """All that the trials of one worker process share.
+class TrainingContext:
+    """All that the trainings of one process share.
 
     Attributes:
         config: settings of the search.
         targets: the cached teachers.
-        service: measures in separate processes.
         lock_dir: holds the device's locks.
-        samples_dir: takes the raw samples of measurements.
-        weights_dir: takes the averaged weights and heads of trials that reach the last rung.
+        weights_dir: takes the averaged weights and heads of trainings that reach the last rung.
         pictures_dir: takes their contact sheets.
-        checkpoint_dir: takes the state of trials under way.
+        checkpoint_dir: takes the state of trainings under way.
         checkpoint_s: shortest time between two checkpoints of a training; saving takes a twentieth of it at most.
         image_scores_dir: takes every held-out image's share of the score at each rung; None: it is not kept.
         history_dir: takes the history of each training, see `nas.distill.training_history`; None: it is not kept.
@@ -69,21 +65,16 @@ class TrialContext:
         sharded: whether a student's parameters are divided among the ranks.
         live: teachers that run while the student trains, on images of their own; None: the cached targets.
         should_stop: tells, after every step, whether the training is to save its state and end.
-        train_in_ranks: trains one rung of a record in several processes, each of which calls `train_rank`; None: this
-            process trains.
     """
 
     config: SearchConfig
     targets: Targets
-    service: MeasurementService
     lock_dir: Path
-    samples_dir: Path
     weights_dir: Path
     pictures_dir: Path
     checkpoint_dir: Path
     checkpoint_s: float = 30.0
     image_scores_dir: Path | None = None
-    train_in_ranks: TrainInRanks | None = None
     history_dir: Path | None = None
     event_logs: tuple[str, ...] = ("tensorboard",)
     probes: bool = False
@@ -182,13 +173,13 @@ class Training:
         self,
         arch_id: str,
         backbone: Network,
-        context: TrialContext,
+        context: TrainingContext,
         adaptors: Mapping[str, Adaptor] | None = None,
         on_steps: Callable[[int], None] = lambda steps: None,
         on_saved: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._arch_id, self._context, self._on_steps, self._on_saved = arch_id, context, on_steps, on_saved
-        self._slot = TimedSlot(context.lock_dir)
+        self._lease = DeviceLease(context.lock_dir)
         self._source = _live_source(context)
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
@@ -217,7 +208,7 @@ class Training:
             source=self._source,
             adaptors=adaptors,
             sharded=self._context.sharded,
-            slot=self._slot,
+            lease=self._lease,
         )
 
     def _resume(self, saved: Mapping[str, Any]) -> bool:
@@ -230,7 +221,7 @@ class Training:
                 raise
             _LOG.warning("the checkpoint of %s lacks something (%s); its training starts again", self._arch_id, error)
             return False
-        self._rungs, self._slot.busy_s = list(rungs), busy_s
+        self._rungs, self._lease.busy_s = list(rungs), busy_s
         return True
 
     def rung(self, rung: int) -> RungResult | None:
@@ -253,8 +244,8 @@ class Training:
     def _evaluate(self, rung: int, since: int) -> RungResult:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
-        with self._slot.alone():
-            by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.directions)
+        with self._lease.alone():
+            by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.angular_transforms)
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
@@ -276,7 +267,7 @@ class Training:
             teachers=teachers,
             losses=self._distiller.mean_losses(since),
             metrics=metrics,
-            seconds=self._slot.busy_s - sum(done.seconds for done in self._rungs if done is not None),
+            seconds=self._lease.busy_s - sum(done.seconds for done in self._rungs if done is not None),
         )
         if self._history is not None:
             self._history.add_result(result, self._distiller)
@@ -311,19 +302,19 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided.
 
-        Parts are gathered in the slot. After a request to stop they are gathered at once: the process may be killed
-        before a measurement ends that it would wait for.
+        Parts are gathered within the lease. After a request to stop they are gathered at once: the process may be
+        killed before a measurement ends that it would wait for.
         """
         sharded = self._distiller.sharded
         if distributed.rank() and not sharded:
             return
-        with self._slot() if sharded and not self._is_asked_to_stop() else nullcontext():
+        with self._lease() if sharded and not self._is_asked_to_stop() else nullcontext():
             began_s = time.monotonic()
             state = self._distiller.state_dict()
         if distributed.rank():
             return
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
-        self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._slot.busy_s})
+        self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._lease.busy_s})
         self._checkpoint.save_s = time.monotonic() - began_s
         self._on_saved(self._checkpoint.save_s)
 
@@ -339,7 +330,7 @@ def _check_same_step(saved: Mapping[str, Any] | None) -> None:
         raise TrainingError(f"the processes have read different checkpoints, {read}: is the folder's disk shared?")
 
 
-def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
+def saved_rungs(arch_id: str, context: TrainingContext) -> list[RungResult]:
     """Return the rungs that the checkpoint of a training under way holds."""
     saved = _checkpoint(arch_id, context).load()
     try:
@@ -348,20 +339,20 @@ def saved_rungs(arch_id: str, context: TrialContext) -> list[RungResult]:
         return []
 
 
-def _checkpoint(arch_id: str, context: TrialContext, live_images: str = "") -> Checkpoint:
+def _checkpoint(arch_id: str, context: TrainingContext, live_images: str = "") -> Checkpoint:
     path = checkpoint_path(context.checkpoint_dir, arch_id)
     identity = _identity(arch_id, context, live_images)
     return Checkpoint(path, identity, context.checkpoint_s, context.kept_checkpoints)
 
 
-def _identity(arch_id: str, context: TrialContext, live_images: str) -> str:
+def _identity(arch_id: str, context: TrainingContext, live_images: str) -> str:
     """Return all that a training's numbers depend on: any number of ranks takes the same steps, up to rounding."""
     config = context.config
     recipe = {**asdict(config.distill), "ranks": 1}
     return json.dumps([arch_id, context.targets.fingerprint, config.seed, recipe, live_images], sort_keys=True)
 
 
-def _live_source(context: TrialContext) -> LiveSource | None:
+def _live_source(context: TrainingContext) -> LiveSource | None:
     """Return the source of batches of live teachers; None without them."""
     if context.live is None:
         return None
@@ -386,7 +377,7 @@ def _mean(values: Sequence[_Number]) -> _Number:
     return sum(values) / len(values)  # type: ignore[return-value]  # sum begins with an int
 
 
-def train_rank(record: TrialRecord, rung: int, context: TrialContext) -> RungResult | None:
+def train_rank(record: TrialRecord, rung: int, context: TrainingContext) -> RungResult | None:
     """Train this rank's part of one rung of a record; the result in rank 0, None in the others."""
     torch.manual_seed(context.config.seed)
     run = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)

@@ -17,12 +17,11 @@ import pytest
 import torch
 
 from backbones import build
-from nas.distill import device_slot, distributed
-from nas.distill.device_slot import TimedSlot
-from nas.distill.run import Training, TrainingStopped, TrialContext
+from nas.distill import device_lease, distributed
+from nas.distill.device_lease import DeviceLease
+from nas.distill.rungs import Training, TrainingContext, TrainingStopped
 from nas.distill.trainer import Distiller
 from nas.measure.device_lock import measuring, training
-from nas.measure.service import MeasurementService
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
@@ -35,23 +34,21 @@ Span = tuple[str, float, float]  # device, begin and end in seconds since the ma
 
 
 def hold(lock_dir: Path, spans: Any) -> None:
-    """Take the slot many times, as training does, with a pause in which a measurement can begin."""
-    slot = TimedSlot(lock_dir)
+    """Take the devices many times, as training does, with a pause in which a measurement can begin."""
+    lease = DeviceLease(lock_dir)
     for _ in range(ROUNDS):
-        with slot():
+        with lease():
             began = time.monotonic()
             time.sleep(0.01)
             spans.put((lock_dir.name, began, time.monotonic()))
 
 
-def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> TrialContext:
-    """Return the context of trainings in which a checkpoint is due after every slot."""
+def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> TrainingContext:
+    """Return the context of trainings in which a checkpoint is due after every lease."""
     folder = lock_dir.parents[1]
-    folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), folder)
+    folders = dict.fromkeys(("weights_dir", "pictures_dir", "checkpoint_dir"), folder)
     config = SearchConfig(train_images=96, val_images=32, device="cpu", distill=recipe)
-    return TrialContext(
-        config, targets(folder), MeasurementService(), lock_dir, checkpoint_s=0.0, **folders, **settings
-    )
+    return TrainingContext(config, targets(folder), lock_dir, checkpoint_s=0.0, **folders, **settings)
 
 
 def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
@@ -213,8 +210,8 @@ def test_a_checkpoint_waits_for_a_measurement_outside_its_clock_and_a_stop_does_
     assert times["measured at 7"][0] <= times["saved at 7"][0] < times["saved at 7"][1] <= times["measured at 7"][1]
 
 
-@pytest.mark.parametrize("hold", [TimedSlot.__call__, TimedSlot.alone])
-def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(
+@pytest.mark.parametrize("hold", [DeviceLease.__call__, DeviceLease.alone])
+def test_time_spent_waiting_for_a_measurement_is_not_time_of_the_lease(
     hold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now_s=0.0)
@@ -225,10 +222,10 @@ def test_time_spent_waiting_for_a_measurement_is_not_time_in_the_slot(
         with training(lock_dir):
             yield
 
-    monkeypatch.setattr(device_slot, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
-    monkeypatch.setattr(device_slot, "training", training_after_a_measurement)
-    slot = TimedSlot(tmp_path / "gpu0")
+    monkeypatch.setattr(device_lease, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+    monkeypatch.setattr(device_lease, "training", training_after_a_measurement)
+    lease = DeviceLease(tmp_path / "gpu0")
     for _ in range(2):
-        with hold(slot):
+        with hold(lease):
             clock.now_s += 3.0
-    assert slot.busy_s == 6.0
+    assert lease.busy_s == 6.0

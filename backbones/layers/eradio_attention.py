@@ -1,4 +1,4 @@
-"""Self-attention over tokens with SwinV2's continuous relative position bias."""
+"""E-RADIO's attention over tokens, with SwinV2's continuous relative position bias, and its transformer layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.attend import attend
+from backbones.layers.attention_kernel import attend
 from backbones.layers.mlp import Mlp, SwiGlu
 
 Subsample = tuple[int, int]  # strides of the rows and the columns to keep
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         return x.view(b, n, -1, self.heads, self.qkv.in_features // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-class TransformerLayer(nn.Module):
+class EradioLayer(nn.Module):
     """Pre-norm attention and MLP, each with a skip. (B, N, C) -> (B, N, C); fewer tokens with a `stride`.
 
     Args:

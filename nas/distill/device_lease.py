@@ -1,5 +1,8 @@
 """Keep measurements off the devices of a training: one rank's device, or those of all ranks at once.
 
+A training holds a lease on its devices for a few steps at a time, so that a waiting measurement can take them in
+between.
+
 Ranks wait for each other in every step. If each took its own device when it liked, two trainings and two measurements
 could wait for each other forever: the first training has GPU 0 and waits for GPU 1, behind a measurement that waits for
 the second training, which has GPU 1 and waits for GPU 0 behind another measurement. Two ranks on one CPU need only one
@@ -23,11 +26,11 @@ from nas.measure.device_lock import training
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
 
 
-class TimedSlot:
+class DeviceLease:
     """The devices' locks for training; `busy_s` adds up the seconds in them, without those spent waiting for them.
 
     Args:
-        lock_dir: Folder of the locks of this rank's device, in a folder of the machine's locks. All ranks make a slot
+        lock_dir: Folder of the locks of this rank's device, in a folder of the machine's locks. All ranks make a lease
             at the same time.
     """
 

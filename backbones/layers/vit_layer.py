@@ -9,43 +9,11 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers.attention import fold_scale, offset_index, scaled
+from backbones.layers.eradio_attention import fold_scale, scaled
 from backbones.layers.mlp import SwiGlu
 
 
-class TableBias(nn.Module):
-    """A learned bias of attention logits for every relative offset, (1, heads, window^2, window^2).
-
-    arXiv 2103.14030, equation 4.
-    """
-
-    without_weight_decay = ("table",)
-
-    def __init__(self, window: int, heads: int) -> None:
-        super().__init__()
-        self.tokens = window * window
-        self.table: nn.Parameter | None = nn.Parameter(0.02 * torch.randn(heads, (2 * window - 1) ** 2))
-        self.index: Tensor
-        self.constant: Tensor | None
-        self.register_buffer("index", offset_index(window), persistent=False)
-        self.register_buffer("constant", None, persistent=False)
-
-    def forward(self) -> Tensor:
-        """Return the bias, (1, heads, window^2, window^2)."""
-        if self.constant is not None:
-            return self.constant.unsqueeze(0)
-        assert self.table is not None
-        return self.table.index_select(1, self.index).view(1, -1, self.tokens, self.tokens)
-
-    def fuse(self) -> Self:
-        """Keep the bias as a constant in place of the table; without a batch axis, as in `PositionBias.fuse`."""
-        with torch.no_grad():
-            self.constant = self().squeeze(0).contiguous()
-        self.table = None
-        return self
-
-
-class BiasedAttention(nn.Module):
+class ViTAttention(nn.Module):
     """Multi-head self-attention within each of M groups of N tokens. (B, M, N, C) -> same. arXiv 2010.11929.
 
     `position` returns a bias of the logits, (1, heads, N, N); None: attention ignores positions.
@@ -97,14 +65,14 @@ def rotated(x: Tensor, sines: Tensor, cosines: Tensor) -> Tensor:
     return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)
 
 
-class BiasedLayer(nn.Module):
+class ViTLayer(nn.Module):
     """Pre-norm attention and MLP, each with a skip. (B, M, N, C) -> same. arXiv 2010.11929.
 
     Args:
         channels: width C.
         hidden: width inside the MLP.
         heads: number of heads.
-        position: bias of the attention, see `BiasedAttention`.
+        position: bias of the attention, see `ViTAttention`.
         drop_path: probability to drop a branch for a sample in training.
         gated: whether the MLP is SwiGLU in place of Linear, GELU, Linear.
         layer_scale: initial value of the per-channel factors on both branches; None: no factors. arXiv 2103.17239.
@@ -122,7 +90,7 @@ class BiasedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-5)
-        self.attention = BiasedAttention(channels, heads, position)
+        self.attention = ViTAttention(channels, heads, position)
         self.norm2 = nn.LayerNorm(channels, eps=1e-5)
         self.mlp: SwiGlu | nn.Sequential
         if gated:
@@ -135,7 +103,7 @@ class BiasedLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, regions: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
-        """Return tokens of the same shape; for `regions` and `rotation` see `BiasedAttention.forward`."""
+        """Return tokens of the same shape; for `regions` and `rotation` see `ViTAttention.forward`."""
         x = x + self.drop_path(scaled(self.attention(self.norm1(x), regions, rotation), self.gamma1))
         y: Tensor = x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
         return y
