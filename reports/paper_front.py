@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
@@ -198,11 +197,11 @@ def _draw_scale(axes: Any, data: FigureData, taken: list[Bbox]) -> None:
     for model in data.scale:
         if model.inside:
             axes.axvline(model.ratio, color="0.5", linestyle=":", linewidth=0.7, zorder=1)
-            taken.append(_name_line(axes, model.name.removeprefix("timm:"), model.ratio, taken).get_window_extent())
+            taken.append(_name_line(axes, model.name.removeprefix("timm:"), model.ratio, taken))
 
 
-def _name_line(axes: Any, words: str, ratio: float, taken: Sequence[Bbox]) -> Text:
-    """Write a name along the vertical line at `ratio`; of the places for it, where it covers the fewest of `taken`."""
+def _name_line(axes: Any, words: str, ratio: float, taken: Sequence[Bbox]) -> Bbox:
+    """Write a name along the line at `ratio`, where it covers the fewest of `taken`, and return what it covers."""
     name = axes.annotate(words, (ratio, 0), (0, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
     name.set(rotation=90, fontsize=MIN_FONT_POINTS, color="0.4", in_layout=False)
     covered = {}
@@ -212,7 +211,8 @@ def _name_line(axes: Any, words: str, ratio: float, taken: Sequence[Bbox]) -> Te
         outside = extent.x0 < axes.bbox.x0 or extent.x1 > axes.bbox.x1
         covered[place] = (outside, sum(extent.overlaps(other) for other in taken))
     _place(name, min(NAME_PLACES, key=lambda place: covered[place]))
-    return name
+    covers: Bbox = name.get_window_extent()
+    return covers
 
 
 def _place(name: Any, place: NamePlace) -> None:
