@@ -13,7 +13,7 @@ from nas.cache.build import share_of
 from nas.cli import PROGRAM, StageProgress, cache_root, lock_dir
 from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.measure.counts.totals import totals
-from nas.measure.environment import device_key, device_name, environment, torch_device
+from nas.measure.environment import check_compute_mode, device_key, device_name, environment, torch_device
 from nas.plan.arguments import MFU, PlanSettings
 from nas.plan.cache_reading import CacheReading, reading_figure, reading_notes
 from nas.plan.forecast import (
@@ -58,10 +58,13 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     """Return the plan of a search.
 
     Raises:
+        DeviceError: A GPU here takes one process, but a second one measures.
         MeasurementError: No architecture could be probed here.
         ConfigError: Too few random architectures are within the limits, or the search would refuse the images here.
     """
     config = settings.config
+    if settings.here:
+        check_compute_mode(config.device)
     number = settings.probe or (_PROBED if settings.here else _COUNTED)
     chosen, infeasible = _sampled(config, number)
     if settings.here:

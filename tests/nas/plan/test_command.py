@@ -14,7 +14,7 @@ import torch
 
 from nas.cache import open_targets
 from nas.cli import StageProgress, stderr_console
-from nas.measure import MeasurementError
+from nas.measure import DeviceError, MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parse, parser
@@ -22,6 +22,7 @@ from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
 from nas.study.config import DistillConfig, SearchConfig
 from tests.nas.data.builders import png
+from tests.nas.doctor import gpus
 
 IMAGES = ["--train-images", "64", "--val-images", "32"]
 SMALL = ["--budget", "6", "--rung-steps", "4,8", *IMAGES, "--measure-seconds", "0.3"]
@@ -63,6 +64,16 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     built = material_here(SearchConfig(train_images=64, val_images=32), {}, cache, progress)
     assert built.targets is not None
     assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "cached already")] * 3
+
+
+def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse(["--device", "cpu"])
+    assert isinstance(settings, PlanSettings)
+    gpus.install_exclusive(monkeypatch)
+    monkeypatch.delattr(search_plan, "material_here")
+    on_gpu = replace(settings, config=replace(settings.config, device="cuda"))
+    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
+        search_plan.plan_search(on_gpu, StageProgress(stderr_console()))
 
 
 def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
