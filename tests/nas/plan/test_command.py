@@ -113,7 +113,17 @@ def test_trainings_wait_for_a_disk_that_all_workers_share(capsys: pytest.Capture
     assert scarce["clusters"][0]["search_s"] > 20 * free["clusters"][0]["search_s"]
     (note,) = (note for note in scarce["notes"] if "(--read-gb-per-second)" in note)
     assert re.search(r"With 2 workers it reads a training step of each in [\d.]+ s; all 8 probed architectures", note)
+    assert "counts all workers as training at all times" in note
     assert not any("(--read-gb-per-second)" in note for note in free["notes"])
+
+
+def test_a_plan_says_how_many_images_a_second_the_cpu_copies(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = planned([*ASSUMED, "--budget", "9", "--probe", "5", "--distill", "batch_size=64"], capsys)["figures"]
+    images, step = figures["read_images_s"], figures["step_s"]
+    assert (images["basis"], images["note"]) == ("assumed", "median (range) of 8 architectures; no wait is counted")
+    assert images["low"] == pytest.approx(64 / step["high"])
+    assert images["high"] == pytest.approx(64 / step["low"])
+    assert images["low"] < images["value"] < images["high"]
 
 
 def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFixture[str]) -> None:
