@@ -94,11 +94,16 @@ class NodeSlots:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._remove_probe_files()
 
-    def count(self, left_out: Mapping[str, str] = MappingProxyType({})) -> int:
+    def count(
+        self,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+        still_running: Mapping[str, int] = MappingProxyType({}),
+    ) -> int:
         """Return how many trials can run at a time at present, and announce the nodes that are newly left out.
 
         Args:
             left_out: Beginnings of the ids of nodes that get no trial now, and why, see `nas.study.failing_nodes`.
+            still_running: Trials that run on each of these nodes: they take no slot of the others.
         """
         self._refresh_if_due()
         for node_id, reason in left_out.items():
@@ -106,7 +111,9 @@ class NodeSlots:
                 address = next((a for n, a in self._addresses.items() if n.startswith(node_id)), node_id)
                 self._announce(f"node {address} is left out {reason}")
         self._left_out = dict(left_out)
-        capacity = sum(self._capacities.get(node_id, 0) for node_id in self.node_ids(left_out))
+        ids = self.node_ids(left_out)
+        capacity = sum(self._capacities.get(node_id, 0) for node_id in ids)
+        capacity += sum(n for name, n in still_running.items() if not any(node_id.startswith(name) for node_id in ids))
         return capacity if self._max_workers is None else min(self._max_workers, capacity)
 
     def node_ids(self, left_out: Collection[str] = (), avoided: str | None = None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -189,6 +190,18 @@ def test_a_trial_avoids_a_node_as_far_as_others_take_it(tmp_path: Path, targets:
     slots._capacities = {"a1": 1, "b1": 1}  # c1 has left the cluster
     assert slots.node_ids({"a": ""}, "b") == ("b1", "c1")
     assert slots.node_ids({"a": "", "b": ""}, "b") == ("a1", "b1", "c1")
+
+
+def test_trials_on_a_node_that_is_left_out_take_no_slot_of_the_others(tmp_path: Path, targets: Targets) -> None:
+    slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, print)
+    slots._accepted, slots._capacities = ("a1", "b1"), {"a1": 4, "b1": 4}
+    slots._refreshed_s = math.inf  # there is no Ray to ask
+    assert slots.count() == 8
+    assert slots.count({"a": ""}) == 4
+    assert slots.count({"a": ""}, {"a": 3}) == 7
+    assert slots.count({"a": "", "b": ""}, {"a": 3}) == 8, "all take trials again"
+    slots._max_workers = 5
+    assert slots.count({"a": ""}, {"a": 3}) == 5
 
 
 @pytest.mark.slow
