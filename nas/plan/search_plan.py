@@ -278,10 +278,9 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         )
     if not here:
         notes.append(
-            "Times on the assumed device are computed from MACs, peak and MFU. Decoding images, compressing the"
-            " teachers' outputs, compiling, waiting for the CPU that copies batches and, without --read-gb-per-second,"
-            " waiting for the cache's disk are not counted. Teachers and students are assumed to reach the same MFU,"
-            " and students to train in bf16."
+            "Times on the assumed device are computed from MACs, peak and MFU. Not counted: decoding images,"
+            " compressing outputs, compiling, copying batches and, without --read-gb-per-second, waiting for the"
+            " cache's disk. Teachers and students are assumed to reach the same MFU, and students to train in bf16."
         )
     notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):
