@@ -1,7 +1,8 @@
 """The nodes of a Ray cluster that somebody else runs: which of them take trials, how many, and whether the head lives.
 
-A node gets no trial before a task on it has compared what the node sees with what the driver sees: the run folder, the
-teachers' targets, the code, and the study's kind of device. A node that differs is left out, and its reason is shown.
+A node gets no trial before a task on it has tried the study's runtime on a tiny network, and compared what the node
+sees with what the driver sees: the run folder, the teachers' targets, the code, and the study's kind of device. A node
+that differs, or on which the runtime does not work, is left out, and its reason is shown.
 So no measurement of a mixed cluster comes from another kind of device: trials are placed by the ids of the accepted
 nodes, whatever labels Ray has for a device. Nodes that join later are checked in the same way.
 
@@ -37,7 +38,7 @@ from nas.cli import FAILED, OperationFailed
 from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
-_ANSWER_TIMEOUT_S = 120.0  # no start waits longer for a node: many that import torch from one disk may take minutes
+_ANSWER_TIMEOUT_S = 240.0  # no start waits longer: many nodes that import torch from one disk may take minutes
 _WATCH_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
 _RAYLET_REFUSALS = 2  # checks in a row: nothing starts a raylet again
@@ -93,11 +94,16 @@ class NodeSlots:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._remove_probe_files()
 
-    def count(self, left_out: Mapping[str, str] = MappingProxyType({})) -> int:
+    def count(
+        self,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+        still_running: Mapping[str, int] = MappingProxyType({}),
+    ) -> int:
         """Return how many trials can run at a time at present, and announce the nodes that are newly left out.
 
         Args:
             left_out: Beginnings of the ids of nodes that get no trial now, and why, see `nas.study.failing_nodes`.
+            still_running: Trials that run on each of these nodes: they take no slot of the others.
         """
         self._refresh_if_due()
         for node_id, reason in left_out.items():
@@ -105,7 +111,9 @@ class NodeSlots:
                 address = next((a for n, a in self._addresses.items() if n.startswith(node_id)), node_id)
                 self._announce(f"node {address} is left out {reason}")
         self._left_out = dict(left_out)
-        capacity = sum(self._capacities.get(node_id, 0) for node_id in self.node_ids(left_out))
+        ids = self.node_ids(left_out)
+        capacity = sum(self._capacities.get(node_id, 0) for node_id in ids)
+        capacity += sum(n for name, n in still_running.items() if not any(node_id.startswith(name) for node_id in ids))
         return capacity if self._max_workers is None else min(self._max_workers, capacity)
 
     def node_ids(self, left_out: Collection[str] = (), avoided: str | None = None) -> tuple[str, ...]:
@@ -191,19 +199,26 @@ def compared_versions(runtime: str) -> str:
 
 
 def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str]:
-    """Return what this node sees of everything that has to be the same on all nodes.
+    """Return what this node sees of everything that has to be the same on all nodes, if measurements work on it.
 
     Args:
         spec: What a worker needs.
         token: Content of the driver's probe file.
-        node_id: The node, which leaves a probe file of its own; "" for the driver.
+        node_id: The node, which leaves a probe file of its own; "" for the driver, which measures nothing.
+
+    Raises:
+        ConfigError: The study's runtime does not work on the node.
+        DeviceError: A GPU of the node takes one process, but a second one measures.
     """
     from nas.cache.targets import load_targets
     from nas.measure.environment import check_compute_mode, code_digest, device_kind
+    from nas.measure.runtime_check import check_runtime
+    from nas.study.config import SearchConfig
 
     folder, config = Path(spec.checkpoint_dir), json.loads(spec.config)
     if node_id:
         check_compute_mode(config["device"])
+        check_runtime(SearchConfig.from_dict(config), lambda *stage: None, resume=True)
     driver_token = _probe_file(folder, token).read_text()
     if node_id:
         _probe_file(folder, token, node_id).write_text(token)

@@ -51,8 +51,11 @@ class WorkerSlots(Protocol):
     `left_out` has the beginnings of the ids of nodes that get no trial now; where no other node is left, they do.
     """
 
-    def count(self, left_out: Mapping[str, str]) -> int:
-        """Return how many trials can run at a time; `left_out` says why nodes are left out, and the user is told."""
+    def count(self, left_out: Mapping[str, str], still_running: Mapping[str, int]) -> int:
+        """Return how many trials can run at a time, with those of `still_running` on nodes that are left out.
+
+        `left_out` says why they are, and the user is told.
+        """
 
     def node_ids(self, left_out: Collection[str], avoided: str | None) -> tuple[str, ...]:
         """Return the nodes that may take a trial, which another one than `avoided` had better; () for any node."""
@@ -67,7 +70,7 @@ class LocalSlots:
 
     number: int
 
-    def count(self, left_out: Mapping[str, str]) -> int:
+    def count(self, left_out: Mapping[str, str], still_running: Mapping[str, int]) -> int:
         """Return the number of slots."""
         return self.number
 
@@ -114,7 +117,8 @@ class LoopSearcher(NotPickled, Searcher):
             if self._loop.finished:
                 return finished
             left_out = self._loop.left_out
-            record = self._loop.next_trial() if self._loop.running < self._slots.count(left_out) else None
+            slots = self._slots.count(left_out, self._loop.running_on_left_out)
+            record = self._loop.next_trial() if self._loop.running < slots else None
             if record is None:
                 if self._loop.finished:
                     return finished

@@ -67,6 +67,12 @@ class CachePlan:
         entries = self.images.entry.complete and not self.missing
         return self.path.exists() and entries and has_poses(self.images, self.teachers)
 
+    def reopen(self) -> None:
+        """Make complete entries incomplete where arrays were deleted: a build then writes their shards alone."""
+        self.images.entry.reopen()
+        for teacher in self.teachers:
+            teacher.reopen()
+
     def build(self, progress: Progress) -> None:
         """Build the missing entries, with one teacher in memory at a time, and write the set's file."""
         mapped.cache_clear()  # this process may have read an entry that was deleted to be built again
@@ -154,6 +160,7 @@ def open_targets(
     plan = CachePlan(source, teachers, weights or {}, image_px, compression, precision, announce)
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     check_plan(plan)
+    plan.reopen()
     if not plan.complete:
         _build_missing(plan, progress, announce)
     targets = load_targets(plan.path, verify)

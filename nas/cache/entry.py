@@ -3,7 +3,8 @@
 Several processes, on one machine or many, can fill an entry together. A process claims a shard with a file lock, writes
 the shard's files under temporary names, renames them, and writes the shard's record (rows, sizes, hashes) last. When
 all records exist, one process merges them into the manifest, which makes the entry complete. Each file reaches the disk
-before the next one is written, so that after a power cut a recorded shard is whole.
+before the next one is written, so that after a power cut a recorded shard is whole. If a user deletes a damaged array,
+the manifest is divided into records again, and a build writes this shard alone.
 
 The content of a shard depends on the entry's settings alone. If a network file system loses a lock, two processes write
 the same shard twice, with the same bytes.
@@ -52,7 +53,10 @@ class CacheFailure(CacheError, OperationFailed):
 
 
 def damage(path: Path, problem: str) -> CacheError:
-    """Return the error of a damaged file of an entry."""
+    """Return the error of a damaged file of an entry, with the way to have it written again."""
+    if path.suffix == ARRAY_SUFFIX and path.parent.name != WORKING_FOLDER:
+        again = "delete the file if it exists: the next search or cache build then writes its shard again"
+        return CacheError(f"teacher cache: {path} is {problem}; {again}")
     return CacheError(f"teacher cache: {path} is {problem}; delete {path.parent} to rebuild it")
 
 
@@ -198,6 +202,32 @@ class CacheEntry:
         for leftover in self.working.iterdir():
             leftover.unlink(missing_ok=True)
 
+    def reopen(self, keep: Callable[[Record], None] = lambda manifest: None) -> None:
+        """Make a complete entry incomplete where arrays were deleted: a build then writes their shards, and no others.
+
+        Args:
+            keep: Called with the manifest before it is removed.
+        """
+        if not self.complete or not os.access(self.folder, os.W_OK) or not self._lost_shards():
+            return
+        with self.lock("manifest"):
+            self.__dict__.pop("manifest", None)  # another process may have written the shards meanwhile
+            if self.complete and (lost := self._lost_shards()):
+                files: dict[str, Record] = {name: {} for name in self.manifest["shards"]}
+                for name, listed in self.manifest["files"].items():
+                    files.get(_shard_name(name), {})[name] = listed
+                for name in files.keys() - lost:
+                    write_json(self.working / f"{name}.json", self.manifest["shards"][name] | {"files": files[name]})
+                keep(self.manifest)
+                self.manifest_path.unlink()
+        self.__dict__.pop("manifest", None)
+
+    def _lost_shards(self) -> set[str]:
+        """Return the names of the shards of a complete entry of which an array is missing."""
+        present = {path.name for path in self.folder.iterdir()}
+        arrays = (name for name in self.manifest["files"] if name.endswith(ARRAY_SUFFIX))
+        return {_shard_name(name) for name in arrays if name not in present}
+
     def check(self, hashes: bool, arrays: bool = True) -> None:
         """Check the size of every file, and its content.
 
@@ -218,6 +248,11 @@ class CacheEntry:
                 raise damage(path, f"truncated or altered ({actual})")
             if (hashes or path.suffix != ARRAY_SUFFIX) and size_and_hash(path) != expected:
                 raise damage(path, "altered (other content)")
+
+
+def _shard_name(file: str) -> str:
+    """Return the name of the shard of an array's file: "train-00001" of "train-00001-spatial.npy"."""
+    return "-".join(file.split("-", 2)[:2])
 
 
 def _within(done: Done, before: int, shard: Shard, items: int) -> None:

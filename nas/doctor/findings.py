@@ -123,7 +123,7 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
         return Finding("GPU", WARN, reading.reason, on_cpu, "check that nvidia-smi answers; if not, restart the driver")
     if reading.usable and (mode := restricted_mode(reading.modes)):
         value = f"{plural(len(reading.gpus), 'GPU')}, in the compute mode {mode}"
-        effect = "searches refuse to start: a process of its own measures while a worker keeps the GPU"
+        effect = "whatever times networks refuses to start: a process of its own measures while another keeps the GPU"
         return Finding("GPU", FAIL, value, effect, "let the administrator set the default mode: nvidia-smi -c 0")
     if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs)]:
         return _judge_kernels(reading, lacking, on_cpu)

@@ -89,8 +89,8 @@ def check_compute_mode(device: str) -> None:
     gpus = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
     if mode := restricted_mode(compute_mode(library, gpu_uuid(gpu)) for gpu in gpus):
         raise DeviceError(
-            f"a GPU here is in the compute mode {mode}: a process of its own measures while a worker keeps the GPU, so "
-            "that every measurement would fail; let the administrator set the default mode: nvidia-smi -c 0"
+            f"a GPU here is in the compute mode {mode}: a process of its own measures while another one keeps the GPU, "
+            "so that measurements would fail; let the administrator set the default mode: nvidia-smi -c 0"
         )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from nas.cli import cpu_count
+from nas.cli import cpu_count, one_line
 from nas.extras import install_command
 from nas.measure.arms import Arm
 from nas.measure.runtime_traits import RUNTIMES
+from nas.study.config import ConfigError, SearchConfig
 
 WRONG_OUTPUTS = "its outputs are wrong"
+_MAX_REASON = 160  # characters of a library's message
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,52 @@ def read_runtime(runtime: str, device: str, precision: str) -> RuntimeReading:
     subject = prepare_subject(model, arm, (images,), len(images), where)
     outcome = check(subject.run, subject.buffers[0], expected_outputs(model, images.to(where), precision))
     return RuntimeReading(runtime, time.perf_counter() - start, outcome.correct)
+
+
+def check_runtime(config: SearchConfig, progress: Callable[[str, int, int], None], resume: bool = False) -> str:
+    """Run a tiny network on the study's runtime where that compiles, and return a line about it.
+
+    A compiler or headers may be missing. Without this check, the teachers would run first, and then each measurement
+    would fail.
+
+    Args:
+        config: Settings of the search.
+        progress: Shows the stage.
+        resume: Whether the study has begun, so that its runtime stays.
+
+    Returns:
+        "" for a runtime that compiles nothing.
+
+    Raises:
+        ConfigError: The runtime does not work here; the message has the remedy.
+    """
+    arm = Arm.parse(config.runtime)
+    if not arm.traits.slow_to_prepare:
+        return ""
+    from nas.measure.device_lock import shared_device
+    from nas.measure.forkserver import ForkServer
+    from nas.measure.service import COMPILING_LIMIT_S
+    from nas.measure.memory import out_of_memory
+
+    progress(stage := f"checking the runtime {arm.runtime}+{arm.precision}", 0, 1)
+    asked = (arm.runtime, config.device, arm.precision)
+    try:
+        with shared_device(config.device), ForkServer(["nas.measure.prepare"]) as server:
+            reading = server.run(read_runtime, *asked, limit_s=COMPILING_LIMIT_S)
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
+        if out_of_memory(error):  # other processes have it now: nothing is wrong with the runtime
+            return f"{arm.runtime}: not checked, {one_line(error)}"
+        reason = one_line(error).removeprefix("runtime: ").removeprefix(f"{arm.runtime} can't run this network here: ")
+    else:
+        progress(stage, 1, 1)
+        if reading.correct:
+            return f"{arm.runtime} works ({reading.seconds:.1f} s for a tiny network)"
+        reason = WRONG_OUTPUTS
+    remedy, found = runtime_remedy(arm.runtime, reason), reason[:_MAX_REASON].strip()
+    advice = "" if remedy in found else f"; {remedy}"
+    if not resume:
+        advice += f"; until then give --runtime eager+{arm.precision}"
+    raise ConfigError(f"--runtime: {arm.runtime} does not work here: {found}{advice}")
 
 
 def runtime_remedy(runtime: str, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""What trainings read from the cache, and how long they wait for its disk.
+"""What trainings read from the cache, how fast their threads have to copy it, and how long they wait for its disk.
 
 A training reads the images of a step and their targets at random. All workers share the disk.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from nas.cli import format_bytes
 from nas.numbers import plural
@@ -43,16 +43,36 @@ class CacheReading:
         return workers * self.step_bytes / self.bytes_s
 
 
-def reading_figure(
+def reading_figures(
     config: SearchConfig, reading: CacheReading, probed: Sequence[ProbedCosts], workers: int, basis: Basis
-) -> PlanFigure:
-    """Return the bytes that all workers together read from the cache in a second, so that no training waits for it."""
+) -> list[PlanFigure]:
+    """Return what is read from the cache in a second if no training waits for it.
+
+    They are the bytes of all workers together, and the images of each process that trains. Two threads of a process
+    copy them with their targets: whether a CPU can, depends on it.
+    """
     recipe = config.distill
     whole = format_bytes(recipe.rung_steps[-1] * reading.step_bytes)
     each = format_bytes(reading.image_bytes)
     note = f"at random; {each} an image, {whole} a full training; from memory where the cache fits"
     rate = workers * reading.step_bytes * recipe.ranks / fmean(costs.step_s for costs in probed)
-    return PlanFigure("read_bytes_s", "reading while all workers train", rate, "bytes/s", weaker(basis), note)
+    images_s = [mean_batch(recipe) / costs.step_s for costs in probed]
+    copied = (
+        "the timed steps include the wait for them, from memory" if basis is Basis.MEASURED else "no wait is counted"
+    )
+    return [
+        PlanFigure("read_bytes_s", "reading while all workers train", rate, "bytes/s", weaker(basis), note),
+        PlanFigure(
+            "read_images_s",
+            "images that the CPU copies in a second for each process that trains",
+            median(images_s),
+            "",
+            weaker(basis),
+            f"median (range) of {len(probed)} architectures; {copied}",
+            low=min(images_s),
+            high=max(images_s),
+        ),
+    ]
 
 
 def reading_notes(
@@ -67,5 +87,7 @@ def reading_notes(
     return (
         f"The cache's disk is assumed to read {format_bytes(reading.bytes_s)} a second (--read-gb-per-second), which"
         f" all workers share. With {plural(workers, 'worker')} it reads a training step of each in {step_s:.3g} s;"
-        f" {of_them} probed architectures compute a step in less, and wait for it.",
+        f" {of_them} probed architectures compute a step in less, and wait for it. This counts all workers as training"
+        " at all times. Those that measure or wait for a candidate leave more of the disk to the others, so that the"
+        " search can be faster than planned.",
     )

@@ -13,9 +13,9 @@ from nas.cache.build import share_of
 from nas.cli import PROGRAM, StageProgress, cache_root, lock_dir
 from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.measure.counts.totals import totals
-from nas.measure.environment import device_key, device_name, environment, torch_device
+from nas.measure.environment import check_compute_mode, device_key, device_name, environment, torch_device
 from nas.plan.arguments import MFU, PlanSettings
-from nas.plan.cache_reading import CacheReading, reading_figure, reading_notes
+from nas.plan.cache_reading import CacheReading, reading_figures, reading_notes
 from nas.plan.forecast import (
     DEFAULT_LEARNING,
     FIRST_LATE,
@@ -58,10 +58,13 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     """Return the plan of a search.
 
     Raises:
+        DeviceError: A GPU here takes one process, but a second one measures.
         MeasurementError: No architecture could be probed here.
         ConfigError: Too few random architectures are within the limits, or the search would refuse the images here.
     """
     config = settings.config
+    if settings.here:
+        check_compute_mode(config.device)
     number = settings.probe or (_PROBED if settings.here else _COUNTED)
     chosen, infeasible = _sampled(config, number)
     if settings.here:
@@ -89,7 +92,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     figures = [
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
-        reading_figure(config, reading, probed, cluster.workers, basis),
+        *reading_figures(config, reading, probed, cluster.workers, basis),
         *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
@@ -275,9 +278,9 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         )
     if not here:
         notes.append(
-            "Times on the assumed device are computed from MACs, peak and MFU. Decoding images, compressing the"
-            " teachers' outputs, compiling and, without --read-gb-per-second, waiting for the cache's disk are not"
-            " counted. Teachers and students are assumed to reach the same MFU, and students to train in bf16."
+            "Times on the assumed device are computed from MACs, peak and MFU. Not counted: decoding images,"
+            " compressing outputs, compiling, copying batches and, without --read-gb-per-second, waiting for the"
+            " cache's disk. Teachers and students are assumed to reach the same MFU, and students to train in bf16."
         )
     notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):

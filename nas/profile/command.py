@@ -18,6 +18,7 @@ from rich.text import Text
 from backbones import resolve
 from nas.cli import FAILED, INTERRUPTED, clock, report_error, stderr_console, stdout_console
 from nas.measure.allocator import keep_freed_memory
+from nas.measure.environment import check_compute_mode
 from nas.measure.service import MeasurementService
 from nas.profile.arguments import ProfileCommand
 from nas.profile.network import profile_network
@@ -39,8 +40,13 @@ def profile(command: ProfileCommand) -> int:
     """Run the command and return its exit code, which is 1 also where a network could not be measured.
 
     Results from before an error or an interruption are printed.
+
+    Raises:
+        DeviceError: The GPU takes one process, but a second one measures.
     """
     keep_freed_memory()  # stages, layers and sweeps are timed in this process
+    if command.settings.seconds is not None:  # else a sample is counted only
+        check_compute_mode(str(command.settings.device))
     if command.threads:
         torch.set_num_threads(command.threads)
     if isinstance(command.settings, SpaceRequest):

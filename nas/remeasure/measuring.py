@@ -23,7 +23,7 @@ from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
-from nas.measure.environment import environment
+from nas.measure.environment import check_compute_mode, environment
 from nas.measure.measurement_error import MeasurementError as MeasurementError
 from nas.measure.memory import release_cached
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
@@ -212,10 +212,12 @@ class Remeasuring:
         """Yield the remeasurement after each trial, the reference first.
 
         Raises:
+            DeviceError: the GPU takes one process, but a second one measures.
             ValueError: the reference cannot be measured here, so no trial can.
         """
         if not self.remaining(again):
             return
+        check_compute_mode(self.plan.setting.device)
         self._service = self._open(self.plan.threads)
         try:
             if again.floor is None:

@@ -15,9 +15,10 @@ from nas.files import check_writable, existing_folder
 from nas.local_workers import default_workers, limited_by_memory
 from nas.measure.arms import Arm
 from nas.measure.devices import cuda_is_available
+from nas.measure.runtime_check import check_runtime
 from nas.numbers import plural
 from nas.search.config_file import config_text, run_table
-from nas.search.preconditions import check_device, check_image_count, check_limits, check_runtime, unseen_images
+from nas.search.preconditions import check_device, check_image_count, check_limits, unseen_images
 from nas.search.settings import NODE_REMEDY, SearchCommand
 from nas.storage.store import Store
 from nas.study.config import ConfigError

@@ -6,10 +6,9 @@ A search refuses to start without them; a dry run shows each as a line.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nas.cli import one_line
 from nas.measure.arms import Arm, check_runs_here
 from nas.measure.devices import cuda_is_available, without_kernels
 from nas.numbers import plural
@@ -18,7 +17,6 @@ from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
 from nas.study.teacher_names import check_teacher_names
 from search_space import ArchSpec
 
-_MAX_REASON = 160  # characters of a library's message
 SAMPLED = 200  # random architectures whose costs are counted
 _FAR = 3.0  # a limit of less than a third of the space's least costs is refused without counting anything
 # The least parameters, and MACs of an image for each of its pixels, of the smallest of 20,000 random architectures of a
@@ -42,53 +40,6 @@ def check_device(config: SearchConfig, source: str, remedy: str) -> None:
         raise ConfigError(f"{source}: {config.device!r}: PyTorch sees no CUDA device here; {remedy}")
     arm = Arm.parse(config.runtime)
     check_runs_here(config.device, arm.runtime, arm.precision)
-
-
-def check_runtime(config: SearchConfig, progress: Callable[[str, int, int], None], resume: bool = False) -> str:
-    """Run a tiny network on the study's runtime where that compiles, and return a line about it.
-
-    A compiler or headers may be missing. Without this check, the teachers would run first, and then each measurement
-    would fail.
-
-    Args:
-        config: Settings of the search.
-        progress: Shows the stage.
-        resume: Whether the study has begun, so that its runtime stays.
-
-    Returns:
-        "" for a runtime that compiles nothing.
-
-    Raises:
-        ConfigError: The runtime does not work here; the message has the remedy.
-    """
-    arm = Arm.parse(config.runtime)
-    if not arm.traits.slow_to_prepare:
-        return ""
-    from nas.measure.device_lock import shared_device
-    from nas.measure.forkserver import ForkServer
-    from nas.measure.memory import out_of_memory
-    from nas.measure.runtime_check import WRONG_OUTPUTS, read_runtime, runtime_remedy
-    from nas.measure.service import COMPILING_LIMIT_S
-
-    progress(stage := f"checking the runtime {arm.runtime}+{arm.precision}", 0, 1)
-    asked = (arm.runtime, config.device, arm.precision)
-    try:
-        with shared_device(config.device), ForkServer(["nas.measure.prepare"]) as server:
-            reading = server.run(read_runtime, *asked, limit_s=COMPILING_LIMIT_S)
-    except (RuntimeError, ValueError, OSError, ImportError) as error:
-        if out_of_memory(error):  # other processes have it now: nothing is wrong with the runtime
-            return f"{arm.runtime}: not checked, {one_line(error)}"
-        reason = one_line(error).removeprefix("runtime: ").removeprefix(f"{arm.runtime} can't run this network here: ")
-    else:
-        progress(stage, 1, 1)
-        if reading.correct:
-            return f"{arm.runtime} works ({reading.seconds:.1f} s for a tiny network)"
-        reason = WRONG_OUTPUTS
-    remedy, found = runtime_remedy(arm.runtime, reason), reason[:_MAX_REASON].strip()
-    advice = "" if remedy in found else f"; {remedy}"
-    if not resume:
-        advice += f"; until then give --runtime eager+{arm.precision}"
-    raise ConfigError(f"--runtime: {arm.runtime} does not work here: {found}{advice}")
 
 
 def check_sources(data: str, teachers: str, weights: Mapping[str, Path]) -> None:

@@ -27,11 +27,12 @@ from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.local_workers import default_workers, limited_by_memory
+from nas.measure.runtime_check import check_runtime
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
 from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
 from nas.search.live_report import LiveReport, LostModels, end_search
-from nas.search.preconditions import check_image_count, check_limits, check_runtime, unseen_images
+from nas.search.preconditions import check_image_count, check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
 from nas.storage.location import holds_study

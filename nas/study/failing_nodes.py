@@ -8,6 +8,8 @@ rung on it clears it. Where all nodes fail, the cause is not theirs, and none is
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nas.study.failures import OF_ITS_NODE, Failure
@@ -34,12 +36,16 @@ class FailingNodes:
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}  # those with failures since a trial last reached a rung there
+        self._places: dict[int, str] = {}  # the node of each trial whose worker has sent a record and not its failure
 
     def note(self, record: TrialRecord, now_s: float) -> None:
         """Note a record that a worker sent at `now_s`; a failure that only its architecture explains says nothing."""
         name = node_of(record)
         if name is None:
             return
+        self._places[record.number] = name
+        if record.state is TrialState.FAILED:
+            del self._places[record.number]  # it may run again elsewhere
         if record.state is not TrialState.FAILED:
             if record.rungs:
                 self._nodes.pop(name, None)
@@ -64,6 +70,11 @@ class FailingNodes:
     def left_out(self, now_s: float) -> dict[str, str]:
         """Return the nodes that get no trial at `now_s`, and why."""
         return {name: node.reason for name, node in self._nodes.items() if now_s < node.until_s}
+
+    def still_running(self, running: Collection[int], now_s: float) -> Counter[str]:
+        """Return how many of the running trials, by their numbers, are on each node that gets no further ones."""
+        left_out, places = self.left_out(now_s), (self._places.get(number) for number in running)
+        return Counter(name for name in places if name in left_out)
 
 
 def node_of(record: TrialRecord) -> str | None:

@@ -173,6 +173,11 @@ class StudyLoop:
         """Return the nodes, as workers are named after them, that get no trial now, and why."""
         return self._failing_nodes.left_out(self._clock())
 
+    @property
+    def running_on_left_out(self) -> Counter[str]:
+        """Return how many trials of this session still run on each node that is left out."""
+        return self._failing_nodes.still_running(self._running, self._clock())
+
     def front_summary(self) -> tuple[int, float]:
         """Return the size of the current Pareto front and its hypervolume."""
         return self.trials.front_summary()

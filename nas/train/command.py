@@ -123,9 +123,13 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
 
 
 def _train(command: TrainCommand, console: Console) -> None:
+    from nas.measure.environment import check_compute_mode  # imports torch
+
     began_s = time.monotonic()
     show = partial(announce, log=_LOG, console=console)
     show_device(command.session.config, show)
+    if not command.session.resume:  # a training is measured before its first step
+        check_compute_mode(command.session.config.device)
     with ExitStack() as stack:
         targets, loop = _begin(command, console, show, stack)
         ended = False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,7 @@ import pytest
 import torch
 
 from nas.backend import cluster
-from nas.backend.cluster import NodeSlots, compared_versions
+from nas.backend.cluster import ClusterError, NodeSlots, compared_versions
 from nas.backend.ray_session import local_ray
 from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
@@ -164,6 +166,21 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
     assert accepted.endswith("takes trials")
 
 
+def test_a_node_without_a_compiler_gets_no_trials(
+    tmp_path: Path, targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    lines: list[str] = []
+    with local_ray(1):
+        slots = NodeSlots(spec_of(tmp_path, targets.path, "compiled"), None, None, lines.append)
+        with pytest.raises(ClusterError, match="compiled does not work here"), slots:
+            pytest.fail("it takes trials")
+    (line,) = lines
+    assert re.match(r"node [\d.]+ is left out: .*compiled does not work here: .*no-compiler", line)
+    assert line.endswith("; install compilers and Python's headers: apt install gcc g++ python3-dev")
+
+
 def test_a_trial_avoids_a_node_as_far_as_others_take_it(tmp_path: Path, targets: Targets) -> None:
     """But the node on which it failed is better than one on which everything fails."""
     slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, print)
@@ -173,6 +190,18 @@ def test_a_trial_avoids_a_node_as_far_as_others_take_it(tmp_path: Path, targets:
     slots._capacities = {"a1": 1, "b1": 1}  # c1 has left the cluster
     assert slots.node_ids({"a": ""}, "b") == ("b1", "c1")
     assert slots.node_ids({"a": "", "b": ""}, "b") == ("a1", "b1", "c1")
+
+
+def test_trials_on_a_node_that_is_left_out_take_no_slot_of_the_others(tmp_path: Path, targets: Targets) -> None:
+    slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, print)
+    slots._accepted, slots._capacities = ("a1", "b1"), {"a1": 4, "b1": 4}
+    slots._refreshed_s = math.inf  # there is no Ray to ask
+    assert slots.count() == 8
+    assert slots.count({"a": ""}) == 4
+    assert slots.count({"a": ""}, {"a": 3}) == 7
+    assert slots.count({"a": "", "b": ""}, {"a": 3}) == 8, "all take trials again"
+    slots._max_workers = 5
+    assert slots.count({"a": ""}, {"a": 3}) == 5
 
 
 @pytest.mark.slow
@@ -193,9 +222,9 @@ def test_a_trial_that_fails_on_a_node_runs_again_on_another(tmp_path: Path, targ
         assert first != second
 
 
-def spec_of(folder: Path, targets: Path) -> WorkerSpec:
+def spec_of(folder: Path, targets: Path, runtime: str = "eager") -> WorkerSpec:
     folders = dict.fromkeys(("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir"), str(folder))
-    config = json.dumps(search_config(teachers="xfeat").to_dict())
+    config = json.dumps(search_config(teachers="xfeat", runtime=runtime).to_dict())
     return WorkerSpec(config, str(targets), **folders, train_threads=1, measure_threads=1)
 
 

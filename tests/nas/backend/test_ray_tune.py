@@ -44,6 +44,7 @@ from nas.study.records import RungResult, TrialRecord, TrialState
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, record, search_config, study_info
 from tests.nas.study.searches import BrokenSampler, new_store
+from tests.nas.study.test_failing_nodes import leave_out_a_busy_node, new_loop
 from tests.waiting import until
 
 pytestmark = pytest.mark.machine
@@ -207,10 +208,10 @@ def test_the_stale_files_of_a_killed_session_are_removed_and_no_others(tmp_path:
 class TwoNodes:
     """Slots on two nodes that are both alive or both gone."""
 
-    alive = True
+    alive, slots = True, 1
 
-    def count(self, left_out: Mapping[str, str]) -> int:
-        return 1
+    def count(self, left_out: Mapping[str, str], still_running: Mapping[str, int]) -> int:
+        return self.slots + sum(still_running.values())
 
     def node_ids(self, left_out: Collection[str], avoided: str | None) -> tuple[str, ...]:
         return ("a", "b")
@@ -240,6 +241,16 @@ def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_released(tmp_path:
     trial.status = "TERMINATED"
     scheduler.choose_trial_to_run(controller)
     assert loop.running == 1, "released once"
+
+
+def test_trials_on_a_node_that_is_left_out_take_no_slot_of_the_others(tmp_path: Path) -> None:
+    (loop, _), slots = new_loop(), TwoNodes()
+    leave_out_a_busy_node(loop)
+    searcher = LoopSearcher(loop, worker_spec(tmp_path, "{}"), slots, misbehaving, [])
+    assert (loop.running, searcher.suggest("t")) == (3, None), "the other node's slot is taken"
+    slots.slots = 2
+    assert searcher.suggest("t") is not None
+    assert searcher.suggest("u") is None
 
 
 def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:

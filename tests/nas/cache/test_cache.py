@@ -290,7 +290,7 @@ def test_an_altered_row_is_refused_when_training_reads_it(copied):
     file.write_bytes(content)
     train = load_targets(copied[0]).train
     assert len(train.spatial["xfeat"][:16]) == 16
-    with pytest.raises(CacheError, match=r"train-00001-spatial.npy is altered \(row 0 .*\); delete .*/targets-xfeat-"):
+    with pytest.raises(CacheError, match=r"targets-xfeat-.*/train-00001-spatial.npy is altered \(row 0 .*\); delete"):
         train.spatial["xfeat"][15:17]
 
 
@@ -308,6 +308,30 @@ def test_a_damaged_entry_that_is_deleted_is_built_again_in_the_same_process(tmp_
     again = opened(tmp_path)
     assert len(again.val.spatial["xfeat"][:]) == 20
     np.testing.assert_array_equal(again.train.spatial["xfeat"][:], whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["xfeat/val-00000-spatial.npy", "xfeat/train-00002-summary.npy", "images/train-00001-images.npy"]
+)
+def test_a_damaged_shard_that_is_deleted_is_written_again_without_the_others(name, copied, opened):
+    kind, file = name.split("/")
+    path, images, xfeat = copied
+    before = {entry.folder: entry.manifest["files"] for entry in read_cache_set(path).entries}
+    written = {each: each.stat().st_mtime_ns for each in path.parent.rglob("*-0000*.npy")}
+    (images if kind == "images" else xfeat).joinpath(file).unlink()
+    with pytest.raises(
+        CacheError, match=rf"{file} is .*missing.*: the next search or cache build then writes its shard"
+    ):
+        load_targets(path)
+    again = opened(path.parent, names="lite0,xfeat")
+    assert again.path == path
+    assert {entry.folder: entry.manifest["files"] for entry in read_cache_set(path).entries} == before
+    load_targets(path, verify=True)
+    shard = file.rpartition("-")[0]
+    rewritten = {each.name for each, time_ns in written.items() if each.stat().st_mtime_ns != time_ns}
+    assert file in rewritten
+    assert all(each.startswith(f"{shard}-") for each in rewritten)
+    assert not list(path.parent.glob("*/working/*"))
 
 
 @given(st.data())

@@ -75,7 +75,7 @@ def test_a_flipped_bit_is_refused_when_its_row_is_read_and_not_before(tmp_path, 
     array = ShardedArray([path], [8])
     np.testing.assert_array_equal(array[np.array([7, 0, 4])], rows[[7, 0, 4]])
     for _ in range(2):
-        with pytest.raises(CacheError, match=rf"rows.npy is altered \(row 5 .*; delete {path.parent} to"):
+        with pytest.raises(CacheError, match=r"rows.npy is altered \(row 5 .*; delete the file"):
             array[np.array([0, 5])]
 
 

@@ -49,3 +49,10 @@ def install(patch: pytest.MonkeyPatch) -> Driver:
     for module in ("pair", "environment"):
         patch.setattr(f"nas.measure.{module}.nvml", lambda: driver)
     return driver
+
+
+def install_exclusive(patch: pytest.MonkeyPatch) -> None:
+    """Let this process have one GPU, in the compute mode EXCLUSIVE_PROCESS."""
+    install(patch).mode = 3
+    patch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
+    patch.setattr("nas.measure.environment.device_type", lambda name: "cpu" if name == "cpu" else "cuda")

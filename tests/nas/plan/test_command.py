@@ -14,7 +14,7 @@ import torch
 
 from nas.cache import open_targets
 from nas.cli import StageProgress, stderr_console
-from nas.measure import MeasurementError
+from nas.measure import DeviceError, MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parse, parser
@@ -22,6 +22,7 @@ from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
 from nas.study.config import DistillConfig, SearchConfig
 from tests.nas.data.builders import png
+from tests.nas.doctor import gpus
 
 IMAGES = ["--train-images", "64", "--val-images", "32"]
 SMALL = ["--budget", "6", "--rung-steps", "4,8", *IMAGES, "--measure-seconds", "0.3"]
@@ -65,6 +66,16 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
     assert [(t.passes, t.seconds, t.note) for t in built.teachers] == [(0, 0.0, "cached already")] * 3
 
 
+def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse(["--device", "cpu"])
+    assert isinstance(settings, PlanSettings)
+    gpus.install_exclusive(monkeypatch)
+    monkeypatch.delattr(search_plan, "material_here")
+    on_gpu = replace(settings, config=replace(settings.config, device="cuda"))
+    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
+        search_plan.plan_search(on_gpu, StageProgress(stderr_console()))
+
+
 def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     am_radio = [*ASSUMED, "--teachers", "am_radio", "--budget", "50", "--teacher-precision", "bf16"]
     plan = planned([*am_radio, "--mfu", "0.5", "--assume-measure-seconds", "9"], capsys)
@@ -102,7 +113,17 @@ def test_trainings_wait_for_a_disk_that_all_workers_share(capsys: pytest.Capture
     assert scarce["clusters"][0]["search_s"] > 20 * free["clusters"][0]["search_s"]
     (note,) = (note for note in scarce["notes"] if "(--read-gb-per-second)" in note)
     assert re.search(r"With 2 workers it reads a training step of each in [\d.]+ s; all 8 probed architectures", note)
+    assert "counts all workers as training at all times" in note
     assert not any("(--read-gb-per-second)" in note for note in free["notes"])
+
+
+def test_a_plan_says_how_many_images_a_second_the_cpu_copies(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = planned([*ASSUMED, "--budget", "9", "--probe", "5", "--distill", "batch_size=64"], capsys)["figures"]
+    images, step = figures["read_images_s"], figures["step_s"]
+    assert (images["basis"], images["note"]) == ("assumed", "median (range) of 8 architectures; no wait is counted")
+    assert images["low"] == pytest.approx(64 / step["high"])
+    assert images["high"] == pytest.approx(64 / step["low"])
+    assert images["low"] < images["value"] < images["high"]
 
 
 def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFixture[str]) -> None:

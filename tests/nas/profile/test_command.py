@@ -25,6 +25,7 @@ from nas.profile.network import default_resolution
 from nas.profile.profiles import NetworkSettings, Profile
 from nas.profile.sweeps import batch_sweep
 from search_space import PRESETS, TimmSpec, find_spec, preset
+from tests.nas.doctor import gpus
 from tests.nas.profile.services import InProcess, scripted
 from tests.waiting import PATIENCE_S
 
@@ -421,6 +422,22 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, expected, capsys):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert expected in err
+
+
+@pytest.mark.parametrize(
+    ("what", "refused"),
+    [
+        (["--arch", "eradio_femto"], True),
+        (["--arch", "eradio_femto", "--runtimes", "eager"], True),
+        (["--space", "micro", "--samples", "1", "--measure-seconds", "1"], True),
+        (["--space", "micro", "--samples", "1"], False),  # counts only
+    ],
+)
+def test_a_gpu_for_one_process_is_refused_before_anything_is_timed(what, refused, capsys, monkeypatch):
+    gpus.install_exclusive(monkeypatch)
+    assert main([*what, "--device", "cuda"]) == (2 if refused else 0)
+    out, err = capsys.readouterr()
+    assert ("compute mode EXCLUSIVE_PROCESS" in err, out == "") == (refused, refused)
 
 
 def test_a_failure_is_one_line_and_exit_code_1(capsys, monkeypatch):

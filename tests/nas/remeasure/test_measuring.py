@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from nas.analysis.remeasuring import compare_remeasurement, remeasuring_notes
-from nas.measure import Arm, ArmError, Measured, MeasurementError, Setting
+from nas.measure import Arm, ArmError, DeviceError, Measured, MeasurementError, Setting
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import (
     Remeasuring,
@@ -25,6 +25,7 @@ from nas.storage.store import Store
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord, TrialState
 from search_space import preset
 from tests.nas.analysis.builders import REFERENCE, new_store, remeasured, small_study
+from tests.nas.doctor import gpus
 from tests.nas.study.builders import measurement
 
 
@@ -165,6 +166,23 @@ def test_without_the_reference_there_is_no_number(tmp_path: Path, error: Excepti
     again = begin_remeasurement([], plan_of(study), "c", restart=False)
     with pytest.raises(ValueError, match=str(error)):
         list(Remeasuring(plan_of(study), tmp_path, service).run(again))  # type: ignore[arg-type]
+
+
+def test_a_gpu_for_one_process_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retraining measures by this too, before it trains."""
+    study, service = small_study(), FakeService({})
+    plan = plan_of(study)
+    plan = replace(plan, setting=replace(plan.setting, device="cuda"))
+    gpus.install_exclusive(monkeypatch)
+    remeasuring = Remeasuring(plan, tmp_path, service)  # type: ignore[arg-type]
+    again = begin_remeasurement([], plan, "c", restart=False)
+    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
+        next(remeasuring.run(again))
+    assert service.opened == 0
+    finished = replace(again, unmeasured=dict.fromkeys((trial.number for trial in plan.trials), "hang"))
+    assert list(remeasuring.run(finished)) == []
 
 
 def test_the_front_to_measure_is_that_of_the_newest_timings_of_before(tmp_path: Path) -> None:

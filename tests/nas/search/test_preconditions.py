@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 
-from nas.measure import MeasurementError
-from nas.measure.arms import ArmError
 from nas.measure.counts.totals import Totals, totals
-from nas.measure.runtime_check import RuntimeReading
 from nas.search.__main__ import main
-from nas.search.preconditions import _least_costs, check_limits, check_runtime, unseen_images
+from nas.search.preconditions import _least_costs, check_limits, unseen_images
 from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
 from search_space import SPACES, ArchSpec
 
@@ -87,11 +80,6 @@ def test_images_that_no_candidate_trains_on_are_named(
     assert re.search(advice, unseen_images(config)) if advice else unseen_images(config) == ""
 
 
-# The runtime
-
-COMPILED = SearchConfig(device="cpu", runtime="compiled+bf16")
-
-
 def test_without_a_compiler_a_search_ends_before_its_teachers_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,53 +92,3 @@ def test_without_a_compiler_a_search_ends_before_its_teachers_run(
     (line,) = [line for line in shown if line.startswith("error: ")]
     assert "no-compiler" in line
     assert "apt install gcc g++ python3-dev; until then give --runtime eager+fp32" in line
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, outcome: Exception | RuntimeReading) -> list[tuple[Any, ...]]:
-    """Let the process that tries the runtime have an outcome; return what it was asked for."""
-    asked: list[tuple[Any, ...]] = []
-
-    def run(function: Any, *arguments: Any, limit_s: float) -> RuntimeReading:
-        asked.append(arguments)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    monkeypatch.setattr("nas.measure.forkserver.ForkServer", lambda modules: nullcontext(SimpleNamespace(run=run)))
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("outcome", "words"),
-    [
-        (RuntimeReading("compiled", 1.0, False), "its outputs are wrong; install other versions of PyTorch"),
-        (MeasurementError("hang", "no result after 1200 s"), "no result after 1200 s; try again on an idle machine"),
-        (MeasurementError("crash", "the process was ended by SIGSEGV"), "SIGSEGV; install other versions"),
-        (ArmError("runtime: tensorrt is not installed; pip install -e '.[x]'"), "here: tensorrt is not installed; pip"),
-        (ArmError("runtime: compiled can't run this network here: " + "gcc " * 100), "gcc; install compilers"),
-    ],
-)
-def test_a_runtime_that_does_not_work_is_refused_with_its_remedy(
-    outcome: Exception | RuntimeReading, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = answer(monkeypatch, outcome)
-    for resume in (False, True):
-        with pytest.raises(ConfigError, match="--runtime: compiled does not work here: ") as caught:
-            check_runtime(COMPILED, lambda *stage: None, resume)
-        assert words in str(caught.value)
-        assert ("give --runtime eager+bf16" in str(caught.value)) is not resume, "a study keeps its runtime"
-        assert len(str(caught.value)) < 400
-    assert asked == [("compiled", "cpu", "bf16")] * 2
-
-
-def test_a_runtime_that_works_or_compiles_nothing_or_finds_no_memory_is_not_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stages: list[tuple[str, int, int]] = []
-    asked = answer(monkeypatch, RuntimeReading("compiled", 1.25, True))
-    assert check_runtime(SearchConfig(device="cpu"), lambda *stage: stages.append(stage)) == ""
-    assert asked == stages == []
-    assert check_runtime(COMPILED, lambda *stage: stages.append(stage)) == "compiled works (1.2 s for a tiny network)"
-    assert [done for _, done, _ in stages] == [0, 1]
-    answer(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
-    assert "not checked" in check_runtime(COMPILED, lambda *stage: None)

@@ -126,9 +126,7 @@ def test_a_runtime_is_tried_where_networks_are_measured(
 def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
-    gpus.install(monkeypatch).mode = 3
-    monkeypatch.setattr("nas.measure.environment.device_type", lambda name: "cuda")
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
+    gpus.install_exclusive(monkeypatch)
     monkeypatch.delattr(session, "open_targets")
     command = command_of({"device": "cpu", "run": str(tmp_path / "run")}, "")
     command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
@@ -139,9 +137,7 @@ def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_ru
 
 
 def test_a_node_whose_gpus_take_one_process_gets_no_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus.install(monkeypatch).mode = 3
-    monkeypatch.setattr("nas.measure.environment.device_type", lambda name: "cuda")
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
+    gpus.install_exclusive(monkeypatch)
     spec = SimpleNamespace(checkpoint_dir=tmp_path, config='{"device": "cuda"}')
     with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
         node_facts(spec, "token", "a node")  # type: ignore[arg-type]

@@ -82,6 +82,36 @@ def test_a_bad_node_burns_no_candidate_and_ends_no_search(failure: Failure) -> N
     assert list(loop.left_out) == [BAD]
 
 
+def leave_out_a_busy_node(loop: StudyLoop) -> TrialRecord:
+    """Let three trials fail on the bad node, on which two others run; return one of these two."""
+    under_way = loop.next_trial()
+    assert under_way is not None
+    for node, record in ((BAD, under_way), (BAD, loop.next_trial()), ("n1", loop.next_trial())):
+        assert record is not None
+        loop.report(measured_on(record, node))
+    assert not loop.running_on_left_out
+    for _ in range(3):
+        record = loop.next_trial()
+        assert record is not None
+        loop.report(failed_on(record, BAD))
+        again = loop.next_trial()
+        assert again is not None
+        loop.report(finished_on(again, "n1"))
+    return under_way
+
+
+def test_the_trials_that_still_run_on_a_node_that_is_left_out_are_counted() -> None:
+    loop, _ = new_loop()
+    under_way = leave_out_a_busy_node(loop)
+    last = loop.next_trial()
+    assert last is not None
+    loop.report(failed_on(last, BAD))
+    assert loop.next_trial() is not None, "it runs elsewhere now"
+    assert (loop.running, loop.running_on_left_out) == (4, {BAD: 2})
+    loop.report(replace(measured_on(under_way, BAD), state=TrialState.INFEASIBLE))
+    assert loop.running_on_left_out == {BAD: 1}
+
+
 def test_a_node_is_not_left_out_while_nothing_gets_on_elsewhere() -> None:
     """A space in which everything fails: every candidate has one more try, and the search ends soon."""
     loop, _ = new_loop()

@@ -16,17 +16,22 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from backbones import load
 from nas.api import load_study, train
 from nas.cli import INTERRUPTED
 from nas.export.__main__ import main as export
+from nas.measure import DeviceError
 from nas.storage.store import Store, read_study
 from nas.study.records import StudyRecord, TrialState
 from nas.study.training_files import EVENTS, STEP, is_training, read_history
+from nas.train import command as training
 from nas.train.__main__ import main
+from nas.train.arguments import parse
 from nas.train.execution import StateSaved
 from search_space import preset
+from tests.nas.doctor import gpus
 from tests.waiting import PATIENCE_S, until
 
 SPEC = preset("eradio_femto")
@@ -277,6 +282,20 @@ def test_a_divided_student_is_continued_in_one_process(cache: Path, tmp_path: Pa
     arguments = words(run, cache, "--fsdp", "--workers", "2")
     assert "UserWarning" not in interrupt_after_some_steps(run, cache, arguments, signal.SIGTERM, "0")
     continue_in_one_process(run, cache)
+
+
+def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = parse(words(tmp_path / "run", tmp_path))
+    config = replace(command.session.config, device="cuda")
+    gpus.install_exclusive(monkeypatch)
+    monkeypatch.delattr(training, "open_targets")
+    new = replace(command, session=replace(command.session, config=config))
+    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
+        training.train(new, Console(quiet=True))
+    with pytest.raises(NameError, match="open_targets"):  # measured already, and each of its processes has a GPU
+        training.train(replace(new, session=replace(new.session, resume=True)), Console(quiet=True))
 
 
 @pytest.mark.slow
