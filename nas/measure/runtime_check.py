@@ -71,8 +71,8 @@ def check_runtime(config: SearchConfig, progress: Callable[[str, int, int], None
         return ""
     from nas.measure.device_lock import shared_device
     from nas.measure.forkserver import ForkServer
-    from nas.measure.service import COMPILING_LIMIT_S
     from nas.measure.memory import out_of_memory
+    from nas.measure.service import COMPILING_LIMIT_S
 
     progress(stage := f"checking the runtime {arm.runtime}+{arm.precision}", 0, 1)
     asked = (arm.runtime, config.device, arm.precision)
