@@ -40,7 +40,7 @@ from reports.formatting import brief
 from reports.importance import Importance, importances
 from reports.retraining import retraining_points
 from reports.scored_trials import objective_words
-from reports.sentences import baseline_words
+from reports.sentences import baseline_kind
 from reports.summary import CurvePoint, StudySummary, summarize
 
 COLUMN_INCHES = 3.5  # of a page in two columns
@@ -143,7 +143,7 @@ def draw(
         behind: another study, whose front is drawn in gray behind the front of this one.
     """
     data = prepare(study, summary)
-    additions = FrontAdditions(baseline_words(study.info), retraining, behind)
+    additions = FrontAdditions(baseline_kind(study.info), retraining, behind)
     with rc_context(STYLE):
         return {
             "front": _front_figure(data, retraining_points(study, retraining), additions),
@@ -156,7 +156,7 @@ def draw(
 def draw_front(study: StudyRecord, summary: StudySummary) -> Figure | None:
     """Draw the Pareto front alone; None for a study without measurements, or with one objective."""
     with rc_context(STYLE):
-        return _front_figure(prepare(study, summary), [], FrontAdditions(baseline_words(study.info)))
+        return _front_figure(prepare(study, summary), [], FrontAdditions(baseline_kind(study.info)))
 
 
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
