@@ -85,7 +85,7 @@ class OperationFailed(Exception):
 def exit_code(
     work: Callable[[], int],
     redact: Callable[[str], str],
-    interrupted: str | Callable[[], str] = "the same command continues",
+    interrupted: str | Callable[[], str] = "run the same command again to continue",
 ) -> int:
     """Return the result of `work`, or the exit code of its error after one line on stderr.
 

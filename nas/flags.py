@@ -27,6 +27,11 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "cpu, cuda, or auto for a GPU that PyTorch sees, else the CPU",
     },
     "--img-size": {"type": int, "metavar": "PX", "help": "side of the input images in pixels, a multiple of 32"},
+    "--views": {
+        "type": int,
+        "metavar": "N",
+        "help": "stored versions of each training image: the plain one and N - 1 augmented ones",
+    },
     "--measure-batch-size": {"type": int, "metavar": "N", "help": "images per call when a network is measured"},
     "--runtime": {
         "metavar": "WORDS",

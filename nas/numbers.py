@@ -26,6 +26,11 @@ def plural_range(counts: Collection[int], one: str) -> str:
     return plural(high, one) if low == high else f"{low:,} to {plural(high, one)}"
 
 
+def trials_words(numbers: Collection[int]) -> str:
+    """Name trials by their numbers, in order: "trial 2", or "trials 2, 11"."""
+    return f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"
+
+
 def fixed(value: float | None, digits: int, unknown: str = UNKNOWN) -> str:
     """Format with a fixed number of decimals and without a negative zero; `unknown` for None, NaN and infinity."""
     if value is None or not math.isfinite(value):

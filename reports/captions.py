@@ -15,16 +15,34 @@ from reports.summary import StudySummary
 from reports.timeline import MAX_LANES, MAX_SPANS
 
 CONTROL = (
-    "For one of the same length, run a second search with --sampler random and show both with backbone-nas compare."
+    "To compare with a random search of the same length, run a second search with --sampler random, then "
+    "backbone-nas compare."
 )
 
 
-def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> str:
-    """Say what the chart of the Pareto front shows, and explain the marks that it has."""
+def search_scores(info: StudyInfo) -> str:
+    """Say after how many steps the scores of the search are; "" of published scores."""
+    if info.replayed:
+        return ""
+    return f"Scores are those of the search, after {info.rung_steps[-1]:,} training steps."
+
+
+def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary, retrained: bool = False) -> str:
+    """Say what the chart of the Pareto front shows, and explain the marks that it has.
+
+    Args:
+        info: description of the study.
+        data: rows of the chart.
+        summary: numbers of the study.
+        retrained: whether the report has scores of longer trainings.
+    """
     parts = [
         f"{capitalized(score_word(info))} against throughput, relative to {brief(info.reference, 40)}. A point is a "
         "candidate, a bar the 95 % interval of its throughput."
     ]
+    if scores := search_scores(info):
+        longer = "; those of longer trainings are under “Can I trust this?”" if retrained else ""
+        parts.append(f"{scores.removesuffix('.')}{longer}.")
     if any(p.number == data.recommended for p in data.points):
         parts.append("The ring marks the recommended one.")
     if summary.baselines:
@@ -33,7 +51,7 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
     if floor is not None and (low := sum(p.kind == FRONT and (p.score or 0) <= floor for p in data.points)):
         parts.append(
             f"{plural(low, 'model')} of the front {'scores' if low == 1 else 'score'} no more than the best "
-            f"prediction that is the same for every image ({fixed(floor, 3)})."
+            f"prediction that ignores the image ({fixed(floor, 3)})."
         )
     if any(model.inside for model in data.scale):
         parts.append("Dotted lines are the throughputs of known networks, measured and not distilled.")
@@ -49,7 +67,7 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary) -> s
     for objective in data.further[:1]:
         better = " (lower is better)" if objective.minimize else ""
         parts.append(f"The size of a mark shows its {brief(objective.label)}{better}.")
-    return " ".join((*parts, "Labels without room are left out. Click a point to open its card."))
+    return " ".join((*parts, "Labels that do not fit are left out. Click a point to open its card."))
 
 
 def hypervolume(info: StudyInfo, summary: StudySummary) -> str:

@@ -55,8 +55,8 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         return ()
     retrain, remeasure = retrain_command(info, summary, run), remeasure_command(info, summary, run)
     if info.teachers and not found.retrained:
-        what = "the candidates that may be recommended then, and the baselines," if summary.baselines else "the front"
-        longer = f" Train {what} longer, with other seeds:" if retrain else ""
+        what = "it, its closest rivals and the baselines" if summary.baselines else "the front"
+        longer = f" Before you rely on it, train {what} longer, with other seeds:" if retrain else ""
         once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
         command = retrain_command(info, summary, run, "--shortlist")
         if why := unused_words(found):

@@ -50,19 +50,24 @@ def taken_back_sentence(summary: StudySummary) -> str:
     found = summary.recommendation
     if found is None or not found.taken_back:
         return ""
-    was = found.by_search
-    start = f"Retrained for {was.steps:,} steps, {brief(was.name)}, which the search recommended, scores "
+    was, name, now = found.by_search, brief(found.by_search.name), brief(found.model.name)
+    start = f"After retraining for {was.steps:,} steps, "
     if (best := found.best_baseline) is not None and found.fell_below:
         score, as_baseline = told_apart(was.score, best.score)
-        return f"{start}{score}, less than the baseline {brief(best.name)}, {as_baseline}."
+        replaced = "" if found.model.number == was.number else " and is no longer recommended"
+        return (
+            f"{start}{name}, which the search recommended, scores less than the baseline {brief(best.name)} "
+            f"({score} against {as_baseline}){replaced}."
+        )
     if best is not None and found.outrun:
         score, as_baseline = told_apart(was.score, best.score)
         return (
-            f"{start}{score}, still at least as high as the baseline {brief(best.name)}, {as_baseline}."
-            f" {capitalized(brief(found.model.name))}, which is faster, now scores at least as high as that, too."
+            f"{start}the recommendation changed from {name} to {now}. {capitalized(name)} still scores at least as "
+            f"high as the baseline {brief(best.name)} ({score} against {as_baseline}), but {now} is faster and now "
+            f"scores at least as high as {brief(best.name)}, too."
         )
     score, recommended_score = told_apart(was.score, found.model.score)
-    return f"{start}{score}; the retrained scores recommend {brief(found.model.name)}, {recommended_score}."
+    return f"{start}the recommendation changed from {name} (score {score}) to {now} ({recommended_score})."
 
 
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
@@ -192,7 +197,8 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     reference = f"the throughput of {brief(info.reference)}"
     best, found = max(summary.front, key=lambda s: s.score), summary.recommendation
     timings = " and the newest timings" if summary.remeasured else ""
-    of_search = f" of the search, by its own scores{timings}," if found and found.retrained else ""
+    by_search = f" by the search’s scores (after {info.rung_steps[-1]:,} steps){timings}"
+    of_search = by_search if found and found.retrained else ""
     best_model = _model_words(best.trial, fixed(best.score, 3), info)
     if len(info.objectives) == 1:
         return f"{start} The best by {brief(info.objectives[0].label)} is {best_model}."
@@ -279,8 +285,9 @@ def lead_words(found: Recommendation) -> str:
     gain = printed_gain(chosen)
     lead = f"{gain:.3f}" if gain < LASTING_LEAD else f"a little less than {LASTING_LEAD:g}"
     start = (
-        f"The lead of {brief(chosen.candidate.name)} in score is {lead}. When our searches at 64 px were retrained for "
-        f"longer, leads of {LASTING_LEAD:g} lasted, and smaller ones often did not."
+        f"{capitalized(brief(chosen.candidate.name))} leads {brief(chosen.baseline.name)} by {lead} in score. When "
+        f"this project’s own searches at 64 px were retrained for longer, leads of {LASTING_LEAD:g} lasted, and smaller "
+        "ones often did not."
     )
     if larger is None:
         return f"{start} No candidate leads by {LASTING_LEAD:g}."
@@ -312,16 +319,16 @@ def _score_sentence(info: StudyInfo, summary: StudySummary) -> str:
     if result is None:
         return f"No {kind} was timed as fast as {name}."
     difference = printed_gain(result)
-    gain = f"{abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than the baseline’s"
+    gain = f"is {abs(difference):.3f} {'higher' if difference >= 0 else 'lower'} than that of the baseline"
     sentence = (
         f"{capitalized(brief(result.candidate.name))} also has the highest score of the {kind}s that were timed as "
-        f"fast as {name} or faster, {gain}."
+        f"fast as {name} or faster. It {gain}."
     )
     speed = ""
     if not is_one_pair(summary):
         sentence = (
             f"Of the {kind}s that were timed as fast as {name} or faster, {brief(result.candidate.name)} has the "
-            f"highest score, {fixed(result.candidate.score, 3)}, {gain}."
+            f"highest score: {fixed(result.candidate.score, 3)}, which {gain}."
         )
         speed = "" if result.doubtful else _throughput_words(result, info)
     return " ".join(filter(None, (sentence, speed, _scores_words(info, found, result))))
@@ -338,7 +345,7 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
         once = "" if info.replayed else trained_once(info)
         return once and " ".join(filter(None, (once, capitalized(why) + "." if why else "")))
     half = gain_half_width(result, found)
-    exact = "they have no interval" if half is None else f"the 95 % interval of this difference is ± {half:.3f}"
+    exact = "they have no interval" if half is None else f"the 95 % interval of the difference in score is ± {half:.3f}"
     kind = "means of longer trainings" if result.candidate.seeds > 1 else "those of longer trainings"
     seeds = "one seed" if result.candidate.seeds == 1 else f"{result.candidate.seeds} seeds"
     return f"These scores are {kind} ({seeds}, {result.candidate.steps:,} steps); {exact}."

@@ -48,10 +48,8 @@ def intervals_are_known(complete: Sequence[ScoredTrial], front: Sequence[ScoredT
 
 
 def floor_words(self_comparison: ScoredTrial) -> str:
-    """Return the noise floor with the division it comes from: "10.7 % (1 / 0.903)"."""
-    floor = 100 * noise_floor(self_comparison.trial.measurement)
-    low, high = self_comparison.ratio_low, self_comparison.ratio_high
-    return f"{floor:.1f} % ({f'{high:.3f} / 1' if high >= 1 / low else f'1 / {low:.3f}'})"
+    """Return the noise floor: "10.7 %"."""
+    return f"{100 * noise_floor(self_comparison.trial.measurement):.1f} %"
 
 
 def count_ties(front: Sequence[ScoredTrial], floor: float) -> int:

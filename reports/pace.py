@@ -37,12 +37,13 @@ def retraining_price(info: StudyInfo, summary: StudySummary, steps: int | None =
     """
     models, steps = len(summary.front), steps or RETRAINED_TIMES_LONGER * info.rung_steps[-1]
     trainings = RETRAINED_SEEDS * (models + RETRAINED_NEAR_MISSES + len(summary.baselines))
-    front, near = f"the {plural(models, 'model')} of the front", f"up to {RETRAINED_NEAR_MISSES} near misses"
+    front = f"the {plural(models, 'model')} of the front"
+    near = f"up to {RETRAINED_NEAR_MISSES} candidates just behind it"
     trained = f"{front} and {near}"
     if summary.baselines:
         trained = f"{front}, {near} and {plural(len(summary.baselines), 'baseline')}"
     return (
-        f"It trains {trained} with {RETRAINED_SEEDS} seeds for {steps:,} steps"
+        f"It trains {trained}, with {RETRAINED_SEEDS} seeds for {steps:,} steps"
         f"{_time(info, summary, steps * trainings, 'at most ')}."
     )
 

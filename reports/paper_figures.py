@@ -31,7 +31,7 @@ from reports.paper_style import (
 )
 from reports.retraining import retraining_points
 from reports.scored_trials import objective_words
-from reports.sentences import baseline_words
+from reports.sentences import baseline_kind
 from reports.summary import CurvePoint, StudySummary
 
 MARKERS = ("o", "D", "s", "^", "v", "P")
@@ -70,7 +70,7 @@ def draw(
         behind: another study, whose front is drawn in gray behind the front of this one.
     """
     data = prepare(study, summary)
-    additions = FrontAdditions(baseline_words(study.info), retraining, behind)
+    additions = FrontAdditions(baseline_kind(study.info), retraining, behind)
     with rc_context(STYLE):
         return {
             "front": front_figure(data, retraining_points(study, retraining), additions),
@@ -83,7 +83,7 @@ def draw(
 def draw_front(study: StudyRecord, summary: StudySummary) -> Figure | None:
     """Draw the Pareto front alone; None for a study without measurements, or with one objective."""
     with rc_context(STYLE):
-        return front_figure(prepare(study, summary), [], FrontAdditions(baseline_words(study.info)))
+        return front_figure(prepare(study, summary), [], FrontAdditions(baseline_kind(study.info)))
 
 
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:

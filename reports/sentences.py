@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
 
-from nas.analysis.selection import measurement, measuring_threads, without_threads
+from nas.analysis.selection import is_exhausted, measurement, measuring_threads, without_threads
 from nas.numbers import fixed, plural
 from nas.study.config import compares_unit_vectors
 from nas.study.convergence import convergence, is_below_noise
@@ -26,18 +26,19 @@ from search_space import SPACES
 SMALL_PX = 64
 BELOW_ZERO = "Below 0, a model predicts worse than the mean of the targets does."
 MAX_NAMED_TEACHERS = 5  # teachers; more are counted
+OWN_STYLE = "E\u2011RADIO-style"  # a hyphen at which no line breaks
 # Our small presets: the baselines of the spaces for images of that side.
 OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in space.baselines}
 MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",
     "clock changed": "the clock differed between a model and the reference",
-    TOO_FEW: "the time was spent before there were enough samples for an interval",
+    TOO_FEW: "the time ran out before there were enough samples for an interval",
     SCATTERED: "the samples differ too much for an interval",
 }  # of the doubts of timings
 TARGETS = {
     "ok": "the 95 % interval is within ±1 %",
-    "wide": "the time was spent before the interval was within ±1 %",
+    "wide": "the time ran out before the interval was within ±1 %",
 }  # of the verdicts of timings that can be trusted
 
 
@@ -67,14 +68,16 @@ def score_definition(info: StudyInfo) -> str:
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
     definition = (
         f"The score (distillation score) is the mean explained variance (R²) of the teachers’ {features} on held-out "
-        "images: 1 copies the distillation targets, 0 is as good as predicting their mean, and less is worse."
+        "images. 1 means that the distillation targets are reproduced exactly, 0 is as good as predicting their mean "
+        "over all images and positions, and a negative score is worse than that."
     )
     if not scores_spatial(info):
         return f"{definition} {unit_summaries(info)}".rstrip()
     floor = score_floor(info)
     if floor is None:
         return definition
-    return f"{definition} The best prediction that is the same for every image scores {fixed(floor, 3)}."
+    best = "best prediction that ignores the image (at each position, the mean over all images)"
+    return f"{definition} The {best} scores {fixed(floor, 3)}."
 
 
 def score_floor(info: StudyInfo) -> float | None:
@@ -143,10 +146,16 @@ def trained_once(info: StudyInfo) -> str:
 
 def baseline_words(info: StudyInfo) -> str:
     """Say what a study's baselines are: our small presets in E-RADIO's style, its presets, or networks of timm."""
+    kind = baseline_kind(info)
+    return f"{kind} (small presets of this program)" if kind.startswith(OWN_STYLE) else kind
+
+
+def baseline_kind(info: StudyInfo) -> str:
+    """Say in few words what a study's baselines are, for a legend."""
     px = info.config.get("distill", {}).get("img_size")
     size = f" {px} px" if isinstance(px, int) else ""
     if info.baselines and set(info.baselines) <= OWN_BASELINES:
-        return f"E\u2011RADIO-style{size} baselines (ours)"  # a hyphen at which no line breaks
+        return f"{OWN_STYLE}{size} baselines"
     if info.baselines and all(name.startswith("eradio") for name in info.baselines):
         return "E\u2011RADIO baselines" + (f" at{size}" if size else "")
     if info.baselines and all(name.startswith("timm:") for name in info.baselines):
@@ -194,15 +203,15 @@ def verdicts(summary: StudySummary) -> str:
     return f"Timings by verdict: {counts}. The median half-width of their 95 % intervals {median}.{again}"
 
 
-def convergence_words(study: StudyRecord) -> str:
-    """Say whether more architectures would have gained more than noise; "" where the sampler expects nothing."""
+def convergence_words(study: StudyRecord, run: str = "RUN") -> str:
+    """Say whether more architectures would gain more than noise, and how `run` continues; "" without expectations."""
     reached, seeds = convergence(study.trials), study_noise(study.info)
     if reached is None:
         return ""
     digits = 2 if round(reached.ratio, 1) == 1 else 1  # beyond 1 or not must be seen
     latest = f"{_beyond_one(reached.ratio, digits)} times" if reached.ratio >= 0.1 else "less than a tenth of"
     gain = (
-        f"The next architecture is expected to raise the hypervolume by {latest} what the noise of seeds and timings "
+        f"the next architecture is expected to raise the hypervolume by {latest} what the noise of seeds and timings "
         "alone would"
     )
     noise = (
@@ -210,12 +219,15 @@ def convergence_words(study: StudyRecord) -> str:
         f"(measured after {seeds.steps} steps in the space {seeds.space}), and that of this search’s timings."
     )
     if not is_below_noise(reached.ratio):
-        return f"{gain}: the search has not converged. {noise}"
+        ended = study.info.replayed or is_exhausted(study.info)
+        more = "" if ended else f" backbone-nas search --resume {run} --extend N evaluates N more."
+        return f"The search has not converged: {gain}.{more} {noise}"
     other_seeds = "; backbone-nas retrain trains the front with other seeds"
     if study.info.replayed or not on_plane(study.info.objectives):
         other_seeds = ""
+    evaluated = plural(reached.evaluated or 0, "candidate")
     return (
-        f"{gain}. The ratio first fell below 1 after {plural(reached.evaluated or 0, 'candidate')}. "
+        f"The search has converged: {gain}. The ratio first fell below 1 after {evaluated}. "
         f"Such a gain cannot be distinguished from a lucky seed{other_seeds}. {noise}"
     )
 
@@ -294,8 +306,9 @@ def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ..
     if not timed:
         return ()
     notes = [
-        f"Images/s and latency of two models come from different moments. Compare models by × {reference} alone: "
-        "each was timed in turns with the reference, so that both met the same load."
+        f"× {reference}: throughput relative to the reference, {reference}. Compare models by this column alone: each "
+        "was timed in turns with the reference, under the same load. Images/s and latencies of two models come from "
+        "different moments."
     ]
     if any(info.reference in (t.baseline, t.scale) for t in timed):
         notes.append(f"A/A: {reference} is the reference, timed against a copy of itself. Any value but 1 is noise.")

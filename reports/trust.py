@@ -18,13 +18,13 @@ from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor
 from reports.export_advice import remeasure_command, retrain_command
-from reports.formatting import brief
+from reports.formatting import brief, capitalized
 from reports.headline import taken_back_sentence
 from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
 from reports.score_gain import gain_half_width, printed_difference
-from reports.sentences import too_few_models, trained_once
+from reports.sentences import MEANINGS, too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
 
@@ -80,10 +80,10 @@ RUNGS = CheckKind(
 SEEDS = CheckKind(
     "Retraining with other seeds",
     "retraining",
-    f"The recommended candidate was retrained with two seeds or more; it is on the front of the retrained candidates "
-    f"with a probability of {MIN_CHANCE:g} or more, if the search’s whole front was retrained; its score is "
-    "higher than that of the best baseline by at least half the 95 % interval of the difference, which allows for the "
-    "choice among all candidates that were compared; retraining did not take back what the search recommended.",
+    "The recommended candidate was retrained with two seeds or more, and retraining still recommends the candidate "
+    "that the search recommended. Its probability of being on the front of the retrained candidates is "
+    f"{MIN_CHANCE:g} or more (judged only if the whole front was retrained). The 95 % interval of its lead over the "
+    "best baseline does not reach below 0; this interval allows for the choice among all compared candidates.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
 )
 METRICS = CheckKind(
@@ -92,9 +92,9 @@ METRICS = CheckKind(
     f"Over at least {MIN_RANKED} models, Kendall’s τ between the distillation score and more than half of the metrics "
     f"is {AGREEMENT_TAU:g} or more at p < {MAX_P_VALUE:g}, and the score contradicts none. Retrieval of a teacher’s "
     "summary does not count, nor do metrics in which the teachers are near chance.",
-    "A weaker agreement may be chance, and choosing by the score would hardly choose by the metric. Models that a "
-    "sampler proposed are near-copies and not independent, so that p is too small. The check is of all trained models, "
-    "bad ones included; the order of those on the front alone may be another one.",
+    "A weaker agreement may be chance, and the model with the best score would often not be the best by the metric. "
+    "p is too small, because a sampler proposes models that resemble each other. The check covers all trained models, "
+    "bad ones included; the order among those on the front alone may differ.",
 )
 
 
@@ -183,7 +183,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         )
         return TrustCheck(NOISE, Outcome.NOT_DONE, sentence)
     timings = plural(measured, "timing")
-    kinds = ", ".join(f"{count} {brief(doubt)}" for doubt, count in summary.doubts.items())
+    kinds = "; ".join(f"{count} {doubt}: {MEANINGS[doubt]}" for doubt, count in summary.doubts.items())
     untrusted = f"Of {timings}, {doubtful} cannot be trusted{f' ({kinds})' if kinds else ''}."
     if not doubtful:
         untrusted = f"Of {timings}, none is in doubt."
@@ -218,8 +218,8 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         sentence = f"The last rung was reached by {reached}; comparing their orders takes at least {MIN_RANKED}."
         return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
-        f"The order after {info.rung_steps[worst.low]} steps agrees with that after {info.rung_steps[last]} steps "
-        f"with τ = {fixed(worst.tau, 2)}, over {plural(worst.trials, 'candidate')}."
+        f"The orders of {plural(worst.trials, 'candidate')} by score after {info.rung_steps[worst.low]} and after "
+        f"{info.rung_steps[last]} steps agree with Kendall’s τ = {fixed(worst.tau, 2)}."
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
@@ -283,12 +283,15 @@ def _lead_words(best: Recommendation) -> tuple[str, bool]:
         return "", True
     result = best.fastest_as_good if best.for_speed else None
     half = None if result is None else gain_half_width(result, best)
-    difference = printed_difference(best.model, best.best_baseline)
-    gain = f" Its score less that of {brief(best.best_baseline.name)} is {difference:+z.3f}"
+    difference, baseline = printed_difference(best.model, best.best_baseline), brief(best.best_baseline.name)
+    name = capitalized(brief(best.model.name))
+    if difference < 0:
+        return f" {name} scores {-difference:.3f} less than {baseline}.", False
+    lead = f" {name} leads {baseline} by {difference:.3f}"
     if result is None or half is None:
-        return f"{gain}.", False
-    among = "" if result.compared == 1 else f"; it allows for the choice among {result.compared} candidates"
-    return f"{gain} ± {half:.3f} (95 %{among}).", result.score_gain >= half
+        return f"{lead} in score.", False
+    among = "" if result.compared == 1 else f", which allows for the choice among {result.compared} candidates"
+    return f"{lead} ± {half:.3f} in score (95 % interval{among}).", result.score_gain >= half
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:
@@ -324,13 +327,13 @@ def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[Metr
 
 
 def _front_agreement(metrics: Sequence[MetricSummary]) -> str:
-    """Say for which metrics the agreement is resolved over the models on the front alone."""
+    """Say for which metrics the agreement is significant over the models on the front alone."""
     most = max(m.on_front.candidates for m in metrics)
     if most < MIN_RANKED:
         return f"Among the best models it is unknown: {plural(most, 'model')} of the front cannot show it."
     agreeing = [m for m in metrics if m.agrees_on_front]
     values = ", ".join(f"{brief(m.label)} {fixed(m.on_front.tau, 2)}" for m in agreeing)
     return (
-        f"Over the {most} models of the front alone the agreement is resolved (95 % interval of τ above 0) for "
-        f"{len(agreeing) or 'none'} of {len(metrics)}{f': {values}' if values else ''}."
+        f"Among the {most} models of the front alone, the agreement is significant (95 % interval of τ above 0) for "
+        f"{len(agreeing) or 'none'} of {plural(len(metrics), 'metric')}{f': {values}' if values else ''}."
     )

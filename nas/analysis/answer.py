@@ -38,8 +38,9 @@ from search_space import SpecError, network_spec
 from search_space.outline import outline
 
 CHANCES = (
-    "chance: share of random draws of all scores with this standard deviation; a score is not clearly lower if it is "
-    f"above that of the best model in more than {NEGLIGIBLE_CHANCE:.0%} of the draws"
+    "chance of the highest score: share of random draws in which the model scores highest; all scores are drawn with "
+    'this standard deviation. A score is "not clearly lower" if it exceeds that of the best model in more than '
+    f"{NEGLIGIBLE_CHANCE:.0%} of the draws."
 )
 
 Limits = Mapping[str, float]

@@ -68,7 +68,7 @@ CHANCE_COLORS = ListedColormap(colormaps["viridis_r"]([0.12 + 0.88 * i / 255 for
 
 # For remeasuring.
 STAYED = PointLook("still on the front", "#0072b2", "o")
-TIED = PointLook("off the front within the intervals", "#c77a00", "o")
+TIED = PointLook("dominated only within the intervals", "#c77a00", "o")
 LEFT = PointLook("left the front", "#b8470b", "v", 7.0)
 JOINED = PointLook("joined the front", "#007f5f", "^", 7.0)
 LOST = PointLook("was on the front, not measured now", "#b8470b", "x", 7.0)

@@ -17,7 +17,7 @@ from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
-from nas.numbers import fixed, fixed_interval, plural
+from nas.numbers import fixed, fixed_interval, plural, trials_words
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
@@ -182,7 +182,7 @@ def front_line(c: RemeasuringComparison) -> str:
     """Return a line with the changes of the front."""
     parts = [
         (c.stayed, "still on it"),
-        (c.tied, "off it within the intervals"),
+        (c.tied, "dominated only within the 95 % intervals"),
         (c.left, "left it"),
         (c.lost, "not measured"),
     ]
@@ -318,7 +318,7 @@ def _moves(gone: int, new: int, lost: int) -> str:
 
 
 def _numbers(candidates: Sequence[RemeasuredCandidate]) -> str:
-    return f" ({', '.join(str(c.trial.number) for c in candidates)})"
+    return f" ({trials_words([c.trial.number for c in candidates])})"
 
 
 def _candidates(n: int) -> str:

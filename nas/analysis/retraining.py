@@ -15,7 +15,7 @@ from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, pooled_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
-from nas.numbers import plural, plural_range
+from nas.numbers import plural, plural_range, trials_words
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 
@@ -23,8 +23,9 @@ RETRAINING_TIMINGS = "retraining"  # name of the remeasurement that `backbone-na
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
-    "chance: probability of being on the front of the retrained candidates; assumes scores normal over seeds with one "
-    "standard deviation for all, log-normal speeds, and independent candidates; covers no images but the held-out ones"
+    "chance: probability of being on the front of the retrained candidates. It assumes that scores vary normally "
+    "between seeds with one standard deviation for all, that speeds are log-normal, and that candidates are "
+    "independent. It holds for the held-out images only."
 )
 
 
@@ -217,16 +218,16 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     Keys name the two orders. Scores of the retrainings at the study's last rung separate the effect of longer training
     from the effect of the seed, unless the learning rate falls with the length of a training.
     """
-    study, longer = f"study at {last_rung} steps", f"at {summary.steps} steps"
+    search, longer = f"search at {last_rung} steps", f"at {summary.steps} steps"
     mean = summary.mean_words
-    compared: dict[str, tuple[Ranking, Ranking]] = {f"{study}, {mean} {longer}": (_of_study, _of_mean)}
+    compared: dict[str, tuple[Ranking, Ranking]] = {f"{search} and {mean} {longer}": (_of_study, _of_mean)}
     if summary.steps != last_rung and not summary.falling_rate:
-        compared[f"{study}, mean of the seeds at {last_rung}"] = _of_study, _of_mean_at(last_rung)
-        compared[f"mean of the seeds at {last_rung}, {longer}"] = _of_mean_at(last_rung), _of_mean
+        compared[f"{search} and mean of the seeds at {last_rung} steps"] = _of_study, _of_mean_at(last_rung)
+        compared[f"mean of the seeds at {last_rung} steps and {longer}"] = _of_mean_at(last_rung), _of_mean
     if len(summary.seeds) > 1:  # of one, the mean is its score
-        compared |= {f"{study}, seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in summary.seeds}
+        compared |= {f"{search} and seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in summary.seeds}
     for a, b in combinations(summary.seeds, 2):
-        compared[f"seeds {a} and {b} {longer}"] = _of_seed(a), _of_seed(b)
+        compared[f"seed {a} and seed {b}, both {longer}"] = _of_seed(a), _of_seed(b)
     return {label: _correlation(summary.candidates, *rankings) for label, rankings in compared.items()}
 
 
@@ -263,7 +264,8 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
     ]
     if summary.scatter_at_last_rung is not None:
         last = study.info.rung_steps[-1]
-        notes.append(f"between seeds at the study's last rung, {last} steps: {summary.scatter_at_last_rung.sd:.4f}")
+        steps = f"{last} steps (the study's last rung)"
+        notes.append(f"standard deviation of the score between seeds, {steps}: {summary.scatter_at_last_rung.sd:.4f}")
     if summary.falling_rate:
         notes.append(
             f"the learning rate falls toward the end ({_schedule(study)}), so scores of these trainings after "
@@ -313,7 +315,7 @@ def _front_note(searched: Sequence[RetrainedCandidate], untrained: Sequence[int]
 def _count(numbers: Sequence[int], outcome: str) -> str:
     if not numbers:
         return f"none {outcome}"
-    return f"{len(numbers)} {outcome} ({', '.join(map(str, sorted(numbers)))})"
+    return f"{len(numbers)} {outcome} ({trials_words(numbers)})"
 
 
 def _scatter_note(summary: RetrainingSummary) -> str:

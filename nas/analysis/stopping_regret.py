@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.analysis.front import plane_hypervolume
-from nas.numbers import plural
+from nas.numbers import plural, trials_words
 from nas.study import pareto
 from nas.study.records import Objective
 
@@ -40,7 +40,7 @@ class StoppingRegret:
     def words(self) -> str:
         """Say the regret in one sentence."""
         joined = f"{len(self.joined) or 'none'} of the {plural(self.candidates, 'candidate')}"
-        named = f" (trial{'s' * (len(self.joined) > 1)} {', '.join(map(str, self.joined))})" if self.joined else ""
+        named = f" ({trials_words(self.joined)})" if self.joined else ""
         rung = "at any rung" if self.stopped_after is None else f"after {self.stopped_after} steps"
         seeds = (
             f" ({min(self.by_seed):.1%} to {max(self.by_seed):.1%} by single seeds)" if len(self.by_seed) > 1 else ""

@@ -136,7 +136,7 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
     px = DEFAULTS.distill.img_size
     add_flag(add, "--img-size", str(px), default=px)
     add("--grid", type=int, metavar="N", help="side of the spatial targets (default: PX / 16)")
-    add("--views", type=int, metavar="N", default=1, help="stored augmentations of each train image (default: 1)")
+    add_flag(add, "--views", "1", default=1)
     precision = DEFAULTS.teacher_precision
     add_flag(add, "--teacher-precision", precision, choices=TEACHER_PRECISIONS, default=precision)
     add("--target-dtype", choices=TARGET_DTYPES, default="int8", help="data type of each stored number (default: int8)")

@@ -81,7 +81,7 @@ def judge_cpu(reading: CpuReading | Unread) -> Finding:
             "CPU",
             WARN,
             f"{value}; the control group grants the time of {reading.quota:g}",
-            "threads wait for a core, and measurements get the verdict contended",
+            "threads wait for a core, and measurements are marked as disturbed (verdict 'contended')",
             f"raise the container's CPU limit, or bind the command: taskset --cpu-list 0-{whole - 1}",
         )
     if reading.machine in X86 and reading.instructions is not None and "AVX2" not in reading.instructions:
@@ -170,7 +170,8 @@ def _judge_visible(gpus: Sequence[Gpu], others: int) -> Finding:
         )
     if others or any(gpu.free_bytes < MIN_FREE_SHARE * gpu.total_bytes for gpu in gpus):
         effect = (
-            "other processes use a GPU: measurements get the verdict contended, and large candidates run out of memory"
+            "other processes use a GPU: measurements are marked as disturbed (verdict 'contended'), and large "
+            "candidates run out of memory"
         )
         return Finding(
             "GPU", WARN, value, effect, "end them (nvidia-smi lists them), or choose other GPUs by CUDA_VISIBLE_DEVICES"

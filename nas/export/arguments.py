@@ -39,10 +39,10 @@ RUN may also be a folder of `backbone-nas train`, which trains one architecture 
 """
 
 _TRIAL_HELP = (
-    "trial number, the beginning of an arch_id (at least 8 characters if all are digits), or best: the "
-    "recommended candidate, the fastest one at least as good as the best baseline, by retrained scores where it and "
-    "all baselines were retrained; if there is none, or throughput was no objective, the candidate of the highest "
-    "score (default: best)"
+    "trial number, the beginning of an arch_id (at least 8 characters if all are digits), or best, the model "
+    "that the report recommends: the fastest candidate that scores at least as high as the best baseline; without one, "
+    "or if throughput was no objective, the one with the highest score. Retrained scores decide where it and all "
+    "baselines were retrained (default: best)"
 )
 
 

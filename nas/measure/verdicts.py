@@ -81,7 +81,9 @@ def notes(
     """
     phrases = device_notes(conditions, tries)
     if reference_launch_share > MAX_LAUNCH_SHARE:
-        phrases.append(f"the host needs {reference_launch_share:.0%} of the reference's time to launch it")
+        phrases.append(
+            f"the CPU needs {reference_launch_share:.0%} of the reference's device time to launch its kernels"
+        )
     drift = reference_drift(samples.reference_s)
     if abs(drift) > MAX_DRIFT:
         phrases.append(
@@ -103,7 +105,7 @@ def device_notes(conditions: Conditions, tries: int = 1) -> list[str]:
     if (conditions.other_busy_cores or 0.0) > MAX_BUSY_CORES:
         phrases.append(f"other processes kept {conditions.other_busy_cores:.1f} cores busy")
     if conditions.contention_unknown:
-        phrases.append("this system does not report the wait for a core, so that other work gives no verdict contended")
+        phrases.append("this system does not report the wait for a core, so other work gives no verdict 'contended'")
     if conditions.power_capped:
         phrases.append(f"at the GPU's power cap {conditions.power_capped:.0%} of the time")
     if conditions.unknown:

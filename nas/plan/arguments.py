@@ -249,7 +249,10 @@ def add_plan(add: Any) -> None:
     add("--max-hours", type=float, metavar="H", help=hours)
     probe = "random architectures to train for a few steps, or to count with --assume-tflops (default: 3, or 64)"
     add("--probe", type=int, metavar="N", help=probe)
-    peak = "plan for a device of this peak that is not here, without a probe (default: plan for this machine)"
+    peak = (
+        "plan for a device that is not here, with this peak of dense bf16 in TFLOP/s; nothing is probed (default: plan "
+        "for this machine)"
+    )
     add("--assume-tflops", type=float, metavar="X", help=peak)
     add("--mfu", type=float, metavar="X", help=f"share of that peak that training reaches (default: {MFU})")
     measure = "seconds of one measurement on that device (default: --measure-seconds, without compiling)"
@@ -260,7 +263,7 @@ def add_plan(add: Any) -> None:
     add("--start-seconds", type=float, metavar="S", help=start)
     ask = "seconds that the driver takes for a new trial (default: measured here)"
     add("--ask-seconds", type=float, metavar="S", help=ask)
-    disk = "GB that the cache's disk gives all workers together in a second (default: as many as they ask for)"
+    disk = "read rate of the cache's disk in GB/s, shared by all workers (default: no limit)"
     add("--read-gb-per-second", type=float, metavar="X", help=disk)
     add_flag(add, "--json", "no")
     add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker, or of the pilot's scores")

@@ -78,7 +78,8 @@ def kept_words(settings: PilotSettings) -> str:
     except ValueError:
         record = None
     done = 0 if record is None else sum(trial.state is TrialState.COMPLETE for trial in record.trials)
-    return f"{folder} keeps {plural(done, 'finished training')} and the others' checkpoints; the same command continues"
+    kept = f"{plural(done, 'finished training')} and the others' checkpoints"
+    return f"{folder} keeps {kept}; run the same command again to continue"
 
 
 def train_models(settings: PilotSettings, command: str, progress: StageProgress) -> tuple[TrialRecord, ...]:

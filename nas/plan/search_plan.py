@@ -320,9 +320,9 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " bandwidth, so each of them is slower than the probe. A device in the table is a machine like this one."
         )
     notes.append(
-        "The column teachers assumes that all devices share the teachers' forward passes equally. For this, run"
+        "The column 'teachers' assumes that all devices share the teachers' forward passes equally. For this, run"
         " `backbone-nas cache build` on each device before the search: a search runs its teachers on one device only."
-        " The column search is the time after that. Device-hours, US dollars and the budget include both: every device"
-        " counts from the first forward pass to the last trial."
+        " The column 'search' is the time after that. Device-hours, US dollars and the budget include both: every"
+        " device counts from the first forward pass to the last trial."
     )
     return tuple(notes)

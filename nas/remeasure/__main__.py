@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(
         work,
         public_text,
-        "finished measurements are saved; the same command, without --overwrite, continues",
+        "finished measurements are saved; run the same command again without --overwrite to continue",
     )
 
 

@@ -73,9 +73,9 @@ def _measure_rest(
         left, total = len(remeasuring.remaining(newest[0])), len(remeasuring.plan.trials)
         if left == total:
             raise
-        how = "the same command, without --overwrite," if settings.overwrite else "the same command"
+        how = "run the same command again without --overwrite" if settings.overwrite else "run the same command again"
         are = "is" if left == 1 else "are"
-        announce(f"interrupted; {left} of {plural(total, 'network')} {are} left; {how} continues", _LOG)
+        announce(f"interrupted; {left} of {plural(total, 'network')} {are} left; {how} to continue", _LOG)
         return INTERRUPTED
 
 

@@ -91,7 +91,8 @@ def parser() -> OneLineParser:
         type=int,
         default=RETRAINED_NEAR_MISSES,
         metavar="N",
-        help="near misses to retrain in addition to the front, at most (default: 6)",
+        help="candidates to retrain in addition to the front: at most N that may belong on it, given the noise of "
+        "scores and timings (default: 6)",
     )
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
     add(
@@ -106,7 +107,10 @@ def parser() -> OneLineParser:
         metavar="N",
         help="also retrain the N early-stopped candidates of each rung that came closest to the front (default: 0)",
     )
-    workers = "trainings at a time (default: one per CPU if the memory suffices, or per GPUs that one takes)"
+    workers = (
+        "trainings at a time (default: one per GPU, or per group of GPUs that a training takes; else one per CPU if "
+        "the memory suffices)"
+    )
     add("--workers", type=int, metavar="N", help=workers)
     add_training_flags(add)
     add_flag(add, "--measure-seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}")

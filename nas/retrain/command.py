@@ -67,12 +67,13 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
     except KeyboardInterrupt:
         left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
         are = "is" if left == 1 else "are"
-        announce(f"interrupted; {left} of {plural(total, 'training')} {are} left; the same command continues", _LOG)
+        left_over = f"{left} of {plural(total, 'training')} {are} left"
+        announce(f"interrupted; {left_over}; run the same command again to continue", _LOG)
         code = INTERRUPTED
     _show(store, study, plan.steps, settings)
     if code == 0 and (failed := plan.remaining(store.retrainings())):
         named = ", ".join(f"trial {job.trial.number} with seed {job.config.seed}" for job in failed)
-        announce(f"failed trainings: {named}; the same command repeats them", _LOG, level=logging.ERROR)
+        announce(f"failed trainings: {named}; run the same command again to repeat them", _LOG, level=logging.ERROR)
         code = FAILED
     return code
 
@@ -229,8 +230,8 @@ def _show(store: Store, study: StudyRecord, steps: int, settings: RetrainSetting
     evidence = gather_evidence(study, store.retrainings(), store.remeasurements())
     recommendation = recommended_words(evidence)
     if evidence.retraining is not None and evidence.retraining.steps != steps:
-        used = f"{evidence.retraining.steps:,} steps are used for it, which more models have, not those of {steps:,}"
-        recommendation += f"; of the retrainings, those of {used}" if recommendation else ""
+        used = f"the retrainings of {evidence.retraining.steps:,} steps and not those of {steps:,}"
+        recommendation += f"; this uses {used}, because at least as many models have them" if recommendation else ""
     if settings.json:
         plain = retraining_json(study, summary or nothing_retrained(study, steps)) | {"recommendation": recommendation}
         write_line(json.dumps(plain, indent=2))

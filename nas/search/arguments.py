@@ -69,20 +69,20 @@ _ADDRESS_HELP = (
     "RAY_AUTH_MODE=token, which this command then needs too (default: this machine alone)"
 )
 _FRONT_GAIN_HELP = (
-    "a candidate that halving would stop continues if its final score, predicted from all scores so far, would raise "
-    "the hypervolume of the front by this share or more; 0: halving alone decides (default: 0.02)"
+    "let a candidate continue that successive halving would stop, if its final score, predicted from all scores so "
+    "far, would raise the hypervolume of the front by this share or more; 0: halving alone decides (default: 0.02)"
 )
 _LAST_RUNG_HELP = (
-    "a candidate that halving sends to the last rung also needs a chance of P or more to be on the Pareto front, "
-    "predicted from all scores so far; fewer steps, and fewer models on the front (default: 0, halving alone)"
+    "train a candidate to the last rung only if its chance to be on the Pareto front, predicted from all scores so "
+    "far, is P or more. This saves steps, but leaves fewer models on the front (default: 0, halving alone)"
 )
 _MEASURE_FIRST_HELP = (
-    "measure every candidate before its training (default: where known-cost predicts the throughput to 5 %% and no "
-    "limit needs a measurement, after the first rung, and only the candidates that pass it)"
+    "measure every candidate before its training (default: measure after the first rung, and only the candidates that "
+    "pass it, where known-cost predicts the throughput to 5 %% and no limit needs a measurement; else before)"
 )
 _TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "
-    "longer hangs: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
+    "longer counts as hung: it is killed and run again (default: ten times the median of earlier trials, at least 600)"
 )
 _MAX_HOURS_HELP = (
     "end this session after H hours: no new candidate starts, a training under way stops at its next rung, and "
@@ -193,7 +193,7 @@ def add_data_flags(add: Add, recorded: str) -> None:
         help=f"images to train on (default: {present} {defaults.train_images})",
     )
     add("--val-images", type=int, metavar="N", help=f"held-out images (default: {present} {defaults.val_images})")
-    add("--views", type=int, metavar="N", help=f"stored augmentations of a train image (default: {defaults.views})")
+    add_flag(add, "--views", str(defaults.views))
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
     add_flag(add, "--teacher-weights", f"{recorded}download from timm")
     add_flag(add, "--teacher-precision", defaults.teacher_precision, choices=TEACHER_PRECISIONS)

@@ -136,7 +136,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in RECIPE_FLAGS:
         if name in recipe and name in options and json.dumps(recipe[name]) != json.dumps(options[name]):
             flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag}: {shown(options[name])}: --distill {name}={shown(recipe[name])} says otherwise")
+            other = f"--distill {name}={shown(recipe[name])}"
+            raise ConfigError(f"{flag}: {shown(options[name])}: conflicts with {other}; give one of them")
 
 
 def in_terms_of_keys(message: str) -> str:

@@ -164,7 +164,8 @@ def _show_result(run_dir: Path, console: Console) -> None:
 
     evidence = read_evidence(run_dir, read_study(run_dir))
     summary = summarize(evidence.study, evidence)
-    sentences = *headline(evidence.record.info, summary, shlex.quote(str(run_dir))), convergence_words(evidence.record)
+    folder = shlex.quote(str(run_dir))
+    sentences = *headline(evidence.record.info, summary, folder), convergence_words(evidence.record, folder)
     for sentence in filter(None, sentences):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:

@@ -118,8 +118,9 @@ def unseen_images(config: SearchConfig) -> str:
         return ""
     what = "images" if config.views == 1 else "views of images"
     return (
-        f"a candidate sees {seen:,} of the {stored:,} {what} in {steps:,} steps of {batch}: the teachers' time for the "
-        f"others is lost; give --train-images {max(seen // config.views, batch)}, or more steps by --rung-steps"
+        f"a candidate sees at most {seen:,} of the {stored:,} {what} ({steps:,} steps of {batch} images), so the "
+        f"teachers' work on the others is wasted; give --train-images {max(seen // config.views, batch)}, or more "
+        "steps with --rung-steps"
     )
 
 

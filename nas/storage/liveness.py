@@ -72,8 +72,8 @@ class FileLocks:
             if driver.partition(":")[0] != socket.gethostname():
                 self.release()
                 raise StoreError(
-                    f"a search on {driver.partition(':')[0]} works on this study; searches on several machines can"
-                    " share a study in PostgreSQL only (--storage of the first command)"
+                    f"a search on {driver.partition(':')[0]} works on this study; several machines can share a study"
+                    " only in PostgreSQL: start it with --storage postgresql://..."
                 )
 
     def is_dead(self, driver: str) -> bool:

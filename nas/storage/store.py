@@ -246,7 +246,8 @@ class Store:
             with translate_errors("the study cannot be written"):
                 self._study.set_user_attr(key, json.dumps(record.to_dict()))
 
-        retry_while_unavailable(write, self.notify, "nothing stored is lost; the same command continues")
+        lost = "nothing stored is lost; run the same command again to continue"
+        retry_while_unavailable(write, self.notify, lost)
 
     def read_all(self) -> tuple[StudyRecord, tuple[Retraining, ...], tuple[Remeasurement, ...]]:
         """Read the study with its retrainings and remeasurements, the arguments of `gather_evidence`."""

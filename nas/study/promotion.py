@@ -33,13 +33,14 @@ def reason_to_stop(
         return None
     rung, least = len(record.rungs) - 1, config.last_rung_chance
     point, eta = coordinates(record, info.objectives, rung), config.reduction_factor
+    steps = f"after {info.rung_steps[rung]:,} steps"
     others = trials.points(rung, exclude=record.number)
     if point is None or not (should_continue(point, others, eta) or _gains_much(record, trials, info, config)):
-        return f"not among the best 1/{eta} at rung {rung}"
+        return f"not among the best 1/{eta} {steps}"
     if not least or rung != len(info.rung_steps) - 2:
         return None
     chance = _front_chance(record, trials, info, config)
-    return f"chance {chance:.2f} to be on the front at rung {rung}, under {least:g}" if chance < least else None
+    return f"{steps}, its chance to be on the front was {chance:.2f}, below {least:g}" if chance < least else None
 
 
 def _gains_much(record: TrialRecord, trials: TrialTable, info: StudyInfo, config: SearchConfig) -> bool:

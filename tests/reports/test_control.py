@@ -63,7 +63,7 @@ def test_nothing_is_claimed_of_a_sampler_whose_random_start_is_unknown():
     study = synthetic.study(80)
     study = with_info(study, config={**study.info.config, "sampler": "walk"})
     sentence = random_control(study.info, summarize(study))
-    assert sentence.startswith("Nothing in this study shows what random search would have reached. For one of the same")
+    assert sentence.startswith("Nothing in this study shows what random search would have reached. To compare with a")
     assert "walk" not in sentence
 
 

@@ -14,7 +14,7 @@ from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, resu
 from reports.page import render
 from reports.retraining import retraining_results
 from reports.score_gain import gain_half_width
-from reports.sentences import baseline_words
+from reports.sentences import baseline_kind, baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles
 from search_space import SPACES, Space
@@ -98,7 +98,7 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     assert commands == ["backbone-nas retrain RUN --shortlist", *remedies]
     assert recommended(study.info, summary).count("†") == 2 * len(remedies)
     assert doubts_of_a_near_tie(0.6) == (
-        "It was trained once, for 540 steps. Train the candidates that may be recommended then, and the baselines, "
+        "It was trained once, for 540 steps. Before you rely on it, train it, its closest rivals and the baselines "
         "longer, with other seeds:"
     )
     assert "scores 0.010 higher than eradio_femto. Two trainings of one model differ by up to 0.02" in (
@@ -147,9 +147,10 @@ def test_a_faster_model_that_became_as_good_is_said_to_be_faster() -> None:
     study = with_trial_4(compared(1.2), ratio=1.4, score=0.3)
     evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.85, 4: 0.81})
     first, second, *_ = headline(study.info, summarize(evidence.study, evidence), "RUN")
-    assert first.endswith(
-        "trial 3, which the search recommended, scores 0.851, still at least as high as the baseline eradio_femto,"
-        " 0.801. Trial 4, which is faster, now scores at least as high as that, too."
+    assert first == (
+        "After retraining for 1,620 steps, the recommendation changed from trial 3 to trial 4. Trial 3 still scores at "
+        "least as high as the baseline eradio_femto (0.851 against 0.801), but trial 4 is faster and now scores at "
+        "least as high as eradio_femto, too."
     )
     assert second.startswith("Trial 4 is the fastest retrained candidate that scores at least as high as")
 
@@ -159,15 +160,15 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
     evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.7, 4: 0.81})
     summary = summarize(evidence.study, evidence)
     first, second, third, front = headline(study.info, summary, "RUN")
-    assert "trial 3, which the search recommended, scores 0.701, less than the baseline eradio_femto, 0.801." in first
+    assert first == (
+        "After retraining for 1,620 steps, trial 3, which the search recommended, scores less than the baseline "
+        "eradio_femto (0.701 against 0.801) and is no longer recommended."
+    )
     assert second.startswith("Trial 4 is the fastest retrained candidate that scores at least as high as")
     assert "(0.811 against 0.801). Its throughput is 1.10 times that of" in second
     assert "retrained candidates" in third
-    assert (
-        "These scores are means of longer trainings (2 seeds, 1,620 steps); the 95 % interval of this difference"
-        in third
-    )
-    assert "The Pareto front of the search, by its own scores," in front
+    assert "These scores are means of longer trainings (2 seeds, 1,620 steps); the 95 % interval of the diff" in third
+    assert "The Pareto front by the search’s scores (after 540 steps) " in front
     line = result_line(study.info, summary)
     assert "trial 4 scores at least as high as eradio_femto: 1.10 times" in line
     assert line.endswith("; trial 3, recommended by the search, fell below the baseline)")
@@ -249,7 +250,7 @@ def test_a_small_lead_names_the_fastest_candidate_of_a_lead_that_lasted(larger, 
         ),
     )
     said = " ".join(headline(study.info, summarize(study), "RUN"))
-    assert "The lead of trial 3 in score is 0.010." in said
+    assert "Trial 3 leads eradio_femto by 0.010 in score." in said
     assert shown in said
     evidence = after_retraining(study, {0: 0.6, 1: 0.5, 2: 0.4, 3: 0.61, 4: larger})
     assert "lead" not in " ".join(headline(study.info, summarize(evidence.study, evidence), "RUN"))
@@ -264,7 +265,7 @@ def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     study = compared(1.2)
     _, second, _ = headline(study.info, summarize(study), "RUN")
     assert second.startswith("Trial 3 also has the highest score")
-    assert "0.100 higher" in second
+    assert "or faster. It is 0.100 higher than that of the baseline." in second
     throughput, score, _ = tiles(study.info, summarize(study))
     assert (throughput.value, throughput.note) == ("1.20×", "throughput: 95 % interval 1.19 to 1.21")
     assert throughput.label.endswith("relative to eradio_femto")
@@ -364,8 +365,8 @@ SESSION = {"started": "2025-01-31T12:00:00Z", "wall_s": 60.0}
         (
             1,
             {**SESSION, "ending": "out of ideas"},
-            "The search ended while the E‑RADIO-style baselines (ours) were being measured and trained "
-            "(1 of 3 done; 1 of 3 baselines failed).",
+            "The search ended while the E‑RADIO-style baselines (small presets of this program) were being measured "
+            "and trained (1 of 3 done; 1 of 3 baselines failed).",
         ),
         (0, SESSION, "No candidate is on a Pareto front yet: no architectures were evaluated (8 candidates failed)."),
         (3, {**SESSION, "wall_s": 0.0}, "No candidate is on a Pareto front yet: no architectures were evaluated"),
@@ -446,13 +447,17 @@ def test_one_retrained_model_without_baselines():
     ]
     evidence = gather_evidence(study, trainings)
     summary = summarize(evidence.study, evidence)
-    words = " ".join(Page(render(evidence.study, summary, None, retraining_results(evidence))).words.split())
+    page = Page(render(evidence.study, summary, None, retraining_results(evidence)))
+    words = " ".join(page.words.split())
     assert "1 model was retrained for 1620 steps with 2 seeds (" in words
+    scores = "Scores are those of the search, after 540 training steps"
+    assert f"{scores}; those of longer trainings are under" in words, "the caption of the chart"
+    assert f"{scores}." in page.table("Pareto front and baselines").caption
     arch_id = study.trials[0].arch_id
     assert (
-        f"Its EMA weights are in RUN/retraining/1620-steps/seed-*/weights/{arch_id}.safetensors, one file per seed;"
-        in words
-    )
+        "Its weights, averaged over the training (EMA), are in "
+        f"RUN/retraining/1620-steps/seed-*/weights/{arch_id}.safetensors, one file per seed;"
+    ) in words
 
 
 def test_the_fronts_of_a_study_with_newer_timings_say_what_they_are_of():
@@ -461,7 +466,7 @@ def test_the_fronts_of_a_study_with_newer_timings_say_what_they_are_of():
     assert tiles(study.info, summary)[-1].note == "of 1 evaluated; by the search’s scores and the newest timings"
     found = replace(summary.recommendation, basis=RETRAINED)
     front = headline(study.info, replace(summary, recommendation=found), "RUN")[-1]
-    assert "The Pareto front of the search, by its own scores and the newest timings, is one model" in front
+    assert "The Pareto front by the search’s scores (after 540 steps) and the newest timings is one model" in front
 
 
 def test_no_candidate_as_fast_has_no_difference_in_score():
@@ -483,17 +488,20 @@ def test_a_recommendation_of_an_unfinished_study_is_one_so_far():
 
 @pytest.mark.parametrize("space", [space for space in SPACES.values() if space.image_px == 64])
 def test_the_baselines_of_spaces_for_64_px_are_ours(space: Space) -> None:
-    assert baseline_words(study_info(search_config(baselines=space.baselines))).endswith("(ours)")
+    words = baseline_words(study_info(search_config(baselines=space.baselines)))
+    assert words.endswith("(small presets of this program)")
 
 
 @pytest.mark.parametrize(
     ("baselines", "words"),
     [
-        (("eradio_femto", "eradio_nano"), "E\u2011RADIO-style 64 px baselines (ours)"),
+        (("eradio_femto", "eradio_nano"), "E\u2011RADIO-style 64 px baselines (small presets of this program)"),
         (("eradio_xt", "eradio_s"), "E\u2011RADIO baselines at 64 px"),
         (("eradio_pico", "eradio_xt"), "E\u2011RADIO baselines at 64 px"),
         (("timm:resnet18",), "64 px baselines of timm"),
     ],
 )
 def test_only_our_small_presets_are_in_the_style_of_e_radio(baselines: tuple[str, ...], words: str) -> None:
-    assert baseline_words(study_info(search_config(baselines=baselines))) == words
+    info = study_info(search_config(baselines=baselines))
+    assert baseline_words(info) == words
+    assert baseline_kind(info) == words.partition(" (")[0], "a legend has little room"

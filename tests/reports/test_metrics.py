@@ -82,7 +82,8 @@ def test_the_check_says_how_far_metrics_agree_on_the_front_alone(trials, resolve
     check = trust_checks(study.info, summary, summarize_metrics(study.info, summary), None, "RUN")[3]
     few = f"Among the best models it is unknown: {front} models of the front cannot show it."
     many = (
-        f"Over the {front} models of the front alone the agreement is resolved (95 % interval of τ above 0) for 1 of 2"
+        f"Among the {front} models of the front alone, the agreement is significant (95 % interval of τ above 0) for "
+        "1 of 2 metrics"
     )
     assert check.sentence.endswith(f"{many}: kNN 1.00." if resolved else few)
     cells = {
@@ -200,7 +201,7 @@ def test_the_score_of_a_prediction_that_ignores_the_image_is_said_where_it_is_kn
     config = {**study.info.config, "distill": {"score": score, "summary_loss": "mse"}}
     older = replace(study, info=replace(study.info, config=config))
     newer = replace(older, info=replace(older.info, chance={**study.info.chance, "score": 0.1764}))
-    sentence = "The best prediction that is the same for every image scores 0.176."
+    sentence = "(at each position, the mean over all images) scores 0.176."
     assert sentence not in render(older, summarize(older))
     assert render(newer, summarize(newer)).count(sentence) == shown
 

@@ -47,7 +47,7 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     assert "† The timing cannot be trusted" in words["bad"]
     for which in words:
         assert f"A/A: {itself.name} is the reference" in words[which]
-        assert f"Compare models by × {itself.name}" in words[which]
+        assert f"× {itself.name}: throughput relative to the reference, {itself.name}. Compare" in words[which]
         assert sum("A/A" in cell for cell in rows[which]) == 1
     ratios = [cell for cell in rows["bad"] if "†" in cell and " to " in cell]
     assert len(ratios) == len(numbers)

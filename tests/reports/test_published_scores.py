@@ -59,7 +59,7 @@ def test_no_command_exports_trains_or_continues_what_a_table_holds(trials: int) 
     summary = summarize(study)
     page = Page(render(study, summary, run="RUN")).words
     assert not re.search(r"backbone-nas (?!report|compare)\w+", page)
-    assert "EMA weights" not in page
+    assert "(EMA)" not in page
     checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), None, "RUN")
     assert [check.command for check in checks] == [None] * 4
     noise, _, seeds, metrics = (check.outcome for check in checks)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import RETRAINED
+from nas.study.proposer import NOTHING_NEW
 from nas.study.records import Expectation, StudyRecord, TrialState
 from reports import figure_data
-from reports.captions import front_caption, learning_caption, teacher_caption
+from reports.captions import front_caption, learning_caption, search_scores, teacher_caption
 from reports.figure_data import PREDICTED, prepare
 from reports.sentences import convergence_words, noise, predictions, subject, trained_once, verdicts
 from reports.summary import summarize
@@ -26,18 +27,30 @@ def expecting(study: StudyRecord, *shares: float) -> StudyRecord:
 def test_a_search_that_gains_more_than_noise_has_not_converged():
     words = convergence_words(expecting(synthetic.study(40), 3.0))
     expected = (
-        "The next architecture is expected to raise the hypervolume by 3.0 times what the noise of seeds and timings "
-        "alone would: the search has"
+        "The search has not converged: the next architecture is expected to raise the hypervolume by 3.0 times what "
+        "the noise of seeds and timings alone would. backbone-nas search --resume RUN --extend N evaluates N more. "
     )
-    assert f"{expected} not converged" in words
+    assert words.startswith(expected)
     again = convergence_words(expecting(synthetic.study(60), *[3.0] * 20, *[0.5] * 20, 1.5))
-    assert "by 1.5 times what the noise of seeds and timings alone would: the search has not converged" in again
+    assert again.startswith("The search has not converged: ")
+    assert "by 1.5 times what the noise of seeds and timings alone would. " in again
+
+
+@pytest.mark.parametrize(
+    "over", [{"sessions": ({"wall_s": 1.0, "ending": NOTHING_NEW},)}, {"environment": {"replayed": "a table"}}]
+)
+def test_a_search_that_has_not_converged_and_cannot_go_on_has_no_command(over):
+    study = synthetic.with_info(expecting(synthetic.study(40), 3.0), **over)
+    words = convergence_words(study)
+    assert "alone would. Noise is" in words
+    assert "--extend" not in words
 
 
 def test_a_search_that_converged_says_when():
     study = expecting(synthetic.study(60), *[3.0] * 20, 0.5)
     counted = sum(t.counts and t.number <= 25 for t in study.trials)
     words = convergence_words(study)
+    assert words.startswith("The search has converged: the next architecture is expected")
     assert f"alone would. The ratio first fell below 1 after {counted} candidates" in words
     assert "less than a tenth of" in convergence_words(expecting(synthetic.study(60), 0.01))
 
@@ -85,8 +98,22 @@ def test_the_caption_counts_models_of_the_front_that_score_no_more_than_a_consta
         other = replace(study, info=replace(study.info, chance={"score": floor}, config=config))
         summary = summarize(other)
         caption = front_caption(other.info, prepare(other, summary), summary)
-        assert ("same for every image" in caption) is (words is not None)
+        assert ("ignores the image" in caption) is (words is not None)
         assert words is None or words in caption
+
+
+def test_captions_say_after_how_many_steps_the_scores_are():
+    study = synthetic.study(60)
+    summary = summarize(study)
+    data = prepare(study, summary)
+    scores = "Scores are those of the search, after 540 training steps"
+    longer = "; those of longer trainings are under “Can I trust this?”"
+    assert search_scores(study.info) == f"{scores}."
+    assert f" {scores}. The ring" in front_caption(study.info, data, summary)
+    assert f" {scores}{longer}. The ring" in front_caption(study.info, data, summary, retrained=True)
+    replay = synthetic.with_info(study, environment={"replayed": "a table"})
+    assert search_scores(replay.info) == ""
+    assert "Scores are" not in front_caption(replay.info, prepare(replay, summary), summary)
 
 
 def test_captions_of_teachers_count_the_models_that_are_drawn(monkeypatch):
@@ -139,7 +166,7 @@ def test_verdicts_of_timings_say_what_they_mean():
     study = synthetic.timed(synthetic.study(6), lambda t: {"verdict": "ok" if t.baseline else "wide"})
     words = verdicts(summarize(study))
     assert "3 ok (the 95 % interval is within ±1 %)" in words
-    assert "wide (the time was spent before the interval was within ±1 %)" in words
+    assert "wide (the time ran out before the interval was within ±1 %)" in words
 
 
 def test_a_trial_that_runs_or_failed_is_no_candidate_that_ended_unmeasured():

@@ -71,7 +71,10 @@ def test_the_noise_check_says_how_many_timings_are_in_doubt(study):
     assert f"Of {measured} timings, none is in doubt." in check(study, NOISE).sentence
     one = max(t.number for t in study.trials if t.measurement)
     disturbed = synthetic.timed(study, lambda t: {"verdict": "contended"} if t.number == one else {})
-    assert f"Of {measured} timings, 1 cannot be trusted (1 contended)." in check(disturbed, NOISE).sentence
+    assert (
+        f"Of {measured} timings, 1 cannot be trusted (1 contended: other work ran at the same time)."
+        in check(disturbed, NOISE).sentence
+    )
     wide = {"ratio_low": 0.1, "ratio_high": 9.0}
     scattered = synthetic.timed(disturbed, lambda t: wide if t.number % 5 == 4 and t.number != one else {})
     count = sum(t.measurement is not None and t.number % 5 == 4 and t.number != one for t in study.trials)
@@ -184,7 +187,7 @@ def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gai
     seen = replace(found, model=model, fastest_as_good=result, scatter=SeedScatter(0.0075, 30))
     judged = check(study, SEEDS, results(found.trial.number, 0.9), recommendation=seen)
     assert judged.outcome is outcome
-    words = r"is \+0\.\d+ ± ([\d.]+) \(95 %; it allows for the choice among 30 candidates\)\.$"
+    words = r"by 0\.\d+ ± ([\d.]+) in score \(95 % interval, which allows for the choice among 30 candidates\)\.$"
     half = float(re.search(words, judged.sentence)[1])
     assert 1.4 * 0.0217 < half < 0.05
 
@@ -198,7 +201,8 @@ def test_a_recommendation_that_retraining_took_back_is_a_warning(study):
     below = replace(found, basis=RETRAINED, by_search=was, best_baseline=baseline, was_as_good=True)
     warned = check(study, SEEDS, retraining, recommendation=below)
     assert warned.outcome is Outcome.WARN
-    assert f"{was.name}, which the search recommended, scores 0.500, less than the baseline" in warned.sentence
+    lost = f"{was.name}, which the search recommended, scores less than the baseline {baseline.name}"
+    assert f"{lost} (0.500 against 0.510)." in warned.sentence, "no other model is recommended"
     above = replace(below, by_search=replace(was, score=0.52))
     assert check(study, SEEDS, retraining, recommendation=above).outcome is Outcome.PASS
 
@@ -219,10 +223,11 @@ def test_a_recommendation_passes_only_where_retrained_scores_compare_it_with_the
     assert seed_check({0: (0.3, 0.31), 1: (0.5, 0.51), 2: (0.4, 0.41)}).outcome is Outcome.PASS
     below = seed_check({0: (0.7, 0.71), 1: (0.5, 0.51), 2: (0.4, 0.41)}, baseline=0.6)
     assert below.outcome is Outcome.WARN, "the search had it below the baseline, too, so nothing was taken back"
-    assert "Its score less that of eradio_femto is -0.200." in below.sentence
+    assert "Trial 1 scores 0.200 less than eradio_femto." in below.sentence
     lost = seed_check({0: (0.5, 0.51), 1: (0.4, 0.41), 2: (0.5, 0.52)})
-    assert "trial 1, which the search recommended, scores 0.405, less than the baseline" in lost.sentence
-    assert re.search(r"trial 2 scores 0.510.* is \+0\.005 ± 0\.\d+ \(95 %; .* among 2 candidates\)", lost.sentence)
+    assert "scores less than the baseline eradio_femto (0.405 against 0.505) and is no longer" in lost.sentence
+    words = r"Trial 2 leads eradio_femto by 0\.005 ± 0\.\d+ in score \(95 % interval, .* among 2 candidates\)"
+    assert re.search(words, lost.sentence)
     alone = seed_check({1: (0.5, 0.51), 2: (0.4, 0.41)})
     assert alone.outcome is Outcome.WARN
     assert "the baseline eradio_femto has none" in alone.sentence
@@ -232,7 +237,7 @@ def test_a_shortlist_alone_is_judged_by_its_scores_and_the_front_is_unknown():
     """Where one model is on the front of those that were retrained, that is no news."""
     found = seed_check({0: (0.3, 0.31), 1: (0.5, 0.51)}, slower=0.6)
     assert found.outcome is Outcome.PASS
-    assert "; 1 model of the search’s front was not retrained. Its score less that of eradio_femto is" in found.sentence
+    assert "; 1 model of the search’s front was not retrained. Trial 1 leads eradio_femto by" in found.sentence
     assert "front of the retrained" not in found.sentence
     tie = seed_check({0: (0.5, 0.51), 1: (0.5, 0.511)}, baseline=0.45, slower=0.6)
     assert tie.outcome is Outcome.WARN, "as likely below the baseline as above"
@@ -364,9 +369,9 @@ def test_without_baselines_the_command_and_its_price_name_none(study):
     alone = replace(study, info=replace(study.info, baselines=()), trials=study.trials[len(synthetic.BASELINES) :])
     found = check(alone, SEEDS)
     assert found.command == "backbone-nas retrain runs/mine"
-    assert "up to 6 near misses with 3 seeds" in found.price
+    assert "up to 6 candidates just behind it, with 3 seeds" in found.price
     assert "baseline" not in found.price
-    assert "up to 6 near misses and 3 baselines with 3 seeds" in check(study, SEEDS).price
+    assert "up to 6 candidates just behind it and 3 baselines, with 3 seeds" in check(study, SEEDS).price
 
 
 def test_comparison_networks_are_no_candidates_and_no_silence(study):

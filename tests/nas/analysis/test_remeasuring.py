@@ -45,7 +45,8 @@ def test_candidates_leave_tie_and_join() -> None:
         5: "ties with 2 → ties with 3",
     }
     assert (numbers(c.stayed), numbers(c.left), numbers(c.joined)) == ([1, 3], [2], [4])
-    assert {"2 still on it (1, 3)", "1 left it (2)", "1 joined (4)"} <= set(re.split("[:;,] (?!3)", front_line(c)))
+    parts = set(re.split("[:;,] (?!3)", front_line(c)))
+    assert {"2 still on it (trials 1, 3)", "1 left it (trial 2)", "1 joined (trial 4)"} <= parts
     assert {r.trial.number: (r.rank_before, r.rank_now) for r in c.candidates} == {
         1: (1, 1), 2: (2, 5), 5: (3, 4), 4: (4, 2), 0: (5, 5), 3: (5, 3),
     }  # fmt: skip
@@ -82,7 +83,7 @@ def test_untried_candidates_make_no_other_new() -> None:
     c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 4: 1.5}))
     assert changes(c)[4] == "behind 2 → open: 2 not measured"
     assert (numbers(c.joined), c.not_tried, c.front_not_tried) == ([], 3, 2)
-    assert front_line(c) == "front before, 3 candidates: 1 still on it (1), 2 not tried; none joined"
+    assert front_line(c) == "front before, 3 candidates: 1 still on it (trial 1), 2 not tried; none joined"
     assert conclusion(c).startswith("Only 1 of the 3 models of the front was measured. ")
     (*_, last) = remeasuring_notes(small_study(), remeasured({0: 1.0}), c)
     assert last.startswith("3 candidates ")

@@ -76,20 +76,20 @@ def test_candidates_leave_and_join_the_front() -> None:
     (first, *_) = retraining_notes(small_study(), s)
     assert first == (
         "front of the search, by the timings from before the retraining: 3 candidates; "
-        "front of the retrained candidates: 3 candidates; 1 left it (2), 1 joined it (5)"
+        "front of the retrained candidates: 3 candidates; 1 left it (trial 2), 1 joined it (trial 5)"
     )
 
 
 def test_rank_correlations_of_study_means_and_seeds() -> None:
     result = {label: c.tau for label, c in rank_correlations(summary(), 30).items()}
     # The study has 1 < 5 (0.38) < 2 (0.4) < 3, the retrainings 1 < 2 < 5 < 3: one pair of six is swapped.
-    study = "study at 30 steps, "
-    assert result[study + "mean of 3 seeds at 90 steps"] == pytest.approx(4 / 6)
-    assert result[study + "seed 2 at 90 steps"] == pytest.approx(4 / 6)
+    search = "search at 30 steps and "
+    assert result[search + "mean of 3 seeds at 90 steps"] == pytest.approx(4 / 6)
+    assert result[search + "seed 2 at 90 steps"] == pytest.approx(4 / 6)
     # With new seeds at 30 steps 1 < 2 < 3 < 5: against the study 5 is above 2 and 3, against the end above 3.
-    assert result[study + "mean of the seeds at 30"] == pytest.approx(2 / 6)
-    assert result["mean of the seeds at 30, at 90 steps"] == pytest.approx(4 / 6)
-    assert result["seeds 1 and 3 at 90 steps"] == 1
+    assert result[search + "mean of the seeds at 30 steps"] == pytest.approx(2 / 6)
+    assert result["mean of the seeds at 30 steps and at 90 steps"] == pytest.approx(4 / 6)
+    assert result["seed 1 and seed 3, both at 90 steps"] == 1
     assert len(result) == 3 + 3 + 3
 
 
@@ -120,8 +120,8 @@ def test_a_falling_rate_makes_the_last_rung_of_longer_trainings_another_one(sche
 def test_one_seed_is_compared_once() -> None:
     once = [replace(f, rungs=f.rungs[-1:]) for f in retrainings() if f.seed == 1]
     labels = list(rank_correlations(summary(again=once), 30))
-    assert [label for label in labels if label.endswith("at 90 steps") and label.startswith("study")] == [
-        "study at 30 steps, one seed at 90 steps"
+    assert [label for label in labels if label.endswith("at 90 steps") and label.startswith("search")] == [
+        "search at 30 steps and one seed at 90 steps"
     ]
 
 
@@ -130,7 +130,8 @@ def test_a_front_that_was_retrained_in_part_is_whole_in_the_note() -> None:
     assert s.untrained == (2, 3)
     assert retraining_notes(small_study(), s)[0] == (
         "front of the search, by the timings from before the retraining: 3 candidates; "
-        "front of the retrained candidates: 2 candidates; none left it, 1 joined it (5), 2 not retrained (2, 3)"
+        "front of the retrained candidates: 2 candidates; none left it, 1 joined it (trial 5), "
+        "2 not retrained (trials 2, 3)"
     )
 
 
@@ -171,7 +172,7 @@ def test_a_failure_leaves_the_other_seeds_and_a_candidate_without_a_measurement_
     assert (rows[2].mean, rows[2].chance, rows[2].change) == (None, None, "seed 1: out of memory")
     assert (rows[1].chance, rows[1].change) == (None, "crash")
     assert {row.trial.number for row in s.complete} == {3, 5}
-    assert "(1, 2)" in retraining_notes(small_study(), s)[0]
+    assert "(trials 1, 2)" in retraining_notes(small_study(), s)[0]
 
 
 def test_candidates_without_a_right_measurement_are_incomplete() -> None:

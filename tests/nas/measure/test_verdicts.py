@@ -273,7 +273,10 @@ def test_a_reference_whose_launching_takes_as_long_as_computing_is_the_verdict_t
     found = measure(machine, timer=QueuedTimer(machine, host_s=0.0078), nets=nets).record
     assert found.verdict == "launch-bound"
     assert found.launch_share == pytest.approx(0.0975, abs=0.002), "it is the candidate's"
-    assert any(re.fullmatch(r"the host needs 9\d% of the reference's time to launch it", note) for note in found.notes)
+    assert any(
+        re.fullmatch(r"the CPU needs 9\d% of the reference's device time to launch its kernels", note)
+        for note in found.notes
+    )
 
 
 def test_a_clock_that_stands_still_gives_no_samples():

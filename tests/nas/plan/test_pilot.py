@@ -299,7 +299,7 @@ def test_interrupted_continued_and_enlarged(tmp_path: Path, capsys: pytest.Captu
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
-    assert "and the others' checkpoints; the same command continues" in errors
+    assert "and the others' checkpoints; run the same command again to continue" in errors
     until(lambda: all(gone(pid) for pid in workers))
     kept = complete(run)
     assert kept

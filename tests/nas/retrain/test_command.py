@@ -117,7 +117,7 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
-    assert "the same command continues" in errors
+    assert "run the same command again to continue" in errors
     assert {key: final for key, final in read(run).items() if key in kept} == kept
 
     # To the end.
@@ -320,7 +320,8 @@ def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_s
     settings = RetrainSettings(tmp_path / "run", train_steps=900, shortlist=True)
     study = store.read_all()[0]
     _show(store, study, 900, settings)
-    assert "those of 90 steps are used for it, which more models have, not those of 900" in capsys.readouterr().out
+    used = "; this uses the retrainings of 90 steps and not those of 900, because at least as many models have them"
+    assert used in capsys.readouterr().out
 
 
 def test_the_shortlist_has_no_near_misses() -> None:

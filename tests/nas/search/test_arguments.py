@@ -28,7 +28,10 @@ from nas.search.__main__ import main
             "--distill learning_rat=1",
             "error: --distill: 'learning_rat=1': must be KEY=VALUE, with a key such as learning_rate",
         ),
-        ("--distill batch_size=16 --batch-size 32", "error: --batch-size: 32: --distill batch_size=16 says otherwise"),
+        (
+            "--distill batch_size=16 --batch-size 32",
+            "error: --batch-size: 32: conflicts with --distill batch_size=16; give one of them",
+        ),
         (
             "--distill rung_steps=[30,90] --rung-steps 30,60",
             "error: --rung-steps: (30, 60): --distill rung_steps=[30, 90]",

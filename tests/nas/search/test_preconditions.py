@@ -68,8 +68,8 @@ def test_a_limit_just_below_the_space_is_refused_after_all_counts(counted: list[
     [
         (3000, 1, (), ""),
         (8640, 1, (), ""),
-        (8641, 1, (), "sees 8,640 of the 8,641 images in 270 steps of 32: .*--train-images 8640"),
-        (5000, 2, (), "sees 8,640 of the 10,000 views of images .*--train-images 4320"),
+        (8641, 1, (), "sees at most 8,640 of the 8,641 images .270 steps of 32 images.*--train-images 8640"),
+        (5000, 2, (), "sees at most 8,640 of the 10,000 views of images .*--train-images 4320"),
         (10_000, 1, (Group(("hed",), 64, (64,)),), ""),
     ],
 )

@@ -56,7 +56,9 @@ def test_a_chance_for_the_last_rung_stops_more_trials_and_says_so(tmp_path: Path
     volumes = [loop.front_summary()[1] for loop in loops]
     assert 0.95 * volumes[0] < volumes[1] < volumes[0]
     reasons = {loops[1].trials[n].reason for n in halving - both}
-    assert all(re.fullmatch(r"chance 0\.[0-4]\d to be on the front at rung 0, under 0\.5", r or "") for r in reasons)
+    steps = loops[1].info.rung_steps[0]
+    words = rf"after {steps} steps, its chance to be on the front was 0\.[0-4]\d, below 0\.5"
+    assert all(re.fullmatch(words, r or "") for r in reasons)
 
 
 def run_as(loop: StudyLoop, ratio: float, score: float) -> TrialState:
@@ -408,7 +410,8 @@ def test_a_late_measurement_decides_the_first_rung_again(tmp_path: Path) -> None
     assert decisions.count(False) > decisions.count(True), "networks 64 times slower than predicted"
     stopped = [t for n in slow if (t := loop.trials[n]).state is TrialState.STOPPED]
     assert len(stopped) == decisions.count(False)
-    assert {(t.reason, t.measurement is None) for t in stopped} == {("not among the best 1/3 at rung 0", False)}
+    reason = f"not among the best 1/3 after {loop.info.rung_steps[0]} steps"
+    assert {(t.reason, t.measurement is None) for t in stopped} == {(reason, False)}
 
 
 def test_every_candidate_is_measured_first_on_request_and_where_only_a_measurement_tells(tmp_path: Path) -> None:
