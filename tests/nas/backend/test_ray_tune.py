@@ -253,7 +253,7 @@ def test_trials_on_a_node_that_is_left_out_take_no_slot_of_the_others(tmp_path: 
     assert searcher.suggest("u") is None
 
 
-def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
+def test_the_clock_of_a_phase_begins_with_the_record_before_it() -> None:
     watchdog = TrialWatchdog(None)
     result = {"record": json.dumps(record(0, (0.5,), 1.0).to_dict())}  # measured and trained within two seconds
     trial = SimpleNamespace(trial_id="t", config=result)
@@ -263,7 +263,7 @@ def test_the_clock_of_a_stage_begins_with_the_record_before_it() -> None:
     watchdog.on_trial_result(0, [], trial, result)
     watchdog._running["t"].phase_start_s -= 10
     watchdog.on_trial_result(0, [], trial, result)
-    assert [round(watchdog._stage_seconds[rung][0]) for rung in (None, 0)] == [100, 10]
+    assert [round(watchdog._phase_seconds[rung][0]) for rung in (None, 0)] == [100, 10]
     assert time.monotonic() - watchdog._running["t"].phase_start_s < 90
 
 
