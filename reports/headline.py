@@ -286,8 +286,8 @@ def lead_words(found: Recommendation) -> str:
     lead = f"{gain:.3f}" if gain < LASTING_LEAD else f"a little less than {LASTING_LEAD:g}"
     start = (
         f"{capitalized(brief(chosen.candidate.name))} leads {brief(chosen.baseline.name)} by {lead} in score. When "
-        f"this project’s own searches at 64 px were retrained for longer, leads of {LASTING_LEAD:g} lasted, and smaller "
-        "ones often did not."
+        f"this project’s own searches at 64 px were retrained for longer, leads of {LASTING_LEAD:g} lasted, and "
+        "smaller ones often did not."
     )
     if larger is None:
         return f"{start} No candidate leads by {LASTING_LEAD:g}."
