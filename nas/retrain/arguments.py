@@ -31,8 +31,9 @@ an interrupted one, even in the middle of a training, and retries failed trainin
 outcome. Larger --seeds, --near-misses or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
 reports and exports recommend, among candidates that the search had stopped early, too. --shortlist decides the same
-with fewer trainings, but not which model of at least the baseline's speed scores highest. It retrains the baselines and
-the shortlist: the candidates of the front that score as high as the best baseline or at most {SMALL_SHORTFALL:g} less,
+with fewer trainings, but not which model of at least the baseline's speed scores highest, and it can miss a faster
+model that scored still less in the search. It retrains the baselines and the shortlist: the candidates of the front
+that score as high as the best baseline or at most {SMALL_SHORTFALL:g} less,
 from the fastest down to the first one that leads by {LASTING_LEAD:g}, or to the last one if none does. If no candidate
 scores as high, they are those of the front that score at most {LASTING_LEAD:g} less than the highest.
 """
