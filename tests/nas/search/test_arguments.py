@@ -34,7 +34,7 @@ from nas.search.__main__ import main
         ),
         (
             "--distill rung_steps=[30,90] --rung-steps 30,60",
-            "error: --rung-steps: (30, 60): --distill rung_steps=[30, 90]",
+            "error: --rung-steps: (30, 60): conflicts with --distill rung_steps=[30, 90]",
         ),
         ("--rung-steps 30,0", "error: --rung-steps: 0: must be a whole number from 1"),
         ("--objectives=", "error: --objectives: '': must be text that is not empty"),
