@@ -174,8 +174,8 @@ def _draw_retrained(axes: Any, retrained: Sequence[Mapping[str, Any]], retrainin
     """
     if retraining is None:
         return
-    what = f"retrained, {retraining['steps']:,} steps, {_seeds(retraining)}"
-    for kind, marker, label in (("retrained", "s", what), ("baseline", MARKS[BASELINE].matplotlib_marker, None)):
+    label: str | None = f"retrained, {retraining['steps']:,} steps, {_seeds(retraining)}"
+    for kind, marker in (("retrained", "s"), ("baseline", MARKS[BASELINE].matplotlib_marker)):
         placed = [row for row in retrained if row["ratio"] is not None and row["kind"] == kind]
         if not placed:
             continue
@@ -186,6 +186,7 @@ def _draw_retrained(axes: Any, retrained: Sequence[Mapping[str, Any]], retrainin
         }
         look = {"fmt": marker, "color": SERIES[2][1], "markersize": MARK_POINTS, "elinewidth": 0.7, "zorder": 3.5}
         axes.errorbar(x, y, label=label, **bars, **look)
+        label = None  # one entry in the legend for both
 
 
 def _seeds(retraining: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     python -m experiments.chaos.loop_study RUN          drive the study in RUN to its end; chaos starts this
 
-Stages have random short lengths and numbers derived from the architecture. The sampler `random` depends on the trial's
+Phases have random short lengths and numbers derived from the architecture. The sampler `random` depends on the trial's
 number alone, so a study's architectures must be those of an undisturbed one.
 """
 

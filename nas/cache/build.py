@@ -160,9 +160,7 @@ def open_targets(
     plan = CachePlan(source, teachers, weights or {}, image_px, compression, precision, announce)
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     check_plan(plan)
-    plan.reopen()
-    if not plan.complete:
-        _build_missing(plan, progress, announce)
+    _build_missing(plan, progress, announce)
     targets = load_targets(plan.path, verify)
     for line in plan.images.account():
         announce(line)
@@ -170,8 +168,11 @@ def open_targets(
 
 
 def _build_missing(plan: CachePlan, progress: Progress, announce: Callable[[str], None]) -> None:
-    """Estimate the cost of the missing entries, announce it, and build them."""
+    """Estimate the cost of the missing entries and shards, announce it, and build them."""
     try:
+        plan.reopen()
+        if plan.complete:
+            return
         plan.path.parent.mkdir(parents=True, exist_ok=True)
         cost = estimate(plan.images, plan.teachers, progress)
         if cost.stages:

@@ -38,6 +38,7 @@ LAYOUT = 3  # version of the files, part of the names of entries and sets: raise
 SHARD_ITEMS = 256  # a multiple of the images in a mosaic
 POLL_S = 0.1  # between attempts to claim shards that other processes write
 ARRAY_SUFFIX = ".npy"
+POSES_PREFIX = "poses-"  # of the files that `nas.cache.poses` adds to a complete entry
 WORKING_FOLDER = "working"  # locks, records and raw features while an entry is incomplete; empty afterwards
 
 Record = dict[str, Any]
@@ -108,9 +109,13 @@ class CacheEntry:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest's content; CacheError if it is damaged or of another version."""
+        """Return the manifest's content; CacheError if it is missing, damaged or of another version."""
         try:
             return read_json(self.manifest_path)
+        except FileNotFoundError:
+            problem = "is missing: another command builds the entry now, or a build was interrupted"
+            again = "run the same command again, or backbone-nas cache build"
+            raise CacheError(f"teacher cache: {self.manifest_path} {problem}; {again}") from None
         except OSError:
             raise damage(self.manifest_path, "unreadable") from None
 
@@ -182,7 +187,8 @@ class CacheEntry:
     ) -> None:
         """Write the manifest after all shards are written, and empty the working folder.
 
-        Only the process that writes the manifest removes files of killed writers: later, the poses may be under way.
+        Only the process that writes the manifest removes files of killed writers, and of this entry's shards alone: the
+        poses may be under way.
 
         Args:
             shards: All shards of the entry.
@@ -197,7 +203,8 @@ class CacheEntry:
                     listed |= record.pop("files")
                 write_json(self.manifest_path, {**describe(records), "shards": records, "files": listed})
                 for unfinished in self.folder.glob("*.tmp"):
-                    unfinished.unlink(missing_ok=True)
+                    if not unfinished.name.startswith(POSES_PREFIX):
+                        unfinished.unlink(missing_ok=True)
         # The working folder stays, since another process may be about to create a lock in it.
         for leftover in self.working.iterdir():
             leftover.unlink(missing_ok=True)
@@ -223,9 +230,18 @@ class CacheEntry:
         self.__dict__.pop("manifest", None)
 
     def _lost_shards(self) -> set[str]:
-        """Return the names of the shards of a complete entry of which an array is missing."""
+        """Return the names of the shards of a complete entry of which an array is missing; none of an incomplete one.
+
+        Another process may make the entry incomplete at this moment.
+        """
+        try:
+            files = self.manifest["files"]
+        except CacheError:
+            if self.complete:
+                raise
+            return set()
         present = {path.name for path in self.folder.iterdir()}
-        arrays = (name for name in self.manifest["files"] if name.endswith(ARRAY_SUFFIX))
+        arrays = (name for name in files if name.endswith(ARRAY_SUFFIX))
         return {_shard_name(name) for name in arrays if name not in present}
 
     def check(self, hashes: bool, arrays: bool = True) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nas.cache.entry import ARRAY_SUFFIX, CacheEntry
+from nas.cache.entry import ARRAY_SUFFIX, POSES_PREFIX, CacheEntry
 from nas.cache.images import ImageCacheBuilder, batches, map_in_order, read_rows, stage_progress
 from nas.cache.shards import ArrayFile, ShardWriter, mapped
 from nas.cache.teacher_features import ReadImages, TeacherCacheBuilder, read_pixels
@@ -19,7 +19,8 @@ from nas.data import ImageSet, open_poses
 from nas.data.composites import POSES_VERSION
 from nas.data.dataset import Progress
 
-POSES = f"poses-{POSES_VERSION}"  # name of the shard
+POSES = f"{POSES_PREFIX}{POSES_VERSION}"  # name of the shard
+IMAGE_ARRAYS, TARGET_ARRAYS = ("images", "labels", "masks"), ("spatial",)  # parts of the images' and a teacher's entry
 
 
 def poses_file(entry: CacheEntry, array: str) -> Path:
@@ -40,8 +41,8 @@ def missing_poses(teacher: TeacherCacheBuilder) -> int:
 
 def has_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder]) -> bool:
     """Tell whether every entry has its part of the poses, or the data has no poses."""
-    files = [poses_file(images.entry, "images"), *(poses_file(teacher.entry, "spatial") for teacher in teachers)]
-    return all(file.exists() for file in files) or _open(images, images.image_px) is None
+    parts = [(images.entry, IMAGE_ARRAYS), *((teacher.entry, TARGET_ARRAYS) for teacher in teachers)]
+    return all(_is_written(*part) for part in parts) or _open(images, images.image_px) is None
 
 
 def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilder], progress: Progress) -> None:
@@ -49,9 +50,9 @@ def build_poses(images: ImageCacheBuilder, teachers: Sequence[TeacherCacheBuilde
     poses = _open(images, images.image_px)
     if poses is None:
         return
-    _build_once(images.entry, "images", partial(_write_images, images, poses))
+    _build_once(images.entry, IMAGE_ARRAYS, partial(_write_images, images, poses))
     for teacher in teachers:
-        _build_once(teacher.entry, "spatial", partial(_write_targets, teacher, len(poses), progress))
+        _build_once(teacher.entry, TARGET_ARRAYS, partial(_write_targets, teacher, len(poses), progress))
 
 
 def check_poses(entry: CacheEntry) -> None:
@@ -62,12 +63,16 @@ def check_poses(entry: CacheEntry) -> None:
             array[rows]  # checks them
 
 
-def _build_once(entry: CacheEntry, array: str, build: Callable[[], None]) -> None:
+def _is_written(entry: CacheEntry, arrays: Sequence[str]) -> bool:
+    return all(poses_file(entry, array).exists() for array in arrays)
+
+
+def _build_once(entry: CacheEntry, arrays: Sequence[str], build: Callable[[], None]) -> None:
     """Build a missing part of an entry, unless another process builds it meanwhile, and remove the lock's file."""
-    if poses_file(entry, array).exists():
+    if _is_written(entry, arrays):
         return
     with entry.lock(POSES):
-        if not poses_file(entry, array).exists():
+        if not _is_written(entry, arrays):
             build()
         # Whoever waits for a lock looks again for what it guards, so that the locks' files may go, also that of a
         # teacher that was loaded for the poses alone.

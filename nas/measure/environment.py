@@ -83,14 +83,20 @@ def check_one_kind(device: str) -> None:
 
 
 def check_compute_mode(device: str) -> None:
-    """Raise DeviceError where a GPU of this process lets no second process measure; nothing where NVML is unknown."""
-    if torch_device(device).type != "cuda" or (library := nvml()) is None:
+    """Raise DeviceError where a GPU lets no second process measure; nothing where NVML is unknown.
+
+    Args:
+        device: "cuda:N" for one GPU alone; "cuda" or "auto" for all of this process.
+    """
+    if (chosen := torch_device(device)).type != "cuda" or (library := nvml()) is None:
         return
-    gpus = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+    every = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+    gpus = every if device in ("auto", "cuda") else (chosen,)
     if mode := restricted_mode(compute_mode(library, gpu_uuid(gpu)) for gpu in gpus):
         raise DeviceError(
             f"a GPU here is in the compute mode {mode}: a process of its own measures while another one keeps the GPU, "
-            "so that measurements would fail; let the administrator set the default mode: nvidia-smi -c 0"
+            "so that measurements would fail; choose another GPU, as by CUDA_VISIBLE_DEVICES=1, or let the "
+            "administrator set the default mode: nvidia-smi -c 0"
         )
 
 

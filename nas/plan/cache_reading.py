@@ -49,7 +49,7 @@ def reading_figures(
     """Return what is read from the cache in a second if no training waits for it.
 
     They are the bytes of all workers together, and the images of each process that trains. Two threads of a process
-    copy them with their targets: whether a CPU can, depends on it.
+    copy them with their targets; whether they can depends on the CPU.
     """
     recipe = config.distill
     whole = format_bytes(recipe.rung_steps[-1] * reading.step_bytes)

@@ -18,7 +18,7 @@ from enum import StrEnum
 
 _MEDIANS_TO_HANG = 10.0
 _MIN_LIMIT_S = 600.0
-_MIN_STAGES = 5  # earlier stages that a median needs
+_MIN_PHASES = 5  # earlier phases that a median needs
 _MAX_TRIES = 2
 _MAX_TRIES_REQUIRED = 10  # a cause that ends a network as often is none that passes
 
@@ -85,6 +85,6 @@ def time_limit_s(earlier_s: Sequence[float], fixed_s: float | None = None) -> fl
     """
     if fixed_s is not None:
         return fixed_s
-    if len(earlier_s) < _MIN_STAGES:
+    if len(earlier_s) < _MIN_PHASES:
         return math.inf
     return max(_MIN_LIMIT_S, _MEDIANS_TO_HANG * statistics.median(earlier_s))

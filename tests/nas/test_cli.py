@@ -185,7 +185,7 @@ def test_an_unwritable_study_is_a_failure_and_an_invalid_one_is_wrong_use(cause:
     assert exit_code(work, str) == code
 
 
-@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "parse")])
+@pytest.mark.parametrize(("command", "work"), [("nas.search", "_main"), ("nas.profile", "parse")])
 def test_exhausted_memory_is_one_line_and_code_1(
     command: str, work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +202,7 @@ def test_exhausted_memory_is_one_line_and_code_1(
     assert error.startswith("error: [enforce fail")
 
 
-@pytest.mark.parametrize(("command", "work"), [("nas.search", "_search"), ("nas.profile", "parse")])
+@pytest.mark.parametrize(("command", "work"), [("nas.search", "_main"), ("nas.profile", "parse")])
 def test_signals_end_every_command_in_the_same_way(
     command: str, work: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

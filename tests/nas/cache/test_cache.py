@@ -427,6 +427,24 @@ def test_poses_are_the_sources_and_have_the_teachers_targets(targets, teachers):
     assert set(np.unique(targets.poses.masks[:])) == {0, 1}
 
 
+@pytest.mark.parametrize("array", ["images", "labels", "masks"])
+def test_a_damaged_file_of_the_poses_that_is_deleted_is_written_again(array, copied, opened, targets):
+    path, images, _ = copied
+    (file,) = images.glob(f"poses-*-{array}.npy")
+    content = file.read_bytes()
+    file.unlink()
+    again = opened(path.parent, names="lite0,xfeat")
+    assert file.read_bytes() == content
+    np.testing.assert_array_equal(getattr(again.poses, array)[:], getattr(targets.poses, array)[:])
+
+
+def test_an_entry_that_another_command_builds_now_is_named_as_such(copied):
+    path, _, xfeat = copied
+    (xfeat / "manifest.json").unlink()
+    with pytest.raises(CacheError, match=r"manifest.json is missing: another command builds the entry now"):
+        load_targets(path)
+
+
 def test_poses_that_a_cache_lacks_are_added_and_change_nothing_else(copied, opened, targets):
     for folder in copied[1:]:
         for file in folder.glob("poses-*.npy"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -80,6 +81,19 @@ def test_a_cpu_is_of_one_kind() -> None:
 )
 def test_a_mode_that_keeps_a_second_process_off_is_named(modes: tuple[int | None, ...], name: str) -> None:
     assert restricted_mode(modes) == name
+
+
+@pytest.mark.parametrize(("device", "refused"), [("cuda", True), ("cuda:0", True), ("cuda:1", False)])
+def test_the_mode_of_another_gpu_than_the_named_one_refuses_nothing(
+    device: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus.install(monkeypatch)
+    monkeypatch.setattr(environment, "device_type", lambda name: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(environment, "gpu_uuid", lambda gpu: gpu.index)
+    monkeypatch.setattr(environment, "compute_mode", lambda library, uuid: {0: 3, 1: 0}[uuid])
+    with pytest.raises(DeviceError, match="mode EXCLUSIVE_PROCESS") if refused else nullcontext():
+        check_compute_mode(device)
 
 
 def test_a_gpu_for_one_process_is_refused_and_one_that_nvml_does_not_know_is_not(
