@@ -1,5 +1,6 @@
 """The teacher cache has the right content, shares entries between sets, and is refused when altered."""
 
+import errno
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
-from nas.cache.entry import shards_of
+from nas.cache.entry import CacheFailure, shards_of
 from nas.cache.estimate import TIMING
 from nas.cache.grid import to_grid
 from nas.cache.images import ImageCacheBuilder, ImageSource
@@ -436,6 +437,29 @@ def test_a_damaged_file_of_the_poses_that_is_deleted_is_written_again(array, cop
     again = opened(path.parent, names="lite0,xfeat")
     assert file.read_bytes() == content
     np.testing.assert_array_equal(getattr(again.poses, array)[:], getattr(targets.poses, array)[:])
+
+
+def test_a_disk_that_is_full_when_a_deleted_shard_is_noticed_is_one_line(copied, opened, monkeypatch):
+    path, _, xfeat = copied
+    (xfeat / "val-00000-spatial.npy").unlink()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nas.cache.entry.write_json", full)
+    with pytest.raises(CacheFailure, match=r"teacher cache: cannot build .*: No space left on device"):
+        opened(path.parent, names="lite0,xfeat")
+    assert (xfeat / "manifest.json").exists()
+
+
+def test_the_end_of_a_build_leaves_files_of_poses_that_are_under_way(copied, opened):
+    path, _, xfeat = copied
+    under_way, killed = xfeat / "poses-0-spatial.npy.1-0.tmp", xfeat / "val-00000-spatial.npy.1-0.tmp"
+    for file in (under_way, killed):
+        file.write_bytes(b"")
+    (xfeat / "val-00000-spatial.npy").unlink()
+    opened(path.parent, names="lite0,xfeat")
+    assert (under_way.exists(), killed.exists()) == (True, False)
 
 
 def test_an_entry_that_another_command_builds_now_is_named_as_such(copied):
