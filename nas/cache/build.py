@@ -69,9 +69,8 @@ class CachePlan:
 
     def reopen(self) -> None:
         """Make complete entries incomplete where arrays were deleted: a build then writes their shards alone."""
-        self.images.entry.reopen()
-        for teacher in self.teachers:
-            teacher.reopen()
+        for entry in (self.images.entry, *(teacher.entry for teacher in self.teachers)):
+            entry.reopen()
 
     def build(self, progress: Progress) -> None:
         """Build the missing entries, with one teacher in memory at a time, and write the set's file."""

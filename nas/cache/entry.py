@@ -209,12 +209,8 @@ class CacheEntry:
         for leftover in self.working.iterdir():
             leftover.unlink(missing_ok=True)
 
-    def reopen(self, keep: Callable[[Record], None] = lambda manifest: None) -> None:
-        """Make a complete entry incomplete where arrays were deleted: a build then writes their shards, and no others.
-
-        Args:
-            keep: Called with the manifest before it is removed.
-        """
+    def reopen(self) -> None:
+        """Make a complete entry incomplete where arrays were deleted: a build then writes their shards alone."""
         if not self.complete or not os.access(self.folder, os.W_OK) or not self._lost_shards():
             return
         with self.lock("manifest"):
@@ -225,7 +221,6 @@ class CacheEntry:
                     files.get(_shard_name(name), {})[name] = listed
                 for name in files.keys() - lost:
                     write_json(self.working / f"{name}.json", self.manifest["shards"][name] | {"files": files[name]})
-                keep(self.manifest)
                 self.manifest_path.unlink()
         self.__dict__.pop("manifest", None)
 

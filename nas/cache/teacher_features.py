@@ -104,10 +104,6 @@ class TeacherCacheBuilder:
         self.entry.finish(self.images.shards, [self.entry.folder / STATISTICS_FILE], self.describe)
         self.forget_teacher()
 
-    def reopen(self) -> None:
-        """Make a complete entry incomplete where arrays were deleted, see `CacheEntry.reopen`."""
-        self.entry.reopen(lambda manifest: write_json(self.activations_path, {"activations": manifest["activations"]}))
-
     @property
     def calibration_shards(self) -> list[Shard]:
         """Return the shards on which the statistics of the compression are fitted."""
