@@ -287,12 +287,14 @@ def _lead_words(best: Recommendation) -> tuple[str, bool]:
     name = capitalized(brief(best.model.name))
     if difference < 0:
         return f" {name} scores {-difference:.3f} less than {baseline}.", False
+    within = "" if result is None or half is None else f" ± {half:.3f}"
+    ahead = f"leads {baseline} by {difference:.3f}{within} in score"
+    if not difference:
+        ahead = f"scores as high as {baseline}" + (within and f",{within}")
     if result is None or half is None:
-        ahead = f"leads {baseline} by {difference:.3f} in score" if difference else f"scores as high as {baseline}"
         return f" {name} {ahead}.", False
-    lead = f" {name} leads {baseline} by {difference:.3f}"
     among = "" if result.compared == 1 else f", which allows for the choice among {result.compared} candidates"
-    return f"{lead} ± {half:.3f} in score (95 % interval{among}).", result.score_gain >= half
+    return f" {name} {ahead} (95 % interval{among}).", result.score_gain >= half
 
 
 def _metric_check(info: StudyInfo, summary: StudySummary, metrics: Sequence[MetricSummary], run: str) -> TrustCheck:

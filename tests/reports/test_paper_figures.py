@@ -133,7 +133,9 @@ def test_retrained_baselines_keep_the_mark_of_baselines():
     study = synthetic.study(20, seed=5, only=TrialState.COMPLETE)
     results = retrained(study, 0.01)
     kinds = [row["kind"] for row in retraining_points(study, results)]
-    candidates, baselines = draw(study, summarize(study), results)["front"].axes[0].containers
+    front = draw(study, summarize(study), results)["front"]
+    candidates, baselines = front.axes[0].containers
+    assert [text.get_text() for text in front.legends[0].get_texts()].count("retrained, 1,620 steps, 2 seeds") == 1
     for bars, marker, kind in (
         (candidates, "s", "retrained"),
         (baselines, MARKS[BASELINE].matplotlib_marker, "baseline"),

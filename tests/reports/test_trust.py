@@ -187,7 +187,7 @@ def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gai
     seen = replace(found, model=model, fastest_as_good=result, scatter=SeedScatter(0.0075, 30))
     judged = check(study, SEEDS, results(found.trial.number, 0.9), recommendation=seen)
     assert judged.outcome is outcome
-    words = r"by 0\.\d+ ± ([\d.]+) in score \(95 % interval, which allows for the choice among 30 candidates\)\.$"
+    words = r"± ([\d.]+)(?: in score)? \(95 % interval, which allows for the choice among 30 candidates\)\.$"
     half = float(re.search(words, judged.sentence)[1])
     assert 1.4 * 0.0217 < half < 0.05
 
@@ -228,6 +228,9 @@ def test_a_recommendation_passes_only_where_retrained_scores_compare_it_with_the
     assert "scores less than the baseline eradio_femto (0.405 against 0.505) and is no longer" in lost.sentence
     words = r"Trial 2 leads eradio_femto by 0\.005 ± 0\.\d+ in score \(95 % interval, .* among 2 candidates\)"
     assert re.search(words, lost.sentence)
+    level = seed_check({0: (0.5, 0.51), 1: (0.5, 0.51), 2: (0.4, 0.41)}, baseline=0.45)
+    assert re.search(r"Trial 1 scores as high as eradio_femto, ± 0\.\d+ \(95 % interval", level.sentence)
+    assert level.outcome is Outcome.WARN
     alone = seed_check({1: (0.5, 0.51), 2: (0.4, 0.41)})
     assert alone.outcome is Outcome.WARN
     assert "the baseline eradio_femto has none" in alone.sentence

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
-from nas.cache.entry import CacheFailure, shards_of
+from nas.cache.entry import CacheEntry, CacheFailure, shards_of
 from nas.cache.estimate import TIMING
 from nas.cache.grid import to_grid
 from nas.cache.images import ImageCacheBuilder, ImageSource
@@ -460,6 +460,19 @@ def test_the_end_of_a_build_leaves_files_of_poses_that_are_under_way(copied, ope
     (xfeat / "val-00000-spatial.npy").unlink()
     opened(path.parent, names="lite0,xfeat")
     assert (under_way.exists(), killed.exists()) == (True, False)
+
+
+def test_an_entry_that_another_command_reopens_at_this_moment_is_left_to_it(copied, monkeypatch):
+    entry = CacheEntry(copied[2])
+
+    def reopened_elsewhere(folder, mode):
+        entry.manifest_path.unlink()
+        return True
+
+    monkeypatch.setattr("nas.cache.entry.os.access", reopened_elsewhere)
+    entry.reopen()
+    assert not entry.complete
+    assert not list(entry.working.glob("*"))
 
 
 def test_an_entry_that_another_command_builds_now_is_named_as_such(copied):
