@@ -49,6 +49,7 @@ from nas.measure.stages import called_modules, stage_times
 from nas.measure.timers import HostTimer
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation, held_out
 from nas.samplers.latency.stage_costs import stage_costs
+from nas.study.records import REST
 from search_space import SPACES, ArchSpec
 
 BUFFERS = 3
@@ -167,9 +168,11 @@ def save(scale: Scale, rows: Sequence[Row]) -> None:
 
 def observed(rows: Sequence[Row]) -> list[Observation]:
     """Return times relative to the reference's."""
-    return [
-        Observation.scaled(ArchSpec.from_dict(r["spec"]), 1 / r["ratio"][0], r["whole_s"], r["stages_s"]) for r in rows
-    ]
+    return [Observation.scaled(ArchSpec.from_dict(r["spec"]), 1 / r["ratio"][0], _by_stage(r)) for r in rows]
+
+
+def _by_stage(row: Row) -> dict[str, float]:
+    return row["stages_s"] | {REST: row["whole_s"] - sum(row["stages_s"].values())}
 
 
 def splits(observations: Sequence[Observation], size: int) -> Iterator[tuple[list[Observation], list[Observation]]]:

@@ -83,6 +83,15 @@ class Arm:
         """What the runtime needs and reports."""
         return RUNTIMES[self.runtime]
 
+    @property
+    def times_stages(self) -> bool:
+        """Whether `Measurement.stages_s`, which is timed in eager mode, tells how this runtime's time divides.
+
+        It does not for ONNX Runtime: with them, predictions of its times are worse than without
+        (`python -m experiments.predicted_throughput`). Other compilers fuse operators across stages, too.
+        """
+        return self.runtime == "eager"
+
     def unknown_fields(self, device_type: str) -> frozenset[str]:
         """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda")."""
         fields = UNKNOWN_ON_CPU if device_type == "cpu" else frozenset()

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.study.records import REST
+
 
 @dataclass(frozen=True)
 class StageTimes:
@@ -75,7 +77,7 @@ def stage_times(
 
 
 def seconds_by_stage(model: nn.Module, images: Tensor, budget_s: float) -> dict[str, float]:
-    """Return the seconds of `model.encode(images)` by stage, in order, with the "rest" between them.
+    """Return the seconds of `model.encode(images)` by stage, in order, with the `REST` between them.
 
     It is empty for a network without `stage_modules`, and where memory is too small to run the network eagerly.
     """
@@ -88,7 +90,7 @@ def seconds_by_stage(model: nn.Module, images: Tensor, budget_s: float) -> dict[
         )  # the first warms up
     except (RuntimeError, MemoryError):  # a compiled model may fit into memory where an eager one does not
         return {}
-    return {**times.stages_s, "rest": max(0.0, times.whole_s - sum(times.stages_s.values()))}
+    return {**times.stages_s, REST: max(0.0, times.whole_s - sum(times.stages_s.values()))}
 
 
 def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:

@@ -61,6 +61,7 @@ def worth_timing(
     *,
     batch: int,
     resolution: int,
+    arm: Arm,
     limit_img_s: float | None,
 ) -> WorthTiming | None:
     """Return the untimed specs that are predicted to be fastest; None where too few were timed to fit a predictor.
@@ -70,13 +71,13 @@ def worth_timing(
         untimed: Specs to choose from.
         batch: Images a call.
         resolution: Input size in pixels.
+        arm: How the specs were run.
         limit_img_s: Least throughput; None: no limit.
     """
     if len(timed) < MIN_TIMED:
         return None
-    predictor = LatencyPredictor.fit(
-        [Observation(spec, 1 / m.ratio) for spec, m in timed], batch=batch, resolution=resolution
-    )
+    observations = [Observation.scaled(spec, 1 / m.ratio, m.stages_s if arm.times_stages else {}) for spec, m in timed]
+    predictor = LatencyPredictor.fit(observations, batch=batch, resolution=resolution)
     # The limit in units of the reference's time. The reference's speed is its median over all measurements.
     speeds = sorted(m.reference_img_s for _, m in timed)
     limit = None if limit_img_s is None else speeds[len(speeds) // 2] / limit_img_s
@@ -240,6 +241,7 @@ def _worth_timing(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> WorthTimi
         [spec for spec, sampled in pairs if not sampled.measurement and not sampled.failure],
         batch=request.batch,
         resolution=request.resolution,
+        arm=request.arm,
         limit_img_s=request.limits.get("min_throughput_img_s"),
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
+from nas.measure.arms import Arm
 from nas.measure.counts.totals import network_totals, totals
 from nas.samplers.known_cost import TrialValues
 from nas.samplers.latency import MIN_MODELS, LatencyPredictor, Observation
@@ -65,6 +66,7 @@ class SpaceCostModel:
         self._fitted: tuple[int, ...] = ()  # trials of the predictor of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
+        self._timed_as_run = Arm.parse(config.runtime).times_stages
         self._mean_sizes = dict(zip(space.strides, map(_mean_log_sizes, space.stages), strict=True))
 
     def candidates(self, parents: Sequence[Params], count: int, rng: random.Random) -> list[Params]:
@@ -143,7 +145,8 @@ class SpaceCostModel:
                 continue  # of a smaller batch than all others
             if trial.number not in self._measured or self._measured[trial.number].measurement != measurement:
                 spec = ArchSpec.from_dict(record["spec"])
-                observation = Observation(spec, 1 / measurement["ratio"])
+                stages_s = measurement.get("stages_s", {}) if self._timed_as_run else {}
+                observation = Observation.scaled(spec, 1 / measurement["ratio"], stages_s)
                 self._measured[trial.number] = _MeasuredTrial(observation, _work_of(spec, self._px), measurement)
             numbers.append(trial.number)
         self._read, self._numbers = trials, tuple(numbers)

@@ -142,6 +142,9 @@ def _misfit(value: Any, allowed: str) -> ValueError:
     return ValueError(f"{text if len(text) < 40 else f'{text[:40]}...'}: must be {allowed}")
 
 
+REST = "rest"  # in Measurement.stages_s: the time between the stages
+
+
 @dataclass(frozen=True)
 class Measurement(Record):
     """Throughput of one backbone, timed interleaved with a reference backbone in one process.
@@ -174,7 +177,7 @@ class Measurement(Record):
     driver_memory_mib: float | None = None  # of the whole process on the GPU
     output_error: float | None = None  # relative error of the worst output against fp32 eager
     compile_s: float | None = None  # duration of compiling or exporting
-    stages_s: dict[str, float] = field(default_factory=dict)  # seconds of each stage for a batch, in eager mode
+    stages_s: dict[str, float] = field(default_factory=dict)  # of each stage, and REST, for a batch in eager mode
     launch_share: float | None = None  # host time over device time of a call; near 1 the time is that of the launches
     energy_j: float | None = None  # of the whole GPU for one image
     tries: int = 1  # the device slowed down during all but the last

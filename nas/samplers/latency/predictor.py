@@ -29,6 +29,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from nas.numbers import plural
 from nas.samplers.latency.stage_costs import MAX_KEPT, StageCost, stage_costs
+from nas.study.records import REST
 from search_space import ArchSpec
 
 Array = NDArray[np.float64]
@@ -70,9 +71,12 @@ class Observation:
     stages_s: Mapping[str, float] | None = None
 
     @classmethod
-    def scaled(cls, spec: ArchSpec, seconds: float, whole_s: float, stages_s: Mapping[str, float]) -> Self:
-        """Scale the times of stages from another run, in which the whole model took `whole_s` (`StageTimes`)."""
-        return cls(spec, seconds, {name: stage_s * seconds / whole_s for name, stage_s in stages_s.items()})
+    def scaled(cls, spec: ArchSpec, seconds: float, stages_s: Mapping[str, float]) -> Self:
+        """Scale the stages' times of another run, which with `REST` add up to the model's (`Measurement.stages_s`)."""
+        if not stages_s:
+            return cls(spec, seconds)
+        scale = seconds / sum(stages_s.values())
+        return cls(spec, seconds, {name: scale * s for name, s in stages_s.items() if name != REST and s > 0})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from nas.measure.counts.totals import network_totals, totals
+from nas.replay.hybrid_rows import read_rows
 from nas.samplers import SearchSampler, make_sampler
 from nas.samplers.cost_model import SpaceCostModel, read_trial
 from nas.samplers.known_cost.history import TrialHistory
@@ -64,6 +65,27 @@ def test_predicted_costs_are_the_measured_ones() -> None:
     truth = np.log2([t.measurement.ratio for t in unseen if t.measurement])
     assert np.median(np.abs(costs - truth)) < 0.15
     assert np.corrcoef(costs, truth)[0, 1] > 0.95
+
+
+def test_stages_times_make_predictions_more_exact_and_are_used_in_eager_mode_alone() -> None:
+    """Real timings: of random architectures of the published table. ONNX Runtime divides its time otherwise."""
+    rows = [row for row in read_rows() if row["source"] == "random" and row["seed"] == 0][:160]
+    specs = [ArchSpec.from_dict(row["spec"]) for row in rows]
+    plain = [replace(record(i, (0.1,), row["ratio"][0]), spec=row["spec"]) for i, row in enumerate(rows)]
+    by_stage = [
+        replace(trial, measurement=replace(measurement(row["ratio"][0]), stages_s=row["stages_ms"]))
+        for trial, row in zip(plain, rows, strict=True)
+    ]
+    laptop, unseen = SPACES["laptop"], [SPACES["laptop"].encode(spec) for spec in specs[60:]]
+    truth = np.log2([row["ratio"][0] for row in rows[60:]])
+
+    def costs(records: list[TrialRecord], runtime: str) -> np.ndarray:
+        config = search_config(space="laptop", runtime=runtime)
+        return SpaceCostModel(laptop, config).costs(unseen, trials_of(records[:60]))
+
+    errors = [np.median(np.abs(costs(records, "eager") - truth)) for records in (plain, by_stage)]
+    assert errors[1] < 0.85 * errors[0]
+    np.testing.assert_array_equal(costs(by_stage, "onnxruntime"), costs(plain, "onnxruntime"))
 
 
 def test_timings_of_a_smaller_batch_teach_no_costs() -> None:

@@ -22,6 +22,7 @@ from nas.samplers.latency.blocks import BLOCK_OPERATORS
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
 from nas.samplers.latency.stage_costs import STEM_OPERATORS, StageCost, stage_costs
+from nas.study.records import REST
 from search_space import BLOCK_FIELDS, SPACES, ArchSpec, SpecError, StageSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
 
@@ -198,7 +199,9 @@ def test_predictions_are_in_the_unit_of_the_observations(predictor):
 
 def test_stages_of_a_slower_run_are_scaled_to_the_net():
     spec = sampled(1, seed=3)[0]
-    assert Observation.scaled(spec, 1.0, 2.0, {"stem": 0.5}) == Observation(spec, 1.0, {"stem": 0.25})
+    assert Observation.scaled(spec, 1.0, {"stem": 0.5, REST: 1.5}) == Observation(spec, 1.0, {"stem": 0.25})
+    assert Observation.scaled(spec, 1.0, {"stem": 0.5, "down1": 0.0}).stages_s == {"stem": 1.0}, "too short to be timed"
+    assert Observation.scaled(spec, 1.0, {}) == Observation(spec, 1.0)
 
 
 def test_on_noise_the_error_is_told_to_be_large():
@@ -309,7 +312,12 @@ def test_real_times_of_unseen_nets_from_a_hundred():
     """What issue and README promise: median error under 5 %, rank correlation 0.95."""
     rows = [row for row in json.loads(TIMED.read_text())["rows"] if row["turn"] == 0]
     timed = [
-        Observation.scaled(ArchSpec.from_dict(r["spec"]), 1 / r["ratio"][0], r["whole_s"], r["stages_s"]) for r in rows
+        Observation.scaled(
+            ArchSpec.from_dict(r["spec"]),
+            1 / r["ratio"][0],
+            r["stages_s"] | {REST: r["whole_s"] - sum(r["stages_s"].values())},
+        )
+        for r in rows
     ]
     guesses = LatencyPredictor.fit(timed[:100], batch=16, resolution=64).predict([o.spec for o in timed[100:]])
     ordered = sorted(abs(p.seconds / o.seconds - 1) for p, o in zip(guesses, timed[100:], strict=True))
