@@ -282,6 +282,7 @@ def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:
         throughput_img_s=speed, throughput_low_img_s=speed * low / ratio, throughput_high_img_s=speed * high / ratio,
         ratio=ratio, ratio_low=low, ratio_high=high, reference=config.reference, reference_img_s=speed / ratio,
         latency_ms=row["latency_ms"], peak_memory_mib=None, samples=samples, seconds=MEASURE_S, verdict=row["verdict"],
+        stages_s={name: ms / 1e3 for name, ms in row.get("stages_ms", {}).items()},
         notes=("from the table: nothing was measured here",),
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
 from nas.replay.published_study import ReplayJob
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
-from nas.study.records import Expectation, TrialRecord, TrialState
+from nas.study.records import REST, Expectation, TrialRecord, TrialState
 from nas.study.timing_doubts import CONTENDED, TOO_FEW, timing_doubt
 from reports.dataframe import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, trial_frame
 from reports.summary import summarize
@@ -131,11 +131,12 @@ def test_a_child_is_a_member_nearest_to_that_of_the_whole_space(table: HybridTab
 @pytest.mark.parametrize("verdict", ["ok", "wide", TOO_FEW, CONTENDED])
 def test_a_timing_of_the_table_has_the_doubts_of_its_verdict(table: HybridTable, verdict: str) -> None:
     spec = table.architectures[0]
-    rows = [dict(table.evaluations[0][0], verdict=verdict)]
+    rows = [dict(table.evaluations[0][0], verdict=verdict, stages_ms={"stem": 2.0, REST: 1.0})]
     config = hybrid_config(table, "random", 0, 1)
     record = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
     first, *_ = table_phases(record, replace(table, evaluations=(tuple(rows), *table.evaluations[1:])), config)
     assert timing_doubt(first.record.measurement) == (verdict if verdict in (TOO_FEW, CONTENDED) else None)
+    assert first.record.measurement.stages_s == {"stem": 0.002, REST: 0.001}
 
 
 @pytest.mark.parametrize("name", ["known-cost", "evolution", "random", "nsga2", "tpe"])
