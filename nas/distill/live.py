@@ -11,10 +11,9 @@ import logging
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,18 +76,6 @@ class LiveTeachers:
         """
         images = self.open(SIZE_MULTIPLE_PX, progress)
         return len(images) // MAX_EPOCHS, images.available, images.fingerprint
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        files = {name: str(path) for name, path in self.weights.items()}
-        return {**asdict(self), "root": str(self.root), "weights": files, "devices": list(self.devices)}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> LiveTeachers:
-        """Return the settings of the result of `to_dict`."""
-        weights = {name: Path(file) for name, file in plain["weights"].items()}
-        typed = {"root": Path(plain["root"]), "weights": weights, "devices": tuple(plain["devices"])}
-        return cls(**{**plain, **typed})
 
 
 class LiveSource:
