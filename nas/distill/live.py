@@ -22,7 +22,7 @@ from torch import Tensor
 from nas.cache import CacheError
 from nas.cache.build import STUDY_SEED
 from nas.cache.grid import to_grid
-from nas.cache.standardize import Standardizer
+from nas.cache.standardize import StandardizerOnDevice
 from nas.cache.targets import Targets, read_cache_set
 from nas.cache.teacher_features import images_at_once
 from nas.data import CorruptImage, ImageSet, open_images
@@ -161,7 +161,7 @@ class _LiveTeacher:
         self.image_px = max(targets.image_px, spec.source_px)
         self._at_once = min(TEACHER_BATCH, images_at_once(self._teacher, device, self.image_px))
         heads = {"summary": cached.summary, "spatial": cached.spatial}
-        self._heads = {head: _OnDevice(s, device) for head, s in heads.items() if s is not None}
+        self._heads = {head: StandardizerOnDevice(s, device) for head, s in heads.items() if s is not None}
 
     def targets(self, images: Tensor, grid: int, device: torch.device) -> dict[str, Tensor]:
         """Return "teacher/head" -> standardized targets of images (B, 3, px, px), uint8, on a device."""
@@ -176,15 +176,3 @@ class _LiveTeacher:
         summary, spatial = run_teacher(self._teacher, images.to(self.device), self._precision)
         heads = {"spatial": to_grid(spatial, grid)} | ({} if summary is None else {"summary": summary})
         return {head: standardizer.apply(heads[head]) for head, standardizer in self._heads.items()}
-
-
-class _OnDevice:
-    """A standardizer of features (N, C) or (N, C, g, g) on a device."""
-
-    def __init__(self, standardizer: Standardizer, device: torch.device) -> None:
-        self._mean = torch.from_numpy(standardizer.mean).to(device, torch.float32)
-        self._forward = torch.from_numpy(standardizer.forward).to(device, torch.float32)
-
-    def apply(self, features: Tensor) -> Tensor:
-        """Return the targets, (N, k) or (N, k, g, g)."""
-        return ((features.movedim(1, -1) - self._mean) @ self._forward.T).movedim(-1, 1).contiguous()
