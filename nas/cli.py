@@ -297,6 +297,14 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{shown(text)}: must be whole numbers with commas, as 1,4,16") from None
 
 
+def comma_list(text: str) -> tuple[str, ...]:
+    """Parse a comma list of names; argparse.ArgumentTypeError where one is empty."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: must be names separated by commas")
+    return names
+
+
 def file_to_write(*suffixes: str) -> Callable[[str], Path]:
     """Return the type of an option that names a file to write, which is checked before the command starts its work.
 

@@ -68,20 +68,18 @@ def _check_comparable(study: StudyRecord, behind: StudyRecord) -> tuple[str, ...
 
 def _report(options: ReportOptions) -> int:
     # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
-    from nas.storage.store import read_study
     from reports.dataframe import save_csv, save_parquet, trial_frame
     from reports.headline import result_line
     from reports.page import REPORT_FILE, write_page
     from reports.paper_figures import draw, save
-    from reports.retraining import read_evidence, read_trusted_study, retraining_results
+    from reports.retraining import read_evidence, retraining_results
     from reports.summary import summarize
 
     out = options.out or options.run / REPORT_FILE
-    study = read_study(options.run)
-    evidence = read_evidence(options.run, study)
-    behind = read_trusted_study(options.behind) if options.behind else None
+    evidence = read_evidence(options.run)
+    behind = read_evidence(options.behind).study if options.behind else None
     cautions = _check_comparable(evidence.study, behind) if behind else ()
-    write_page(study, out, options.run)
+    write_page(evidence, out, options.run)
     study, summary = evidence.study, summarize(evidence.study, evidence)
     figures = draw(study, summary, retraining_results(evidence), behind) if options.figures else {}
     written = save(figures, options.figures) if options.figures else []

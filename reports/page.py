@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from nas.analysis.evidence import StudyEvidence
 from nas.analysis.selection import unfinished
 from nas.files import atomic_write
-from nas.storage.store import read_study
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
@@ -96,22 +96,21 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
         OSError: `out` cannot be written.
     """
     out = out or run_dir / REPORT_FILE
-    write_page(read_study(run_dir), out, run_dir)
+    write_page(read_evidence(run_dir), out, run_dir)
     return out
 
 
-def write_page(study: StudyRecord, out: Path, run_dir: Path) -> None:
+def write_page(evidence: StudyEvidence, out: Path, run_dir: Path) -> None:
     """Write a study's report to `out`, or that of a training, replacing an old one once the new one is complete.
 
     Args:
-        study: records of the study.
+        evidence: what is known of the study's models.
         out: file to write.
-        run_dir: folder that may hold contact sheets and the records of retraining and remeasuring.
+        run_dir: folder that may hold contact sheets.
     """
     if is_training(run_dir):
-        write_training_page(study, out, run_dir)
+        write_training_page(evidence, out, run_dir)
         return
-    evidence = read_evidence(run_dir, study)
     summary, retraining = summarize(evidence.study, evidence), retraining_results(evidence)
     folder = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     atomic_write(out, render(evidence.study, summary, read_gallery(run_dir, summary), retraining, str(folder)))

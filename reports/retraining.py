@@ -9,31 +9,19 @@ from typing import Any
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence, same_setting
 from nas.analysis.retraining import retraining_json
-from nas.storage.location import holds_study
-from nas.storage.store import Store, read_study
+from nas.storage.store import Store
 from nas.study.records import Measurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import drawn_ends
 
 
-def read_evidence(run_dir: Path, study: StudyRecord) -> StudyEvidence:
-    """Return the evidence of a study, with the retrainings and remeasurements that its folder holds.
+def read_evidence(run_dir: Path) -> StudyEvidence:
+    """Return the evidence of the study in a folder.
 
     Raises:
         StoreError: the study cannot be read.
     """
-    if not holds_study(run_dir):
-        return gather_evidence(study)
     with Store.open(run_dir, read_only=True) as store:
-        return gather_evidence(study, store.retrainings(), store.remeasurements())
-
-
-def read_trusted_study(run_dir: Path) -> StudyRecord:
-    """Return the study in a folder with each trial's deciding timing.
-
-    Raises:
-        StoreError: the study cannot be read.
-    """
-    return read_evidence(run_dir, read_study(run_dir)).study
+        return gather_evidence(*store.read_all())
 
 
 def retraining_results(evidence: StudyEvidence) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
+from nas.analysis.evidence import StudyEvidence
 from nas.files import atomic_write
 from nas.numbers import fixed
 from nas.study.metrics import metric_label
@@ -29,7 +30,6 @@ from reports.formatting import brief, duration, flat, moment
 from reports.gallery import read_gallery
 from reports.metrics import teacher_score
 from reports.noise import ratio_words
-from reports.retraining import read_evidence
 from reports.summary import summarize
 
 MAX_POINTS = 300  # of a line in a chart: more are averaged
@@ -54,15 +54,14 @@ class EvaluationRow:
     seconds: float
 
 
-def write_training_page(study: StudyRecord, out: Path, run_dir: Path) -> None:
+def write_training_page(evidence: StudyEvidence, out: Path, run_dir: Path) -> None:
     """Write the page of a training to `out`, replacing an old one only once the new one is complete.
 
     Args:
-        study: The study of the one model.
+        evidence: What is known of the study of the one model.
         out: File to write.
         run_dir: Folder of the training.
     """
-    evidence = read_evidence(run_dir, study)
     gallery = read_gallery(run_dir, summarize(evidence.study, evidence))
     folder = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     atomic_write(out, render(evidence.study, read_history(run_dir), gallery, str(folder)))

@@ -23,9 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.storage.store import read_study
+from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.study.records import Objective, StudyRecord, TrialState
 from reports.page import write_page
+from reports.retraining import read_evidence
 from tests.reports import synthetic
 
 PICK_MS = 100.0
@@ -36,19 +37,19 @@ PROBE = Path(__file__).with_suffix(".mjs")
 def main() -> int:
     """Build the pages, check each in a browser, and print JSON."""
     options = _options()
-    studies: dict[str, Callable[[], tuple[StudyRecord, Path | None]]] = {
-        name: (lambda make=make: (make(), None)) for name, make in SYNTHETIC.items()
+    studies: dict[str, Callable[[], tuple[StudyEvidence, Path | None]]] = {
+        name: (lambda make=make: (gather_evidence(make()), None)) for name, make in SYNTHETIC.items()
     }
-    studies |= {str(run): (lambda run=run: (read_study(run), run)) for run in options.run}
+    studies |= {str(run): (lambda run=run: (read_evidence(run), run)) for run in options.run}
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="report-page-") as folder:
         for i, (name, make) in enumerate(studies.items()):
             if options.only and name not in options.only:
                 continue
-            study, run = make()
-            found[name] = _built(study, Path(folder) / f"{i}.html", run or Path(folder))
+            evidence, run = make()
+            found[name] = _built(evidence, Path(folder) / f"{i}.html", run or Path(folder))
             found[name] |= _probed(Path(folder) / f"{i}.html", options)
-            found[name]["wrong"] = _wrong(len(study.trials), found[name])
+            found[name]["wrong"] = _wrong(len(evidence.study.trials), found[name])
     print(json.dumps(found, indent=1))
     return int(any(result["wrong"] for result in found.values()))
 
@@ -71,11 +72,11 @@ SYNTHETIC: dict[str, Callable[[], StudyRecord]] = {
 }
 
 
-def _built(study: StudyRecord, page: Path, run: Path) -> dict[str, Any]:
+def _built(evidence: StudyEvidence, page: Path, run: Path) -> dict[str, Any]:
     began, cpu_began = time.perf_counter(), time.process_time()
-    write_page(study, page, run)
+    write_page(evidence, page, run)
     seconds = {"build_s": time.perf_counter() - began, "build_cpu_s": time.process_time() - cpu_began}
-    return {"trials": len(study.trials), "bytes": page.stat().st_size, **seconds, "load": os.getloadavg()[0]}
+    return {"trials": len(evidence.study.trials), "bytes": page.stat().st_size, **seconds, "load": os.getloadavg()[0]}
 
 
 def _probed(page: Path, options: argparse.Namespace) -> dict[str, Any]:

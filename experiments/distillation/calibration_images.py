@@ -33,7 +33,7 @@ def features(teacher: Teacher, split: Split, count: int) -> dict[str, NDArray[np
     images = open_images("builtin", split, count, 0, max(PX, teacher.source_px), cache_root())
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for start in range(0, count, BATCH):
-        pixels = read_pixels(images, range(start, min(count, start + BATCH)))
+        pixels = read_pixels(images.read, range(start, min(count, start + BATCH)))
         with torch.inference_mode():
             summary, spatial = teacher(pixels.float() / 255)
         parts.setdefault("spatial", []).append(to_grid(spatial, GRID).numpy())

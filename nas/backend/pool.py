@@ -66,6 +66,10 @@ class TrainingJob:
     sharded: bool = False
     live: LiveTeachers | None = None
 
+    def resolved(self) -> TrainingJob:
+        """Return the job with absolute paths, for processes that may run in other folders."""
+        return replace(self, folder=self.folder.resolve(), start=self.start and self.start.resolve())
+
     @property
     def steps(self) -> int:
         """Return the number of steps of the training."""
@@ -197,7 +201,7 @@ class TrainingPool:
 
     def _specs(self, job: TrainingJob, slot: int, meeting_point: Path) -> list[RankSpec]:
         """Return the settings of each process of a job."""
-        job = replace(job, folder=job.folder.resolve(), start=None if job.start is None else job.start.resolve())
+        job = job.resolved()
         specs = []
         for rank in range(job.ranks):
             devices = () if job.live is None else job.live.devices

@@ -247,7 +247,7 @@ def _train_rank(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
     is_over = ray.get(rank.mailbox.is_over.remote()) if first else False
-    if distributed.from_rank_0(str(is_over)) == str(True):
+    if distributed.from_rank_0(is_over):
         return
     stop = threading.Event()
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from nas.cache.build import open_recorded_targets, open_study_targets, open_targets
+    from nas.cache.build import open_study_targets, open_targets
     from nas.cache.entry import CacheError
     from nas.cache.targets import Targets, load_targets
 
-__all__ = ["CacheError", "Targets", "load_targets", "open_recorded_targets", "open_study_targets", "open_targets"]
+__all__ = ["CacheError", "Targets", "load_targets", "open_study_targets", "open_targets"]
 
 # Names are imported when they are first used: torch takes seconds to import, and the help of a command needs none.
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -25,6 +25,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "entry": ["CacheError"],
         "targets": ["Targets", "load_targets"],
-        "build": ["open_recorded_targets", "open_study_targets", "open_targets"],
+        "build": ["open_study_targets", "open_targets"],
     },
 )

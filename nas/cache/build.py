@@ -125,7 +125,6 @@ def open_targets(
     announce: Callable[[str], None] = lambda line: None,
     check_counts: Callable[[int, int], None] = lambda train, val: None,
     check_plan: Callable[[CachePlan], None] = lambda plan: None,
-    verify: bool = False,
 ) -> Targets:
     """Open the targets of the named teachers on the images, after building missing entries.
 
@@ -147,7 +146,6 @@ def open_targets(
         announce: Called with lines for the user: size and time of a build, a table of the images.
         check_counts: Called with the numbers of train (without views) and held-out images; may refuse them.
         check_plan: Called with the entries before a build; may refuse their teachers or images.
-        verify: Whether to compare every file's hash.
 
     Raises:
         DataError: The images cannot be opened.
@@ -160,7 +158,7 @@ def open_targets(
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     check_plan(plan)
     _build_missing(plan, progress, announce)
-    targets = load_targets(plan.path, verify)
+    targets = load_targets(plan.path)
     for line in plan.images.account():
         announce(line)
     return targets
@@ -180,14 +178,6 @@ def _build_missing(plan: CachePlan, progress: Progress, announce: Callable[[str]
     except OSError as error:
         kind = CacheError if is_of_path(error) else CacheFailure
         raise kind(f"teacher cache: cannot build {plan.path}: {error.strerror or error}") from error
-
-
-def open_recorded_targets(
-    study: StudyInfo, root: Path, weights: Mapping[str, Path], progress: Progress, announce: Callable[[str], None]
-) -> Targets:
-    """Open the targets that the models of an existing study were trained on, see `open_study_targets`."""
-    config = SearchConfig.from_dict(study.config)
-    return open_study_targets(config, root, study=study, weights=weights, progress=progress, announce=announce)
 
 
 def open_study_targets(

@@ -115,7 +115,7 @@ class ImageCacheBuilder:
         items = range(shard.start, shard.stop)
         skipped: list[tuple[int, str]] = []
         with ShardWriter(self.entry.folder, shard.name) as writer:
-            results = map_in_order(partial(read_rows, self.sets[shard.split]), batches(items))
+            results = map_in_order(partial(read_rows, self.sets[shard.split].read), batches(items))
             for batch, (rows, corrupt) in zip(batches(items), results, strict=True):
                 skipped += corrupt
                 writer.append(rows)
@@ -145,8 +145,8 @@ class ImageCacheBuilder:
         }
 
 
-def read_rows(images: ImageSet, indices: Sequence[int]) -> tuple[Rows, list[tuple[int, str]]]:
-    """Read images (N, 3, S, S), with labels and masks if the set has them.
+def read_rows(read: Callable[[int], Sample], indices: Sequence[int]) -> tuple[Rows, list[tuple[int, str]]]:
+    """Read images (N, 3, S, S), with labels and masks if they have them.
 
     Returns:
         The rows by array, and the index and error of each image that cannot be decoded.
@@ -155,7 +155,7 @@ def read_rows(images: ImageSet, indices: Sequence[int]) -> tuple[Rows, list[tupl
     corrupt = []
     for i in indices:
         try:
-            samples.append(images.read(i))
+            samples.append(read(i))
         except CorruptImage as error:
             corrupt.append((i, str(error)))
     if not samples:

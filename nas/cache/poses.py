@@ -15,8 +15,8 @@ from nas.cache.entry import ARRAY_SUFFIX, POSES_PREFIX, CacheEntry
 from nas.cache.images import ImageCacheBuilder, batches, map_in_order, read_rows, stage_progress
 from nas.cache.shards import ArrayFile, ShardWriter, mapped
 from nas.cache.teacher_features import ReadImages, TeacherCacheBuilder, read_pixels
-from nas.data import ImageSet, open_poses
-from nas.data.composites import POSES_VERSION
+from nas.data import open_poses
+from nas.data.composites import POSES_VERSION, GlyphPoses
 from nas.data.dataset import Progress
 
 POSES = f"{POSES_PREFIX}{POSES_VERSION}"  # name of the shard
@@ -80,13 +80,13 @@ def _build_once(entry: CacheEntry, arrays: Sequence[str], build: Callable[[], No
             (entry.working / f"{name}.lock").unlink(missing_ok=True)
 
 
-def _write_images(images: ImageCacheBuilder, poses: ImageSet) -> None:
+def _write_images(images: ImageCacheBuilder, poses: GlyphPoses) -> None:
     # Of the files of a shard, the first one is renamed last.
     with ShardWriter(images.entry.folder, POSES) as writer:
-        writer.append(read_rows(poses, range(len(poses)))[0])
+        writer.append(read_rows(poses.read, range(len(poses)))[0])
 
 
-def _open(images: ImageCacheBuilder, size_px: int) -> ImageSet | None:
+def _open(images: ImageCacheBuilder, size_px: int) -> GlyphPoses | None:
     """Open the poses, no more of them than held-out images."""
     return open_poses(images.source.uri, images.source.counts["val"], size_px)
 
@@ -111,4 +111,4 @@ def _reader(teacher: TeacherCacheBuilder) -> ReadImages:
         return lambda rows: torch.from_numpy(mapped(path)[list(rows)])
     poses = _open(images, teacher.spec.source_px)
     assert poses is not None
-    return partial(read_pixels, poses)
+    return partial(read_pixels, poses.read)

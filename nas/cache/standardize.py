@@ -248,22 +248,30 @@ class Compressed(NamedTuple):
     cosine: float
 
 
-class Compressor:
-    """Compresses features (N, C) or (N, C, g, g) of one head to codes, and decompresses codes."""
+class StandardizerOnDevice:
+    """A standardizer of features (N, C) or (N, C, g, g) on a device."""
+
+    def __init__(self, standardizer: Standardizer, device: torch.device) -> None:
+        self.mean = torch.from_numpy(standardizer.mean).to(device, torch.float32)
+        self.forward = torch.from_numpy(standardizer.forward).to(device, torch.float32)
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Return the targets, (N, k) or (N, k, g, g)."""
+        return ((features.movedim(1, -1) - self.mean) @ self.forward.T).movedim(-1, 1).contiguous()
+
+
+class Compressor(StandardizerOnDevice):
+    """Compresses features of one head to codes, and decompresses codes."""
 
     def __init__(self, fitted: HeadStatistics, storage: str, device: torch.device) -> None:
-        standardizer = fitted.standardizer
-        self.mean, self.forward, self.inverse = (
-            torch.from_numpy(matrix).to(device, torch.float32)
-            for matrix in (standardizer.mean, standardizer.forward, standardizer.inverse)
-        )
+        super().__init__(fitted.standardizer, device)
+        self.inverse = torch.from_numpy(fitted.standardizer.inverse).to(device, torch.float32)
         self.codec = CODECS[storage](fitted.largest)
 
     def __call__(self, features: Tensor) -> Compressed:
         """Compress the features of a batch."""
         features = features.to(self.mean.device)
-        targets = (features.movedim(1, -1) - self.mean) @ self.forward.T
-        values = targets.movedim(-1, 1).contiguous().cpu().numpy()
+        values = self.apply(features).cpu().numpy()
         codes = self.codec.encode(values)
         cosine = F.cosine_similarity(self.decompress(codes), features, dim=1).sum()
         return Compressed(codes, self.codec.clipped(values), float(cosine))

@@ -36,7 +36,7 @@ from nas.cache.standardize import (
     load_statistics,
     save_statistics,
 )
-from nas.data import ImageSet, Split
+from nas.data import ImageSet, Sample, Split
 from nas.data.dataset import Progress, digest
 from nas.measure.devices import device_type
 from nas.measure.memory import LiveStorages
@@ -253,7 +253,7 @@ class TeacherCacheBuilder:
             return lambda rows: torch.from_numpy(mapped(path)[list(rows)])
         images = self.source_images[shard.split]
         items = decodable_items(shard, self.images.entry.manifest["shards"][shard.name])
-        return lambda rows: read_pixels(images, [items[row] for row in rows])
+        return lambda rows: read_pixels(images.read, [items[row] for row in rows])
 
     def raw_features(self, shard: Shard, rows: RowBatch) -> Heads:
         """Read raw features from the working folder."""
@@ -364,6 +364,6 @@ def activation_bytes(teacher: Teacher, count: int, px: int) -> int:
     return max(1, live.peak_bytes)
 
 
-def read_pixels(images: ImageSet, items: Sequence[int]) -> Tensor:
+def read_pixels(read: Callable[[int], Sample], items: Sequence[int]) -> Tensor:
     """Read images that can be decoded as uint8 (N, 3, S, S)."""
-    return torch.from_numpy(np.stack([images.read(i).image for i in items])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([read(i).image for i in items])).permute(0, 3, 1, 2)

@@ -112,7 +112,7 @@ def absolute_uri(uri: str) -> str:
     return f"webdataset:{absolute_pattern(argument)}" if form == "webdataset" else uri
 
 
-def open_poses(uri: str, most: int, size_px: int) -> ImageSet | None:
+def open_poses(uri: str, most: int, size_px: int) -> GlyphPoses | None:
     """Open the pairs of images of the built-in data that show one glyph in two poses; None of other data.
 
     Args:

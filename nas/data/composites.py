@@ -289,39 +289,14 @@ class GlyphPoses:
 
     most: int
     size_px: int
-    uri: str = "builtin"
-    class_names: tuple[str, ...] | None = None
-    has_masks: bool = True
-    mask_classes: int = 2
-    notes: tuple[str, ...] = ()
-
-    def at_size(self, size_px: int) -> GlyphPoses:
-        """Return the set of the same scenes as squares of another size."""
-        return replace(self, size_px=size_px)
 
     def __len__(self) -> int:
-        return 2 * self.num_classes
-
-    @property
-    def available(self) -> int:
-        """Return the number of images."""
-        return len(self)
-
-    @property
-    def num_classes(self) -> int:
-        """Return the number of glyphs."""
-        return min(self.most // 2, len(self._glyphs))
+        return 2 * min(self.most // 2, len(self._glyphs))
 
     @cached_property
     def _glyphs(self) -> list[str]:
         """Return all glyphs of the split, those of a class apart from each other."""
         return shuffled((glyph for glyphs in objects("val") for glyph in glyphs), POSES_VERSION, str)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Return a digest of the recipe, its sources and the first images."""
-        sources = [file_identity(path) for path in [font_path(), *photograph_paths()]]
-        return digest(["poses", POSES_VERSION, len(self), self.size_px, sources, self.read(0).image.tobytes()])
 
     def read(self, i: int) -> Sample:
         """Draw item `i`."""
@@ -334,10 +309,6 @@ class GlyphPoses:
         glyph = random_pose(self._glyphs[i // 2], POSE_SCALE, POSE_MAX_ANGLE_DEG, rng, drawn_px)
         paste(image, mask, glyph, 1, rng)
         return Sample(square(image, self.size_px), i // 2, square_mask(Image.fromarray(mask), self.size_px))
-
-    def read_sizes(self, i: int, sizes_px: Collection[int]) -> dict[int, Sample]:
-        """Draw item `i` at several sizes."""
-        return {px: replace(self, size_px=px).read(i) for px in sizes_px}
 
 
 def paste(image: Image.Image, mask: Pixels, glyph: Image.Image, value: int, rng: np.random.Generator) -> None:

@@ -10,14 +10,14 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.cli import OperationFailed
 from nas.numbers import plural
@@ -30,15 +30,6 @@ T = TypeVar("T")
 BACKGROUND = "white"  # of transparent images
 IGNORE_LABEL = 255  # mask value of void pixels, which are never scored
 VAL_SHARE = 5  # one image in five is held out where a source has no splits
-TURNS = {  # by the EXIF tag, as phones write it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 UNSCALED_MODES = ("I", "F")  # of Pillow: 32-bit integers and floats, which it would clip to 0..255
 SAMPLED_BYTES = 65536
 _FILES_AT_A_TIME, _FILES_A_TASK = 32, 256  # whose identities are read
@@ -264,25 +255,16 @@ def decode(source: BinaryIO, name: str) -> Image.Image:
     """
     with naming_errors(name), Image.open(source) as image:
         image.load()
+        with suppress(Exception):  # of many types: the pixels of an image with damaged metadata are read all the same
+            ImageOps.exif_transpose(image, in_place=True)
         if image.mode in UNSCALED_MODES:
             raise ValueError(f"mode {image.mode} of {image.format} has no known range; allowed: 8 or 16 bits a channel")
         if image.mode.startswith("I;16"):  # Pillow would clip the 16 bits, not scale them
-            rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        elif image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.has_transparency_data:  # without a background, the hidden colors of transparent pixels would show
             white = Image.new("RGBA", image.size, BACKGROUND)
-            rgb = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-        else:
-            rgb = image.convert("RGB")
-        turn = TURNS.get(orientation(image))
-        return rgb if turn is None else rgb.transpose(turn)
-
-
-def orientation(image: Image.Image) -> int:
-    """Return an image's orientation by its EXIF tag, 1 for upright; Pillow has turned TIFF already."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of many types: the pixels of an image with damaged metadata are read all the same
-        return 1
+            return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return image.convert("RGB")
 
 
 def decode_mask(source: BinaryIO, name: str) -> Image.Image:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
 Value = TypeVar("Value", int, tuple[Any, ...])
 PATIENCE = timedelta(days=1)  # of ranks that wait for rank 0, which evaluates and writes alone
 
@@ -67,11 +68,11 @@ def _backends(cuda: bool) -> str:
     return "cpu:gloo,cuda:nccl" if cuda else "gloo"
 
 
-def from_rank_0(text: str) -> str:
-    """Return the text that rank 0 gives, on all ranks."""
-    texts = [text]
-    dist.broadcast_object_list(texts, device=torch.device("cpu"))
-    return texts[0]
+def from_rank_0(value: T) -> T:
+    """Return the value that rank 0 gives, on all ranks."""
+    values = [value]
+    dist.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]
 
 
 def rank() -> int:

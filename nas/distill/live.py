@@ -11,10 +11,9 @@ import logging
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from nas.cache import CacheError
 from nas.cache.build import STUDY_SEED
 from nas.cache.grid import to_grid
-from nas.cache.standardize import Standardizer
+from nas.cache.standardize import StandardizerOnDevice
 from nas.cache.targets import Targets, read_cache_set
 from nas.cache.teacher_features import images_at_once
 from nas.data import CorruptImage, ImageSet, open_images
@@ -77,18 +76,6 @@ class LiveTeachers:
         """
         images = self.open(SIZE_MULTIPLE_PX, progress)
         return len(images) // MAX_EPOCHS, images.available, images.fingerprint
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        files = {name: str(path) for name, path in self.weights.items()}
-        return {**asdict(self), "root": str(self.root), "weights": files, "devices": list(self.devices)}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> LiveTeachers:
-        """Return the settings of the result of `to_dict`."""
-        weights = {name: Path(file) for name, file in plain["weights"].items()}
-        typed = {"root": Path(plain["root"]), "weights": weights, "devices": tuple(plain["devices"])}
-        return cls(**{**plain, **typed})
 
 
 class LiveSource:
@@ -174,7 +161,7 @@ class _LiveTeacher:
         self.image_px = max(targets.image_px, spec.source_px)
         self._at_once = min(TEACHER_BATCH, images_at_once(self._teacher, device, self.image_px))
         heads = {"summary": cached.summary, "spatial": cached.spatial}
-        self._heads = {head: _OnDevice(s, device) for head, s in heads.items() if s is not None}
+        self._heads = {head: StandardizerOnDevice(s, device) for head, s in heads.items() if s is not None}
 
     def targets(self, images: Tensor, grid: int, device: torch.device) -> dict[str, Tensor]:
         """Return "teacher/head" -> standardized targets of images (B, 3, px, px), uint8, on a device."""
@@ -189,15 +176,3 @@ class _LiveTeacher:
         summary, spatial = run_teacher(self._teacher, images.to(self.device), self._precision)
         heads = {"spatial": to_grid(spatial, grid)} | ({} if summary is None else {"summary": summary})
         return {head: standardizer.apply(heads[head]) for head, standardizer in self._heads.items()}
-
-
-class _OnDevice:
-    """A standardizer of features (N, C) or (N, C, g, g) on a device."""
-
-    def __init__(self, standardizer: Standardizer, device: torch.device) -> None:
-        self._mean = torch.from_numpy(standardizer.mean).to(device, torch.float32)
-        self._forward = torch.from_numpy(standardizer.forward).to(device, torch.float32)
-
-    def apply(self, features: Tensor) -> Tensor:
-        """Return the targets, (N, k) or (N, k, g, g)."""
-        return ((features.movedim(1, -1) - self._mean) @ self._forward.T).movedim(-1, 1).contiguous()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.cli import PROGRAM, OneLineParser
+from nas.cli import PROGRAM, OneLineParser, comma_list
 from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.measure.arms import Arm
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, check_fields
@@ -113,7 +113,7 @@ def parser() -> OneLineParser:
     add("--gpu", action="store_true", help=gpu)
     add = built.add_argument_group("with --gpu").add_argument
     add_measuring_device(add)
-    add("--archs", type=_names, metavar="A,B", help=f"networks to measure (default: {','.join(ARCHS)})")
+    add("--archs", type=comma_list, metavar="A,B", help=f"networks to measure (default: {','.join(ARCHS)})")
     runtimes = f"runtimes to measure each network in (default: {','.join(RUNTIMES)})"
     add("--runtimes", type=_runtimes, metavar="A,B", help=runtimes)
     defaults = BenchmarkSettings()
@@ -125,15 +125,8 @@ def parser() -> OneLineParser:
     return built
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be names separated by commas")
-    return names
-
-
 def _runtimes(text: str) -> tuple[Arm, ...]:
     try:
-        return tuple(Arm.parse(words) for words in _names(text))
+        return tuple(Arm.parse(words) for words in comma_list(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("runtime: ")) from None

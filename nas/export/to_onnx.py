@@ -20,6 +20,7 @@ from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
 from nas.measure.arms import ArmError
 from nas.measure.runtimes.contract import arm_errors, import_optional
 from nas.measure.runtimes.onnx_graph import INPUT, Exportable
+from nas.measure.runtimes.onnx_runtime import open_session
 
 FILE = "model.onnx"
 ONE_FILE = 1 << 30  # bytes of weights; larger ones are in model.onnx.data, for protobuf ends at 2 GiB
@@ -151,12 +152,8 @@ def _refuse_other_sides(onnx: Any, graph: Any, step: int) -> None:
 def session(path: Path) -> Any:
     """Return a function of images that runs an ONNX file on the CPU with torch's number of threads."""
     library = import_optional("onnxruntime", "onnx")
-    options = library.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # as in nas.measure.runtimes
     with arm_errors("onnxruntime", Exception):
-        inference = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        inference = open_session(library, path, torch.device("cpu"))
 
     def run(images: Tensor) -> list[Tensor]:
         with arm_errors("onnxruntime", Exception):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -102,13 +101,6 @@ def check_compute_mode(device: str) -> None:
 
 def _gpu_names() -> list[str]:
     return sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())})
-
-
-def recorded_device_kind(environment: Mapping[str, Any]) -> str | None:
-    """Return the `device_kind` of the machine that a study's `environment` describes; None where it is not recorded."""
-    if str(environment.get("device", "")).startswith("cuda"):
-        return str(environment["device_name"])
-    return f"{environment['cpu']}, {environment['cpus']} CPUs" if "cpus" in environment else None
 
 
 def cpu_model() -> str:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from nas.measure.runtimes.contract import encoder
+
 # Largest relative error that counts as rounding. 25 networks reached 1.3e-6 (fp32), 1.6e-3 (fp16) and 1.4e-2 (bf16) at
 # most (LOG.md). cuDNN may use TF32 for fp32.
 TOLERANCES = {"fp32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
@@ -79,7 +81,7 @@ def reference_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the outputs of a model as it is trained (eager, fp32 without TF32, NCHW) for `images`, run one by one."""
     trained = copy.deepcopy(model).eval().requires_grad_(False).to(images.device, torch.float32)
     with torch.inference_mode(), _without_tf32():
-        each = [outputs_of(getattr(trained, "encode", trained), image) for image in images.contiguous()[:, None]]
+        each = [outputs_of(encoder(trained), image) for image in images.contiguous()[:, None]]
     return [torch.cat(parts) for parts in zip(*each, strict=True)]
 
 

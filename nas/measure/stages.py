@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.measure.runtimes.contract import encoder
 from nas.study.records import REST
 
 
@@ -41,7 +42,7 @@ def called_modules(
     called: set[int] = set()
     modules = [m for m in model.modules() if not isinstance(m, nn.Identity)]
     handles = [m.register_forward_pre_hook(lambda module, _: called.add(id(module))) for m in modules]
-    encode: Callable[[Tensor], Any] = getattr(model, "encode", model)
+    encode = encoder(model)
     try:
         with torch.inference_mode():
             encode(images)
@@ -61,7 +62,7 @@ def stage_times(
     model: nn.Module, stages: Sequence[tuple[str, nn.Module]], images: Tensor, budget_s: float
 ) -> StageTimes:
     """Time `model.encode(images)` and its `stages` by forward hooks, 1 to 50 times as `budget_s` allows."""
-    encode: Callable[[Tensor], Any] = getattr(model, "encode", model)
+    encode = encoder(model)
 
     def run() -> dict[str, float]:
         _lead_in(encode, images)
@@ -99,7 +100,7 @@ def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
     Times are keyed by qualified name, "" for the network itself. They add up to the whole, which includes two hooks
     per module of a few microseconds each.
     """
-    encode: Callable[[Tensor], Any] = getattr(model, "encode", model)
+    encode = encoder(model)
 
     def run() -> dict[str, float]:
         _lead_in(encode, images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from nas.measure.counts.macs import MacCountingMode, evaluating, meta_copy
 from nas.measure.memory import largest_fitting, out_of_memory, release_cached
 from nas.measure.pair import launch_share, take_watched, watch_for
 from nas.measure.round_robin import CallTimes, interleaved_times
+from nas.measure.runtimes.contract import encoder
 from nas.measure.timers import Call, timer_for
 from nas.measure.verdicts import device_notes
 from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
@@ -200,8 +200,7 @@ def _point(
 
 def _call(ready: nn.Module, *drawn: Tensor) -> Call:
     """Return a call that encodes the inputs in turn, so that none is still in a cache from the previous call."""
-    encode: Callable[[Tensor], Any] = getattr(ready, "encode", ready)
-    turn = itertools.cycle(drawn)
+    encode, turn = encoder(ready), itertools.cycle(drawn)
     return lambda: encode(next(turn))
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from nas.cli import PROGRAM, OneLineParser
+from nas.cli import PROGRAM, OneLineParser, comma_list
 from nas.extras import install_command
 from nas.flags import add_flag
 from nas.ranges import Budget, Range, Seed, Workers, check_fields
@@ -171,7 +171,7 @@ def parser() -> OneLineParser:
     add("--dataset", metavar="NAME", help=f"nasbench201: {', '.join(DATASETS)} (default: {defaults.dataset})")
     names = f"{', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as known-cost does"
     compared = f"samplers to compare: {names} (default: {','.join(DEFAULT_SAMPLERS)})"
-    add("--sampler", type=_names, metavar="A,B", help=compared)
+    add("--sampler", type=comma_list, metavar="A,B", help=compared)
     add(
         "--budget", type=int, metavar="N", help=f"architectures that each search evaluates (default: {defaults.budget})"
     )
@@ -183,7 +183,7 @@ def parser() -> OneLineParser:
     add("--jobs", type=int, metavar="N", help="searches at a time, each in a process (default: one a core)")
     features = "; ".join(f"of {bench}: {','.join(sources)}" for bench, sources in DEFAULT_SOURCES.items() if sources)
     known = f"what known-cost and informed samplers know of architectures: {', '.join(SOURCES[BENCHES[0]])}"
-    add("--knowledge", type=_names, metavar="A,B", help=f"{known} (default {features})")
+    add("--knowledge", type=comma_list, metavar="A,B", help=f"{known} (default {features})")
     add(
         "--proxies",
         dest="proxies_csv",
@@ -195,7 +195,3 @@ def parser() -> OneLineParser:
     add_flag(add, "--json", "no")
     add_flag(add, "--plot", "replay.png in the run folder")
     return built
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))

@@ -177,7 +177,7 @@ def train_and_measure(
 
 
 def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: RetrainSettings, command: str) -> None:
-    from nas.cache import open_recorded_targets  # imports timm, which takes seconds: not for a refusal
+    from nas.cache import open_study_targets  # imports timm, which takes seconds: not for a refusal
     from nas.retrain.retiming import time_models
 
     progress = StageProgress(stderr_console())
@@ -185,7 +185,10 @@ def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: Retr
         targets = None
         if plan.remaining(store.retrainings()):  # first of all, so that missing teachers or images fail at once
             root, files = recorded_sources(settings.run, settings.cache, settings.teacher_weights)
-            targets = open_recorded_targets(study.info, root, files, progress, partial(announce, log=_LOG)).path
+            say = partial(announce, log=_LOG)
+            targets = open_study_targets(
+                plan.config, root, study=study.info, weights=files, progress=progress, announce=say
+            ).path
         numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
         time_models(store, study, numbers, settings, plan.config.device, command, progress)
         if targets is not None:

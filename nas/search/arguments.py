@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from nas.cli import PROGRAM, OneLineParser, command_line, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, comma_list, command_line, whole_numbers
 from nas.flags import LATEST, Add, add_cache, add_flag, run_folder
 from nas.ranges import declared, misfit
 from nas.search.config_file import recipe_names
@@ -109,10 +109,6 @@ def parse(words: Sequence[str]) -> SearchCommand:
     return command_of(vars(parser().parse_args(words)), command_line("search", [public_word(word) for word in words]))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
-
-
 class _Setting(argparse.Action):
     """Gathers KEY=VALUE settings of `DistillConfig` in a dict; a value is JSON, or else text."""
 
@@ -177,7 +173,7 @@ def _add_what_to_search(add: Add) -> None:
     add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default: {defaults.budget})")
     add("--space", choices=tuple(SPACES), help=f"search space (default: {defaults.space})")
     add("--sampler", choices=SAMPLERS, help=f"proposes architectures (default: {defaults.sampler})")
-    add("--objectives", type=_names, metavar="A,B", help=_OBJECTIVES_HELP)
+    add("--objectives", type=comma_list, metavar="A,B", help=_OBJECTIVES_HELP)
     add("--seed", type=int, help=f"seed of sampling, initial weights and image order (default: {defaults.seed})")
     add_network_flags(add)
 

@@ -17,7 +17,6 @@ from nas.cli import clock, command_line, one_line
 from nas.command_log import announce
 from nas.numbers import plural
 from nas.search.progress import front_words
-from nas.storage.store import read_study
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import on_plane
 from nas.study.records import TrialRecord, TrialState, trial_seconds
@@ -162,7 +161,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
     from reports.sentences import convergence_words
     from reports.summary import summarize
 
-    evidence = read_evidence(run_dir, read_study(run_dir))
+    evidence = read_evidence(run_dir)
     summary = summarize(evidence.study, evidence)
     folder = shlex.quote(str(run_dir))
     sentences = *headline(evidence.record.info, summary, folder), convergence_words(evidence.record, folder)

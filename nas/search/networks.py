@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from nas.cli import comma_list
 from nas.study.config import OPTUNA_SAMPLERS, ConfigError, SearchConfig, is_of_timm
 from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec
 from search_space.presets import unknown_preset
@@ -37,7 +38,7 @@ def add_network_flags(add: Callable[..., object]) -> None:
 
 
 def _names_or_none(text: str) -> tuple[str, ...]:
-    return () if text == "none" else tuple(part.strip() for part in text.split(","))
+    return () if text == "none" else comma_list(text)
 
 
 def read_spec_files(config: SearchConfig) -> SearchConfig:

@@ -327,14 +327,13 @@ def _run(
     """Run the study on the workers of a Ray cluster, then write the end, also of an interrupted session."""
     # Ray takes seconds to import, so it is imported when the input is known to be good.
     from nas.backend.ray_tune import open_cluster, run_study
-    from nas.measure.environment import recorded_device_kind
     from nas.measure.memory import release_cached
 
     here = _workers_here(command)
     workers = command.workers or (None if command.address else here)
     # The nodes of a cluster come and go: there, the time spent is that of as many workers as this machine would have.
     counted_workers = workers or here
-    device = None if existing is None else recorded_device_kind(existing.environment)
+    device = None if existing is None else compatibility.recorded_device_kind(existing.environment)
     progress = SearchProgress(console)
 
     def end(loop: StudyLoop, ending: str | None) -> None:

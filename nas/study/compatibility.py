@@ -46,6 +46,13 @@ def of_code(info: StudyInfo, digest: str) -> str:
     )
 
 
+def recorded_device_kind(environment: Mapping[str, Any]) -> str | None:
+    """Return the `device_kind` of the machine that a study's environment describes; None where it is not recorded."""
+    if str(environment.get("device", "")).startswith("cuda"):
+        return environment.get("device_name")
+    return f"{environment.get('cpu')}, {environment['cpus']} CPUs" if "cpus" in environment else None
+
+
 def recorded_names(environment: Mapping[str, Any], now: Mapping[str, Any], library: Collection[str]) -> list[str]:
     """Return the packages of `now` and of a runtime's library whose versions a recorded environment tells."""
     if not any(name in environment for name in library):  # it is of another runtime, or of a version before this one

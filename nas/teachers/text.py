@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.teachers.base import TeacherError, TeacherSpec
+from nas.teachers.base import TeacherError
 from nas.teachers.timm_networks import parse
 from nas.teachers.weights import (
     OPEN_CLIP_FILE,
@@ -95,10 +95,9 @@ TEXT_TOWERS: dict[str, tuple[str, str]] = {
 
 @torch.inference_mode()
 def text_embeddings(
-    teacher: TeacherSpec | str,
+    teacher: str,
     class_names: Sequence[str],
     weights: Mapping[str, Path] | None = None,
-    templates: Sequence[str] = TEMPLATES,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Tensor:
     """Embed class names as unit vectors (classes, k) in the space of the teacher's summary.
@@ -106,24 +105,22 @@ def text_embeddings(
     A class is the direction of the mean of its prompts' unit vectors. Source: the ensembles of CLIP (arXiv 2103.00020).
 
     Args:
-        teacher: A teacher or its name.
+        teacher: Name of the teacher.
         class_names: The classes.
         weights: Safetensors files by the teacher's name; the hub has the others.
-        templates: Prompts with ``{}`` in place of the class.
         progress: Called with (stage, done, total).
 
     Raises:
         TeacherError: The teacher has no text tower, or open_clip or the weights are missing.
     """
-    name = teacher.name if isinstance(teacher, TeacherSpec) else teacher
-    tower, tokenize = text_tower(name, file_for(name, weights or {}))
-    at_once = max(1, TEXT_BATCH // len(templates))
+    tower, tokenize = text_tower(teacher, file_for(teacher, weights or {}))
+    at_once = max(1, TEXT_BATCH // len(TEMPLATES))
     parts = []
     for i in range(0, len(class_names), at_once):
-        prompts = [template.format(label) for label in class_names[i : i + at_once] for template in templates]
+        prompts = [template.format(label) for label in class_names[i : i + at_once] for template in TEMPLATES]
         embeddings = F.normalize(tower.encode_text(tokenize(prompts)).float(), dim=-1)
-        parts.append(embeddings.reshape(-1, len(templates), embeddings.shape[-1]).mean(1))
-        progress(f"class names for {name}", min(i + at_once, len(class_names)), len(class_names))
+        parts.append(embeddings.reshape(-1, len(TEMPLATES), embeddings.shape[-1]).mean(1))
+        progress(f"class names for {teacher}", min(i + at_once, len(class_names)), len(class_names))
     return F.normalize(torch.cat(parts), dim=-1)
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from nas.analysis import BEST
-from nas.cli import PROGRAM, OneLineParser, command_line
+from nas.cli import PROGRAM, OneLineParser, comma_list, command_line
 from nas.flags import Add, add_flag, run_folder
 from nas.search.arguments import add_data_flags, add_measuring_flags, add_recipe_flags
 from nas.study.config import SCHEDULES
@@ -104,11 +104,7 @@ def _add_live(add: Add) -> None:
         "with --live: comma list of the teachers' devices, as cuda:6,cuda:7; the processes divide these GPUs among "
         "themselves, and their students get the others (default: that of the student)"
     )
-    add("--teacher-devices", type=_names, metavar="A,B", help=devices)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
+    add("--teacher-devices", type=comma_list, metavar="A,B", help=devices)
 
 
 def _add_session(add: Add) -> None:
@@ -127,7 +123,7 @@ def _add_session(add: Add) -> None:
         f"comma list of {', '.join(LOG_LIBRARIES)}, or none: where the course of the training is shown in addition to "
         "history.csv (default: tensorboard)"
     )
-    add("--log", type=lambda text: () if text == "none" else _names(text), metavar="A,B", help=log)
+    add("--log", type=lambda text: () if text == "none" else comma_list(text), metavar="A,B", help=log)
     add("--keep-checkpoints", type=int, metavar="N", help="checkpoints that are kept (default: 2)")
     add("--run", metavar="DIR", help="folder of the training (default: runs/<date>-train-<name>)")
     resume = "continue the training in RUN (default: begin a new one)"

@@ -6,7 +6,6 @@ need the run folder and the cache under the same paths.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,8 +14,7 @@ from pathlib import Path
 from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
 from nas.backend.teacher_gpus import share
 from nas.cli import checkpoint_interval_s, cpu_count, lock_dir
-from nas.study.config import SearchConfig
-from nas.study.records import RungResult, TrialRecord
+from nas.study.records import RungResult
 
 
 def lead(job: TrainingJob, targets: Path, on_steps: Callable[[int], None]) -> Iterator[RungResult]:
@@ -30,8 +28,9 @@ def lead(job: TrainingJob, targets: Path, on_steps: Callable[[int], None]) -> It
     from nas.distill import distributed
 
     with distributed.launched_group():
-        distributed.from_rank_0(_to_text(job, targets))
-        for result in train_as_rank(_rank_spec(job, targets.resolve()), on_steps):
+        task = job.resolved(), targets.resolve()
+        distributed.from_rank_0(task)
+        for result in train_as_rank(_rank_spec(*task), on_steps):
             assert result is not None
             yield result
 
@@ -41,7 +40,7 @@ def release() -> None:
     from nas.distill import distributed
 
     with distributed.launched_group():
-        distributed.from_rank_0("")
+        distributed.from_rank_0(None)
 
 
 def follow() -> None:
@@ -49,11 +48,10 @@ def follow() -> None:
     from nas.distill import distributed
 
     with distributed.launched_group():
-        text = distributed.from_rank_0("")
-        if not text:
+        task: tuple[TrainingJob, Path] | None = distributed.from_rank_0(None)
+        if task is None:
             return
-        job, targets = _from_text(text)
-        for _ in train_as_rank(_rank_spec(job, targets), lambda steps: None):
+        for _ in train_as_rank(_rank_spec(*task), lambda steps: None):
             pass
 
 
@@ -72,26 +70,3 @@ def _rank_spec(job: TrainingJob, targets: Path) -> RankSpec:
         meeting_point=Path(),  # torchrun has its own
         local_rank=local_rank,
     )
-
-
-def _to_text(job: TrainingJob, targets: Path) -> str:
-    paths = {"folder": str(job.folder.resolve()), "start": None if job.start is None else str(job.start.resolve())}
-    plain = {**vars(job), "trial": job.trial.to_dict(), "config": job.config.to_dict(), **paths}
-    plain["live"] = None if job.live is None else job.live.to_dict()
-    return json.dumps({"job": plain, "targets": str(targets.resolve())})
-
-
-def _from_text(text: str) -> tuple[TrainingJob, Path]:
-    from nas.distill.live import LiveTeachers
-
-    content = json.loads(text)
-    plain = content["job"]
-    typed = {
-        "trial": TrialRecord.from_dict(plain["trial"]),
-        "config": SearchConfig.from_dict(plain["config"]),
-        "folder": Path(plain["folder"]),
-        "start": None if plain["start"] is None else Path(plain["start"]),
-        "event_logs": tuple(plain["event_logs"]),
-        "live": None if plain["live"] is None else LiveTeachers.from_dict(plain["live"]),
-    }
-    return TrainingJob(**{**plain, **typed}), Path(content["targets"])

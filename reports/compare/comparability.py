@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.analysis.remeasuring import MEASURED_WITH
+from nas.study.compatibility import recorded_device_kind
 from nas.study.config import compares_unit_vectors
 from nas.study.records import StudyInfo, StudyRecord
 from reports.compare import LETTERS
@@ -34,7 +35,7 @@ THROUGHPUT_ASPECTS: tuple[Aspect, ...] = (
     ("Throughput is not the same quantity", lambda i: f"{i.objectives[1].name}{' (log)' * i.objectives[1].log}"),
 )
 MEASUREMENT_ASPECTS: tuple[Aspect, ...] = (
-    ("Throughput was measured on different machines", lambda i: _machine(i.environment)),
+    ("Throughput was measured on different machines", lambda i: recorded_device_kind(i.environment) or ""),
     *(_version(name) for name in MEASURED_WITH),
 )
 SEARCH_ASPECTS: tuple[Aspect, ...] = (
@@ -107,13 +108,6 @@ def _score(info: StudyInfo) -> str:
     first = info.objectives[0]
     scaled = first.name == "score" and not scores_spatial(info) and compares_unit_vectors(info.config)
     return f"{first.label}{' (log)' * first.log}{', of summaries scaled to length 1' * scaled}"
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    """Name the GPU, or the CPU with its cores, as `recorded_device_kind` of `nas.measure`, which needs torch."""
-    if str(environment.get("device", "")).startswith("cuda"):
-        return str(environment.get("device_name", ""))
-    return f"{environment.get('cpu')}, {environment['cpus']} CPUs" if "cpus" in environment else ""
 
 
 def _continuing(config: Mapping[str, Any]) -> str:

@@ -44,6 +44,8 @@ def test_named_files_are_collected() -> None:
         (["--teacher-weights", "=f"], "must be NAME=FILE"),
         (["--teacher-weights", "a="], "must be NAME=FILE"),
         (["--teacher-weights", "a=f", "--teacher-weights", "a=g"], "a: a file was given twice"),
+        (["--objectives", "score,"], "--objectives: 'score,': must be names separated by commas"),
+        (["--baselines", ""], "--baselines: '': must be names separated by commas"),
     ],
 )
 def test_other_forms_are_refused_in_one_line(

@@ -173,7 +173,7 @@ def test_equal_models_of_a_ranking_share_a_rank_and_a_best_below_the_reference_i
 
 def test_results_of_retraining_are_on_the_page(retrained_study):
     folder, study = retrained_study
-    retraining = retraining_results(read_evidence(folder, study))
+    retraining = retraining_results(read_evidence(folder))
     assert retraining is not None
     assert [p["long"] for p in retraining_points(study, retraining)] == pytest.approx([0.41, 0.51, 0.61], abs=1e-9)
     page = render(study, summarize(study), None, retraining)
@@ -220,5 +220,5 @@ def retrained_study(tmp_path):
     return tmp_path / "run", study
 
 
-def test_without_retraining_there_is_none(tmp_path):
-    assert retraining_results(read_evidence(tmp_path, synthetic.study(3))) is None
+def test_without_retraining_there_is_none():
+    assert retraining_results(gather_evidence(synthetic.study(3))) is None

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from nas.analysis.evidence import gather_evidence
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.document import TEMPLATES
 from reports.formatting import packed_json
@@ -39,7 +40,7 @@ def page_of(study: StudyRecord) -> str:
 @pytest.mark.parametrize("name", STUDIES)
 def test_page_opens_without_a_word_on_the_console(name, tmp_path, browser):
     study = STUDIES[name]()
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     document = browser.document()
     assert browser.console == []
@@ -61,7 +62,7 @@ def test_page_opens_without_a_word_on_the_console(name, tmp_path, browser):
     ],
 )
 def test_the_console_of_a_page_that_complains_is_not_empty(script, tmp_path, browser):
-    write_page(STUDIES["one"](), tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(STUDIES["one"]()), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     browser.evaluate(f"{script}, null")
     browser.evaluate("new Promise(resolve => setTimeout(resolve, 100))")
@@ -94,7 +95,7 @@ def test_nulls_at_the_end_of_a_record_take_no_space():
 
 def test_a_thousand_trials_stay_small(tmp_path):
     study = synthetic.study(1000)
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 3e6
 
 
@@ -116,7 +117,7 @@ def test_policy_names_every_script_and_style_by_hash_and_nothing_else():
 @pytest.mark.parametrize("attack", ["".join(ATTACKS), "".join(reversed(ATTACKS))], ids=["forwards", "backwards"])
 def test_hostile_text_is_shown_and_never_runs(attack, tmp_path, browser):
     study = hostile(attack)
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html", "#" + study.trials[7].arch_id)
     browser.wait("document.querySelector('dialog[open]') !== null")
     document = browser.document()

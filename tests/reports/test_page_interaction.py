@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.analysis.evidence import gather_evidence
 from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, TrialRecord, TrialState
 from reports import figure_data
@@ -40,7 +41,7 @@ def study():
 @pytest.fixture(scope="module")
 def page(study, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("linked")
-    write_page(study, folder / "report.html", folder)
+    write_page(gather_evidence(study), folder / "report.html", folder)
     return folder / "report.html"
 
 
@@ -110,7 +111,7 @@ def test_a_disturbed_timing_is_marked_in_its_row_alone(browser, study, tmp_path)
         replace(t, measurement=replace(t.measurement, verdict="contended")) if t.number == number else t
         for t in study.trials
     ]
-    write_page(replace(study, trials=tuple(trials)), tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(replace(study, trials=tuple(trials))), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     marked = (
         "[...document.querySelectorAll('#all tbody tr')].filter(r => r.textContent.includes('†'))"
@@ -125,7 +126,7 @@ def test_of_many_models_the_charts_of_metrics_draw_some_and_all_that_matter(
     browser, study, tmp_path, monkeypatch, most
 ):
     monkeypatch.setattr(figure_data, "MAX_SCATTERED", most)
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     summary = summarize(study)
     important = len(summary.front) + len(summary.baselines)
@@ -141,7 +142,7 @@ def test_the_table_that_is_downloaded_has_a_plain_value_in_every_cell(browser, s
         replace(t, measurement=t.measurement and replace(t.measurement, conditions={"waited": 0.5}, notes=("a", "b")))
         for t in study.trials
     )
-    write_page(replace(study, trials=trials), tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(replace(study, trials=trials)), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     browser.evaluate("URL.createObjectURL = blob => { window.kept = blob; return '#'; }")
     browser.evaluate("document.querySelector('#csv').click()")
@@ -168,7 +169,7 @@ def test_a_column_after_the_texts_is_sorted_and_aligned_as_numbers(browser, stud
     script = page_of_report._script()
     extra = "\n  ['extra', t => t.number, t => String(t.number)],\n];\nconst view"
     monkeypatch.setattr(page_of_report, "_script", lambda: script.replace("\n];\nconst view", extra))
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     head = "document.querySelectorAll('#all thead th')"
     texts = ["trial", "status", "blocks"]
@@ -222,7 +223,7 @@ def test_axes_of_stages_and_necks_count_by_stride_whatever_the_stem(browser, tmp
         stages = [{**stage, "block": block} for stage, block in named]
         trials.append(replace(t, spec={**t.spec, "stages": stages, "neck": ("stage2", "stage3")[t.number // 2 % 2]}))
     study = cut(replace(study, trials=tuple(trials)))
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     browser.evaluate("document.querySelectorAll('#axis-sets input')[1].click()")
     axes = browser.evaluate(
@@ -241,7 +242,8 @@ def test_every_objective_has_one_column_and_one_axis_in_each_set(browser, study,
     study = synthetic.timed(study, lambda t: {"reserved_memory_mib": 2.0 * t.number})
     reserved = Objective("reserved_memory_mib", "reserved memory", "MiB", 1e5, log=True, minimize=True)
     further = OBJECTIVES["params"].objective, OBJECTIVES["memory"].objective, reserved
-    write_page(synthetic.with_info(study, objectives=(*study.info.objectives, *further)), tmp_path / "r.html", tmp_path)
+    study = synthetic.with_info(study, objectives=(*study.info.objectives, *further))
+    write_page(gather_evidence(study), tmp_path / "r.html", tmp_path)
     browser.open(tmp_path / "r.html")
     heads = browser.evaluate("[...document.querySelectorAll('#all thead th')].map(cell => cell.textContent)")
     own = ["params M", "memory MiB", "reserved memory MiB"]
@@ -344,7 +346,7 @@ def test_a_click_on_a_point_opens_its_card(tab, study):
 
 
 def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
-    write_page(hostile("".join(ATTACKS) + "W" * 10_000, trials=8), tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(hostile("".join(ATTACKS) + "W" * 10_000, trials=8)), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     browser.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=False)
     browser.wait("innerWidth === 360")
@@ -363,7 +365,7 @@ def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
 
 def test_a_predicted_throughput_says_that_it_was_not_measured(browser, tmp_path):
     study = synthetic.predicted(synthetic.study(60), error=0.25)
-    write_page(study, tmp_path / "report.html", tmp_path)
+    write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     unmeasured = [t for t in study.trials if t.predicted_ratio is not None]
     assert unmeasured

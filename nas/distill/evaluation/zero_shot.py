@@ -55,7 +55,7 @@ def embed_class_names(
         if path is None or path.exists():
             continue
         try:
-            texts = text_embeddings(spec, words(targets), weights, progress=progress)
+            texts = text_embeddings(spec.name, words(targets), weights, progress=progress)
             _save(path, texts)
         except (TeacherError, OSError) as error:
             reason = str(error).removeprefix(f"teacher {spec.name}: ")

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from nas.measure.counts.shapes import meta_result
+from nas.measure.runtimes.contract import encoder
 
 aten = torch.ops.aten
 
@@ -186,8 +187,7 @@ class EncodeModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (B, 3, H, W) to all tensors that the model returns."""
-        call: Callable[[Tensor], Any] = getattr(self.model, "encode", self.model)
-        return tuple(leaf for leaf in tree_leaves(call(images)) if isinstance(leaf, Tensor))
+        return tuple(leaf for leaf in tree_leaves(encoder(self.model)(images)) if isinstance(leaf, Tensor))
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

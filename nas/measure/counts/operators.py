@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating, meta_copy
+from nas.measure.runtimes.onnx_graph import is_channels_last
 
 # In eval mode their kernels return the input; only torch's Python implementation, which runs here, copies it.
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
@@ -126,15 +127,11 @@ def _only_views(func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> bool:
 
 def _with_device_layout(name: str, inputs: list[Tensor], out: Any) -> Any:
     """Return the output in a device's memory layout; that of the meta device would add operators that only copy."""
-    if name in ("conv2d", "conv_transpose2d") and any(map(_channels_last, inputs[:2])):
+    if name in ("conv2d", "conv_transpose2d") and any(map(is_channels_last, inputs[:2])):
         return out.contiguous(memory_format=torch.channels_last)
     if name == "scaled_dot_product_attention" and out.ndim == 4:  # (B, heads, N, C), stored as (B, N, heads, C)
         return out.transpose(1, 2).contiguous().transpose(1, 2)
     return out
-
-
-def _channels_last(tensor: Tensor) -> bool:
-    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def onnxruntime(model: nn.Module, images: Tensor) -> Runner:
     _check(library, images)
     stream = SideStream(images.device) if images.device.type == "cuda" else None
     with exported("onnxruntime", model, images) as path, arm_errors("onnxruntime", Exception):
-        run = Session(library, _session(library, str(path), images.device, stream), images, stream)
+        run = Session(library, open_session(library, path, images.device, stream), images, stream)
         run(images)
         synchronize(images.device)
     return Runner(run, time.perf_counter() - start)
@@ -70,7 +71,8 @@ def _check(library: Any, images: Tensor) -> None:
         raise ArmError(f"runtime: this onnxruntime {reason}; for CUDA install onnxruntime-gpu")
 
 
-def _session(library: Any, path: str, device: torch.device, stream: SideStream | None) -> Any:
+def open_session(library: Any, path: Path, device: torch.device, stream: SideStream | None = None) -> Any:
+    """Load an ONNX file on a device, with torch's number of threads; ArmError where it cannot run there."""
     options = library.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
@@ -82,7 +84,7 @@ def _session(library: Any, path: str, device: torch.device, stream: SideStream |
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings = {"device_id": str(stream.stream.device_index), "user_compute_stream": str(stream.handle)}
     provider = PROVIDERS[device.type]
-    session = library.InferenceSession(path, options, providers=[(provider, settings)])
+    session = library.InferenceSession(str(path), options, providers=[(provider, settings)])
     if session.get_providers()[0] != provider:
         raise ArmError(f"runtime: onnxruntime could not load its {provider} and took {session.get_providers()[0]}")
     return session

@@ -21,9 +21,10 @@ import ray
 from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
 from nas.backend.worker import trial_phases
 from nas.cli import report_error
-from nas.measure.environment import environment, recorded_device_kind
+from nas.measure.environment import environment
 from nas.samplers import make_sampler
 from nas.storage.store import STUDY_FILE, Store
+from nas.study.compatibility import recorded_device_kind
 from nas.study.config import DistillConfig
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop

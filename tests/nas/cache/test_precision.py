@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nas.cache import CacheError, load_targets, open_recorded_targets, open_study_targets
+from nas.cache import CacheError, load_targets, open_study_targets
 from nas.cache.__main__ import main
 from nas.cache.entry import read_json, write_json
 from nas.cache.images import ImageCacheBuilder
@@ -54,7 +54,7 @@ def test_a_study_finds_its_cache_again_without_being_told(root, rounded, monkeyp
         teachers={"lite0": TEACHERS["lite0"].fingerprint},
         data={"name": "builtin", "fingerprint": rounded.data_fingerprint},
     )
-    assert open_recorded_targets(info, root, {}, lambda *call: None, print).path == rounded.path
+    assert open_study_targets(CONFIG, root, study=info).path == rounded.path
     assert load_targets(rounded.path).teachers["lite0"].precision == "bf16"
 
 
@@ -70,7 +70,7 @@ def test_another_study_s_cache_is_refused_before_it_is_built(recorded, message, 
         data={"name": "builtin", "fingerprint": rounded.data_fingerprint} | recorded.get("data", {}),
     )
     with pytest.raises(CacheError, match=message):
-        open_recorded_targets(info, tmp_path, {}, lambda *call: pytest.fail(f"it works: {call}"), print)
+        open_study_targets(CONFIG, tmp_path, study=info, progress=lambda *call: pytest.fail(f"it works: {call}"))
     assert not list(tmp_path.rglob("*.json"))
 
 

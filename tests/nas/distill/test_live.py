@@ -290,8 +290,3 @@ def test_teachers_take_devices_in_turns_and_cuda_is_the_students(
     for devices in ((), ("cuda:7", "cpu"), ("cuda",)):
         LiveSource(live(cache, devices=devices), targets, torch.device("cuda", 3))
     assert found == ["cuda:3", "cuda:3", "cuda:7", "cpu", "cuda:3", "cuda:3"]
-
-
-def test_settings_are_plain_data(cache: Path) -> None:
-    settings = live(cache, weights={"vit": Path("vit.safetensors")}, devices=("cuda:1",), augment=False)
-    assert LiveTeachers.from_dict(settings.to_dict()) == settings

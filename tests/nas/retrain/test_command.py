@@ -158,7 +158,7 @@ def test_finished_retrainings_are_only_shown(
     for number in (1, 2):
         for final in retrained(number, {1: 0.4 + number / 100, 2: 0.41 + number / 100}, steps=STEPS):
             store.save_retraining(final)
-    monkeypatch.setattr("nas.cache.open_recorded_targets", None)
+    monkeypatch.setattr("nas.cache.open_study_targets", None)
     assert main([str(run), *WORDS, "--cache", str(tmp_path / "nowhere"), "--plot", str(tmp_path / "p.svg")]) == 0
     out, errors = capsys.readouterr()
     assert "12 steps, seeds 1, 2" in out
@@ -175,7 +175,7 @@ def test_without_a_training_there_is_an_object_and_no_picture(
         raise KeyboardInterrupt
 
     new_store(tmp_path / "run", study)
-    monkeypatch.setattr("nas.cache.open_recorded_targets", interrupt)
+    monkeypatch.setattr("nas.cache.open_study_targets", interrupt)
     words = [str(tmp_path / "run"), *WORDS, "--cache", str(cache), "--plot", str(tmp_path / "p.svg")]
     assert main([*words, "--json"]) == 130
     out, errors = capsys.readouterr()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import list_pretrained
 from torch.nn import functional as F
 
-from nas.teachers import TeacherError, load_teachers, specs, text
+from nas.teachers import TeacherError, load_teachers, text
 from nas.teachers.text import TEXT_TOWERS, text_embeddings, zero_shot
 from tests.nas.teachers import small_networks
 
@@ -41,7 +41,6 @@ MODELS = {  # small network -> (open_clip's config of the same class, normalizat
     "small_siglip.v2_webli": (SIGLIP, HALVES),
 }
 CLASSES = ("cat", "espresso", "rocket", "tree frog", "zebra")
-TEMPLATES = ("a photo of a {}.", "a sketch of the {}.")
 
 
 def model_of(network):
@@ -83,10 +82,10 @@ def test_both_towers_from_one_file_agree_with_open_clip(pairs, network):
     with torch.no_grad():
         ours = load_teachers(network, {network: path})[0](images).summary
         theirs = model.encode_image((images - mean) / std)
-        texts = text_embeddings(specs(network, {network: path})[0], CLASSES, {network: path}, TEMPLATES)
+        texts = text_embeddings(network, CLASSES, {network: path})
         sketched = [
             F.normalize(model.encode_text(tokenize([template.format(name) for name in CLASSES])), dim=-1)
-            for template in TEMPLATES
+            for template in text.TEMPLATES
         ]
     expected = F.normalize(sum(sketched), dim=-1)
     assert F.cosine_similarity(ours, theirs).min() > 1 - 1e-6
