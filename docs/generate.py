@@ -1,7 +1,7 @@
 """Write the reference pages that follow from the code: `python docs/generate.py`.
 
-The pages are committed, so that GitHub shows them; tests/test_reference.py holds that they are up to date. What they
-say comes from parsers, docstrings and tables of the code: change a page there and generate it again.
+The pages are committed, so that GitHub shows them; `.ci/run docs` fails if they are not up to date. What they say
+comes from parsers, docstrings and tables of the code: change a page there and generate it again.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """What holds for every test: one thread a process, and which tests share a process of pytest-xdist.
 
 `pytest -n 2` runs two pytest processes. The tests of a group run one after the other in one of them: those of one file,
-so that its fixtures are made once; those of a folder with a conftest.py, for the same reason; and those of all files
-with a test marked `machine`, which starts Ray or keeps all cores busy, so that they do not disturb each other. Groups
-start in the order in which the tests are collected, `machine` first, because it takes longest.
+so that its fixtures are made once; those of a folder with a conftest.py, for the same reason; and those marked
+`machine`, which start Ray or keep all cores busy, so that they do not disturb each other. Groups start in the order in
+which the tests are collected, `machine` first, because it takes longest.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -51,16 +52,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def group(nodeid: str) -> str:
     """Return the name of a test's group."""
-    return _group_of_file(nodeid.partition("::")[0])
+    file, _, test = nodeid.partition("::")
+    group_of_file, marked = _groups_of_file(file)
+    return MACHINE if test.partition("[")[0] in marked else group_of_file
 
 
 @cache
-def _group_of_file(file: str) -> str:
+def _groups_of_file(file: str) -> tuple[str, list[str]]:
+    """Return the group of a file, and the names of its tests that are marked `machine` one by one."""
     path = TESTS.parent / file
-    if "pytest.mark.machine" in path.read_text():
-        return MACHINE
+    text = path.read_text()
+    if re.search(r"^pytestmark = .*pytest\.mark\.machine", text, re.MULTILINE):
+        return MACHINE, []
     folders = [folder for folder in path.parents if TESTS in folder.parents and (folder / "conftest.py").exists()]
-    return str((folders or [path])[-1].relative_to(TESTS))
+    marked = re.findall(r"^@pytest\.mark\.machine\n.*?^def (\w+)", text, re.MULTILINE | re.DOTALL)
+    return str((folders or [path])[-1].relative_to(TESTS)), marked
 
 
 @pytest.fixture(autouse=True, scope="session")

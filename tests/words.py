@@ -65,6 +65,7 @@ BRITISH_SPELLING = {
 }
 _WORDS = PRIVATE_WORDS | BRITISH_SPELLING
 _PATTERNS = {re.compile(rf"\b(?i:{pattern})s?\b"): better for pattern, better in _WORDS.items()}
+_ANY = re.compile(rf"\b(?i:{'|'.join(_WORDS)})s?\b")
 
 
 class Hit(NamedTuple):
@@ -77,7 +78,7 @@ class Hit(NamedTuple):
 
 def wrong_words(text: str, first_line: int = 1) -> list[Hit]:
     """Return every private word and British spelling in a text."""
-    lines = enumerate(text.splitlines(), first_line)
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), first_line) if _ANY.search(line)]
     found = [
         (n, m.start(), m[0], right) for n, line in lines for p, right in _PATTERNS.items() for m in p.finditer(line)
     ]

@@ -46,10 +46,11 @@ def test_the_table_of_blocks_names_the_class_of_each():
 
 
 @pytest.mark.parametrize("kind", STAGES)
-@pytest.mark.parametrize("size", SIZES)
-def test_shape_is_kept_at_any_size(kind, size):
-    x = torch.randn(2, 16, *size)
-    assert build_stage(STAGES[kind]).eval()(x).shape == x.shape
+def test_shape_is_kept_at_any_size(kind):
+    stage = build_stage(STAGES[kind]).eval()
+    for size in SIZES:
+        x = torch.randn(2, 16, *size)
+        assert stage(x).shape == x.shape
 
 
 @pytest.mark.parametrize("kind", STAGES)

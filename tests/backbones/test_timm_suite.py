@@ -31,14 +31,14 @@ MICRO["micro_vit_windows"] = spec_of(STAGES["vit windows"], summary="token")
 ON_EVERY_BLOCK = (
     "test_model_forward",
     "test_model_backward",
-    "test_model_forward_intermediates",
-    "test_prune_intermediate_layers_contract",
     "test_model_forward_fx",
     "test_model_backward_fx",
 )
 ON_ONE = (
     "test_model_forward_features",
+    "test_model_forward_intermediates",
     "test_model_forward_intermediates_features",
+    "test_prune_intermediate_layers_contract",
     "test_prune_intermediate_layers_params_used",
     "test_reset_classifier_keeps_pool",
 )

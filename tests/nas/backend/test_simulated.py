@@ -162,11 +162,11 @@ def test_equal_seeds_give_equal_searches_and_other_seeds_others() -> None:
 def test_budget_that_fits_is_one_that_ends_in_time() -> None:
     whole = run(workers=4, budget=60, ask_s=0.1)
     half = whole.wall_s / 2
-    fits = run(workers=4, budget=2000, ask_s=0.1).within(half)
+    fits = run(workers=4, budget=120, ask_s=0.1).within(half)
     assert 20 < fits < 60
     assert run(workers=4, budget=fits, ask_s=0.1).wall_s <= half * 1.05
     assert run(workers=4, budget=fits + 3, ask_s=0.1).wall_s > half
-    cut_short = simulate_candidates(config(2000), Workload(TIMES).draw, Cluster(4, ask_s=0.1), until_s=half)
+    cut_short = simulate_candidates(config(120), Workload(TIMES).draw, Cluster(4, ask_s=0.1), until_s=half)
     assert cut_short.within(half) == fits
 
 

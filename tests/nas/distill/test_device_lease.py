@@ -142,7 +142,6 @@ def check(trained: list[Span], measured: list[Span]) -> None:
 @pytest.mark.parametrize(
     "trainings",
     [
-        pytest.param([("gpu0", "gpu1")], id="a device each"),
         pytest.param([("cpu", "cpu")], id="one device"),
         pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], id="two trainings on two devices"),
     ],

@@ -286,7 +286,7 @@ def test_a_clock_that_stands_still_gives_no_samples():
     assert caught.value.verdict == "no samples"
 
 
-@pytest.mark.parametrize("most", range(9))
+@pytest.mark.parametrize("most", [0, 1, 5, 8])
 def test_out_of_memory_at_any_batch(most):
     machine = Machine(noise=0.003)
     nets = (Net(machine, 0.001, most_images=most), Net(machine, 0.002))

@@ -26,15 +26,16 @@ def test_deadline_takes_the_teachers_first() -> None:
     assert exact <= 3600 < more
 
 
-def test_extrapolated_budget_is_near_the_simulated_one() -> None:
-    clusters = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8, 64), max_hours=5.0)
+def test_extrapolated_budget_is_near_the_simulated_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.plan.forecast.MAX_SIMULATED", 250)
+    clusters = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8, 64), max_hours=1.25)
     assert [o.devices for o in clusters] == [1, 8, 64]
     assert [o.planned for o in clusters] == [True, False, False]
     eight = clusters[1]
     assert eight.extrapolated
     assert eight.fits is not None
     wall_s = simulate_search(replace(CONFIG, budget=eight.fits), COSTS, Cluster(8)).wall_s
-    assert wall_s == pytest.approx(5 * 3600 - 3600 / 8, rel=0.1)
+    assert wall_s == pytest.approx(1.25 * 3600 - 3600 / 8, rel=0.1)
 
 
 def test_ranks_take_devices_together() -> None:

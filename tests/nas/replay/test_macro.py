@@ -138,25 +138,12 @@ def test_informed_samplers_see_features_and_costs(table: PublishedTable, tmp_pat
     assert generations == {0, 1, 2}, "20 trials are a generation"
 
 
-def test_command_takes_several_samplers_and_jobs(
-    table_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    words = ["macro", "--table", str(table_csv), "--budget", "9", "--seeds", "1", "--jobs", "1", "--json"]
-    assert main([*words, "--sampler", "informed-random,random", "--run", str(run)]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert list(result["samplers"]) == ["informed-random", "random"]
-    assert result["knowledge"] == ["parameters", "cost", "sizes"]
-    assert result["trainings"] == 3
-    assert len(result["curves"]["random"][0]) == len(result["front_curves"]["random"][0]) == 9
-    assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
-
-
-def test_an_interrupted_replay_begins_again(
+def test_an_interrupted_replay_of_several_samplers_begins_again(
     table_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, searches = tmp_path / "run", command._run_all
-    words = ["macro", "--table", str(table_csv), "--budget", "5", "--seeds", "1", "--jobs", "1", "--sampler", "random"]
+    words = ["macro", "--table", str(table_csv), "--budget", "9", "--seeds", "1", "--jobs", "1", "--json"]
+    words += ["--sampler", "informed-random,random", "--run", str(run)]
 
     def interrupted(*arguments: Any) -> Any:
         searches(*arguments)
@@ -164,11 +151,17 @@ def test_an_interrupted_replay_begins_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "_run_all", interrupted)
-        assert main([*words, "--run", str(run)]) == 130
+        assert main(words) == 130
     assert "interrupted; no study was written; the same command begins again" in capsys.readouterr().err
-    assert main([*words, "--run", str(run)]) == 0
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["samplers"]) == ["informed-random", "random"]
+    assert result["knowledge"] == ["parameters", "cost", "sizes"]
+    assert result["trainings"] == 3
+    assert len(result["curves"]["random"][0]) == len(result["front_curves"]["random"][0]) == 9
+    assert {path.name for path in run.iterdir()} >= {"study.db", "report.html", "replay.png", "replay.json"}
     assert read_study(run).info.name.startswith("run: ")
-    assert main([*words, "--run", str(run)]) == 2, "the study is kept"
+    assert main(words) == 2, "the study is kept"
 
 
 def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(

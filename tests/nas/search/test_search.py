@@ -250,19 +250,6 @@ def test_search_interrupted_twice_resumes_with_the_same_architectures_and_losses
     assert len(study.info.sessions) == 3
 
 
-@pytest.mark.slow
-def test_hard_limits_are_checked_before_training(cache: Path, whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    limited = ["--budget", "3", "--max-params", "6e5", "--sampler", "random", *SMALL, "--run", str(run)]
-    result = search(limited, cache)
-    assert result.returncode == 0, result.stderr
-    study = read_study(run)
-    infeasible = [t for t in study.trials if t.state is TrialState.INFEASIBLE]
-    assert infeasible
-    assert all(not t.rungs and "max-params" in (t.reason or "") for t in infeasible)
-    assert all(t.params and t.params <= 6e5 for t in study.trials if t.counts)
-
-
 def test_an_interruption_before_the_study_says_to_type_the_command_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
