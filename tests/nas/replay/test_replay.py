@@ -24,6 +24,7 @@ from nas.replay.published_study import (
     ReplayJob,
     hypervolume_shares,
     quantiles,
+    replay_config,
     replay_sampler,
     replay_study,
     run_job,
@@ -142,7 +143,7 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
     found = {}
     for name in ("known-cost", "random"):
         sampler = replay_sampler(name, table, 0, ("cost", "structure", "sizes"))
-        ended = replay_study(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
+        ended = replay_study(table, replay_config(table, name, 0, 40), sampler, tmp_path / name, workers)
         assert len({t.arch_id for t in ended}) == len(ended) == 40
         points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in ended if t.measurement]
         accuracy, slowest = table.reference
@@ -152,14 +153,14 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
 
 def test_clock_is_the_published_training_time(table: PublishedTable, tmp_path: Path) -> None:
     sampler = replay_sampler("random", table, 0, ())
-    ended = replay_study(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
+    ended = replay_study(table, replay_config(table, "random", 0, 6), sampler, tmp_path / "a")
     seconds = {c.arch_id: s for c, s in zip(table.architectures, table.train_s, strict=True)}
     assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
 
 
 def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Path) -> None:
     sampler = replay_sampler("known-cost", table, 0, ("structure",), rungs=3)
-    ended = replay_study(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
+    ended = replay_study(table, replay_config(table, "known-cost", 0, 40, 3), sampler, tmp_path / "a", 2)
     states = Counter(t.state for t in ended)
     assert states[TrialState.STOPPED] >= 5
     assert states[TrialState.COMPLETE] >= 3
@@ -192,7 +193,7 @@ def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Pa
     first = []
     for seed in (0, 1):
         sampler = replay_sampler("random", table, 0, ())  # the same cells
-        ended = replay_study(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
+        ended = replay_study(table, replay_config(table, "random", seed, 5, 2), sampler, tmp_path / str(seed))
         first.append({t.arch_id: t.rungs[0].score for t in ended})
     assert first[0].keys() == first[1].keys()
     assert all(first[0][name] != first[1][name] for name in first[0])
