@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.backend.simulated import Cluster, Doing, SimulatedPhase
+from nas.backend.simulated import Cluster, SimulatedPhase
+from nas.backend.simulated_trial import trial_phases
 from nas.replay.hybrid_rows import not_a_table, read_rows
 from nas.replay.published_study import ReplayJob, ReplayResult, play, replay_info, result_of
 from nas.replay.published_table import PublishedTable
@@ -26,7 +27,7 @@ from nas.samplers import make_sampler
 from nas.study.config import SearchConfig
 from nas.study.objectives import objectives
 from nas.study.pareto import reference_point
-from nas.study.records import Measurement, Objective, RungResult, TrialRecord, TrialState
+from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, TOO_FEW
 from search_space import SPACES, ArchSpec, Space, SpecError
 
@@ -227,7 +228,7 @@ def replay_search(
 
 
 def table_phases(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[SimulatedPhase]:
-    """Yield the rungs of one of the architecture's evaluations, and its measurement, as `nas.backend.trial` does.
+    """Yield the rungs of one of the architecture's evaluations, and its measurement.
 
     Args:
         record: A new trial; one that is measured late is measured after its first rung.
@@ -237,15 +238,9 @@ def table_phases(record: TrialRecord, table: HybridTable, config: SearchConfig) 
     of = table.evaluations[table.positions[record.arch_id]]
     row = of[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(of))]
     record = replace(record, params=row["params"], macs=row["macs"])
-    for rung, (steps, score, seconds) in enumerate(zip(table.rung_steps, row["scores"], row["seconds"], strict=True)):
-        if rung == record.measured_before_rung:
-            record = replace(record, measurement=_measurement(row, config))
-            yield SimulatedPhase(Doing.MEASURING, MEASURE_S, record)
-        last = rung + 1 == len(table.rung_steps)
-        state = TrialState.COMPLETE if last else TrialState.RUNNING
-        result = RungResult(rung, steps, score, {}, {}, {}, seconds)
-        record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield SimulatedPhase(Doing.TRAINING, seconds, record)
+    yield from trial_phases(
+        record, table.rung_steps, row["scores"], row["seconds"], _measurement(row, config), MEASURE_S
+    )
 
 
 def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:

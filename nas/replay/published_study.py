@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, simulate
+from nas.backend.simulated import Cluster, SimulatedClock, SimulatedPhase, simulate
+from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.informed import INFORMED, FeatureSpaceSampler
 from nas.replay.nasbench201 import load_nasbench201
@@ -29,7 +31,7 @@ from nas.storage.store import Store
 from nas.study.config import KNOWN_COST, DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.pareto import hypervolume
-from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.space_protocol import vary
 
 # Mean and standard deviation of the accuracy that an emulated rung lacks, in proportion to the missing training. Their
@@ -294,16 +296,12 @@ def _phases(record: TrialRecord, table: PublishedTable, config: SearchConfig) ->
     trainings = table.trainings[i]
     trained = float(trainings[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(trainings))])
     spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
-    for rung, until in enumerate(steps):
-        missing = 1 - until / steps[-1]
+    scores, seconds = [], []
+    for rung, (before, until) in enumerate(pairwise((0, *steps))):
         drawn = random.Random(f"{config.seed}/{record.arch_id}/{rung}").gauss(0.0, 1.0)
-        accuracy = trained - missing * spread * (_SHORTFALL + _SCATTER * drawn)
-        seconds = float(table.train_s[i]) * (until - (steps[rung - 1] if rung else 0)) / steps[-1]
-        result = RungResult(rung, until, accuracy, {}, {}, {}, seconds)
-        last = rung == len(steps) - 1
-        state = TrialState.COMPLETE if last else TrialState.RUNNING
-        record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield SimulatedPhase(Doing.TRAINING, seconds, record)
+        scores.append(trained - (1 - until / steps[-1]) * spread * (_SHORTFALL + _SCATTER * drawn))
+        seconds.append(float(table.train_s[i]) * (until - before) / steps[-1])
+    yield from trial_phases(record, steps, scores, seconds)
 
 
 def published_measurement(table: PublishedTable, i: int) -> Measurement:
@@ -313,24 +311,13 @@ def published_measurement(table: PublishedTable, i: int) -> Measurement:
     ratio = float(table.costs.max() / table.costs[i])
     speed = 1e3 / latency if has_latency else ratio
     note = "published latency, one batch counted as one image" if has_latency else "the ratio is that of published MACs"
-    return Measurement(
+    return replace(
+        exact_measurement(ratio, speed, speed / ratio),
         device=table.cost_label,
         arm="published",
-        batch=1,
         resolution=32,
-        throughput_img_s=speed,
-        throughput_low_img_s=speed,
-        throughput_high_img_s=speed,
-        ratio=ratio,
-        ratio_low=ratio,
-        ratio_high=ratio,
         reference=_REFERENCE[table.cost],
-        reference_img_s=speed / ratio,
         latency_ms=latency,
-        peak_memory_mib=None,
-        samples=1,
-        seconds=0.0,
-        verdict="ok",
         notes=(f"{note}; nothing was measured here",),
     )
 
