@@ -15,7 +15,7 @@ from nas.replay import command
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.informed import FeatureSpaceSampler
-from nas.replay.nasbenchmacro import BLOCKS, LAYERS, MacroNetwork, MacroSpace, load_macro
+from nas.replay.nasbenchmacro import BLOCKS, LAYERS, NETWORKS, MacroNetwork, load_macro
 from nas.replay.published_study import (
     ReplayJob,
     hypervolume_shares,
@@ -33,7 +33,6 @@ from nas.study.config import ConfigError
 from search_space import SpecError
 from tests.nas.data.builders import SHARED
 
-SPACE = MacroSpace()
 PUBLISHED = SHARED / "nasbenchmacro" / "cifar10.csv"
 
 
@@ -49,7 +48,7 @@ def row(network: MacroNetwork, rng: random.Random) -> str:
 @pytest.fixture(scope="module")
 def table_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, rng = tmp_path_factory.mktemp("macro") / "macro.csv", random.Random(0)
-    rows = [row(network, rng) for network in SPACE.all()]
+    rows = [row(network, rng) for network in NETWORKS.architectures]
     rng.shuffle(rows)
     path.write_text("arch,accuracy_0,accuracy_1,accuracy_2,params,macs\n" + "\n".join(rows))
     return path
@@ -63,14 +62,14 @@ def table(table_csv: Path) -> PublishedTable:
 def test_networks_that_compute_the_same_are_one() -> None:
     assert MacroNetwork("00001022") == MacroNetwork("00010022") != MacroNetwork("00100022")
     assert MacroNetwork("01000000") != MacroNetwork("10000000"), "the first layer of a stage is no shortcut"
-    assert len({n.arch_id for n in SPACE.all()}) == SPACE.count() == 3969
-    drawn = SPACE.sample(random.Random(0))
-    assert SPACE.decode(SPACE.encode(drawn)) == drawn
-    assert SPACE.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
+    assert len({n.arch_id for n in NETWORKS.architectures}) == NETWORKS.count() == 3969
+    drawn = NETWORKS.sample(random.Random(0))
+    assert NETWORKS.decode(NETWORKS.encode(drawn)) == drawn
+    assert NETWORKS.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
     with pytest.raises(SpecError, match="layer1"):
-        SPACE.decode(dict.fromkeys(LAYERS, "mbconv_k9"))
+        NETWORKS.decode(dict.fromkeys(LAYERS, "mbconv_k9"))
     rng = random.Random(1)
-    assert all(SPACE.mutate(drawn, rng) != drawn for _ in range(100))
+    assert all(NETWORKS.mutate(drawn, rng) != drawn for _ in range(100))
 
 
 def test_sizes_are_expansions_and_depths() -> None:
@@ -226,8 +225,10 @@ def test_bad_input_is_one_line(
 ) -> None:
     head = "arch,accuracy_0,accuracy_1,accuracy_2,params"
     (tmp_path / "short.csv").write_text(f"{head},macs\n00000000,85,85,85,1,7\n")
-    (tmp_path / "narrow.csv").write_text(f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in SPACE.all()))
-    fractions = "\n".join(f"{n.arch_id},0.9,0.91,0.92,1,{7 + i}" for i, n in enumerate(SPACE.all()))
+    (tmp_path / "narrow.csv").write_text(
+        f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in NETWORKS.architectures)
+    )
+    fractions = "\n".join(f"{n.arch_id},0.9,0.91,0.92,1,{7 + i}" for i, n in enumerate(NETWORKS.architectures))
     (tmp_path / "fractions.csv").write_text(f"{head},macs\n{fractions}")
     paths = {
         "FRACTIONS": tmp_path / "fractions.csv",

@@ -18,7 +18,7 @@ import pytest
 
 from nas.replay.__main__ import main
 from nas.replay.arguments import REPLAY_SAMPLERS, ReplaySettings
-from nas.replay.nasbench201 import EDGES, Cell, CellSpace, load_nasbench201
+from nas.replay.nasbench201 import CELLS, EDGES, Cell, load_nasbench201
 from nas.replay.plots import NAMES, draw
 from nas.replay.published_study import (
     ReplayJob,
@@ -39,7 +39,6 @@ from nas.study.records import TrialState
 from search_space import SpecError
 from tests.waiting import until
 
-SPACE = CellSpace()
 COSTS = {"none": 0.0, "skip_connect": 0.5, "nor_conv_1x1": 2.0, "nor_conv_3x3": 5.0, "avg_pool_3x3": 1.5}
 
 
@@ -50,7 +49,7 @@ def cell(*operations: str) -> Cell:
 @pytest.fixture(scope="module")
 def latency_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("latency") / "lat:ency.csv"
-    rows = [f"{c.arch_id},{4 + sum(COSTS[o] for o in c.operations):.3f}" for c in SPACE.all()]
+    rows = [f"{c.arch_id},{4 + sum(COSTS[o] for o in c.operations):.3f}" for c in CELLS.architectures]
     random.Random(0).shuffle(rows)
     path.write_text("arch,gpu_ms\n" + "\n".join(rows))
     return path
@@ -62,20 +61,20 @@ def table(latency_csv: Path) -> PublishedTable:
 
 
 def test_cells_go_through_params_and_plain_data() -> None:
-    assert len({c.arch_id for c in SPACE.all()}) == SPACE.count() == 15625
-    drawn = SPACE.sample(random.Random(0))
-    assert SPACE.decode(SPACE.encode(drawn)) == drawn
-    assert SPACE.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
+    assert len({c.arch_id for c in CELLS.architectures}) == CELLS.count() == 15625
+    drawn = CELLS.sample(random.Random(0))
+    assert CELLS.decode(CELLS.encode(drawn)) == drawn
+    assert CELLS.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
     assert drawn.arch_id.count("|") == 9
     with pytest.raises(SpecError, match="edge0_1"):
-        SPACE.decode(dict.fromkeys(EDGES, "conv_7x7"))
+        CELLS.decode(dict.fromkeys(EDGES, "conv_7x7"))
 
 
 def test_a_mutation_changes_one_or_two_edges() -> None:
     rng = random.Random(0)
-    parent = SPACE.sample(rng)
+    parent = CELLS.sample(rng)
     changed = Counter(
-        sum(a != b for a, b in zip(parent.operations, SPACE.mutate(parent, rng).operations, strict=True))
+        sum(a != b for a, b in zip(parent.operations, CELLS.mutate(parent, rng).operations, strict=True))
         for _ in range(200)
     )
     assert set(changed) == {1, 2}
@@ -299,7 +298,7 @@ def test_a_failure_is_one_line_and_code_1(
 
 def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.csv"
-    path.write_text(f"arch,ms\n{SPACE.all()[0].arch_id},3\n")
+    path.write_text(f"arch,ms\n{next(iter(CELLS.architectures)).arch_id},3\n")
     with pytest.raises(ConfigError, match="no positive number for"):
         load_nasbench201("cifar10", f"{path}:ms")
 
