@@ -34,7 +34,7 @@ from nas.plan.arguments import PilotSettings
 from nas.search.preconditions import check_image_count, too_few_within_limits
 from nas.storage.liveness import only_command
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
-from nas.study.limits import CountedCosts, broken_limit
+from nas.study.limits import broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
 from nas.study.redaction import public_word
 from nas.teachers import enlarged_maps, specs
@@ -155,7 +155,7 @@ def pilot_trials(config: SearchConfig, number: int) -> tuple[TrialRecord, ...]:
     for _ in range(_MAX_DRAWS):
         spec = space.sample(rng)
         counts = totals(spec, config.distill.img_size)
-        if not broken_limit(CountedCosts(counts.params, counts.macs), config.limits):
+        if not broken_limit(counts, config.limits):
             drawn[spec.arch_id] = TrialRecord(
                 0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, params=counts.params, macs=counts.macs
             )
