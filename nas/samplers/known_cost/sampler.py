@@ -170,7 +170,7 @@ class KnownCostSampler(BaseSampler):
 
     def _turn(self, number: int, count: int) -> int:
         """Return the place of startup trial `number` among `count` candidates by cost: both ends, then the gaps."""
-        order = sorted(range(self._startup), key=_van_der_corput)
+        order = sorted(range(self._startup), key=van_der_corput)
         return round((1 - order[number % self._startup] / (self._startup - 1)) * (count - 1))
 
     def _largest_gain(
@@ -264,6 +264,6 @@ class KnownCostSampler(BaseSampler):
         return np.hstack([rows, sizes]), np.concatenate([groups, np.full(sizes.shape[1], SIZES)])
 
 
-def _van_der_corput(number: int) -> float:
-    """Return the radical inverse in base 2: 0, 1/2, 1/4, 3/4, ..."""
+def van_der_corput(number: int) -> float:
+    """Return the radical inverse in base 2, 0, 1/2, 1/4, 3/4, ...: any beginning of it is spread evenly."""
     return int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() if number else 0.0
