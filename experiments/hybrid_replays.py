@@ -28,7 +28,7 @@ import numpy as np
 
 from experiments.distillation.parallel import load_rows, train_missing
 from nas.replay.hybrid import hybrid_config, load_hybrid, replay_search
-from nas.replay.published_study import result_of
+from nas.replay.published_study import shares_of
 from nas.study.convergence import convergence
 
 Row = Mapping[str, Any]
@@ -49,7 +49,7 @@ def replay(sampler: str, seed: int) -> dict[str, Any]:
     return {
         "sampler": sampler,
         "seed": seed,
-        "shares": result_of(table, trials, table.rung_steps[-1]).front_shares.round(5).tolist(),
+        "shares": shares_of(table, trials)[1].round(5).tolist(),
         "steps": np.cumsum([t.rungs[-1].steps for t in trials]).tolist(),
         "seconds": [round(t.finished_s or 0.0, 1) for t in trials],
         "converged_after": None if reached is None else reached.evaluated,

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from nas.replay.arguments import DEFAULT_SOURCES, SIZES
 from nas.replay.nasbenchmacro import load_macro
-from nas.replay.published_study import replay_config, replay_sampler, replay_study, result_of
+from nas.replay.published_study import replay_config, replay_sampler, replay_study, shares_of
 from nas.replay.published_table import PublishedTable
 from nas.samplers.known_cost import KnownCostSampler
 
@@ -60,7 +60,7 @@ def replay(table: PublishedTable, control: str, seed: int, budget: int) -> tuple
     watch(sampler, seconds, linear)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         trials = replay_study(table, replay_config(table, "known-cost", seed, budget), sampler, Path(folder) / "run")
-    shares = result_of(table, trials, 1).shares
+    shares = shares_of(table, trials)[0]
     return shares.tolist(), [0.0] * (budget - len(linear)) + linear, seconds[:budget]
 
 

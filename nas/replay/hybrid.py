@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nas.backend.simulated import Cluster, SimulatedPhase
 from nas.backend.simulated_trial import trial_phases
 from nas.replay.hybrid_rows import not_a_table, read_rows
-from nas.replay.published_study import ReplayJob, ReplayResult, play, replay_info, result_of
+from nas.replay.published_study import ReplayJob, ReplayResult, play, replay_info, shares_of
 from nas.replay.published_table import PublishedTable
 from nas.samplers import make_sampler
 from nas.study.config import SearchConfig
@@ -197,7 +197,8 @@ def run_hybrid(job: ReplayJob, table: HybridTable | None = None) -> ReplayResult
     settings, table = job.settings, table or load_hybrid(job.settings.table_file)
     config = hybrid_config(table, job.sampler, job.seed, min(settings.budget, len(table.architectures)))
     trials = replay_search(table, config, job.run_dir, settings.workers, job.command)
-    return result_of(table, trials, table.rung_steps[-1])
+    trained = sum(t.rungs[-1].steps for t in trials) / table.rung_steps[-1]
+    return ReplayResult(*shares_of(table, trials), trained)
 
 
 def hybrid_config(table: HybridTable, sampler: str, seed: int, budget: int) -> SearchConfig:

@@ -80,25 +80,19 @@ def run_job(job: ReplayJob) -> ReplayResult:
     budget = min(settings.budget, len(table.architectures))
     config = replay_config(table, job.sampler, job.seed, budget, settings.rungs)
     trials = replay_study(table, config, sampler, job.run_dir, settings.workers, job.command)
-    return result_of(table, trials, config.distill.rung_steps[-1])
+    last = config.distill.rung_steps[-1]
+    return ReplayResult(*shares_of(table, trials), sum(t.rungs[-1].steps / last for t in trials))
 
 
-def result_of(table: PublishedTable, trials: Sequence[TrialRecord], last_steps: int) -> ReplayResult:
-    """Return the result of a search.
-
-    Args:
-        table: Published results.
-        trials: The trials that count, in the order in which they end.
-        last_steps: Steps of a full training.
-    """
+def shares_of(table: PublishedTable, trials: Sequence[TrialRecord]) -> tuple[Array, Array]:
+    """Return `ReplayResult.shares` and `front_shares` of the trials that count, in the order in which they end."""
     drawn = [t.final_score if t.state is TrialState.COMPLETE else -math.inf for t in trials]
     rows = [table.positions[t.arch_id] for t in trials]
     truth, costs = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf), table.costs[rows]
     total = total_hypervolume(table.accuracy, table.costs, table.reference)
-    return ReplayResult(
+    return (
         hypervolume_shares(truth, costs, table.reference, total),
         hypervolume_shares(truth, costs, table.reference, total, drawn),
-        sum(t.rungs[-1].steps for t in trials) / last_steps,
     )
 
 
