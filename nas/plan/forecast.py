@@ -199,8 +199,8 @@ def candidate_phases(record: TrialRecord, candidate: Candidate, rung_steps: Sequ
         yield SimulatedPhase(Doing.MEASURING, candidate.measure_s, infeasible)
         return
     record = replace(record, params=1, macs=1)
-    measurement = exact_measurement(candidate.speed, candidate.speed)
-    yield from trial_phases(record, rung_steps, candidate.scores, candidate.rung_s, measurement, candidate.measure_s)
+    measurement, steps = exact_measurement(candidate.speed, candidate.speed), rung_steps[: len(candidate.rung_s)]
+    yield from trial_phases(record, steps, candidate.scores, candidate.rung_s, measurement, candidate.measure_s)
 
 
 @dataclass(frozen=True)
