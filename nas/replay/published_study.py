@@ -321,7 +321,7 @@ def replay_info(
     config: SearchConfig,
     name: str,
     source: str,
-    objectives: tuple[Objective, ...],
+    compared: tuple[Objective, ...],
     reference: str,
     command: str,
 ) -> StudyInfo:
@@ -332,7 +332,7 @@ def replay_info(
         config: The study's settings.
         name: Name of the study's folder.
         source: Words for what is replayed.
-        objectives: The study's objectives.
+        compared: The study's objectives.
         reference: Name of the reference of its throughputs.
         command: Its command line.
     """
@@ -342,7 +342,7 @@ def replay_info(
         command=command,
         config=config.to_dict(),
         environment={"device": table.cost_label, "replayed": f"{source}, {table.bench}; nothing was trained"},
-        objectives=objectives,
+        objectives=compared,
         rung_steps=config.distill.rung_steps,
         limits={},
         teachers={},
