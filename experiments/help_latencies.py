@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nas.replay.nasbench201 import CellSpace
+from nas.replay.nasbench201 import CELLS
 
 INDEX_FILE = "str_arch2idx.pt"
 # sha256 of the lines "CELL,LATENCY", latencies with four decimals, sorted by cell.
@@ -64,7 +64,7 @@ def convert(folder: Path, devices: Sequence[str], out: Path) -> dict[str, str]:
         SystemExit: A file is missing, or a cell has no latency.
     """
     index = load(folder / INDEX_FILE)
-    cells = [cell.arch_id for cell in CellSpace().all()]
+    cells = [cell.arch_id for cell in CELLS.architectures]
     if missing := [cell for cell in cells if cell not in index]:
         raise SystemExit(f"error: {folder / INDEX_FILE}: lacks {len(missing)} cells, the first is {missing[0]}")
     columns = {f"{name}_ms": in_order(load(folder / "latency" / f"{name}.pt"), index) for name in devices}

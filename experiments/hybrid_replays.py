@@ -28,9 +28,8 @@ import numpy as np
 
 from experiments.distillation.parallel import load_rows, train_missing
 from nas.replay.hybrid import hybrid_config, load_hybrid, replay_search
-from nas.replay.published_study import hypervolume_shares, total_hypervolume
+from nas.replay.published_study import shares_of
 from nas.study.convergence import convergence
-from nas.study.records import TrialState
 
 Row = Mapping[str, Any]
 ROWS = Path(__file__).parent / "results" / "hybrid_replays.json.gz"
@@ -46,15 +45,11 @@ def replay(sampler: str, seed: int) -> dict[str, Any]:
     config = hybrid_config(table, sampler, seed, BUDGET)
     with tempfile.TemporaryDirectory() as folder:
         trials = replay_search(table, config, Path(folder) / "run", WORKERS)
-    drawn = [t.final_score if t.state is TrialState.COMPLETE else -math.inf for t in trials]
-    rows = [table.positions[t.arch_id] for t in trials]
-    truth = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf)
-    total = total_hypervolume(table.accuracy, table.costs, table.reference)
     reached = convergence(trials)
     return {
         "sampler": sampler,
         "seed": seed,
-        "shares": hypervolume_shares(truth, table.costs[rows], table.reference, total, drawn).round(5).tolist(),
+        "shares": shares_of(table, trials)[1].round(5).tolist(),
         "steps": np.cumsum([t.rungs[-1].steps for t in trials]).tolist(),
         "seconds": [round(t.finished_s or 0.0, 1) for t in trials],
         "converged_after": None if reached is None else reached.evaluated,

@@ -290,9 +290,8 @@ def macro_outcome(table: PublishedTable, rule: str, seed: int, budget: int) -> O
     sampler = published_study.replay_sampler("known-cost", table, seed, DEFAULT_SOURCES["macro"], len(STEPS))
     loop = partial(RuledLoop, rule=rule, tolerance=SEED_DEVIATION["macro"])
     with tempfile.TemporaryDirectory() as folder, patch.object(published_study, "StudyLoop", loop):
-        trials = published_study.replay_study(
-            table, "known-cost", sampler, Path(folder) / "run", budget=budget, seed=seed, rungs=len(STEPS)
-        )
+        config = published_study.replay_config(table, "known-cost", seed, budget, len(STEPS))
+        trials = published_study.replay_study(table, config, sampler, Path(folder) / "run")
     depth = np.array([len(t.rungs) for t in trials])
     at = np.array([table.positions[t.arch_id] for t in trials])
     drawn = np.array([_training(table, t, seed) for t in trials])

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from nas.replay.arguments import DEFAULT_SOURCES, SIZES
 from nas.replay.nasbenchmacro import load_macro
-from nas.replay.published_study import hypervolume_shares, replay_sampler, replay_study, total_hypervolume
+from nas.replay.published_study import replay_config, replay_sampler, replay_study, shares_of
 from nas.replay.published_table import PublishedTable
 from nas.samplers.known_cost import KnownCostSampler
 
@@ -59,10 +59,8 @@ def replay(table: PublishedTable, control: str, seed: int, budget: int) -> tuple
     linear: list[float] = []
     watch(sampler, seconds, linear)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        trials = replay_study(table, "known-cost", sampler, Path(folder) / "run", budget=budget, seed=seed)
-    at = [table.positions[t.arch_id] for t in trials]
-    total = total_hypervolume(table.accuracy, table.costs, table.reference)
-    shares = hypervolume_shares(table.accuracy[at], table.costs[at], table.reference, total)
+        trials = replay_study(table, replay_config(table, "known-cost", seed, budget), sampler, Path(folder) / "run")
+    shares = shares_of(table, trials)[0]
     return shares.tolist(), [0.0] * (budget - len(linear)) + linear, seconds[:budget]
 
 

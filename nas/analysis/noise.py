@@ -120,13 +120,11 @@ class CandidateEstimate:
         return cls(score, seeds, m.ratio, *bounded_interval(m))
 
 
-def front_chances(
-    estimates: Sequence[CandidateEstimate], scatter: SeedScatter, draws: int = DRAWS, seed: int = 0
-) -> list[float]:
+def front_chances(estimates: Sequence[CandidateEstimate], scatter: SeedScatter, draws: int = DRAWS) -> list[float]:
     """Return the chance of each candidate to be on the Pareto front of score and speed."""
     if not estimates:
         return []
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     score = draw_scores([e.score for e in estimates], [e.seeds for e in estimates], scatter, draws, rng)
     return [float(share) for share in _non_dominated(score, _draw_speeds(estimates, draws, rng)).mean(axis=0)]
 

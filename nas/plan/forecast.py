@@ -26,9 +26,10 @@ from nas.backend.simulated import (
     SimulatedSearch,
     simulate,
 )
+from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
-from nas.study.records import Expectation, Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Expectation, Objective, StudyInfo, TrialRecord, TrialState
 
 # Standard deviations by which both objectives of new candidates rise whenever the number of finished trials grows by
 # a factor of e. Fitted to recorded searches of 200 trials (python -m experiments.benchmarks.simulated_wall --fit): with
@@ -198,23 +199,8 @@ def candidate_phases(record: TrialRecord, candidate: Candidate, rung_steps: Sequ
         yield SimulatedPhase(Doing.MEASURING, candidate.measure_s, infeasible)
         return
     record = replace(record, params=1, macs=1)
-    for rung, (seconds, score) in enumerate(zip(candidate.rung_s, candidate.scores, strict=True)):
-        if rung == record.measured_before_rung:
-            record = replace(record, measurement=_measurement(candidate.speed))
-            yield SimulatedPhase(Doing.MEASURING, candidate.measure_s, record)
-        result = RungResult(rung, rung_steps[rung], score, {}, {}, {}, seconds)
-        last = rung + 1 == len(candidate.rung_s)
-        state = TrialState.COMPLETE if last else TrialState.RUNNING
-        record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield SimulatedPhase(Doing.TRAINING, seconds, record)
-
-
-def _measurement(speed: float) -> Measurement:
-    return Measurement(
-        device="", arm="", batch=1, resolution=1, throughput_img_s=speed, throughput_low_img_s=speed,
-        throughput_high_img_s=speed, ratio=speed, ratio_low=speed, ratio_high=speed, reference="", reference_img_s=1.0,
-        latency_ms=1.0, peak_memory_mib=None, samples=1, seconds=0.0, verdict="ok",
-    )  # fmt: skip
+    measurement, steps = exact_measurement(candidate.speed, candidate.speed), rung_steps[: len(candidate.rung_s)]
+    yield from trial_phases(record, steps, candidate.scores, candidate.rung_s, measurement, candidate.measure_s)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,9 @@ from nas.numbers import fixed, fixed_interval
 from nas.plan.pilot import LadderForecast, Pilot
 from nas.plan.tables import public_settings, seconds
 
-_WIDTH = 120  # columns without a terminal
-
 
 def show_pilot(pilot: Pilot, console: Console) -> None:
     """Print the rungs, the searches and the images, the notes, and the proposal last."""
-    if not console.is_terminal:
-        console.width = _WIDTH
     console.print(_rungs(pilot))
     console.print(_searches(pilot))
     if pilot.images:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,10 +31,11 @@ from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
+from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
 from nas.storage.liveness import only_command
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
-from nas.study.limits import CountedCosts, broken_limit
+from nas.study.limits import broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
 from nas.study.redaction import public_word
 from nas.teachers import enlarged_maps, specs
@@ -155,7 +156,7 @@ def pilot_trials(config: SearchConfig, number: int) -> tuple[TrialRecord, ...]:
     for _ in range(_MAX_DRAWS):
         spec = space.sample(rng)
         counts = totals(spec, config.distill.img_size)
-        if not broken_limit(CountedCosts(counts.params, counts.macs), config.limits):
+        if not broken_limit(counts, config.limits):
             drawn[spec.arch_id] = TrialRecord(
                 0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, params=counts.params, macs=counts.macs
             )
@@ -164,14 +165,8 @@ def pilot_trials(config: SearchConfig, number: int) -> tuple[TrialRecord, ...]:
     if len(drawn) < number:
         raise too_few_within_limits(config, len(drawn), _MAX_DRAWS, number, "--pilot-models")
     by_cost = sorted(drawn.values(), key=lambda trial: (trial.macs or 0, trial.arch_id))
-    places = list(dict.fromkeys(int(share * len(by_cost)) for share in _van_der_corput(2 * _POOL)))
+    places = list(dict.fromkeys(int(van_der_corput(i) * len(by_cost)) for i in range(1, 2 * _POOL + 1)))
     return tuple(replace(by_cost[place], number=i) for i, place in enumerate(places[:number]))
-
-
-def _van_der_corput(count: int) -> Iterator[float]:
-    """Yield the first numbers of the sequence 1/2, 1/4, 3/4, 1/8, 5/8, ...: any beginning of it is spread evenly."""
-    for number in range(1, count + 1):
-        yield int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length()
 
 
 def _read(folder: Path, config: SearchConfig) -> PilotRecord | None:

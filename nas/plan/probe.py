@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ import numpy as np
 import torch
 
 from backbones import build
+from nas.backend.simulated import SimulatedPhase
+from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.backend.trial import setting_of
 from nas.cache.standardize import Standardizer, keeps_whole_summary
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
@@ -42,7 +44,7 @@ from nas.scratch import scratch_folder
 from nas.storage.store import Store
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
-from nas.study.records import Measurement, Objective, RungResult, TrialRecord, TrialState
+from nas.study.records import Objective, TrialRecord
 from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
@@ -337,33 +339,18 @@ def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> Dri
             began = time.perf_counter()
             record = loop.next_trial()
             asks.append(time.perf_counter() - began)
-            while record is not None:
-                record = _driver_record(record, small, rng)
+            for phase in () if record is None else _driver_phases(record, small, rng):
                 began = time.perf_counter()
-                should_continue = loop.report(record)
+                should_continue = loop.report(phase.record)
                 tells.append(time.perf_counter() - began)
                 if not should_continue:
                     break
     return DriverTimes(TUNE_S + median(asks[len(asks) // 2 :]), median(tells))
 
 
-def _driver_record(record: TrialRecord, config: SearchConfig, rng: random.Random) -> TrialRecord:
-    """Return the record that a worker would report next, with random results."""
-    if record.measurement is None:
-        size = int(10 ** rng.gauss(6, 0.5))
-        return replace(record, params=size, macs=10 * size, measurement=_measurement(2 ** rng.gauss(0, 1), config))
-    score = rng.random()
-    rung = RungResult(
-        len(record.rungs), config.distill.rung_steps[len(record.rungs)], score, {"t": {"spatial": score}}, {}, {}, 0
-    )
-    last = rung.rung + 1 == len(config.distill.rung_steps)
-    return replace(
-        record, rungs=(*record.rungs, rung), state=TrialState.COMPLETE if last else TrialState.RUNNING
-    )  # fmt: skip
-
-
-def _measurement(ratio: float, config: SearchConfig) -> Measurement:
-    return Measurement(
-        config.device, config.runtime, 1, 1, ratio, ratio, ratio, ratio, ratio, ratio, config.reference, 1.0,
-        1 / ratio, 10 / ratio, 1, 0.0, "ok",
-    )  # fmt: skip
+def _driver_phases(record: TrialRecord, config: SearchConfig, rng: random.Random) -> Iterator[SimulatedPhase]:
+    """Return the phases of a trial with random results."""
+    size, ratio, steps = int(10 ** rng.gauss(6, 0.5)), 2 ** rng.gauss(0, 1), config.distill.rung_steps
+    record = replace(record, params=size, macs=10 * size)
+    measurement = replace(exact_measurement(ratio, ratio), latency_ms=1 / ratio, peak_memory_mib=10 / ratio)
+    return trial_phases(record, steps, [rng.random() for _ in steps], [0.0] * len(steps), measurement)

@@ -47,7 +47,7 @@ from nas.plan.probe import (
 from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
 from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.study.config import SearchConfig, is_of_timm
-from nas.study.limits import LIMITS, CountedCosts, broken_limit
+from nas.study.limits import LIMITS, broken_limit
 from nas.study.objectives import objectives
 
 _PROBED, _COUNTED = 3, 64  # random architectures
@@ -130,8 +130,7 @@ def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
     feasible: NamedSpecs = []
     for drawn in range(1, _MAX_DRAWS + 1):
         spec = space.sample(rng)
-        counts = totals(spec, config.distill.img_size)
-        if not broken_limit(CountedCosts(counts.params, counts.macs), config.limits):
+        if not broken_limit(totals(spec, config.distill.img_size), config.limits):
             feasible.append((spec.arch_id, spec))
         if len(feasible) == number:
             return [*named, *feasible], 1 - number / drawn

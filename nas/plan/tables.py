@@ -28,13 +28,10 @@ _SOURCES = (
     " = by the simulation; assumed = from a flag or a default"
 )
 _BAR = 16
-_WIDTH = 120  # columns without a terminal
 
 
 def show(plan: SearchPlan, console: Console) -> None:
     """Print the figures, the clusters and the notes of a plan."""
-    if not console.is_terminal:
-        console.width = _WIDTH
     figures = Table(title=f"Plan for {plan.device}", title_justify="left", box=SIMPLE_HEAD)
     for column in ("quantity", "value", "source", "note"):
         figures.add_column(column, justify="right" if column == "value" else "left", overflow="fold")

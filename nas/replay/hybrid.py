@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, simulate
+from nas.backend.simulated import Cluster, SimulatedPhase
+from nas.backend.simulated_trial import trial_phases
 from nas.replay.hybrid_rows import not_a_table, read_rows
-from nas.replay.published_study import ReplayJob, ReplayResult, hypervolume_shares, total_hypervolume
+from nas.replay.published_study import ReplayJob, ReplayResult, play, replay_info, shares_of
 from nas.replay.published_table import PublishedTable
 from nas.samplers import make_sampler
-from nas.storage.store import Store
 from nas.study.config import SearchConfig
-from nas.study.loop import StudyLoop
 from nas.study.objectives import objectives
 from nas.study.pareto import reference_point
-from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, TOO_FEW
 from search_space import SPACES, ArchSpec, Space, SpecError
 
@@ -199,15 +197,8 @@ def run_hybrid(job: ReplayJob, table: HybridTable | None = None) -> ReplayResult
     settings, table = job.settings, table or load_hybrid(job.settings.table_file)
     config = hybrid_config(table, job.sampler, job.seed, min(settings.budget, len(table.architectures)))
     trials = replay_search(table, config, job.run_dir, settings.workers, job.command)
-    drawn = [t.final_score if t.state is TrialState.COMPLETE else -math.inf for t in trials]
-    rows = [table.positions[t.arch_id] for t in trials]
-    total = total_hypervolume(table.accuracy, table.costs, table.reference)
-    truth = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf)
-    return ReplayResult(
-        hypervolume_shares(truth, table.costs[rows], table.reference, total),
-        hypervolume_shares(truth, table.costs[rows], table.reference, total, drawn),
-        sum(t.rungs[-1].steps for t in trials) / table.rung_steps[-1],
-    )
+    trained = sum(t.rungs[-1].steps for t in trials) / table.rung_steps[-1]
+    return ReplayResult(*shares_of(table, trials), trained)
 
 
 def hybrid_config(table: HybridTable, sampler: str, seed: int, budget: int) -> SearchConfig:
@@ -221,12 +212,7 @@ def hybrid_config(table: HybridTable, sampler: str, seed: int, budget: int) -> S
 
 
 def replay_search(
-    table: HybridTable,
-    config: SearchConfig,
-    run_dir: Path,
-    workers: int = 1,
-    command: str = "",
-    listener: Callable[[int], None] = lambda evaluated: None,
+    table: HybridTable, config: SearchConfig, run_dir: Path, workers: int = 1, command: str = ""
 ) -> list[TrialRecord]:
     """Replay a search and return the trials that count, in the order in which they end by the simulated clock.
 
@@ -236,20 +222,14 @@ def replay_search(
         run_dir: Folder of the study.
         workers: Trials at a time, which share one device.
         command: Command line of the study.
-        listener: Receives the number of evaluated architectures.
     """
     sampler = make_sampler(config, table.space, table_objectives())
-    store = Store.create(run_dir, _info(table, config, run_dir.name, command), sampler)
-    clock = SimulatedClock()
-    loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
-    simulate(loop, clock, Cluster(1, workers), lambda loop, record: table_phases(record, table, config))
-    trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
-    loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, workers)
-    return trials
+    info = replay_info(table, config, run_dir.name, "a table", table_objectives(), config.reference, command)
+    return play(table, sampler, info, partial(table_phases, table=table, config=config), Cluster(1, workers), run_dir)
 
 
 def table_phases(record: TrialRecord, table: HybridTable, config: SearchConfig) -> Iterator[SimulatedPhase]:
-    """Yield the rungs of one of the architecture's evaluations, and its measurement, as `nas.backend.trial` does.
+    """Yield the rungs of one of the architecture's evaluations, and its measurement.
 
     Args:
         record: A new trial; one that is measured late is measured after its first rung.
@@ -259,15 +239,9 @@ def table_phases(record: TrialRecord, table: HybridTable, config: SearchConfig) 
     of = table.evaluations[table.positions[record.arch_id]]
     row = of[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(of))]
     record = replace(record, params=row["params"], macs=row["macs"])
-    for rung, (steps, score, seconds) in enumerate(zip(table.rung_steps, row["scores"], row["seconds"], strict=True)):
-        if rung == record.measured_before_rung:
-            record = replace(record, measurement=_measurement(row, config))
-            yield SimulatedPhase(Doing.MEASURING, MEASURE_S, record)
-        last = rung + 1 == len(table.rung_steps)
-        state = TrialState.COMPLETE if last else TrialState.RUNNING
-        result = RungResult(rung, steps, score, {}, {}, {}, seconds)
-        record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield SimulatedPhase(Doing.TRAINING, seconds, record)
+    yield from trial_phases(
+        record, table.rung_steps, row["scores"], row["seconds"], _measurement(row, config), MEASURE_S
+    )
 
 
 def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:
@@ -285,20 +259,3 @@ def _measurement(row: Mapping[str, Any], config: SearchConfig) -> Measurement:
         stages_s={name: ms / 1e3 for name, ms in row.get("stages_ms", {}).items()},
         notes=("from the table: nothing was measured here",),
     )  # fmt: skip
-
-
-def _info(table: HybridTable, config: SearchConfig, name: str, command: str) -> StudyInfo:
-    return StudyInfo(
-        name=f"{name}: a replay of a table",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-        config=config.to_dict(),
-        environment={"device": table.cost_label, "replayed": f"a table, {table.bench}; nothing was trained"},
-        objectives=table_objectives(),
-        rung_steps=table.rung_steps,
-        limits={},
-        teachers={},
-        data={"name": table.dataset, "fingerprint": "published"},
-        reference=config.reference,
-        baselines=(),
-    )

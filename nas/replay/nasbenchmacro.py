@@ -6,19 +6,14 @@ arXiv 2103.11922). The paper's repository has the accuracies of three trainings,
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
 
-from nas.replay.published_table import Array, PublishedTable, column, read_csv
+from nas.replay.published_table import Array, ProductSpace, PublishedTable, column, read_csv
 from nas.study.config import ConfigError
-from search_space import SpecError
 
 LAYERS = tuple(f"layer{i}" for i in range(1, 9))
 BLOCKS = ("identity", "mbconv_k3_e3", "mbconv_k5_e6")  # in the order of the published digits
@@ -62,68 +57,6 @@ class MacroNetwork:
         return tuple(float(size) for size in np.log2([*expansions, *depths]))
 
 
-@dataclass(frozen=True)
-class MacroSpace:
-    """All 3,969 different networks, with the methods of `search_space.Space`."""
-
-    name: str = "macro"
-
-    def choices(self) -> dict[str, tuple[str, ...]]:
-        """Return the choices of each parameter."""
-        return dict.fromkeys(LAYERS, BLOCKS)
-
-    def count(self) -> int:
-        """Return the number of different networks."""
-        # Of a stage: the first layer's blocks, times the rows of blocks that are no identity, one for each length.
-        return math.prod(3 * sum(2**length for length in range(len(stage))) for stage in STAGES)
-
-    def all(self) -> list[MacroNetwork]:
-        """Return every network once, in the order of the digits."""
-        networks = (MacroNetwork("".join(digits)) for digits in product("012", repeat=len(LAYERS)))
-        return list(dict.fromkeys(networks))
-
-    def decode(self, params: Mapping[str, Any]) -> MacroNetwork:
-        """Return the network that `params` describe.
-
-        Raises:
-            SpecError: A block is missing or unknown.
-        """
-        blocks = tuple(params.get(layer) for layer in LAYERS)
-        for layer, block in zip(LAYERS, blocks, strict=True):
-            if block not in BLOCKS:
-                raise SpecError(f"{layer}: {block!r}: choose one of {', '.join(BLOCKS)}")
-        return MacroNetwork.of(blocks)  # type: ignore[arg-type]
-
-    def encode(self, spec: MacroNetwork) -> dict[str, str]:
-        """Return the parameters of a network."""
-        return {layer: BLOCKS[int(digit)] for layer, digit in zip(LAYERS, spec.digits, strict=True)}
-
-    def parse(self, plain: Mapping[str, Any]) -> MacroNetwork:
-        """Return the network of plain JSON data."""
-        return MacroNetwork(plain["layers"])
-
-    def contains(self, spec: Any) -> bool:
-        """Return whether `spec` is a network."""
-        return isinstance(spec, MacroNetwork)
-
-    def sample(self, rng: random.Random) -> MacroNetwork:
-        """Return a network of random layers."""
-        return MacroNetwork("".join(rng.choice("012") for _ in LAYERS))
-
-    def mutate(self, spec: MacroNetwork, rng: random.Random) -> MacroNetwork:
-        """Return a different network: other blocks in one or two layers."""
-        while True:
-            digits = list(spec.digits)
-            for layer in rng.sample(range(len(LAYERS)), rng.choice((1, 2))):
-                digits[layer] = rng.choice([digit for digit in "012" if digit != digits[layer]])
-            if (mutant := MacroNetwork("".join(digits))) != spec:
-                return mutant
-
-    def crossover(self, a: MacroNetwork, b: MacroNetwork, rng: random.Random) -> MacroNetwork:
-        """Return a network that has each layer from a random parent."""
-        return MacroNetwork("".join(rng.choice(pair) for pair in zip(a.digits, b.digits, strict=True)))
-
-
 @cache
 def _canonical(digits: str) -> str:
     """Return the digits with each stage's identities, but for its first layer, moved to the stage's end."""
@@ -132,6 +65,16 @@ def _canonical(digits: str) -> str:
         kept = [digits[layer] for layer in others if digits[layer] != "0"]
         moved += [digits[first], *kept, *"0" * (len(others) - len(kept))]
     return "".join(moved)
+
+
+NETWORKS = ProductSpace(
+    "macro",
+    LAYERS,
+    BLOCKS,
+    MacroNetwork.of,
+    lambda network: tuple(BLOCKS[int(digit)] for digit in network.digits),
+    lambda plain: MacroNetwork(plain["layers"]),
+)
 
 
 def load_macro(table_csv: str | None) -> PublishedTable:
@@ -146,8 +89,7 @@ def load_macro(table_csv: str | None) -> PublishedTable:
     if table_csv is None:
         raise ConfigError(f"--table: macro needs it: {TABLE_COLUMNS}")
     rows = read_csv("--table", table_csv, TABLE_COLUMNS)
-    space = MacroSpace()
-    networks = space.all()
+    networks = list(NETWORKS.architectures)
     names = [network.arch_id for network in networks]
     trainings = np.column_stack([column("--table", table_csv, rows, name, names) for name in TRAININGS])
     macs, params = (column("--table", table_csv, rows, name, names) for name in ("macs", "params"))
@@ -159,7 +101,7 @@ def load_macro(table_csv: str | None) -> PublishedTable:
     return PublishedTable(
         bench="macro",
         dataset="cifar10",
-        space=space,
+        space=NETWORKS,
         architectures=networks,
         trainings=trainings,
         train_s=macs / macs.max(),  # not published; in proportion to the MACs

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, simulate
+from nas.backend.simulated import Cluster, SimulatedClock, SimulatedPhase, simulate
+from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.informed import INFORMED, FeatureSpaceSampler
 from nas.replay.nasbench201 import load_nasbench201
@@ -28,7 +31,7 @@ from nas.storage.store import Store
 from nas.study.config import KNOWN_COST, DistillConfig, SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.pareto import hypervolume
-from nas.study.records import Measurement, Objective, RungResult, StudyInfo, TrialRecord, TrialState
+from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.space_protocol import vary
 
 # Mean and standard deviation of the accuracy that an emulated rung lacks, in proportion to the missing training. Their
@@ -74,27 +77,22 @@ def run_job(job: ReplayJob) -> ReplayResult:
     settings = job.settings
     table = load_table(settings)
     sampler = replay_sampler(job.sampler, table, job.seed, settings.sources, settings.rungs)
-    trials = replay_study(
-        table,
-        job.sampler,
-        sampler,
-        job.run_dir,
-        budget=min(settings.budget, len(table.architectures)),
-        seed=job.seed,
-        rungs=settings.rungs,
-        workers=settings.workers,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=job.command,
-    )
-    drawn = [t.rungs[-1].score if t.state is TrialState.COMPLETE else -np.inf for t in trials]
+    budget = min(settings.budget, len(table.architectures))
+    config = replay_config(table, job.sampler, job.seed, budget, settings.rungs)
+    trials = replay_study(table, config, sampler, job.run_dir, settings.workers, job.command)
+    last = config.distill.rung_steps[-1]
+    return ReplayResult(*shares_of(table, trials), sum(t.rungs[-1].steps / last for t in trials))
+
+
+def shares_of(table: PublishedTable, trials: Sequence[TrialRecord]) -> tuple[Array, Array]:
+    """Return `ReplayResult.shares` and `front_shares` of the trials that count, in the order in which they end."""
+    drawn = [t.final_score if t.state is TrialState.COMPLETE else -math.inf for t in trials]
     rows = [table.positions[t.arch_id] for t in trials]
-    accuracy, costs = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf), table.costs[rows]
+    truth, costs = np.where(np.isfinite(drawn), table.accuracy[rows], -np.inf), table.costs[rows]
     total = total_hypervolume(table.accuracy, table.costs, table.reference)
-    last = max(r.steps for t in trials for r in t.rungs)
-    return ReplayResult(
-        hypervolume_shares(accuracy, costs, table.reference, total),
-        hypervolume_shares(accuracy, costs, table.reference, total, drawn),
-        sum(t.rungs[-1].steps / last for t in trials),
+    return (
+        hypervolume_shares(truth, costs, table.reference, total),
+        hypervolume_shares(truth, costs, table.reference, total, drawn),
     )
 
 
@@ -162,7 +160,7 @@ def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Object
     )
 
 
-def replay_config(budget: int, seed: int, sampler: str, rungs: int, table: PublishedTable) -> SearchConfig:
+def replay_config(table: PublishedTable, sampler: str, seed: int, budget: int, rungs: int = 1) -> SearchConfig:
     """Return the config of a replayed study. Its steps are relative; the last rung is the published training."""
     steps = tuple(3**rung for rung in range(rungs))
     names = tuple(objective.name for objective in objectives(table))
@@ -191,7 +189,7 @@ def replay_sampler(name: str, table: PublishedTable, seed: int, sources: Sequenc
         return FeatureSpaceSampler(control(name.removeprefix(INFORMED), seed), table, known)
     if name == KNOWN_COST:
         return _known_cost(table, seed, known, "parameters" in sources, SIZES in sources, rungs)
-    return make_sampler(replay_config(1, seed, name, rungs, table), table.space, objectives(table))
+    return make_sampler(replay_config(table, name, seed, 1, rungs), table.space, objectives(table))
 
 
 def _known_cost(
@@ -236,66 +234,68 @@ def _known_cost(
 
 def replay_study(
     table: PublishedTable,
-    name: str,
+    config: SearchConfig,
     sampler: BaseSampler,
     run_dir: Path,
-    *,
-    budget: int,
-    seed: int,
-    rungs: int = 1,
     workers: int = 1,
-    created: str = "",
     command: str = "",
-    listener: Callable[[int], None] = lambda evaluated: None,
 ) -> list[TrialRecord]:
     """Replay a study and return the trials that count, in the order in which they end by the simulated clock.
 
     Args:
         table: Published results.
-        name: Name of the sampler.
+        config: The study's settings, of `replay_config`.
         sampler: The sampler.
         run_dir: Folder of the study.
-        budget: Architectures to evaluate.
-        seed: Seed of the study.
-        rungs: Rungs of successive halving.
         workers: Trials at a time; each takes the published training time, or a rung's share of it.
-        created: Time at which the study was created.
         command: Command line of the study.
-        listener: Receives the number of evaluated architectures.
     """
-    config = replay_config(budget, seed, name, rungs, table)
-    store = Store.create(run_dir, _info(table, config, run_dir.name, created, command), sampler)
+    compared = objectives(table, len(config.distill.rung_steps))
+    info = replay_info(table, config, run_dir.name, "published results", compared, _REFERENCE[table.cost], command)
+    return play(table, sampler, info, partial(_phases, table=table, config=config), Cluster(workers), run_dir)
+
+
+def play(
+    table: PublishedTable,
+    sampler: BaseSampler,
+    info: StudyInfo,
+    phases: Callable[[TrialRecord], Iterator[SimulatedPhase]],
+    cluster: Cluster,
+    run_dir: Path,
+) -> list[TrialRecord]:
+    """Store a replayed study, and return the trials that count in the order in which they end by the simulated clock.
+
+    Args:
+        table: The table.
+        sampler: The sampler.
+        info: The study's description.
+        phases: Yields the phases of a new trial.
+        cluster: Devices of the clock, and trials at a time on each.
+        run_dir: Folder of the study.
+    """
     clock = SimulatedClock()
-    loop = StudyLoop(store, lambda loop, record: listener(loop.evaluated), space=table.space, clock=clock)
-
-    def phases(loop: StudyLoop, record: TrialRecord) -> Iterator[SimulatedPhase]:
-        return _phases(record, table, table.positions[record.arch_id], config)
-
-    simulate(loop, clock, Cluster(devices=workers), phases)
+    loop = StudyLoop(Store.create(run_dir, info, sampler), space=table.space, clock=clock)
+    simulate(loop, clock, cluster, lambda loop, record: phases(record))
     trials = sorted((t for t in loop.trials.values() if t.counts), key=lambda t: (t.finished_s or 0.0, t.number))
-    loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, workers)
+    loop.close({"train": float(sum(r.seconds for t in trials for r in t.rungs))}, cluster.workers)
     return trials
 
 
-def _phases(record: TrialRecord, table: PublishedTable, i: int, config: SearchConfig) -> Iterator[SimulatedPhase]:
+def _phases(record: TrialRecord, table: PublishedTable, config: SearchConfig) -> Iterator[SimulatedPhase]:
     """Yield the published training, rung by rung. The measurement is published and takes no time."""
-    steps = config.distill.rung_steps
+    i, steps = table.positions[record.arch_id], config.distill.rung_steps
     record = replace(record, params=round(table.params[i]), measurement=published_measurement(table, i))
     if table.cost == "macs":
         record = replace(record, macs=round(1e6 * table.costs[i]))
     trainings = table.trainings[i]
     trained = float(trainings[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(trainings))])
     spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
-    for rung, until in enumerate(steps):
-        missing = 1 - until / steps[-1]
+    scores, seconds = [], []
+    for rung, (before, until) in enumerate(pairwise((0, *steps))):
         drawn = random.Random(f"{config.seed}/{record.arch_id}/{rung}").gauss(0.0, 1.0)
-        accuracy = trained - missing * spread * (_SHORTFALL + _SCATTER * drawn)
-        seconds = float(table.train_s[i]) * (until - (steps[rung - 1] if rung else 0)) / steps[-1]
-        result = RungResult(rung, until, accuracy, {}, {}, {}, seconds)
-        last = rung == len(steps) - 1
-        state = TrialState.COMPLETE if last else TrialState.RUNNING
-        record = replace(record, rungs=(*record.rungs, result), state=state)
-        yield SimulatedPhase(Doing.TRAINING, seconds, record)
+        scores.append(trained - (1 - until / steps[-1]) * spread * (_SHORTFALL + _SCATTER * drawn))
+        seconds.append(float(table.train_s[i]) * (until - before) / steps[-1])
+    yield from trial_phases(record, steps, scores, seconds)
 
 
 def published_measurement(table: PublishedTable, i: int) -> Measurement:
@@ -305,40 +305,48 @@ def published_measurement(table: PublishedTable, i: int) -> Measurement:
     ratio = float(table.costs.max() / table.costs[i])
     speed = 1e3 / latency if has_latency else ratio
     note = "published latency, one batch counted as one image" if has_latency else "the ratio is that of published MACs"
-    return Measurement(
+    return replace(
+        exact_measurement(ratio, speed, speed / ratio),
         device=table.cost_label,
         arm="published",
-        batch=1,
         resolution=32,
-        throughput_img_s=speed,
-        throughput_low_img_s=speed,
-        throughput_high_img_s=speed,
-        ratio=ratio,
-        ratio_low=ratio,
-        ratio_high=ratio,
         reference=_REFERENCE[table.cost],
-        reference_img_s=speed / ratio,
         latency_ms=latency,
-        peak_memory_mib=None,
-        samples=1,
-        seconds=0.0,
-        verdict="ok",
         notes=(f"{note}; nothing was measured here",),
     )
 
 
-def _info(table: PublishedTable, config: SearchConfig, name: str, created: str, command: str) -> StudyInfo:
+def replay_info(
+    table: PublishedTable,
+    config: SearchConfig,
+    name: str,
+    source: str,
+    compared: tuple[Objective, ...],
+    reference: str,
+    command: str,
+) -> StudyInfo:
+    """Return the description of a replayed study.
+
+    Args:
+        table: The table.
+        config: The study's settings.
+        name: Name of the study's folder.
+        source: Words for what is replayed.
+        compared: The study's objectives.
+        reference: Name of the reference of its throughputs.
+        command: Its command line.
+    """
     return StudyInfo(
-        name=f"{name}: a replay of published results",
-        created=created,
+        name=f"{name}: a replay of {source}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         config=config.to_dict(),
-        environment={"device": table.cost_label, "replayed": f"published results, {table.bench}; nothing was trained"},
-        objectives=objectives(table, len(config.distill.rung_steps)),
+        environment={"device": table.cost_label, "replayed": f"{source}, {table.bench}; nothing was trained"},
+        objectives=compared,
         rung_steps=config.distill.rung_steps,
         limits={},
         teachers={},
         data={"name": table.dataset, "fingerprint": "published"},
-        reference=_REFERENCE[table.cost],
+        reference=reference,
         baselines=(),
     )

@@ -25,7 +25,7 @@ from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
 from nas.study.halving import TRUSTED_DEVIATION, WIDTH
-from nas.study.limits import LIMITS, CountedCosts, Limit, broken_limit
+from nas.study.limits import LIMITS, Limit, broken_limit
 from nas.study.records import TrialState
 from nas.study.space_protocol import vary
 from search_space import ArchSpec, Space, StageSpec
@@ -196,8 +196,7 @@ class SpaceCostModel:
         """Tell whether a spec breaks one of the limits that need no measurement."""
         if all(LIMITS[name].measured for name in self._config.limits):
             return False
-        counted = totals(spec, self._px)
-        return broken_limit(CountedCosts(counted.params, counted.macs), self._config.limits) is not None
+        return broken_limit(totals(spec, self._px), self._config.limits) is not None
 
     def _work(self, params: Params) -> Work:
         return _work_of(self._spec(params), self._px)

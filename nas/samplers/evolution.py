@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nas.study.pareto import best_first, coordinates
 from nas.study.records import Objective, TrialRecord, TrialState
-from nas.study.space_protocol import Architecture, SearchSpace
+from nas.study.space_protocol import CROSSOVER_RATE, Architecture, SearchSpace
 
 MAX_TRIES = 200
 
@@ -27,7 +27,6 @@ class Evolution:
     objectives: Sequence[Objective]
     population: int
     parents: int = 24
-    crossover_share: float = 0.3
 
     def propose(self, trials: Sequence[TrialRecord], rng: random.Random) -> Architecture:
         """Return a spec that the study does not have yet, or the last of 200 tries."""
@@ -42,7 +41,7 @@ class Evolution:
     def _child(self, pool: Sequence[Architecture], rng: random.Random) -> Architecture:
         # Binary tournament: the better placed of two random parents.
         first, second = (pool[min(rng.randrange(len(pool)), rng.randrange(len(pool)))] for _ in range(2))
-        crossed = self.space.crossover(first, second, rng) if rng.random() < self.crossover_share else first
+        crossed = self.space.crossover(first, second, rng) if rng.random() < CROSSOVER_RATE else first
         child: Architecture = self.space.mutate(crossed, rng)
         return child
 

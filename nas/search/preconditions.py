@@ -6,16 +6,15 @@ A search refuses to start without them; a dry run shows each as a line.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nas.measure.arms import Arm, check_runs_here
 from nas.measure.devices import cuda_is_available, without_kernels
 from nas.numbers import plural
 from nas.study.config import ConfigError, SearchConfig
-from nas.study.limits import LIMITS, Compliance, CountedCosts, Limit
+from nas.study.limits import LIMITS, Compliance, Limit, Totals
 from nas.study.teacher_names import check_teacher_names
-from search_space import ArchSpec
 
 SAMPLED = 200  # random architectures whose costs are counted
 _FAR = 3.0  # a limit of less than a third of the space's least costs is refused without counting anything
@@ -168,8 +167,10 @@ def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
             f"{bounds}: far below what the architectures of the space {config.space} need. The smallest values known"
             f" are {_smallest_values(limits, least)}"
         )
+    from nas.measure.counts.totals import totals  # imports torch: not for the refusal above
+
     rng, space = random.Random(f"limits/{config.seed}"), config.search_space
-    costs = _costs([space.sample(rng) for _ in range(SAMPLED)], config.distill.img_size)
+    costs = [totals(space.sample(rng), config.distill.img_size) for _ in range(SAMPLED)]
     kept = sum(all(_keeps(LIMITS[name], each, bound) for name, bound in limits.items()) for each in costs)
     if kept:
         return f"{kept} of {len(costs)} random architectures are within {bounds}"
@@ -180,18 +181,12 @@ def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
     )
 
 
-def _least_costs(config: SearchConfig) -> CountedCosts:
+def _least_costs(config: SearchConfig) -> Totals:
     params, macs_per_pixel = _LEAST[config.space]
-    return CountedCosts(params, round(macs_per_pixel * config.distill.img_size**2))
+    return Totals(round(macs_per_pixel * config.distill.img_size**2), params)
 
 
-def _costs(specs: Sequence[ArchSpec], img_size: int) -> list[CountedCosts]:
-    from nas.measure.counts.totals import totals  # imports torch
-
-    return [CountedCosts(counts.params, counts.macs) for counts in (totals(spec, img_size) for spec in specs)]
-
-
-def _smallest_values(limits: Mapping[str, float], costs: list[CountedCosts]) -> str:
+def _smallest_values(limits: Mapping[str, float], costs: list[Totals]) -> str:
     return ", ".join(f"{_number(_smallest(LIMITS[name], costs))} for {LIMITS[name].flag}" for name in limits)
 
 
@@ -199,9 +194,9 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
 
 
-def _keeps(limit: Limit, costs: CountedCosts, bound: float) -> bool:
+def _keeps(limit: Limit, costs: Totals, bound: float) -> bool:
     return limit.compliance(limit.value(costs), bound) is Compliance.KEPT
 
 
-def _smallest(limit: Limit, costs: list[CountedCosts]) -> float:
+def _smallest(limit: Limit, costs: list[Totals]) -> float:
     return min(value for each in costs if (value := limit.value(each)) is not None)

@@ -9,8 +9,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
@@ -35,6 +34,7 @@ from nas.search.live_report import LiveReport, LostModels, end_search
 from nas.search.preconditions import check_image_count, check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
+from nas.storage.liveness import only_command
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
@@ -77,30 +77,17 @@ def search(command: SearchCommand, console: Console) -> int:
     return 0
 
 
-@contextmanager
-def claimed(command: SearchCommand) -> Iterator[None]:
+def claimed(command: SearchCommand) -> AbstractContextManager[None]:
     """Keep the folder of a new study for this process; StoreError where another search has it.
 
     A study exists only after its teachers have run: without a claim, the second of two searches that start together
     would be refused after all that work.
     """
-    if command.resume:
-        yield
-        return
-    path = command.run / _CLAIM
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(
-            f"--run: another search is starting in {command.run}; choose another folder, or help it with "
-            f"--resume {command.run} once it trains"
-        ) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+    refusal = (
+        f"--run: another search is starting in {command.run}; choose another folder, or help it with "
+        f"--resume {command.run} once it trains"
+    )
+    return nullcontext() if command.resume else only_command(command.run / _CLAIM, refusal)
 
 
 def _search(command: SearchCommand, console: Console) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from nas.ranges import Range, misfit
 from nas.study.records import Measurement
@@ -52,13 +52,15 @@ class CandidateCosts(Protocol):
         """Return the measurement on a device."""
 
 
-@dataclass(frozen=True)
-class CountedCosts:
-    """The costs of an architecture without a measurement."""
+class Totals(NamedTuple):
+    """MACs and parameters of a backbone for one image, as the costs of a candidate that is not measured."""
 
+    macs: int
     params: int
-    macs: int  # of one image
-    measurement: Measurement | None = None
+
+    @property
+    def measurement(self) -> None:
+        """Return None."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from nas.measure.counts.compare import CounterResult, compare_counters
 from nas.measure.counts.macs import Counts, checked_count, count
-from nas.measure.counts.totals import Totals, network_totals, totals
+from nas.measure.counts.totals import network_totals, totals
 
 __all__ = [
     "CounterResult",
     "Counts",
-    "Totals",
     "checked_count",
     "compare_counters",
     "count",

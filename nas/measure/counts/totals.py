@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,12 @@ from backbones.build import build_downsampling, build_stage, build_stem
 from backbones.layers.neck import Neck
 from backbones.skip_init import skip_init
 from nas.measure.counts.macs import MacCountingMode, checked_count, evaluating
+from nas.study.limits import Totals
 from search_space import ArchSpec, StageSpec, network_spec
 from search_space.arch import SIZE_MULTIPLE_PX
 from search_space.timm_names import PREFIX
 
 Map = tuple[int, int, int]  # batch, channels, side
-
-
-class Totals(NamedTuple):
-    """MACs and parameters of a backbone for one image."""
-
-    macs: int
-    params: int
 
 
 _PARTS: dict[Hashable, Totals] = {}  # about 200 B each; at most some ten thousand in a process

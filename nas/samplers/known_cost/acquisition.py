@@ -82,7 +82,6 @@ class AcquisitionModel:
         rungs: int = 1,
         running: NDArray[np.bool_] | None = None,
         reference: tuple[float, float] | None = None,
-        noise: float = 0.0,
         priced: bool = True,
     ) -> AcquisitionModel:
         """Fit the models to n trials.
@@ -96,7 +95,6 @@ class AcquisitionModel:
             rungs: rungs of a trial that is trained to the end.
             running: trials that are not over, (n,). Their expected values count as points of the front.
             reference: both objectives; by default the worst quarter of the first and the worst cost.
-            noise: variance of the first objective between repetitions of a trial.
             priced: whether candidates will come with their costs; otherwise costs are modeled as well.
         """
         alive = np.array([np.isfinite(curve[-1]) for curve in curves])
@@ -111,12 +109,11 @@ class AcquisitionModel:
             costs = np.where(unknown, cost_model.predict(features)[0], costs)
         low, far = reference or (float(np.quantile(reached, 0.25)), _worst(costs[known]))
         clipped = np.maximum(values, _floor(reached, low))
-        variances = doubts + noise
-        model = GaussianProcess.fit(features, clipped, groups=groups, noise=variances)
+        model = GaussianProcess.fit(features, clipped, groups=groups, noise=doubts)
         counted = np.array([len(curve) >= rungs for curve in curves])
         if running is not None:
             counted |= running
-        points = np.column_stack([model.smoothed(clipped, variances), costs])[counted & alive]
+        points = np.column_stack([model.smoothed(clipped, doubts), costs])[counted & alive]
         return cls(model, cost_model, points, (low, far))
 
     def with_pending(self, features: Array, costs: Array | None) -> AcquisitionModel:

@@ -85,7 +85,6 @@ class KnownCostSampler(BaseSampler):
             known beyond the trials; None: those of the parameters that are positive numbers, where they are features.
         read_trial: returns a trial's values, None where it has none; by default the values of completed trials.
         rungs: values of the first objective that a trial has when it is trained to the end; only the last is final.
-        noise: variance of the first objective between repetitions of the same trial.
         repeat_deviations: returns the standard deviations of both objectives between repetitions, as far as they are
             known when a trial is proposed, for `Outlook.repeat_gain` only; None: 0.
         startup: trials spread over the cost before the model is used.
@@ -107,7 +106,6 @@ class KnownCostSampler(BaseSampler):
         sizes: Callable[[Sequence[Params]], ArrayLike] | None = None,
         read_trial: ReadTrial | None = None,
         rungs: int = 1,
-        noise: float = 0.0,
         repeat_deviations: Callable[[], tuple[float, float]] | None = None,
         startup: int = STARTUP_TRIALS,
         seed: int | None = None,
@@ -115,7 +113,7 @@ class KnownCostSampler(BaseSampler):
         self._cost, self._reference, self._distributions = cost, reference, distributions
         self._candidates, self._features, self._parameters = candidates, features, parameters
         self._sizes = sizes
-        self._read_trial, self._rungs, self._noise = read_trial or completed_values, rungs, noise
+        self._read_trial, self._rungs = read_trial or completed_values, rungs
         self._repeat_deviations = repeat_deviations or (lambda: (0.0, 0.0))
         self._startup = max(startup, 2)
         self.outlook: Outlook | None = None
@@ -172,7 +170,7 @@ class KnownCostSampler(BaseSampler):
 
     def _turn(self, number: int, count: int) -> int:
         """Return the place of startup trial `number` among `count` candidates by cost: both ends, then the gaps."""
-        order = sorted(range(self._startup), key=_van_der_corput)
+        order = sorted(range(self._startup), key=van_der_corput)
         return round((1 - order[number % self._startup] / (self._startup - 1)) * (count - 1))
 
     def _largest_gain(
@@ -231,7 +229,6 @@ class KnownCostSampler(BaseSampler):
             rungs=self._rungs,
             running=history.running,
             reference=history.signed_reference(self._reference),
-            noise=self._noise,
             priced=history.single or self._cost is not None,
         )
         if history.pending:
@@ -267,6 +264,6 @@ class KnownCostSampler(BaseSampler):
         return np.hstack([rows, sizes]), np.concatenate([groups, np.full(sizes.shape[1], SIZES)])
 
 
-def _van_der_corput(number: int) -> float:
-    """Return the radical inverse in base 2: 0, 1/2, 1/4, 3/4, ..."""
+def van_der_corput(number: int) -> float:
+    """Return the radical inverse in base 2, 0, 1/2, 1/4, 3/4, ...: any beginning of it is spread evenly."""
     return int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() if number else 0.0

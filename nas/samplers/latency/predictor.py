@@ -50,7 +50,7 @@ CHUNK_SPECS = 256  # bounds the memory for a long list of candidates
 MAX_MODELS = 300  # that are fitted: time grows with their cube, and the error hardly falls beyond
 SCATTER_FOLDS = 5
 MIN_SCATTER = 0.005  # no timing repeats better
-DEFAULT_CHANCE = 0.1
+MIN_CHANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -291,10 +291,10 @@ def held_out(measured_s: Sequence[float], predicted_s: Sequence[float], inside: 
     )
 
 
-def folds(groups: Sequence[str], count: int, seed: int) -> list[list[int]]:
+def folds(groups: Sequence[str], count: int) -> list[list[int]]:
     """Divide the indices of `groups` into `count` folds, or one per group if fewer; a group is never divided."""
     names = sorted(set(groups))
-    random.Random(seed).shuffle(names)
+    random.Random(0).shuffle(names)
     fold_of = {name: i % count for i, name in enumerate(names)}
     divided = [[i for i, name in enumerate(groups) if fold_of[name] == fold] for fold in range(count)]
     return [fold for fold in divided if fold]
@@ -409,34 +409,28 @@ class LatencyPredictor:
         deviations = np.hypot(doubts, self.scatter)
         return [Prediction(float(s), float(d)) for s, d in zip(seconds, deviations, strict=True)]
 
-    def cross_validated(self, count: int = 10, seed: int = 0) -> HeldOut:
+    def cross_validated(self, count: int = 10) -> HeldOut:
         """Return the errors of a cross-validation in `count` folds; it takes `count` times as long as `fit`.
 
         All observations of an architecture are in one fold.
         """
         measured: list[float] = []
         predictions: list[Prediction] = []
-        for seen, unseen in _splits(self.observations, count, seed):
+        for seen, unseen in _splits(self.observations, count):
             predictions += self._fit(seen, self.model.batch, self.model.resolution).predict([o.spec for o in unseen])
             measured += [o.seconds for o in unseen]
         inside = [p.low_s <= s <= p.high_s for p, s in zip(predictions, measured, strict=True)]
         return held_out(measured, [p.seconds for p in predictions], inside)
 
     def worth_timing(
-        self,
-        specs: Sequence[ArchSpec],
-        *,
-        limit_s: float | None = None,
-        keep: int | None = None,
-        chance: float = DEFAULT_CHANCE,
+        self, specs: Sequence[ArchSpec], *, limit_s: float | None = None, keep: int | None = None
     ) -> list[ArchSpec]:
         """Return the specs that are worth timing, the fastest first.
 
         Args:
             specs: the candidates.
-            limit_s: drop specs whose probability to take `limit_s` or less is below `chance`.
+            limit_s: drop specs whose probability to take `limit_s` or less is below `MIN_CHANCE`.
             keep: return this many specs at most.
-            chance: see `limit_s`.
 
         Raises:
             ValueError: neither limit_s nor keep is set, or the limit isn't positive.
@@ -446,15 +440,13 @@ class LatencyPredictor:
         if limit_s is not None and not limit_s > 0:
             raise ValueError(f"worth_timing: limit_s {limit_s!r} must be more than 0")
         ranked = sorted(zip(self.predict(specs), specs, strict=True), key=lambda pair: pair[0].seconds)
-        likely = [spec for p, spec in ranked if limit_s is None or p.chance_within(limit_s) >= chance]
+        likely = [spec for p, spec in ranked if limit_s is None or p.chance_within(limit_s) >= MIN_CHANCE]
         return likely[:keep]
 
 
-def _splits(
-    observations: Sequence[Observation], count: int, seed: int
-) -> Iterator[tuple[list[Observation], list[Observation]]]:
+def _splits(observations: Sequence[Observation], count: int) -> Iterator[tuple[list[Observation], list[Observation]]]:
     """Yield (observations outside the fold, observations inside) for each fold."""
-    for fold in folds([o.spec.arch_id for o in observations], count, seed):
+    for fold in folds([o.spec.arch_id for o in observations], count):
         inside = set(fold)
         yield [o for i, o in enumerate(observations) if i not in inside], [observations[i] for i in fold]
 
@@ -462,7 +454,7 @@ def _splits(
 def _scatter(observations: Sequence[Observation], batch: int, resolution: int) -> float:
     """Return the deviation of the logarithms of held-out times beyond the model's own."""
     left: list[float] = []
-    for seen, unseen in _splits(observations, SCATTER_FOLDS, 0):
+    for seen, unseen in _splits(observations, SCATTER_FOLDS):
         seconds, doubts = LatencyModel.fit(seen, batch, resolution).predict([o.spec for o in unseen])
         errors = np.log([o.seconds for o in unseen]) - np.log(seconds)
         left += list(errors**2 - doubts**2)

@@ -142,7 +142,7 @@ def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     for words in ("source", "assumed", "simulated", "budget in", "0.1 h", "USD", "architectures over a limit", "█"):
         assert words in out
-    assert max(map(len, out.splitlines())) <= 120
+    assert max(map(len, out.splitlines())) <= 130
     assert "<svg" in Path("plan.svg").read_text()
 
 

@@ -15,8 +15,15 @@ from nas.replay import command
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.informed import FeatureSpaceSampler
-from nas.replay.nasbenchmacro import BLOCKS, LAYERS, MacroNetwork, MacroSpace, load_macro
-from nas.replay.published_study import ReplayJob, hypervolume_shares, replay_sampler, replay_study, run_job
+from nas.replay.nasbenchmacro import BLOCKS, LAYERS, NETWORKS, MacroNetwork, load_macro
+from nas.replay.published_study import (
+    ReplayJob,
+    hypervolume_shares,
+    replay_config,
+    replay_sampler,
+    replay_study,
+    run_job,
+)
 from nas.replay.published_table import PublishedTable
 from nas.retrain.__main__ import main as retrain
 from nas.samplers import control
@@ -26,7 +33,6 @@ from nas.study.config import ConfigError
 from search_space import SpecError
 from tests.nas.data.builders import SHARED
 
-SPACE = MacroSpace()
 PUBLISHED = SHARED / "nasbenchmacro" / "cifar10.csv"
 
 
@@ -42,7 +48,7 @@ def row(network: MacroNetwork, rng: random.Random) -> str:
 @pytest.fixture(scope="module")
 def table_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, rng = tmp_path_factory.mktemp("macro") / "macro.csv", random.Random(0)
-    rows = [row(network, rng) for network in SPACE.all()]
+    rows = [row(network, rng) for network in NETWORKS.architectures]
     rng.shuffle(rows)
     path.write_text("arch,accuracy_0,accuracy_1,accuracy_2,params,macs\n" + "\n".join(rows))
     return path
@@ -56,14 +62,14 @@ def table(table_csv: Path) -> PublishedTable:
 def test_networks_that_compute_the_same_are_one() -> None:
     assert MacroNetwork("00001022") == MacroNetwork("00010022") != MacroNetwork("00100022")
     assert MacroNetwork("01000000") != MacroNetwork("10000000"), "the first layer of a stage is no shortcut"
-    assert len({n.arch_id for n in SPACE.all()}) == SPACE.count() == 3969
-    drawn = SPACE.sample(random.Random(0))
-    assert SPACE.decode(SPACE.encode(drawn)) == drawn
-    assert SPACE.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
+    assert len({n.arch_id for n in NETWORKS.architectures}) == NETWORKS.count() == 3969
+    drawn = NETWORKS.sample(random.Random(0))
+    assert NETWORKS.decode(NETWORKS.encode(drawn)) == drawn
+    assert NETWORKS.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
     with pytest.raises(SpecError, match="layer1"):
-        SPACE.decode(dict.fromkeys(LAYERS, "mbconv_k9"))
+        NETWORKS.decode(dict.fromkeys(LAYERS, "mbconv_k9"))
     rng = random.Random(1)
-    assert all(SPACE.mutate(drawn, rng) != drawn for _ in range(100))
+    assert all(NETWORKS.mutate(drawn, rng) != drawn for _ in range(100))
 
 
 def test_sizes_are_expansions_and_depths() -> None:
@@ -78,7 +84,8 @@ def test_an_evaluation_draws_one_training_and_shares_are_of_the_mean(table: Publ
     for seed in (0, 1):
         folder = table_csv.parent / str(seed)
         drawn[seed] = {
-            t.arch_id: t.rungs[0].score for t in replay_study(table, "random", sampler, folder, budget=30, seed=seed)
+            t.arch_id: t.rungs[0].score
+            for t in replay_study(table, replay_config(table, "random", seed, 30), sampler, folder)
         }
         for arch_id, score in drawn[seed].items():
             assert score in table.trainings[table.positions[arch_id]]
@@ -108,7 +115,7 @@ def test_known_cost_uses_sizes(table: PublishedTable, tmp_path: Path) -> None:
     found = {}
     for sources in (("parameters", "cost", "sizes"), ("parameters", "cost")):
         sampler = replay_sampler("known-cost", table, 0, sources)
-        trials = replay_study(table, "known-cost", sampler, tmp_path / str(len(sources)), budget=14, seed=0)
+        trials = replay_study(table, replay_config(table, "known-cost", 0, 14), sampler, tmp_path / str(len(sources)))
         assert len({t.arch_id for t in trials}) == len(trials) == 14
         found[len(sources)] = [t.arch_id for t in trials]
     assert found[2][:8] == found[3][:8], "the first eight are spread over the cost"
@@ -119,14 +126,14 @@ def test_known_cost_uses_sizes(table: PublishedTable, tmp_path: Path) -> None:
 def test_informed_samplers_repeat_nothing(table: PublishedTable, tmp_path: Path, name: str) -> None:
     budget = 13 if name == "gp" else 45
     sampler = replay_sampler(f"informed-{name}", table, 0, ("parameters", "cost", "sizes"))
-    trials = replay_study(table, name, sampler, tmp_path / "a", budget=budget, seed=0)
+    trials = replay_study(table, replay_config(table, name, 0, budget), sampler, tmp_path / "a")
     assert len({t.arch_id for t in trials}) == len(trials) == budget
     assert len(read_study(tmp_path / "a").trials) == budget, "no duplicate was proposed"
 
 
 def test_informed_samplers_see_features_and_costs(table: PublishedTable, tmp_path: Path) -> None:
     sampler = FeatureSpaceSampler(control("nsga2", 0), table, ("cost",))
-    trials = replay_study(table, "informed-nsga2", sampler, tmp_path / "a", budget=45, seed=0)
+    trials = replay_study(table, replay_config(table, "informed-nsga2", 0, 45), sampler, tmp_path / "a")
     inner = [t for t in sampler._inner.trials if t.values is not None]
     assert len(inner) == 44, "all but the last, which is told when the next is asked"
     for trial, seen in zip(trials, inner, strict=False):
@@ -169,7 +176,7 @@ def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
 ) -> None:
     """Its networks are no specs of ours, and their latencies are unknown."""
     sampler = replay_sampler("random", table, 0, ())
-    trials = replay_study(table, "random", sampler, tmp_path / "run", budget=5, seed=0)
+    trials = replay_study(table, replay_config(table, "random", 0, 5), sampler, tmp_path / "run")
     assert select([str(tmp_path / "run"), "--json"]) == 0
     best = json.loads(capsys.readouterr().out)["best"]
     assert best["outline"] == best["arch_id"] == max(trials, key=lambda t: t.final_score).arch_id
@@ -211,8 +218,10 @@ def test_bad_input_is_one_line(
 ) -> None:
     head = "arch,accuracy_0,accuracy_1,accuracy_2,params"
     (tmp_path / "short.csv").write_text(f"{head},macs\n00000000,85,85,85,1,7\n")
-    (tmp_path / "narrow.csv").write_text(f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in SPACE.all()))
-    fractions = "\n".join(f"{n.arch_id},0.9,0.91,0.92,1,{7 + i}" for i, n in enumerate(SPACE.all()))
+    (tmp_path / "narrow.csv").write_text(
+        f"{head}\n" + "\n".join(f"{n.arch_id},85,85,85,1" for n in NETWORKS.architectures)
+    )
+    fractions = "\n".join(f"{n.arch_id},0.9,0.91,0.92,1,{7 + i}" for i, n in enumerate(NETWORKS.architectures))
     (tmp_path / "fractions.csv").write_text(f"{head},macs\n{fractions}")
     paths = {
         "FRACTIONS": tmp_path / "fractions.csv",

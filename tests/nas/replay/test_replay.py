@@ -18,12 +18,13 @@ import pytest
 
 from nas.replay.__main__ import main
 from nas.replay.arguments import REPLAY_SAMPLERS, ReplaySettings
-from nas.replay.nasbench201 import EDGES, Cell, CellSpace, load_nasbench201
+from nas.replay.nasbench201 import CELLS, EDGES, Cell, load_nasbench201
 from nas.replay.plots import NAMES, draw
 from nas.replay.published_study import (
     ReplayJob,
     hypervolume_shares,
     quantiles,
+    replay_config,
     replay_sampler,
     replay_study,
     run_job,
@@ -38,7 +39,6 @@ from nas.study.records import TrialState
 from search_space import SpecError
 from tests.waiting import until
 
-SPACE = CellSpace()
 COSTS = {"none": 0.0, "skip_connect": 0.5, "nor_conv_1x1": 2.0, "nor_conv_3x3": 5.0, "avg_pool_3x3": 1.5}
 
 
@@ -49,7 +49,7 @@ def cell(*operations: str) -> Cell:
 @pytest.fixture(scope="module")
 def latency_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("latency") / "lat:ency.csv"
-    rows = [f"{c.arch_id},{4 + sum(COSTS[o] for o in c.operations):.3f}" for c in SPACE.all()]
+    rows = [f"{c.arch_id},{4 + sum(COSTS[o] for o in c.operations):.3f}" for c in CELLS.architectures]
     random.Random(0).shuffle(rows)
     path.write_text("arch,gpu_ms\n" + "\n".join(rows))
     return path
@@ -61,20 +61,20 @@ def table(latency_csv: Path) -> PublishedTable:
 
 
 def test_cells_go_through_params_and_plain_data() -> None:
-    assert len({c.arch_id for c in SPACE.all()}) == SPACE.count() == 15625
-    drawn = SPACE.sample(random.Random(0))
-    assert SPACE.decode(SPACE.encode(drawn)) == drawn
-    assert SPACE.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
+    assert len({c.arch_id for c in CELLS.architectures}) == CELLS.count() == 15625
+    drawn = CELLS.sample(random.Random(0))
+    assert CELLS.decode(CELLS.encode(drawn)) == drawn
+    assert CELLS.parse(json.loads(json.dumps(drawn.to_dict()))) == drawn
     assert drawn.arch_id.count("|") == 9
     with pytest.raises(SpecError, match="edge0_1"):
-        SPACE.decode(dict.fromkeys(EDGES, "conv_7x7"))
+        CELLS.decode(dict.fromkeys(EDGES, "conv_7x7"))
 
 
 def test_a_mutation_changes_one_or_two_edges() -> None:
     rng = random.Random(0)
-    parent = SPACE.sample(rng)
+    parent = CELLS.sample(rng)
     changed = Counter(
-        sum(a != b for a, b in zip(parent.operations, SPACE.mutate(parent, rng).operations, strict=True))
+        sum(a != b for a, b in zip(parent.operations, CELLS.mutate(parent, rng).operations, strict=True))
         for _ in range(200)
     )
     assert set(changed) == {1, 2}
@@ -142,7 +142,7 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
     found = {}
     for name in ("known-cost", "random"):
         sampler = replay_sampler(name, table, 0, ("cost", "structure", "sizes"))
-        ended = replay_study(table, name, sampler, tmp_path / name, budget=40, seed=0, workers=workers)
+        ended = replay_study(table, replay_config(table, name, 0, 40), sampler, tmp_path / name, workers)
         assert len({t.arch_id for t in ended}) == len(ended) == 40
         points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in ended if t.measurement]
         accuracy, slowest = table.reference
@@ -152,14 +152,14 @@ def test_known_cost_beats_random_and_repeats_nothing(table: PublishedTable, tmp_
 
 def test_clock_is_the_published_training_time(table: PublishedTable, tmp_path: Path) -> None:
     sampler = replay_sampler("random", table, 0, ())
-    ended = replay_study(table, "random", sampler, tmp_path / "a", budget=6, seed=0)
+    ended = replay_study(table, replay_config(table, "random", 0, 6), sampler, tmp_path / "a")
     seconds = {c.arch_id: s for c, s in zip(table.architectures, table.train_s, strict=True)}
     assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
 
 
 def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Path) -> None:
     sampler = replay_sampler("known-cost", table, 0, ("structure",), rungs=3)
-    ended = replay_study(table, "known-cost", sampler, tmp_path / "a", budget=40, seed=0, rungs=3, workers=2)
+    ended = replay_study(table, replay_config(table, "known-cost", 0, 40, 3), sampler, tmp_path / "a", 2)
     states = Counter(t.state for t in ended)
     assert states[TrialState.STOPPED] >= 5
     assert states[TrialState.COMPLETE] >= 3
@@ -192,7 +192,7 @@ def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Pa
     first = []
     for seed in (0, 1):
         sampler = replay_sampler("random", table, 0, ())  # the same cells
-        ended = replay_study(table, "random", sampler, tmp_path / str(seed), budget=5, seed=seed, rungs=2)
+        ended = replay_study(table, replay_config(table, "random", seed, 5, 2), sampler, tmp_path / str(seed))
         first.append({t.arch_id: t.rungs[0].score for t in ended})
     assert first[0].keys() == first[1].keys()
     assert all(first[0][name] != first[1][name] for name in first[0])
@@ -298,7 +298,7 @@ def test_a_failure_is_one_line_and_code_1(
 
 def test_a_table_that_lacks_a_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.csv"
-    path.write_text(f"arch,ms\n{SPACE.all()[0].arch_id},3\n")
+    path.write_text(f"arch,ms\n{next(iter(CELLS.architectures)).arch_id},3\n")
     with pytest.raises(ConfigError, match="no positive number for"):
         load_nasbench201("cifar10", f"{path}:ms")
 

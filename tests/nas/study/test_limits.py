@@ -24,9 +24,9 @@ from nas.study.config import ConfigError, SearchConfig
 from nas.study.limits import (
     LIMITS,
     Compliance,
-    CountedCosts,
     Limit,
     LimitError,
+    Totals,
     broken_limit,
     check_bounds,
     excesses,
@@ -79,17 +79,17 @@ def test_a_limit_is_kept_broken_or_unknown(name: str, value: float | None, answe
 
 def test_an_excess_is_a_share_of_the_bound() -> None:
     limits = {"max_params": 1e6, "max_latency_ms": 2.0, "min_throughput_img_s": 100.0, "max_memory_mib": 5.0}
-    assert excesses(CountedCosts(1_500_000, 1), limits) == {"max_params": 0.5}
+    assert excesses(Totals(1, 1_500_000), limits) == {"max_params": 0.5}
     measured = measurement(1.0)
     measured = replace(measured, latency_ms=1.0, throughput_img_s=50.0, peak_memory_mib=None)
-    found = excesses(CountedCosts(1_000_000, 1, measured), limits)
+    found = excesses(replace(TRIAL, params=1_000_000, measurement=measured), limits)
     assert found == {"max_params": 0.0, "max_latency_ms": -0.5, "min_throughput_img_s": 1.0, "max_memory_mib": 1.0}
 
 
 def test_measured_limits_wait_for_the_measurement_and_counted_ones_do_not() -> None:
     limits = {"max_latency_ms": 1.0, "max_params": 1e6}
-    assert (broken_limit(CountedCosts(2_000_000, 1), limits) or "").startswith("max-params")
-    assert broken_limit(CountedCosts(1_000_000, 1), limits) is None
+    assert (broken_limit(Totals(1, 2_000_000), limits) or "").startswith("max-params")
+    assert broken_limit(Totals(1, 1_000_000), limits) is None
     assert (broken_limit(replace(TRIAL, params=1), limits) or "").startswith("max-latency-ms")
     assert broken_limit(TRIAL, {"max_latency_ms": 3.0, "max_params": 2e6, "min_throughput_img_s": 2000.0}) is None
 

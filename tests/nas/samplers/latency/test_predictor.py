@@ -215,10 +215,10 @@ def test_on_noise_the_error_is_told_to_be_large():
 
 def test_what_was_timed_twice_is_never_held_out_against_itself():
     groups = [name for name in "abcdefg" for _ in range(3)]
-    found = folds(groups, 3, seed=0)
+    found = folds(groups, 3)
     assert sorted(i for fold in found for i in fold) == list(range(21))
     assert all(sum(groups[i] in {groups[j] for j in fold} for i in range(21)) == len(fold) for fold in found)
-    assert [len(fold) for fold in folds(groups, 10, seed=0)] == [3] * 7
+    assert [len(fold) for fold in folds(groups, 10)] == [3] * 7
 
 
 def test_a_block_that_was_never_timed_makes_a_wide_interval():
@@ -254,14 +254,12 @@ def test_costs_are_found_and_an_unknown_operator_costs_what_all_do():
     )
 
 
-def test_specs_worth_timing_grow_with_the_limit_and_get_fewer_with_the_chance(predictor):
+def test_specs_worth_timing_grow_with_the_limit(predictor):
     specs = sampled(60, seed=5)
     median_s = sorted(p.seconds for p in predictor.predict(specs))[30]
     lists = [set(predictor.worth_timing(specs, limit_s=f * median_s)) for f in (0.5, 0.8, 1.0, 1.2, 3.0)]
     assert all(small <= large for small, large in pairwise(lists))
     assert len(lists[0]) < len(lists[2]) < len(lists[-1]) == len(set(specs))
-    likely, fair = (set(predictor.worth_timing(specs, limit_s=median_s, chance=c)) for c in (0.95, 0.05))
-    assert likely < fair
 
 
 def test_specs_worth_timing_are_the_fastest_first(predictor):
