@@ -41,7 +41,7 @@ from nas.study.records import TrialState
 ROWS = Path(__file__).parent / "results" / "cifar10_searches.json"
 SEEDS = (0, 1, 2, 3)
 TRAIN_STEPS = 2700
-RETRAINED = {0: (3, 4), 1: (1, 0), 3: (1, 0)}  # by the search's seed: seeds of the retraining, and near misses
+RETRAINED = {0: (3, 4), 1: (1, 0), 3: (3, 0)}  # by the search's seed: seeds of the retraining, and near misses
 URI = f"webdataset:{DATA}/cifar10/train-*.tar::{DATA}/cifar10/val-*.tar"
 SHOWN_METRICS = {"knn": "kNN", "probe": "linear probe"}
 Row = Mapping[str, Any]
