@@ -6,7 +6,7 @@
 
 The searches have the defaults, 200 candidates and 64 px, but 3,000 natural images to train on and 600 held out, where
 the default draws its images. The fronts, the candidates just below that of the first search and the three baselines are
-trained again to ten times the last rung, with new seeds: three for the first search, one for the others but seed 2.
+trained again to ten times the last rung, with new seeds: three for seeds 0 and 3, one for seed 1.
 Rows are saved in experiments/results/cifar10_searches.json: of each search its course, and each candidate and baseline
 that reached the last rung; of a retraining what `experiments.realized_front` keeps, by the seed of the search. Saved
 searches whose run folders are gone stay.
