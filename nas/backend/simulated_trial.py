@@ -17,15 +17,9 @@ def trial_phases(
     measurement: Measurement | None = None,
     measure_s: float = 0.0,
 ) -> Iterator[SimulatedPhase]:
-    """Yield the phases of a trial, each with the record that a worker would report after it.
+    """Yield the phases of a new trial with results at each rung, each with the record that a worker would report then.
 
-    Args:
-        record: A new trial; one that is measured late is measured after its first rung.
-        steps: Training steps at each rung.
-        scores: Score at each rung.
-        seconds: Seconds of training and evaluation from rung to rung.
-        measurement: Its measurement; None: it is not measured.
-        measure_s: Seconds of the measurement.
+    A trial without a measurement is not measured; one that is measured late is measured after its first rung.
     """
     for rung, (until, score, took_s) in enumerate(zip(steps, scores, seconds, strict=True)):
         if measurement is not None and rung == record.measured_before_rung:

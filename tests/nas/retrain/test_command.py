@@ -171,7 +171,7 @@ def test_without_a_training_there_is_an_object_and_no_picture(
 ) -> None:
     """As after Ctrl-C in the first of them."""
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     new_store(tmp_path / "run", study)
