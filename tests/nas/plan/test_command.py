@@ -135,7 +135,10 @@ def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFix
     assert "5ec4e7" not in json.dumps(plan)
 
 
-def test_tables_and_picture(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_picture(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist's processes have it
     more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
     more += ["--usd-per-hour", "2"]
     assert main([*ASSUMED, *more]) == 0

@@ -37,7 +37,7 @@ from nas.search.__main__ import main
             "error: --rung-steps: (30, 60): conflicts with --distill rung_steps=[30, 90]",
         ),
         ("--rung-steps 30,0", "error: --rung-steps: 0: must be a whole number from 1"),
-        ("--objectives=", "error: --objectives: '': must be text that is not empty"),
+        ("--objectives=", "error: --objectives: '': must be names separated by commas"),
         ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico is named twice"),
         (
             "--sampler gp --baselines like_resnet18",
