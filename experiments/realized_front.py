@@ -33,7 +33,7 @@ from nas.study.pareto import coordinate, hypervolume, reference_point
 
 ROWS = Path(__file__).parent / "results" / "retrained_study.json"
 PLANE = [OBJECTIVES[name].objective for name in ("score", "throughput")]
-KEPT = ("trial", "arch_id", "baseline", "stopped_after", "score_of_study", "scores", "score", "half_width", "chance")
+KEPT = ("trial", "arch_id", "baseline", "stopped_after", "score_of_study", "scores", "score")
 
 
 def rows_of(run: Path) -> dict[str, Any] | None:

@@ -36,6 +36,6 @@ def gain_half_width(result: BaselineComparison, found: Recommendation) -> float 
     """
     if found.scatter is None:
         return None
-    halves = [found.scatter.half_width(model.seeds, result.compared) for model in (result.candidate, result.baseline)]
+    halves = [found.scatter.half_width(model.scores, result.compared) for model in (result.candidate, result.baseline)]
     known = [half for half in halves if half is not None]
     return math.hypot(*known) if len(known) == len(halves) else None

@@ -27,7 +27,7 @@ import torch
 from backbones import build
 from backbones.weights import load, save
 from nas.analysis.agreement import rank_correlation
-from nas.analysis.noise import pooled_scatter
+from nas.analysis.noise import measured_scatter
 from nas.cache import Targets, open_study_targets
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.reference_scores import chance
@@ -91,7 +91,7 @@ def report(content: Row) -> None:
 
     def line(label: str, of: Any, levels: str) -> None:
         values = [of(row) for row in rows]
-        noise = pooled_scatter([[of(row) for row in same] for same in by_arch.values()])
+        noise = measured_scatter([[of(row) for row in same] for same in by_arch.values()])
         tau = rank_correlation([(row["score"], value) for row, value in zip(rows, values, strict=True)])
         shown = (
             f"{tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})" if tau.tau is not None and tau.low is not None else "-"

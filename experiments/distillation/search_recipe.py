@@ -34,7 +34,7 @@ from backbones import build
 from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.teachers import ALL
 from experiments.distillation.training import seed_weights, train
-from nas.analysis.noise import pooled_scatter
+from nas.analysis.noise import measured_scatter
 from nas.cache import open_study_targets
 from nas.cli import cache_root
 from nas.measure.counts import totals
@@ -105,7 +105,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
             continue
         own = np.array([scores[recipe, seed, arch] for arch in archs])
         gains = own - np.array([scores[first, 0, arch][: own.shape[1]] for arch in archs])
-        halves = [scatter.half_width(len(archs)) for of in gains.T if (scatter := pooled_scatter([of]))]
+        halves = [scatter.half_width(of.tolist()) for of in gains.T if (scatter := measured_scatter([of]))]
         cells = [f"{gain:+.4f} ± {half:.4f}" for gain, half in zip(gains.mean(axis=0), halves, strict=True)]
         cells += [""] * (len(lengths) - len(cells))
         for truth in truths.values():

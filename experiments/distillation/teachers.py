@@ -24,7 +24,7 @@ import torch
 from scipy.stats import rankdata
 
 from backbones import build
-from nas.analysis.noise import pooled_scatter
+from nas.analysis.noise import measured_scatter
 from nas.cache import open_targets
 from nas.data import open_images
 from nas.distill.evaluation.explained_variance import explained_variance
@@ -309,8 +309,8 @@ def mean_and_deviation(values: list[float]) -> str:
 
 def mean_and_half_width(values: list[float]) -> str:
     """Return the mean, and with two values or more half its 95 % interval by Student's t."""
-    scatter = pooled_scatter([values])
-    spread = "" if scatter is None else f" +- {scatter.half_width(len(values)):.3f}"
+    scatter = measured_scatter([values])
+    spread = "" if scatter is None else f" +- {scatter.half_width(values):.3f}"
     return f"{np.mean(values):+.3f}{spread}"
 
 

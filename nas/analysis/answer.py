@@ -38,8 +38,8 @@ from search_space import SpecError, network_spec
 from search_space.outline import outline
 
 CHANCES = (
-    "chance of the highest score: share of random draws in which the model scores highest; all scores are drawn with "
-    'this standard deviation. A score is "not clearly lower" if it exceeds that of the best model in more than '
+    "chance of the highest score: share of random draws in which the model scores highest; each draw adds the noise of "
+    'seeds to every score. A score is "not clearly lower" if it exceeds that of the best model in more than '
     f"{NEGLIGIBLE_CHANCE:.0%} of the draws."
 )
 
@@ -213,8 +213,7 @@ def _runners_up(
 
 
 def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.ndarray:
-    scores, seeds = [c.score for c in candidates], [c.seeds for c in candidates]
-    return draw_scores(scores, seeds, scatter, DRAWS, np.random.default_rng(0))
+    return draw_scores([c.scores for c in candidates], scatter, DRAWS, np.random.default_rng(0))
 
 
 def _compliance(trial: TrialRecord, limits: Limits) -> Compliance:
@@ -377,7 +376,7 @@ def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str
         "outline": c.outline,
         "spec": c.trial.spec,
         "score": c.score,
-        "half_width": a.scatter.half_width(c.seeds),
+        "half_width": a.scatter.half_width(c.scores),
         "seeds": c.seeds,
         "remeasurement": c.remeasurement,
         "measurement": c.measurement.to_dict(),

@@ -31,10 +31,19 @@ class ModelEvidence:
     """A complete trial or baseline with one kind of score, and its deciding timing in `trial.measurement`."""
 
     trial: TrialRecord
-    score: float  # mean over seeds
-    seeds: int  # trainings
+    scores: tuple[float, ...]  # one per seed
     steps: int  # of each training
     remeasurement: str | None = None  # name of the remeasurement with the timing; None: of the search
+
+    @property
+    def score(self) -> float:
+        """Return the mean score over the seeds."""
+        return sum(self.scores) / len(self.scores)
+
+    @property
+    def seeds(self) -> int:
+        """Return the number of trainings."""
+        return len(self.scores)
 
     @property
     def measurement(self) -> Measurement:
@@ -115,10 +124,10 @@ def gather_evidence(
         retraining=summary,
         remeasured=sources,
         searched=tuple(
-            ModelEvidence(t, t.final_score, 1, last, sources.get(t.number)) for t in by_number.values()
+            ModelEvidence(t, (t.final_score,), last, sources.get(t.number)) for t in by_number.values()
         ),
         retrained=tuple(
-            ModelEvidence(timed[n], c.mean, len(c.scores), c.steps, sources.get(n))
+            ModelEvidence(timed[n], tuple(c.scores.values()), c.steps, sources.get(n))
             for c in (summary.candidates if summary else ())
             if c.mean is not None and math.isfinite(c.mean) and (n := c.trial.number) in timed
         ),

@@ -1,11 +1,11 @@
 """Noise of seeds and timings: intervals of scores, chances to be on the front. Pure.
 
-Assumptions: scores are normal over seeds, with one standard deviation for all candidates that is estimated with limited
-degrees of freedom (so means follow Student's t); the logarithm of a speed is normal with its 95 % interval, each side
-by itself, and no wider than from half to twice its value. Of four candidates or more, true scores are normal too, with
-the mean and the spread of the given ones, so that the best of many is drawn lower than its lucky score (James and
-Stein, 1961). Not modeled: differences between process starts (the A/A floor of `nas.remeasure`), and images other than
-the held-out ones.
+Assumptions: scores are normal over seeds. A candidate's variance is a weighted mean of its own seeds' and of the
+typical one (`SeedScatter`), so that a network whose seeds disagree has a wider interval; means follow Student's t. The
+logarithm of a speed is normal with its 95 % interval, each side by itself, and no wider than from half to twice its
+value. Of four candidates or more, true scores are normal too, with the mean and the spread of the given ones, so that
+the best of many is drawn lower than its lucky score (James and Stein, 1961). Not modeled: differences between process
+starts (the A/A floor of `nas.remeasure`), and images other than the held-out ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import betaln, stdtrit
 
 from nas.numbers import fixed_interval
 from nas.study.records import Measurement, StudyInfo
@@ -28,53 +28,86 @@ Array = NDArray[np.float64]
 CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
+MIN_REPEATED = 10  # candidates with two seeds: of fewer, how much their deviations differ cannot be told
+BELIEVED_DEGREES = 5.0  # of the prior, within a factor of e; three searches' fronts had 3 to 11 and one infinity
 MIN_SHRUNK = 4  # candidates: of fewer, the spread of their true scores is unknown
 NO_SCORE_INTERVAL = "unknown: one seed only"  # in place of an interval
 
 
 @dataclass(frozen=True)
+class VariancePrior:
+    """Distribution of the candidates' variances between seeds: scaled inverse chi-squared.
+
+    Attributes:
+        sd: The typical standard deviation.
+        degrees: How alike the candidates are: one candidate's own variance counts against the typical one as if that
+            had so many degrees of freedom.
+    """
+
+    sd: float
+    degrees: float
+
+
+@dataclass(frozen=True)
 class SeedScatter:
-    """Standard deviation of score between training seeds, the same for all candidates.
+    """Standard deviations of candidates' scores between training seeds.
+
+    Two or three seeds of one candidate say little about its deviation, and candidates differ in it. So its variance is
+    estimated as the mean of its own seeds' and of the typical one, weighted by degrees of freedom (empirical Bayes;
+    Smyth, "Linear models and empirical Bayes methods for assessing differential expression in microarray experiments",
+    2004). Without a prior, the deviation is the same for all.
 
     A deviation of another study serves chances, which are then called assumed. It gives no score an interval.
 
     Attributes:
-        sd: The standard deviation.
+        sd: The standard deviation, pooled over the candidates.
         degrees: Degrees of freedom of its estimate.
         elsewhere: The other study that it was estimated in; "" for this one, from candidates with two seeds or more.
+        prior: How the candidates' deviations differ; None where too few candidates have two seeds to tell.
     """
 
     sd: float
     degrees: int
     elsewhere: str = ""
+    prior: VariancePrior | None = None
 
     @property
     def measured(self) -> bool:
         """Return whether this study measured it."""
         return not self.elsewhere
 
-    def half_width(self, seeds: int, compared: int = 1) -> float | None:
-        """Return half the 95 % interval (Student's t) of a mean over `seeds` seeds; None where it is not measured.
+    def of(self, scores: Sequence[float]) -> tuple[float, float]:
+        """Return the standard deviation of one candidate and its degrees of freedom, given its scores by seed."""
+        if self.prior is None:
+            return self.sd, self.degrees
+        degrees = self.prior.degrees + len(scores) - 1
+        squares = self.prior.degrees * self.prior.sd**2 + _squares(scores)
+        return math.sqrt(squares / degrees), min(degrees, self.degrees)
+
+    def half_width(self, scores: Sequence[float], compared: int = 1) -> float | None:
+        """Return half the 95 % interval (Student's t) of a candidate's mean score; None where no scatter is measured.
 
         Args:
-            seeds: Seeds of the mean.
+            scores: Its scores, one per seed.
             compared: Means of which this one was chosen; the intervals of all hold together then (Bonferroni).
         """
-        if not self.measured:
+        if not self.measured or not scores:
             return None
+        sd, degrees = self.of(scores)
         outside = (1 - CONFIDENCE_LEVEL) / compared
-        return float(stdtrit(self.degrees, 1 - outside / 2)) * self.sd / math.sqrt(seeds)
+        return float(stdtrit(degrees, 1 - outside / 2)) * sd / math.sqrt(len(scores))
 
-    def interval_words(self, score: float, seeds: int) -> str:
-        """Return the 95 % interval of a mean score over `seeds` seeds, or why there is none, for tables and cards."""
-        half = self.half_width(seeds)
-        return NO_SCORE_INTERVAL if half is None else fixed_interval(score - half, score + half, 4)
+    def interval_words(self, scores: Sequence[float]) -> str:
+        """Return the 95 % interval of a candidate's mean score, or why there is none, for tables and cards."""
+        half, mean = self.half_width(scores), math.fsum(scores) / len(scores)
+        return NO_SCORE_INTERVAL if half is None else fixed_interval(mean - half, mean + half, 4)
 
     @property
     def words(self) -> str:
         """Return the deviation with its source, for notes and cards."""
         if self.measured:
-            return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom)"
+            differ = "" if self.prior is None else "; that of a network whose seeds disagree more counts as larger"
+            return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom{differ})"
         return (
             f"assumed to be {self.sd:.4f}, that of another study ({self.elsewhere}); backbone-nas retrain measures it"
         )
@@ -86,8 +119,8 @@ def assumed_scatter(info: StudyInfo) -> SeedScatter:
     return SeedScatter(noise.deviation, noise.architectures, noise.source)
 
 
-def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
-    """Pool the scatter between seeds over candidates: one candidate's two or three seeds alone say little about it.
+def measured_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
+    """Estimate the scatter between seeds from all candidates together.
 
     Args:
         scores: each candidate's scores, one per seed.
@@ -96,28 +129,51 @@ def pooled_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
         The scatter; None where no candidate has two seeds.
     """
     repeated = [values for values in scores if len(values) > 1]
-    degrees = sum(len(values) - 1 for values in repeated)
-    if not degrees:
+    if not repeated:
         return None
-    means = [math.fsum(values) / len(values) for values in repeated]
-    squares = (math.fsum((v - mean) ** 2 for v in values) for values, mean in zip(repeated, means, strict=True))
-    return SeedScatter(math.sqrt(math.fsum(squares) / degrees), degrees)
+    degrees = np.asarray([len(values) - 1 for values in repeated])
+    squares = np.asarray([_squares(values) for values in repeated])
+    total = int(degrees.sum())
+    pooled = math.fsum(squares) / total
+    told = len(repeated) >= MIN_REPEATED and pooled > 0
+    return SeedScatter(math.sqrt(pooled), total, prior=_prior(squares / degrees, degrees, pooled) if told else None)
+
+
+def _squares(scores: Sequence[float]) -> float:
+    """Return the sum of squared distances from the mean."""
+    mean = math.fsum(scores) / len(scores)
+    return math.fsum((score - mean) ** 2 for score in scores)
+
+
+def _prior(variances: Array, degrees: NDArray[np.int_], pooled: float) -> VariancePrior:
+    """Fit a prior to candidates' variances, (candidates,), each with its degrees of freedom.
+
+    A variance follows the prior's times an F distribution. The most likely prior of a grid is taken, with a log-normal
+    belief about its degrees, which decides where the variances do not tell.
+    """
+    typical = pooled * np.geomspace(0.05, 2.0, 40)[:, None, None]
+    alike = np.geomspace(2.0, 500.0, 40)[None, :, None]
+    kept = np.maximum(variances, 1e-6 * pooled)  # with one degree of freedom, 0 has an infinite density
+    odds = degrees * kept / typical / alike  # the density of F by SciPy takes fifty times as long
+    density = degrees / 2 * np.log(odds) - (degrees + alike) / 2 * np.log1p(odds) - betaln(degrees / 2, alike / 2)
+    fit = density.sum(axis=-1) - np.log(alike[..., 0] / BELIEVED_DEGREES) ** 2 / 2
+    variance, strength = np.unravel_index(fit.argmax(), fit.shape)
+    return VariancePrior(math.sqrt(typical[variance, 0, 0]), float(alike[0, strength, 0]))
 
 
 @dataclass(frozen=True)
 class CandidateEstimate:
-    """A candidate's mean score over its seeds, and its speed with the 95 % interval."""
+    """A candidate's scores, one per seed, and its speed with the 95 % interval."""
 
-    score: float
-    seeds: int
+    scores: Sequence[float]
     ratio: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, score: float, seeds: int, m: Measurement) -> CandidateEstimate:
+    def of(cls, scores: Sequence[float], m: Measurement) -> CandidateEstimate:
         """Return an estimate with the speed of a measurement."""
-        return cls(score, seeds, m.ratio, *bounded_interval(m))
+        return cls(scores, m.ratio, *bounded_interval(m))
 
 
 def front_chances(estimates: Sequence[CandidateEstimate], scatter: SeedScatter, draws: int = DRAWS) -> list[float]:
@@ -125,21 +181,22 @@ def front_chances(estimates: Sequence[CandidateEstimate], scatter: SeedScatter, 
     if not estimates:
         return []
     rng = np.random.default_rng(0)
-    score = draw_scores([e.score for e in estimates], [e.seeds for e in estimates], scatter, draws, rng)
+    score = draw_scores([e.scores for e in estimates], scatter, draws, rng)
     return [float(share) for share in _non_dominated(score, _draw_speeds(estimates, draws, rng)).mean(axis=0)]
 
 
-def draw_scores(
-    means: Sequence[float], seeds: Sequence[int], scatter: SeedScatter, draws: int, rng: np.random.Generator
-) -> Array:
-    """Draw true mean scores, (draws, candidates), given each candidate's mean over its number of seeds."""
-    sd = scatter.sd * np.sqrt(scatter.degrees / rng.chisquare(scatter.degrees, (draws, 1)))
-    noise = rng.standard_normal((draws, len(means)))
-    values, counts, count = np.asarray(means, dtype=float), np.asarray(seeds), len(means)
+def draw_scores(scores: Sequence[Sequence[float]], scatter: SeedScatter, draws: int, rng: np.random.Generator) -> Array:
+    """Draw true mean scores, (draws, candidates), given each candidate's scores by seed."""
+    counts, count = np.asarray([len(values) for values in scores]), len(scores)
+    means = np.asarray([math.fsum(values) / len(values) for values in scores])
+    estimated, degrees = (np.asarray(column, dtype=float) for column in zip(*map(scatter.of, scores), strict=True))
+    apart = 1 if scatter.prior is None else count  # the doubt about one deviation for all is the same for all
+    sd = estimated * np.sqrt(degrees / rng.chisquare(degrees[:apart], (draws, apart)))
+    noise = rng.standard_normal((draws, count))
     lucky = np.zeros(count)  # share of each mean's distance from the mean of all that is expected to be luck
-    if count >= MIN_SHRUNK and (spread := float(values.var(ddof=1))) > 0:
-        lucky = np.minimum(1.0, (count - 3) / (count - 1) * scatter.sd**2 / counts / spread)
-    expected = values + lucky * (values.mean() - values)
+    if count >= MIN_SHRUNK and (spread := float(means.var(ddof=1))) > 0:
+        lucky = np.minimum(1.0, (count - 3) / (count - 1) * estimated**2 / counts / spread)
+    expected = means + lucky * (means.mean() - means)
     drawn: Array = expected + sd * np.sqrt((1 - lucky + lucky / max(1, count)) / counts) * noise
     return drawn
 

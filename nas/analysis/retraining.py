@@ -12,7 +12,7 @@ from itertools import chain, combinations
 from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
-from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, pooled_scatter
+from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, measured_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
 from nas.numbers import plural, plural_range, trials_words
@@ -24,7 +24,7 @@ WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute 
 CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
     "chance: probability of being on the front of the retrained candidates. It assumes that scores vary normally "
-    "between seeds with one standard deviation for all, that speeds are log-normal, and that candidates are "
+    "between seeds, that speeds are log-normal, and that candidates are "
     "independent. It holds for the held-out images only."
 )
 
@@ -151,14 +151,14 @@ def summarize_retraining(
     ]
     if not rows:
         return None
-    measured = pooled_scatter([list(c.scores.values()) for c in rows])
+    measured = measured_scatter([list(c.scores.values()) for c in rows])
     scatter = measured or assumed_scatter(study.info)
     last = study.info.rung_steps[-1]
     falling_rate = steps != last and _schedule(study) != CONSTANT
     at_last = [] if falling_rate else [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
     untrained = tuple(sorted(front - by_number.keys()))
-    return RetrainingSummary(steps, tuple(rows), scatter, pooled_scatter(at_last), untrained, falling_rate)
+    return RetrainingSummary(steps, tuple(rows), scatter, measured_scatter(at_last), untrained, falling_rate)
 
 
 def nothing_retrained(study: StudyRecord, steps: int) -> RetrainingSummary:
@@ -192,8 +192,8 @@ def _candidate(
 def _with_chances(rows: Sequence[RetrainedCandidate], scatter: SeedScatter) -> list[RetrainedCandidate]:
     """Return the candidates with front and chances, computed among those with score and measurement."""
     ranked = [c for c in rows if c.mean is not None and c.measurement is not None and not c.trial.baseline]
-    estimates = [CandidateEstimate.of(c.mean or 0.0, len(c.scores), c.measurement) for c in ranked if c.measurement]
-    indices = pareto.front([(e.score, e.ratio) for e in estimates]) if estimates else []
+    estimates = [CandidateEstimate.of([*c.scores.values()], c.measurement) for c in ranked if c.measurement]
+    indices = pareto.front([(c.mean or 0.0, c.measurement.ratio) for c in ranked if c.measurement])
     front = {ranked[i].trial.number for i in indices}
     chances = dict(zip((c.trial.number for c in ranked), front_chances(estimates, scatter), strict=True))
     return [replace(c, on_front=c.trial.number in front, chance=chances.get(c.trial.number)) for c in rows]
@@ -205,7 +205,7 @@ def metric_scatter(summary: RetrainingSummary) -> dict[str, SeedScatter]:
         [t.rungs[-1].metrics for t in c.trainings if t.reason is None and t.rungs] for c in summary.candidates
     ]
     names = dict.fromkeys(name for trainings in by_candidate for metrics in trainings for name in metrics)
-    scatter = {name: pooled_scatter([[m[name] for m in ms if name in m] for ms in by_candidate]) for name in names}
+    scatter = {name: measured_scatter([[m[name] for m in ms if name in m] for ms in by_candidate]) for name in names}
     return {name: between for name, between in scatter.items() if between is not None}
 
 
@@ -342,7 +342,6 @@ def retraining_json(study: StudyRecord, summary: RetrainingSummary) -> dict[str,
 
 
 def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str, Any]:
-    seeds = len(c.scores)
     return {
         "trial": c.trial.number,
         "arch_id": c.trial.arch_id,
@@ -352,7 +351,7 @@ def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str,
         "score_of_study": _of_study(c),
         "scores": {str(seed): value for seed, value in c.scores.items()},
         "score": c.mean,
-        "half_width": scatter.half_width(seeds) if seeds else None,
+        "half_width": scatter.half_width([*c.scores.values()]),
         "measurement": c.measurement and c.measurement.to_dict(),
         "chance": c.chance,
         "on_front": {"before": c.was_on_front, "now": c.on_front},

@@ -151,7 +151,7 @@ def front_candidates(study: StudyRecord) -> tuple[FrontCandidate, ...]:
     """Return the complete candidates, the likeliest to be on the front first; SelectionError where there is none."""
     trials = complete_candidates(study)
     front = front_numbers(trials)
-    estimates = [CandidateEstimate.of(t.final_score, 1, measurement(t)) for t in trials]
+    estimates = [CandidateEstimate.of([t.final_score], measurement(t)) for t in trials]
     chances = front_chances(estimates, assumed_scatter(study.info))
     candidates = [FrontCandidate(t, t.number in front, chance) for t, chance in zip(trials, chances, strict=True)]
     return tuple(sorted(candidates, key=lambda c: (-c.chance, c.trial.number)))

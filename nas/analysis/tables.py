@@ -55,13 +55,12 @@ def show_retraining(study: StudyRecord, summary: RetrainingSummary, console: Con
 
 
 def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[str, ...]:
-    seeds = len(c.scores)
-    half = summary.scatter.half_width(seeds) if seeds else None
+    half = summary.scatter.half_width([*c.scores.values()])
     return (
         str(c.trial.number),
         _short_name(c.trial),
         fixed(c.trial.final_score, 3),
-        str(seeds),
+        str(len(c.scores)),
         "-" if c.mean is None else f"{fixed(c.mean, 4)}{'' if half is None else f' ± {half:.4f}'}",
         _ratio(c.measurement),
         "" if c.chance is None else f"{c.chance:.2f}",
@@ -147,7 +146,7 @@ def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: C
     table = _table(None, "<", "value", "95 % interval", *(("limit", "chance\nwithin limit") if limits else ()))
     m, digits = c.measurement, 2 if timing_doubt(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
-    table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.score, c.seeds))
+    table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.scores))
     ratio, interval = f"{m.ratio:.{digits}f}", ratio_interval_words(m, digits)
     table.add_row(f"throughput relative to {m.reference}", ratio, interval)
     for name, limit in LIMITS.items():

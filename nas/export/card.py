@@ -153,13 +153,13 @@ def _trainings(data: CardData, scatter: SeedScatter) -> str:
     Those of several seeds were chosen for their score, so that an interval around it would be too high.
     """
     weights = data.weights
-    name, interval = f"exported weights: {weights.origin}", scatter.interval_words(weights.result.score, 1)
+    name, interval = f"exported weights: {weights.origin}", scatter.interval_words([weights.result.score])
     rows = []
     for candidate in data.retraining.candidates if data.retraining else ():
         if candidate.trial.number == data.trial.number and candidate.mean is not None:
             seeds = len(candidate.scores)
             mean = f"mean of {plural(seeds, 'seed')}, retraining"
-            rows.append((mean, candidate.steps, candidate.mean, scatter.interval_words(candidate.mean, seeds)))
+            rows.append((mean, candidate.steps, candidate.mean, scatter.interval_words([*candidate.scores.values()])))
             if seeds > 1 and candidate.steps == weights.result.steps and weights.seed in candidate.scores:
                 name, interval = f"{name}, the best of {seeds}", BEST_OF_SEEDS
     rows.insert(0, (name, weights.result.steps, weights.result.score, interval))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence
-from nas.analysis.noise import pooled_scatter
+from nas.analysis.noise import measured_scatter
 from nas.analysis.recommendation import recommend
 from reports.score_gain import gain_half_width
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
@@ -34,9 +34,9 @@ def test_intervals_of_a_lead_cover_the_true_one_although_a_lucky_candidate_was_c
     truths = {n: 0.65 - below - apart * (n - 1) for n in range(1, CANDIDATES + 1)} | {0: 0.65}
     for _ in range(DRAWS):
         scores = {n: truth + SD * rng.standard_normal(SEEDS) for n, truth in truths.items()}
-        drawn = tuple(replace(m, score=float(scores[m.number].mean())) for m in evidence.retrained)
+        drawn = tuple(replace(m, scores=tuple(scores[m.number].tolist())) for m in evidence.retrained)
         assert evidence.retraining is not None
-        summary = replace(evidence.retraining, scatter=pooled_scatter([s.tolist() for s in scores.values()]))
+        summary = replace(evidence.retraining, scatter=measured_scatter([s.tolist() for s in scores.values()]))
         found = recommend(replace(evidence, retrained=drawn, retraining=summary))
         if found is not None and found.fastest_as_good is not None:
             lead = found.fastest_as_good

@@ -299,7 +299,7 @@ def test_a_difference_is_shown_by_a_trusted_interval_that_leaves_out_1_beyond_th
         for t in small_study().trials
     ]
     found = replace(measurement(trials[3]), ratio_low=low, ratio_high=high, verdict=verdict)
-    models = (ModelEvidence(trial, 0.5, 1, 30) for trial in (replace(trials[3], measurement=found), trials[0]))
+    models = (ModelEvidence(trial, (0.5,), 30) for trial in (replace(trials[3], measurement=found), trials[0]))
     compared = BaselineComparison(*models, 1.2, low, high, 0.1, floor=floor)
     assert compared.shows_difference is shown
 

@@ -15,11 +15,12 @@ from nas.analysis.noise import (
     NO_SCORE_INTERVAL,
     CandidateEstimate,
     SeedScatter,
+    VariancePrior,
     _non_dominated,
     assumed_scatter,
     draw_scores,
     front_chances,
-    pooled_scatter,
+    measured_scatter,
 )
 from nas.study import pareto
 from tests.nas.analysis.builders import small_study
@@ -31,7 +32,7 @@ KNOWN = SeedScatter(0.01, 10_000)  # so many degrees of freedom that it is norma
 
 
 def net(score: float, ratio: float, off: float = 0.0, seeds: int = 1) -> CandidateEstimate:
-    return CandidateEstimate(score, seeds, ratio, ratio * (1 - off), ratio * (1 + off))
+    return CandidateEstimate([score] * seeds, ratio, ratio * (1 - off), ratio * (1 + off))
 
 
 def test_without_noise_a_chance_is_one_or_zero_and_equal_nets_share_the_front() -> None:
@@ -63,15 +64,15 @@ def test_a_speed_counts_with_its_interval() -> None:
 
 
 def test_each_side_of_an_interval_counts_by_itself() -> None:
-    other = CandidateEstimate(0.5, 1, 1.1, 1.1, 1.1)
-    upwards, downwards = CandidateEstimate(0.3, 1, 1.0, 1.0, 1.2), CandidateEstimate(0.3, 1, 1.0, 0.8, 1.0)
+    other = CandidateEstimate([0.5], 1.1, 1.1, 1.1)
+    upwards, downwards = CandidateEstimate([0.3], 1.0, 1.0, 1.2), CandidateEstimate([0.3], 1.0, 0.8, 1.0)
     assert front_chances([downwards, other], SURE)[0] == 0
     assert 0.1 < front_chances([upwards, other], SURE)[0] < 0.2
 
 
 def test_few_degrees_of_freedom_make_heavier_tails() -> None:
     rng = np.random.default_rng(0)
-    drawn = {df: draw_scores([0.0], [1], SeedScatter(1.0, df), 20_000, rng) for df in (2, 10_000)}
+    drawn = {df: draw_scores([[0.0]], SeedScatter(1.0, df), 20_000, rng) for df in (2, 10_000)}
     beyond = {df: float((np.abs(values) > 1.96).mean()) for df, values in drawn.items()}
     assert beyond[10_000] == pytest.approx(0.05, abs=0.006)
     assert beyond[2] == pytest.approx(0.189, abs=0.012)  # Student's t with 2 degrees of freedom
@@ -108,25 +109,26 @@ def test_in_every_draw_somebody_is_on_the_front_and_the_fastest_alone_is_always(
     chances = front_chances(nets, SCATTER, draws=200)
     assert all(0 <= chance <= 1 for chance in chances)
     assert sum(chances) >= 1
-    beyond = CandidateEstimate(0.0, 1, 100.0, 100.0, 100.0)
+    beyond = CandidateEstimate([0.0], 100.0, 100.0, 100.0)
     assert front_chances([*nets, beyond], SCATTER, draws=200)[-1] == 1
 
 
-def test_pooled_scatter_by_hand() -> None:
+def test_the_scatter_of_few_candidates_by_hand() -> None:
     # Squares 0.02 + 0.08 = 0.10 over 1 + 2 degrees of freedom; the third net has one seed and nothing to say.
-    found = pooled_scatter([[0.4, 0.6], [0.1, 0.3, 0.5], [0.9]])
+    found = measured_scatter([[0.4, 0.6], [0.1, 0.3, 0.5], [0.9]])
     assert found is not None
     assert found.degrees == 3
     assert found.sd == pytest.approx(math.sqrt(0.10 / 3))
-    assert found.half_width(4) == pytest.approx(3.182446 * found.sd / 2)  # t of 3 degrees of freedom
-    assert found.interval_words(0.5, 4) == "0.2095 to 0.7905"
-    assert pooled_scatter([[0.4], []]) is None
+    four = [0.5, 0.5, 0.5, 0.5]  # its own deviation does not count among so few
+    assert found.half_width(four) == pytest.approx(3.182446 * found.sd / 2)  # t of 3 degrees of freedom
+    assert found.interval_words(four) == "0.2095 to 0.7905"
+    assert measured_scatter([[0.4], []]) is None
 
 
 def test_a_deviation_of_another_study_gives_no_interval() -> None:
     assumed = assumed_scatter(replace(small_study().info, config={"space": "laptop"}))
-    assert assumed.half_width(1) is None
-    assert assumed.interval_words(0.5, 1) == NO_SCORE_INTERVAL
+    assert assumed.half_width([0.5]) is None
+    assert assumed.interval_words([0.5]) == NO_SCORE_INTERVAL
     assert "assumed" in assumed.words
     assert "architectures of the space laptop" in assumed.words
     assert "assumed" not in SeedScatter(0.01, 4).words
@@ -138,7 +140,7 @@ def test_the_chance_to_be_the_best_of_many_is_that_of_many_searches(count: int, 
     for _ in range(300):
         real = rng.normal(0.5, spread, count)
         seen = real + rng.normal(0, SCATTER.sd, count)
-        drawn = draw_scores(seen, [1] * count, SCATTER, 400, rng)
+        drawn = draw_scores(seen[:, None].tolist(), SCATTER, 400, rng)
         said.append(np.mean(drawn.argmax(axis=1) == seen.argmax()))
         true.append(real.argmax() == seen.argmax())
     assert np.mean(said) == pytest.approx(np.mean(true), abs=0.08)
@@ -146,15 +148,73 @@ def test_the_chance_to_be_the_best_of_many_is_that_of_many_searches(count: int, 
 
 def test_an_interval_that_says_nothing_leaves_a_dominated_candidate_dominated() -> None:
     wild = replace(measurement(1.0), ratio_low=1e-6, ratio_high=1e6)
-    estimates = [CandidateEstimate.of(0.6, 1, measurement(3.0)), CandidateEstimate.of(0.4, 1, wild)]
+    estimates = [CandidateEstimate.of([0.6], measurement(3.0)), CandidateEstimate.of([0.4], wild)]
     assert front_chances(estimates, SCATTER)[1] < 0.01
 
 
 def test_the_interval_of_the_best_of_many_holds_for_all_of_them() -> None:
-    one, many = SCATTER.half_width(3), SCATTER.half_width(3, compared=10)
+    one, many = SCATTER.half_width([0.0] * 3), SCATTER.half_width([0.0] * 3, compared=10)
     assert one is not None
     assert many is not None
     rng = np.random.default_rng(0)
     scores = rng.normal(0, SCATTER.sd / math.sqrt(3), (20_000, 10))
     assert np.mean(np.abs(scores).max(axis=1) <= many) == pytest.approx(0.96, abs=0.015)
     assert np.mean(np.abs(scores).max(axis=1) <= one) < 0.8
+
+
+def test_a_candidate_s_deviation_is_weighed_with_the_typical_one_by_hand() -> None:
+    scatter = SeedScatter(0.02, 50, prior=VariancePrior(0.01, 4.0))
+    sd, degrees = scatter.of([0.47, 0.50, 0.53])  # squares 0.0018, 2 degrees of freedom
+    assert sd == pytest.approx(math.sqrt((4 * 0.0001 + 0.0018) / 6))
+    assert degrees == 6
+    assert scatter.of([0.5]) == pytest.approx((0.01, 4))
+    assert scatter.half_width([0.47, 0.50, 0.53]) == pytest.approx(2.446912 * sd / math.sqrt(3))  # t of 6
+    assert SeedScatter(0.02, 3, prior=VariancePrior(0.01, 4.0)).of([0.47, 0.50, 0.53])[1] == 3
+
+
+def scores_of(rng: np.random.Generator, count: int, alike: float) -> np.ndarray:
+    """Draw scores of three seeds (count, 3), whose variances have a scaled inverse chi-squared distribution."""
+    variances = np.full(count, 1e-4) if math.isinf(alike) else 1e-4 * alike / rng.chisquare(alike, count)
+    return 0.5 + np.sqrt(variances)[:, None] * rng.standard_normal((count, 3))
+
+
+def test_the_prior_is_that_of_the_candidates() -> None:
+    rng = np.random.default_rng(0)
+    for alike, low, high in ((4.0, 3.0, 6.0), (math.inf, 20.0, math.inf)):
+        found = measured_scatter(scores_of(rng, 500, alike).tolist())
+        assert found is not None
+        assert found.prior is not None
+        assert found.prior.sd == pytest.approx(0.01, rel=0.1)
+        assert low < found.prior.degrees < high
+
+
+def test_equal_scores_and_twins_among_them_do_no_harm() -> None:
+    assert measured_scatter([[0.5, 0.5]] * 20) == SeedScatter(0.0, 20)
+    found = measured_scatter([[0.5, 0.5], *([0.5, 0.5 + 0.001 * i] for i in range(1, 15))])
+    assert found is not None
+    assert found.prior is not None
+    assert 0.001 < found.prior.sd < 0.01
+
+
+@pytest.mark.parametrize("alike", [3.0, 10.0, math.inf])
+def test_intervals_cover_the_true_means_of_those_whose_seeds_disagree_too(alike: float) -> None:
+    rng, covered, pooled = np.random.default_rng(1), [], []
+    for _ in range(100):
+        scores = scores_of(rng, 25, alike)
+        found = measured_scatter(scores.tolist())
+        assert found is not None
+        worst = np.argsort(scores.std(axis=1))[-5:]
+        off = np.abs(scores.mean(axis=1) - 0.5)
+        covered += [off[i] <= (found.half_width(scores[i].tolist()) or 0) for i in worst]
+        pooled += [off[i] <= (replace(found, prior=None).half_width(scores[i].tolist()) or 0) for i in worst]
+    assert np.mean(covered) > 0.925
+    assert (np.mean(pooled) < 0.88) == (alike == 3)
+
+
+def test_the_score_of_one_whose_seeds_disagree_is_drawn_from_a_wider_distribution() -> None:
+    scatter = SeedScatter(0.01, 50, prior=VariancePrior(0.01, 4.0))
+    scores = [[0.5, 0.5, 0.5], [0.44, 0.5, 0.56]]
+    drawn = draw_scores(scores, scatter, 40_000, np.random.default_rng(0))
+    for values, column in zip(scores, drawn.T, strict=True):
+        low, high = np.quantile(column, [0.025, 0.975])
+        assert (high - low) / 2 == pytest.approx(scatter.half_width(values), rel=0.05)
