@@ -13,9 +13,9 @@ seeds disagree" are the fifth of each search with the largest differences betwee
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 from scipy.stats import t as student
@@ -24,8 +24,9 @@ from experiments.score_lead import retrained_searches
 from nas.analysis.noise import SeedScatter, measured_scatter
 
 LEVELS = (0.95, 0.998)  # the second is that of the best of 25 (Bonferroni)
-METHODS = ("one deviation for all", "weighted (ours)", "each network alone")
-LENGTHS = {"at_last_rung": "270 steps", "scores": "2,700 steps"}
+METHODS = ("one for all", "weighted (ours)", "its own alone")
+LENGTHS = {"at_last_rung": "as in the search", "scores": "longer"}
+SEEDS = 3
 
 
 class Left(NamedTuple):
@@ -63,34 +64,61 @@ def _deviation(pair: list[float], scatter: SeedScatter, method: str) -> tuple[fl
     return (scatter if method == METHODS[1] else replace(scatter, prior=None)).of(pair)
 
 
-def main() -> None:
-    """Print the coverage of each method, a row each, and the deviations of each search."""
-    searches = {
-        name: rows
+def scores_by_search(key: str) -> dict[str, list[list[float]]]:
+    """Return the scores of every retrained network with three seeds, by search.
+
+    Args:
+        key: Of LENGTHS.
+    """
+    found = {
+        name: [[*c[key].values()] for c in rows["candidates"] if len(c.get(key, ())) == SEEDS]
         for name, rows in retrained_searches().items()
-        if rows["steps"] == 2700
-        and sum(len(c["scores"]) == 3 for c in rows["candidates"]) > len(rows["candidates"]) / 2
     }
-    print("training | estimate | covered (95 %) | whose seeds disagree | covered (99.8 %) | median half width (95 %)")
+    return {name: scores for name, scores in found.items() if scores}
+
+
+def coverage(searches: Mapping[str, list[list[float]]], method: str) -> list[str]:
+    """Return the cells of a method: coverage, that of networks whose seeds disagree, at the higher level; the width."""
+    left = [each for scores in searches.values() for each in left_out(scores, method)]
+    covered, sure = (fmean(each.distance <= each.half_widths[i] for each in left) for i in range(len(LEVELS)))
+    apart = fmean(each.distance <= each.half_widths[0] for each in left if each.disagree)
+    return [
+        *(f"{100 * share:.1f} %" for share in (covered, apart, sure)),
+        f"{median(e.half_widths[0] for e in left):.4f}",
+    ]
+
+
+def deviations(scores: list[list[float]]) -> list[str]:
+    """Return the cells of a search: networks, pooled and typical deviation, how alike they are, the extremes."""
+    found = measured_scatter(scores)
+    assert found is not None
+    assert found.prior is not None
+    own = sorted(stdev(values) for values in scores)
+    cells = [f"{sd:.4f}" for sd in (found.sd, found.prior.sd, own[0], own[-1])]
+    return [str(len(scores)), *cells, f"{found.prior.degrees:.0f}"]
+
+
+def tables() -> list[str]:
+    """Return the lines of both tables, in Markdown."""
+    lines = [
+        "| training | deviation of a network | covered | whose seeds disagree | covered (99.8 %) | half width |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
     for key, length in LENGTHS.items():
-        by_search = {
-            name: [[*c[key].values()] for c in rows["candidates"] if len(c[key]) == 3]
-            for name, rows in searches.items()
-        }
-        for method in METHODS:
-            left = [each for scores in by_search.values() for each in left_out(scores, method)]
-            covered = [fmean(each.distance <= each.half_widths[i] for each in left) for i in range(len(LEVELS))]
-            apart = fmean(each.distance <= each.half_widths[0] for each in left if each.disagree)
-            width = median(each.half_widths[0] for each in left)
-            print(f"{length} | {method} | {covered[0]:.1%} | {apart:.1%} | {covered[1]:.1%} | {width:.4f}")
-        for name, scores in by_search.items():
-            found = measured_scatter(scores)
-            assert found is not None
-            assert found.prior is not None
-            print(
-                f"  {name}: {len(scores)} networks, pooled {found.sd:.4f}, typical {found.prior.sd:.4f}, "
-                f"as alike as {found.prior.degrees:.1f} degrees of freedom"
-            )
+        searches = scores_by_search(key)
+        lines += [f"| {length} | {method} | {' | '.join(coverage(searches, method))} |" for method in METHODS]
+    lines += [
+        "",
+        "| retrained search, longer training | networks | pooled | typical | smallest | largest | prior's degrees |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [f"| {name} | {' | '.join(deviations(scores))} |" for name, scores in scores_by_search("scores").items()]
+    return lines
+
+
+def main() -> None:
+    """Print the tables."""
+    print("\n".join(tables()))
 
 
 if __name__ == "__main__":

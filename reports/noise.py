@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from nas.analysis.selection import measurement
 from nas.study.records import StudyInfo, TrialRecord
-from nas.study.timing_doubts import noise_floor, ratio_interval_words, timing_doubt
+from nas.study.timing_doubts import noise_floor, ratio_interval_words, repeated_interval, timing_doubt
 from reports.formatting import brief
 from reports.scored_trials import ScoredTrial
 
@@ -54,7 +54,12 @@ def floor_words(self_comparison: ScoredTrial) -> str:
 
 def count_ties(front: Sequence[ScoredTrial], floor: float) -> int:
     """Count the neighbors on the front, fastest first, that differ by no more than their intervals or `floor`."""
-    return sum(a.ratio_low <= b.ratio_high or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front))
+    return sum(_gap(a, b) <= 0 or a.ratio / b.ratio - 1 <= floor for a, b in pairwise(front))
+
+
+def _gap(faster: ScoredTrial, other: ScoredTrial) -> float:
+    """Return how far the intervals of two ratios are apart; 0 or less where they overlap."""
+    return repeated_interval(measurement(faster.trial))[0] - repeated_interval(measurement(other.trial))[1]
 
 
 def near_front(
@@ -73,7 +78,7 @@ def near_front(
 
     def surely_dominates(f: ScoredTrial, s: ScoredTrial) -> bool:
         a, b = others[f.trial.number], others[s.trial.number]
-        apart, gap = f.ratio_low - s.ratio_high, f.ratio / s.ratio - 1 - floor
+        apart, gap = _gap(f, s), f.ratio / s.ratio - 1 - floor
         faster = (apart > 0 and gap > 0) or (a != b and apart >= 0 and gap >= 0)
         return faster and all(x >= y for x, y in zip(a, b, strict=True))
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from nas.study import pareto
 from nas.study.objectives import OBJECTIVES
 from nas.study.records import Measurement, Objective, TrialRecord
+from nas.study.timing_doubts import repeated_interval
 
 
 class FrontStatus(StrEnum):
@@ -30,7 +31,7 @@ class FrontPosition:
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A candidate under one measurement: score, and the ratio to the reference with its 95 % interval."""
+    """A candidate under one measurement: score, ratio to the reference, and the 95 % interval over processes."""
 
     number: int
     score: float
@@ -87,4 +88,4 @@ def plane_hypervolume(points: Iterable[tuple[float, float]], objectives: Sequenc
 
 
 def _point(trial: TrialRecord, m: Measurement) -> FrontPoint:
-    return FrontPoint(trial.number, trial.final_score, m.ratio, m.ratio_low, m.ratio_high)
+    return FrontPoint(trial.number, trial.final_score, m.ratio, *repeated_interval(m))

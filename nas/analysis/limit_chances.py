@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement, TrialRecord
-from nas.study.timing_doubts import DISTURBED, Z_OF_INTERVAL
+from nas.study.timing_doubts import DISTURBED, PUBLISHED, Z_OF_INTERVAL, widened
 
 NORMAL = NormalDist()
 
@@ -61,6 +61,8 @@ def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[
         value = limit.value(costs)
         if value is not None and not math.isnan(value):
             ends = limit.interval(trusted, latencies_s) if limit.interval and trusted else None
+            if ends and m is not None and m.arm != PUBLISHED:
+                ends = widened(value, ends)
             by_limit[name] = Quantity(name, value, *(ends or ()))
     return by_limit
 

@@ -2,10 +2,9 @@
 
 Assumptions: scores are normal over seeds. A candidate's variance is a weighted mean of its own seeds' and of the
 typical one (`SeedScatter`), so that a network whose seeds disagree has a wider interval; means follow Student's t. The
-logarithm of a speed is normal with its 95 % interval, each side by itself, and no wider than from half to twice its
-value. Of four candidates or more, true scores are normal too, with the mean and the spread of the given ones, so that
-the best of many is drawn lower than its lucky score (James and Stein, 1961). Not modeled: differences between process
-starts (the A/A floor of `nas.remeasure`), and images other than the held-out ones.
+logarithm of a speed is normal with its 95 % interval over processes, each side by itself. Of four candidates or more,
+true scores are normal too, with the mean and the spread of the given ones, so that the best of many is drawn lower than
+its lucky score (James and Stein, 1961). Not modeled: images other than the held-out ones.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from scipy.special import betaln, stdtrit
 from nas.numbers import fixed_interval
 from nas.study.records import Measurement, StudyInfo
 from nas.study.seed_noise import study_noise
-from nas.study.timing_doubts import bounded_interval
+from nas.study.timing_doubts import repeated_interval
 
 Array = NDArray[np.float64]
 
@@ -173,7 +172,7 @@ class CandidateEstimate:
     @classmethod
     def of(cls, scores: Sequence[float], m: Measurement) -> CandidateEstimate:
         """Return an estimate with the speed of a measurement."""
-        return cls(scores, m.ratio, *bounded_interval(m))
+        return cls(scores, m.ratio, *repeated_interval(m))
 
 
 def front_chances(estimates: Sequence[CandidateEstimate], scatter: SeedScatter, draws: int = DRAWS) -> list[float]:

@@ -16,8 +16,8 @@ from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvid
 from nas.analysis.noise import SeedScatter
 from nas.analysis.selection import find_by_name, nothing_complete
 from nas.study import pareto
-from nas.study.records import TrialRecord
-from nas.study.timing_doubts import timing_doubt
+from nas.study.records import Measurement, TrialRecord
+from nas.study.timing_doubts import repeated_interval, timing_doubt
 
 
 @dataclass(frozen=True)
@@ -202,21 +202,32 @@ def _compare(
     candidate = max(as_good, key=lambda model: values(model)[::-1], default=None)
     if candidate is None:
         return None
-    ours, theirs = candidate.measurement, baseline.measurement
-    middle, low, high = theirs.ratio, theirs.ratio_low, theirs.ratio_high
-    if against_reference:
-        middle, low, high = 1.0, 1.0, 1.0
+    speedup, low, high = _speedup(candidate.measurement, None if against_reference else baseline.measurement)
     return BaselineComparison(
         candidate=candidate,
         baseline=baseline,
-        speedup=ours.ratio / middle,
-        speedup_low=ours.ratio_low / high if high > 0 else math.nan,
-        speedup_high=ours.ratio_high / low if low > 0 else math.nan,
+        speedup=speedup,
+        speedup_low=low,
+        speedup_high=high,
         score_gain=candidate.score - baseline.score,
         compared=len(candidates if by_score else as_good),
         floor=floor,
         against_reference=against_reference,
     )
+
+
+def _speedup(ours: Measurement, theirs: Measurement | None) -> tuple[float, float, float]:
+    """Return how many times as fast one model is as another, or as the reference (None), and its 95 % interval.
+
+    The errors of both timings are independent, so that their squares add up.
+    """
+    low, high = repeated_interval(ours)
+    if theirs is None:
+        return ours.ratio, low, high
+    speedup, (their_low, their_high) = ours.ratio / theirs.ratio, repeated_interval(theirs)
+    below = math.hypot(math.log(ours.ratio / low), math.log(their_high / theirs.ratio))
+    above = math.hypot(math.log(high / ours.ratio), math.log(theirs.ratio / their_low))
+    return speedup, speedup * math.exp(-below), speedup * math.exp(above)
 
 
 def shortlist(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:

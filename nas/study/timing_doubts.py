@@ -21,6 +21,9 @@ MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give 
 # given this reach. A widened interval of 6 disturbed blocks reached ±87119830 %.
 MAX_INTERVAL_FACTOR = 2.0
 Z_OF_INTERVAL = NormalDist().inv_cdf(0.975)  # half the width of a 95 % interval, in standard deviations
+# Relative standard deviation of a ratio between processes that time the same network, beyond what the samples of each
+# show: the middle of eight sets of 20 to 100 networks on a CPU (experiments.timing_repeats). GPUs were not measured.
+RUN_DEVIATION = 0.014
 PUBLISHED = "published"  # the runtime that `backbone-nas replay` records for values of a table: nothing was timed
 
 
@@ -78,9 +81,26 @@ def recorded_ratio_interval(m: Measurement) -> tuple[float, float] | None:
 
 
 def bounded_interval(m: Measurement) -> tuple[float, float]:
-    """Return the interval of a measurement's ratio, no wider than that of a single sample, for draws of chances."""
+    """Return the interval of a measurement's ratio, no wider than that of a single sample."""
     widest = m.ratio / MAX_INTERVAL_FACTOR, m.ratio * MAX_INTERVAL_FACTOR
     return min(max(m.ratio_low, widest[0]), m.ratio), max(min(m.ratio_high, widest[1]), m.ratio)
+
+
+def repeated_interval(m: Measurement) -> tuple[float, float]:
+    """Return the 95 % interval of a measurement's ratio over processes, for comparisons with other measurements.
+
+    That of its own samples lacks what the next process changes (RUN_DEVIATION). A published value is exact.
+    """
+    if m.arm == PUBLISHED:
+        return m.ratio_low, m.ratio_high
+    return widened(m.ratio, bounded_interval(m))
+
+
+def widened(value: float, ends: tuple[float, float]) -> tuple[float, float]:
+    """Return a timing's 95 % interval over processes, given that of its own samples."""
+    between = Z_OF_INTERVAL * RUN_DEVIATION
+    below, above = (math.hypot(math.log(end / value), between) for end in ends)
+    return value * math.exp(-below), value * math.exp(above)
 
 
 def noise_floor(itself: Measurement | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import SelectionError, measurement
 from nas.study.objectives import objectives
 from nas.study.records import Remeasurement, StudyRecord
+from nas.study.timing_doubts import RUN_DEVIATION
 from tests.nas.analysis.builders import (
     OVERTURNED,
     SEARCHED,
@@ -260,10 +262,11 @@ def test_recommended_is_the_fastest_of_those_as_good_as_the_best_baseline() -> N
 
 
 @pytest.mark.parametrize(
-    ("reference", "bounds_of_speedup"), [("another", (0.8 / 1.1, 1.3 / 0.9)), ("baseline", (0.8, 1.3))]
+    ("reference", "factors"),
+    [("another", ((0.8, 1 / 1.1), (1.3, 1 / 0.9))), ("baseline", ((0.8,), (1.3,)))],
 )
-def test_a_speedup_has_opposite_bounds_of_both_intervals_unless_the_baseline_is_the_reference(
-    reference: str, bounds_of_speedup: tuple[float, float]
+def test_a_speedup_has_the_error_of_both_timings_and_of_their_processes_unless_the_baseline_is_the_reference(
+    reference: str, factors: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> None:
     study = small_study()
     own = next(t.baseline for t in study.trials if t.baseline)
@@ -277,7 +280,11 @@ def test_a_speedup_has_opposite_bounds_of_both_intervals_unless_the_baseline_is_
     found = recommend(gather_evidence(StudyRecord(study.info, tuple(trials))))
     assert found is not None
     assert found.best_as_fast is not None
-    assert (found.best_as_fast.speedup_low, found.best_as_fast.speedup_high) == bounds_of_speedup
+    between = 1.959964 * RUN_DEVIATION
+    below, above = (math.hypot(*(x for end in ends for x in (math.log(end), between))) for ends in factors)
+    assert (found.best_as_fast.speedup_low, found.best_as_fast.speedup_high) == pytest.approx(
+        (math.exp(-below), math.exp(above)), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.study.limits import LIMITS, Limit
-from nas.study.timing_doubts import order_statistic_interval
+from nas.study.timing_doubts import order_statistic_interval, widened
 from tests.nas.study.builders import measurement, record
 
 
@@ -21,9 +21,9 @@ def test_a_candidate_has_all_limited_quantities_with_measured_intervals() -> Non
     trial = record(1, (0.1, 0.2), 2.0)
     values = quantities(trial, trial.measurement, [0.001 * n for n in range(1, 101)])
     assert (values["max_params"].value, values["max_gmacs"].value) == (10**6, 0.01)
-    assert values["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000, 1980, 2020)
+    assert values["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000, *widened(2000, (1980, 2020)))
     # Of 100 samples the 40th and the 61st: 0.95 of a binomial of 100 tosses lies between.
-    assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, 40.0, 61.0)
+    assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, *widened(1.0, (40.0, 61.0)))
     assert values["max_memory_mib"] == Quantity("max_memory_mib", 10.0)
     assert set(quantities(trial, None)) == {"max_params", "max_gmacs"}
 
@@ -35,8 +35,8 @@ def test_a_new_limit_on_a_time_has_the_chance_of_its_interval(monkeypatch: pytes
     monkeypatch.setitem(LIMITS, limit.name, limit)
     trial = record(1, (0.1, 0.2), 2.0)
     values = quantities(trial, trial.measurement)
-    assert values["max_ratio"] == Quantity("max_ratio", 2.0, 2.0 * 0.99, 2.0 * 1.01)
-    assert values["max_ratio"].chance(2.0 * 1.01) == pytest.approx(0.975)
+    assert values["max_ratio"] == Quantity("max_ratio", 2.0, *widened(2.0, (2.0 * 0.99, 2.0 * 1.01)))
+    assert values["max_ratio"].chance(widened(2.0, (2.0 * 0.99, 2.0 * 1.01))[1]) == pytest.approx(0.975)
 
 
 @pytest.mark.parametrize("verdict", ["contended", "throttled", "clock changed"])

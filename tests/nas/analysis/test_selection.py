@@ -33,7 +33,7 @@ def test_candidates_are_the_found_nets_with_their_chances_the_front_first() -> N
     chances = {c.trial.number: c.chance for c in known}
     assert chances[1] == chances[3] == 1
     assert chances[4] == 0  # behind by 0.05, seven times a seed's scatter
-    assert 0.2 < chances[5] < 0.4  # slower by 0.5 % of +-1 %, worse by 0.02 of 0.0075: only where it is the faster
+    assert 0.35 < chances[5] < 0.45  # slower by 0.5 %, of a deviation of 2.1 %, and worse: only where it is faster
 
 
 def test_retrained_are_the_whole_front_and_the_likeliest_of_the_near_misses() -> None:

@@ -65,7 +65,7 @@ def test_a_retrained_candidate() -> None:
         "seeds": "2",
         "mean score, retrained": "0.5050 ± 0.0172",
         "throughput ratio": "2.10 [2.08, 2.12]",
-        "chance on front": "0.78",
+        "chance on front": "0.65",
         "front": "still on it",
     }
 
@@ -80,5 +80,5 @@ def test_a_runner_up() -> None:
         "score": "0.5950",
         "throughput ratio": "1.90",
         "chance of highest score (assumed noise)": "32%",
-        "chance within limits": "70%",
+        "chance within limits": "57%",
     }

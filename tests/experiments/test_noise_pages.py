@@ -1,0 +1,28 @@
+"""The pages have the tables on the noise of seeds and of timings that the commands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments import seed_intervals, timing_repeats
+from nas.analysis.noise import BELIEVED_DEGREES
+from nas.study.timing_doubts import RUN_DEVIATION
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_table_of_second_timings_is_what_the_command_prints() -> None:
+    page = (DOCS / "explanation/throughput.md").read_text().splitlines()
+    table = timing_repeats.table()
+    assert [line for line in table if line not in page] == []
+    between = sorted(float(line.split("|")[5].removesuffix(" % ")) for line in table[2:])
+    middle = between[(len(between) - 1) // 2], between[len(between) // 2]
+    assert middle[0] - 0.1 <= 100 * RUN_DEVIATION <= middle[1] + 0.1
+
+
+def test_the_tables_on_intervals_of_scores_are_what_the_command_prints() -> None:
+    page = (DOCS / "results/index.md").read_text().splitlines()
+    tables = [line for line in seed_intervals.tables() if line]
+    assert [line for line in tables if line not in page] == []
+    degrees = [float(line.split("|")[7]) for line in tables if line.startswith("| `")]
+    assert min(degrees) < BELIEVED_DEGREES < max(degrees)
