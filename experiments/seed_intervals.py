@@ -98,6 +98,16 @@ def deviations(scores: list[list[float]]) -> list[str]:
     return [str(len(scores)), *cells, f"{found.prior.degrees:.0f}"]
 
 
+def kinds() -> dict[str, tuple[float, int]]:
+    """Return the pooled deviation after the longer training, and its degrees of freedom, of candidates and baselines."""
+    scores: dict[str, list[list[float]]] = {"candidates": [], "baselines": []}
+    for rows in retrained_searches().values():
+        for c in rows["candidates"]:
+            scores["baselines" if c["baseline"] else "candidates"].append([*c["scores"].values()])
+    pooled = {kind: measured_scatter(each) for kind, each in scores.items()}
+    return {kind: (found.sd, found.degrees) for kind, found in pooled.items() if found}
+
+
 def tables() -> list[str]:
     """Return the lines of both tables, in Markdown."""
     lines = [
@@ -119,6 +129,8 @@ def tables() -> list[str]:
 def main() -> None:
     """Print the tables."""
     print("\n".join(tables()))
+    for kind, (sd, degrees) in kinds().items():
+        print(f"\n{kind}: {sd:.4f} ({degrees} degrees of freedom)")
 
 
 if __name__ == "__main__":
