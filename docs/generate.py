@@ -361,6 +361,7 @@ def spaces_page() -> str:
         rows.append(
             (f"`{name}`", f"{counts[0].params / 1e6:.2f}", *macs, "-" if neck == "none" else neck, *map(str, shape))
         )
+    parts += own_choices()
     parts += [
         "## Presets",
         "Architectures by name, for `--arch`, `--reference` and `timm.create_model`. `eradio_*` are E-RADIO's family;"
@@ -374,6 +375,28 @@ def spaces_page() -> str:
 
 
 # --- teachers
+
+
+def own_choices() -> list[str]:
+    """Return the section on other choices in a space."""
+    from search_space.genes import Layout, StageChoices
+
+    rows = [(f"`{part}`", f"`{name}`", about) for part, kind in (("stages", StageChoices), ("layouts", Layout))
+            for name, about in attributes(kind).items()]  # fmt: skip
+    return [
+        "## Your own choices",
+        "`--choices PART.FIELD=A,B` gives a space fewer choices, or others. Two blocks, and wide first stages:",
+        "```bash\nbackbone-nas search --choices stages.blocks=mbconv,convnext --choices stage1.widths=32,48,64\n```",
+        "In a settings file, the same is:",
+        '```toml\n[choices.stages]\nblocks = ["mbconv", "convnext"]\n[choices.stage1]\nwidths = [32, 48, 64]\n```',
+        "A part is `stage1` to `stage4`, `layout1` or `layout2` (stems of stride 4 and of stride 16), or `stages` and"
+        " `layouts` for all of them, which a single part overrides. `none` stands for a part that is left out, as in"
+        " `stages.squeezes=none`. A choice that makes no architecture is refused before the search, with its name. The"
+        " study stores the choices: `--resume` and the run folder's `config.toml` repeat them. `plan` takes them, too."
+        " What is known of the named space alone still counts, as the noise of seeds that a search assumes. For other"
+        " stages than four, or for new blocks, see [Extending](../how-to/extending.md).",
+        table(["parts", "field", "choices"], rows),
+    ]
 
 
 def teachers_page() -> str:

@@ -45,7 +45,19 @@ _POOL = 256  # random architectures, among which the models are chosen by their 
 _MAX_DRAWS = 1024  # random architectures that are counted at most, to find _POOL within the limits
 # The settings that a pilot's numbers depend on: one pilot serves searches that differ in the others.
 _SETTINGS = (
-    *("seed", "space", "data", "teachers", "train_images", "val_images", "views", "target_dtype", "device", "limits"),
+    *(
+        "seed",
+        "space",
+        "choices",
+        "data",
+        "teachers",
+        "train_images",
+        "val_images",
+        "views",
+        "target_dtype",
+        "device",
+        "limits",
+    ),
     *("teacher_precision", "distill"),
 )
 _LOG = logging.getLogger(__name__)

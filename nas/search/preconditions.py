@@ -161,7 +161,7 @@ def _bounds(limits: Mapping[str, float]) -> str:
 
 def _kept(config: SearchConfig, limits: Mapping[str, float]) -> str:
     bounds = _bounds(limits)
-    least = [_least_costs(config)] if config.space in _LEAST else []
+    least = [_least_costs(config)] if config.space in _LEAST and not config.choices else []
     if any(bound * _FAR < _smallest(LIMITS[name], least) for name, bound in limits.items() if least):
         raise ConfigError(
             f"{bounds}: far below what the architectures of the space {config.space} need. The smallest values known"

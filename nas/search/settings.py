@@ -38,8 +38,9 @@ from nas.study.config import (
 from nas.study.limits import given_limits
 from nas.study.redaction import public_word
 from nas.study.teacher_names import SETS
-from search_space import SPACES
+from search_space import SPACES, SpecError
 from search_space.checks import shown
+from search_space.own_choices import with_choices
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
@@ -176,7 +177,7 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}: {in_terms_of_keys(str(error))}") from None
     nested: dict[str, Any] = {
         name: {**from_file[name], **given.get(name, {})}
-        for name in ("distill_settings", "teacher_weights")
+        for name in ("distill_settings", "teacher_weights", "choices")
         if name in from_file
     }
     return {**from_file, **given, **nested}
@@ -396,6 +397,10 @@ def _check_names(config: SearchConfig) -> None:
     check_sampler(config)
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
+    try:
+        with_choices(SPACES[config.space], config.choices)
+    except SpecError as error:
+        raise ConfigError(f"--{error}") from None
     if config.device not in ("cpu", "cuda"):
         raise ConfigError(f"--device: {shown(config.device)}: choose auto, cpu or cuda")
     _check_runtime(config)

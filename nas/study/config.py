@@ -30,6 +30,7 @@ from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
 from search_space import SPACES, ArchSpec, Space, preset
 from search_space.checks import shown
+from search_space.own_choices import with_choices
 from search_space.windows import fit_windows
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -241,6 +242,8 @@ class SearchConfig:
         seed: Seed of sampling, initial weights and the order of images.
         sampler: Sampler: "known-cost", "evolution", "random", "nsga2", "tpe" or "gp".
         space: Search space: "laptop" or "micro" (64 px), or "full" (224 px).
+        choices: Other choices in that space, by part and field (`search_space.own_choices`), as {"stages": {"blocks":
+            ["mbconv", "convnext"]}, "stage1": {"widths": [16, 32]}}.
         data: Images as a URI: "builtin", "imagefolder:PATH", "webdataset:PATTERN" or "cifar10".
         teachers: Comma list of teachers and sets of teachers.
         train_images: Images to train on.
@@ -274,6 +277,7 @@ class SearchConfig:
     seed: Seed = 0
     sampler: Text = KNOWN_COST
     space: Text = DEFAULT_SPACE
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: Text = "builtin"
     teachers: Text = "builtin"
     train_images: Images = 3000
@@ -319,7 +323,7 @@ class SearchConfig:
     @property
     def search_space(self) -> Space:
         """Return the search space, for the study's size of images."""
-        return SPACES[self.space].at(self.distill.img_size)
+        return with_choices(SPACES[self.space], self.choices).at(self.distill.img_size)
 
     @property
     def grid(self) -> int:

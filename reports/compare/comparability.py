@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ MEASUREMENT_ASPECTS: tuple[Aspect, ...] = (
     *(_version(name) for name in MEASURED_WITH),
 )
 SEARCH_ASPECTS: tuple[Aspect, ...] = (
-    ("The search spaces differ", lambda i: str(i.config.get("space", "unknown"))),
+    ("The search spaces differ", lambda i: _space(i.config)),
     ("The lower rungs differ", lambda i: f"{', '.join(map(str, i.rung_steps[:-1])) or 'none'} steps"),
     (
         "Different shares continue at a rung",
@@ -49,6 +50,12 @@ SEARCH_ASPECTS: tuple[Aspect, ...] = (
     ("The distillation targets are stored differently", lambda i: str(i.config.get("target_dtype", ""))),
     ("The hard limits differ", lambda i: ", ".join(f"{k} {v:g}" for k, v in sorted(i.limits.items())) or "none"),
 )
+
+
+def _space(config: Mapping[str, Any]) -> str:
+    """Return the name of a study's space, with the choices that differ from those of this name."""
+    name, choices = str(config.get("space", "unknown")), config.get("choices")
+    return f"{name} with the choices {json.dumps(choices, sort_keys=True)}" if choices else name
 
 
 @dataclass(frozen=True)

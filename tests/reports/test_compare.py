@@ -10,6 +10,7 @@ import pytest
 
 from nas.study.records import Remeasurement, StudyInfo, StudyRecord, TrialState
 from reports.compare.__main__ import main
+from reports.compare.comparability import comparability
 from reports.compare.comparison import MIN_RANKED, StudyComparison, compare_studies
 from reports.compare.comparison_page import draw_charts, headline, render
 from reports.document import chart_svg
@@ -218,6 +219,15 @@ def test_numbers_on_different_scales_are_not_compared_and_the_reason_is_given(ch
     assert "Coverage" not in [t.label for t in page.tables]
     assert not [s.summary for s in comparison.studies if f"{s.summary.hypervolume:.4f}" in page.words]
     assert len(page.table("Rank correlations of A and B").body()) == 2
+
+
+def test_other_choices_in_a_space_are_another_space():
+    a, b = known_cost(), known_cost()
+    other = with_info(b, config=b.info.config | {"choices": {"stage1": {"widths": [8]}}})
+    (reason,) = comparability([a, other]).cautions
+    assert reason.startswith("The search spaces differ")
+    assert reason.endswith('with the choices {"stage1": {"widths": [8]}}.')
+    assert not comparability([a, b]).cautions
 
 
 def test_other_versions_and_machines_are_other_measurements_and_unknown_ones_are_none():

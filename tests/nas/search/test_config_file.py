@@ -41,6 +41,8 @@ rung_steps = [5, 15]
 learning_rate = 1e-3
 weights = { lite0 = 2.0 }
 groups = [{ teachers = ["lite0"], batch_size = 16, img_size = [32, 64], rate = 2 }]
+[choices.stages]
+blocks = ["mbconv"]
 [limits]
 max_params = 1e6
 [run]
@@ -66,6 +68,7 @@ def test_every_table_reaches_the_search(tmp_path: Path) -> None:
         SearchConfig(
             budget=7,
             space="micro",
+            choices={"stages": {"blocks": ["mbconv"]}},
             baselines=("eradio_pico",),
             measure_seconds=1,
             limits={"max_params": 1e6},
@@ -329,3 +332,14 @@ def test_images_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytes
 def test_settings_in_python_are_held_to_the_same_rule(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--space full"):
         command_of({"space": "full", "run": str(tmp_path / "run")}, "")
+
+
+def test_choices_of_flags_are_added_to_those_of_the_file_and_make_the_space(tmp_path: Path) -> None:
+    flags = ["--choices", "stage1.widths=8,16", "--choices", "stage1.depths=1"]
+    command = parse(["--config", written(tmp_path, EVERYTHING), *flags, "--run", str(tmp_path / "run")])
+    assert command.config.choices == {"stages": {"blocks": ["mbconv"]}, "stage1": {"widths": [8, 16], "depths": [1]}}
+    first = command.config.search_space.stages[0]
+    assert (first.blocks, first.widths, first.depths) == (("mbconv",), (8, 16), (1,))
+    text = config_text(command.config.to_dict(), run_table(command))
+    again = parse(["--config", written(tmp_path, text), "--run", str(tmp_path / "again")])
+    assert again.config.search_space == command.config.search_space != SPACES["micro"]

@@ -37,6 +37,14 @@ def test_a_limit_far_below_the_space_is_refused_without_a_count(counted: list[Ar
     assert counted == []
 
 
+def test_smaller_choices_than_those_of_the_space_are_counted(counted: list[ArchSpec]) -> None:
+    stages = {"blocks": ["mbconv"], "widths": [4], "depths": [1], "mlp_expansions": [1], "heads": [1]}
+    choices = {"stages": stages, "layouts": {"necks": ["none"]}}
+    limited = SearchConfig(choices=choices, limits={"max_params": 3e3})
+    assert "random architectures are within" in str(check_limits(limited))
+    assert {stage.width for spec in counted for stage in spec.stages} == {4}
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_the_least_costs_of_a_space_are_those_of_small_architectures(space: str) -> None:
     """The smallest of 2,000 architectures do not cost less, nor much more."""

@@ -1,0 +1,99 @@
+"""Change the choices of a space: fewer, or others, as plain data that a settings file or a command line gives.
+
+    {"stages": {"blocks": ["mbconv", "convnext"]}, "stage1": {"widths": [16, 32]}, "layouts": {"necks": ["none"]}}
+
+A part is "stageN" or "layoutN" of the space, or "stages" or "layouts" for all of them; what names one part overrides
+what names all. Fields are those of `StageChoices` and `Layout`. "none" stands for None where a field has None.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from search_space.checks import SpecError, shown, within_choices
+from search_space.genes import Gene, Layout, StageChoices
+from search_space.space import Space
+from search_space.stage import BLOCK_FIELDS
+
+_WORDS = {int: "whole numbers", float: "numbers", str: "words", NoneType: "none"}
+DRAWS = 100  # random architectures that are built to check a space
+Part = TypeVar("Part", StageChoices, Layout)
+Changes = Mapping[str, Mapping[str, Any]]
+
+
+def with_choices(space: Space, changes: Changes) -> Space:
+    """Return a space with other choices, under the name of `space`.
+
+    Raises:
+        SpecError: There is no such part or field, or not every combination of the choices is an architecture.
+    """
+    return _with_choices(space, json.dumps(changes, sort_keys=True)) if changes else space
+
+
+@lru_cache(maxsize=16)
+def _with_choices(space: Space, text: str) -> Space:
+    changes: Changes = json.loads(text)
+    for name in changes:
+        within_choices("choices", name, [*_names("stage", len(space.stages)), *_names("layout", len(space.layouts))])
+    stages = tuple(_changed(part, "stage", n, changes) for n, part in enumerate(space.stages, start=1))
+    layouts = tuple(_changed(part, "layout", n, changes) for n, part in enumerate(space.layouts, start=1))
+    try:
+        changed = replace(space, stages=stages, layouts=layouts)
+        _check_combinations(changed)
+    except (SpecError, LookupError) as error:
+        raise SpecError(f"choices: {error}") from None
+    return changed
+
+
+def _names(kind: str, count: int) -> list[str]:
+    return [f"{kind}s", *(f"{kind}{number}" for number in range(1, count + 1))]
+
+
+def _changed(part: Part, kind: str, number: int, changes: Changes) -> Part:
+    """Return a stage or layout with its changes."""
+    fields: dict[str, Any] = {}
+    hints = get_type_hints(type(part))
+    for name in (f"{kind}s", f"{kind}{number}"):
+        for field, values in changes.get(name, {}).items():
+            within_choices(f"choices: {name}", field, hints)
+            fields[field] = _values(f"choices: {name}.{field}", values, hints[field])
+    for block in fields.get("blocks", ()):
+        within_choices(f"choices: {kind}{number}.blocks", block, BLOCK_FIELDS)
+    return replace(part, **fields)
+
+
+def _values(label: str, values: Any, hint: Any) -> Any:
+    """Return the values of a field in its type; a field of a single value takes that, or a list of one."""
+    several = get_origin(hint) is tuple
+    item = get_args(hint)[0] if several else hint
+    types = get_args(item) if get_origin(item) in (Union, UnionType) else (item,)
+    listed = values if isinstance(values, list | tuple) else [values]
+    found = [None if value == "none" and NoneType in types else value for value in listed]
+    found = [float(value) if float in types and type(value) is int else value for value in found]
+    if not found or not all(type(value) in types for value in found) or not (several or len(found) == 1):
+        wanted = " or ".join(_WORDS[each] for each in types)
+        raise SpecError(f"{label}: {shown(values)}; need {f'a list of {wanted}' if several else 'one whole number'}")
+    return tuple(found) if several else found[0]
+
+
+def _check_combinations(space: Space) -> None:
+    """Build random architectures, and one with each choice of each gene; SpecError for the first that is none."""
+    rng, genes = random.Random(0), {gene.name: gene for gene in space.genes}
+    for _ in range(DRAWS):
+        space.sample(rng)
+    for gene in space.genes:
+        for choice in gene.choices:
+            params = {name: rng.choice(other.choices) for name, other in genes.items()} | {gene.name: choice}
+            space.decode(params | _allowing(gene))
+
+
+def _allowing(gene: Gene) -> dict[str, Any]:
+    """Return values of the gene's parent and ancestor for which it is active."""
+    conditions = ((gene.parent, gene.when), (gene.ancestor, gene.ancestor_when))
+    return {name: min(when, key=str) for name, when in conditions if name is not None}

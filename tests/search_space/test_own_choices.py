@@ -1,0 +1,70 @@
+"""A space with other choices has exactly those, and refuses what is no space."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from search_space import SPACES, SpecError
+from search_space.own_choices import with_choices
+
+LAPTOP = SPACES["laptop"]
+
+
+def test_architectures_have_the_new_choices_and_the_other_ones_of_the_space() -> None:
+    changes = {
+        "stages": {"blocks": ["mbconv", "convnext"], "mlp_expansions": [3]},
+        "stage1": {"widths": [8, 16]},
+        "layouts": {"downsamplings": ["pool"]},
+    }
+    space, rng = with_choices(LAPTOP, changes), random.Random(0)
+    specs = [space.sample(rng) for _ in range(100)]
+    stages = [stage for spec in specs for stage in spec.stages]
+    assert {stage.block for stage in stages} == {"mbconv", "convnext"}
+    assert {stage.expansion for stage in stages} == {3.0}
+    assert {spec.downsampling for spec in specs if len(spec.stages) > 1} == {"pool"}
+    assert {spec.stages[0].width for spec in specs if len(spec.stages) == len(LAPTOP.stages)} == {8, 16}
+    assert {stage.width for stage in stages} - {8, 16} <= {width for s in LAPTOP.stages[1:] for width in s.widths}
+    assert space.name == LAPTOP.name
+    assert space.count() < LAPTOP.count()
+    assert all(space.contains(spec) for spec in specs)
+
+
+def test_one_stage_overrides_all_stages() -> None:
+    space = with_choices(LAPTOP, {"stage2": {"depths": [3]}, "stages": {"depths": [1]}})
+    assert [stage.depths for stage in space.stages] == [(1,), (3,), (1,), (1,)]
+
+
+def test_none_is_a_word_where_a_field_has_it_and_no_value_of_pre_convs_is_lost() -> None:
+    space = with_choices(LAPTOP, {"stages": {"squeezes": ["none", 0.25], "pre_convs": ["none"], "grid": 4}})
+    assert {stage.squeezes for stage in space.stages} == {(None, 0.25)}
+    assert {stage.pre_convs for stage in space.stages} == {("none",)}
+    assert {stage.grid for stage in space.stages} == {4}
+
+
+def test_without_changes_the_space_is_the_same_object() -> None:
+    assert with_choices(LAPTOP, {}) is LAPTOP
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage9": {}}, "choices: 'stage9' is not one of stages, stage1, stage2, stage3, stage4, layouts, layout1"),
+        ({"stages": {"foo": [1]}}, "choices: stages: 'foo' is not one of blocks, depths"),
+        ({"stages": {"blocks": ["foo"]}}, "choices: stage1.blocks: 'foo' is not one of c2f"),
+        ({"stages": {"widths": ["a"]}}, r"choices: stages.widths: \['a'\]; need a list of whole numbers"),
+        ({"stages": {"widths": []}}, "choices: stages.widths: "),
+        ({"stages": {"widths": [True]}}, "choices: stages.widths: "),
+        ({"stages": {"widths": [16, 16]}}, r"choices: stage1.width: \(16, 16\); need distinct choices"),
+        ({"stages": {"grid": [2, 4]}}, "choices: stages.grid: .*need one whole number"),
+        ({"stage3": {"heads": [7]}}, "choices: stage 3: heads 7 does not divide width"),
+        ({"stages": {"depths": [0]}}, "choices: depth: 0 is not a whole number"),
+        ({"layouts": {"downsamplings": ["bad"]}}, "choices: downsampling: 'bad' is not one of conv"),
+        ({"layout1": {"stems": ["conv16"]}}, "choices: necks: stage2; need a stage at stride 16"),
+    ],
+)
+def test_what_is_no_space_is_refused_with_its_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=f"^{message}"):
+        with_choices(LAPTOP, changes)
