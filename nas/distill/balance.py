@@ -48,7 +48,9 @@ class Balance(nn.Module):
     def _mean_weight_of(self, keys: Iterable[str]) -> Fraction:
         """Return the mean weight of the teachers that have these keys; a fraction, which has no rounding."""
         keys = list(keys)
-        return sum(Fraction(self.weights[key]) for key in keys) / len({key.rpartition("/")[0] for key in keys})
+        return sum((Fraction(self.weights[key]) for key in keys), Fraction()) / len(
+            {key.rpartition("/")[0] for key in keys}
+        )
 
 
 class Uncertainty(Balance):

@@ -274,8 +274,9 @@ def count_costs(
 def _heads_macs(spec: ArchSpec, config: SearchConfig, channels: tuple[int, int]) -> int:
     """Return the MACs of the heads of a teacher whose targets have `channels` (summary, spatial), for one image."""
     width, (summary, spatial) = spec.stages[-1].width, channels
-    places = ((1, width, summary),) if summary else ()
-    places += ((config.grid**2, width if spec.neck_dim is None else spec.neck_dim, spatial),)
+    places = [(config.grid**2, width if spec.neck_dim is None else spec.neck_dim, spatial)]
+    if summary:
+        places.append((1, width, summary))
     return sum(count * mlp_macs(entering, config.distill.head_width, leaving) for count, entering, leaving in places)
 
 
