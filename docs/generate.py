@@ -502,7 +502,9 @@ def tasks_page() -> str:
         "# Downstream metrics",
         "What the frozen features of a model are good for, on held-out images. Values are 0 to 1, and higher is better."
         " Labels and masks are used here alone. Each metric is also computed for the teachers' own features and for"
-        " chance: compare with those, not with published numbers. [Metrics](metrics.md) has the formulas.",
+        " chance: compare with those, not with published numbers. A teacher's kNN is that of its standardized targets,"
+        " whose mean is zero; a model's is that of its own summaries, which are not centered. [Metrics](metrics.md) has"
+        " the formulas.",
         table(["name", "metric", "what it measures", "unit", "chance", "data"], rows),
     ])  # fmt: skip
 

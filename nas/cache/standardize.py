@@ -9,7 +9,7 @@ whitening, PHI-S scales all directions by the same factor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from nas.cache.entry import damage
 from nas.cache.hadamard import Matrix, factors, spreading_rotation
 from nas.cache.shards import Rows
 from nas.files import atomic_path
+from nas.study.config import SearchConfig
 from nas.teachers.base import TeacherError
 
 WHOLE_SUMMARY = 0.1  # share of a teacher's kept numbers up to which its summary keeps every direction
@@ -121,27 +122,60 @@ def keeps_whole_summary(widths: tuple[int, int], cells: int, share: float) -> bo
     return share < 1 and 0 < summary <= WHOLE_SUMMARY * share * (summary + cells * spatial)
 
 
-def choose_dims(values: Mapping[str, Matrix], cells: Mapping[str, int], share: float) -> dict[str, int]:
+def target_channels(widths: tuple[int, int], cells: int, share: float) -> tuple[int, int]:
+    """Return about how many channels the targets of a teacher's (summary, map) have; `choose_dims` chooses them.
+
+    Args:
+        widths: Channels of the summary (0: none) and of the map.
+        cells: Cells of the map.
+        share: Between 0 and 1.
+    """
+    summary, spatial = widths
+    whole = keeps_whole_summary(widths, cells, share)
+    kept = summary if whole else max(1, round(share * summary)) if summary else 0
+    return kept, max(1, round(share * spatial))
+
+
+def channels_of_targets(widths: Mapping[str, tuple[int, int]], config: SearchConfig) -> dict[str, tuple[int, int]]:
+    """Return the `target_channels` of each teacher in the cache of a search.
+
+    Args:
+        widths: Channels of each teacher's (summary, spatial) outputs.
+        config: Settings of the search.
+    """
+    share = CODECS[config.target_dtype].share
+    return {name: target_channels(each, config.grid**2, share) for name, each in widths.items()}
+
+
+def choose_dims(
+    values: Mapping[str, Matrix], cells: Mapping[str, int], share: float, few: Collection[str] = ()
+) -> dict[str, int]:
     """Choose the channels k of each head, so that the heads together keep at most `share` of a teacher's numbers.
 
     All heads keep the same share of their variance, the largest that fits, with a k that has a Hadamard matrix; but see
-    `keeps_whole_summary`. With share 1, k is the number of directions that vary.
+    `keeps_whole_summary`. With share 1, k is the number of directions that vary. A head that keeps all of its
+    directions keeps those too that too `few` vectors do not show: n vectors vary in n - 1 directions at most.
 
     Args:
         values: Each head's falling eigenvalues.
         cells: Each head's vectors per image.
         share: Between 0 and 1.
+        few: Heads with no more vectors than channels.
     """
+    widths = (len(values.get("summary", ())), len(values["spatial"]))
+    whole = keeps_whole_summary(widths, cells["spatial"], share)
     ranks = {
-        head: int((eigenvalues > NEGLIGIBLE_EIGENVALUE * eigenvalues[0]).sum()) for head, eigenvalues in values.items()
+        head: len(eigenvalues)
+        if head in few and (share >= 1 or (whole and head == "summary"))
+        else int((eigenvalues > NEGLIGIBLE_EIGENVALUE * eigenvalues[0]).sum())
+        for head, eigenvalues in values.items()
     }
     budget = share * sum(cells[head] * len(eigenvalues) for head, eigenvalues in values.items())
     if share >= 1:
         return ranks
     kept = {head: np.cumsum(eigenvalues) / eigenvalues.sum() for head, eigenvalues in values.items()}
     orders = {head: [k for k in range(1, rank + 1) if factors(k) is not None] for head, rank in ranks.items()}
-    widths = (len(values.get("summary", ())), len(values["spatial"]))
-    if keeps_whole_summary(widths, cells["spatial"], share):
+    if whole:
         orders["summary"] = orders["summary"][-1:]
     best = {head: fitting[0] for head, fitting in orders.items()}
     for min_kept in sorted(float(kept[head][k - 1]) for head, fitting in orders.items() for k in fitting):
@@ -189,7 +223,8 @@ def calibrate(batches: Callable[[], Iterable[Rows]], share: float) -> dict[str, 
             cells[head] = int(np.prod(features.shape[2:]))
             moments.setdefault(head, Moments(features.shape[1])).update(as_vectors(features))
     spectra = {head: spectrum(accumulated) for head, accumulated in moments.items()}
-    dims = choose_dims({head: principal.values for head, principal in spectra.items()}, cells, share)
+    few = [head for head, accumulated in moments.items() if accumulated.count <= len(accumulated.mean)]
+    dims = choose_dims({head: principal.values for head, principal in spectra.items()}, cells, share, few)
     standardizers = {head: fit(principal, dims[head]) for head, principal in spectra.items()}
     largest = {head: np.zeros(k) for head, k in dims.items()}
     for batch in batches():

@@ -1,8 +1,13 @@
-"""Balances: how the teachers' losses become one, so that no single teacher leads the student."""
+"""Balances: how the teachers' losses become one, so that no single teacher leads the student.
+
+A step's loss is divided by the number of its teachers times the mean weight of the study's teachers. So it has the
+scale of a single loss, and the weight of a teacher that is alone in its group counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +21,13 @@ class Balance(nn.Module):
     """Fixed weights, and the base class of balances that learn or draw.
 
     Args:
-        weights: "teacher/head" -> its share; a plain mean where all are 1. Losses of one teacher share its weight.
+        weights: "teacher/head" -> its share, of all teachers of the study. Losses of one teacher share its weight.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.weights = dict(weights)
+        self._mean_weight = self._mean_weight_of(weights)
 
     def forward(self, losses: PerImage) -> Tensor:
         """Return one scalar to minimize."""
@@ -32,7 +38,19 @@ class Balance(nn.Module):
         """Note that a step of the optimizer is done, whose parts have all been weighed."""
 
     def _total(self, losses: PerImage) -> float:
-        return sum(self.weights[key] for key in losses)
+        """Return the number of teachers in a step, times the mean weight of a teacher of the study."""
+        return sum(self.weights[key] for key in losses) * self._share(losses)
+
+    def _share(self, losses: PerImage) -> float:
+        """Return the mean weight of the study's teachers over that of a step's: exactly 1 where they are equal."""
+        return float(self._mean_weight / self._mean_weight_of(losses))
+
+    def _mean_weight_of(self, keys: Iterable[str]) -> Fraction:
+        """Return the mean weight of the teachers that have these keys; a fraction, which has no rounding."""
+        keys = list(keys)
+        return sum((Fraction(self.weights[key]) for key in keys), Fraction()) / len(
+            {key.rpartition("/")[0] for key in keys}
+        )
 
 
 class Uncertainty(Balance):
@@ -114,7 +132,7 @@ class Dropping(Balance):
         # Without non_blocking a copy to a GPU would wait for all that is queued there.
         kept, shares = (values.to(table.device, non_blocking=True) for values in (kept, shares))
         kept.scatter_(0, table.detach().argmax(0, keepdim=True), True)
-        return ((table * kept).sum(0) / (shares * kept).sum(0)).mean()
+        return ((table * kept).sum(0) / ((shares * kept).sum(0) * self._share(losses))).mean()
 
 
 BALANCES: dict[str, Callable[[Mapping[str, float]], Balance]] = {

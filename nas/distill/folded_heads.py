@@ -69,18 +69,47 @@ def _folded(head: nn.Module, standardizer: Standardizer, transform: TargetTransf
     return folded
 
 
+def without_heads(
+    adaptors: Mapping[str, Adaptor], teachers: Mapping[str, TeacherTargets], head_width: int
+) -> list[str]:
+    """Return the teachers whose heads cannot be had from adaptors: these have none, or one that does not fit.
+
+    Args:
+        adaptors: the adaptors by teacher, of a student of the same widths.
+        teachers: the cached targets of each teacher.
+        head_width: hidden width of the heads.
+    """
+    return [name for name, about in teachers.items() if not _fits(adaptors.get(name), about, head_width)]
+
+
+def _fits(adaptor: Adaptor | None, about: TeacherTargets, head_width: int) -> bool:
+    """Tell whether an adaptor is of this version of the teacher and of this hidden width."""
+    if adaptor is None or adaptor.fingerprint != about.fingerprint:
+        return False
+    pairs = ((adaptor.spatial, about.spatial), (adaptor.summary, about.summary))
+    return all(
+        layers is None if standardizer is None else _is_of_widths(layers, head_width, len(standardizer.mean))
+        for layers, standardizer in pairs
+    )
+
+
+def _is_of_widths(layers: nn.Sequential | None, hidden: int, width_out: int) -> bool:
+    if layers is None:
+        return False
+    last = cast(nn.Linear, layers[-1])
+    return (last.in_features, last.out_features) == (hidden, width_out)
+
+
 def unfold(adaptors: Mapping[str, Adaptor], heads: TeacherHeads, teachers: Mapping[str, TeacherTargets]) -> None:
     """Fill `heads` with the weights of adaptors: the inverse of `fold`, exact to rounding, for a training to continue.
 
-    Raises:
-        HeadsError: an adaptor is missing, or of another version of its teacher.
+    Args:
+        adaptors: the adaptors by teacher, each of which fits, see `without_heads`; other heads stay as they are.
+        heads: heads to fill.
+        teachers: the cached targets of each teacher.
     """
-    for name in heads.names:
-        if name not in adaptors:
-            raise HeadsError(f"no heads for teacher {name!r}; there are: {', '.join(adaptors)}")
-        about, adaptor, key = teachers[name], adaptors[name], module_name(name)
-        if adaptor.fingerprint != about.fingerprint:
-            raise HeadsError(f"the heads of teacher {name!r} are of another version of it")
+    for name, adaptor in adaptors.items():
+        about, key = teachers[name], module_name(name)
         if about.summary is not None and adaptor.summary is not None:
             _unfold_head(adaptor.summary, heads.summary[key], about.summary, heads.transforms[f"{name}/summary"])
         _unfold_head(adaptor.spatial, heads.spatial[key], about.spatial, heads.transforms[f"{name}/spatial"])

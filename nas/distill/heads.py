@@ -10,12 +10,44 @@ from torch import Tensor, nn
 
 from backbones import Features
 from nas.cache.grid import to_grid
+from nas.cache.standardize import channels_of_targets
 from nas.distill.adaptor import map_stride, mlp, module_name, on_grid
 from nas.distill.losses import TargetTransform
 from nas.measure.memory import out_of_memory
+from nas.study.config import SearchConfig
 from search_space.arch import SIZE_MULTIPLE_PX
 
+NARROW = 2  # times a head's width, the channels of a map's targets above which the head is narrow
 Predictions = dict[str, dict[str, Tensor]]  # teacher -> {"summary": (B, k), "spatial": (B, k, grid, grid)}
+
+
+def mlp_macs(width_in: int, hidden: int, width_out: int) -> int:
+    """Return the multiply-accumulates of an `mlp` for one vector."""
+    return hidden * (width_in + width_out)
+
+
+def narrow_heads(widths: Mapping[str, tuple[int, int]], config: SearchConfig) -> str:
+    """Return a warning about heads that are narrow for their teachers; "" where there are none.
+
+    The answers of a head lie in as many directions as it has hidden units. A head is narrow where the targets of its
+    teacher's map have more than `NARROW` times as many channels: those of the built-in teachers have up to 140, whose
+    variance lies in 128 directions to 99.4 %.
+
+    Args:
+        widths: Channels of each teacher's (summary, spatial) outputs.
+        config: Settings of the search.
+    """
+    head_width = config.distill.head_width
+    channels = {name: spatial for name, (_, spatial) in channels_of_targets(widths, config).items()}
+    narrow = {name: count for name, count in channels.items() if count > NARROW * head_width}
+    if not narrow:
+        return ""
+    fitting = 2 ** (max(narrow.values()) - 1).bit_length()
+    listed = ", ".join(f"{name} ({count})" for name, count in narrow.items())
+    return (
+        f"heads of {head_width} hidden units (head_width) learn at most {head_width} directions of a teacher's map, and"
+        f" the targets have about as many channels as in brackets: {listed}; give --distill head_width={fitting}"
+    )
 
 
 class HeadDims(NamedTuple):

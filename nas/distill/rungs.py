@@ -164,7 +164,7 @@ class Training:
         arch_id: names the files that the training leaves.
         backbone: trained in place.
         context: settings, targets and folders.
-        adaptors: heads of an earlier training to start from; None: fresh heads.
+        adaptors: heads of an earlier training to start from, where they fit; None: fresh heads.
         on_steps: gets the number of steps done, every few steps.
         on_saved: gets the seconds that a checkpoint took, after each one.
     """

@@ -21,7 +21,7 @@ from nas.distill.adaptor import Adaptor
 from nas.distill.balance import BALANCES, Balance
 from nas.distill.batches import Batch, BatchLoader, BatchSource, CachedSource, Schedule
 from nas.distill.convolutions import train_convolutions
-from nas.distill.folded_heads import unfold
+from nas.distill.folded_heads import unfold, without_heads
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
 from nas.distill.sharding import gathered, load_module, load_optimizer, local, shard, whole
@@ -91,7 +91,7 @@ class Distiller:
         seed: of the heads' initial weights and of the order of the images.
         device: "cpu" or "cuda".
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
-        adaptors: heads of an earlier training on the same targets to start from; None: fresh heads.
+        adaptors: heads of an earlier training to start from, where they fit, see `without_heads`; None: fresh heads.
         sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
         lease: makes the context managers in which every few steps run, and in which `averaged` is gathered, in all
             ranks at once; e.g. a `DeviceLease`. `state_dict` is left to the caller.
@@ -128,7 +128,9 @@ class Distiller:
         loss = DistillationLoss(targets, config, self.device)
         self.student = Student(backbone, _heads(backbone, targets, config, loss))
         if adaptors is not None:
-            unfold(adaptors, self.student.heads, targets.teachers)
+            fresh = without_heads(adaptors, targets.teachers, config.head_width)
+            fitting = {name: adaptors[name] for name in targets.teachers if name not in fresh}
+            unfold(fitting, self.student.heads, targets.teachers)
         if self.sharded:  # FSDP takes contiguous parameters alone, and moves them to the device part by part
             self.student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         else:

@@ -3,8 +3,9 @@
 The probe trains a few architectures for some steps, evaluates and measures them, as a trial does. Without a built cache
 it trains on noise of the right shapes, because the cost of a training step depends on shapes alone. For a device that
 is not here, seconds = 2 FLOP x MACs x images / (peak x MFU). A training step is three forward passes (the backward pass
-is two), or four with gradient checkpointing. Heads, reading and launching are not counted, so that `mfu` stands for
-them. The formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted instead of estimated FLOPs. The peak is
+is two), or four of the student with gradient checkpointing. Adaptor heads, which are not checkpointed, are counted with
+about the channels that the targets will have. Reading and launching are not counted, so that `mfu` stands for them. The
+formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted instead of estimated FLOPs. The peak is
 that of dense bf16, in which students are assumed to train; for teachers see `nas.plan.teacher_costs.pass_seconds`.
 """
 
@@ -26,13 +27,14 @@ from backbones import build
 from nas.backend.simulated import SimulatedPhase
 from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.backend.trial import setting_of
-from nas.cache.standardize import Standardizer, keeps_whole_summary
+from nas.cache.standardize import Standardizer, channels_of_targets, target_channels
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
 from nas.data import open_poses
 from nas.distill.device_lease import DeviceLease
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, probe_images, student_metrics
+from nas.distill.heads import mlp_macs
 from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
 from nas.measure.counts import totals
@@ -241,19 +243,54 @@ def mean_batch(recipe: DistillConfig) -> float:
     return sum(rate * size for rate, size in rates) / sum(rate for rate, _ in rates)
 
 
-def count_costs(config: SearchConfig, named: NamedSpecs, device: AssumedDevice) -> list[ProbedCosts]:
-    """Return the costs of architectures on a device that is not here, from their counted operations."""
+def count_costs(
+    config: SearchConfig, named: NamedSpecs, device: AssumedDevice, widths: Mapping[str, tuple[int, int]]
+) -> list[ProbedCosts]:
+    """Return the costs of architectures on a device that is not here, from their counted operations.
+
+    Args:
+        config: Settings of the search.
+        named: Architectures, with their names.
+        device: The device.
+        widths: Channels of each teacher's (summary, spatial) outputs.
+    """
     recipe = config.distill
     batch = mean_batch(recipe)
     passes = 4 if recipe.grad_checkpointing else 3
     probed = _evaluated_images(config)
+    channels = channels_of_targets(widths, config)
     costs = []
     for name, spec in named:
         macs, params = totals(spec, recipe.img_size)
-        forward_s = macs * device.seconds_per_mac
-        step_s, evaluate_s, last_s = (n * forward_s for n in (passes * batch, config.val_images, probed))
+        heads = {teacher: _heads_macs(spec, config, each) for teacher, each in channels.items()}
+        all_heads = sum(heads.values())
+        step_s = (passes * batch * macs + 3 * _heads_macs_of_a_step(recipe, heads)) * device.seconds_per_mac
+        evaluate_s = config.val_images * (macs + all_heads) * device.seconds_per_mac
+        last_s = probed * macs * device.seconds_per_mac
         costs.append(ProbedCosts(name, macs, params, step_s, evaluate_s, last_s, device.measure_s))
     return costs
+
+
+def _heads_macs(spec: ArchSpec, config: SearchConfig, channels: tuple[int, int]) -> int:
+    """Return the MACs of the heads of a teacher whose targets have `channels` (summary, spatial), for one image."""
+    width, (summary, spatial) = spec.stages[-1].width, channels
+    places = [(config.grid**2, width if spec.neck_dim is None else spec.neck_dim, spatial)]
+    if summary:
+        places.append((1, width, summary))
+    return sum(count * mlp_macs(entering, config.distill.head_width, leaving) for count, entering, leaving in places)
+
+
+def _heads_macs_of_a_step(recipe: DistillConfig, heads: Mapping[str, int]) -> float:
+    """Return the MACs of a step's heads, forward: the mean over the groups, if there are any.
+
+    Args:
+        recipe: The training recipe.
+        heads: The MACs of each teacher's heads, for one image.
+    """
+    rates = [(group.rate, group.batch_size, group.teachers) for group in recipe.groups]
+    rates = rates or [(1.0, recipe.batch_size, tuple(heads))]
+    total = sum(rate * size * sum(heads[teacher] for teacher in teachers) for rate, size, teachers in rates)
+    return total / sum(rate for rate, _, _ in rates)
 
 
 def first_rows(targets: Targets, train: int, val: int) -> Targets:
@@ -273,11 +310,7 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
     """
     rng = np.random.default_rng(0)
     px, grid = config.distill.img_size, config.grid
-    channels = {}
-    for name, (summary, spatial) in widths.items():
-        whole = keeps_whole_summary((summary, spatial), grid**2, share)
-        kept = summary if whole else max(1, round(share * summary)) if summary else 0
-        channels[name] = (kept, max(1, round(share * spatial)))
+    channels = {name: target_channels(each, grid**2, share) for name, each in widths.items()}
 
     def split() -> SplitTargets:
         return SplitTargets(

@@ -75,7 +75,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     else:
         assumed = _assumed_device(settings)
         material = material_counted(config, settings.weights, assumed)
-        probed, precision = count_costs(config, chosen, assumed), None
+        probed, precision = count_costs(config, chosen, assumed, material.widths), None
         basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     reading = CacheReading.of(config, material.widths, settings.read_gb_s)
@@ -277,7 +277,8 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         )
     if not here:
         notes.append(
-            "Times on the assumed device are computed from MACs, peak and MFU. Not counted: decoding images,"
+            "Times on the assumed device are computed from MACs, peak and MFU; those of a step include the"
+            " adaptor heads, with about the channels that the targets will have. Not counted: decoding images,"
             " compressing outputs, compiling, copying batches and, without --read-gb-per-second, waiting for the"
             " cache's disk. Teachers and students are assumed to reach the same MFU, and students to train in bf16."
         )

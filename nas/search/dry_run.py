@@ -98,6 +98,7 @@ def _runtime(command: SearchCommand, progress: StageProgress) -> str:
 
 
 def _teachers(command: SearchCommand) -> str:
+    from nas.distill.heads import narrow_heads
     from nas.teachers import enlarged_maps, specs
 
     config = command.config
@@ -106,7 +107,8 @@ def _teachers(command: SearchCommand) -> str:
     check_files(config.teachers, command.teacher_weights)
     line = f"{len(chosen)} in {config.teachers}"
     enlarged = enlarged_maps(chosen, config.grid, config.distill.img_size)
-    return Doubtful(f"{line}; {enlarged}") if enlarged else line
+    doubts = [*filter(None, (enlarged, narrow_heads({each.name: each.widths for each in chosen}, config)))]
+    return Doubtful("; ".join((line, *doubts))) if doubts else line
 
 
 def _teacher_names(command: SearchCommand) -> list[str]:

@@ -166,13 +166,15 @@ def open_targets(command: SearchCommand, console: Console, show: Announce) -> tu
     from nas.cache import open_study_targets
     from nas.distill.evaluation.tasks import left_out_of_classification
     from nas.distill.evaluation.zero_shot import embed_class_names
+    from nas.distill.heads import narrow_heads
     from nas.teachers import enlarged_maps, specs
 
     config, teachers = command.config, specs(command.config.teachers, command.teacher_weights)
     config.distill.check_teachers([teacher.name for teacher in teachers])
     enlarged = enlarged_maps(teachers, config.grid, config.distill.img_size)
-    if enlarged and not command.resume:
-        announce(f"warning: {enlarged}", _LOG, console, logging.WARNING)
+    narrow = narrow_heads({each.name: each.widths for each in teachers}, config)
+    for warning in () if command.resume else filter(None, (enlarged, narrow)):
+        announce(f"warning: {warning}", _LOG, console, logging.WARNING)
     progress = StageProgress(console)
 
     def check_counts(train: int, val: int) -> None:

@@ -105,7 +105,7 @@ class DistillConfig:
 
     By default: AdamW with a constant learning rate and averaged weights (EMA), so that every rung is a fair end point;
     a cosine loss of the summaries (arXiv 2312.06709), MSE of the spatial features on PHI-S targets (arXiv 2410.01680),
-    and equal weights for all teachers and heads.
+    and equal weights for all teachers, each shared by the teacher's heads.
 
     Attributes:
         img_size: Side of the candidates' input in px, a multiple of 32. Spatial targets have a cell for every 16 px.
@@ -127,7 +127,10 @@ class DistillConfig:
         score: Heads in the distillation score: "spatial", or the mean of "both". The ranking by summary features after
             a few hundred steps is mostly that of the seed (experiments/LOG.md). A summary whose loss trains directions
             only ("cosine", "angle") is compared as a vector of length 1.
-        weights: Loss weights by teacher or "teacher/head"; the others are 1.
+        weights: Loss weights by teacher or "teacher/head"; the others are 1. The heads of a teacher share its weight:
+            the map of SAM, which has no summary, weighs twice as much as the map of another teacher.
+            {"samvit_huge_patch16.sa1b@1024/4": 0.5} gives all heads the same weight, as in the sum of AM-RADIO. Weights
+            are relative to the mean weight of all teachers, also in the steps of a group.
         groups: Teachers with batches of their own; none for all teachers together at `img_size`.
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
         accumulate: Parts of a batch whose gradients add up to those of a step.

@@ -6,9 +6,12 @@ has none. The map is the last stage's, after the final norm, without class and r
 to the network's square input, with its own interpolation, mean and deviation; its center crop is left out, since
 the student sees the whole image.
 
-N x N small images make one large input (a mosaic) for teachers that were trained at a large size only (SAM: 1024 px).
-In a mosaic, global attention sees the other images: features depend slightly on the neighbors in the batch, as in
-RADIOv2.5 (arXiv 2412.07679), so the order of the images is fixed.
+N x N small images make one large input (a mosaic) for teachers that were trained at a large size only (SAM: 1024 px),
+as in RADIOv2.5 (arXiv 2412.07679). Features then depend on the neighbors in the mosaic, so the order of the images is
+fixed. At @1024/4 an image has 16 x 16 of SAM's tokens. Its windows have 14 x 14 places on a map padded from 64 to 70,
+so that on average 48 % of the places in a token's window are of the token's own image; in the four blocks of global
+attention, 15 of 16 tokens are of other images. How much this changes the features of real images has not been measured.
+An input of one image, as @256, is no mosaic.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import PretrainedCfg, clean_state_dict, get_pretrained_cfg, is_model
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -278,8 +282,11 @@ def create(name: TimmName, weights: Path | Mapping[str, Tensor] | None = None) -
 
 
 def load_network(name: TimmName, file: Path) -> nn.Module:
-    """Build the network with the weights of a safetensors file; TeacherError where they aren't this network's."""
-    network = _filled(name, file, file, _shapes(name, file))
+    """Build the network with the weights of a safetensors file; TeacherError where they aren't this network's.
+
+    The file may have another classifier or none, where no output of the teacher uses it.
+    """
+    network = _fitted(name, file, file, _shapes(name, file), lambda: clean_state_dict(load_file(file)))
     damaged = next((key for key, value in network.state_dict().items() if not torch.isfinite(value).all()), None)
     if damaged is not None:
         raise TeacherError(f"teacher {name.text}: {file} is damaged: {damaged} is not finite; fetch it again")
@@ -295,10 +302,40 @@ def check_header(name: TimmName, file: Path) -> None:
     with torch.device("meta"):
         weights = clean_state_dict({key: torch.empty(shape) for key, shape in shapes.items()})
         try:
-            _filled(name, file, weights, shapes)
+            _fitted(name, file, weights, shapes, lambda: weights)
         except TeacherError as error:
             if not isinstance(error.__cause__, NotImplementedError):  # an operation that needs data
                 raise
+
+
+def _fitted(
+    name: TimmName,
+    file: Path,
+    weights: Path | Mapping[str, Tensor],
+    present: Collection[str],
+    read: Callable[[], Mapping[str, Tensor]],
+) -> nn.Module:
+    """Build the network with `weights`, or where these do not fit with those that `read` gives, without classifier."""
+    try:
+        return _filled(name, file, weights, present)
+    except TeacherError as error:
+        cause = error.__cause__
+        if isinstance(cause, NotImplementedError) or not isinstance(cause, (RuntimeError, KeyError)):
+            raise
+    tensors = _with_own_classifier(name, read())
+    return _filled(name, file, tensors, tensors)
+
+
+def _with_own_classifier(name: TimmName, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with zeros for the network's classifier in place of their own; all of them where it is used."""
+    if layout(name).summary == "projected":
+        return dict(tensors)
+    classifiers = get_pretrained_cfg(name.network).classifier or ()
+    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    with torch.device("meta"):
+        own = create(name).state_dict()
+    blank = {key: torch.zeros(value.shape) for key, value in own.items() if key.rpartition(".")[0] in names}
+    return {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in names} | blank
 
 
 def check_weights(name: TimmName, file: Path | None) -> str:

@@ -41,16 +41,19 @@ INSTALL_ARGUMENTS = ("install", "--no-deps", "--require-hashes", "-r", str(REQUI
 
 
 def file_for(name: str, files: Mapping[str, Path]) -> Path | None:
-    """Return the user's file for a teacher; None without one.
+    """Return the user's file for a teacher; None without one. Of a folder it is ``model.safetensors``, if it has one.
 
     A file belongs to a network at any size: its name is the teacher's without ``@PX/N``. The whole name is taken too.
     """
-    return files.get(name, files.get(name.partition("@")[0]))
+    path = files.get(name, files.get(name.partition("@")[0]))
+    return path / TIMM_FILE if path is not None and (path / TIMM_FILE).is_file() else path
 
 
 def local_file(name: str, path: Path) -> Path:
     """Return `path` if it is a safetensors file, else raise TeacherError."""
     option = f"--teacher-weights {name.partition('@')[0]}={path}"
+    if path.is_dir():
+        raise TeacherError(f"{option}: is a folder without {TIMM_FILE}; name the {SAFE} file in it")
     if not path.is_file():
         raise TeacherError(f"{option}: no such file")
     if path.suffix != SAFE:

@@ -83,7 +83,7 @@ def _add_what(add: Add) -> None:
     add("arch", nargs="?", metavar="ARCH", help=arch)
     trial = f"with a run folder: the trial's number, the beginning of its arch_id, or best (default: {BEST})"
     add("--trial", metavar="TRIAL", help=trial)
-    warm = "with a run folder: begin with the trial's weights and heads (default: initial weights)"
+    warm = "with a run folder: begin with the trial's weights, and the heads that fit (default: initial weights)"
     add("--warm", action="store_true", help=warm)
     add("--train-steps", type=int, metavar="N", help="training steps (this or --epochs is required)")
     epochs = "passes through the training images, in place of --train-steps; not with groups in the recipe"

@@ -43,7 +43,7 @@ from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
-from nas.train.one_architecture import OneArchitecture
+from nas.train.one_architecture import OneArchitecture, padded_maps
 from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, launched_ranks, with_steps
 
@@ -160,6 +160,9 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(Store.open(session.run, sampler))
         refuse_changes(store.info, targets, study_objectives)
     else:
+        padded, fresh = padded_maps(plan.architecture, session.config), _fresh_heads(plan, session, targets)
+        for line in filter(None, (padded, fresh)):
+            show(line)
         session, precision_ms = with_precision(session, targets, show, plan.architecture)
         if plan.epochs is not None:
             images = len(targets.train) if plan.live_images is None else plan.live_images
@@ -173,6 +176,18 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(create_study(session, info, sampler, files))
     store.notify = show
     return targets, StudyLoop(store, space=space)
+
+
+def _fresh_heads(plan: TrainingPlan, session: SearchCommand, targets: Targets) -> str:
+    """Return a line about teachers whose heads do not come with the weights of the start; "" where all do."""
+    if plan.start is None:
+        return ""
+    from nas.distill.folded_heads import load_heads, without_heads  # imports torch
+
+    adaptors = load_heads(heads_file(Path(plan.start)))
+    fresh = without_heads(adaptors, targets.teachers, session.config.distill.head_width)
+    names = f"fresh heads for {', '.join(fresh)}"
+    return f"--warm: {names}, which the search's heads do not fit; the backbone's weights are kept" if fresh else ""
 
 
 def _keep_start(plan: TrainingPlan, run: Path) -> TrainingPlan:

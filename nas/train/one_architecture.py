@@ -7,7 +7,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_space import NetworkSpec, network_spec
+from nas.study.config import SearchConfig
+from search_space import ArchSpec, NetworkSpec, network_spec
+from search_space.windows import is_cut_into_windows
+
+
+def padded_maps(spec: NetworkSpec, config: SearchConfig) -> str:
+    """Return a line about stages whose maps their windows do not tile; "" where there are none.
+
+    Args:
+        spec: The architecture.
+        config: Settings of its training.
+    """
+    if not isinstance(spec, ArchSpec):
+        return ""
+    sizes = sorted({config.distill.img_size, *(px for group in config.distill.groups for px in group.img_size)})
+    padded: dict[str, float] = {}
+    for px in sizes:
+        for number, (stride, stage) in enumerate(zip(spec.strides, spec.stages, strict=True), start=1):
+            if not is_cut_into_windows(stage.block):
+                continue
+            for ratio, window in zip(stage.attention_ratios, stage.windows, strict=True):
+                side = -(-px // (stride * ratio))
+                whole = -(-side // window) * window
+                if whole > side:
+                    what = f"stage {number} at {px} px ({side} x {side} to {whole} x {whole} for windows of {window})"
+                    padded[what] = (whole / side) ** 2
+    if not padded:
+        return ""
+    return (
+        f"windows do not tile these maps, which are padded in every step: {', '.join(padded)}; attention there runs on"
+        f" up to {max(padded.values()):.2g} times the tokens"
+    )
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     config = with_steps(config, plan, options.get("train_steps", 1))  # the images of an epoch are not counted yet
     check_device(config, "--device", NODE_REMEDY)
     _check_network(plan, config)
-    _check_start(plan, config)
+    _check_start(plan)
     if "address" in options and launched_ranks() is not None:
         raise ConfigError("--address: torchrun has started the processes; remove the flag")
     if "address" in options and "workers" not in options:
@@ -264,18 +264,16 @@ def _check_network(plan: TrainingPlan, config: SearchConfig) -> None:
             raise ConfigError(f"--distill grad_checkpointing: {error}") from None
 
 
-def _check_start(plan: TrainingPlan, config: SearchConfig) -> None:
-    """Raise ConfigError where the heads of the weights that a training begins with are not those of its teachers."""
+def _check_start(plan: TrainingPlan) -> None:
+    """Raise ConfigError where the weights that a training begins with, or their heads, cannot be read."""
     if plan.start is None:
         return
     from backbones.weights import WeightsError, checksum_of
     from nas.distill.folded_heads import load_heads  # imports torch
-    from nas.teachers import specs
 
     start = Path(plan.start)
     try:
-        teachers = [teacher.name for teacher in specs(config.teachers)]
-        load_heads(heads_file(start), teachers, checksum_of(start))
+        load_heads(heads_file(start), model=checksum_of(start))
     except WeightsError as error:
         raise ConfigError(f"--warm: {error}") from None
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas.cache.hadamard import hadamard, spreading_rotation
-from nas.cache.standardize import Moments, choose_dims, fit, keeps_whole_summary, spectrum
+from nas.cache.standardize import Moments, calibrate, choose_dims, fit, keeps_whole_summary, spectrum
 from nas.teachers import TeacherError
 
 
@@ -115,6 +115,21 @@ def test_a_summary_that_takes_little_keeps_every_direction():
     assert dims["summary"] == 64
     assert 64 + 256 * dims["spatial"] <= budget < 64 + 256 * (dims["spatial"] + 4)
     assert choose_dims({"summary": np.append(np.ones(62), [0, 0]), "spatial": FALLING}, cells, 0.25)["summary"] == 60
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+@pytest.mark.parametrize("images", [24, 48, 200])
+def test_a_whole_summary_is_whole_on_other_images(share, images):
+    """Of 48 channels, 24 images show 23 directions, in which images that were not seen do not lie."""
+    rng = np.random.default_rng(1)
+    mixing = rng.standard_normal((48, 48))
+    summary = (rng.standard_normal((images + 50, 48)) @ mixing).astype(np.float32)
+    spatial = rng.standard_normal((images, 32, 16, 16)).astype(np.float32)
+    fitted = calibrate(lambda: [{"summary": summary[:images], "spatial": spatial}], share)["summary"].standardizer
+    assert fitted.dims == 48
+    unseen = summary[images:]
+    np.testing.assert_allclose(fitted.invert(fitted.apply(unseen)), unseen, atol=1e-4)
+    np.testing.assert_allclose(fitted.apply(summary[:images]).var(0), 1, rtol=1e-4)
 
 
 def test_which_summaries_are_kept_whole():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from backbones import Features
+from backbones import Features, build
 from backbones.weights import digest
 from nas.cache.targets import TeacherTargets
-from nas.distill.folded_heads import HeadsError, fold, load_heads, save_heads, unfold
+from nas.distill.adaptor import Adaptor
+from nas.distill.folded_heads import HeadsError, fold, load_heads, save_heads, unfold, without_heads
 from nas.distill.heads import HeadDims, TeacherHeads
 from nas.distill.losses import TRANSFORMS
-from tests.nas.distill.targets_builder import standardizer
+from nas.distill.trainer import Distiller
+from nas.study.config import DistillConfig
+from search_space import preset
+from tests.nas.distill.targets_builder import standardizer, two_teachers
 
 SAM = "samvit_base.sa1b@1024/4"
 CLIP = "vit_base_patch16_clip_224.openai"
@@ -184,14 +190,34 @@ def test_unfolded_heads_train_on_as_they_were(kind: str) -> None:
         torch.testing.assert_close(fresh.state_dict()[name], value, atol=1e-4, rtol=1e-4)
 
 
-def test_heads_of_other_teachers_are_not_unfolded() -> None:
-    heads = trained_heads("phi_s")
-    adaptors = fold(heads, TEACHERS, 16)
-    with pytest.raises(HeadsError, match="no heads for teacher"):
-        unfold({SAM: adaptors[SAM]}, heads, TEACHERS)
+def test_heads_that_do_not_fit_are_named() -> None:
+    adaptors = fold(trained_heads("phi_s"), TEACHERS, 16)
+    assert without_heads(adaptors, TEACHERS, 16) == []
+    assert without_heads(adaptors, TEACHERS, 32) == [CLIP, SAM], "of another hidden width"
+    assert without_heads({SAM: adaptors[SAM]}, TEACHERS, 16) == [CLIP]
     other = {**TEACHERS, SAM: TeacherTargets("c" * 16, None, TEACHERS[SAM].spatial)}
-    with pytest.raises(HeadsError, match="another version"):
-        unfold(adaptors, heads, other)
+    assert without_heads(adaptors, other, 16) == [SAM], "of another version"
+    wider = {**TEACHERS, SAM: TeacherTargets("b" * 16, None, standardizer(32, 24, 2))}
+    assert without_heads(adaptors, wider, 16) == [SAM]
+    without_summary = {**TEACHERS, CLIP: TeacherTargets("a" * 16, None, TEACHERS[CLIP].spatial)}
+    assert without_heads(adaptors, without_summary, 16) == [CLIP]
+
+
+def test_a_distiller_takes_the_heads_that_fit(tmp_path: Path) -> None:
+    config = DistillConfig(img_size=64, batch_size=16, warmup_steps=2, precision="fp32")
+    given = two_teachers(tmp_path)
+    first, second = given.teachers
+    given = replace(given, teachers={**given.teachers, second: replace(given.teachers[second], summary=None)})
+
+    def distiller(adaptors: Mapping[str, Adaptor] | None) -> Distiller:
+        return Distiller(build(preset("eradio_femto")), given, config, seed=len(adaptors or ()), adaptors=adaptors)
+
+    source = distiller(None)
+    warm = distiller({first: fold(source.student.heads, given.teachers, 16)[first]})
+    same = {first: True, second: False}
+    for name, theirs in source.student.heads.spatial.items():
+        mine = warm.student.heads.spatial[name][0].weight
+        assert torch.allclose(mine, theirs[0].weight) == same[name]
 
 
 def test_an_unfinished_file_of_another_writer_is_left_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from nas.cache.standardize import Moments, fit, spectrum
-from nas.distill.balance import AdaLoss, Balance, Dropping, Uncertainty
+from nas.distill.balance import BALANCES, AdaLoss, Balance, Dropping, Uncertainty
 from nas.distill.losses import (
     LOSSES,
     PHI_S,
@@ -166,6 +166,48 @@ PER_IMAGE = {
 
 def test_fixed_balance_is_the_weighted_mean() -> None:
     assert Balance(WEIGHTS)(PER_IMAGE).item() == pytest.approx((0.5 * 2 + 0.5 * 3 + 3 * 4.55) / 4)
+
+
+def former_total(balance: Balance, losses: dict[str, torch.Tensor]) -> float:
+    """Return the sum of the weights of a step, by which recorded studies divided."""
+    return sum(balance.weights[key] for key in losses)
+
+
+def of_teachers(*names: str) -> dict[str, torch.Tensor]:
+    return {key: loss for key, loss in PER_IMAGE.items() if key[0] in names}
+
+
+@pytest.mark.parametrize("make", list(BALANCES.values()))
+@pytest.mark.parametrize(
+    ("weights", "step"),
+    [
+        (WEIGHTS, PER_IMAGE),
+        ({"a/summary": 0.05, "a/spatial": 0.05, "b/spatial": 0.3}, dict(reversed(PER_IMAGE.items()))),
+        *(({"a/summary": 0.35, "a/spatial": 0.35, "b/spatial": 0.7}, of_teachers(name)) for name in "ab"),
+    ],
+)
+def test_one_group_and_groups_of_equal_weights_keep_the_loss_of_recorded_studies(
+    make: type[Balance], weights: dict[str, float], step: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss() -> torch.Tensor:
+        torch.manual_seed(0)
+        return make(weights)(step)
+
+    now = loss()
+    monkeypatch.setattr(Balance, "_total", former_total)
+    monkeypatch.setattr(Balance, "_share", lambda self, losses: 1.0)
+    assert torch.equal(now, loss())
+
+
+@pytest.mark.parametrize("make", list(BALANCES.values()))
+def test_the_weight_of_a_teacher_alone_in_its_group_counts(make: type[Balance]) -> None:
+    """Teacher a weighs 1 and b 3, 2 on average: alone they weigh a half and one and a half of their losses."""
+    losses = {name: make(WEIGHTS)(of_teachers(name)).item() for name in "ab"}
+    equal = {name: make({"a/summary": 0.5, "a/spatial": 0.5, "b/spatial": 1.0})(of_teachers(name)) for name in "ab"}
+    assert losses == pytest.approx({"a": 0.5 * equal["a"].item(), "b": 1.5 * equal["b"].item()})
+    both = make(WEIGHTS)(PER_IMAGE).item()
+    if make is not Dropping:  # which leaves teachers out
+        assert both == pytest.approx((losses["a"] + losses["b"]) / 2), "groups in turn are worth one group"
 
 
 def test_uncertainty_learns_the_logarithm_of_each_loss() -> None:

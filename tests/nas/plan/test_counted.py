@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from backbones import build
+from nas.distill.heads import HeadDims, TeacherHeads, narrow_heads
 from nas.measure.counts import totals
+from nas.measure.counts.macs import MacCountingMode
 from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, mean_batch, synthetic_targets
 from nas.plan.teacher_costs import (
     PassMacs,
@@ -19,23 +22,71 @@ from nas.plan.teacher_costs import (
     pass_macs,
     pass_seconds,
 )
-from nas.study.config import Group, SearchConfig
+from nas.search.config_file import read_options, recipe_names, recipe_path
+from nas.search.settings import new_config
+from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.teachers import TEACHERS, specs
 from search_space import preset
 
+NAMED = [("eradio_pico", preset("eradio_pico"))]
+WIDTHS = {spec.name: spec.widths for spec in TEACHERS.values()}
 CLIP, SAM = "vit_huge_patch14_clip_224.laion2b", "samvit_huge_patch16.sa1b@1024/4"
 
 
 def test_seconds_of_an_assumed_device() -> None:
     device = AssumedDevice(tflops=100, mfu=0.5, measure_s=7)
     config = SearchConfig()
-    macs = totals(preset("eradio_pico"), 64).macs
-    (costs,) = count_costs(config, [("eradio_pico", preset("eradio_pico"))], device)
-    assert costs.step_s == pytest.approx(3 * 32 * 2 * macs / 50e12)
-    assert costs.evaluate_s == pytest.approx(600 * 2 * macs / 50e12)
+    macs, heads = totals(preset("eradio_pico"), 64).macs, sum(heads_macs(config).values())
+    (costs,) = count_costs(config, NAMED, device, WIDTHS)
+    assert costs.step_s == pytest.approx(3 * 32 * 2 * (macs + heads) / 50e12)
+    assert costs.evaluate_s == pytest.approx(600 * 2 * (macs + heads) / 50e12)
     assert costs.measure_s == 7
     again = replace(config, distill=replace(config.distill, grad_checkpointing=True))
-    assert count_costs(again, [("p", preset("eradio_pico"))], device)[0].step_s == pytest.approx(costs.step_s * 4 / 3)
+    (costs,) = count_costs(again, NAMED, device, WIDTHS)
+    assert costs.step_s == pytest.approx(32 * 2 * (4 * macs + 3 * heads) / 50e12), "heads are not computed again"
+
+
+def heads_macs(config: SearchConfig) -> dict[str, int]:
+    """Count the heads of eradio_pico for each teacher, on targets of the shapes that the cache would have."""
+    targets, backbone = synthetic_targets(config, WIDTHS, 0.25, rows=2), build(preset("eradio_pico"))
+    counted = {}
+    for name, teacher in targets.teachers.items():
+        dims = {name: HeadDims(teacher.summary_dim, teacher.spatial_dim)}
+        heads = TeacherHeads(backbone.summary_dim, backbone.spatial_dim, dims, config.distill.head_width, config.grid)
+        with torch.no_grad(), MacCountingMode() as counter:
+            heads(backbone.eval().encode(torch.zeros(1, 3, 64, 64)))
+            whole = counter.macs
+        counted[name] = int(whole) - totals(preset("eradio_pico"), 64).macs
+    return counted
+
+
+def test_the_heads_of_a_step_are_those_of_its_group() -> None:
+    device = AssumedDevice(tflops=1, mfu=0.5, measure_s=7)
+    groups = (Group(("lite0",), 64, (64,), rate=3.0), Group(("hed", "xfeat"), 256, (64,)))
+    config = SearchConfig()
+    config = replace(config, distill=replace(config.distill, groups=groups, head_width=512))
+    heads, macs = heads_macs(config), totals(preset("eradio_pico"), 64).macs
+    lite0, others = 64 * (macs + heads["lite0"]), 256 * (macs + heads["hed"] + heads["xfeat"])
+    (costs,) = count_costs(config, NAMED, device, WIDTHS)
+    assert costs.step_s == pytest.approx(3 * 2 * (0.75 * lite0 + 0.25 * others) / 0.5e12)
+
+
+def test_narrow_heads_are_named_with_their_remedy() -> None:
+    """A quarter of 1,536, 768 and 256 channels are 384, 192 and 64: more than 2 x 128 are 384 only."""
+    widths = {"giant": (1536, 1536), "base": (768, 768), "sam": (0, 256)}
+    config = SearchConfig(distill=DistillConfig(img_size=224))
+    warning = narrow_heads(widths, config)
+    assert "giant (384);" in warning
+    assert warning.endswith("--distill head_width=512")
+    assert "base" not in warning
+    assert narrow_heads(widths, replace(config, distill=replace(config.distill, head_width=512))) == ""
+    assert narrow_heads(WIDTHS, SearchConfig()) == "", "the default suits the built-in teachers"
+    assert "base (384)" in narrow_heads(widths, replace(config, target_dtype="int4")), (
+        "which keeps half of the channels"
+    )
+    for recipe in recipe_names():
+        settings = new_config(read_options(recipe_path(recipe)))
+        assert narrow_heads({spec.name: spec.widths for spec in specs(settings.teachers)}, settings) == ""
 
 
 def test_a_training_reads_of_an_image_what_the_cache_keeps_of_it() -> None:

@@ -10,7 +10,7 @@ from skimage.data import astronaut
 from timm.models import get_pretrained_cfg, list_pretrained
 
 from nas.teachers import SETS, TeacherError, load_teachers, specs
-from nas.teachers.timm_networks import check_header, cut_maps, layout, parse, resize, tile_images
+from nas.teachers.timm_networks import check_header, cut_maps, layout, load_network, parse, resize, tile_images
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import NETWORKS, full_name, saved, seeded
 
@@ -293,6 +293,34 @@ def test_a_file_that_lacks_a_tensor_is_refused(folder):
         check_header(parse("small_dinov2"), folder / "lacks.safetensors")
     with pytest.raises(TeacherError, match="reg_token"):
         load_teachers("small_dinov2", {"small_dinov2": folder / "lacks.safetensors"})
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@pytest.mark.parametrize("small", ["small_swin", "small_dinov2", "small_siglip"])
+def test_own_weights_may_have_another_classifier(small, classes, tmp_path, folder):
+    """Swin's network has a classifier of 1,000 classes, the others have none; features come from before it."""
+    own = saved(small, folder)
+    tensors = {key: value for key, value in load_file(own).items() if not key.startswith("head.")}
+    if classes:
+        name = "head.fc" if small == "small_swin" else "head"
+        tensors |= {f"{name}.weight": torch.rand(classes, 96), f"{name}.bias": torch.rand(classes)}
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    save_file(tensors, tuned / "model.safetensors")
+    check_header(parse(small), tuned / "model.safetensors")
+    images = torch.rand(2, 3, 64, 64)
+    (teacher,), (expected,) = (load_teachers(small, {small: path}) for path in (tuned, own))
+    for mine, theirs in zip(teacher(images), expected(images), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_clip_needs_its_projection(folder, tmp_path):
+    tensors = load_file(saved("small_clip", folder))
+    tensors["head.weight"] = torch.rand(10, 48)
+    save_file(tensors, tmp_path / "tuned.safetensors")
+    for load in (check_header, load_network):
+        with pytest.raises(TeacherError, match=r"does not fit small_clip\.laion2b: size mismatch for head"):
+            load(parse("small_clip"), tmp_path / "tuned.safetensors")
 
 
 def test_a_network_that_timm_fills_loosely_is_checked_too(folder):

@@ -175,7 +175,7 @@ def folder(path: Path) -> None:
     ("write", "words"),
     [
         (absent, "no such file"),
-        (folder, "no such file"),
+        (folder, "is a folder without model.safetensors; name the .safetensors file in it"),
         (truncated, "damaged or of another kind"),
         (page_in_place_of_a_file, "damaged or of another kind"),
         (pickle, "damaged or of another kind"),

@@ -243,16 +243,19 @@ def test_a_warm_training_continues_without_the_search(trained: Path, cache: Path
     assert rung.score > read_study(trained).trials[0].rungs[0].score + 0.05, "it began with trained weights"
 
 
-def test_heads_of_other_teachers_are_refused_before_anything_is_built(
-    trained: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_warm_training_goes_to_other_teachers(
+    trained: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas.train.command.open_targets", lambda *words: pytest.fail("it runs teachers"))
-    arguments = [str(trained), "--train-steps", "2", "--warm", "--teachers", "xfeat", "--cache", str(cache)]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "--warm: " in error
-    assert "no heads for teacher 'xfeat'; it holds: hed" in error
+    """At a rate of almost 0 the weights are those that it began with."""
+    recipe = ("--distill", "learning_rate=1e-12", "--train-steps", "2", "--eval-every", "2")
+    arguments = [str(trained), "--warm", *recipe, "--teachers", "hed,xfeat", "--cache", str(cache)]
+    assert main([*arguments, "--run", str(tmp_path / "run")]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "--warm: fresh heads for xfeat, which" in shown
+    torch.testing.assert_close(vector(tmp_path / "run"), vector(trained))
+    (rung,), (*_, last) = (read_study(run).trials[0].rungs for run in (tmp_path / "run", trained))
+    assert rung.teachers["hed"]["spatial"] == pytest.approx(last.teachers["hed"]["spatial"], abs=0.02), "its own head"
+    assert rung.teachers["xfeat"]["spatial"] < 0.1, "a fresh one"
 
 
 @pytest.mark.slow
