@@ -137,6 +137,16 @@ def test_windows_follow_the_image_size():
     assert small(torch.ones(1, 3, 96, 96, dtype=torch.float64)).isfinite().all()
 
 
+@pytest.mark.parametrize("size", [(224, 352), (480, 704), (640, 416), (672, 1024), 608])
+def test_windows_stay_where_the_rule_has_small_ones(size):
+    """The rule's windows of 1 token would be no attention at all."""
+    model = on_meta("eradio_t", img_size=size)
+    assert model.spec == entrypoints.for_classification(PRESETS["eradio_t"])
+    assert model.stages[2].step == 7 * max(model.spec.stages[2].attention_ratios)
+    model.change_resolution((384, 768))
+    assert [stage.window for stage in model.spec.stages] == [None, None, 12, 12]
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_global_pools(femto, images, pool):
     femto.eval().reset_classifier(4, pool)
