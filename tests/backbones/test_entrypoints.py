@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers import freeze_batch_norm_2d
 from timm.models import group_parameters, model_entrypoint
 from timm.optim import param_groups_layer_decay
 from timm.utils import reparameterize_model
@@ -372,9 +373,12 @@ SCALED = {"layer scale": replace(STAGES["window depthwise"], layer_scale=0.1, qk
 
 
 @pytest.mark.parametrize("stage", (STAGES | SCALED).values(), ids=STAGES | SCALED)
-def test_autocast_to_bfloat16_trains(stage):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_autocast_to_bfloat16_trains(stage, frozen):
+    """Frozen norms answer in fp32, other layers in bfloat16."""
     torch.manual_seed(0)
     model = entrypoints.create(spec_of(stage), num_classes=3)
+    model = freeze_batch_norm_2d(model) if frozen else model
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 3, 64, 64))
     logits.float().square().sum().backward()
