@@ -199,11 +199,7 @@ class BackboneNasModel(PreTrainedModel):
         return external
 
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
-        """Set the windows for images of side or (H, W) px, see `Backbone.change_resolution`; `save_pretrained` keeps them.
-
-        Args:
-            resolution: side or (H, W), multiples of 32.
-        """
+        """Set the windows for images of side or (H, W) px, as the backbone's method; `save_pretrained` keeps them."""
         self.network.change_resolution(resolution)
         self.config.spec = self.network.spec.to_dict()
 

@@ -51,6 +51,6 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
         f"TorchScript's outputs differ from PyTorch's by at most {error:.1e} of the largest one (batches of {batches})",
         times.line("TorchScript"),
     )
-    about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused}
+    about: dict[str, Any] = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused}
     about |= {"any_device": any_device, "times": times.to_dict()}
     return FormatReport(USAGE, lines, about)
