@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search_space import ArchSpec
 from search_space.arch import SIZE_MULTIPLE_PX
-from search_space.windows import eradio_window
+from search_space.windows import fitting_window
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: joins the previous group
@@ -229,20 +229,24 @@ class Backbone(nn.Module):
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
         """Set the windows of all windowed stages for images of `resolution` = side or (H, W) px.
 
-        Blocks with a method `resize(window)` follow E-RADIO's rule, see `search_space.windows`; all others keep their
-        windows, with which they take any map. Raises InputSizeError for sides that are no multiples of 32.
+        Blocks with a method `resize(window)` follow E-RADIO's rule, see `search_space.windows`. Where it has only small
+        windows, as of 1 token at 224 x 352 px, they keep their own, and maps are resized to fit these. All other blocks
+        keep their windows, with which they take any map. Raises InputSizeError for sides that are no multiples of 32.
         """
         height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
         check_size(height, width)
-        window = eradio_window(height, width)
         specs = list(self.spec.stages)
-        for i, stage in enumerate(self.stages):
-            windowed = [block for block in stage.blocks if hasattr(block, "resize")]  # type: ignore[union-attr]
-            for block in windowed:
+        resizable = [i for i, stage in enumerate(self.stages) if any(hasattr(b, "resize") for b in stage.blocks)]  # type: ignore[union-attr, arg-type]
+        current = [window for i in resizable for window in specs[i].windows]
+        window = fitting_window(min(current), height, width) if current else None
+        if window is None:
+            return
+        for i in resizable:
+            stage: Any = self.stages[i]
+            for block in stage.blocks:
                 block.resize(window)
-            if windowed:
-                specs[i] = replace(specs[i], window=window)
-                stage.step = window * max(specs[i].attention_ratios)  # type: ignore[assignment]
+            specs[i] = replace(specs[i], window=window)
+            stage.step = window * max(specs[i].attention_ratios)
         self.spec = replace(self.spec, stages=tuple(specs))
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:

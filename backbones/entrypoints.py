@@ -62,7 +62,8 @@ def create(
         num_classes: width of the classifier; 0: no classifier.
         global_pool: see `Backbone.reset_classifier`.
         in_chans: channels of the images.
-        img_size: side or (H, W) px to set the windows for; None keeps the spec's, which accept any size.
+        img_size: side or (H, W) px for `Backbone.change_resolution`; None keeps the spec's windows, which accept any
+            size.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
         neck: whether to keep the spec's neck and summary token, which only `Backbone.encode` reads.

@@ -24,6 +24,18 @@ def eradio_window(height_px: int, width_px: int) -> int:
     return max(d for d in range(1, MAX_WINDOW + 1) if common % d == 0)
 
 
+def fitting_window(base: int, height_px: int, width_px: int) -> int | None:
+    """Return the window of E-RADIO's rule for a size of image; None where it is small, so that others are better kept.
+
+    Args:
+        base: Window of the rule at another size, which says what is small: its half, as far as the images have room.
+        height_px: Height of the images, a multiple of 32.
+        width_px: Width of the images, a multiple of 32.
+    """
+    fitting = eradio_window(height_px, width_px)
+    return None if 2 * fitting <= min(base, min(height_px, width_px) // SIZE_MULTIPLE_PX) else fitting
+
+
 def fitted(window: int, step_px: int, base: int, image_px: int) -> int:
     """Return the window of a stage at another size of image.
 
@@ -35,9 +47,8 @@ def fitted(window: int, step_px: int, base: int, image_px: int) -> int:
         base: Window of E-RADIO's rule at the size for which `window` was chosen.
         image_px: Side of the square images, a multiple of 32.
     """
-    fitting = eradio_window(image_px, image_px)
-    small = 2 * fitting <= min(base, image_px // SIZE_MULTIPLE_PX)
-    return window if small or image_px % (window * step_px) == 0 else window // base * fitting
+    fitting = fitting_window(base, image_px, image_px)
+    return window if fitting is None or image_px % (window * step_px) == 0 else window // base * fitting
 
 
 def fit_windows(spec: ArchSpec, image_px: int) -> ArchSpec:

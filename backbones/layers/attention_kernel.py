@@ -27,12 +27,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v)
     if infers_on_cpu(q) and q.shape[-1] < v.shape[-1] <= 2 * q.shape[-1]:
-        return _padded_attention(q, k, v, bias.to(q.dtype))
+        return _padded_attention(q, k, v, bias.type_as(q))
     trained = bias.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if trained and q.device.type == "cpu" and len(q) * bias.numel() > CHUNK_WEIGHTS:
         y: Tensor = RecomputedAttention.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
         return y
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.type_as(q))
 
 
 def infers_on_cpu(x: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from backbones.layers.attention_kernel import attend
 from backbones.layers.conv import ConvNorm, hardswish
+from backbones.layers.positions import positions
 
 VALUE_RATIO = 2  # channels of a head's values / of its keys
 SHRINKING_VALUE_RATIO = 4  # the same where the map shrinks, because each output stands for four tokens
@@ -55,14 +56,14 @@ class OffsetBias(nn.Module):
         if not learned:
             size = (height, width)
             table = F.interpolate(table.unsqueeze(0), size=size, mode="bilinear", align_corners=True).squeeze(0)
-        rows, columns = (self._offsets(side, table.device) for side in (height, width))
+        rows, columns = (self._offsets(table, axis) for axis in (1, 2))
         bias = table.index_select(1, rows.flatten()).index_select(2, columns.flatten())
         by_axis = bias.view(-1, *rows.shape, *columns.shape)  # heads, query row, key row, query column, key column
         return by_axis.transpose(2, 3).reshape(1, -1, rows.shape[0] * columns.shape[0], height * width)
 
-    def _offsets(self, side: int, device: torch.device) -> Tensor:
-        """Return the absolute offsets along an axis, (queries, keys)."""
-        position = torch.arange(side, device=device)
+    def _offsets(self, table: Tensor, axis: int) -> Tensor:
+        """Return the absolute offsets along an axis of the map's table, (queries, keys)."""
+        position = positions(table, axis)
         return (position[:: self.stride, None] - position).abs()
 
     def fuse(self) -> Self:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.layers.eradio_attention import PositionBias
+from backbones.layers.positions import positions
 from backbones.layers.swin import partition, unpartition
 from backbones.layers.vit_layer import ViTLayer
 
@@ -28,7 +29,7 @@ class CarrierBias(nn.Module):
 
 
 class PositionMlp(nn.Module):
-    """Embedding of absolute positions by an MLP, so that a map may have any size. (H, W) -> (1, H, W, C)."""
+    """Embedding of absolute positions by an MLP, so that a map may have any size. (B, C, H, W) -> (1, H, W, C)."""
 
     without_weight_decay = ("mlp",)
 
@@ -36,12 +37,18 @@ class PositionMlp(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
 
-    def forward(self, height: int, width: int) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return the embeddings of all positions of a map, (1, H, W, C)."""
-        like = next(self.parameters())
-        rows, columns = (torch.linspace(-1, 1, side, device=like.device, dtype=like.dtype) for side in (height, width))
+        rows, columns = (self._from_minus_1_to_1(x, axis) for axis in (2, 3))
         y: Tensor = self.mlp(torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)).unsqueeze(0)
         return y
+
+    def _from_minus_1_to_1(self, x: Tensor, axis: int) -> Tensor:
+        like = next(self.parameters())
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would keep device and type of its example
+            steps = positions(x, axis).type_as(like)
+            return 2 * steps / steps[-1:].clamp(min=1) - 1
+        return torch.linspace(-1, 1, x.shape[axis], device=like.device, dtype=like.dtype)
 
 
 class CarrierLayer(nn.Module):
@@ -87,10 +94,11 @@ class Carrier(nn.Module):
         """Return the stage's map, (B, C, H, W) -> same."""
         h, w = x.shape[2:]
         size = (SIDE * h // self.window, SIDE * w // self.window)
-        seeds = F.adaptive_avg_pool2d(self.conv(x), size).permute(0, 2, 3, 1)
-        carriers = partition(seeds + self.carrier_position(*size), SIDE)
+        seeds = F.adaptive_avg_pool2d(self.conv(x), size)
+        carriers = partition(seeds.permute(0, 2, 3, 1) + self.carrier_position(seeds), SIDE)
         tokens = partition(x.permute(0, 2, 3, 1), self.window)
-        tokens = tokens + self.token_position(self.window, self.window).view(1, 1, -1, x.shape[1])
+        of_a_window = self.token_position(x[:, :, : self.window, : self.window])
+        tokens = tokens + of_a_window.view(1, 1, -1, x.shape[1])
         for layer in self.layers:
             tokens, carriers = layer(tokens, carriers)
         spread = F.interpolate(unpartition(carriers, SIDE, False, *size).permute(0, 3, 1, 2), size=(h, w))

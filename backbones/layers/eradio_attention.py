@@ -183,7 +183,7 @@ def subsample_tokens(x: Tensor, stride: Subsample) -> Tensor:
 
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
     """Return `x` times a factor per channel (last axis), or `x` itself; in the type of `x`, also under autocast."""
-    return x if gamma is None else x * gamma.to(x.dtype)
+    return x if gamma is None else x * gamma.type_as(x)
 
 
 def fold_scale(gamma: Tensor | None, linear: nn.Linear) -> None:

@@ -51,7 +51,7 @@ def relu_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         queries, keys = q.float().relu(), k.float().relu()
         context = keys.transpose(-1, -2) @ v.float()
         weights = queries @ keys.sum(-2).unsqueeze(-1)
-        return ((queries @ context) / (weights + EPSILON)).to(q.dtype)
+        return ((queries @ context) / (weights + EPSILON)).type_as(q)
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:

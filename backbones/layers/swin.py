@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.layers.eradio_attention import offset_index
+from backbones.layers.positions import positions
 from backbones.layers.vit_layer import ViTLayer
 
 
@@ -85,8 +86,9 @@ class PartitionedLayer(nn.Module):
         shifts = [self.shift if side > self.window else 0 for side in padded]  # a single window needs no shift
         labels = None
         if padded != [h, w] or any(shifts):
-            labels = partition(regions((h, w), padded, shifts, x.device), self.window, self.grid)[0, :, :, 0]
-            tokens = F.pad(tokens, (0, 0, 0, padded[1] - w, 0, padded[0] - h)).roll([-s for s in shifts], (1, 2))
+            tokens = F.pad(tokens, (0, 0, 0, padded[1] - w, 0, padded[0] - h))
+            labels = partition(regions((h, w), tokens, shifts), self.window, self.grid)[0, :, :, 0]
+            tokens = tokens.roll([-s for s in shifts], (1, 2))
         groups = self.layer(partition(tokens, self.window, self.grid), labels)
         tokens = unpartition(groups, self.window, self.grid, *padded)
         if labels is not None:
@@ -94,21 +96,22 @@ class PartitionedLayer(nn.Module):
         return tokens.permute(0, 3, 1, 2)
 
 
-def regions(size: Sequence[int], padded: Sequence[int], shifts: Sequence[int], device: torch.device) -> Tensor:
-    """Label the positions of a map that was padded from `size` and rolled back by `shifts`, (1, *padded, 1).
+def regions(size: Sequence[int], padded: Tensor, shifts: Sequence[int]) -> Tensor:
+    """Label the positions of a map that was padded from `size` and is to be rolled back by `shifts`.
 
-    Positions with different labels must not attend to each other.
+    Positions with different labels must not attend to each other. (B, H, W, C) -> (1, H, W, 1).
     """
-    rows, columns = (axis_labels(*axis, device) for axis in zip(size, padded, shifts, strict=True))
-    return (4 * rows.unsqueeze(1) + columns).view(1, *padded, 1)
+    rows, columns = (axis_labels(size[i], positions(padded, i + 1), shifts[i]) for i in (0, 1))
+    return (4 * rows.unsqueeze(1) + columns).view(1, *padded.shape[1:3], 1)
 
 
-def axis_labels(side: int, padded: int, shift: int, device: torch.device) -> Tensor:
-    """Label each position of an axis that was padded from `side` to `padded` and rolled back by `shift`, (padded,).
+def axis_labels(side: int, position: Tensor, shift: int) -> Tensor:
+    """Label the positions 0, 1, ... of an axis that was padded from `side` and is to be rolled back by `shift`.
 
-    Bit 0: the position wrapped around. Bit 1: it is padding.
+    Bit 0: the position will wrap around. Bit 1: it is padding.
     """
-    position = torch.arange(padded, device=device) + shift
+    padded = position.shape[0]
+    position = position + shift
     return (position >= padded).int() + 2 * (position % padded >= side).int()
 
 

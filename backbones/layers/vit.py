@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
+from backbones.layers.positions import positions
 from backbones.layers.stage import Stage, join
 from backbones.layers.swin import partition, regions, unpartition
 from backbones.layers.vit_layer import ViTLayer
@@ -41,7 +42,7 @@ class PositionEmbedding(nn.Module):
         sides = zip(table.shape[2:], x.shape[2:], strict=True)
         if tracing or not all(statically_known_true(own == side) for own, side in sides):
             table = F.interpolate(table, size=x.shape[2:], mode="bilinear")
-        return x + table.to(x.dtype)
+        return x + table.type_as(x)
 
 
 class TokenEmbedding(nn.Module):
@@ -57,7 +58,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tokens:
         """Return the map with positions, (B, C, H, W), and the registers, (B, R, C), or None."""
         y: Tensor = self.position(x)
-        return y, None if self.registers is None else self.registers.to(x.dtype).expand(x.shape[0], -1, -1)
+        return y, None if self.registers is None else self.registers.type_as(x).expand(x.shape[0], -1, -1)
 
 
 class ViT(nn.Module):
@@ -115,9 +116,9 @@ class ViT(nn.Module):
         padded = tuple(-(-side // part) * part for side, part in zip((h, w), window, strict=True))
         labels = None
         if padded != (h, w):
-            labels = partition(regions((h, w), padded, (0, 0), x.device), window)[0, :, :, 0]
             margin = 0, 0, 0, padded[1] - w, 0, padded[0] - h
             tokens, rotation = F.pad(tokens, margin), None if rotation is None else F.pad(rotation, margin)
+            labels = partition(regions((h, w), tokens, (0, 0)), window)[0, :, :, 0]
         turns = None if rotation is None else partition(rotation, window)[0]
         groups = self.layer(partition(tokens, window), labels, turns)
         return unpartition(groups, window, False, *padded)[:, :h, :w].permute(0, 3, 1, 2)
@@ -128,15 +129,17 @@ def fitted_window(side: int, largest: int) -> int:
     return -(-side // -(-side // largest))
 
 
-def rotary_embedding(height: int, width: int, head_width: int, device: torch.device) -> Tensor:
-    """Return the rotation of a head's queries and keys, (1, H, W, 2 * head_width): sines, then cosines.
+def rotary_embedding(x: Tensor, head_width: int) -> Tensor:
+    """Return the rotation of a head's queries and keys on a map, (B, C, H, W) -> (1, H, W, 2 * head_width).
+
+    The channels are sines, then cosines.
 
     arXiv 2104.09864, by rows and columns. Positions are from -1 to 1 on each axis, as in DINOv3 (arXiv 2508.10104), so
     that the rotations of a map's corners are the same at any resolution.
     """
-    axis = head_width // 4
-    bands = 2 * math.pi * ROTARY_BASE ** -(torch.arange(axis, device=device, dtype=torch.float32) / axis)
-    rows, columns = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (height, width))
+    count = head_width // 4
+    bands = 2 * math.pi * ROTARY_BASE ** -(positions(x[:, :count], 1).float() / count)
+    rows, columns = ((2 * positions(x, axis) + 1) / x.shape[axis] - 1 for axis in (2, 3))
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
     angles = (grid.unsqueeze(-1) * bands).flatten(2)
     sines, cosines = angles.sin(), angles.cos()
@@ -167,7 +170,7 @@ class ViTStage(Stage):
         tokens: list[Tensor] = []
         rotation = None
         if self.head_width is not None:
-            rotation = rotary_embedding(x.shape[2], x.shape[3], self.head_width, x.device)
+            rotation = rotary_embedding(x, self.head_width)
         for part in self.parts(x):
             y, registers = self.call(self.blocks[0], part)
             for layer in self.blocks[1:]:

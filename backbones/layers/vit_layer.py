@@ -39,7 +39,7 @@ class ViTAttention(nn.Module):
         if rotation is not None:
             sines, cosines = rotation.unsqueeze(2).chunk(2, -1)
             q, k = (rotated(part, sines, cosines) for part in (q, k))
-        bias = None if self.position is None else self.position().to(q.dtype)
+        bias = None if self.position is None else self.position().type_as(q)
         if regions is None:
             q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
@@ -62,7 +62,7 @@ def rotated(x: Tensor, sines: Tensor, cosines: Tensor) -> Tensor:
     `x`.
     """
     first, second = x.chunk(2, -1)
-    return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)
+    return (x * cosines + torch.cat([-second, first], -1) * sines).type_as(x)
 
 
 class ViTLayer(nn.Module):

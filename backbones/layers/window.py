@@ -79,7 +79,9 @@ class WindowBlock(nn.Module):
         y = join_windows(tokens, self.window, padded_h, padded_w, early)[:, :, : -(-h // early[0]), : -(-w // early[1])]
         if self.upsample is not None:
             y = reflect_pad(self.upsample(y), *x.shape[2:])
-        return torch.lerp(subsample_map(x, stride), y if early == stride else subsample_map(y, stride), 0.5)
+        kept = y if early == stride else subsample_map(y, stride)
+        # Under autocast the upsampling answers in a narrower type than that of maps from frozen norms.
+        return torch.lerp(subsample_map(x, stride), kept.type_as(x), 0.5)
 
     def resize(self, window: int) -> None:
         """Change the window."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import timm  # noqa: F401 (transformers reads this file first and reports missing libraries)
 import torch
@@ -100,6 +100,7 @@ class BackboneNasModel(PreTrainedModel):
     config_class = BackboneNasConfig
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    _keys_to_ignore_on_load_missing: ClassVar[list[str]] = [r"num_batches_tracked$"]  # frozen norms do not save it
 
     def __init__(self, config: BackboneNasConfig) -> None:
         super().__init__(config)
@@ -113,7 +114,23 @@ class BackboneNasModel(PreTrainedModel):
         network = build(ArchSpec.from_dict(config.spec))
         self.network: Backbone = _keep_derived(fuse(network) if config.deployed else network)
         self.adaptors = nn.ModuleDict({module_name(name): build_adaptor(a) for name, a in config.adaptors.items()})
+        self.adaptors.requires_grad_(False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """Return the model of a folder, and with `output_loading_info` a dictionary about it, as transformers does.
+
+        transformers makes each parameter trainable and contiguous. Adaptors do not train: those that no one names
+        would get no gradient, which DistributedDataParallel refuses. Convolutions are faster in channels-last memory.
+        """
+        loaded = super().from_pretrained(*args, **options)
+        model: BackboneNasModel = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.adaptors.requires_grad_(False)
+        for parameter in model.network.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        return loaded
 
     def forward(self, pixel_values: Tensor, feature_fmt: str = "NLC") -> RadioOutput | dict[str, RadioOutput]:
         """Return summary and spatial features; with `adaptor_names`, by name, "backbone" first.
@@ -181,13 +198,21 @@ class BackboneNasModel(PreTrainedModel):
         external, self.input_conditioner = self.input_conditioner, nn.Identity()
         return external
 
+    def change_resolution(self, resolution: int | Sequence[int]) -> None:
+        """Set the windows for images of side or (H, W) px, as the backbone's method; `save_pretrained` keeps them."""
+        self.network.change_resolution(resolution)
+        self.config.spec = self.network.spec.to_dict()
+
     def switch_to_deploy(self) -> None:
         """Fold BatchNorm into convolutions: inference is faster, training impossible. `save_pretrained` keeps it so."""
         self.network = _keep_derived(fuse(self.network))
         self.config.deployed = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: `build` has initialized the weights."""
+        """Start counts of batches that a folder lacks at 0; `build` has initialized all else."""
+        batches = getattr(module, "num_batches_tracked", None)
+        if batches is not None and not getattr(batches, "_is_hf_initialized", False):
+            batches.zero_()
 
 
 def _keep_derived(network: Backbone) -> Backbone:

@@ -31,7 +31,8 @@ with torch.inference_mode():
     summary, spatial = model.encode(images)  # (B, C) and (B, D, h, w); with a neck this is the neck's map
     last = model.forward_features(images)  # the last stage's map: stride LAST_STRIDE, no neck
     maps = pyramid(images)  # one map of each stage (strides: STRIDES)
-classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100)  # for fine-tuning
+# For fine-tuning: a classifier reads neither neck nor summary token, which would get no gradient.
+classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100, neck=False)
 deploy = timm.utils.reparameterize_model(model)  # BatchNorm folded"""
 USAGE_OF_TIMM = """import timm  # the network is timm's own
 import torch

@@ -20,6 +20,8 @@ from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FILE = "model.pt"
+ANY_DEVICE = "on the device of its weights (map_location of torch.jit.load)"
+ONE_DEVICE = "on a CPU only, because the graph creates tensors there"
 USAGE = f"""import torch
 {IMAGES_USAGE}
 model = torch.jit.load("FOLDER/model.pt")
@@ -42,10 +44,13 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
     sized = (
         f"any size in multiples of {step} px" if step else f"{px} x {px} px only; others may fail or give wrong outputs"
     )
+    any_device = 'value="cpu"' not in str(run.inlined_graph)
     lines = (
         f"batch: any; size: {sized}",
+        f"runs {ANY_DEVICE if any_device else ONE_DEVICE}; made and checked in fp32, other types are untested",
         f"TorchScript's outputs differ from PyTorch's by at most {error:.1e} of the largest one (batches of {batches})",
         times.line("TorchScript"),
     )
-    about = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused, "times": times.to_dict()}
+    about: dict[str, Any] = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused}
+    about |= {"any_device": any_device, "times": times.to_dict()}
     return FormatReport(USAGE, lines, about)

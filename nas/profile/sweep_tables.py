@@ -101,7 +101,8 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
     if misfits:
         sentences.append(
-            "Maps that their windows do not divide are enlarged; Backbone.change_resolution(px) chooses others"
+            "Maps that their windows do not divide are enlarged; Backbone.change_resolution(px) chooses windows that"
+            " divide them, where those are not much smaller"
         )
     return ". ".join(sentences) + "."
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers import freeze_batch_norm_2d
 from timm.models import group_parameters, model_entrypoint
 from timm.optim import param_groups_layer_decay
 from timm.utils import reparameterize_model
@@ -135,6 +136,16 @@ def test_windows_follow_the_image_size():
     small = timm.create_model(FEMTO, num_classes=0, dtype=torch.float64).eval()
     small.change_resolution(96)  # in the type that it has
     assert small(torch.ones(1, 3, 96, 96, dtype=torch.float64)).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(224, 352), (480, 704), (640, 416), (672, 1024), 608])
+def test_windows_stay_where_the_rule_has_small_ones(size):
+    """The rule's windows of 1 token would be no attention at all."""
+    model = on_meta("eradio_t", img_size=size)
+    assert model.spec == entrypoints.for_classification(PRESETS["eradio_t"])
+    assert model.stages[2].step == 7 * max(model.spec.stages[2].attention_ratios)
+    model.change_resolution((384, 768))
+    assert [stage.window for stage in model.spec.stages] == [None, None, 12, 12]
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
@@ -362,9 +373,12 @@ SCALED = {"layer scale": replace(STAGES["window depthwise"], layer_scale=0.1, qk
 
 
 @pytest.mark.parametrize("stage", (STAGES | SCALED).values(), ids=STAGES | SCALED)
-def test_autocast_to_bfloat16_trains(stage):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_autocast_to_bfloat16_trains(stage, frozen):
+    """Frozen norms answer in fp32, other layers in bfloat16."""
     torch.manual_seed(0)
     model = entrypoints.create(spec_of(stage), num_classes=3)
+    model = freeze_batch_norm_2d(model) if frozen else model
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 3, 64, 64))
     logits.float().square().sum().backward()

@@ -92,7 +92,16 @@ def test_the_resolution_changes_windows_after_loading():
     port = straight(window_size=[None, None, [7, 7], 7])
     model = eradio_from_public(BASE | {"window_size": [None, None, [7, 7], 7]}, port.state_dict())
     fused = fuse(model)
-    for size, window in (((256, 256), 8), ((96, 64), 1), ((512, 1024), 16), ((192, 128), 2), (224, 7)):
+    sizes = (
+        ((256, 256), 8),
+        ((96, 64), 8),
+        ((512, 1024), 16),
+        (224, 7),
+        ((224, 352), 7),
+        ((192, 96), 3),
+        ((96, 96), 3),
+    )
+    for size, window in sizes:
         other = StraightPort(BASE | {"window_size": [None, None, [window, window], window]}).eval()
         other.load_state_dict(port.state_dict())
         x = torch.randn(1, 3, *(size if isinstance(size, tuple) else (size, size)))

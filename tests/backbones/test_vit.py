@@ -46,7 +46,7 @@ def test_each_window_is_a_map_of_its_own(size, rotated):
     layer = randomized(ViTLayer(16, 32, 2))
     x, expected = torch.randn(2, 16, *size), torch.empty(2, 16, *size)
     counts = [-(-side // 4) for side in size]  # windows of 4 at most, as few as possible, as small as these allow
-    rotation = rotary_embedding(*size, 8, x.device) if rotated else None
+    rotation = rotary_embedding(x, 8) if rotated else None
     rows, columns = (torch.arange(side).split(-(-side // n)) for side, n in zip(size, counts, strict=True))
     for r in rows:
         for c in columns:
@@ -108,7 +108,7 @@ def test_a_global_layer_attends_among_registers_and_tokens(rotated):
     layer, x, registers = randomized(ViTLayer(16, 32, 2)), torch.randn(2, 16, 3, 5), torch.randn(2, 4, 16)
     rotation = turns = None
     if rotated:  # tokens only: a register's sines are 0, its cosines 1
-        rotation = rotary_embedding(3, 5, 8, x.device)
+        rotation = rotary_embedding(x, 8)
         turns = torch.cat([rotation.flatten(1, 2), torch.arange(2).repeat_interleave(8).expand(1, 4, 16)], 1)
     y, after = ViT(layer)(x, registers, rotation)
     tokens = torch.cat([x.flatten(2).transpose(1, 2), registers], 1)  # the order does not matter
@@ -119,7 +119,7 @@ def test_a_global_layer_attends_among_registers_and_tokens(rotated):
 
 def test_rotations_by_hand():
     """Of a head of 8 channels: two bands of each axis, then the same again, for the other half of each pair."""
-    sines, cosines = rotary_embedding(2, 4, 8, torch.device("cpu"))[0, 1, 0].view(2, 2, 4)
+    sines, cosines = rotary_embedding(torch.empty(1, 16, 2, 4), 8)[0, 1, 0].view(2, 2, 4)
     angles = [2 * math.pi * place / period for place in (0.5, -0.75) for period in (1, 10)]
     for half in (0, 1):
         close(sines[half], torch.tensor([math.sin(a) for a in angles]))
@@ -147,7 +147,7 @@ def test_rotated_attention_weighs_tokens_by_their_offset():
     attention.qkv.weight.copy_(torch.cat([torch.zeros(32, 16), torch.eye(16)]))
     attention.proj.weight.copy_(torch.eye(16))
     attention.proj.bias.zero_()
-    rotation = rotary_embedding(1, 16, 8, torch.device("cpu"))[:, 0]
+    rotation = rotary_embedding(torch.empty(1, 16, 1, 16), 8)[:, 0]
     found = attention(torch.eye(16).view(1, 1, 16, 16), rotation=rotation)[0, 0]
     place = torch.arange(16)
     angles = (place[:, None] - place[None, :])[..., None] * (2 * math.pi / 8) / torch.tensor([1.0, 10.0])

@@ -9,7 +9,7 @@ import pytest
 
 from backbones.entrypoints import image_px
 from search_space import PRESETS, SPACES, ArchSpec, preset
-from search_space.windows import eradio_window, fit_windows, is_cut_into_windows
+from search_space.windows import eradio_window, fit_windows, fitting_window, is_cut_into_windows
 
 SIZES = range(32, 1056, 32)
 POOR = (17, 19, 23, 29, 31, 34)  # multiples of 32 px for which E-RADIO's rule has windows of 1 or 2 only
@@ -30,6 +30,23 @@ def enlargement(spec: ArchSpec, px: int) -> float:
 )
 def test_e_radio_s_rule(size: tuple[int, int], window: int) -> None:
     assert eradio_window(*size) == window
+
+
+@pytest.mark.parametrize(
+    ("base", "size", "window"),
+    [
+        (7, (384, 384), 12),
+        (7, (224, 352), None),
+        (7, (608, 608), None),
+        (7, (192, 96), 3),
+        (7, (32, 32), 1),
+        (2, (96, 64), None),
+    ],
+)
+def test_windows_of_half_the_size_are_small_where_images_have_room(
+    base: int, size: tuple[int, int], window: int | None
+) -> None:
+    assert fitting_window(base, *size) == window
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -30,6 +32,7 @@ from nas.measure.arms import ArmError
 from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
 from search_space import ArchSpec, StageSpec
+from tests.backbones.builders import STAGES
 from tests.nas.export.builders import SPEC, Made
 from tests.waiting import PATIENCE_S
 
@@ -98,6 +101,18 @@ def test_the_example_for_timm_names_the_strides_of_the_model(
     report = to_timm.write(ExportSource(trial, weights, build(spec).eval(), {}, 64), tmp_path, False)
     assert f"(strides: {strides})" in report.usage
     assert f"the last stage's map: stride {last}," in report.usage
+
+
+def test_the_example_for_timm_trains_every_parameter_of_its_classifier(made: Made, tmp_path: Path) -> None:
+    """DistributedDataParallel refuses trainable parameters without a gradient, as those of a neck would be."""
+    trial = made.study.trials[1]
+    weights = TrainedWeights(made.run, trial.rungs[-1], 0, "the search")
+    report = to_timm.write(ExportSource(trial, weights, build(SPEC).eval(), {}, 64), tmp_path, False)
+    (line,) = (line for line in report.usage.splitlines() if line.startswith("classifier = "))
+    names: dict[str, Any] = {"timm": timm}
+    exec(line.replace("FOLDER", str(tmp_path)), names)
+    names["classifier"].train()(images()).square().sum().backward()
+    assert [name for name, p in names["classifier"].named_parameters() if p.grad is None] == []
 
 
 def test_timm_opens_the_folder(made: Made, net: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -403,6 +418,38 @@ def test_a_trace_takes_any_size_only_where_no_block_decides_by_it(
         for sides in ((32, 32), (256, 256), (96, 512)):
             x = torch.randn(1, 3, *sides)
             torch.testing.assert_close(run(x)[1], model.encode(x).spatial, atol=1e-4, rtol=1e-4)
+
+
+GRAPHS = ("mr_window conv", "linear_attention", "bn_attention", "swin odd", "maxvit squeezed", "carrier", "vit windows")
+
+
+@pytest.mark.parametrize("stage", [*GRAPHS, "vit", "vit rotary"])
+def test_a_trace_of_our_blocks_follows_device_and_type(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device in the graph would be that of the trace, and products of a map and such a tensor fail on a GPU."""
+    monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
+    torch.manual_seed(0)
+    model = build(ArchSpec((STAGES[stage],), stem="patch16")).eval().requires_grad_(False)
+    report = to_torchscript.write(ExportSource(None, None, model, {}, 96), tmp_path, True)  # type: ignore[arg-type]
+    assert report.about["any_device"]
+    if stage == "linear_attention":  # its sums are in fp32 whatever the type of the map, which a trace does not keep
+        return
+    run, x = torch.jit.load(tmp_path / to_torchscript.FILE), torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        narrow = run.to(torch.bfloat16)(x.bfloat16())[1]
+        expected = model.encode(x).spatial
+    assert narrow.dtype == torch.bfloat16
+    assert (narrow - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_a_graph_that_has_a_device_in_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
+    model = build(ArchSpec((OF_ANY_SIZE["convolutions"],), stem="patch16")).eval().requires_grad_(False)
+    model.norm.register_forward_hook(lambda module, inputs, y: y + torch.zeros(1, device=y.device))
+    report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, False)  # type: ignore[arg-type]
+    assert not report.about["any_device"]
+    assert any("on a CPU only" in line for line in report.lines)
 
 
 def test_onnx_of_large_weights_has_them_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
-"""The class of `--format hf` in a training: gradient checkpointing as transformers switches it, alone and in a VLM."""
+"""The class of `--format hf` in a training, saved and opened again: alone and in a VLM."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -32,9 +35,13 @@ class Vlm(PreTrainedModel):
         return projected
 
 
-def tower() -> BackboneNasModel:
+ADAPTORS = {"colour": {"fingerprint": "a", "summary": [96, 8, 4], "spatial": [SPEC.neck_dim, 8, 8], "stride": 16}}
+IMAGES = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+
+
+def tower(**options: object) -> BackboneNasModel:
     torch.manual_seed(0)
-    return BackboneNasModel(BackboneNasConfig(spec=SPEC.to_dict(), hidden_size=SPEC.neck_dim, patch_size=16))
+    return BackboneNasModel(BackboneNasConfig(spec=SPEC.to_dict(), hidden_size=SPEC.neck_dim, patch_size=16, **options))
 
 
 def runs_of_a_block(model: nn.Module, made: BackboneNasModel) -> int:
@@ -69,3 +76,63 @@ def test_gradients_are_the_same_with_checkpointing_and_each_block_is_computed_tw
     models[1].gradient_checkpointing_disable()
     assert not models[1].is_gradient_checkpointing
     assert runs_of_a_block(models[1], made[1]) == 1
+
+
+def without_gradient(model: BackboneNasModel) -> list[str]:
+    """Return the trainable parameters that a loss of the tokens alone does not reach."""
+    model.network.norm.requires_grad_(False)  # as the guide says: behind a neck it makes the summary alone
+    model.train()(IMAGES)[1].square().mean().backward()
+    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_loss_of_the_tokens_reaches_all_that_trains(tmp_path: Path) -> None:
+    """DistributedDataParallel refuses trainable parameters without a gradient."""
+    made = tower(adaptors=ADAPTORS)
+    made.save_pretrained(tmp_path)
+    assert without_gradient(made) == []
+    assert without_gradient(BackboneNasModel.from_pretrained(tmp_path)) == []
+
+
+def test_convolutions_of_an_opened_folder_are_in_channels_last_memory(tmp_path: Path) -> None:
+    made = tower()
+    made.save_pretrained(tmp_path)
+    opened, _ = BackboneNasModel.from_pretrained(tmp_path, output_loading_info=True)
+    kernels = [[p for p in model.network.parameters() if p.ndim == 4] for model in (made, opened)]
+    assert [p.stride() for p in kernels[1]] == [p.stride() for p in kernels[0]]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels[1])
+    with torch.no_grad():
+        assert torch.equal(opened(IMAGES)[1], made.eval()(IMAGES)[1])
+
+
+def test_a_frozen_tower_opens_without_missing_tensors(tmp_path: Path) -> None:
+    made = tower()
+    made.train()(IMAGES)
+    made.network = freeze_batch_norm_2d(made.network)
+    made.save_pretrained(tmp_path)
+    opened, about = BackboneNasModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not about["missing_keys"]
+    assert {int(b) for name, b in opened.named_buffers() if name.endswith("num_batches_tracked")} == {0}
+    with torch.no_grad():
+        torch.testing.assert_close(opened(IMAGES)[1], made.eval()(IMAGES)[1])
+
+
+def test_counts_of_batches_that_a_folder_has_stay(tmp_path: Path) -> None:
+    made = tower()
+    made.train()(IMAGES)
+    made.save_pretrained(tmp_path)
+    opened = BackboneNasModel.from_pretrained(tmp_path)
+    assert {int(b) for name, b in opened.named_buffers() if name.endswith("num_batches_tracked")} == {1}
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+def test_windows_for_another_size_are_saved(deployed: bool, tmp_path: Path) -> None:
+    made = tower().eval()
+    if deployed:
+        made.switch_to_deploy()
+    made.change_resolution((96, 192))
+    assert made.network.spec.stages[2].window == 3
+    made.save_pretrained(tmp_path)
+    opened = BackboneNasModel.from_pretrained(tmp_path)
+    assert opened.network.spec == made.network.spec
+    with torch.no_grad():
+        assert torch.equal(opened(IMAGES)[1], made(IMAGES)[1])
