@@ -149,6 +149,7 @@ class Nvml:
         self.watts: Callable[[], float] = lambda: 300.0
         self.processes = {os.getpid(): 90}  # id -> utilisation of the multiprocessors in percent
         self.tells_utilisation = True
+        self.host_ids: dict[int, int] = {}  # id here -> the host's, which some drivers give for the utilisation alone
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
         assert uuid == "GPU-1"
@@ -177,7 +178,8 @@ class Nvml:
             raise self.NVMLError(3)
         if not self.processes:
             raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
-        return [SimpleNamespace(pid=pid, smUtil=used) for pid, used in self.processes.items()]
+        used = self.processes.items()
+        return [SimpleNamespace(pid=self.host_ids.get(pid, pid), smUtil=percent) for pid, percent in used]
 
     def watch(self) -> GpuWatch:
         watch = GpuWatch(self, "GPU-1", lambda: self.machine.now)

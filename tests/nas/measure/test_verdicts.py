@@ -139,6 +139,26 @@ def test_in_a_container_one_of_the_unknown_processes_is_ours():
     assert measure(machine, card(machine, processes={}).watch()).record.verdict == "ok"
 
 
+def test_a_container_whose_driver_gives_the_hosts_ids_for_the_utilization_alone():
+    """As driver 560.35.03: the list of processes has the id in the container, the utilization that of the host."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine, host_ids={os.getpid(): STRANGER, STRANGER + 1: STRANGER + 2})
+    assert measure(machine, nvml.watch()).record.verdict == "ok"
+    nvml.processes[STRANGER + 1] = 20
+    assert measure(machine, nvml.watch()).record.conditions["other_processes"] == 1
+
+
+def test_a_stranger_is_seen_by_a_process_that_has_not_computed():
+    """Both lists have the ids of this process's namespace, so that none of them can be this process's."""
+    machine = Machine()
+    nvml = card(machine, processes={os.getpid(): 0, STRANGER: 40})
+    samples = [SimpleNamespace(pid=STRANGER, smUtil=40)]
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: samples
+    watch = nvml.watch()
+    watch.begin()
+    assert watch.end().other_processes == 1
+
+
 def test_what_a_card_does_not_tell_is_said_and_the_rest_still_counts():
     machine = Machine(noise=0.003)
     nvml = card(machine, reasons=lambda: HEAT)
