@@ -160,7 +160,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(Store.open(session.run, sampler))
         refuse_changes(store.info, targets, study_objectives)
     else:
-        session, precision_ms = with_precision(session, targets, show, plan.architecture)
+        session, precision_ms = _with_precision(session, plan, targets, show)
         if plan.epochs is not None:
             images = len(targets.train) if plan.live_images is None else plan.live_images
             steps = plan.epochs * max(1, images // session.config.distill.batch_size)
@@ -173,6 +173,20 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(create_study(session, info, sampler, files))
     store.notify = show
     return targets, StudyLoop(store, space=space)
+
+
+def _with_precision(
+    session: SearchCommand, plan: TrainingPlan, targets: Targets, show: Announce
+) -> tuple[SearchCommand, dict[str, float]]:
+    """Return the session with a precision in place of "auto", and the ms of a step in each if timed: not with FSDP."""
+    distill = session.config.distill
+    if not plan.fsdp or distill.precision != "auto":
+        return with_precision(session, targets, show, plan.architecture)
+    from nas.distill.precision import untimed_precision  # imports torch
+
+    precision = untimed_precision(session.config.device)
+    show(f"training precision: {precision} (not timed: with --fsdp, no process has to hold the whole student)")
+    return replace(session, config=replace(session.config, distill=replace(distill, precision=precision))), {}
 
 
 def _keep_start(plan: TrainingPlan, run: Path) -> TrainingPlan:
