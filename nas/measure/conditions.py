@@ -225,11 +225,13 @@ class GpuWatch:
         nvml: The module pynvml, initialized.
         uuid: NVML's name of the GPU.
         now: Seconds on the timer's clock.
+        host: Watches the process that launches the kernels.
     """
 
     nvml: Any
     uuid: str
     now: Callable[[], float] = time.perf_counter
+    host: HostWatch = field(default_factory=HostWatch)
     _readings: list[Reading] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -239,6 +241,7 @@ class GpuWatch:
         """See `DeviceWatch`."""
         self._since_us = time.time_ns() // 1000
         self._readings = []
+        self.host.begin()
         self.poll()
 
     def poll(self) -> None:
@@ -261,7 +264,7 @@ class GpuWatch:
     def end(self) -> Conditions:
         """See `DeviceWatch`."""
         self.poll()
-        return Conditions(tuple(self._readings), other_processes=self._other_processes())
+        return Conditions(tuple(self._readings), self._other_processes(), self.host.end().wait_share)
 
     def energy_j(self) -> float | None:
         """See `DeviceWatch`."""
