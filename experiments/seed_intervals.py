@@ -99,7 +99,7 @@ def deviations(scores: list[list[float]]) -> list[str]:
 
 
 def kinds() -> dict[str, tuple[float, int]]:
-    """Return the pooled deviation after the longer training, and its degrees of freedom, of candidates and baselines."""
+    """Return the pooled deviation after the longer training, with its degrees of freedom, by kind of network."""
     scores: dict[str, list[list[float]]] = {"candidates": [], "baselines": []}
     for rows in retrained_searches().values():
         for c in rows["candidates"]:

@@ -39,6 +39,7 @@ MEANINGS = {
 TARGETS = {
     "ok": "the 95 % interval is within ±1 %",
     "wide": "the time ran out before the interval was within ±1 %",
+    "launch-bound": "the CPU, which launches the GPU’s kernels, decided the speed",
 }  # of the verdicts of timings that can be trusted
 
 

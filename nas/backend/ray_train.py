@@ -17,7 +17,6 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -168,9 +167,11 @@ def _lacking(job: TrainingJob, started: bool) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason of a failure on one line: the first error of a process, where Ray names one."""
+    """Return the reason of a failure on one line: the error of a process, where Ray names one."""
+    from nas.backend.trial import cause_in_ranks
+
     failures = getattr(error, "worker_failures", {})
-    cause = failures[min(failures)] if failures else error
+    cause = cause_in_ranks(failures) if failures else error
     cause = getattr(cause, "_base_exc", None) or getattr(cause, "cause", None) or cause
     return f"{type(cause).__name__}: {one_line(cause)}"[:MAX_REASON_CHARACTERS]
 
@@ -237,6 +238,7 @@ class _Fitting(threading.Thread):
 
 def _train_rank(config: dict[str, Any]) -> None:
     """Train one rank; this is all that a process of the cluster does."""
+    from nas.backend.trial import lost_other_rank
     from nas.distill import distributed
     from nas.distill.rungs import TrainingStopped
 
@@ -277,8 +279,6 @@ def _train_rank(config: dict[str, Any]) -> None:
             ray.get(rank.mailbox.note_saved.remote())
         return
     except Exception as error:
-        # Those that wait for a lost process raise a plain RuntimeError: gloo has no type of its own.
-        lost = type(error) is RuntimeError or isinstance(error, torch.distributed.DistError)
-        if not lost or rank.job.ranks == 1:
+        if not lost_other_rank(error) or rank.job.ranks == 1:
             ray.get(rank.mailbox.post.remote(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS]))
         raise

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -93,7 +93,7 @@ def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
 def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: Mapping[str, float]) -> TrialRecord:
     """Return the record with its measurement, which an earlier run may have made, or as infeasible."""
     record = replace(record, measurement=record.measurement or _measure_in(record, context))
-    broken = broken_limit(record, limits) or _smaller_batch(record)
+    broken = broken_limit(record, limits) or _smaller_batch(record.measurement)
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
 
@@ -105,22 +105,26 @@ def _measured_only(record: TrialRecord, context: TrialContext) -> TrialRecord:
         return replace(record, state=TrialState.INFEASIBLE, reason=str(error))
     record = replace(record, params=counted.params, macs=counted.macs)
     record = replace(record, measurement=_measure_in(record, context), state=TrialState.MEASURED)
-    if smaller := _smaller_batch(record):
+    if smaller := _smaller_batch(record.measurement):
         return replace(record, state=TrialState.INFEASIBLE, reason=smaller)
     return record
 
 
-def _smaller_batch(record: TrialRecord) -> str | None:
+def _smaller_batch(measured: Measurement | None) -> str | None:
     """Return why a throughput cannot be compared: its batch is smaller than the study's; None where it is not."""
-    measured = record.measurement
     if measured is None or measured.requested_batch in (None, measured.batch):
         return None
     return f"memory: only {measured.batch} images of the batch of {measured.requested_batch} fit"
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
-    training = context.training
-    return measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
+    """Return a new measurement; MeasurementError where others took memory of a GPU that its batch lacked."""
+    training, device = context.training, context.training.config.device
+    measured = measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
+    smaller = _smaller_batch(measured)
+    if smaller and device.startswith("cuda") and shared(device):
+        raise MeasurementError("out of memory", smaller)
+    return measured
 
 
 def measure(
@@ -183,7 +187,6 @@ def setting_of(config: SearchConfig) -> Setting:
 
 
 _FAILURE_OF_VERDICT = {
-    "out of memory": Failure.OUT_OF_MEMORY,
     "wrong output": Failure.WRONG_OUTPUT,
     "hang": Failure.HANG,
     "crash": Failure.LOST_WORKER,
@@ -194,21 +197,67 @@ _FULL_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded")  # also
 _MIN_FOREIGN_SHARE, _MIN_FOREIGN_BYTES = 0.05, 1.5 * 2**30
 
 
+class RankError(RuntimeError):
+    """An error of a rank, diagnosed in its own process, which alone knows its device; the message is the reason.
+
+    Attributes:
+        failure: The failure that it means.
+        lost_other: See `lost_other_rank`.
+    """
+
+    def __init__(self, failure: Failure, reason: str, lost_other: bool) -> None:
+        super().__init__(reason)
+        self.failure, self.lost_other = failure, lost_other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.failure, str(self), self.lost_other)
+
+
+def rank_error(error: Exception, device: str) -> RankError:
+    """Return the error of this rank, which trains on `device`, as it is sent to the process of the trial."""
+    return RankError(*diagnose(error, device), lost_other_rank(error))
+
+
 def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
     """Return the failure that an error of a trial on `device` means, and its reason in one line."""
+    if isinstance(error, RankError):
+        return error.failure, str(error)
     if isinstance(error, TrainingError):
         return Failure.NOT_FINITE, str(error)
     if isinstance(error, CacheError):
         return Failure.DAMAGED_CACHE, str(error)
     if isinstance(error, MeasurementError):
-        return _FAILURE_OF_VERDICT.get(error.verdict, Failure.ERROR), f"measuring: {error.verdict}: {error}"
+        failure = _FAILURE_OF_VERDICT.get(error.verdict, Failure.ERROR)
+        if error.verdict == "out of memory":
+            failure = _lack_of_memory(device)
+        return failure, f"measuring: {error.verdict}: {error}"
     if out_of_memory(error):
-        failure = Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY
+        failure = _lack_of_memory(device)
         return failure, f"{failure}: {_text(error)}"
     if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK_MESSAGES):
         return Failure.FULL_DISK, f"the disk is full: {_text(error)}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Failure.ERROR, f"{type(error).__name__}: {_text(error)} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def cause_in_ranks(errors: Mapping[int, Exception]) -> Exception:
+    """Return the error of the first rank that did not only lose the others; errors by rank."""
+    return min((errors[rank] for rank in sorted(errors)), key=lost_other_rank)
+
+
+def lost_other_rank(error: Exception) -> bool:
+    """Return whether an error of a rank says no more than that another one is gone, which is no cause.
+
+    gloo has no type for it, and raises plain RuntimeErrors; NCCL's are of `torch.distributed`.
+    """
+    if isinstance(error, RankError):
+        return error.lost_other
+    is_connection = type(error) is RuntimeError or isinstance(error, torch.distributed.DistError)
+    return is_connection and not out_of_memory(error)
+
+
+def _lack_of_memory(device: str) -> Failure:
+    return Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY
 
 
 def shared(device: str) -> bool:

@@ -138,7 +138,9 @@ class _RankConfig(TorchConfig):  # type: ignore[misc]
 
 
 def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResult:
-    """Train one rung of a trial in processes of its own; raise the error of the rank that failed first."""
+    """Train one rung of a trial in processes of its own; raise the error of a rank that caused the failure."""
+    from nas.backend.trial import cause_in_ranks
+
     with tempfile.TemporaryDirectory(dir=spec.scratch) as folder:
         trainer = TorchTrainer(
             _train_rank,
@@ -161,19 +163,22 @@ def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResu
         try:
             result = trainer.fit()
         except train.WorkerGroupError as error:
-            # A rank that lost the others reports the connection, a plain RuntimeError: that is not the cause.
-            raise min(error.worker_failures.values(), key=lambda e: type(e) is RuntimeError) from error
+            raise cause_in_ranks(error.worker_failures) from error
     return RungResult.from_dict(result.return_value)
 
 
 def _train_rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     """Train one rank's part of a rung; return the result in rank 0, None in the others."""
+    from nas.backend.trial import rank_error
     from nas.distill import distributed
     from nas.distill.rungs import train_rank
 
     rank_context, context = train.get_context(), trial_context(WorkerSpec.from_json(settings["spec"])).training
     record = TrialRecord.from_dict(json.loads(settings["record"]))
     rank, ranks = rank_context.get_world_rank(), rank_context.get_world_size()
-    with distributed.process_group(rank, ranks, Path(settings["meeting_point"]), context.config.device):
-        result = train_rank(record, settings["rung"], context)
+    try:
+        with distributed.process_group(rank, ranks, Path(settings["meeting_point"]), context.config.device):
+            result = train_rank(record, settings["rung"], context)
+    except Exception as error:
+        raise rank_error(error, context.config.device) from error
     return None if result is None else result.to_dict()

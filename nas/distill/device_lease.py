@@ -20,8 +20,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
+
 from nas.distill import distributed
-from nas.measure.device_lock import training
+from nas.measure.device_lock import awaited, training
+from nas.measure.memory import release_cached
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
 
@@ -51,13 +54,21 @@ class DeviceLease:
                 distributed.barrier()
             with self._timed():
                 yield
+            self._release_memory()
             distributed.barrier()  # this process may hold the devices of others
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold this rank's device within the block, in which it waits for no other rank."""
-        with training(self._own), self._timed():
-            yield
+        with training(self._own):
+            with self._timed():
+                yield
+            self._release_memory()
+
+    def _release_memory(self) -> None:
+        """Give the memory that PyTorch keeps on this rank's GPU to the process that waits for it, if one does."""
+        if torch.cuda.is_initialized() and awaited(self._own):  # type: ignore[no-untyped-call]
+            release_cached("cuda")
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -6,6 +6,8 @@ fp32's. So a few steps of both are timed in turn, as a trial trains: with its ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -16,9 +18,13 @@ from backbones import build_network
 from nas.cache.targets import Targets
 from nas.distill.device_lease import DeviceLease
 from nas.distill.trainer import Distiller
+from nas.measure.devices import compute_capability
+from nas.measure.memory import out_of_memory, release_cached
+from nas.measure.runtime_traits import MIN_BF16_CAPABILITY
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, SearchConfig, faster_precision
 from search_space import NetworkSpec
 
+_PRECISIONS = ("fp32", "bf16")
 _WARM_UP, _LONG_MS = 2, 1000.0  # warm-up steps of each precision; one if a step takes longer than _LONG_MS
 _TURN_S, _MAX_STEPS = 0.25, 5  # length of a turn of one precision in seconds, and the limit of its steps
 _MAX_TURNS, _ENOUGH_S = 12, 3.0  # limits of the turns of each, and of the seconds of all turns
@@ -27,15 +33,27 @@ _CLEAR = 2.0  # if the steps of one take this many times those of the other, one
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """The precision of a study's trainings, and the median ms of a training step in each."""
+    """The precision of a study's trainings, and the median ms of a training step in each that fits into memory."""
 
     precision: str
     step_ms: dict[str, float]
 
     def __str__(self) -> str:
-        other = next(name for name in self.step_ms if name != self.precision)
-        times = f"{self.step_ms[self.precision]:,.1f} ms a step, {other} {self.step_ms[other]:,.1f} ms"
-        return f"training precision: {self.precision} ({times}; bf16 is chosen if it saves {MIN_BF16_GAIN:.0%} or more)"
+        other = next(name for name in _PRECISIONS if name != self.precision)
+        own = f"training precision: {self.precision} ({self.step_ms[self.precision]:,.1f} ms a step"
+        if other not in self.step_ms:
+            return f"{own}; memory is too small for {other})"
+        return f"{own}, {other} {self.step_ms[other]:,.1f} ms; bf16 is chosen if it saves {MIN_BF16_GAIN:.0%} or more)"
+
+
+def untimed_precision(device: str) -> str:
+    """Return the precision of a student that no single device holds, whose steps cannot be timed in one process.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    has_bf16 = device != "cpu" and (compute_capability() or (0, 0)) >= MIN_BF16_CAPABILITY
+    return "bf16" if has_bf16 else "fp32"
 
 
 def choose_precision(
@@ -43,7 +61,8 @@ def choose_precision(
 ) -> PrecisionChoice:
     """Return the faster precision for the training of a backbone; takes a few seconds.
 
-    The state of PyTorch's random numbers and its number of threads stay as they are.
+    One that runs out of memory counts as infinitely slow. The state of PyTorch's random numbers and its number of
+    threads stay as they are.
 
     Args:
         spec: The backbone.
@@ -51,13 +70,16 @@ def choose_precision(
         config: Settings of the search.
         threads: Threads of a training worker.
         lock_dir: Folder of the device's locks.
+
+    Raises:
+        torch.OutOfMemoryError: Memory is too small for both.
     """
     recipe = _share_of_a_rank(config.distill)
     threads_before = torch.get_num_threads()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.set_num_threads(max(1, threads // config.distill.ranks))
         try:
-            step_ms = _interleaved_ms(spec, targets, replace(config, distill=recipe), lock_dir)
+            step_ms = _step_times_ms(spec, targets, replace(config, distill=recipe), lock_dir)
         finally:
             torch.set_num_threads(threads_before)
     return PrecisionChoice(faster_precision(step_ms), step_ms)
@@ -70,24 +92,41 @@ def _share_of_a_rank(recipe: DistillConfig) -> DistillConfig:
     return replace(recipe, ranks=1, batch_size=recipe.batch_size // ranks, groups=groups)
 
 
-def _interleaved_ms(spec: NetworkSpec, targets: Targets, config: SearchConfig, lock_dir: Path) -> dict[str, float]:
-    """Return the median ms of a step in each precision; turns alternate, so that a drift of the device hits both."""
+def _step_times_ms(spec: NetworkSpec, targets: Targets, config: SearchConfig, lock_dir: Path) -> dict[str, float]:
+    """Return the median ms of a step in each precision that fits into memory; one at a time if both do not fit."""
+    step_ms: dict[str, float] = {}
+    for names in (_PRECISIONS, *((name,) for name in _PRECISIONS)):
+        release_cached(config.device)
+        try:
+            step_ms |= _interleaved_ms(names, spec, targets, config, lock_dir)
+        except (RuntimeError, MemoryError) as error:
+            none_fits = names == _PRECISIONS[-1:] and not step_ms
+            if none_fits or not out_of_memory(error):
+                raise
+        if names == _PRECISIONS and step_ms:
+            break
+    return step_ms
+
+
+def _interleaved_ms(
+    names: Sequence[str], spec: NetworkSpec, targets: Targets, config: SearchConfig, lock_dir: Path
+) -> dict[str, float]:
+    """Return the median ms of a step in each precision; turns alternate, so that a drift of the device hits all."""
     lease = DeviceLease(lock_dir)
-    distillers = {name: _distiller(spec, targets, config, name, lease) for name in ("fp32", "bf16")}
-    turns_ms: dict[str, list[float]] = {name: [] for name in distillers}
-    try:
+    turns_ms: dict[str, list[float]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        distillers = {
+            name: stack.enter_context(closing(_distiller(spec, targets, config, name, lease))) for name in names
+        }
         step_ms = max(_warm_up_ms(distiller, lease) for distiller in distillers.values())
         steps = min(_MAX_STEPS, max(1, int(1e3 * _TURN_S / step_ms)))
         began_s = lease.busy_s
         for turn in range(_MAX_TURNS):
             for name in sorted(distillers, reverse=bool(turn % 2)):
                 turns_ms[name].append(_step_ms(distillers[name], lease, steps))
-            fastest, slowest = sorted(median(values) for values in turns_ms.values())
-            if lease.busy_s - began_s >= _ENOUGH_S or slowest >= _CLEAR * fastest:
+            times = [median(values) for values in turns_ms.values()]
+            if lease.busy_s - began_s >= _ENOUGH_S or max(times) >= _CLEAR * min(times):
                 break
-    finally:
-        for distiller in distillers.values():
-            distiller.close()
     return {name: median(values) for name, values in turns_ms.items()}
 
 

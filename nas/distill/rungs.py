@@ -89,7 +89,7 @@ class TrainingStopped(Exception):
 
 
 class Checkpoint:
-    """The last checkpoints of a training, from which it resumes to the same numbers.
+    """The last checkpoints of a training, from which it resumes to the same numbers; on a GPU up to rounding.
 
     They are read with ``weights_only``: tensors and plain containers, nothing that runs.
 

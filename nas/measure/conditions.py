@@ -225,11 +225,13 @@ class GpuWatch:
         nvml: The module pynvml, initialized.
         uuid: NVML's name of the GPU.
         now: Seconds on the timer's clock.
+        host: Watches the process that launches the kernels.
     """
 
     nvml: Any
     uuid: str
     now: Callable[[], float] = time.perf_counter
+    host: HostWatch = field(default_factory=HostWatch)
     _readings: list[Reading] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -239,6 +241,7 @@ class GpuWatch:
         """See `DeviceWatch`."""
         self._since_us = time.time_ns() // 1000
         self._readings = []
+        self.host.begin()
         self.poll()
 
     def poll(self) -> None:
@@ -261,7 +264,7 @@ class GpuWatch:
     def end(self) -> Conditions:
         """See `DeviceWatch`."""
         self.poll()
-        return Conditions(tuple(self._readings), other_processes=self._other_processes())
+        return Conditions(tuple(self._readings), self._other_processes(), self.host.end().wait_share)
 
     def energy_j(self) -> float | None:
         """See `DeviceWatch`."""
@@ -271,19 +274,21 @@ class GpuWatch:
     def _other_processes(self) -> int:
         """Count the other processes that have computed here since `begin`; trainers that wait for the lock have not.
 
-        Where the driver doesn't report utilization (vGPU), all processes with a context count. In a container the ids
-        are the host's, so one of them is this process, which one is unknown.
+        Where the driver doesn't report utilization (vGPU), all processes with a context count. In a container either
+        list may have the host's ids, so one of those that are found is this process, which one is unknown.
         """
         present = {p.pid for p in self._query(self.nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
-        ours = 1 if present and os.getpid() not in present else 0
         try:
             samples = self.nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us)
-            others = {sample.pid for sample in samples if sample.smUtil > 0}
+            sampled, others = {s.pid for s in samples}, {s.pid for s in samples if s.smUtil > 0}
         except self.nvml.NVMLError as error:
             if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_FOUND:
                 return 0  # no process, not even this one, has computed lately
-            others = present
-        return max(0, len(others - _family()) - ours)
+            sampled, others = present, set(present)
+        family = _family()
+        others -= family
+        found_ours = sampled & family or (os.getpid() in present and others & present)  # the lists have the same ids
+        return len(others) if found_ours else max(0, len(others) - 1)
 
 
 def gpu_uuid(device: torch.device) -> str:

@@ -23,7 +23,7 @@ from nas.command_log import announce
 from nas.measure.environment import device_key
 from nas.study.redaction import public_text
 
-DEVICE_FILE = "device.lock"
+DEVICE_FILE, _TURNSTILE_FILE = "device.lock", "turnstile.lock"
 NOTICE_AFTER_S = 2.0  # shorter waits are not worth a line
 MAX_COMMAND = 70  # characters of another process's command in the notice
 _LOG = logging.getLogger(__name__)
@@ -41,6 +41,17 @@ def measuring(lock_dir: Path) -> Iterator[None]:
     """Hold the device alone."""
     with _held(lock_dir, fcntl.LOCK_EX):
         yield
+
+
+def awaited(lock_dir: Path) -> bool:
+    """Return whether another process waits at the turnstile of a device, or has just passed it."""
+    with suppress(FileNotFoundError), (lock_dir / _TURNSTILE_FILE).open("r+") as turnstile:
+        try:
+            fcntl.flock(turnstile, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+    return False
 
 
 @contextmanager
@@ -91,7 +102,7 @@ def holders(folder: Path) -> dict[int, str]:
 @contextmanager
 def _held(lock_dir: Path, mode: int) -> Iterator[None]:
     lock_dir.mkdir(parents=True, exist_ok=True)
-    with _flock(lock_dir / "turnstile.lock", fcntl.LOCK_EX) as turnstile, _flock(lock_dir / DEVICE_FILE, mode):
+    with _flock(lock_dir / _TURNSTILE_FILE, fcntl.LOCK_EX) as turnstile, _flock(lock_dir / DEVICE_FILE, mode):
         fcntl.flock(turnstile, fcntl.LOCK_UN)
         yield
 

@@ -61,6 +61,7 @@ class WatchedTimings:
     samples: InterleavedSamples
     launch_share: float | None  # host time over device time of the candidate; None on a CPU
     reference_launch_share: float | None
+    single_launch_share: float | None  # of the candidate with one image; None if the batch is one, too
     conditions: Conditions
     tries: int
 
@@ -176,7 +177,8 @@ def _verdict_values(timings: WatchedTimings, prepared: PreparedPair, setting: Se
         complete=prepared.batch == setting.batch,
         launch_share=max(timings.launch_share or 0.0, reference_share),
     )
-    phrases = notes(timings.samples, timings.conditions, timings.tries, reference_share)
+    single_share = timings.single_launch_share or 0.0
+    phrases = notes(timings.samples, timings.conditions, timings.tries, reference_share, single_share)
     of_outputs = _rounding_note(prepared.output_check, setting.arm.precision)
     others = prepared.candidate.notes + of_outputs + _batch_note(prepared.batch, setting)
     return {"verdict": judgment, "notes": phrases + others}
@@ -225,14 +227,18 @@ def _time_pair(
     """Take all timings under watch; repeat those of a GPU that was slowed down, three tries at most."""
     candidate, reference, single = (s.call() for s in (prepared.candidate, prepared.reference, prepared.single))
 
-    def take() -> tuple[InterleavedSamples, float | None, float | None]:
+    def take() -> tuple[InterleavedSamples, tuple[float | None, float | None, float | None]]:
         rng = np.random.default_rng(setting.seed)
         samples = compare(candidate, reference, timer, setting.budget_s, rng, setting.arms_differ, single)
-        share = launch_share(candidate, samples.candidate.value, timer)
-        return samples, share, launch_share(reference, samples.reference.value, timer)
+        shares = (
+            launch_share(candidate, samples.candidate.value, timer),
+            launch_share(reference, samples.reference.value, timer),
+            None if prepared.batch == 1 else launch_share(single, float(np.median(samples.latencies_s)), timer),
+        )
+        return samples, shares
 
-    (samples, share, reference_share), conditions, tries = take_watched(take, timer, watch, hertz)
-    return WatchedTimings(samples, share, reference_share, conditions, tries)
+    (samples, shares), conditions, tries = take_watched(take, timer, watch, hertz)
+    return WatchedTimings(samples, *shares, conditions, tries)
 
 
 def take_watched(

@@ -22,9 +22,18 @@ MIN_READINGS = 5  # of the clock under each network, to compare them
 MAX_DRIFT = 0.02  # of the reference's time, relative, without a note
 
 
-def contended(conditions: Conditions) -> bool:
-    """Return whether other processes used the device, or the process waited for a core too long."""
-    return conditions.other_processes > 0 or (conditions.wait_share or 0.0) > MAX_WAIT_SHARE
+def contended(conditions: Conditions, launch_share: float = 0.0) -> bool:
+    """Return whether other processes used the device, or the process waited for a core too long.
+
+    A GPU loses time by that wait only where it waits itself for the process to launch its kernels.
+
+    Args:
+        conditions: Conditions while times were taken.
+        launch_share: Host time over device time, on a GPU.
+    """
+    needs_core = not conditions.readings or launch_share > MAX_LAUNCH_SHARE
+    waited = needs_core and (conditions.wait_share or 0.0) > MAX_WAIT_SHARE
+    return conditions.other_processes > 0 or waited
 
 
 def verdict(
@@ -64,7 +73,7 @@ def device_verdict(conditions: Conditions, launch_share: float, clock_change: fl
         clock_change: Relative change of the clock between networks that are compared.
     """
     checks = (
-        (CONTENDED, contended(conditions)),
+        (CONTENDED, contended(conditions, launch_share)),
         ("throttled", bool(conditions.slowdowns)),
         ("clock changed", abs(clock_change) > MAX_CLOCK_CHANGE),
         ("launch-bound", launch_share > MAX_LAUNCH_SHARE),
@@ -73,16 +82,26 @@ def device_verdict(conditions: Conditions, launch_share: float, clock_change: fl
 
 
 def notes(
-    samples: InterleavedSamples, conditions: Conditions, tries: int = 1, reference_launch_share: float = 0.0
+    samples: InterleavedSamples,
+    conditions: Conditions,
+    tries: int = 1,
+    reference_launch_share: float = 0.0,
+    single_launch_share: float = 0.0,
 ) -> tuple[str, ...]:
     """Return remarks on a measurement, a phrase each, for people who read its numbers.
 
-    The candidate's launch share is in the measurement, so that only the reference's has a note.
+    The candidate's launch share is in the measurement, so that only those of the reference and of a single image, which
+    no verdict is about, have notes.
     """
     phrases = device_notes(conditions, tries)
     if reference_launch_share > MAX_LAUNCH_SHARE:
         phrases.append(
             f"the CPU needs {reference_launch_share:.0%} of the reference's device time to launch its kernels"
+        )
+    if single_launch_share > MAX_LAUNCH_SHARE:
+        phrases.append(
+            f"the CPU needs {single_launch_share:.0%} of a single image's device time to launch its kernels, and so "
+            "decides the latency"
         )
     drift = reference_drift(samples.reference_s)
     if abs(drift) > MAX_DRIFT:

@@ -39,6 +39,7 @@ from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
 from nas.measure.counts import totals
 from nas.measure.device_lock import measuring
+from nas.measure.memory import release_cached
 from nas.measure.service import MeasurementService
 from nas.plan.forecast import TrialTimes, study_info
 from nas.samplers import make_sampler
@@ -169,6 +170,7 @@ def _probe(
 def _measure(config: SearchConfig, arch: Any, service: MeasurementService, settings: ProbeSettings) -> float:
     """Return the seconds of a measurement, including those of its process."""
     setting = setting_of(config)
+    release_cached(config.device)  # of the architectures before: another process measures
     with measuring(settings.lock_dir):
         began = time.perf_counter()
         service.measure(arch, config.arch(config.reference), setting, name_of_reference=config.reference)

@@ -425,5 +425,6 @@ def check_sampler(config: SearchConfig) -> None:
 
 
 def faster_precision(step_ms: Mapping[str, float]) -> str:
-    """Return "bf16" where its training steps are clearly shorter, see `MIN_BF16_GAIN`, else "fp32"."""
-    return "bf16" if step_ms["bf16"] <= (1 - MIN_BF16_GAIN) * step_ms["fp32"] else "fp32"
+    """Return "bf16" where its training steps are clearly shorter, see `MIN_BF16_GAIN`, or alone timed, else "fp32"."""
+    fp32_ms, bf16_ms = (step_ms.get(name, float("inf")) for name in ("fp32", "bf16"))
+    return "bf16" if bf16_ms <= (1 - MIN_BF16_GAIN) * fp32_ms else "fp32"

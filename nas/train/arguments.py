@@ -38,7 +38,8 @@ It also has history.csv, a line every ten steps, and event files for `tensorboar
 
 The recipe is that of a search but for schedule {LONG_RECIPE["schedule"]}, ema_decay {LONG_RECIPE["ema_decay"]} and \
 max_grad_norm {LONG_RECIPE["max_grad_norm"]}; --distill changes it.
-Ctrl-C and SIGTERM save the training's state before it ends; --resume continues to the same numbers.
+Ctrl-C and SIGTERM save the training's state before it ends; --resume continues to the same
+numbers, on a GPU up to rounding.
 """
 
 

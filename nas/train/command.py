@@ -163,7 +163,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         padded, fresh = padded_maps(plan.architecture, session.config), _fresh_heads(plan, session, targets)
         for line in filter(None, (padded, fresh)):
             show(line)
-        session, precision_ms = with_precision(session, targets, show, plan.architecture)
+        session, precision_ms = _with_precision(session, plan, targets, show)
         if plan.epochs is not None:
             images = len(targets.train) if plan.live_images is None else plan.live_images
             steps = plan.epochs * max(1, images // session.config.distill.batch_size)
@@ -188,6 +188,20 @@ def _fresh_heads(plan: TrainingPlan, session: SearchCommand, targets: Targets) -
     fresh = without_heads(adaptors, targets.teachers, session.config.distill.head_width)
     names = f"fresh heads for {', '.join(fresh)}"
     return f"--warm: {names}, which the search's heads do not fit; the backbone's weights are kept" if fresh else ""
+
+
+def _with_precision(
+    session: SearchCommand, plan: TrainingPlan, targets: Targets, show: Announce
+) -> tuple[SearchCommand, dict[str, float]]:
+    """Return the session with a precision in place of "auto", and the ms of a step in each if timed: not with FSDP."""
+    distill = session.config.distill
+    if not plan.fsdp or distill.precision != "auto":
+        return with_precision(session, targets, show, plan.architecture)
+    from nas.distill.precision import untimed_precision  # imports torch
+
+    precision = untimed_precision(session.config.device)
+    show(f"training precision: {precision} (not timed: with --fsdp, no process has to hold the whole student)")
+    return replace(session, config=replace(session.config, distill=replace(distill, precision=precision))), {}
 
 
 def _keep_start(plan: TrainingPlan, run: Path) -> TrainingPlan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from nas.study.records import Expectation, StudyRecord, TrialState
 from reports import figure_data
 from reports.captions import front_caption, learning_caption, search_scores, teacher_caption
 from reports.figure_data import PREDICTED, prepare
-from reports.sentences import convergence_words, noise, predictions, subject, trained_once, verdicts
+from reports.sentences import MEANINGS, TARGETS, convergence_words, noise, predictions, subject, trained_once, verdicts
 from reports.summary import summarize
 from tests.reports import synthetic
 
@@ -174,3 +176,11 @@ def test_a_trial_that_runs_or_failed_is_no_candidate_that_ended_unmeasured():
     trials = [replace(t, state=TrialState.FAILED) if t.state is TrialState.STOPPED else t for t in study.trials]
     assert "not measured" not in predictions(trials)
     assert all(t.predicted_ratio is None for t in trials)
+
+
+def test_every_verdict_of_a_measurement_that_can_be_trained_has_a_meaning() -> None:
+    """The verdicts are those of the page on measurements; after the two that are not here, nothing is trained."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "measurement.md").read_text()
+    table = page.partition("| verdict | meaning |")[2].partition("\n\n")[0]
+    verdicts = set(re.findall(r"^\| `([a-z- ]+)` \|", table, re.MULTILINE))
+    assert verdicts - {"out of memory", "wrong output"} == (MEANINGS | TARGETS).keys()

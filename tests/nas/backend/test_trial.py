@@ -91,6 +91,25 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
     assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: only 16 images of the batch of 64 fit")
 
 
+@pytest.mark.parametrize(
+    ("foreign", "state", "failure"),
+    [(60, TrialState.FAILED, Failure.MEMORY_SHARED), (1, TrialState.INFEASIBLE, None)],
+)
+@pytest.mark.parametrize("limits", [{}, {"max_latency_ms": 0.001}])
+def test_a_batch_that_others_left_no_memory_for_is_measured_again_later(
+    tmp_path, monkeypatch, foreign, state, failure, limits
+):
+    """Figures are in GiB, of a card of 80; the limit would be judged by the smaller batch."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: ((80 - foreign) * 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 0)
+    smaller = FakeService(Measured(replace(measurement(2.0), requested_batch=64), {}))
+    record = first_record(smaller, tmp_path, device="cuda", limits=limits)
+    assert (record.state, record.failure) == (state, failure)
+    assert (record.measurement is None) == (failure is not None), "the next run measures again"
+    if failure or not limits:
+        assert "memory: only 16 images of the batch of 64 fit" in record.reason
+
+
 def test_a_trial_that_an_earlier_run_measured_is_trained_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.7)]))
     spec, service = SPACES["micro"].sample(random.Random(0)), FakeService(ValueError("it was measured again"))

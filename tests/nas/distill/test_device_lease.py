@@ -21,10 +21,11 @@ from nas.distill import device_lease, distributed
 from nas.distill.device_lease import DeviceLease
 from nas.distill.rungs import Training, TrainingContext, TrainingStopped
 from nas.distill.trainer import Distiller
-from nas.measure.device_lock import measuring, training
+from nas.measure.device_lock import awaited, measuring, training
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
+from tests.waiting import until
 
 SPAWN = multiprocessing.get_context("spawn")
 ROUNDS = 30
@@ -228,3 +229,27 @@ def test_time_spent_waiting_for_a_measurement_is_not_time_of_the_lease(
         with hold(lease):
             clock.now_s += 3.0
     assert lease.busy_s == 6.0
+
+
+@pytest.mark.parametrize("hold", [DeviceLease.__call__, DeviceLease.alone])
+def test_a_waiting_measurement_gets_the_memory_that_the_trainer_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Callable[[DeviceLease], Any]
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(device_lease, "release_cached", log.append)
+
+    def measure() -> None:
+        with measuring(tmp_path / "gpu"):
+            log.append("measured")
+
+    lease = DeviceLease(tmp_path / "gpu")
+    with hold(lease):
+        assert not awaited(tmp_path / "gpu")
+    assert log == [], "nobody waited"
+    measurement = threading.Thread(target=measure)
+    with hold(lease):
+        measurement.start()
+        until(lambda: awaited(tmp_path / "gpu"))
+    measurement.join()
+    assert log == ["cuda", "measured"]

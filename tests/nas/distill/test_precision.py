@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
 
 from nas.distill import precision
 from nas.distill.device_lease import DeviceLease
-from nas.distill.precision import choose_precision
+from nas.distill.precision import choose_precision, untimed_precision
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, Group, SearchConfig, faster_precision
 from search_space import preset
@@ -58,3 +60,57 @@ def test_turns_alternate_so_that_a_drift_of_the_device_hits_both(
     first, second = set(timed[-4:-2]), set(timed[-2:])
     assert first == second == {"fp32", "bf16"}
     assert timed[-4:-2] == timed[-2:][::-1]
+
+
+@pytest.mark.parametrize(
+    ("fits", "times_ms", "chosen"),
+    [
+        (({"bf16"},), {"bf16": 10.0}, "bf16; memory is too small for fp32"),
+        (({"fp32"},), {"fp32": 10.0}, "fp32; memory is too small for bf16"),
+        (({"fp32"}, {"bf16"}), {"fp32": 10.0, "bf16": 10.0}, "fp32"),  # alone, not beside each other
+        ((), {}, None),
+    ],
+)
+def test_a_precision_that_does_not_fit_into_memory_is_not_chosen(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fits: tuple[set[str], ...],
+    times_ms: dict[str, float],
+    chosen: str | None,
+) -> None:
+    """Students that are alive at a time take memory, which is enough for some of them."""
+    alive: WeakSet[Distiller] = WeakSet()
+
+    def step_ms(distiller: Distiller, lease: DeviceLease, steps: int) -> float:
+        alive.add(distiller)
+        if {each.config.precision for each in alive} not in fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return 10.0
+
+    monkeypatch.setattr(precision, "_step_ms", step_ms)
+    monkeypatch.setattr(precision, "release_cached", lambda device: gc.collect())
+    recipe = DistillConfig(img_size=32, batch_size=16)
+    config = SearchConfig(train_images=64, val_images=32, device="cpu", distill=recipe)
+
+    def choose() -> precision.PrecisionChoice:
+        return choose_precision(preset("eradio_femto"), targets(tmp_path), config, 1, tmp_path / "locks")
+
+    if chosen is None:
+        with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
+            choose()
+        return
+    choice = choose()
+    assert choice.step_ms == times_ms
+    words = str(choice).replace(" (10.0 ms a step", "").replace(")", "")
+    assert words.startswith(f"training precision: {chosen}")
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "chosen"),
+    [("cuda", (8, 0), "bf16"), ("cuda", (7, 5), "fp32"), ("cuda", None, "fp32"), ("cpu", (8, 0), "fp32")],
+)
+def test_a_student_of_several_devices_gets_bf16_where_the_gpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, capability: tuple[int, int] | None, chosen: str
+) -> None:
+    monkeypatch.setattr(precision, "compute_capability", lambda: capability)
+    assert untimed_precision(device) == chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.measure.conditions import GpuWatch
+from nas.measure.conditions import GpuWatch, HostWatch
 from nas.measure.timers import HostTimer, Timing
 
 POLL_S = 1 / 15
@@ -149,6 +150,8 @@ class Nvml:
         self.watts: Callable[[], float] = lambda: 300.0
         self.processes = {os.getpid(): 90}  # id -> utilisation of the multiprocessors in percent
         self.tells_utilisation = True
+        self.proc = Path("/none")  # the kernel's figures of the process that launches kernels
+        self.host_ids: dict[int, int] = {}  # id here -> the host's, which some drivers give for the utilisation alone
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
         assert uuid == "GPU-1"
@@ -177,9 +180,10 @@ class Nvml:
             raise self.NVMLError(3)
         if not self.processes:
             raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
-        return [SimpleNamespace(pid=pid, smUtil=used) for pid, used in self.processes.items()]
+        used = self.processes.items()
+        return [SimpleNamespace(pid=self.host_ids.get(pid, pid), smUtil=percent) for pid, percent in used]
 
     def watch(self) -> GpuWatch:
-        watch = GpuWatch(self, "GPU-1", lambda: self.machine.now)
+        watch = GpuWatch(self, "GPU-1", lambda: self.machine.now, HostWatch(self.proc))
         self.machine.on_poll = watch.poll
         return watch

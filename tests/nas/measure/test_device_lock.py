@@ -5,8 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from nas.measure.device_lock import MAX_COMMAND, _shortened, measuring, training
-from tests.waiting import PATIENCE_S
+from nas.measure.device_lock import MAX_COMMAND, _shortened, awaited, measuring, training
+from tests.waiting import PATIENCE_S, until
 
 FORK = multiprocessing.get_context("fork")
 
@@ -70,6 +70,18 @@ def test_a_measurement_is_not_starved_by_trainers_whose_holds_overlap(tmp_path):
         process.kill()
         process.join()
     assert still_training  # it came in between, not after them
+
+
+def test_who_holds_a_device_sees_that_another_process_waits_for_it(tmp_path):
+    assert not awaited(tmp_path / "none")
+    with training(tmp_path):
+        assert not awaited(tmp_path)
+        waiting = FORK.Process(target=hold, args=("measuring", tmp_path, 0.0, FORK.Queue()))
+        waiting.start()
+        until(lambda: awaited(tmp_path))
+    waiting.join(PATIENCE_S)
+    assert waiting.exitcode == 0
+    assert not awaited(tmp_path)
 
 
 def hold_until_killed(folder: Path, held) -> None:

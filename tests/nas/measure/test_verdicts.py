@@ -139,6 +139,26 @@ def test_in_a_container_one_of_the_unknown_processes_is_ours():
     assert measure(machine, card(machine, processes={}).watch()).record.verdict == "ok"
 
 
+def test_a_container_whose_driver_gives_the_hosts_ids_for_the_utilization_alone():
+    """As driver 560.35.03: the list of processes has the id in the container, the utilization that of the host."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine, host_ids={os.getpid(): STRANGER, STRANGER + 1: STRANGER + 2})
+    assert measure(machine, nvml.watch()).record.verdict == "ok"
+    nvml.processes[STRANGER + 1] = 20
+    assert measure(machine, nvml.watch()).record.conditions["other_processes"] == 1
+
+
+def test_a_stranger_is_seen_by_a_process_that_has_not_computed():
+    """Both lists have the ids of this process's namespace, so that none of them can be this process's."""
+    machine = Machine()
+    nvml = card(machine, processes={os.getpid(): 0, STRANGER: 40})
+    samples = [SimpleNamespace(pid=STRANGER, smUtil=40)]
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: samples
+    watch = nvml.watch()
+    watch.begin()
+    assert watch.end().other_processes == 1
+
+
 def test_what_a_card_does_not_tell_is_said_and_the_rest_still_counts():
     machine = Machine(noise=0.003)
     nvml = card(machine, reasons=lambda: HEAT)
@@ -197,6 +217,39 @@ def test_waiting_for_a_core_is_contention(tmp_path):
     assert re.search("core.* 50%", found.notes[0])
     assert "contention_unknown" not in found.conditions
     assert "other_busy_cores" not in found.conditions, "this /proc has no stat"
+
+
+@pytest.mark.parametrize(("host_s", "verdict"), [(1e-4, "ok"), (9e-3, "contended")])
+def test_a_gpu_is_contended_where_it_waits_for_a_process_that_waits_for_a_core(tmp_path, host_s, verdict):
+    """A batch takes the GPU 8 ms; the thread that launches it waits as long for a core as it has one."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine, proc=tmp_path)
+    schedstat = tmp_path / "self" / "task" / "7" / "schedstat"
+    schedstat.parent.mkdir(parents=True)
+
+    def clock() -> float:  # read at both ends of a watch
+        half = int(machine.now * 0.5e9)
+        schedstat.write_text(f"{half} {half} 9\n")
+        return 1700.0
+
+    clock()
+    nvml.clock_mhz = clock
+    found = measure(machine, nvml.watch(), QueuedTimer(machine, host_s)).record
+    assert found.verdict == verdict
+    assert found.conditions["wait_share"] == pytest.approx(0.5, abs=0.01)
+    assert (found.launch_share > 0.9) == (verdict == "contended")
+
+
+@pytest.mark.parametrize(("batch", "notes"), [(8, ["a single image's device time"]), (1, [])])
+def test_a_latency_that_the_cpu_decides_has_a_note_where_the_verdict_is_of_a_larger_batch(batch, notes):
+    """An image takes the GPU 1 ms and its launch the CPU 2 ms."""
+    machine = Machine(noise=0.003)
+    found = measure(machine, card(machine).watch(), QueuedTimer(machine, 2e-3), batch=batch).record
+    assert found.verdict == ("ok" if batch == 8 else "launch-bound")
+    said = [note for note in found.notes if "launch its kernels" in note and "reference" not in note]
+    assert [words in note for words, note in zip(notes, said, strict=True)] == [True] * len(notes)
+    quick = measure(machine, card(machine).watch(), QueuedTimer(machine, 1e-4), batch=batch).record
+    assert not any("launch its kernels" in note for note in quick.notes)
 
 
 def test_a_system_that_reports_no_wait_for_a_core_gets_a_note(tmp_path):

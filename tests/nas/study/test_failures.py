@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import math
+import pickle
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.backend.trial import diagnose
+from nas.backend.trial import cause_in_ranks, diagnose, rank_error
 from nas.cache import CacheError
 from nas.distill.rungs import Checkpoint
 from nas.distill.trainer import TrainingError
@@ -121,6 +122,53 @@ def test_a_card_s_memory_was_missing_because_of_others_if_they_have_more_than_co
     assert diagnosis is failure
     again = decide_retry(diagnosis, 2, required=True) is RetryDecision.AGAIN
     assert again == (failure is Failure.MEMORY_SHARED), "a baseline that cannot fit is not tried ten times"
+
+
+@pytest.mark.parametrize(("foreign", "failure"), [(60, Failure.MEMORY_SHARED), (1, Failure.OUT_OF_MEMORY)])
+def test_a_measurement_lacks_memory_because_of_others_as_a_training_does(
+    foreign: int, failure: Failure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures are in GiB, of a card of 80."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: ((80 - foreign) * 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 0)
+    error = raised(MeasurementError("out of memory", "memory is too small for one image in fp32"))
+    assert diagnose(error, "cuda") == (failure, f"measuring: out of memory: {error}")
+
+
+def test_the_error_of_a_rank_is_diagnosed_on_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its card is its own; that of the trial's process is full of other ranks."""
+    free = 79
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 0)
+    sent = pickle.loads(pickle.dumps(rank_error(raised(torch.OutOfMemoryError("CUDA out of memory")), "cuda")))
+    free = 20
+    assert diagnose(raised(sent), "cuda") == (Failure.OUT_OF_MEMORY, "out of memory: CUDA out of memory")
+
+
+@pytest.mark.parametrize("as_sent", [lambda error: error, lambda error: rank_error(raised(error), "cpu")])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0"),
+        torch.distributed.DistNetworkError("connection reset"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+    ],
+)
+@pytest.mark.parametrize(
+    "cause",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        TrainingError("the loss is not finite"),
+        ValueError("no such block"),
+    ],
+)
+def test_the_error_of_a_rank_that_lost_another_one_is_not_the_cause(
+    cause: Exception, lost: Exception, as_sent: Callable[[Exception], Exception]
+) -> None:
+    errors = {2: as_sent(cause), 0: as_sent(lost), 1: as_sent(lost)}
+    assert cause_in_ranks(errors) is errors[2]
+    assert cause_in_ranks({1: errors[1], 0: errors[0]}) is errors[0]
 
 
 def test_a_checkpoint_that_finds_a_full_disk_ends_the_search(small_disk: Path) -> None:

@@ -277,6 +277,19 @@ def test_a_divided_student_is_continued_in_one_process(cache: Path, tmp_path: Pa
     continue_in_one_process(run, cache)
 
 
+def test_the_steps_of_a_divided_student_are_not_timed_as_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.distill.precision.choose_precision", lambda *of: pytest.fail("it builds a whole student"))
+    arguments = ["eradio_femto", "--train-steps", "5", "--fsdp", "--workers", "2", *SHORT_TIMING]
+    command, lines = parse([*arguments, "--run", str(tmp_path / "run")]), []
+    assert command.session.config.distill.precision == "auto"
+    targets: Any = None
+    session, times_ms = training._with_precision(command.session, command.plan, targets, lines.append)
+    assert (session.config.distill.precision, times_ms) == ("fp32", {})
+    assert len(lines) == 1
+
+
 def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
