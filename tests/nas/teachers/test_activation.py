@@ -202,8 +202,31 @@ def test_a_record_that_cannot_be_made_leaves_the_earlier_one(monkeypatch, tmp_pa
 
     monkeypatch.setitem(TEACHERS, "hed", replace(TEACHERS["hed"], load=absent))
     monkeypatch.setattr(recording, "TEACHERS", {"hed": TEACHERS["hed"]})
-    assert recording.main([]) == 1
+    assert recording.main(["hed"]) == 1
     assert records.read_text() == base.ACTIVATIONS_FILE.read_text()
+
+
+def test_only_missing_and_named_records_are_written(monkeypatch, tmp_path, capsys):
+    records = tmp_path / "activations.json"
+    whole = json.loads(base.ACTIVATIONS_FILE.read_text())
+    moved = {**whole["hed"], "numbers": [0.5] * 16}
+    records.write_text(json.dumps({"lite0": whole["lite0"], "hed": moved}))
+    monkeypatch.setattr(recording, "ACTIVATIONS_FILE", records)
+    weightless = replace(TEACHERS["hed"], name="edges", load=lambda: pytest.fail("it compares no activations"))
+    monkeypatch.setitem(TEACHERS, "edges", replace(weightless, preprocessing="none"))
+
+    assert recording.main([]) == 0
+    entries = json.loads(records.read_text())
+    assert list(entries) == ["lite0", "hed", "xfeat"]
+    assert (entries["lite0"], entries["hed"]) == (whole["lite0"], moved)
+    assert distance(entries["xfeat"]["numbers"], whole["xfeat"]["numbers"]) < 1e-4
+
+    assert recording.main(["hed"]) == 0
+    assert distance(json.loads(records.read_text())["hed"]["numbers"], whole["hed"]["numbers"]) < 1e-4
+    with pytest.raises(SystemExit) as end:
+        recording.main(["dino"])
+    assert end.value.code == 2
+    assert "NAME: 'dino' is no own teacher; choose from: lite0, hed, xfeat" in capsys.readouterr().err
 
 
 def test_a_teacher_whose_record_is_replaced_is_not_compared_with_it(monkeypatch):
