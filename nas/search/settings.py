@@ -36,6 +36,7 @@ from nas.study.config import (
     supports,
 )
 from nas.study.limits import given_limits
+from nas.study.objectives import OBJECTIVES
 from nas.study.redaction import public_word
 from nas.study.teacher_names import SETS
 from search_space import SPACES, SpecError
@@ -403,8 +404,20 @@ def _check_names(config: SearchConfig) -> None:
         raise ConfigError(f"--{error}") from None
     if config.device not in ("cpu", "cuda"):
         raise ConfigError(f"--device: {shown(config.device)}: choose auto, cpu or cuda")
+    _check_rungs(config)
     _check_runtime(config)
     check_networks(config)
+
+
+def _check_rungs(config: SearchConfig) -> None:
+    """Raise ConfigError for an objective by which the lower rungs cannot compare candidates."""
+    rungs = config.distill.rung_steps
+    late = [name for name in config.objectives if OBJECTIVES[name].trained and not OBJECTIVES[name].at_every_rung]
+    if late and len(rungs) > 1:
+        raise ConfigError(
+            f"--objectives: {late[0]}: has a value at the last rung only, so that lower rungs cannot compare"
+            f" candidates by it; give one rung: --rung-steps {rungs[-1]}"
+        )
 
 
 def _check_runtime(config: SearchConfig) -> None:

@@ -21,12 +21,15 @@ class ObjectiveSpec(NamedTuple):
         trained: Whether the value comes from training. All other values must be there after the measurement.
         quantity: Field of a `Measurement` that the value is read from, or None. Where a device does not report it, a
             search refuses the objective.
+        at_every_rung: Whether a trained value exists at every rung; else a search of several rungs refuses the
+            objective. Downstream metrics are computed at the last rung only.
     """
 
     objective: Objective
     value: Callable[[TrialRecord, int], float | None]
     trained: bool = False
     quantity: str | None = None
+    at_every_rung: bool = False
 
     @classmethod
     def measured(cls, objective: Objective, quantity: str) -> ObjectiveSpec:
@@ -50,7 +53,10 @@ def _score(trial: TrialRecord, rung: int) -> float | None:
 # An objective's reference is the hypervolume's reference coordinate: a value worse than it adds nothing.
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     "score": ObjectiveSpec(
-        Objective("score", "explained variance of the teachers' features", "", 0.0), _score, trained=True
+        Objective("score", "explained variance of the teachers' features", "", 0.0),
+        _score,
+        trained=True,
+        at_every_rung=True,
     ),
     "throughput": ObjectiveSpec.measured(
         Objective("throughput", "throughput relative to the reference backbone", "x", 0.125, log=True),

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from nas.numbers import plural
 from nas.study.config import SearchConfig
 from nas.study.halving import ScoreCurve, front_chance, front_gain, score_curve, should_continue
+from nas.study.objectives import value_or_prediction
 from nas.study.pareto import coordinates, reference_point
 from nas.study.records import StudyInfo, TrialRecord
 from nas.study.trial_table import TrialTable
@@ -33,7 +35,9 @@ def reason_to_stop(
         return None
     rung, least = len(record.rungs) - 1, config.last_rung_chance
     point, eta = coordinates(record, info.objectives, rung), config.reduction_factor
-    steps = f"after {info.rung_steps[rung]:,} steps"
+    steps = f"after {plural(info.rung_steps[rung], 'step')}"
+    if missing := [o.name for o in info.objectives if value_or_prediction(record, o.name, rung) is None]:
+        return f"has no value of {', '.join(missing)} {steps}"
     others = trials.points(rung, exclude=record.number)
     if point is None or not (should_continue(point, others, eta) or _gains_much(record, trials, info, config)):
         return f"not among the best 1/{eta} {steps}"

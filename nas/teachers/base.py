@@ -4,8 +4,8 @@ An activation fingerprint is 16 numbers that a teacher's features must repeat on
 does not cover the preprocessing; these numbers do: another mean or deviation, swapped colors, another resize, another
 activation function or a changed library all move them. Each is a projection of the features on a fixed pattern of
 signs, in units of the features' length: a difference of 0.01 means that the features moved by about a hundredth of it.
-The numbers of the built-in teachers are recorded in ``activations.json`` (``python -m nas.teachers`` writes it) and
-compared at every load, which takes 3 to 16 ms a teacher.
+The numbers of own teachers, those with a module here (`nas.teachers.TEACHERS`), are recorded in ``activations.json``
+(``python -m nas.teachers`` writes it) and compared at every load, which takes 3 to 16 ms a teacher.
 """
 
 from __future__ import annotations

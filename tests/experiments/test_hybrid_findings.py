@@ -84,6 +84,9 @@ def test_the_page_has_the_numbers_of_the_report(capsys: pytest.CaptureFixture[st
     assert len(taus) == 10 + 6, "groups of architectures, and metrics"
     assert len(seeds) == 3
     assert [line for line in (*taus, *seeds) if line not in page] == []
+    (one,) = (float(line.split()[-1]) for line in printed if line.startswith("deviation of one log2"))
+    assert f"{100 * (2**one - 1):.1f} % ({one:.3f} in log2 of the ratio)" in page
+    assert f"two timings on one machine differ by {100 * (2 ** (one * 2**0.5) - 1):.1f} %" in page
     kept = dict(re.findall(r"\| 30 \| 1 / 10 \| ([\w ]+) \| 0\.20 \| (\S+) \|", "\n".join(printed)))
     words = (
         f"one in ten after 30 steps keeps {100 * float(kept['Pareto rank']):.1f} % of the hypervolume. "

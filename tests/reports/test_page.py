@@ -15,11 +15,14 @@ from reports.formatting import packed_json
 from reports.page import render, write_page
 from reports.summary import summarize
 from search_space.arch import STEM_STRIDES
+from search_space.stage import OPTIONAL
 from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.browser import needs_chromium
 from tests.reports.brute_force import Page, payload
 
+# Fields of a stage that its diagram does not describe, because they hardly change its cost.
+NOT_DESCRIBED = {"cpb_hidden", "pre_conv_groups", "qkv_bias", "layer_scale", "grid"}
 STUDIES = {
     "one": lambda: synthetic.study(1, only=TrialState.COMPLETE),
     "two hundred": lambda: synthetic.study(200),
@@ -210,3 +213,9 @@ def test_the_drawing_of_a_card_knows_the_stride_of_every_stem() -> None:
     assert line is not None
     strides = {stem: str(stride) for stem, stride in STEM_STRIDES.items()}
     assert dict(pair.split(": ") for pair in line[1].strip().split(", ")) == strides
+
+
+def test_the_drawing_of_a_card_describes_every_field_of_a_stage() -> None:
+    table = re.search(r"DETAILS = \[(.*?)\];", (TEMPLATES / "diagrams.js").read_text(), re.DOTALL)
+    assert table is not None
+    assert set(re.findall(r"\['(\w+)', v =>", table[1])) == set(OPTIONAL) - NOT_DESCRIBED

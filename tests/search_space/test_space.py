@@ -132,7 +132,7 @@ def test_the_full_space_offers_every_block():
     assert blocks[0] == blocks[1] == CONV_LIKE
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ["micro", "laptop", "full"])
 def test_named_spaces_are_large(name):
     assert SPACES[name].name == name
     assert SPACES[name].count() > 10**9

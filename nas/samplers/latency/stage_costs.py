@@ -20,11 +20,19 @@ MAX_KEPT = 20_000  # stages, some kB each
 
 @dataclass(frozen=True, eq=False)
 class StageCost:
-    """The operators of one stage, with the names of `Backbone.stage_modules`."""
+    """The operators of one stage, with the names of `Backbone.stage_modules`.
 
-    name: str  # stem, stage1, down1, ..., norm, summary_norm, neck
-    kind: str  # "c2f", "patch stem", "pool down", "norm", "summary norm", "neck"
-    shape: tuple[float, ...]  # sizes, all positive; equally many for every stage of a kind
+    Attributes:
+        name: stem, stage1, down1, ..., norm, summary_norm, neck.
+        kind: "c2f", "patch stem", "pool down", "norm", "summary norm", "neck".
+        shape: sizes, all positive, equally many for every stage of a kind. Two stages of a kind with the same shape and
+            the same operators are one stage to the predictor: a field that changes the time must change one of them.
+        operators: operators of the fused network, in the order they run.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[float, ...]
     operators: Operators
 
     @cached_property
@@ -106,27 +114,40 @@ def _stage(number: int, stage: StageSpec, at: FeatureMap) -> StageCost:
 
 @lru_cache(MAX_KEPT)
 def _down(number: int, kind: str, at: FeatureMap, before: int, hidden: int, after: int, is_padded: bool) -> StageCost:
-    shape, coarse = (before, after, at.side, hidden / before), at.shrunk(2)
+    shape = (before, after, at.side, hidden / before)
     padding: Operators = ()
     if is_padded:
         at, padding = at.padded(2), (memory("copy", (at.places + at.padded(2).places) * before, 1),)
-    act, narrow = memory("silu", coarse.places * hidden), conv(coarse, hidden, after)
-    operators: Operators
-    if kind == "pool":
-        operators = pooled(at, before, 2), conv(coarse, before, after)
-    elif kind == "attention":
-        operators = _shrinking(at, before, after)
-    elif kind == "fused_mbconv":
-        operators = conv(at, before, hidden, 3, 2), act, narrow
-    elif kind == "mbconv":
-        wide = conv(at, before, hidden), memory("silu", at.places * hidden)
-        operators = *wide, conv(at, hidden, hidden, 3, 2, groups=hidden), act, narrow
-    else:
-        operators = (conv(at, before, after, {"conv": 3, "patch": 2}[kind], 2),)
+    operators = entry_of(DOWN_OPERATORS, "downsampling", kind)(at, before, hidden, after)
     return StageCost(f"down{number}", f"{kind} down", shape, (*padding, *operators))
 
 
-def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:
+def _conv_down(at: FeatureMap, before: int, hidden: int, after: int) -> Operators:
+    return (conv(at, before, after, 3, 2),)
+
+
+def _patch_down(at: FeatureMap, before: int, hidden: int, after: int) -> Operators:
+    return (conv(at, before, after, 2, 2),)
+
+
+def _pool_down(at: FeatureMap, before: int, hidden: int, after: int) -> Operators:
+    return pooled(at, before, 2), conv(at.shrunk(2), before, after)
+
+
+def _mbconv_down(at: FeatureMap, before: int, hidden: int, after: int) -> Operators:
+    wide = conv(at, before, hidden), memory("silu", at.places * hidden)
+    return *wide, conv(at, hidden, hidden, 3, 2, groups=hidden), *_narrow(at.shrunk(2), hidden, after)
+
+
+def _fused_mbconv_down(at: FeatureMap, before: int, hidden: int, after: int) -> Operators:
+    return conv(at, before, hidden, 3, 2), *_narrow(at.shrunk(2), hidden, after)
+
+
+def _narrow(at: FeatureMap, hidden: int, after: int) -> Operators:
+    return memory("silu", at.places * hidden), conv(at, hidden, after)
+
+
+def _attention_down(at: FeatureMap, before: int, hidden: int, after: int) -> Operators:
     """Return attention from every second token to all, to values four times as wide as keys, and an MLP."""
     heads, key_width = shrinking_heads(before)
     smaller, keys, values = at.shrunk(2), heads * key_width, 4 * heads * key_width
@@ -136,6 +157,17 @@ def _shrinking(at: FeatureMap, before: int, after: int) -> Operators:
     head = *bias, *attention(n, at.side**2, values, heads, keys, at.places), memory("hardswish", n * values)
     mlp = conv(smaller, after, 2 * after), memory("hardswish", n * 2 * after), conv(smaller, 2 * after, after)
     return *qkv, *head, conv(smaller, values, after), *mlp, memory("add", n * after, 3)
+
+
+# The operators of each downsampling on its map, which `_down` may have padded, by width before, hidden width and width after.
+DOWN_OPERATORS: dict[str, Callable[[FeatureMap, int, int, int], Operators]] = {
+    "conv": _conv_down,
+    "patch": _patch_down,
+    "pool": _pool_down,
+    "attention": _attention_down,
+    "mbconv": _mbconv_down,
+    "fused_mbconv": _fused_mbconv_down,
+}
 
 
 @lru_cache(MAX_KEPT)

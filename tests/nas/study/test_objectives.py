@@ -16,7 +16,7 @@ from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
 from nas.storage.store import Store, read_study
-from nas.study.config import ConfigError
+from nas.study.config import ConfigError, DistillConfig
 from nas.study.loop import StudyLoop
 from nas.study.objectives import OBJECTIVES, ObjectiveSpec, objectives, unknown_before_training
 from nas.study.pareto import coordinates, front, hypervolume, reference_point
@@ -128,11 +128,40 @@ def test_objectives_that_cannot_be_are_refused(flags: list[str], line: str, caps
     assert line in capsys.readouterr().err
 
 
-def test_objectives_that_come_from_training_are_not_required_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def knn(monkeypatch: pytest.MonkeyPatch) -> ObjectiveSpec:
+    """An objective of this process whose value a search computes at the last rung."""
     goal = ObjectiveSpec(
-        Objective("knn", "", "", 0.0), lambda trial, rung: trial.rungs[rung].metrics["knn"], trained=True
+        Objective("knn", "", "", 0.0), lambda trial, rung: trial.rungs[rung].metrics.get("knn"), trained=True
     )
     monkeypatch.setitem(OBJECTIVES, "knn", goal)
+    return goal
+
+
+def test_an_objective_of_the_last_rung_needs_a_search_of_one_rung(
+    knn: ObjectiveSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"objectives": ("score", "knn")}
+    line = "--objectives: knn: has a value at the last rung only, so that lower rungs cannot compare candidates by it;"
+    with pytest.raises(ConfigError, match=f"^{line} give one rung: --rung-steps 3$"):
+        new_config({**named, "rung_steps": (1, 3)})
+    assert new_config({**named, "rung_steps": (3,)}).objectives == named["objectives"]
+    monkeypatch.setitem(OBJECTIVES, "knn", knn._replace(at_every_rung=True))
+    assert new_config({**named, "rung_steps": (1, 3)}).objectives == named["objectives"]
+
+
+def test_a_trial_that_stops_without_a_value_says_of_which_objective(tmp_path: Path, knn: ObjectiveSpec) -> None:
+    names = ("score", "knn")
+    recipe = DistillConfig(rung_steps=(1, 3))
+    about, config = info(names, distill=recipe), search_config(objectives=names, distill=recipe)
+    loop = StudyLoop(Store.create(tmp_path, about, make_sampler(config, MICRO, about.objectives)))
+    trial = loop.next_trial()
+    assert trial is not None
+    assert not loop.report(replace(trial, params=1, macs=1, measurement=measurement(1.0), rungs=(rung(0, 0.5),)))
+    assert loop.trials[trial.number].reason == "has no value of knn after 1 step"
+
+
+def test_objectives_that_come_from_training_are_not_required_before_it(knn: ObjectiveSpec) -> None:
     measured = replace(record(0, (), 1.0), rungs=())
     assert unknown_before_training(measured, objectives(("score", "knn"), "spatial")) == []
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nas.teachers import TEACHERS, TeacherError, base, load_teachers
+from nas.teachers import SETS, TEACHERS, TeacherError, base, load_teachers
 from nas.teachers import __main__ as recording
 from nas.teachers.base import (
     Teacher,
@@ -64,7 +64,7 @@ def scaled_255(images, source_px):
     return 255 * images
 
 
-NAMES = [*TEACHERS, *SMALL]
+NAMES = [*SETS["builtin"], *SMALL]
 
 
 @pytest.mark.parametrize("change", [swapped, normalised_before, nearest, scaled_255])
@@ -120,8 +120,15 @@ def test_teachers_are_distinguished(everyone):
 
 
 def test_builtin_teachers_are_recorded_and_still_the_same(teachers):
-    for name, spec in TEACHERS.items():
-        assert distance(recorded_activations()[spec.fingerprint], activation_fingerprint(teachers[name])) < 1e-4
+    for teacher in teachers.values():
+        assert distance(recorded_activations()[teacher.fingerprint], activation_fingerprint(teacher)) < 1e-4
+
+
+def test_every_teacher_that_is_compared_with_its_record_has_one():
+    """`check_activations` wraps its `load`; it compares nothing where no record is."""
+    compared = {name: spec.fingerprint for name, spec in TEACHERS.items() if hasattr(spec.load, "__wrapped__")}
+    assert set(compared) >= set(SETS["builtin"])
+    assert set(compared.values()) <= set(recorded_activations())
 
 
 def test_loading_refuses_features_that_are_not_the_recorded_ones(teachers, monkeypatch, tmp_path):
@@ -195,8 +202,31 @@ def test_a_record_that_cannot_be_made_leaves_the_earlier_one(monkeypatch, tmp_pa
 
     monkeypatch.setitem(TEACHERS, "hed", replace(TEACHERS["hed"], load=absent))
     monkeypatch.setattr(recording, "TEACHERS", {"hed": TEACHERS["hed"]})
-    assert recording.main([]) == 1
+    assert recording.main(["hed"]) == 1
     assert records.read_text() == base.ACTIVATIONS_FILE.read_text()
+
+
+def test_only_missing_and_named_records_are_written(monkeypatch, tmp_path, capsys):
+    records = tmp_path / "activations.json"
+    whole = json.loads(base.ACTIVATIONS_FILE.read_text())
+    moved = {**whole["hed"], "numbers": [0.5] * 16}
+    records.write_text(json.dumps({"lite0": whole["lite0"], "hed": moved}))
+    monkeypatch.setattr(recording, "ACTIVATIONS_FILE", records)
+    weightless = replace(TEACHERS["hed"], name="edges", load=lambda: pytest.fail("it compares no activations"))
+    monkeypatch.setitem(TEACHERS, "edges", replace(weightless, preprocessing="none"))
+
+    assert recording.main([]) == 0
+    entries = json.loads(records.read_text())
+    assert list(entries) == ["lite0", "hed", "xfeat"]
+    assert (entries["lite0"], entries["hed"]) == (whole["lite0"], moved)
+    assert distance(entries["xfeat"]["numbers"], whole["xfeat"]["numbers"]) < 1e-4
+
+    assert recording.main(["hed"]) == 0
+    assert distance(json.loads(records.read_text())["hed"]["numbers"], whole["hed"]["numbers"]) < 1e-4
+    with pytest.raises(SystemExit) as end:
+        recording.main(["dino"])
+    assert end.value.code == 2
+    assert "NAME: 'dino' is no own teacher; choose from: lite0, hed, xfeat" in capsys.readouterr().err
 
 
 def test_a_teacher_whose_record_is_replaced_is_not_compared_with_it(monkeypatch):

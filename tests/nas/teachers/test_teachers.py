@@ -6,7 +6,7 @@ import torch
 from skimage.filters import sobel
 
 from backbones.folding import batch_norms_left
-from nas.teachers import TEACHERS, TeacherError, load_teachers, specs
+from nas.teachers import SETS, TEACHERS, TeacherError, load_teachers, specs
 
 # Mean and standard deviation of summary and spatial on chelsea at 128 px, as verified: a change means other features.
 FINGERPRINTS = {
@@ -72,7 +72,7 @@ def test_an_image_is_described_alike_alone_and_in_a_batch(teachers, photograph):
         torch.testing.assert_close(teacher(batch).summary[1:2], teacher(batch[1:2]).summary, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(TEACHERS))
+@pytest.mark.parametrize("name", SETS["builtin"])
 def test_features_are_those_first_verified(teachers, photograph, name):
     summary, spatial = teachers[name](photograph("chelsea", 128))
     found = [summary.mean(), summary.std(), spatial.mean(), spatial.std()]

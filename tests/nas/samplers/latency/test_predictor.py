@@ -21,7 +21,7 @@ from nas.samplers.latency import LatencyPredictor, Observation, Prediction
 from nas.samplers.latency.blocks import BLOCK_OPERATORS
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
-from nas.samplers.latency.stage_costs import STEM_OPERATORS, StageCost, stage_costs
+from nas.samplers.latency.stage_costs import DOWN_OPERATORS, STEM_OPERATORS, StageCost, stage_costs
 from nas.study.records import REST
 from search_space import BLOCK_FIELDS, SPACES, ArchSpec, SpecError, StageSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
@@ -96,10 +96,15 @@ def test_every_block_does_the_work_that_its_network_does(block):
 
 @pytest.mark.parametrize(
     ("table", "name", "fields"),
-    [(BLOCK_OPERATORS, "basic", {"stem": "patch"}), (STEM_OPERATORS, "overlap", {"stem": "overlap"})],
+    [
+        (BLOCK_OPERATORS, "basic", {"stem": "patch"}),
+        (STEM_OPERATORS, "overlap", {"stem": "overlap"}),
+        (DOWN_OPERATORS, "patch", {"stem": "conv16", "downsampling": "patch"}),
+    ],
 )
-def test_a_block_or_a_stem_without_operators_is_refused_by_its_name(table, name, fields, monkeypatch):
-    spec = ArchSpec((StageSpec("basic", 1, 7, expansion=1.0),), **fields)  # of a width that no other test has counted
+def test_a_block_stem_or_downsampling_without_operators_is_refused_by_its_name(table, name, fields, monkeypatch):
+    stages = tuple(StageSpec("basic", 1, width, expansion=1.0) for width in (7, 11))  # that no other test has counted
+    spec = ArchSpec(stages, **fields)
     monkeypatch.delitem(table, name)
     with pytest.raises(SpecError, match=f"'{name}' has no entry in the tables of operators"):
         stage_costs(spec, BATCH, PX)
