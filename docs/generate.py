@@ -343,7 +343,8 @@ def spaces_page() -> str:
         " searches of 200 candidates [its fronts were better](../results/index.md#search). `micro` is frozen, so that"
         " new studies compare with published ones. `full` is for images of 224 px and for GPUs. The tables have the"
         " windows for these sizes; a search at another `--img-size` has windows that tile its maps."
-        " [A space of your own](../how-to/extending.md#a-space) is an entry in a table.",
+        " For other choices, see [below](#your-own-choices); [a space under a name of its own](../how-to/extending.md#a-space)"
+        " is an entry in a table.",
     ]
     for space in SPACES.values():
         rows = [(f"`{gene.name}`", ", ".join(choice_of(gene, value) for value in gene.choices)) for gene in space.genes]
@@ -394,8 +395,8 @@ def own_choices() -> list[str]:
         " `layouts` for all of them, which a single part overrides. `none` stands for a part that is left out, as in"
         " `stages.squeezes=none`. A choice that makes no architecture is refused before the search, with its name. The"
         " study stores the choices: `--resume` and the run folder's `config.toml` repeat them. `plan` takes them, too."
-        " What is known of the named space alone still counts, as the noise of seeds that a search assumes. For other"
-        " stages than four, or for new blocks, see [Extending](../how-to/extending.md).",
+        " The noise of seeds that a search assumes stays that of the named space. For other"
+        " stages, or for new blocks, see [Extending](../how-to/extending.md).",
         table(["parts", "field", "choices"], rows),
     ]
 
