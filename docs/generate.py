@@ -343,8 +343,8 @@ def spaces_page() -> str:
         " searches of 200 candidates [its fronts were better](../results/index.md#search). `micro` is frozen, so that"
         " new studies compare with published ones. `full` is for images of 224 px and for GPUs. The tables have the"
         " windows for these sizes; a search at another `--img-size` has windows that tile its maps."
-        " For other choices, see [below](#your-own-choices); [a space under a name of its own](../how-to/extending.md#a-space)"
-        " is an entry in a table.",
+        " For other choices, see [below](#your-own-choices); [a space under a name of its"
+        " own](../how-to/extending.md#a-space) is an entry in a table.",
     ]
     for space in SPACES.values():
         rows = [(f"`{gene.name}`", ", ".join(choice_of(gene, value) for value in gene.choices)) for gene in space.genes]
