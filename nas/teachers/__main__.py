@@ -15,8 +15,8 @@ from nas.teachers.base import ACTIVATIONS_FILE, Teacher, TeacherSpec, activation
 from nas.terminal import write_line
 
 DESCRIPTION = (
-    f"Record in {ACTIVATIONS_FILE.name} the activations of own teachers, those with a module in nas/teachers, on a fixed "
-    "image. Every load of a teacher compares its activations with its record."
+    f"Record in {ACTIVATIONS_FILE.name} the activations of own teachers, those with a module in nas/teachers, on a "
+    "fixed image. Every load of a teacher compares its activations with its record."
 )
 NAME_HELP = (
     "teacher whose record is replaced, after an intended change of its features (default: every teacher that compares "

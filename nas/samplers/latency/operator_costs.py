@@ -42,7 +42,7 @@ class FeatureMap(NamedTuple):
 
 
 def entry_of(table: Mapping[str, T], field: str, name: str) -> T:
-    """Return the entry of a block, a stem or a downsampling in a table of operators. Raises SpecError where it has none."""
+    """Return the entry of a block, stem or downsampling in a table of operators. Raises SpecError where it has none."""
     if name not in table:
         raise SpecError(
             f"{field}: {name!r} has no entry in the tables of operators in nas/samplers/latency, from which times are "
