@@ -159,7 +159,7 @@ def _attention_down(at: FeatureMap, before: int, hidden: int, after: int) -> Ope
     return *qkv, *head, conv(smaller, values, after), *mlp, memory("add", n * after, 3)
 
 
-# The operators of each downsampling on its map, which `_down` may have padded, by width before, hidden width and width after.
+# The operators of each downsampling on its map, which may be padded, by widths before, between and after.
 DOWN_OPERATORS: dict[str, Callable[[FeatureMap, int, int, int], Operators]] = {
     "conv": _conv_down,
     "patch": _patch_down,
