@@ -22,7 +22,7 @@ MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give 
 MAX_INTERVAL_FACTOR = 2.0
 Z_OF_INTERVAL = NormalDist().inv_cdf(0.975)  # half the width of a 95 % interval, in standard deviations
 # Relative standard deviation of a ratio between processes that time the same network, beyond what the samples of each
-# show: the middle of eight sets of 20 to 100 networks on a CPU (experiments.timing_repeats). GPUs were not measured.
+# show: near the middle of nine sets of 20 to 100 networks on a CPU (experiments.timing_repeats); no GPU was measured.
 RUN_DEVIATION = 0.014
 PUBLISHED = "published"  # the runtime that `backbone-nas replay` records for values of a table: nothing was timed
 
