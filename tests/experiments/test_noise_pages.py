@@ -26,7 +26,7 @@ def test_the_tables_on_intervals_of_scores_are_what_the_command_prints() -> None
     assert [line for line in tables if line not in page] == []
     text = " ".join((DOCS / "results/index.md").read_text().split())
     (sd, freedom), (of_candidates, others) = (seed_intervals.kinds()[kind] for kind in ("baselines", "candidates"))
-    words = f"standard deviation is {sd:.4f} ({freedom} degrees of freedom), that of the candidates {of_candidates:.4f} ({others})."
-    assert words in text
+    of_baselines = f"standard deviation is {sd:.4f} ({freedom} degrees of freedom)"
+    assert f"{of_baselines}, that of the candidates {of_candidates:.4f} ({others})." in text
     degrees = [float(line.split("|")[7]) for line in tables if line.startswith("| `")]
     assert min(degrees) < BELIEVED_DEGREES < max(degrees)
