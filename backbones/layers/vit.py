@@ -138,7 +138,7 @@ def rotary_embedding(x: Tensor, head_width: int) -> Tensor:
     that the rotations of a map's corners are the same at any resolution.
     """
     count = head_width // 4
-    bands = 2 * math.pi * ROTARY_BASE ** -(positions(x[:, :count], 1).float() / count)
+    bands = 2 * math.pi * ROTARY_BASE ** -(positions(x, 1, count) / count)
     rows, columns = ((2 * positions(x, axis) + 1) / x.shape[axis] - 1 for axis in (2, 3))
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
     angles = (grid.unsqueeze(-1) * bands).flatten(2)

@@ -277,10 +277,10 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         )
     if not here:
         notes.append(
-            "Times on the assumed device are computed from MACs, peak and MFU; those of a step include the"
-            " adaptor heads, with about the channels that the targets will have. Not counted: decoding images,"
-            " compressing outputs, compiling, copying batches and, without --read-gb-per-second, waiting for the"
-            " cache's disk. Teachers and students are assumed to reach the same MFU, and students to train in bf16."
+            "Times on the assumed device are computed from MACs, peak and MFU; a step includes the adaptor heads. Not"
+            " counted: decoding images, compressing outputs, compiling, copying batches and, without"
+            " --read-gb-per-second, waiting for the cache's disk. Teachers and students are assumed to reach the same"
+            " MFU, and students to train in bf16."
         )
     notes.append(_teacher_note(config, here))
     if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):
@@ -312,8 +312,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " --last-rung-chance."
         )
     if config.distill.ranks > 1:
-        ranks = config.distill.ranks
-        notes.append(f"{ranks} ranks are assumed to compute a training step {ranks} times as fast as one.")
+        notes.append(f"{config.distill.ranks} ranks are assumed to take 1/{config.distill.ranks} of a step's time.")
     if here and config.device == "cpu":
         notes.append(
             "The probe trained one architecture at a time. Workers on the same CPU share its caches and its memory"

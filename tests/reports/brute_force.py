@@ -7,7 +7,7 @@ import random
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from math import erfc, factorial, log2
+from math import erfc, exp, factorial, hypot, log, log2
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,20 @@ def trained(study: StudyRecord, baselines: bool) -> list[TrialRecord]:
 
 def place(trial: TrialRecord) -> Place:
     return trial.rungs[-1].score, trial.measurement.ratio
+
+
+def over_processes(m: Any) -> Place:
+    """Return the ends of a ratio's 95 % interval with the deviation of 1.4 % between processes."""
+    low, high = (hypot(log(end / m.ratio), 1.959964 * 0.014) for end in (m.ratio_low, m.ratio_high))
+    return m.ratio * exp(-low), m.ratio * exp(high)
+
+
+def speedup_interval(m: Any, other: Any) -> Place:
+    """Return the ends of the 95 % interval of how many times as fast one model is as another."""
+    (low, high), (least, most) = over_processes(m), over_processes(other)
+    below = hypot(log(m.ratio / low), log(most / other.ratio))
+    above = hypot(log(high / m.ratio), log(other.ratio / least))
+    return m.ratio / other.ratio * exp(-below), m.ratio / other.ratio * exp(above)
 
 
 def beats(a: Place, b: Place) -> bool:

@@ -96,8 +96,7 @@ def test_comparison_with_the_best_baseline(name):
     assert speed.startswith("no difference shown" if tie else times)
     assert float(gain.split()[0]) == pytest.approx(printed(strongest) - printed(best), abs=1e-9)
     for model in (fastest, strongest):
-        m, b = model.measurement, best.measurement
-        bounds = [f"{m.ratio_low / b.ratio_high:.2f}", f"{m.ratio_high / b.ratio_low:.2f}"]
+        bounds = [f"{end:.2f}" for end in brute_force.speedup_interval(model.measurement, best.measurement)]
         assert re.search(rf"95 % interval (of the ratio, )?{' to '.join(bounds)}", words)
         assert called(model) in words.replace("Trial", "trial")
         assert model is not fastest or interval == bounds
@@ -140,16 +139,17 @@ def test_what_the_noise_allows(name):
     itself = [t.measurement for t in baselines(s) if called(t) == s.info.reference]
     floor = max([0.0, *(m.ratio_high - 1 for m in itself), *(1 / m.ratio_low - 1 for m in itself)])
     pairs = sum(
-        a.measurement.ratio_low <= b.measurement.ratio_high or a.measurement.ratio / b.measurement.ratio - 1 <= floor
+        brute_force.over_processes(a.measurement)[0] <= brute_force.over_processes(b.measurement)[1]
+        or a.measurement.ratio / b.measurement.ratio - 1 <= floor
         for a, b in pairwise(best)
     )
     summary = summarize(s)
     assert summary.tied_neighbors == pairs
     near = set()
     for t in models:
-        own, own_speed = (t.rungs[-1].score, t.measurement.ratio_high), t.measurement.ratio
+        own, own_speed = (t.rungs[-1].score, brute_force.over_processes(t.measurement)[1]), t.measurement.ratio
         if t not in best and not any(
-            brute_force.beats((f.rungs[-1].score, f.measurement.ratio_low), own)
+            brute_force.beats((f.rungs[-1].score, brute_force.over_processes(f.measurement)[0]), own)
             and brute_force.beats((f.rungs[-1].score, f.measurement.ratio / own_speed - 1), (own[0], floor))
             for f in best
         ):

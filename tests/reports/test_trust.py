@@ -182,7 +182,7 @@ def test_retraining_is_judged_by_the_recommended_candidate(study, chance, seeds,
 def test_a_recommendation_that_may_be_below_the_baseline_is_a_warning(study, gain, outcome):
     """The interval of the lead allows for the choice: by the model's own interval alone 0.0218 would be enough."""
     found = summarize(study).recommendation
-    model = replace(found.model, score=found.best_baseline.score + gain)
+    model = replace(found.model, scores=(found.best_baseline.score + gain,))
     result = replace(found.fastest_as_good, candidate=model, score_gain=gain, compared=30)
     seen = replace(found, model=model, fastest_as_good=result, scatter=SeedScatter(0.0075, 30))
     judged = check(study, SEEDS, results(found.trial.number, 0.9), recommendation=seen)
@@ -196,14 +196,14 @@ def test_a_recommendation_that_retraining_took_back_is_a_warning(study):
     found = summarize(study).recommendation
     retraining = results(found.trial.number, 0.9)
     assert check(study, SEEDS, retraining).outcome is Outcome.PASS
-    baseline = replace(found.best_baseline, score=0.51)
-    was = replace(found.by_search, score=0.5)
+    baseline = replace(found.best_baseline, scores=(0.51,))
+    was = replace(found.by_search, scores=(0.5,))
     below = replace(found, basis=RETRAINED, by_search=was, best_baseline=baseline, was_as_good=True)
     warned = check(study, SEEDS, retraining, recommendation=below)
     assert warned.outcome is Outcome.WARN
     lost = f"{was.name}, which the search recommended, scores less than the baseline {baseline.name}"
     assert f"{lost} (0.500 against 0.510)." in warned.sentence, "no other model is recommended"
-    above = replace(below, by_search=replace(was, score=0.52))
+    above = replace(below, by_search=replace(was, scores=(0.52,)))
     assert check(study, SEEDS, retraining, recommendation=above).outcome is Outcome.PASS
 
 
