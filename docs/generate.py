@@ -391,8 +391,9 @@ def own_choices() -> list[str]:
         "```bash\nbackbone-nas search --choices stages.blocks=mbconv,convnext --choices stage1.widths=32,48,64\n```",
         "In a settings file, the same is:",
         '```toml\n[choices.stages]\nblocks = ["mbconv", "convnext"]\n[choices.stage1]\nwidths = [32, 48, 64]\n```',
-        "A part is `stage1` to `stage4`, `layout1` or `layout2` (stems of stride 4 and of stride 16), or `stages` and"
-        " `layouts` for all of them, which a single part overrides. `none` stands for a part that is left out, as in"
+        "A part is `stage1`, `stage2`, ... of the space, `layout1` (stems of stride 4) or `layout2` (stems of stride"
+        " 16), or `stages` and `layouts` for all of them, which a single part overrides. Windows are taken as they are"
+        " given; the others tile the maps of `--img-size`. `none` stands for a part that is left out, as in"
         " `stages.squeezes=none`. A choice that makes no architecture is refused before the search, with its name. The"
         " study stores the choices: `--resume` and the run folder's `config.toml` repeat them. `plan` takes them, too."
         " The noise of seeds that a search assumes stays that of the named space. For other"

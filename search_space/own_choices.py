@@ -20,33 +20,57 @@ from search_space.checks import SpecError, shown, within_choices
 from search_space.genes import Gene, Layout, StageChoices
 from search_space.space import Space
 from search_space.stage import BLOCK_FIELDS
+from search_space.windows import eradio_window, is_cut_into_windows
 
 _WORDS = {int: "whole numbers", float: "numbers", str: "words", NoneType: "none"}
+MR = "mr_window"  # which has windows of its own
 DRAWS = 100  # random architectures that are built to check a space
 Part = TypeVar("Part", StageChoices, Layout)
 Changes = Mapping[str, Mapping[str, Any]]
 
 
-def with_choices(space: Space, changes: Changes) -> Space:
+def with_choices(space: Space, changes: Changes, image_px: int) -> Space:
     """Return a space with other choices, under the name of `space`.
+
+    Windows are taken as they are. A stage that had no blocks with windows and gets them without windows gets that of
+    E-RADIO's rule.
+
+    Args:
+        space: The space, for images of this size.
+        changes: The choices that differ.
+        image_px: Side of the square images, a multiple of 32.
 
     Raises:
         SpecError: There is no such part or field, or not every combination of the choices is an architecture.
     """
-    return _with_choices(space, json.dumps(changes, sort_keys=True)) if changes else space
+    return _with_choices(space, json.dumps(changes, sort_keys=True), image_px) if changes else space
+
+
+def plain_choices(changes: Changes) -> dict[str, dict[str, Any]]:
+    """Return changes as a settings file can hold them: lists, and "none" for None."""
+
+    def plain(value: Any) -> Any:
+        return (
+            [plain(each) for each in value] if isinstance(value, list | tuple) else "none" if value is None else value
+        )
+
+    return {part: {field: plain(values) for field, values in fields.items()} for part, fields in changes.items()}
 
 
 @lru_cache(maxsize=16)
-def _with_choices(space: Space, text: str) -> Space:
+def _with_choices(space: Space, text: str, image_px: int) -> Space:
     changes: Changes = json.loads(text)
     for name in changes:
         within_choices("choices", name, [*_names("stage", len(space.stages)), *_names("layout", len(space.layouts))])
-    stages = tuple(_changed(part, "stage", n, changes) for n, part in enumerate(space.stages, start=1))
+    window = eradio_window(image_px, image_px)
+    stages = tuple(
+        _with_windows(part, _changed(part, "stage", n, changes), window) for n, part in enumerate(space.stages, start=1)
+    )
     layouts = tuple(_changed(part, "layout", n, changes) for n, part in enumerate(space.layouts, start=1))
     try:
         changed = replace(space, stages=stages, layouts=layouts)
         _check_combinations(changed)
-    except (SpecError, LookupError) as error:
+    except (SpecError, LookupError, ArithmeticError) as error:
         raise SpecError(f"choices: {error}") from None
     return changed
 
@@ -66,6 +90,16 @@ def _changed(part: Part, kind: str, number: int, changes: Changes) -> Part:
     for block in fields.get("blocks", ()):
         within_choices(f"choices: {kind}{number}.blocks", block, BLOCK_FIELDS)
     return replace(part, **fields)
+
+
+def _with_windows(before: StageChoices, stage: StageChoices, window: int) -> StageChoices:
+    """Return a changed stage with a window for blocks that its windows, which no block has read, were not made for."""
+    old, new = ({block for block in each.blocks if is_cut_into_windows(block)} for each in (before, stage))
+    fields: dict[str, Any] = {}
+    for name, kinds in (("windows", (old - {MR}, new - {MR})), ("mr_windows", (old & {MR}, new & {MR}))):
+        if kinds[1] and not kinds[0] and getattr(stage, name) == getattr(before, name):
+            fields[name] = (window,)
+    return replace(stage, **fields)
 
 
 def _values(label: str, values: Any, hint: Any) -> Any:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement, TrialRecord
-from nas.study.timing_doubts import DISTURBED, PUBLISHED, Z_OF_INTERVAL, widened
+from nas.study.timing_doubts import DISTURBED, Z_OF_INTERVAL, widened
 
 NORMAL = NormalDist()
 
@@ -33,14 +33,18 @@ class Quantity:
         return self.limit.compliance(self.value, bound) is Compliance.KEPT
 
     def chance(self, bound: float) -> float | None:
-        """Return the chance that the true value is within the limit (lognormal); None where it is unknown."""
+        """Return the chance that a timing in another process is within the limit (lognormal); None where unknown.
+
+        A value whose interval has no width is exact.
+        """
         if self.low is None or self.high is None:
             return None if self.limit.interval else float(self.kept(bound))
-        width = math.log(self.high / self.value) if bound > self.value else math.log(self.value / self.low)
-        if bound == self.value:
-            return 0.5 if self.high > self.low else 1.0
-        if width <= 0:
+        if self.low == self.high:
             return float(self.kept(bound))
+        if bound == self.value:
+            return 0.5
+        low, high = widened(self.value, (self.low, self.high))
+        width = math.log(high / self.value) if bound > self.value else math.log(self.value / low)
         below = NORMAL.cdf(math.log(bound / self.value) / (width / Z_OF_INTERVAL))
         return below if self.limit.maximum else 1 - below
 
@@ -61,8 +65,6 @@ def quantities(trial: TrialRecord, m: Measurement | None, latencies_s: Sequence[
         value = limit.value(costs)
         if value is not None and not math.isnan(value):
             ends = limit.interval(trusted, latencies_s) if limit.interval and trusted else None
-            if ends and m is not None and m.arm != PUBLISHED:
-                ends = widened(value, ends)
             by_limit[name] = Quantity(name, value, *(ends or ()))
     return by_limit
 

@@ -24,9 +24,9 @@ from nas.study.timing_doubts import repeated_interval, timing_doubt
 class BaselineComparison:
     """A candidate against the best baseline, the one of the highest score.
 
-    `speedup` is the ratio of their relative throughputs; its bounds combine opposite bounds of the two 95 % intervals.
-    Against the reference it is the candidate's relative throughput with its own interval: the timing of the reference
-    is that against a copy of itself (A/A), which is noise and is not used.
+    `speedup` is the ratio of their relative throughputs, with the 95 % interval of both timings over processes.
+    Against the reference it is the candidate's relative throughput with that of its own timing: the timing of the
+    reference is that against a copy of itself (A/A), which is noise and is not used.
     `compared` is the number of candidates whose scores decided which one is compared: all of them where it had to score
     as high as the baseline, and those that are as fast where it has the highest score of these. `floor` is the relative
     difference in throughput of two equal models.

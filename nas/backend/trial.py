@@ -118,12 +118,16 @@ def _smaller_batch(measured: Measurement | None) -> str | None:
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
-    """Return a new measurement; MeasurementError where others took memory of a GPU that its batch lacked."""
+    """Return a new measurement.
+
+    Raises:
+        MemoryTakenError: Its batch does not fit, and others use memory of the GPU. A later run takes what fits then.
+    """
     training, device = context.training, context.training.config.device
     measured = measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
     smaller = _smaller_batch(measured)
-    if smaller and device.startswith("cuda") and shared(device):
-        raise MeasurementError("out of memory", smaller)
+    if smaller and record.tries == 1 and device.startswith("cuda") and shared(device):
+        raise MemoryTakenError(smaller)
     return measured
 
 
@@ -197,6 +201,10 @@ _FULL_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded")  # also
 _MIN_FOREIGN_SHARE, _MIN_FOREIGN_BYTES = 0.05, 1.5 * 2**30
 
 
+class MemoryTakenError(RuntimeError):
+    """A batch did not fit beside other commands on a GPU."""
+
+
 class RankError(RuntimeError):
     """An error of a rank, diagnosed in its own process, which alone knows its device; the message is the reason.
 
@@ -222,6 +230,8 @@ def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
     """Return the failure that an error of a trial on `device` means, and its reason in one line."""
     if isinstance(error, RankError):
         return error.failure, str(error)
+    if isinstance(error, MemoryTakenError):
+        return Failure.MEMORY_SHARED, f"measuring: {error}"
     if isinstance(error, TrainingError):
         return Failure.NOT_FINITE, str(error)
     if isinstance(error, CacheError):

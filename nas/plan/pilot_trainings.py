@@ -48,7 +48,6 @@ _SETTINGS = (
     *(
         "seed",
         "space",
-        "choices",
         "data",
         "teachers",
         "train_images",
@@ -132,7 +131,8 @@ def recorded_settings(config: SearchConfig) -> dict[str, Any]:
         config: Settings of the search.
     """
     plain = replace(config, distill=pilot_recipe(config)).to_dict()
-    return {name: plain[name] for name in _SETTINGS} | {"data": public_word(config.data)}
+    recorded = {name: plain[name] for name in _SETTINGS} | {"data": public_word(config.data)}
+    return recorded | ({"choices": plain["choices"]} if config.choices else {})
 
 
 def pilot_recipe(config: SearchConfig) -> DistillConfig:

@@ -295,10 +295,11 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
         bounds = " ".join(f"{flag} {bound:g}" for flag, bound in measured)
         notes.append(
             "The plan measures no latency, throughput or memory: it assumes that every architecture is within"
-            f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer. To"
-            " measure which share of the space is within the limits:"
-            f" {PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
+            f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer."
         )
+        if not config.choices:  # which `profile` does not take
+            profile = f"{PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
+            notes.append(f"To measure which share of the space is within the limits: {profile}")
     if config.measures_late and config.budget > FIRST_LATE:
         notes.append(
             f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 5 %, so that"

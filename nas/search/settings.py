@@ -41,7 +41,6 @@ from nas.study.redaction import public_word
 from nas.study.teacher_names import SETS
 from search_space import SPACES, SpecError
 from search_space.checks import shown
-from search_space.own_choices import with_choices
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
@@ -178,9 +177,15 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}: {in_terms_of_keys(str(error))}") from None
     nested: dict[str, Any] = {
         name: {**from_file[name], **given.get(name, {})}
-        for name in ("distill_settings", "teacher_weights", "choices")
+        for name in ("distill_settings", "teacher_weights")
         if name in from_file
     }
+    choices = {
+        part: {**fields, **given.get("choices", {}).get(part, {})}
+        for part, fields in from_file.get("choices", {}).items()
+    }
+    if choices:
+        nested["choices"] = {**given.get("choices", {}), **choices}
     return {**from_file, **given, **nested}
 
 
@@ -399,7 +404,7 @@ def _check_names(config: SearchConfig) -> None:
     if config.space not in SPACES:
         raise ConfigError(f"--space: unknown space {config.space!r}; choose one of: {', '.join(SPACES)}")
     try:
-        with_choices(SPACES[config.space], config.choices)
+        _ = config.search_space  # building it checks the choices
     except SpecError as error:
         raise ConfigError(f"--{error}") from None
     if config.device not in ("cpu", "cuda"):

@@ -30,7 +30,7 @@ from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
 from search_space import SPACES, ArchSpec, Space, preset
 from search_space.checks import shown
-from search_space.own_choices import with_choices
+from search_space.own_choices import plain_choices, with_choices
 from search_space.windows import fit_windows
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -308,6 +308,7 @@ class SearchConfig:
         check_fields(self)
         for name in ("baselines", "scale", "objectives"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "choices", plain_choices(self.choices))
         self._check_objectives()
         check_bounds(self.limits)
         if self.train_images < self.distill.largest_batch:
@@ -326,7 +327,8 @@ class SearchConfig:
     @property
     def search_space(self) -> Space:
         """Return the search space, for the study's size of images."""
-        return with_choices(SPACES[self.space], self.choices).at(self.distill.img_size)
+        px = self.distill.img_size
+        return with_choices(SPACES[self.space].at(px), self.choices, px)
 
     @property
     def grid(self) -> int:

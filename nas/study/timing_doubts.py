@@ -99,7 +99,7 @@ def repeated_interval(m: Measurement) -> tuple[float, float]:
 def widened(value: float, ends: tuple[float, float]) -> tuple[float, float]:
     """Return a timing's 95 % interval over processes, given that of its own samples."""
     between = Z_OF_INTERVAL * RUN_DEVIATION
-    below, above = (math.hypot(math.log(end / value), between) for end in ends)
+    below, above = (math.hypot(max(0.0, math.log(part)), between) for part in (value / ends[0], ends[1] / value))
     return value * math.exp(-below), value * math.exp(above)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from typing import Any
 
 import pytest
+import tomli_w
 
+from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES, SpecError
 from search_space.own_choices import with_choices
 
@@ -19,7 +22,7 @@ def test_architectures_have_the_new_choices_and_the_other_ones_of_the_space() ->
         "stage1": {"widths": [8, 16]},
         "layouts": {"downsamplings": ["pool"]},
     }
-    space, rng = with_choices(LAPTOP, changes), random.Random(0)
+    space, rng = with_choices(LAPTOP, changes, 64), random.Random(0)
     specs = [space.sample(rng) for _ in range(100)]
     stages = [stage for spec in specs for stage in spec.stages]
     assert {stage.block for stage in stages} == {"mbconv", "convnext"}
@@ -33,19 +36,19 @@ def test_architectures_have_the_new_choices_and_the_other_ones_of_the_space() ->
 
 
 def test_one_stage_overrides_all_stages() -> None:
-    space = with_choices(LAPTOP, {"stage2": {"depths": [3]}, "stages": {"depths": [1]}})
+    space = with_choices(LAPTOP, {"stage2": {"depths": [3]}, "stages": {"depths": [1]}}, 64)
     assert [stage.depths for stage in space.stages] == [(1,), (3,), (1,), (1,)]
 
 
 def test_none_is_a_word_where_a_field_has_it_and_no_value_of_pre_convs_is_lost() -> None:
-    space = with_choices(LAPTOP, {"stages": {"squeezes": ["none", 0.25], "pre_convs": ["none"], "grid": 4}})
+    space = with_choices(LAPTOP, {"stages": {"squeezes": ["none", 0.25], "pre_convs": ["none"], "grid": 4}}, 64)
     assert {stage.squeezes for stage in space.stages} == {(None, 0.25)}
     assert {stage.pre_convs for stage in space.stages} == {("none",)}
     assert {stage.grid for stage in space.stages} == {4}
 
 
 def test_without_changes_the_space_is_the_same_object() -> None:
-    assert with_choices(LAPTOP, {}) is LAPTOP
+    assert with_choices(LAPTOP, {}, 64) is LAPTOP
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,7 @@ def test_without_changes_the_space_is_the_same_object() -> None:
         ({"stages": {"widths": [16, 16]}}, r"choices: stage1.width: \(16, 16\); need distinct choices"),
         ({"stages": {"grid": [2, 4]}}, "choices: stages.grid: .*need one whole number"),
         ({"stage3": {"heads": [7]}}, "choices: stage 3: heads 7 does not divide width"),
+        ({"stages": {"heads": [0]}}, "choices: integer modulo by zero"),
         ({"stages": {"depths": [0]}}, "choices: depth: 0 is not a whole number"),
         ({"layouts": {"downsamplings": ["bad"]}}, "choices: downsampling: 'bad' is not one of conv"),
         ({"layout1": {"stems": ["conv16"]}}, "choices: necks: stage2; need a stage at stride 16"),
@@ -67,4 +71,24 @@ def test_without_changes_the_space_is_the_same_object() -> None:
 )
 def test_what_is_no_space_is_refused_with_its_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=f"^{message}"):
-        with_choices(LAPTOP, changes)
+        with_choices(LAPTOP, changes, 64)
+
+
+def test_windows_are_those_that_were_given_and_the_others_tile_the_maps() -> None:
+    full = SPACES["full"].at(224)
+    assert {stage.windows for stage in with_choices(full, {"stages": {"windows": [5]}}, 224).stages} == {(5,)}
+    early = with_choices(LAPTOP, {"stages": {"blocks": ["window", "mr_window"]}}, 64)
+    assert [(stage.windows, stage.mr_windows) for stage in early.stages[:2]] == [((2,), (2,))] * 2
+    assert [stage.windows for stage in early.stages[2:]] == [stage.windows for stage in LAPTOP.stages[2:]]
+    config = SearchConfig(space="full", choices={"stages": {"windows": (5,)}}, distill=DistillConfig(img_size=224))
+    assert {stage.windows for stage in config.search_space.stages} == {(5,)}
+
+
+def test_choices_are_what_a_settings_file_can_hold() -> None:
+    config = SearchConfig(choices={"stages": {"squeezes": (None, 0.25), "grid": 4}})
+    assert config.choices == {"stages": {"squeezes": ["none", 0.25], "grid": 4}}
+    assert SearchConfig.from_dict(tomllib.loads(tomli_w.dumps({"choices": config.choices})) | plain(config)) == config
+
+
+def plain(config: SearchConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name != "choices"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.study.limits import LIMITS, Limit
-from nas.study.timing_doubts import order_statistic_interval, widened
+from nas.study.timing_doubts import order_statistic_interval
 from tests.nas.study.builders import measurement, record
 
 
@@ -21,9 +21,9 @@ def test_a_candidate_has_all_limited_quantities_with_measured_intervals() -> Non
     trial = record(1, (0.1, 0.2), 2.0)
     values = quantities(trial, trial.measurement, [0.001 * n for n in range(1, 101)])
     assert (values["max_params"].value, values["max_gmacs"].value) == (10**6, 0.01)
-    assert values["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000, *widened(2000, (1980, 2020)))
+    assert values["min_throughput_img_s"] == Quantity("min_throughput_img_s", 2000, 1980, 2020)
     # Of 100 samples the 40th and the 61st: 0.95 of a binomial of 100 tosses lies between.
-    assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, *widened(1.0, (40.0, 61.0)))
+    assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, 40.0, 61.0)
     assert values["max_memory_mib"] == Quantity("max_memory_mib", 10.0)
     assert set(quantities(trial, None)) == {"max_params", "max_gmacs"}
 
@@ -35,8 +35,8 @@ def test_a_new_limit_on_a_time_has_the_chance_of_its_interval(monkeypatch: pytes
     monkeypatch.setitem(LIMITS, limit.name, limit)
     trial = record(1, (0.1, 0.2), 2.0)
     values = quantities(trial, trial.measurement)
-    assert values["max_ratio"] == Quantity("max_ratio", 2.0, *widened(2.0, (2.0 * 0.99, 2.0 * 1.01)))
-    assert values["max_ratio"].chance(widened(2.0, (2.0 * 0.99, 2.0 * 1.01))[1]) == pytest.approx(0.975)
+    assert values["max_ratio"] == Quantity("max_ratio", 2.0, 2.0 * 0.99, 2.0 * 1.01)
+    assert values["max_ratio"].chance(2.0 * 1.01) == pytest.approx(0.748, abs=1e-3)
 
 
 @pytest.mark.parametrize("verdict", ["contended", "throttled", "clock changed"])
@@ -51,16 +51,18 @@ def test_a_disturbed_timing_gives_values_and_no_chances(verdict: str) -> None:
 
 def test_a_chance_is_that_of_a_normal_logarithm() -> None:
     speed = Quantity("min_throughput_img_s", 1000, 980, 1030)
-    below, above = (math.log(1000 / 980) / 1.959964, math.log(1030 / 1000) / 1.959964)
+    below, above = (math.hypot(math.log(1000 / 980) / 1.959964, 0.014), math.hypot(math.log(1.03) / 1.959964, 0.014))
     normal = NormalDist()
     assert speed.chance(990) == pytest.approx(normal.cdf(math.log(1000 / 990) / below))
-    assert speed.chance(980) == pytest.approx(0.975)
-    assert speed.chance(1030) == pytest.approx(0.025)
+    assert speed.chance(980) == pytest.approx(normal.cdf(math.log(1000 / 980) / below))
+    assert speed.chance(1030) == pytest.approx(1 - normal.cdf(math.log(1030 / 1000) / above))
+    assert speed.chance(980) < 0.9, "less than 0.975, that of the interval of one process"
+    assert Quantity("min_throughput_img_s", 1000, 1000, 1000).chance(999) == 1, "a published value is exact"
     assert speed.chance(1010) == pytest.approx(1 - normal.cdf(math.log(1010 / 1000) / above))
     assert speed.chance(1000) == 0.5
     slow = Quantity("max_latency_ms", 10.0, 9.5, 10.5)
-    assert slow.chance(10.5) == pytest.approx(0.975)
-    assert slow.chance(9.5) == pytest.approx(0.025)
+    assert slow.chance(10.5) == pytest.approx(0.9562, abs=1e-4)  # 1.708 deviations of 0.0286
+    assert slow.chance(9.5) == pytest.approx(0.0420, abs=1e-4)  # 1.728 of 0.0297
 
 
 def test_counts_have_certain_chances_and_times_without_interval_none() -> None:
@@ -83,8 +85,9 @@ def test_all_limits_together() -> None:
     values = {"max_params": Quantity("max_params", 5), "max_latency_ms": Quantity("max_latency_ms", 10.0, 9.5, 10.5)}
     values["min_throughput_img_s"] = Quantity("min_throughput_img_s", 1000, 980, 1030)
     assert chance_to_keep(values, {}) == 1
-    assert chance_to_keep(values, {"max_params": 6, "max_latency_ms": 10.5}) == pytest.approx(0.975)
-    assert chance_to_keep(values, {"min_throughput_img_s": 980, "max_latency_ms": 10.5}) == pytest.approx(0.975**2)
+    assert chance_to_keep(values, {"max_params": 6, "max_latency_ms": 10.5}) == pytest.approx(0.9562, abs=1e-4)
+    both = {"min_throughput_img_s": 980, "max_latency_ms": 10.5}
+    assert chance_to_keep(values, both) == pytest.approx(0.8773 * 0.9562, abs=1e-4)
     assert chance_to_keep(values, {"max_params": 6, "max_memory_mib": 1}) is None
     timed = quantities(record(1, (0.1, 0.2), 1.0), measurement(1.0))
     assert chance_to_keep(timed, {"max_latency_ms": 100.0}) is None

@@ -37,9 +37,11 @@ class FakeService:
         return self.answer
 
 
-def records(service: FakeService, folder: Path, baseline: str | None = None, **settings: Any) -> Iterator[TrialRecord]:
+def records(
+    service: FakeService, folder: Path, baseline: str | None = None, tries: int = 1, **settings: Any
+) -> Iterator[TrialRecord]:
     spec = SPACES["micro"].sample(random.Random(0))
-    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline)
+    asked = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING, baseline, tries=tries)
     return run_trial(asked, context_of(service, folder, **settings))
 
 
@@ -108,6 +110,8 @@ def test_a_batch_that_others_left_no_memory_for_is_measured_again_later(
     assert (record.measurement is None) == (failure is not None), "the next run measures again"
     if failure or not limits:
         assert "memory: only 16 images of the batch of 64 fit" in record.reason
+    again = first_record(smaller, tmp_path, device="cuda", limits={}, tries=2)
+    assert again.state is TrialState.INFEASIBLE, "the second run takes what fits"
 
 
 def test_a_trial_that_an_earlier_run_measured_is_trained_at_once(tmp_path, monkeypatch):

@@ -335,9 +335,10 @@ def test_settings_in_python_are_held_to_the_same_rule(tmp_path: Path) -> None:
 
 
 def test_choices_of_flags_are_added_to_those_of_the_file_and_make_the_space(tmp_path: Path) -> None:
-    flags = ["--choices", "stage1.widths=8,16", "--choices", "stage1.depths=1"]
+    flags = ["--choices", "stage1.widths=8,16", "--choices", "stage1.depths=1", "--choices", "stages.mlp_expansions=2"]
     command = parse(["--config", written(tmp_path, EVERYTHING), *flags, "--run", str(tmp_path / "run")])
-    assert command.config.choices == {"stages": {"blocks": ["mbconv"]}, "stage1": {"widths": [8, 16], "depths": [1]}}
+    stages = {"blocks": ["mbconv"], "mlp_expansions": [2]}
+    assert command.config.choices == {"stages": stages, "stage1": {"widths": [8, 16], "depths": [1]}}
     first = command.config.search_space.stages[0]
     assert (first.blocks, first.widths, first.depths) == (("mbconv",), (8, 16), (1,))
     text = config_text(command.config.to_dict(), run_table(command))

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from nas.select.__main__ import main
-from nas.study.timing_doubts import widened
 from search_space import ArchSpec
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, retrained, small_study
 from tests.waiting import PATIENCE_S
@@ -46,7 +45,7 @@ def test_the_answer_has_spec_and_weights(run: Path, capsys: pytest.CaptureFixtur
     assert ArchSpec.from_dict(best["spec"]).arch_id == trial.arch_id
     assert best["weights"] == [str(weights)]
     assert best["limits"]["min_throughput_img_s"] == {
-        "bound": 1500, "value": 2000, "low": widened(2000, (1980, 2020))[0], "high": widened(2000, (1980, 2020))[1],
+        "bound": 1500, "value": 2000, "low": 1980, "high": 2020,
         "chance": 1.0, "excess": 1.0,
     }  # fmt: skip
     assert 0.5 < best["chance_to_keep"] < 1  # 1.005 ms is within the latency's interval
@@ -184,7 +183,6 @@ def test_a_study_without_a_complete_candidate_answers_no(
 def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
     code = f"""import sys
 from nas.select.__main__ import main
-from nas.study.timing_doubts import widened
 assert main([{str(run)!r}]) == 0
 print([name for name in ("torch", "ray", "timm", "matplotlib") if name in sys.modules])"""
     result = subprocess.run(
