@@ -213,7 +213,8 @@ def test_one_folder_for_settings_that_train_alike() -> None:
     assert plain.name.startswith("pilot-laptop-")
     assert pilot_folder(settings_of([*WORDS, "--budget", "50", "--sampler", "random", "--pilot-models", "20"])) == plain
     assert pilot_folder(settings_of([*WORDS, "--rung-steps", "52,270"])) == plain  # the measured rungs are the same
-    for other in (["--val-images", "64"], ["--rung-steps", "300"], ["--seed", "4"], ["--distill", "learning_rate=1"]):
+    others = (["--val-images", "64"], ["--rung-steps", "300"], ["--seed", "4"], ["--distill", "learning_rate=1"])
+    for other in (*others, ["--choices", "stage1.widths=8,16"]):
         assert pilot_folder(settings_of([*WORDS, *other])) != plain
     assert pilot_folder(settings_of([*WORDS, "--run", "there"])) == Path("there")
 
