@@ -161,7 +161,7 @@ def test_a_measured_limit_is_named_as_unknown(capsys: pytest.CaptureFixture[str]
     plan = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001"], capsys)
     assert any("--max-latency-ms 0.001" in note for note in plan["notes"])
     assert any("profile --space" in note for note in plan["notes"])
-    own = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001", "--choices", "stages.depths=1"], capsys)
+    own = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001", "--choices", "stage1.depths=1"], capsys)
     assert not any("profile --space" in note for note in own["notes"]), "it would sample other architectures"
 
 
