@@ -265,6 +265,22 @@ def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tu
     )
 
 
+def _limit_notes(config: SearchConfig) -> list[str]:
+    """Return sentences about limits that only a measurement tells."""
+    measured = [(LIMITS[name].flag, bound) for name, bound in config.limits.items() if LIMITS[name].measured]
+    if not measured:
+        return []
+    bounds = " ".join(f"{flag} {bound:g}" for flag, bound in measured)
+    notes = [
+        "The plan measures no latency, throughput or memory: it assumes that every architecture is within"
+        f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer."
+    ]
+    if not config.choices:  # which `profile` does not take
+        profile = f"{PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
+        notes.append(f"To measure which share of the space is within the limits: {profile}")
+    return notes
+
+
 def _notes(config: SearchConfig, material: Material, here: bool, planned: Forecast) -> tuple[str, ...]:
     """Return the plan's assumptions as sentences."""
     notes = [f"Warning: {material.warning}."] if material.warning else []
@@ -291,15 +307,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             " deviations. So more of them pass each rung than in a random search. On a large cluster the gain is"
             " smaller, because most candidates are proposed before results arrive."
         )
-    if measured := [(LIMITS[name].flag, bound) for name, bound in config.limits.items() if LIMITS[name].measured]:
-        bounds = " ".join(f"{flag} {bound:g}" for flag, bound in measured)
-        notes.append(
-            "The plan measures no latency, throughput or memory: it assumes that every architecture is within"
-            f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer."
-        )
-        if not config.choices:  # which `profile` does not take
-            profile = f"{PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
-            notes.append(f"To measure which share of the space is within the limits: {profile}")
+    notes += _limit_notes(config)
     if config.measures_late and config.budget > FIRST_LATE:
         notes.append(
             f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 5 %, so that"
