@@ -383,7 +383,7 @@ def own_choices() -> list[str]:
     """Return the section on other choices in a space."""
     from search_space.genes import Layout, StageChoices
 
-    rows = [(f"`{part}`", f"`{name}`", about) for part, kind in (("stages", StageChoices), ("layouts", Layout))
+    rows = [(f"`{part}`", f"`{name}`", in_full(about)) for part, kind in (("stages", StageChoices), ("layouts", Layout))
             for name, about in attributes(kind).items()]  # fmt: skip
     return [
         "## Your own choices",
@@ -400,6 +400,24 @@ def own_choices() -> list[str]:
         " stages, or for new blocks, see [Extending](../how-to/extending.md).",
         table(["parts", "field", "choices"], rows),
     ]
+
+
+def in_full(about: str) -> str:
+    """Return the meaning of a choice for readers who do not have the code: with values for the names of tables."""
+    from search_space import arch, genes, stage
+
+    described = {"StageSpec": attributes(stage.StageSpec), "ArchSpec": attributes(arch.ArchSpec)}
+    about = re.sub(r"see `(\w+)\.(\w+)`\.?", lambda seen: described[seen[1]][seen[2]].rstrip("."), about)
+
+    def values(found: re.Match[str]) -> str:
+        name = found["name"]
+        home = next(module for module in (arch, genes, stage) if hasattr(module, name))
+        known = [*map(str, getattr(home, name))]
+        return ", ".join(sorted(known) if name == "NARROW" else known)
+
+    about = re.sub(r"(keys of|the blocks in)? ?`(?P<name>[A-Z_]+)`", lambda found: f" {values(found)}", about)
+    about = re.sub(r"\bNone\b", "`none`", " ".join(about.split()))
+    return about if about.endswith(".") else f"{about}."
 
 
 def teachers_page() -> str:

@@ -64,8 +64,8 @@ class StageChoices:
         depths: numbers of blocks.
         widths: channels.
         conv_expansions: expansions of the blocks in `NARROW` only (hidden width up to the stage's).
-        mlp_expansions: expansions of all other blocks, also of convolutional ones such as mbconv and convnext. A new
-            block belongs to these unless it is added to `NARROW`.
+        mlp_expansions: expansions of all other blocks: also of convolutional ones such as mbconv and convnext, and of
+            new ones that are not added to `NARROW`.
         heads: numbers of attention heads; they divide all widths.
         pre_convs: see `StageSpec.pre_conv`.
         windows: windows of all blocks but mr_window and vit.
@@ -78,7 +78,7 @@ class StageChoices:
         key_widths: see `StageSpec.key_width`.
         kernels: sides of kernels; a block's default is None in its gene. Without any, all blocks have their default.
         vit_windows: windows of vit; None: all of its layers are global.
-        global_everies: see `StageSpec.global_every`; of a vit with windows. None of them may exceed a depth.
+        global_everies: see `StageSpec.global_every`; at most the smallest depth.
         registers: see `StageSpec.registers`.
         positions: see `StageSpec.positions`.
     """
@@ -110,7 +110,7 @@ class Layout:
     """The choices of stem, number of stages, downsampling and neck, for stems of one stride.
 
     Attributes:
-        stems: keys of `STEM_STRIDES` with the same stride.
+        stems: keys of `STEM_STRIDES`, all with the same stride.
         downsamplings: see `ArchSpec.downsampling`.
         stem_widths: widths of the "conv" stem.
         necks: "none" or "stageN", where N counts the stages of the space, not of the architecture.
