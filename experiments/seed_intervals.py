@@ -30,11 +30,11 @@ SEEDS = 3
 
 
 class Left(NamedTuple):
-    """A seed that was left out: its distance from the mean of the others, and their difference."""
+    """A seed of one network that was left out."""
 
-    distance: float
-    half_widths: tuple[float, ...]  # by level
-    disagree: bool
+    distance: float  # of its score from the mean of the others
+    half_widths: tuple[float, ...]  # of the interval that should cover it, by level
+    disagree: bool  # whether the others differ more than those of four fifths of the networks
 
 
 def left_out(scores: list[list[float]], method: str) -> Iterator[Left]:

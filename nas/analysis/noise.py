@@ -39,8 +39,8 @@ class VariancePrior:
 
     Attributes:
         sd: The typical standard deviation.
-        degrees: How alike the candidates are: one candidate's own variance counts against the typical one as if that
-            had so many degrees of freedom.
+        degrees: Degrees of freedom with which the typical variance counts against a candidate's own. The more there
+            are, the more alike the candidates are.
     """
 
     sd: float

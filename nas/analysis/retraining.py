@@ -24,8 +24,8 @@ WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute 
 CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
     "chance: probability of being on the front of the retrained candidates. It assumes that scores vary normally "
-    "between seeds, that speeds are log-normal, and that candidates are "
-    "independent. It holds for the held-out images only."
+    "between seeds, that speeds are log-normal, and that candidates are independent. It holds for the held-out images "
+    "only."
 )
 
 

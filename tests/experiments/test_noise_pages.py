@@ -15,6 +15,11 @@ def test_the_table_of_second_timings_is_what_the_command_prints() -> None:
     page = (DOCS / "explanation/throughput.md").read_text().splitlines()
     table = timing_repeats.table()
     assert [line for line in table if line not in page] == []
+    outside, left = (sorted(int(line.split("|")[i].strip(" %")) for line in table[2:]) for i in (6, 7))
+    findings, index = (" ".join((DOCS / name).read_text().split()) for name in ("findings.md", "results/index.md"))
+    assert f"{outside[0]} to {outside[-1]} % differ by more than both intervals allow" in findings
+    assert f"leave {left[0]} to {left[-1]} % of the pairs outside" in findings
+    assert f"they call {outside[0]} to {outside[-1]} % different from themselves" in index
     between = sorted(float(line.split("|")[5].removesuffix(" % ")) for line in table[2:])
     middle = between[(len(between) - 1) // 2], between[len(between) // 2]
     assert middle[0] - 0.1 <= 100 * RUN_DEVIATION <= middle[1] + 0.1
