@@ -40,6 +40,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
+def test_narrow_heads_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = checks([*SMALL, "--distill", "head_width=8", "--cache", str(tmp_path / "cache")], capsys)
+    state, details = found["teachers"]
+    assert (code, state) == (0, "warning")
+    assert "heads of 8 hidden units" in details
+
+
 def test_a_search_that_can_start(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batch = ["--batch-size", "16", "--cache", str(tmp_path / "cache")]
     code, found = checks([*SMALL, *batch], capsys)

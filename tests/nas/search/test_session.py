@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from rich.console import Console
 from nas.backend import ray_tune
 from nas.backend.cluster import node_facts
 from nas.backend.worker_spec import WorkerSpec
+from nas.data import DataError
 from nas.measure.devices import DeviceError
 from nas.search import session, settings
 from nas.search.__main__ import main
@@ -302,3 +304,13 @@ def test_a_search_on_little_memory_starts_fewer_workers_and_says_so(
     assert main(given) == 2
     assert started_with == [(workers, threads)]
     assert ("the memory, 4.0 GB, suffices for 2 at a time" in " ".join(capsys.readouterr().err.split())) is announced
+
+
+def test_narrow_heads_are_named_before_images_are_opened(tmp_path: Path) -> None:
+    options = {"run": str(tmp_path / "run"), "device": "cpu", "data": f"imagefolder:{tmp_path / 'none'}"}
+    command = command_of({**options, "distill_settings": {"head_width": 8}}, "")
+    for resumed in (False, True):
+        text = StringIO()
+        with pytest.raises(DataError, match="none"):
+            session.open_targets(replace(command, resume=resumed), Console(file=text, width=300), lambda line: None)
+        assert ("warning: heads of 8 hidden units" in text.getvalue()) is not resumed
