@@ -8,9 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import thop
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from nas.measure.counts.macs import Counts, EncodeModule, count, evaluating, meta_copy
@@ -62,7 +60,10 @@ def _try_count(name: str, counter: Callable[[], CounterResult]) -> CounterResult
 def _fvcore(model: nn.Module, resolution: int) -> CounterResult:
     encoder = EncodeModule(copy.deepcopy(model).cpu().float())
     with evaluating(encoder), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of every Python branch on a shape
+        # The tracer warns of every Python branch on a shape, and newer versions of PyTorch of fvcore's scripted losses.
+        warnings.simplefilter("ignore")
+        from fvcore.nn import FlopCountAnalysis
+
         analysis = FlopCountAnalysis(encoder, torch.zeros(1, 3, resolution, resolution))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
@@ -82,6 +83,8 @@ def _fvcore_reason(operators: Mapping[str, int], skipped: Mapping[str, int]) -> 
 
 
 def _thop(model: nn.Module, resolution: int, ours: Counts) -> CounterResult:
+    import thop
+
     encoder = EncodeModule(meta_copy(model))
     with evaluating(encoder):
         macs, _ = thop.profile(encoder, (torch.empty(1, 3, resolution, resolution, device="meta"),), verbose=False)

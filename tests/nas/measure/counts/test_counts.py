@@ -342,3 +342,9 @@ def test_rules_give_what_torch_gives():
                     [a if not isinstance(a, torch.Tensor) else layouts(a) for a in arguments],
                 )
     assert met == set(RULES)
+
+
+def test_a_search_imports_no_other_counter() -> None:
+    """Importing fvcore takes a while, and shows a warning of PyTorch about its scripted losses."""
+    code = "import sys, nas.measure.counts; print(sorted({'fvcore', 'thop'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
