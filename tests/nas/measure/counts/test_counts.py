@@ -2,6 +2,8 @@
 
 import copy
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
