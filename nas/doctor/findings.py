@@ -125,7 +125,7 @@ def judge_gpu(reading: GpuReading | Unread) -> Finding:
         value = f"{plural(len(reading.gpus), 'GPU')}, in the compute mode {mode}"
         effect = "whatever times networks refuses to start: a process of its own measures while another keeps the GPU"
         return Finding("GPU", FAIL, value, effect, "let the administrator set the default mode: nvidia-smi -c 0")
-    if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs)]:
+    if lacking := [gpu for gpu in reading.gpus if not has_kernels(gpu.capability, reading.archs, reading.built_for)]:
         return _judge_kernels(reading, lacking, on_cpu)
     if reading.gpus:
         return _judge_visible(reading.gpus, reading.others)

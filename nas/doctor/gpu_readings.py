@@ -63,7 +63,7 @@ class GpuReading:
     @property
     def usable(self) -> bool:
         """Whether PyTorch can compute on one of the GPUs that it sees."""
-        return any(has_kernels(gpu.capability, self.archs) for gpu in self.gpus)
+        return any(has_kernels(gpu.capability, self.archs, self.built_for) for gpu in self.gpus)
 
 
 def read_gpu(devices: Path = DEVICES, library_of: Callable[[], Any] = nvml) -> GpuReading:

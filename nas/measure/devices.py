@@ -15,6 +15,7 @@ _NAME = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 _DRIVER = "libcuda.so.1"
 _ARCH = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 _EMBEDDED = frozenset({(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)})  # Tegra: the binaries of other GPUs do not run there
+_UNIFIED = frozenset({(7, 2), (8, 7)})  # embedded GPUs that run them since CUDA 13.2
 _CU126_OLDEST = (5, 0)
 _CU126_COMMAND = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126"
 
@@ -67,25 +68,29 @@ def without_kernels() -> str:
     import torch
 
     capabilities, archs = _capabilities(), torch.cuda.get_arch_list()
-    if not capabilities or any(has_kernels(capability, archs) for capability in capabilities):
+    if not capabilities or any(has_kernels(capability, archs, torch.version.cuda) for capability in capabilities):
         return ""
     newest = max(capabilities)
     known = f"the installed PyTorch has no kernels for a GPU of compute capability {dotted(newest)}"
     return f"{known}; {remedy_without_kernels(newest, archs)}"
 
 
-def has_kernels(capability: tuple[int, int], archs: Sequence[str]) -> bool:
+def has_kernels(capability: tuple[int, int], archs: Sequence[str], cuda: str | None) -> bool:
     """Return whether a build of PyTorch can compute on a GPU.
 
     A kernel of sm_XY runs on GPUs of the same major version whose minor version is Y or more, but not on both a GPU and
-    an embedded one. PTX, compute_XY, is compiled for newer GPUs. Kernels with the suffix "a" run on XY alone.
+    an embedded one; since CUDA 13.2, an Orin runs the kernels of other GPUs, as PyTorch 2.15's own warning has it. PTX,
+    compute_XY, is compiled for newer GPUs. Kernels with the suffix "a" run on XY alone.
 
     Args:
         capability: Compute capability of the GPU.
         archs: What the build has, as `torch.cuda.get_arch_list` names it. It is True where that names no CUDA code.
+        cuda: CUDA version that the build is for, as `torch.version.cuda` names it.
     """
     codes = [match for arch in archs if (match := _ARCH.fullmatch(arch))]
-    return not codes or any(_runs(capability, *_code(match)) for match in codes)
+    unified = cuda is not None and tuple(map(int, cuda.split(".")[:2])) >= (13, 2)
+    apart = _EMBEDDED - _UNIFIED if unified else _EMBEDDED
+    return not codes or any(_runs(capability, *_code(match), apart) for match in codes)
 
 
 def _code(match: re.Match[str]) -> tuple[str, tuple[int, int], str]:
@@ -93,14 +98,16 @@ def _code(match: re.Match[str]) -> tuple[str, tuple[int, int], str]:
     return kind, (int(major), int(minor)), suffix
 
 
-def _runs(capability: tuple[int, int], kind: str, code: tuple[int, int], suffix: str) -> bool:
+def _runs(
+    capability: tuple[int, int], kind: str, code: tuple[int, int], suffix: str, apart: frozenset[tuple[int, int]]
+) -> bool:
     if capability == code:
         return True
     if suffix == "a" or capability < code:
         return False
     if kind == "compute" and not suffix:
         return True
-    return capability[0] == code[0] and not {capability, code} & _EMBEDDED
+    return capability[0] == code[0] and code not in _EMBEDDED and capability not in apart
 
 
 def remedy_without_kernels(capability: tuple[int, int], archs: Sequence[str]) -> str:

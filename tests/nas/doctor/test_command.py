@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,7 +241,7 @@ def test_measurements_are_kept_and_continued(
     assert "GPU" in report["tests"]["reason"]
     assert report["machine"]["environment"]["device"] == "cpu"
     assert "code" not in report["machine"]["environment"]  # a failure may be mended in the code before it is repeated
-    assert report["machine"]["packages"]["torch"] == torch.__version__
+    assert report["machine"]["packages"]["torch"] == version("torch")
     text = out.read_text()
     for private in (str(tmp_path), str(Path.home()) + "/", tmp_path.name):
         assert private not in text

@@ -55,18 +55,27 @@ ROCM = ("gfx90a", "gfx942")
     ],
 )
 def test_which_gpus_a_build_computes_on(capability: tuple[int, int], archs: tuple[str, ...], runs: bool) -> None:
-    assert has_kernels(capability, archs) is runs
+    assert has_kernels(capability, archs, "13.0") is runs
 
 
-@pytest.mark.parametrize("archs", [CU126, CU128, CU130, ARM_CU130])
-def test_the_rule_agrees_with_pytorch_s_own_warning(archs: tuple[str, ...]) -> None:
-    compatible = getattr(torch.cuda, "_code_compatible_with_device", None)
+@pytest.mark.parametrize(("cuda", "runs"), [("12.8", False), ("13.0", False), ("13.2", True), ("14.0", True)])
+def test_an_orin_runs_the_kernels_of_other_gpus_since_cuda_13_2(cuda: str, runs: bool) -> None:
+    assert has_kernels((8, 7), ("sm_80", "sm_90"), cuda) is runs
+    assert not has_kernels((8, 0), ("sm_87",), cuda)
+
+
+@pytest.mark.parametrize("archs", [CU126, CU128, CU130, ARM_CU130, ("sm_87",), ("sm_53", "sm_62", "sm_72")])
+@pytest.mark.parametrize(
+    ("cuda", "table"), [("13.0", "DEVICE_REQUIREMENT"), ("13.2", "DEVICE_REQUIREMENT_POST_JETSON_SBSA_UNIFICATION")]
+)
+def test_the_rule_agrees_with_pytorch_s_own_warning(cuda: str, table: str, archs: tuple[str, ...]) -> None:
+    compatible = getattr(torch.cuda, table, None)
     if compatible is None:
-        pytest.skip("this PyTorch has another rule")
+        pytest.skip("this PyTorch has no such table")
     binary = [arch for arch in archs if arch.startswith("sm_")]
     for code in (50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121):
-        expected = any(compatible(code, int(arch.removeprefix("sm_"))) for arch in binary)
-        assert has_kernels(divmod(code, 10), binary) is expected, code
+        expected = any(code in compatible[int(arch.removeprefix("sm_"))] for arch in binary)
+        assert has_kernels(divmod(code, 10), binary, cuda) is expected, code
 
 
 @pytest.mark.parametrize(
