@@ -395,9 +395,9 @@ def own_choices() -> list[str]:
         " 16), or `stages` and `layouts` for all of them, which a single part overrides. Windows are taken as they are"
         " given; the others tile the maps of `--img-size`. `none` stands for a part that is left out, as in"
         " `stages.squeezes=none`. A choice that makes no architecture is refused before the search, with its name. The"
-        " study stores the choices: `--resume` and the run folder's `config.toml` repeat them. `plan` takes them, too."
-        " The noise of seeds that a search assumes stays that of the named space. For other"
-        " stages, or for new blocks, see [Extending](../how-to/extending.md).",
+        " study stores the choices: `--resume` and the run folder's `config.toml` repeat them. `plan` and"
+        " `profile --space` take them, too. The noise of seeds that a search assumes stays that of the named space. For"
+        " other stages, or for new blocks, see [Extending](../how-to/extending.md).",
         table(["parts", "field", "choices"], rows),
     ]
 

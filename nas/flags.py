@@ -15,11 +15,18 @@ from typing import Any
 
 from nas.cli import DEVICES, PICTURE_SUFFIXES, TEACHER_HELP, NamedFile, file_to_write, not_empty
 from nas.command_log import announce
+from search_space.checks import shown
 
 LATEST = "runs/latest"  # a link to the search last started or resumed from the current folder
 _LOG = logging.getLogger(__name__)
 
 Add = Callable[..., object]  # the method `add_argument` of a parser or a group
+
+_CHOICES_HELP = (
+    "other choices in the space, may be given several times: PART is stageN or layoutN, or stages or layouts for all "
+    "of them; FIELD is one of search_space.genes.StageChoices or Layout, as stages.blocks=mbconv,convnext or "
+    "stage1.widths=16,32 (default: those of the space)"
+)
 
 FLAGS: dict[str, dict[str, Any]] = {
     "--device": {
@@ -91,6 +98,35 @@ def add_training_flags(add: Add) -> None:
     add_flag(add, "--device", "auto", choices=DEVICES)
     add_cache(add, "that of the search; ")
     add_flag(add, "--teacher-weights", "those of the search; else download from timm", default={})
+
+
+def add_choices(add: Add) -> None:
+    """Add --choices, which gathers the changes of a space as `search_space.own_choices` takes them."""
+    add("--choices", action=_Choices, metavar="PART.FIELD=A,B", help=_CHOICES_HELP)
+
+
+class _Choices(argparse.Action):
+    """Gathers PART.FIELD=A,B changes of a space in nested dicts; a value is a number, or else text."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        name, equals, text = str(values).partition("=")
+        part, dot, field = name.partition(".")
+        if not (equals and dot and part and field and text):
+            raise argparse.ArgumentError(self, f"{shown(values)}: must be PART.FIELD=A,B, as stage1.widths=16,32")
+        found = {**(getattr(namespace, self.dest, None) or {})}
+        found[part] = {**found.get(part, {}), field: [_number_or_text(word.strip()) for word in text.split(",")]}
+        setattr(namespace, self.dest, found)
+
+
+def _number_or_text(word: str) -> int | float | str:
+    for convert in (int, float):
+        try:
+            return convert(word)
+        except ValueError:
+            pass
+    return word
 
 
 def add_run(add: Add) -> None:

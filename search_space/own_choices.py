@@ -57,6 +57,13 @@ def plain_choices(changes: Changes) -> dict[str, dict[str, Any]]:
     return {part: {field: plain(values) for field, values in fields.items()} for part, fields in changes.items()}
 
 
+def choice_words(changes: Changes) -> list[str]:
+    """Return changes as the command line takes them, as ["stages.blocks=mbconv,convnext"]."""
+    plain = plain_choices(changes)
+    listed = ((f"{part}.{field}", values) for part, fields in plain.items() for field, values in fields.items())
+    return [f"{name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in listed]
+
+
 @lru_cache(maxsize=16)
 def _with_choices(space: Space, text: str, image_px: int) -> Space:
     changes: Changes = json.loads(text)

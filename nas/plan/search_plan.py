@@ -49,6 +49,7 @@ from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, broken_limit
 from nas.study.objectives import objectives
+from search_space.own_choices import choice_words
 
 _PROBED, _COUNTED = 3, 64  # random architectures
 _MAX_DRAWS = 300
@@ -275,9 +276,9 @@ def _limit_notes(config: SearchConfig) -> list[str]:
         "The plan measures no latency, throughput or memory: it assumes that every architecture is within"
         f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer."
     ]
-    if not config.choices:  # which `profile` does not take
-        profile = f"{PROGRAM} profile --space {config.space} {bounds} --measure-seconds {config.measure_seconds:g}"
-        notes.append(f"To measure which share of the space is within the limits: {profile}")
+    space = " ".join((config.space, *(f"--choices {words}" for words in choice_words(config.choices))))
+    profile = f"{PROGRAM} profile --space {space} {bounds} --measure-seconds {config.measure_seconds:g}"
+    notes.append(f"To measure which share of the space is within the limits: {profile}")
     return notes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser, cache_root, check_cache, whole_numbers
-from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
+from nas.flags import add_batch_size, add_cache, add_choices, add_flag, add_measuring_device
 from nas.measure.arms import (
     FORMS,
     LAYOUTS,
@@ -24,6 +24,7 @@ from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, given_limits
 from search_space import SPACES
+from search_space.own_choices import with_choices
 from search_space.timm_spec import check_arch
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ RESOLUTIONS = (64, 96, 128, 192, 224, 256, 320, 384)
 SAMPLES = 200
 SECONDS, RUNTIME_SECONDS = 30.0, 10.0
 SWEPT = ("batch_sizes", "img_sizes", "layers", "top")
-SPACE_ONLY = ("samples", "seed", *LIMITS)
+SPACE_ONLY = ("choices", "samples", "seed", *LIMITS)
 NUMBERS: dict[str, Any] = {
     "batch_size": BatchSize,
     "img_size": Pixels,
@@ -73,6 +74,7 @@ EXAMPLES = """examples:
   backbone-nas profile --arch eradio_nano --runtimes all        the default runtime and every change of one word
   backbone-nas profile --space laptop --samples 500 --max-params 1e6 --max-gmacs 0.02
   backbone-nas profile --space laptop --measure-seconds 60 --max-latency-ms 5 --plot space.png
+  backbone-nas profile --space laptop --choices stages.blocks=mbconv,convnext
 """
 
 _SECONDS = ", of each sweep, of each runtime with --runtimes, and of the whole sample with --space"
@@ -122,6 +124,9 @@ def parse(words: Sequence[str]) -> ProfileCommand:
     for arch in (*(options.arch or ()), *([options.reference] if options.reference else ())):
         check_arch(arch)
     _check_runtimes(options, kind, device_type(options.device))
+    if options.space:
+        px = _space_px(options)
+        with_choices(SPACES[options.space].at(px), options.choices or {}, px)
     check_cache(options.cache)
     from nas.measure import torch_device  # imports torch, which takes seconds: not for --help or a bad flag
 
@@ -174,7 +179,7 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
     from nas.profile.space_sample import SpaceRequest
 
     arm = _arm(options, device.type)
-    resolution = options.img_size or SPACES[options.space].image_px
+    resolution = _space_px(options)
     return SpaceRequest(
         space=options.space,
         samples=options.samples or SAMPLES,
@@ -186,7 +191,13 @@ def _space_request(options: argparse.Namespace, device: torch.device) -> SpaceRe
         arm=arm,
         seconds=options.measure_seconds,
         reference=options.reference or SPACES[options.space].reference,
+        choices=options.choices or {},
     )
+
+
+def _space_px(options: argparse.Namespace) -> int:
+    """Return the size of the images for which the space is sampled."""
+    return options.img_size or SPACES[options.space].image_px
 
 
 def _check_runtimes(options: argparse.Namespace, kind: str, on: str) -> None:
@@ -259,6 +270,7 @@ def parser() -> OneLineParser:
     add("--layers", action="store_const", const=True, help="print a table of all layers, in the order of execution")
     add("--top", type=int, metavar="N", help="print a table of the N slowest layers (default: no table)")
     add = built.add_argument_group("with --space").add_argument
+    add_choices(add)
     add("--samples", type=int, metavar="N", help=f"number of specs (default: {SAMPLES})")
     add("--seed", type=int, metavar="N", help="seed of the sample (default: 0)")
     measured = ", ".join(limit.flag for limit in LIMITS.values() if limit.measured)

@@ -59,7 +59,7 @@ def plot_space(profile: SpaceProfile, path: Path) -> None:
         if profile.values(name)
     ]
     r = profile.request
-    _draw(panels, f"space {r.space}, {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", path)
+    _draw(panels, f"space {r.name}, {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", path)
 
 
 def _draw(panels: Sequence[Panel], title: str, path: Path) -> None:

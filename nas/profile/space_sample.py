@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement
 from search_space import PRESETS, SPACES, ArchSpec
+from search_space.own_choices import choice_words, with_choices
+from search_space.space import Space
 from search_space.windows import fit_windows
 
 MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
@@ -100,6 +102,17 @@ class SpaceRequest:
     arm: Arm
     seconds: float | None
     reference: str
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # that differ, see search_space.own_choices
+
+    @property
+    def search_space(self) -> Space:
+        """Return the space, for images of this size."""
+        return with_choices(SPACES[self.space].at(self.resolution), self.choices, self.resolution)
+
+    @property
+    def name(self) -> str:
+        """Return the space in words: its name and the choices that differ, as "laptop, stages.blocks=mbconv"."""
+        return ", ".join((self.space, *choice_words(self.choices)))
 
 
 @dataclass(frozen=True)
@@ -248,10 +261,10 @@ def _worth_timing(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> WorthTimi
 
 def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
     """Yield different specs, drawn uniformly; fewer than requested where the space has no more."""
-    seen: set[str] = set()
+    space, seen = request.search_space, set[str]()
     repeats = 0
     while len(seen) < request.samples and repeats < MAX_REPEATS:
-        spec = SPACES[request.space].at(request.resolution).sample(rng)
+        spec = space.sample(rng)
         repeats = repeats + 1 if spec.arch_id in seen else 0
         if not repeats:
             seen.add(spec.arch_id)

@@ -17,7 +17,7 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
     """Print the ranges of a sample of a space, and the share within the limits."""
     r = profile.request
     table = Table(
-        title=f"Space {r.space}: {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", box=box.SIMPLE_HEAD
+        title=f"Space {r.name}: {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", box=box.SIMPLE_HEAD
     )
     table.add_column("", no_wrap=True)
     for heading in ("specs", "min", "25 %", "median", "75 %", "max"):

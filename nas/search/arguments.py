@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, comma_list, command_line, whole_numbers
-from nas.flags import LATEST, Add, add_cache, add_flag, run_folder
+from nas.flags import LATEST, Add, add_cache, add_choices, add_flag, run_folder
 from nas.ranges import declared, misfit
 from nas.search.config_file import recipe_names
 from nas.search.networks import add_network_flags
@@ -96,11 +96,6 @@ _OBJECTIVES_HELP = (
     f"comma list of score and any of {', '.join(name for name in OBJECTIVES if name != 'score')}; for objectives that "
     "known-cost does not take, the default sampler is evolution (default: score,throughput)"
 )
-_CHOICES_HELP = (
-    "other choices in the space, may be given several times: PART is stageN or layoutN, or stages or layouts for all "
-    "of them; FIELD is one of search_space.genes.StageChoices or Layout, as stages.blocks=mbconv,convnext or "
-    "stage1.widths=16,32 (default: those of the space)"
-)
 _DISTILL_HELP = (
     "a setting of the recipe (nas.study.config.DistillConfig), may be given several times: learning_rate, batch_size, "
     f"summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), standardization "
@@ -112,30 +107,6 @@ _DISTILL_HELP = (
 def parse(words: Sequence[str]) -> SearchCommand:
     """Return the settings of a command line, see `command_of`; SystemExit where the parser refuses a word."""
     return command_of(vars(parser().parse_args(words)), command_line("search", [public_word(word) for word in words]))
-
-
-class _Choices(argparse.Action):
-    """Gathers PART.FIELD=A,B changes of a space in nested dicts; a value is a number, or else text."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        name, equals, text = str(values).partition("=")
-        part, dot, field = name.partition(".")
-        if not (equals and dot and part and field and text):
-            raise argparse.ArgumentError(self, f"{shown(values)}: must be PART.FIELD=A,B, as stage1.widths=16,32")
-        found = {**getattr(namespace, self.dest, {})}
-        found[part] = {**found.get(part, {}), field: [_number_or_text(word.strip()) for word in text.split(",")]}
-        setattr(namespace, self.dest, found)
-
-
-def _number_or_text(word: str) -> int | float | str:
-    for convert in (int, float):
-        try:
-            return convert(word)
-        except ValueError:
-            pass
-    return word
 
 
 class _Setting(argparse.Action):
@@ -201,7 +172,7 @@ def _add_what_to_search(add: Add) -> None:
     defaults = SearchConfig()
     add("--budget", type=int, metavar="N", help=f"unique architectures to evaluate (default: {defaults.budget})")
     add("--space", choices=tuple(SPACES), help=f"search space (default: {defaults.space})")
-    add("--choices", action=_Choices, metavar="PART.FIELD=A,B", help=_CHOICES_HELP)
+    add_choices(add)
     add("--sampler", choices=SAMPLERS, help=f"proposes architectures (default: {defaults.sampler})")
     add("--objectives", type=comma_list, metavar="A,B", help=_OBJECTIVES_HELP)
     add("--seed", type=int, help=f"seed of sampling, initial weights and image order (default: {defaults.seed})")

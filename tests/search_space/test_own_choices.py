@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import tomllib
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import tomli_w
 
+from nas.flags import add_choices
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES, SpecError
-from search_space.own_choices import with_choices
+from search_space.own_choices import choice_words, with_choices
 
 LAPTOP = SPACES["laptop"]
 
@@ -88,6 +90,17 @@ def test_choices_are_what_a_settings_file_can_hold() -> None:
     config = SearchConfig(choices={"stages": {"squeezes": (None, 0.25), "grid": 4}})
     assert config.choices == {"stages": {"squeezes": ["none", 0.25], "grid": 4}}
     assert SearchConfig.from_dict(tomllib.loads(tomli_w.dumps({"choices": config.choices})) | plain(config)) == config
+
+
+def test_choices_are_written_as_the_command_line_reads_them() -> None:
+    changes = {"stages": {"squeezes": (None, 0.25), "grid": 4}, "stage1": {"blocks": ["mbconv"]}}
+    words = choice_words(changes)
+    assert words == ["stages.squeezes=none,0.25", "stages.grid=4", "stage1.blocks=mbconv"]
+    parser = argparse.ArgumentParser()
+    add_choices(parser.add_argument)
+    read = parser.parse_args([word for each in words for word in ("--choices", each)]).choices
+    assert with_choices(LAPTOP, read, 64) == with_choices(LAPTOP, changes, 64)
+    assert parser.parse_args([]).choices is None
 
 
 def plain(config: SearchConfig) -> dict[str, Any]:

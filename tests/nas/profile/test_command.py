@@ -405,6 +405,9 @@ def test_default_resolution_follows_the_scale():
         (["--space", "micro", "--layers"], "--layers: does not go with --space"),
         (["--space", "micro", "--new-ceilings"], "--new-ceilings: does not go with --space"),
         (["--space", "micro", "--samples", "0"], "--samples: 0: must be"),
+        (["--space", "micro", "--choices", "stages.blocks=mbcon"], "mbconv"),
+        (["--space", "micro", "--choices", "mbconv"], "must be PART.FIELD=A,B"),
+        (["--arch", "eradio_femto", "--choices", "stage1.widths=8"], "--choices: does not go with --arch"),
         (
             ["--space", "micro", "--max-latency-ms", "5"],
             "--max-latency-ms: needs timing; set its budget with --measure-seconds",

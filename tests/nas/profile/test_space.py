@@ -17,6 +17,7 @@ from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest, sh
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec, preset
 from search_space.genes import Layout
+from search_space.own_choices import with_choices
 from search_space.windows import fit_windows
 from tests.nas.profile.services import scripted
 
@@ -137,6 +138,18 @@ def test_tables(capsys):
 )
 def test_a_share_has_the_interval_of_clopper_and_pearson(fit: int, count: int, ends: tuple[float, float]) -> None:
     assert share_interval(fit, count) == pytest.approx(ends, abs=5e-5)
+
+
+def test_own_choices_are_sampled_and_named(capsys):
+    own = ["--choices", "stages.blocks=mbconv,convnext", "--choices", "stage1.widths=32"]
+    data = sample(capsys, "--samples", "6", "--img-size", "96", *own)
+    changes = {"stages": {"blocks": ["mbconv", "convnext"]}, "stage1": {"widths": [32]}}
+    space, rng = with_choices(SPACES["micro"].at(96), changes, 96), random.Random(0)
+    assert [spec["arch_id"] for spec in data["specs"]] == [space.sample(rng).arch_id for _ in range(6)]
+    assert data["choices"] == changes
+    assert main(["--space", "micro", "--samples", "2", *own]) == 0
+    title = "Space micro, stages.blocks=mbconv,convnext, stage1.widths=32: 2 specs"
+    assert title in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_small_space_is_sampled_to_its_end(capsys, monkeypatch):
