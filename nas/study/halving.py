@@ -56,35 +56,32 @@ class ScoreCurve(NamedTuple):
         scores: Scores rung by rung, at least one.
         costs: Values of the other objectives.
         deviations: Standard deviations of `costs`.
-        rival: Whether the trial is complete or trains to the last rung, so that it can be on the front.
+        alive: Whether the trial is complete or still trains, so that it can be on the front.
     """
 
     number: int
     scores: tuple[float, ...]
     costs: Point
     deviations: Point
-    rival: bool
+    alive: bool
+
+    def is_rival_of(self, trial: ScoreCurve) -> bool:
+        """Return whether this trial has passed the rung that `trial` asks about, so that both may be on the front."""
+        return self.alive and len(self.scores) >= len(trial.scores)
 
 
-def score_curve(trial: TrialRecord, objectives: Sequence[Objective], rungs: int) -> ScoreCurve | None:
-    """Return a trial's scores and costs; None for a baseline and for a trial without a value of an objective.
-
-    Args:
-        trial: The trial.
-        objectives: The study's objectives.
-        rungs: Number of rungs.
-    """
+def score_curve(trial: TrialRecord, objectives: Sequence[Objective]) -> ScoreCurve | None:
+    """Return a trial's scores and costs; None for a baseline and for a trial without a value of an objective."""
     point = None if trial.baseline or not trial.rungs else coordinates(trial, objectives, len(trial.rungs) - 1)
     if point is None:
         return None
     costs = [(o, value) for o, value in zip(objectives, point, strict=True) if o.name != "score"]
-    on_its_way = trial.state is TrialState.RUNNING and len(trial.rungs) >= rungs - 1
     return ScoreCurve(
         trial.number,
         tuple(result.score for result in trial.rungs),
         tuple(value for _, value in costs),
         tuple(_deviation(o, trial.measurement) for o, _ in costs),
-        trial.state is TrialState.COMPLETE or on_its_way,
+        trial.state in (TrialState.COMPLETE, TrialState.RUNNING),
     )
 
 
@@ -115,7 +112,7 @@ def front_chance(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, se
     """
     curves = [*sorted(others), trial]
     mean, variance = at_last_rung([curve.scores for curve in curves], rungs)
-    counted = [i for i, curve in enumerate(curves) if curve.rival or curve is trial]
+    counted = [i for i, curve in enumerate(curves) if curve.is_rival_of(trial) or curve is trial]
     costs, deviations = (np.array([getattr(curves[i], name) for i in counted]) for name in ("costs", "deviations"))
     rng = np.random.default_rng((seed, trial.number))
     score = mean[counted] + np.sqrt(variance[counted]) * rng.standard_normal((CHANCE_DRAWS, len(counted)))
@@ -130,7 +127,8 @@ def front_gain(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, refe
     """Return the hypervolume that a trial, trained to the last rung, would add to that of the rivals among `others`.
 
     It is a share of the rivals' hypervolume, infinite where they have none. Final scores are predicted from the scores
-    so far of all trials, as by `front_chance`; their means count.
+    so far of all trials, as by `front_chance`; their means count. Trials that have passed the trial's rung and still
+    train are rivals, too: without them, every trial of a large first wave would pass.
 
     Args:
         trial: The trial.
@@ -141,7 +139,7 @@ def front_gain(trial: ScoreCurve, others: Sequence[ScoreCurve], rungs: int, refe
     curves = [*sorted(others), trial]
     mean, _ = at_last_rung([curve.scores for curve in curves], rungs)
     points = [(float(score), *curve.costs) for score, curve in zip(mean, curves, strict=True)]
-    rivals = [point for point, curve in zip(points[:-1], curves[:-1], strict=True) if curve.rival]
+    rivals = [point for point, curve in zip(points[:-1], curves[:-1], strict=True) if curve.is_rival_of(trial)]
     before, after = hypervolume(rivals, reference), hypervolume([*rivals, points[-1]], reference)
     if not before:
         return math.inf if after else 0.0

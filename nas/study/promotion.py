@@ -71,7 +71,6 @@ def _front_chance(record: TrialRecord, trials: TrialTable, info: StudyInfo, conf
 
 def _curves(record: TrialRecord, trials: TrialTable, info: StudyInfo) -> tuple[ScoreCurve | None, list[ScoreCurve]]:
     """Return the scores of a trial so far, and those of the others, as far as they have values."""
-    rungs = len(info.rung_steps)
-    curves = {t.number: score_curve(t, info.objectives, rungs) for t in (*trials.values(), record)}
+    curves = {t.number: score_curve(t, info.objectives) for t in (*trials.values(), record)}
     own = curves.pop(record.number)
     return own, [curve for curve in curves.values() if curve is not None]

@@ -59,8 +59,8 @@ def test_ladder() -> None:
     assert ladder(60, 3, 3) == (60, 180, 540)
 
 
-def curve(number: int, *scores: float, cost: float = 0.0, deviation: float = 0.0, rival: bool = True) -> ScoreCurve:
-    return ScoreCurve(number, scores, (cost,), (deviation,), rival)
+def curve(number: int, *scores: float, cost: float = 0.0, deviation: float = 0.0, alive: bool = True) -> ScoreCurve:
+    return ScoreCurve(number, scores, (cost,), (deviation,), alive)
 
 
 # The second rung is the first one plus 0.1, within 0.02.
@@ -69,7 +69,7 @@ PAIRS = [curve(i, 0.3 + i / 100, 0.4 + i / 100 + 0.02 * (-1) ** i, cost=-float(i
 
 def test_the_only_trial_is_certain_to_be_on_the_front() -> None:
     assert front_chance(curve(0, 0.5), [], rungs=2, seed=0) == 1.0
-    early_stopped = [curve(1, 0.9, cost=1.0, rival=False)]
+    early_stopped = [curve(1, 0.9, cost=1.0, alive=False)]
     assert front_chance(curve(0, 0.5), early_stopped, rungs=2, seed=0) == 1.0, "a trial that has ended is no rival"
 
 
@@ -117,7 +117,7 @@ _CURVES = st.lists(
 def test_a_chance_depends_on_the_set_of_trials_alone(
     rows: list[tuple[list[float], int, bool]], rng: random.Random
 ) -> None:
-    others = [curve(i, *scores, cost=float(cost), rival=rival) for i, (scores, cost, rival) in enumerate(rows)]
+    others = [curve(i, *scores, cost=float(cost), alive=alive) for i, (scores, cost, alive) in enumerate(rows)]
     trial = curve(99, *rows[0][0][:2], cost=float(rows[0][1]))
     chance = front_chance(trial, others, rungs=3, seed=1)
     assert 0.0 <= chance <= 1.0
@@ -127,36 +127,44 @@ def test_a_chance_depends_on_the_set_of_trials_alone(
 
 def test_a_curve_has_the_scores_the_costs_and_the_deviations_of_its_trial() -> None:
     trial = record(3, (0.2, 0.4), ratio=2.0)
-    made = score_curve(trial, OBJECTIVES, rungs=2)
+    made = score_curve(trial, OBJECTIVES)
     assert made is not None
-    assert (made.number, made.scores, made.costs, made.rival) == (3, (0.2, 0.4), (1.0,), True)
+    assert (made.number, made.scores, made.costs, made.alive) == (3, (0.2, 0.4), (1.0,), True)
     assert made.deviations == pytest.approx((math.log2(1.01 / 0.99) / 3.92,), rel=1e-4)
     timing = replace(measurement(2.0), ratio_low=1e-6, ratio_high=1e6)
-    wild = score_curve(replace(trial, measurement=timing), OBJECTIVES, rungs=2)
+    wild = score_curve(replace(trial, measurement=timing), OBJECTIVES)
     assert wild is not None
     assert wild.deviations == pytest.approx((math.log2(2 / 0.5) / 3.92,), rel=1e-4), "no more than a single sample's"
     stopped = replace(trial, state=TrialState.STOPPED, rungs=trial.rungs[:1])
-    assert score_curve(stopped, OBJECTIVES, rungs=2) == made._replace(scores=(0.2,), rival=False)
+    assert score_curve(stopped, OBJECTIVES) == made._replace(scores=(0.2,), alive=False)
     under_way = replace(stopped, state=TrialState.RUNNING)
-    assert score_curve(under_way, OBJECTIVES, rungs=2) == made._replace(scores=(0.2,))
-    assert score_curve(under_way, OBJECTIVES, rungs=3) == made._replace(scores=(0.2,), rival=False)
-    assert score_curve(replace(trial, baseline="eradio_pico"), OBJECTIVES, rungs=2) is None
-    assert score_curve(replace(trial, measurement=None), OBJECTIVES, rungs=2) is None
+    assert score_curve(under_way, OBJECTIVES) == made._replace(scores=(0.2,))
+    assert score_curve(replace(trial, baseline="eradio_pico"), OBJECTIVES) is None
+    assert score_curve(replace(trial, measurement=None), OBJECTIVES) is None
 
 
 def test_the_gain_of_a_trial_is_what_it_adds_to_the_hypervolume_of_the_rivals() -> None:
     reference = (0.0, -3.0)
-    slow = curve(1, 0.5, cost=1.0, rival=True)
+    slow = curve(1, 0.5, cost=1.0, alive=True)
     for scores, cost, gain in (((0.2,), 3.0, 0.2), ((0.4,), 0.5, 0.0), ((1.0,), 1.0, 1.0), ((0.2,), -4.0, 0.0)):
         trial = curve(0, *scores, cost=cost)
         assert front_gain(trial, [slow], 1, reference) == pytest.approx(gain)
         assert front_gain(trial, [], 1, reference) == (math.inf if cost > -3 else 0.0)
-    stopped = curve(2, 0.9, cost=5.0, rival=False)
+    stopped = curve(2, 0.9, cost=5.0, alive=False)
     assert front_gain(curve(0, 0.2, cost=3.0), [slow, stopped], 1, reference) == pytest.approx(0.2), "no rival"
+
+
+def test_trials_that_have_passed_the_same_rung_are_rivals() -> None:
+    """Otherwise every trial of a large first wave would pass: there is no front yet to which it could add little."""
+    under_way, behind = curve(1, 0.5, cost=1.0), curve(2, 0.9, 0.9, cost=1.0)
+    assert front_gain(curve(0, 0.4, cost=0.5), [under_way], 3, (0.0, -3.0)) == 0.0
+    at_the_second = curve(0, 0.4, 0.4, cost=0.5)
+    assert front_gain(at_the_second, [under_way], 3, (0.0, -3.0)) == math.inf, "that one may still stop"
+    assert front_gain(at_the_second, [under_way, behind], 3, (0.0, -3.0)) == 0.0
 
 
 def test_the_gain_counts_the_score_that_is_predicted() -> None:
     """Scores of the pairs double from rung to rung, so that 0.2 becomes about 0.4."""
-    pairs = [curve(i, 0.1 * i, 0.2 * i, cost=0.0, rival=True) for i in range(1, 6)]
+    pairs = [curve(i, 0.1 * i, 0.2 * i, cost=0.0, alive=True) for i in range(1, 6)]
     gain = front_gain(curve(0, 0.2, cost=1.0), pairs, 2, (0.0, -3.0))
     assert gain == pytest.approx(0.4 / 3, rel=0.15)
