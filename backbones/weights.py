@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 from collections import Counter
@@ -84,6 +85,8 @@ def save_checked(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # another process may write the same one
     try:
         write_tensors(unfinished, state, {**metadata, "sha256": checksum})
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # the checkpoint of the training is deleted next
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise _refusal(path, f"cannot be written ({error})") from None

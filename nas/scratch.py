@@ -131,7 +131,7 @@ def _is_own(path: Path) -> bool:
 
 def _sweep_if_dead(folder: Path) -> None:
     """Delete a scratch folder and kill what belongs to it; OSError where its process lives, or has not begun."""
-    with (folder / _LOCK).open("r") as lock:
+    with (folder / _LOCK).open("r+") as lock:  # on NFS, an exclusive lock needs a file that can be written
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         killed = kill_children(folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,8 @@
 
 A node gets no trial before a task on it has tried the study's runtime on a tiny network, and compared what the node
 sees with what the driver sees: the run folder, the teachers' targets, the code, and the study's kind of device. A node
-that differs, or on which the runtime does not work, is left out, and its reason is shown.
+that differs, or on which the runtime does not work, is left out, and its reason is shown. One on which the check itself
+failed is asked again from time to time.
 So no measurement of a mixed cluster comes from another kind of device: trials are placed by the ids of the accepted
 nodes, whatever labels Ray has for a device. Nodes that join later are checked in the same way.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import socket
@@ -38,6 +40,7 @@ from nas.cli import FAILED, OperationFailed
 from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
+_ASK_AGAIN_S = 600.0  # after an error on a node: a stale file handle or a full folder may pass
 _ANSWER_TIMEOUT_S = 240.0  # no start waits longer: many nodes that import torch from one disk may take minutes
 _WATCH_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
@@ -77,6 +80,7 @@ class NodeSlots:
         self._asked: dict[str, tuple[Any, float]] = {}  # node id -> reference to its facts, time of the question
         self._accepted: tuple[str, ...] = ()  # also nodes that are gone: Tune ends idle workers when the ids change
         self._refused: dict[str, str] = {}  # node id -> reason; one that was asked and has not answered may be accepted
+        self._failed_s: dict[str, float] = {}  # time of the answer of refused nodes on which the check itself failed
         self._addresses: dict[str, str] = {}  # of the living nodes, by their ids
         self._capacities: dict[str, int] = {}  # trials at a time of each accepted living node
         self._left_out: dict[str, str] = {}  # announced
@@ -155,8 +159,10 @@ class NodeSlots:
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         for node_id, node in alive.items():
             is_new = node_id not in self._asked and node_id not in self._accepted and node_id not in self._refused
-            if is_new and self._spec.capacity_of(node["Resources"]):
+            may_pass = time.monotonic() - self._failed_s.get(node_id, math.inf) > _ASK_AGAIN_S
+            if (is_new or may_pass) and self._spec.capacity_of(node["Resources"]):
                 self._asked[node_id] = _ask(node_id, self._spec, self._token), time.monotonic()
+                self._failed_s.pop(node_id, None)
         for node_id in list(self._asked):
             self._judge(node_id, alive)
         capacities = {n: self._spec.capacity_of(alive[n]["Resources"]) for n in self._accepted if n in alive}
@@ -177,16 +183,19 @@ class NodeSlots:
                 self._announce(f"node {address} is left out until it answers: {self._refused[node_id]}")
             return
         del self._asked[node_id]
-        was_late = self._refused.pop(node_id, None) is not None
+        before = self._refused.pop(node_id, None)
         probe_file = _probe_file(Path(self._spec.checkpoint_dir), self._token, node_id)
-        reason = _find_difference(self._expected, answer, probe_file)
+        reason, failed = _find_difference(self._expected, answer, probe_file)
         if reason is None:
             self._accepted = (*self._accepted, node_id)
-            say: Announce = self._announce if was_late else _LOG.info
+            say: Announce = _LOG.info if before is None else self._announce
             say(f"node {address} takes trials")
             return
         self._refused[node_id] = reason
-        self._announce(f"node {address} is left out: {reason}")
+        if failed:
+            self._failed_s[node_id] = time.monotonic()
+        if reason != before:
+            self._announce(f"node {address} is left out: {reason}")
 
 
 def compared_versions(runtime: str) -> str:
@@ -242,22 +251,21 @@ def _ask(node_id: str, spec: WorkerSpec, token: str) -> Any:
     return _remote_node_facts.options(scheduling_strategy=strategy).remote(spec, token, node_id)
 
 
-def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path) -> str | None:
-    """Return why a node that has answered cannot take trials; None where it can."""
+def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path) -> tuple[str | None, bool]:
+    """Return why a node that has answered takes no trials, None where it does, and whether the check itself failed."""
     try:
         facts = ray.get(answer)
     except Exception as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}", True
     for fact, value in expected.items():
         if facts[fact] != value:
-            return f"{fact}: {facts[fact]}, but the study has {value}"
+            return f"{fact}: {facts[fact]}, but the study has {value}", False
     if not probe_file.exists():
-        return (
-            f"the folder {probe_file.parent} is not shared: the search does not see the file that the node wrote there"
-        )
+        unseen = "the search does not see the file that the node wrote there"
+        return f"the folder {probe_file.parent} is not shared: {unseen}", False
     probe_file.unlink()
-    return None
+    return None, False
 
 
 def _probe_file(folder: Path, token: str, node_id: str = "") -> Path:

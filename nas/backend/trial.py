@@ -23,7 +23,7 @@ from nas.measure.device_lock import measuring
 from nas.measure.memory import out_of_memory, release_cached
 from nas.measure.service import MeasurementService, save_samples
 from nas.study.config import SearchConfig
-from nas.study.failures import Failure
+from nas.study.failures import Failure, is_disk_error
 from nas.study.limits import broken_limit
 from nas.study.records import Measurement, RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
@@ -246,6 +246,8 @@ def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
         return failure, f"{failure}: {_text(error)}"
     if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK_MESSAGES):
         return Failure.FULL_DISK, f"the disk is full: {_text(error)}"
+    if any(is_disk_error(cause) for cause in _causes(error)):
+        return Failure.DISK_ERROR, f"the disk has an error: {_text(error)}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Failure.ERROR, f"{type(error).__name__}: {_text(error)} ({Path(frame.filename).name}:{frame.lineno})"
 

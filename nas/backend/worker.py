@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import lock_dir
-from nas.study.failures import Failure
+from nas.study.failures import Failure, is_disk_error
 from nas.study.records import RungResult, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def trial_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]
             context = replace(context, train_in_ranks=partial(train_in_ranks, spec))
     except Exception as error:
         reason = f"the worker could not start: {type(error).__name__}: {error}"
-        return iter([replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason=reason)])
+        failure = Failure.DISK_ERROR if is_disk_error(error) else Failure.ERROR
+        return iter([replace(record, state=TrialState.FAILED, failure=failure, reason=reason)])
     return run_trial(record, context)
 
 

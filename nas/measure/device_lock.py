@@ -110,7 +110,7 @@ def _held(lock_dir: Path, mode: int) -> Iterator[None]:
 @contextmanager
 def _flock(path: Path, mode: int) -> Iterator[int]:
     """Hold an flock on a file that is opened for this hold alone, so that holds within a process exclude each other."""
-    with path.open("a") as file:
+    with path.open("a+") as file:  # on NFS, a shared lock needs a file that can be read
         fcntl.flock(file, mode)
         try:
             yield file.fileno()

@@ -54,6 +54,9 @@ _CLIENT_OPTIONS = {
 }
 
 
+_READ_ONLY_TRANSACTION = "25006"  # PostgreSQL's code of this error
+
+
 class Database(RDBStorage):
     """An RDBStorage with transactions over many calls, for one thread.
 
@@ -89,6 +92,7 @@ class Database(RDBStorage):
             url = location.url.update_query_dict({**_CLIENT_OPTIONS, **location.url.query})
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             super().__init__(template)
+            event.listen(self.engine, "handle_error", _leave_standby)
 
     def close(self) -> None:
         """Close every connection to the database."""
@@ -242,15 +246,21 @@ def _keep_connection(context: ExceptionContext) -> None:
         context.is_disconnect = False
 
 
+def _leave_standby(context: ExceptionContext) -> None:
+    """End a connection to a server that takes no writes: after a failover, another one does."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY_TRANSACTION:
+        context.is_disconnect = True
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a SQLite file with a write-ahead log.
 
-    Readers never wait, and a killed process loses nothing; a power cut can lose the last transactions.
+    Readers never wait. Each transaction is on the disk at its end: neither a kill nor a power cut loses it.
     """
     connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=FULL")
     except BaseException:
         connection.close()
         raise

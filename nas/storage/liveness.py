@@ -73,7 +73,8 @@ class FileLocks:
                 self.release()
                 raise StoreError(
                     f"a search on {driver.partition(':')[0]} works on this study; several machines can share a study"
-                    " only in PostgreSQL: start it with --storage postgresql://..."
+                    " only in PostgreSQL: start it with --storage postgresql://... If that machine is gone for good,"
+                    f" delete {self._folder / driver}"
                 )
 
     def is_dead(self, driver: str) -> bool:

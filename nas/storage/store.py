@@ -58,7 +58,7 @@ _OPTUNA_STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.STOPPED: OptunaState.PRUNED,
     TrialState.INFEASIBLE: OptunaState.PRUNED,
-    TrialState.DUPLICATE: OptunaState.PRUNED,
+    TrialState.DUPLICATE: OptunaState.FAIL,  # TPE would learn a pruned trial as a bad one
     TrialState.FAILED: OptunaState.FAIL,
 }
 _TRIALS = (

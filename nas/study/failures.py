@@ -2,15 +2,18 @@
 
 A trial runs again only if the outcome can differ: after a lost worker or a hang it continues from its checkpoint,
 memory that other processes used may be free, and an error may be that of the node: another one takes the trial where
-there is one. A loss that was NaN would be NaN again. A candidate runs at most twice, unless the second run meets a full
-disk or a damaged cache, and the sampler replaces one that failed. Nothing replaces a baseline or the reference: after a
-lost worker, a hang or shared memory they run up to ten times, and then the search ends and says why. After any other
-cause of their own they have failed, as a candidate has, and the search continues without them. A full disk or a damaged
-cache ends the search when a second run has met it, on another node where there is one: a node has disks of its own.
+there is one. A loss that was NaN would be NaN again. A candidate runs at most twice, unless the second run meets a
+full disk, a disk error or a damaged cache, and the sampler replaces one that failed. Each rung that it has passed
+allows one more run after a lost worker, a hang or shared memory: nodes that others preempt must not take the best
+candidates. Nothing replaces a baseline or the reference: after a lost worker, a hang or shared memory they run up to
+ten times, and then the search ends and says why. After any other cause of their own they have failed, as a candidate
+has, and the search continues without them. A full disk, a disk error or a damaged cache ends the search when a second
+run has met it, on another node where there is one: a node has disks of its own.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ _MEDIANS_TO_HANG = 10.0
 _MIN_LIMIT_S = 600.0
 _MIN_PHASES = 5  # earlier phases that a median needs
 _MAX_TRIES = 2
+_DISK_ERRNOS = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ESHUTDOWN)
 _MAX_TRIES_REQUIRED = 10  # a cause that ends a network as often is none that passes
 
 
@@ -33,6 +37,7 @@ class Failure(StrEnum):
     HANG = "hang"
     LOST_WORKER = "lost worker"  # its process or its node
     FULL_DISK = "full disk"
+    DISK_ERROR = "disk error"  # of the system: a network disk that is away, a damaged one
     DAMAGED_CACHE = "damaged cache"  # of images or teacher outputs
     UNPICKLABLE = "unpicklable result"
     ERROR = "error"  # an exception of the trial's code
@@ -46,12 +51,15 @@ class RetryDecision(StrEnum):
     END = "end"  # the search ends, because it cannot do without the trial; --resume continues the trial
 
 
-MET_BY_ALL = (Failure.FULL_DISK, Failure.DAMAGED_CACHE)  # every other trial would fail so too, at least on its node
+# Every other trial would fail so too, at least on its node.
+MET_BY_ALL = (Failure.FULL_DISK, Failure.DISK_ERROR, Failure.DAMAGED_CACHE)
 _TRANSIENT = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
 OF_ITS_NODE = (*MET_BY_ALL, *_TRANSIENT, Failure.ERROR)  # perhaps: on another node the trial may pass
 
 
-def decide_retry(failure: Failure | None, tries: int, required: bool = False, confirmed: bool = False) -> RetryDecision:
+def decide_retry(
+    failure: Failure | None, tries: int, required: bool = False, confirmed: bool = False, rungs: int = 0
+) -> RetryDecision:
     """Decide what to do with a trial that has failed in its `tries`-th run.
 
     Args:
@@ -59,15 +67,22 @@ def decide_retry(failure: Failure | None, tries: int, required: bool = False, co
         tries: Its runs so far.
         required: Whether the study needs its result: it is a baseline or the reference.
         confirmed: Whether the run before it, or a trial on another node, has failed for the same cause.
+        rungs: Rungs that it has passed.
     """
     if failure in MET_BY_ALL:
         return RetryDecision.END if confirmed else RetryDecision.AGAIN
     if failure not in OF_ITS_NODE:
         return RetryDecision.FAILED
     required = required and failure in _TRANSIENT
-    if tries < (_MAX_TRIES_REQUIRED if required else _MAX_TRIES):
+    of_candidate = _MAX_TRIES + (rungs if failure in _TRANSIENT else 0)
+    if tries < (_MAX_TRIES_REQUIRED if required else of_candidate):
         return RetryDecision.AGAIN
     return RetryDecision.END if required else RetryDecision.FAILED
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Return whether an error comes from a disk that is away or damaged: no trial of the node would pass now."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRNOS
 
 
 def spoils_process(failure: Failure | None) -> bool:

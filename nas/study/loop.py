@@ -288,7 +288,7 @@ class StudyLoop:
         required = record.baseline is not None or record.scale == self.config.reference
         met_before = self.record(record.number).failure is record.failure
         confirmed = met_before or self._failing_nodes.met_elsewhere(record)
-        return decide_retry(record.failure, record.tries, required, confirmed)
+        return decide_retry(record.failure, record.tries, required, confirmed, len(record.rungs))
 
     def _requeue(self, record: TrialRecord, decision: RetryDecision) -> None:
         """Let a failed trial run again: in this session, or in the next one if this one has to end."""

@@ -166,6 +166,25 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
     assert accepted.endswith("takes trials")
 
 
+def test_a_node_on_which_the_check_failed_is_asked_again(
+    tmp_path: Path, targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ASK_AGAIN_S", 0.0)
+    lines: list[str] = []
+    with local_ray(1):
+        slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, lines.append)
+        (probe,) = tmp_path.glob(".node-*")
+        away = probe.with_name("away")
+        probe.rename(away)
+        until_true(lambda: bool(slots.count() == 0 and lines))
+        assert slots.count() == slots.count() == 0
+        away.rename(probe)
+        until_true(lambda: slots.count() == 1)
+    failed, accepted = lines
+    assert " is left out: FileNotFoundError: " in failed
+    assert accepted.endswith("takes trials")
+
+
 def test_a_node_without_a_compiler_gets_no_trials(
     tmp_path: Path, targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,20 @@ def test_teachers_on_gpus_compute_in_bf16(name: str) -> None:
     assert settings(name).teacher_precision == "bf16"
 
 
+def test_the_job_that_builds_the_cache_of_a_cluster_has_the_values_of_its_recipe() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/cluster.md").read_text().replace("\\\n", " ")
+    (teachers,) = re.findall(r"^export TEACHERS=(\S+)$", page, re.MULTILINE)
+    (command,) = re.findall(r"exec backbone-nas cache build (.*)'$", page, re.MULTILINE)
+    given = dict(re.findall(r"--(\S+) (\S+)", command))
+    config = settings("datacomp-64h100")
+    assert teachers == config.teachers
+    assert (int(given["train-images"]), int(given["val-images"])) == (config.train_images, config.val_images)
+    assert int(given["img-size"]) == config.distill.img_size
+    assert given["teacher-precision"] == config.teacher_precision
+    assert config.views == 1
+    assert config.target_dtype == SearchConfig().target_dtype
+
+
 def test_the_disk_of_the_laptop_s_recipe_is_as_promised() -> None:
     material = material_counted(settings("laptop"), {}, device=None)
     assert promised("laptop") == pytest.approx(

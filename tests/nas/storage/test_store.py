@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from filelock import FileLock
-from sqlalchemy import event, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import Pool
 
 from experiments.benchmarks.postgres import PASSWORD, Server
@@ -298,6 +298,34 @@ def test_a_database_that_stays_unavailable_ends_the_session_in_one_line(
         drive(second)
         assert second.trials[record.number].state is not TrialState.FAILED
         assert second.evaluated == 3
+
+
+def test_a_server_that_takes_no_writes_is_one_that_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover the connection may lead to a standby; a new one leads to the server that takes writes."""
+    monkeypatch.setattr(errors, "PATIENCE_S", 1.0)
+
+    def let_write(url: str, setting: str) -> None:
+        engine = create_engine(
+            url.replace("postgresql:", "postgresql+psycopg:"),
+            connect_args={"options": "-c default_transaction_read_only=off"},
+        )
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+            admin.execute(text(f"ALTER SYSTEM SET default_transaction_read_only = {setting}"))
+            admin.execute(text("SELECT pg_reload_conf()"))
+        engine.dispose()
+
+    with running_server() as server:
+        loop = StudyLoop(store := create(tmp_path / "standby", server.url, budget=3))
+        record = started(loop)
+        let_write(server.url, "on")
+        with pytest.raises(StoreError, match=r"unavailable for 1 s .*read-only transaction"):
+            loop.report(replace(record, state=TrialState.FAILED, reason="x"))
+        let_write(server.url, "off")
+        assert store.trials()
+        drive(again := StudyLoop(reopen(tmp_path / "standby")))
+        assert again.evaluated == 3
 
 
 def test_a_restart_of_the_database_ends_no_command_that_saves_results(tmp_path: Path) -> None:
