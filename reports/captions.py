@@ -36,6 +36,7 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary, retr
         summary: numbers of the study.
         retrained: whether the report has scores of longer trainings.
     """
+    by_retraining = summary.recommendation is not None and summary.recommendation.retrained
     parts = [
         f"{capitalized(score_word(info))} against throughput, relative to {brief(info.reference, 40)}. A point is a "
         "candidate, a bar the 95 % interval of its throughput."
@@ -44,7 +45,8 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary, retr
         longer = "; those of longer trainings are under “Can I trust this?”" if retrained else ""
         parts.append(f"{scores.removesuffix('.')}{longer}.")
     if any(p.number == data.recommended for p in data.points):
-        parts.append("The ring marks the recommended one.")
+        by_longer = ", by the scores of the longer trainings" if by_retraining else ""
+        parts.append(f"The ring marks the recommended one{by_longer}.")
     if summary.baselines:
         parts.append(f"Diamonds are the {baseline_words(info)}.")
     floor = score_floor(info)
@@ -54,7 +56,8 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary, retr
             f"prediction that ignores the image ({fixed(floor, 3)})."
         )
     if any(model.inside for model in data.scale):
-        parts.append("Dotted lines are the throughputs of known networks, measured and not distilled.")
+        names = ", ".join(brief(model.name, 40) for model in sorted(data.scale, key=lambda m: m.ratio) if model.inside)
+        parts.append(f"Dotted lines are the throughputs of known networks, measured and not distilled: {names}.")
     if data.stopped:
         parts.append(
             "Early-stopped candidates are hidden at first: their scores, of the rungs that they reached, cannot be "
@@ -140,9 +143,10 @@ def _models_with_curves(info: StudyInfo, summary: StudySummary) -> str:
 def learning_caption(info: StudyInfo, summary: StudySummary) -> str:
     """Explain the lines in the charts of explained variance by steps."""
     features = "spatial features" if scores_spatial(info) else "features, averaged over heads,"
+    dashed = " Baselines are dashed." if summary.baselines else ""
     return (
-        f"Explained variance of each teacher’s {features} at every rung, for {_models_with_curves(info, summary)}. "
-        f"{BELOW_ZERO}"
+        f"Explained variance of each teacher’s {features} at every rung, for {_models_with_curves(info, summary)}."
+        f"{dashed} {BELOW_ZERO}"
     )
 
 
@@ -173,8 +177,8 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
         )
     if start is None and drawn:
         return (
-            f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, but too few of them were "
-            f"evaluated for a control.{control}"
+            f"The sampler, {sampler}, drew at least the first {plural(drawn, 'candidate')} at random, but too few of "
+            f"them were evaluated for a control.{control}"
         )
     if start is None or drawn is None:
         why = "" if drawn is None else f": the sampler, {sampler}, drew no candidates at random"
@@ -184,6 +188,7 @@ def random_control(info: StudyInfo, summary: StudySummary) -> str:
         label = brief(info.objectives[0].label)
         reached = f"a best {label} of {fixed(start.expected[-1], 4)} above the reference point"
     return (
-        f"The sampler, {sampler}, drew the first {plural(drawn, 'candidate')} at random, and {len(start.trials)} of "
-        f"them were evaluated: a control for as many evaluations, which reached {reached}.{control}"
+        f"The sampler, {sampler}, drew at least the first {plural(drawn, 'candidate')} at random, and "
+        f"{len(start.trials)} of them were evaluated: a control for as many evaluations, which reached "
+        f"{reached}.{control}"
     )

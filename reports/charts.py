@@ -177,6 +177,7 @@ def _learning_chart(which: int, curves: LearningCurves) -> Any:
             y=alt.Y("score:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
             detail="number:N",
             color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[MARKS[k].css for k in kinds]), legend=None),
+            strokeDash=alt.StrokeDash("kind:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3]]), legend=None),
             tooltip=[tip("name", "model"), tip("steps", "steps", "d"), tip("score", VARIANCE_EXPLAINED, ".3f")],
         )
     )

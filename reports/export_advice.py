@@ -62,12 +62,16 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         if why := unused_words(found):
             once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
         settled_by.append((once, command))
+    again = retrain_command(info, summary, run, steps=found.model.steps)
     if found.retrained and found.model.seeds == 1:
-        more = retrain_command(info, summary, run, steps=found.model.steps)
-        settled_by.append(("It was retrained with one seed; train it with more:", more))
+        settled_by.append(("It was retrained with one seed; train it with more:", again))
+    elif found.lead_may_be_luck:
+        lead = "Its lead in score over the best baseline is within the noise of seeds"
+        more = again and f"{again} --seeds {2 * found.model.seeds}"
+        settled_by.append((f"{lead}; train the front and the baselines with more:", more))
     if doubt := doubt_of(found.trial):
-        again = "; measure it on an idle machine:" if remeasure else "."
-        settled_by.append((f"† Its timing cannot be trusted ({doubt}){again}", remeasure))
+        idle = "; measure it on an idle machine:" if remeasure else "."
+        settled_by.append((f"† Its timing cannot be trusted ({doubt}){idle}", remeasure))
     return tuple(settled_by)
 
 

@@ -19,7 +19,7 @@ from nas.study.records import StudyInfo, TrialRecord, TrialState
 from reports.export_advice import remeasure_command
 from reports.formatting import brief, capitalized, significant
 from reports.noise import doubt_of
-from reports.score_gain import gain_half_width, printed_gain, told_apart
+from reports.score_gain import printed_gain, told_apart
 from reports.scored_trials import ScoredTrial, value_of
 from reports.sentences import baseline_words, doubt_meanings, trained_once
 from reports.statistics import SearchState, search_state
@@ -262,7 +262,7 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
             f"No {kind} scores as high as {best} ({as_baseline}). The highest score of a {kind} is that of "
             f"{_model_words(found.trial, score, info)}."
         )
-    half = None if is_one_pair(summary) else gain_half_width(result, found)  # of one pair the next sentence has it
+    half = None if is_one_pair(summary) else result.half_width(found.scatter)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
     scores = f"({fixed(result.candidate.score, 3)} against {fixed(baseline.score, 3)}{exact})"
     name = capitalized(brief(result.candidate.name))
@@ -276,8 +276,10 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
 def lead_words(found: Recommendation) -> str:
     """Say that a small lead in score may not last, and which candidate has a larger one; "" where the lead is large.
 
-    Scores of longer trainings, and published ones, need no such lead.
+    Scores of longer trainings need a lead beyond the noise of seeds. Published ones need none.
     """
+    if found.lead_may_be_luck:
+        return _luck_words(found)
     if not found.lead_may_not_last:
         return ""
     chosen, larger = found.fastest_as_good, found.with_lead
@@ -299,6 +301,24 @@ def lead_words(found: Recommendation) -> str:
     if not larger.shows_difference:
         speed = f"{NO_DIFFERENCE} in throughput from {baseline}"
     return f"{start} The fastest candidate that leads by {LASTING_LEAD:g} is {model}, with {speed}."
+
+
+def _luck_words(found: Recommendation) -> str:
+    """Say that a lead in retrained scores is within the noise of seeds, and which candidate has a larger one."""
+    chosen, larger = found.fastest_as_good, found.with_lead
+    assert chosen is not None
+    baseline, name = brief(chosen.baseline.name), brief(chosen.candidate.name)
+    among = "" if chosen.compared == 1 else f", which allows for the choice among {chosen.compared} candidates"
+    start = f"The lead of {name} in score is within the noise of seeds (95 % interval{among})."
+    if larger is None:
+        return f"{start} No retrained candidate leads {baseline} beyond that noise."
+    other = f"{brief(larger.candidate.name)} (score {fixed(larger.candidate.score, 3)})"
+    score = f"The fastest retrained candidate that leads {baseline} beyond that noise is {other}"
+    if larger.doubtful:
+        return f"{start} {score}; its throughput is {UNKNOWN}."
+    if not larger.shows_difference:
+        return f"{start} {score}, with {NO_DIFFERENCE} in throughput from {baseline}."
+    return f"{start} {score}, with {larger.speedup:.2f} times the throughput of {baseline}."
 
 
 def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:
@@ -344,7 +364,7 @@ def _scores_words(info: StudyInfo, found: Recommendation, result: BaselineCompar
         why = unused_words(found)
         once = "" if info.replayed else trained_once(info)
         return once and " ".join(filter(None, (once, capitalized(why) + "." if why else "")))
-    half = gain_half_width(result, found)
+    half = result.half_width(found.scatter)
     exact = "they have no interval" if half is None else f"the 95 % interval of the difference in score is ± {half:.3f}"
     kind = "means of longer trainings" if result.candidate.seeds > 1 else "those of longer trainings"
     seeds = "one seed" if result.candidate.seeds == 1 else f"{result.candidate.seeds} seeds"

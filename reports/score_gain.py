@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from nas.analysis.evidence import ModelEvidence
-from nas.analysis.recommendation import BaselineComparison, Recommendation
+from nas.analysis.recommendation import BaselineComparison
 from nas.numbers import fixed
 
 MAX_SCORE_DIGITS = 6  # after the point, of two scores that differ by very little
@@ -27,15 +25,3 @@ def printed_gain(result: BaselineComparison) -> float:
 def printed_difference(model: ModelEvidence, other: ModelEvidence) -> float:
     """Return the difference of two scores as printed, so that a reader who subtracts them finds the same."""
     return round(model.score, 3) - round(other.score, 3)
-
-
-def gain_half_width(result: BaselineComparison, found: Recommendation) -> float | None:
-    """Return half the 95 % interval of the difference of two mean scores; None where no model has two seeds.
-
-    It allows for the choice among all candidates whose scores decided: the intervals of all of them hold together.
-    """
-    if found.scatter is None:
-        return None
-    halves = [found.scatter.half_width(model.scores, result.compared) for model in (result.candidate, result.baseline)]
-    known = [half for half in halves if half is not None]
-    return math.hypot(*known) if len(known) == len(halves) else None

@@ -14,7 +14,7 @@ from nas.study.convergence import convergence, is_below_noise
 from nas.study.objectives import on_plane
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise
-from nas.study.timing_doubts import DOUBTS, PUBLISHED, SCATTERED, TOO_FEW, has_interval, no_interval
+from nas.study.timing_doubts import DOUBTS, PUBLISHED, RUN_DEVIATION, SCATTERED, TOO_FEW, has_interval, no_interval
 from reports.formatting import brief, capitalized, flat
 from reports.metrics import MetricSummary, scores_spatial
 from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
@@ -91,7 +91,8 @@ def unit_summaries(info: StudyInfo) -> str:
     if not compares_unit_vectors(info.config):
         return ""
     return (
-        "The loss of the summaries counts directions only, so their explained variance is that of vectors of length 1."
+        "Summaries are trained by their direction alone: student and teacher summaries are scaled to length 1 before "
+        "their explained variance is computed."
     )
 
 
@@ -309,7 +310,9 @@ def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ..
     notes = [
         f"× {reference}: throughput relative to the reference, {reference}. Compare models by this column alone: each "
         "was timed in turns with the reference, under the same load. Images/s and latencies of two models come from "
-        "different moments."
+        "different moments.",
+        "A 95 % interval of a throughput has the noise of that one timing. A second timing, in another process, "
+        f"differs by a further {100 * RUN_DEVIATION:.1f} % (standard deviation); ties and speed-ups allow for it.",
     ]
     if any(info.reference in (t.baseline, t.scale) for t in timed):
         notes.append(f"A/A: {reference} is the reference, timed against a copy of itself. Any value but 1 is noise.")

@@ -8,7 +8,7 @@ from nas.analysis.recommendation import BaselineComparison
 from nas.study.records import StudyInfo
 from reports.formatting import brief
 from reports.headline import NO_DIFFERENCE, UNKNOWN, is_one_pair, why_no_difference
-from reports.score_gain import gain_half_width, printed_gain
+from reports.score_gain import printed_gain
 from reports.summary import StudySummary
 
 
@@ -75,5 +75,5 @@ def _gain_note(result: BaselineComparison, summary: StudySummary) -> str:
     found = summary.recommendation
     if found is None or not found.retrained:
         return "no interval: each trained once"
-    half = gain_half_width(result, found)
+    half = result.half_width(found.scatter)
     return "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"

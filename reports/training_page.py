@@ -29,7 +29,7 @@ from reports.figure_data import SERIES
 from reports.formatting import brief, duration, flat, moment
 from reports.gallery import read_gallery
 from reports.metrics import teacher_score
-from reports.noise import ratio_words
+from reports.noise import doubt_of, ratio_words
 from reports.summary import summarize
 
 MAX_POINTS = 300  # of a line in a chart: more are averaged
@@ -132,7 +132,9 @@ def headline(trial: TrialRecord | None, steps: int, reference: str) -> tuple[str
     if trial is not None and trial.measurement is not None:
         ratio, interval = ratio_words(trial)
         speed = f"{trial.measurement.throughput_img_s:,.0f} images/s"
-        sentences.append(f"Its throughput is {ratio} times that of {reference} ({interval}), {speed}.")
+        doubt = doubt_of(trial)
+        trust = f" This timing cannot be trusted ({doubt}): treat the speed as unknown." if doubt else ""
+        sentences.append(f"Its throughput is {ratio} times that of {reference} ({interval}), {speed}.{trust}")
     return tuple(sentences)
 
 

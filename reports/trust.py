@@ -23,7 +23,7 @@ from reports.headline import taken_back_sentence
 from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
 from reports.pace import more_finished_models, retraining_price
-from reports.score_gain import gain_half_width, printed_difference
+from reports.score_gain import printed_difference
 from reports.sentences import MEANINGS, too_few_models, trained_once
 from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
@@ -93,8 +93,8 @@ METRICS = CheckKind(
     f"is {AGREEMENT_TAU:g} or more at p < {MAX_P_VALUE:g}, and the score contradicts none. Retrieval of a teacher’s "
     "summary does not count, nor do metrics in which the teachers are near chance.",
     "A weaker agreement may be chance, and the model with the best score would often not be the best by the metric. "
-    "p is too small, because a sampler proposes models that resemble each other. The check covers all trained models, "
-    "bad ones included; the order among those on the front alone may differ.",
+    "The p-values are too optimistic: a sampler proposes similar models, which are not independent. The check covers "
+    "all trained models, bad ones included; the order among those on the front alone may differ.",
 )
 
 
@@ -219,7 +219,8 @@ def _rung_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck:
         return _not_done_yet(RUNGS, sentence, info, summary, run, min(worst.trials, MIN_RANKED - 1))
     sentence = (
         f"The orders of {plural(worst.trials, 'candidate')} by score after {info.rung_steps[worst.low]} and after "
-        f"{info.rung_steps[last]} steps agree with Kendall’s τ = {fixed(worst.tau, 2)}."
+        f"{info.rung_steps[last]} steps agree with Kendall’s τ = {fixed(worst.tau, 2)}. Among the "
+        "best of them alone, τ is usually lower."
     )
     if worst.tau >= MIN_TAU:
         return TrustCheck(RUNGS, Outcome.PASS, sentence)
@@ -282,7 +283,7 @@ def _lead_words(best: Recommendation) -> tuple[str, bool]:
     if best.scatter is None or best.best_baseline is None:
         return "", True
     result = best.fastest_as_good if best.for_speed else None
-    half = None if result is None else gain_half_width(result, best)
+    half = None if result is None else result.half_width(best.scatter)
     difference, baseline = printed_difference(best.model, best.best_baseline), brief(best.best_baseline.name)
     name = capitalized(brief(best.model.name))
     if difference < 0:
@@ -333,10 +334,11 @@ def _front_agreement(metrics: Sequence[MetricSummary]) -> str:
     """Say for which metrics the agreement is significant over the models on the front alone."""
     most = max(m.on_front.candidates for m in metrics)
     if most < MIN_RANKED:
-        return f"Among the best models it is unknown: {plural(most, 'model')} of the front cannot show it."
+        return f"On the front it is unknown: {plural(most, 'model')} of the front cannot show it."
     agreeing = [m for m in metrics if m.agrees_on_front]
     values = ", ".join(f"{brief(m.label)} {fixed(m.on_front.tau, 2)}" for m in agreeing)
     return (
         f"Among the {most} models of the front alone, the agreement is significant (95 % interval of τ above 0) for "
-        f"{len(agreeing) or 'none'} of {plural(len(metrics), 'metric')}{f': {values}' if values else ''}."
+        f"{len(agreeing) or 'none'} of {plural(len(metrics), 'metric')}{f': {values}' if values else ''}. That says "
+        "nothing of two models with nearly equal scores."
     )

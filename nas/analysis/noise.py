@@ -105,7 +105,7 @@ class SeedScatter:
     def words(self) -> str:
         """Return the deviation with its source, for notes and cards."""
         if self.measured:
-            differ = "" if self.prior is None else "; networks whose seeds disagree more have a larger one"
+            differ = "" if self.prior is None else "; larger for networks whose seeds disagree more"
             return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom{differ})"
         return (
             f"assumed to be {self.sd:.4f}, that of another study ({self.elsewhere}); backbone-nas retrain measures it"

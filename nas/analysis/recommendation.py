@@ -52,6 +52,17 @@ class BaselineComparison:
         """Tell whether one of the used timings cannot be trusted."""
         return any(timing_doubt(model.measurement) for model in self.timed)
 
+    def half_width(self, scatter: SeedScatter | None) -> float | None:
+        """Return half the 95 % interval of the difference in mean score; None where the scatter of seeds is unknown.
+
+        It allows for the choice among all candidates whose scores decided: the intervals of all of them hold together.
+        """
+        if scatter is None:
+            return None
+        halves = [scatter.half_width(model.scores, self.compared) for model in (self.candidate, self.baseline)]
+        known = [half for half in halves if half is not None]
+        return math.hypot(*known) if len(known) == len(halves) else None
+
     @property
     def shows_difference(self) -> bool:
         """Tell whether a difference in throughput is shown.
@@ -88,7 +99,7 @@ class Recommendation:
     was_as_good: bool = False
     published: bool = False  # the scores are published values: nothing was trained
     for_speed: bool = False  # whether `model` was chosen as the fastest that scores as high as the best baseline
-    with_lead: BaselineComparison | None = None  # the fastest of those that lead the best baseline by LASTING_LEAD
+    with_lead: BaselineComparison | None = None  # the fastest of those with a lead that may be relied on
 
     @property
     def trial(self) -> TrialRecord:
@@ -105,6 +116,13 @@ class Recommendation:
         """Tell whether the model was chosen for its speed and its score, of one short training, leads by little."""
         chosen = self.fastest_as_good if self.for_speed and not (self.published or self.retrained) else None
         return chosen is not None and chosen.score_gain < LASTING_LEAD
+
+    @property
+    def lead_may_be_luck(self) -> bool:
+        """Tell whether retrained scores chose the model for its speed, and other seeds could take its lead away."""
+        chosen = self.fastest_as_good if self.for_speed and self.retrained else None
+        half = None if chosen is None else chosen.half_width(self.scatter)
+        return chosen is not None and half is not None and chosen.score_gain < half
 
     @property
     def fell_below(self) -> bool:
@@ -138,15 +156,17 @@ def recommend(evidence: StudyEvidence) -> Recommendation | None:
     baselines = [model for model in evidence.searched if model.trial.baseline]
     if missing := evidence.unretrained([by_search.model, *baselines]):
         return replace(by_search, missing=missing)
-    found = _recommend(evidence, evidence.retrained, RETRAINED)
-    assert found is not None
     assert evidence.retraining is not None
+    found = _recommend(evidence, evidence.retrained, RETRAINED, evidence.retraining.scatter)
+    assert found is not None
     again = next(model for model in evidence.retrained if model.number == by_search.model.number)
     as_good = by_search.fastest_as_good is not None and by_search.fastest_as_good.candidate == by_search.model
-    return replace(found, by_search=again, scatter=evidence.retraining.scatter, was_as_good=as_good)
+    return replace(found, by_search=again, was_as_good=as_good)
 
 
-def _recommend(evidence: StudyEvidence, models: Sequence[ModelEvidence], basis: str) -> Recommendation | None:
+def _recommend(
+    evidence: StudyEvidence, models: Sequence[ModelEvidence], basis: str, scatter: SeedScatter | None = None
+) -> Recommendation | None:
     """Recommend by one kind of scores alone."""
     candidates = [model for model in models if not model.trial.baseline]
     if not candidates:
@@ -162,7 +182,7 @@ def _recommend(evidence: StudyEvidence, models: Sequence[ModelEvidence], basis: 
         _compare, candidates, baseline, ratio, floor=evidence.noise_floor, against_reference=against_reference
     )
     fastest_as_good, best_as_fast = compare(by_score=True), compare(by_score=False)
-    with_lead = compare(by_score=True, lead=LASTING_LEAD)
+    with_lead = compare(by_score=True, reliable=partial(_is_reliable, scatter=scatter))
     by_speed = any(objective.name == "throughput" for objective in info.objectives)
     for_speed = fastest_as_good is not None and by_speed
     chosen = max(candidates, key=lambda model: (model.score, model.ratio))
@@ -176,6 +196,7 @@ def _recommend(evidence: StudyEvidence, models: Sequence[ModelEvidence], basis: 
         best_as_fast,
         basis,
         by_search=chosen,
+        scatter=scatter,
         published=published,
         for_speed=for_speed,
         with_lead=with_lead,
@@ -189,31 +210,42 @@ def _compare(
     by_score: bool,
     floor: float,
     against_reference: bool,
-    lead: float = 0.0,
+    reliable: Callable[[BaselineComparison], bool] = lambda _: True,
 ) -> BaselineComparison | None:
-    """Compare the baseline with the fastest candidate ahead of it by `lead` in score, or with the best one as fast."""
+    """Compare the baseline with the fastest `reliable` candidate that is as good, or with the best one as fast."""
     if baseline is None:
         return None
 
     def values(model: ModelEvidence) -> tuple[float, float]:
         return (model.score, ratio(model)) if by_score else (ratio(model), model.score)
 
-    as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0] + lead]
-    candidate = max(as_good, key=lambda model: values(model)[::-1], default=None)
-    if candidate is None:
-        return None
-    speedup, low, high = _speedup(candidate.measurement, None if against_reference else baseline.measurement)
-    return BaselineComparison(
-        candidate=candidate,
-        baseline=baseline,
-        speedup=speedup,
-        speedup_low=low,
-        speedup_high=high,
-        score_gain=candidate.score - baseline.score,
-        compared=len(candidates if by_score else as_good),
-        floor=floor,
-        against_reference=against_reference,
-    )
+    as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0]]
+
+    def compared(candidate: ModelEvidence) -> BaselineComparison:
+        speedup, low, high = _speedup(candidate.measurement, None if against_reference else baseline.measurement)
+        return BaselineComparison(
+            candidate=candidate,
+            baseline=baseline,
+            speedup=speedup,
+            speedup_low=low,
+            speedup_high=high,
+            score_gain=candidate.score - baseline.score,
+            compared=len(candidates if by_score else as_good),
+            floor=floor,
+            against_reference=against_reference,
+        )
+
+    best_first = sorted(as_good, key=lambda model: values(model)[::-1], reverse=True)
+    return next(filter(reliable, map(compared, best_first)), None)
+
+
+def _is_reliable(result: BaselineComparison, scatter: SeedScatter | None) -> bool:
+    """Tell whether a lead over the best baseline is larger than what is needed to rely on it.
+
+    Retrained scores need a lead beyond the noise of seeds, with their scatter known; those of a search LASTING_LEAD.
+    """
+    needed = LASTING_LEAD if scatter is None else result.half_width(scatter)
+    return needed is not None and result.score_gain >= needed
 
 
 def _speedup(ours: Measurement, theirs: Measurement | None) -> tuple[float, float, float]:

@@ -51,15 +51,15 @@ function stageTimes(m) {
 
 function commands(t) {
   if (!stagesOf(t).length) return [];
-  const m = t.measurement, file = `${t.arch_id}.json`;
+  const m = t.measurement, file = `${t.arch_id}.json`, own = m && m.reference in (info.config.specs || {});
   const threads = m && /(\d+) thread/.exec(m.arm), seconds = 5;
   const arm = m && m.arm.split(', ').slice(0, 4).map(word => word.split(' ')[0]).join('+');
   const options = m ? ` --device ${info.config.device || m.device} --batch-size ${m.batch} --img-size ${m.resolution} --runtime ${arm}`
-    + ` --reference ${m.reference} --measure-seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
+    + `${own ? '' : ` --reference ${m.reference}`} --measure-seconds ${seconds}${threads ? ` --threads ${threads[1]}` : ''}` : '';
   const save = element('a', { href: '#', download: file, onclick: event => offer(event.currentTarget, 'application/json', spec(t)) }, 'Save spec');
   const exported = t.state === 'complete' && Object.keys(info.teachers).length ? section('Export', copyable(`backbone-nas export ${run} --trial ${t.number} --format timm`)) : [];
   return [...exported, ...section('Measure again', copyable(`backbone-nas profile --arch ${file}${options}`), element('p', { class: 'muted' }, `First save the spec as ${file}: `, element('span', { class: 'actions' }, save),
-    ' The command also shows by how much fvcore and thop differ in MACs, and why; with --layers it lists every layer.'))];
+    own ? ` Add --reference with the spec file of the study's reference, ${m.reference}.` : '', ' The command also shows by how much fvcore and thop differ in MACs, and why; with --layers it lists every layer.'))];
 }
 
 function pictures(t) {

@@ -94,9 +94,11 @@ function drawLines() {
     if (!shown.has(line.t)) continue;
     [context.strokeStyle, context.lineWidth, context.globalAlpha] = looks[status(line.t)] || faint;
     context.beginPath();
+    context.setLineDash(status(line.t) === 'baseline' ? [6, 4] : []);
     trace(context, line);
     context.stroke();
   }
+  context.setLineDash([]);
   context.globalAlpha = 1;
 }
 

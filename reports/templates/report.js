@@ -45,6 +45,15 @@ async function copy(text, button) {
   setTimeout(() => { button.textContent = 'Copy'; }, 1500);
 }
 
+// Paper shows what is folded on the screen.
+function unfoldForPrint() {
+  const unfolded = [];
+  addEventListener('beforeprint', () => {
+    for (const each of document.querySelectorAll('details:not([open])')) { each.open = true; unfolded.push(each); }
+  });
+  addEventListener('afterprint', () => { for (const each of unfolded.splice(0)) each.open = false; });
+}
+
 // The address names the open card, so a link or a reload opens it again.
 function remember(fragment) {
   try { history.replaceState(null, '', fragment || location.pathname + location.search); } catch { /* addresses of this scheme cannot change */ }
@@ -66,6 +75,7 @@ byId('csv').addEventListener('click', event => offer(event.currentTarget, 'text/
 byId('json').addEventListener('click', event => offer(event.currentTarget, 'application/json', JSON.stringify({ info, trials })));
 for (const button of document.querySelectorAll('[data-reload]')) { button.hidden = false; button.addEventListener('click', () => location.reload()); }
 addEventListener('hashchange', openFromAddress);
+unfoldForPrint();
 startSelection();
 startCharts();
 startTable();

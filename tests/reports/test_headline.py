@@ -13,7 +13,6 @@ from reports.export_advice import SEED_DIFFERENCE, before_export, export_command
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
 from reports.retraining import retraining_results
-from reports.score_gain import gain_half_width
 from reports.sentences import baseline_kind, baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles
@@ -178,8 +177,8 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
     assert weights_place(summary) == f"retraining/1620-steps/seed-*/weights/{'4' * 12}.safetensors"
     best = summary.comparisons[1]
     assert best.compared == 2, "both candidates are as fast as the baseline"
-    of_one, of_two = (gain_half_width(replace(best, compared=n), summary.recommendation) for n in (1, 2))
-    assert of_two == pytest.approx(gain_half_width(best, summary.recommendation))
+    of_one, of_two = (replace(best, compared=n).half_width(summary.recommendation.scatter) for n in (1, 2))
+    assert of_two == pytest.approx(best.half_width(summary.recommendation.scatter))
     assert of_two > 1.1 * of_one, "the best of two needs a wider interval"
 
 
@@ -293,11 +292,23 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     study, scores = replace(study, trials=(*study.trials, slower)), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.502, 4: 0.7}
     evidence = after_retraining(study, scores)
     summary = summarize(evidence.study, evidence)
-    half = f"{gain_half_width(summary.comparisons[0], summary.recommendation):.3f}"
+    half = f"{summary.comparisons[0].half_width(summary.recommendation.scatter):.3f}"
     assert tiles(study.info, summary)[0].note.endswith(f"; score: +0.002 (retrained; 95 % interval ± {half})")
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
     assert "from the noise of the timing, not of the scores)" in first
+    second = headline(study.info, summary, "RUN")[1]
+    assert second.startswith("The lead of trial 3 in score is within the noise of seeds (95 % interval, which allows")
+    assert "the choice among 2 candidates). The fastest retrained candidate that leads eradio_" in second
+    assert "beyond that noise is trial 4 (score 0.70" in second
+    ((doubt, command),) = before_export(study.info, summary, "RUN")
+    assert "lead in score over the best baseline is within the noise of seeds" in doubt
+    assert command is not None
+    assert command.endswith(" --seeds 4")
+    sure = after_retraining(study, scores | {3: 0.6})
+    sure_summary = summarize(sure.study, sure)
+    assert "noise of seeds" not in " ".join(headline(study.info, sure_summary, "RUN"))
+    assert before_export(study.info, sure_summary, "RUN") == ()
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():

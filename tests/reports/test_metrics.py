@@ -210,7 +210,7 @@ def test_the_score_of_a_prediction_that_ignores_the_image_is_said_where_it_is_kn
 def test_summaries_compared_by_direction_are_said_to_be(loss, shown):
     study = synthetic.study(20)
     study = replace(study, info=replace(study.info, config={**study.info.config, "distill": {"summary_loss": loss}}))
-    assert ("vectors of length 1" in render(study, summarize(study))) == shown
+    assert ("summaries are scaled to length 1" in render(study, summarize(study))) == shown
 
 
 def test_of_thousands_of_models_the_charts_of_metrics_draw_some():

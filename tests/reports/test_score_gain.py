@@ -10,7 +10,6 @@ import pytest
 from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.analysis.noise import measured_scatter
 from nas.analysis.recommendation import recommend
-from reports.score_gain import gain_half_width
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
 
 CANDIDATES, SEEDS, SD, DRAWS = 20, 3, 0.0028, 2000
@@ -40,7 +39,7 @@ def test_intervals_of_a_lead_cover_the_true_one_although_a_lucky_candidate_was_c
         found = recommend(replace(evidence, retrained=drawn, retraining=summary))
         if found is not None and found.fastest_as_good is not None:
             lead = found.fastest_as_good
-            half = gain_half_width(lead, found)
+            half = lead.half_width(found.scatter)
             assert half is not None
             true_lead = truths[lead.candidate.number] - truths[0]
             covered.append(abs(lead.score_gain - true_lead) <= half)

@@ -65,7 +65,7 @@ def test_the_parts_of_the_score_are_those_of_the_heads_that_it_counts(score: str
     assert page.count(f"<td>{part:.3f}</td>") == len(rungs)
     assert ("spatial features on held-out" in page) == (score == "spatial")
     assert ("features, averaged over heads," in page) == (score == "both")
-    assert ("that of vectors of length 1" in page) == (score == "both")
+    assert ("summaries are scaled to length 1" in page) == (score == "both")
 
 
 def test_names_are_text() -> None:
