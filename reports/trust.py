@@ -334,7 +334,7 @@ def _front_agreement(metrics: Sequence[MetricSummary]) -> str:
     """Say for which metrics the agreement is significant over the models on the front alone."""
     most = max(m.on_front.candidates for m in metrics)
     if most < MIN_RANKED:
-        return f"On the front it is unknown: {plural(most, 'model')} of the front cannot show it."
+        return f"On the front alone it is unknown: {plural(most, 'model')} cannot show it."
     agreeing = [m for m in metrics if m.agrees_on_front]
     values = ", ".join(f"{brief(m.label)} {fixed(m.on_front.tau, 2)}" for m in agreeing)
     return (
