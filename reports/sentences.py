@@ -312,7 +312,8 @@ def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ..
         "was timed in turns with the reference, under the same load. Images/s and latencies of two models come from "
         "different moments.",
         "A 95 % interval of a throughput has the noise of that one timing. A second timing, in another process, "
-        f"differs by a further {100 * RUN_DEVIATION:.1f} % (standard deviation); ties and speed-ups allow for it.",
+        f"differed by a further {100 * RUN_DEVIATION:.1f} % (standard deviation, on a CPU; no GPU was measured). Ties "
+        "and speed-ups allow for it.",
     ]
     if any(info.reference in (t.baseline, t.scale) for t in timed):
         notes.append(f"A/A: {reference} is the reference, timed against a copy of itself. Any value but 1 is noise.")

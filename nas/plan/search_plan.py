@@ -53,6 +53,7 @@ from search_space.own_choices import choice_words
 
 _PROBED, _COUNTED = 3, 64  # random architectures
 _MAX_DRAWS = 300
+_TIMED_SAMPLE = 30  # architectures, in the advice to measure limits
 
 
 def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
@@ -277,7 +278,10 @@ def _limit_notes(config: SearchConfig) -> list[str]:
         f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer."
     ]
     space = " ".join((config.space, *(f"--choices {words}" for words in choice_words(config.choices))))
-    profile = f"{PROGRAM} profile --space {space} {bounds} --measure-seconds {config.measure_seconds:g}"
+    setting = f"--img-size {config.distill.img_size} --batch-size {config.measure_batch_size} --device {config.device}"
+    seconds = 2 * _TIMED_SAMPLE * config.measure_seconds  # of the whole sample; half is left for what is not timing
+    timing = f"--runtime {config.runtime} --samples {_TIMED_SAMPLE} --measure-seconds {seconds:g}"
+    profile = f"{PROGRAM} profile --space {space} {bounds} {setting} {timing}"
     notes.append(f"To measure which share of the space is within the limits: {profile}")
     return notes
 

@@ -23,7 +23,8 @@ _MEDIANS_TO_HANG = 10.0
 _MIN_LIMIT_S = 600.0
 _MIN_PHASES = 5  # earlier phases that a median needs
 _MAX_TRIES = 2
-_DISK_ERRNOS = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ESHUTDOWN)
+_DISK_ERRNOS = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, getattr(errno, "EREMOTEIO", None))
+_DISK_MESSAGES = ("Input/output error", "Stale file handle")  # of errors that have no errno
 _MAX_TRIES_REQUIRED = 10  # a cause that ends a network as often is none that passes
 
 
@@ -82,7 +83,9 @@ def decide_retry(
 
 def is_disk_error(error: BaseException) -> bool:
     """Return whether an error comes from a disk that is away or damaged: no trial of the node would pass now."""
-    return isinstance(error, OSError) and error.errno in _DISK_ERRNOS
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _DISK_ERRNOS
+    return any(words in str(error) for words in _DISK_MESSAGES)
 
 
 def spoils_process(failure: Failure | None) -> bool:

@@ -286,9 +286,10 @@ class StudyLoop:
 
     def _decide_retry(self, record: TrialRecord) -> RetryDecision:
         required = record.baseline is not None or record.scale == self.config.reference
-        met_before = self.record(record.number).failure is record.failure
+        stored = self.record(record.number)
+        met_before, rungs = stored.failure is record.failure, max(len(record.rungs), len(stored.rungs))
         confirmed = met_before or self._failing_nodes.met_elsewhere(record)
-        return decide_retry(record.failure, record.tries, required, confirmed, len(record.rungs))
+        return decide_retry(record.failure, record.tries, required, confirmed, rungs)
 
     def _requeue(self, record: TrialRecord, decision: RetryDecision) -> None:
         """Let a failed trial run again: in this session, or in the next one if this one has to end."""

@@ -233,6 +233,23 @@ def test_a_retry_is_stored_before_it_runs_and_keeps_its_measurement(tmp_path: Pa
     assert resumed.next_trial() == replace(measured, tries=2, failure=Failure.HANG)
 
 
+def test_a_run_that_fails_before_it_reaches_its_rungs_again_has_passed_them(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=())))
+    record = started(loop)
+    measured = replace(record, measurement=measurement(2.0), params=1, macs=1)
+    loop.report(measured)
+    loop.report(replace(measured, rungs=(rung(0, 0.5),)))
+    loop.report_lost(record.number, Failure.LOST_WORKER, "lost")
+    taken = {"state": TrialState.FAILED, "failure": Failure.MEMORY_SHARED, "reason": "memory"}
+    second = started(loop)
+    assert (second.tries, second.rungs) == (2, ())
+    assert not loop.report(replace(second, **taken))
+    third = started(loop)
+    assert (third.number, third.tries) == (record.number, 3)
+    assert not loop.report(replace(third, **taken))
+    assert loop.trials[record.number].state is TrialState.FAILED
+
+
 def test_a_trial_that_runs_again_has_the_seconds_of_its_last_run(tmp_path: Path) -> None:
     now = iter(range(1000))
     loop = StudyLoop(new_store(tmp_path, search_config(baselines=())), clock=lambda: float(next(now)))
