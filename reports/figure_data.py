@@ -335,13 +335,13 @@ def _placed_labels(
     best = [p for p in points if p.number == recommended]
     important = [*best, *(p for p in points if p.kind == BASELINE), *front[:1], *front[-1:]]
     texts = {p.number: p.label for p in (*important, *front) if p.label}  # in this order
-    texts |= {p.number: f"#{p.number} recommended" for p in best}
+    narrow = width_px == NARROW_CHART_PX
+    texts |= {p.number: f"#{p.number}" if narrow else f"#{p.number} recommended" for p in best}  # the ring says it, too
     by_number = {p.number: p for p in points}
     labeled = [(of(by_number[number]), text) for number, text in texts.items()]
     marks = [of(p) for p in points if p.score is not None and p.kind != STOPPED]
     many = len({p.number for p in important if p.number in texts})
     sides = label_sides(labeled, marks, [place(*corner) for corner in staircase], width_px, many)
-    narrow = width_px == NARROW_CHART_PX
     return [
         PointLabel(
             number, text, by_number[number].ratio, by_number[number].score or 0.0, side[0], label_rise(side), narrow

@@ -44,8 +44,8 @@ def test_the_recommended_candidate_has_a_label_in_wide_and_narrow_charts():
         narrow: {label.number: label.text for label in data.labels if label.narrow is narrow}
         for narrow in (False, True)
     }
-    for labels in texts.values():
-        assert labels[data.recommended] == f"#{data.recommended} recommended"
+    for narrow, labels in texts.items():
+        assert labels[data.recommended] == f"#{data.recommended}{'' if narrow else ' recommended'}"
         assert set(synthetic.BASELINES) <= set(labels.values())
     assert len(texts[True]) <= len(texts[False])
 
