@@ -76,6 +76,20 @@ def test_round_trip(model, path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no half-written file stays behind
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(model, path, monkeypatch):
+    """A training deletes its checkpoint next; a power cut must not leave an empty file under this name."""
+    synced, os_fsync = [], os.fsync
+    path.unlink()
+
+    def fsync(descriptor):
+        synced.append((os.fstat(descriptor).st_size, path.exists()))
+        os_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save(model, path)
+    assert synced == [(path.stat().st_size, False)]
+
+
 def test_an_unfinished_file_of_another_writer_is_left_alone(model, path):
     theirs = path.with_name(path.name + ".part")
     theirs.write_text("theirs")

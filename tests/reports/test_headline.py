@@ -9,7 +9,9 @@ from nas.analysis.evidence import RETRAINED, StudyEvidence, gather_evidence
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
+from reports.captions import front_caption
 from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
+from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
 from reports.retraining import retraining_results
@@ -297,6 +299,8 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
     assert "from the noise of the timing, not of the scores)" in first
+    ring = "The ring marks the recommended one, by the scores of the longer trainings."
+    assert ring in front_caption(study.info, prepare(study, summary), summary, retrained=True)
     second = headline(study.info, summary, "RUN")[1]
     assert second.startswith("The lead of trial 3 in score is within the noise of seeds (95 % interval, which allows")
     assert "the choice among 2 candidates). The fastest retrained candidate that leads eradio_" in second

@@ -47,6 +47,17 @@ def test_an_interrupted_training_says_how_it_continues() -> None:
     assert "backbone-nas export" not in page
 
 
+@pytest.mark.parametrize("verdict", ["ok", "contended"])
+def test_a_timing_that_cannot_be_trusted_is_no_fact(verdict: str) -> None:
+    made = study()
+    (trial,) = made.trials
+    assert trial.measurement is not None
+    timed = replace(trial, measurement=replace(trial.measurement, verdict=verdict))
+    page = render(replace(made, trials=(timed,)), HISTORY, None, "r")
+    words = "This timing cannot be trusted (contended): treat the speed as unknown."
+    assert (words in page) == (verdict == "contended")
+
+
 def test_a_training_that_has_just_begun_has_a_page() -> None:
     started = study((), TrialState.RUNNING)
     assert "The training has not been evaluated yet." in render(started, {}, None, "r")

@@ -1,11 +1,13 @@
 """The lock holds between real processes: trainers share, a measurement is alone, and it is not starved."""
 
+import fcntl
 import multiprocessing
+import os
 import signal
 import time
 from pathlib import Path
 
-from nas.measure.device_lock import MAX_COMMAND, _shortened, awaited, measuring, training
+from nas.measure.device_lock import MAX_COMMAND, _flock, _shortened, awaited, measuring, training
 from tests.waiting import PATIENCE_S, until
 
 FORK = multiprocessing.get_context("fork")
@@ -29,6 +31,13 @@ def run(folder: Path, *jobs: tuple) -> list[tuple[str, float, float]]:
     for process in processes:
         process.join()
     return spans
+
+
+def test_a_lock_is_open_to_read_and_to_write(tmp_path):
+    """NFS takes a shared lock by a file that can be read, and an exclusive one by a file that can be written."""
+    for mode in (fcntl.LOCK_SH, fcntl.LOCK_EX):
+        with _flock(tmp_path / "device.lock", mode) as descriptor:
+            assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 def overlap(a, b) -> bool:

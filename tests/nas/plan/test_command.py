@@ -162,7 +162,9 @@ def test_a_measured_limit_is_named_as_unknown(capsys: pytest.CaptureFixture[str]
     assert any("--max-latency-ms 0.001" in note for note in plan["notes"])
     assert any("profile --space" in note for note in plan["notes"])
     own = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001", "--choices", "stage1.depths=1"], capsys)
-    assert any(" --choices stage1.depths=1 --max-latency-ms 0.001" in note for note in own["notes"])
+    setting = "--img-size 224 --batch-size 128 --device cuda --runtime "
+    sampled = f" --choices stage1.depths=1 --max-latency-ms 0.001 {setting}"
+    assert any(sampled in note for note in own["notes"]), "the sample is of the planned search"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA device here")

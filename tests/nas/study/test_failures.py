@@ -91,6 +91,7 @@ def raised(error: Exception) -> Exception:
         (RuntimeError("I/O error: No space left on device (os error 28)"), Failure.FULL_DISK, "the disk is full: "),
         (CacheError("teacher cache: x.npy is altered"), Failure.DAMAGED_CACHE, "teacher cache: x.npy is altered"),
         (OSError(errno.ESTALE, "Stale file handle"), Failure.DISK_ERROR, "the disk has an error: "),
+        (RuntimeError("I/O error: Input/output error (os error 5)"), Failure.DISK_ERROR, "the disk has an error: "),
         (OSError(errno.EACCES, "Permission denied"), Failure.ERROR, "PermissionError: "),
         (ValueError("no such block"), Failure.ERROR, "ValueError: no such block (test_failures.py:"),
     ],

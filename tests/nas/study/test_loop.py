@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState as OptunaState
 
 from nas.samplers import SAMPLERS, make_sampler
 from nas.storage.store import Store, StoreError, read_study
@@ -334,9 +335,12 @@ def test_a_small_space_is_searched_to_its_end_despite_baselines_outside_it(
     assert 2 <= small.count() <= 6
     config = search_config(budget=30, baselines=baselines)
     sampler = make_sampler(replace(config, sampler="random"), small, study_info(config).objectives)
-    loop = StudyLoop(Store.create(tmp_path, study_info(config), sampler), space=small)
-    drive(loop)
+    store = Store.create(tmp_path, study_info(config), sampler)
+    drive(loop := StudyLoop(store, space=small))
     assert loop.evaluated == small.count()
+    repeats = [t for t in store._study.trials if t.user_attrs["record"]["state"] == "duplicate"]
+    states = [t.state for t in repeats]
+    assert states == ([] if baselines else [OptunaState.FAIL]), "TPE would learn a pruned trial as a bad one"
 
 
 def choices(stage: StageChoices) -> list[tuple[str, tuple[object, ...]]]:
