@@ -382,3 +382,13 @@ def test_a_predicted_throughput_says_that_it_was_not_measured(browser, tmp_path)
     assert f"{len(unmeasured)} candidates that ended at the first rung were not measured" in text
     assert "off by 25.0 % in the median and by 25.0 % at most" in text
     assert browser.console == []
+
+
+def test_paper_shows_what_is_folded_on_the_screen(tab):
+    folded = "document.querySelectorAll('details:not([open])').length"
+    before = tab.evaluate(folded)
+    assert before > 0
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(folded) == 0
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate(folded) == before
