@@ -10,105 +10,29 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.backend.simulated import Cluster, SimulatedPhase
 from nas.backend.simulated_trial import trial_phases
 from nas.replay.hybrid_rows import not_a_table, read_rows
+from nas.replay.members import MemberSampler, MemberSpace
 from nas.replay.published_study import ReplayJob, ReplayResult, play, replay_info, shares_of
 from nas.replay.published_table import PublishedTable
 from nas.samplers import make_sampler
-from nas.study.config import SearchConfig
+from nas.study.config import OPTUNA_SAMPLERS, SearchConfig
 from nas.study.objectives import objectives
 from nas.study.pareto import reference_point
 from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, TOO_FEW
-from search_space import SPACES, ArchSpec, Space, SpecError
+from search_space import SPACES, ArchSpec, SpecError
 
 SPACE = "laptop"
 MEASURE_S = 2.3  # seconds of a measurement in a search of that space on two cores
-
-
-@dataclass(frozen=True, eq=False)
-class MemberSpace(Space):
-    """A search space of which only some architectures can be evaluated.
-
-    Attributes:
-        members: These architectures, of the space.
-    """
-
-    members: tuple[ArchSpec, ...] = ()
-
-    @classmethod
-    def of(cls, space: Space, members: Sequence[ArchSpec]) -> MemberSpace:
-        """Return a space with some of its architectures."""
-        return cls(**_fields(space), members=tuple(members))
-
-    def count(self) -> int:
-        """Return the number of members."""
-        return len(self.members)
-
-    def contains(self, spec: ArchSpec) -> bool:
-        """Return whether `spec` is a member."""
-        return spec in self._positions
-
-    def decode(self, params: Mapping[str, Any]) -> ArchSpec:
-        """Return the member that the spec of `params` differs least from."""
-        return self._nearest(self._whole.decode(params))
-
-    def sample(self, rng: random.Random) -> ArchSpec:
-        """Return a random member."""
-        return rng.choice(self.members)
-
-    def mutate(self, spec: ArchSpec, rng: random.Random) -> ArchSpec:
-        """Return another member: one of those nearest to a mutant of `spec`."""
-        return self._nearest(self._whole.mutate(spec, rng), rng, other_than=spec)
-
-    def crossover(self, a: ArchSpec, b: ArchSpec, rng: random.Random) -> ArchSpec:
-        """Return one of the members nearest to a child of two."""
-        return self._nearest(self._whole.crossover(a, b, rng), rng)
-
-    @cached_property
-    def _whole(self) -> Space:
-        """Return the space with all of its architectures. In this one, `Space.mutate` would end at a member at once."""
-        return Space(**_fields(self))
-
-    @cached_property
-    def _positions(self) -> dict[ArchSpec, int]:
-        return {spec: i for i, spec in enumerate(self.members)}
-
-    @cached_property
-    def _genes(self) -> NDArray[np.int16]:
-        """Return the number of each member's choice of each gene; -1 where the gene has no effect, (n, genes)."""
-        return np.array([self._row(spec) for spec in self.members], dtype=np.int16)
-
-    def _row(self, spec: ArchSpec) -> list[int]:
-        params = self.encode(spec)
-        active = {gene.name for gene in self.active(params)}
-        return [gene.choices.index(params[gene.name]) if gene.name in active else -1 for gene in self.genes]
-
-    def _nearest(
-        self, spec: ArchSpec, rng: random.Random | None = None, other_than: ArchSpec | None = None
-    ) -> ArchSpec:
-        """Return the member with the fewest other choices; of equals a random one, or without `rng` the first."""
-        if spec in self._positions and spec != other_than:
-            return spec
-        different = (self._genes != np.array(self._row(spec), dtype=np.int16)).sum(axis=1)
-        if other_than is not None:
-            different[self._positions[other_than]] = different.max() + 1
-        nearest = np.flatnonzero(different == different.min())
-        return self.members[int(nearest[0] if rng is None else rng.choice(nearest.tolist()))]
-
-
-def _fields(space: Space) -> dict[str, Any]:
-    """Return the fields that every space has, by their names."""
-    return {field.name: getattr(space, field.name) for field in fields(Space)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +148,8 @@ def replay_search(
         command: Command line of the study.
     """
     sampler = make_sampler(config, table.space, table_objectives())
+    if config.sampler in OPTUNA_SAMPLERS:
+        sampler = MemberSampler(sampler, table.space)
     info = replay_info(table, config, run_dir.name, "a table", table_objectives(), config.reference, command)
     return play(table, sampler, info, partial(table_phases, table=table, config=config), Cluster(1, workers), run_dir)
 

@@ -28,6 +28,7 @@ from nas.study.halving import TRUSTED_DEVIATION, WIDTH
 from nas.study.limits import LIMITS, Limit, broken_limit
 from nas.study.records import TrialState
 from nas.study.space_protocol import vary
+from nas.study.timing_doubts import RUN_DEVIATION
 from search_space import ArchSpec, Space, StageSpec
 from search_space.genes import StageChoices
 
@@ -123,13 +124,14 @@ class SpaceCostModel:
         return 1 / predicted.seconds if predicted.deviation < TRUSTED_DEVIATION else None
 
     def timing_deviation(self) -> float:
-        """Return the standard deviation of log2 of a ratio between timings: the median of the measured trials' own.
+        """Return the standard deviation of log2 of a ratio when a model is timed again, in another process.
 
-        The trials are those of the latest call of `costs`; without one that is measured it is 0.
+        It combines the median of the measured trials' own with `RUN_DEVIATION`. The trials are those of the latest call
+        of `costs`; without one that is measured it is 0.
         """
         timings = [self._measured[number].measurement for number in self._numbers]
         widths = [math.log2(m["ratio_high"] / m["ratio_low"]) for m in timings if m["ratio_low"] > 0]
-        return median(widths) / WIDTH if widths else 0.0
+        return math.hypot(median(widths) / WIDTH, RUN_DEVIATION / math.log(2)) if widths else 0.0
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
         """Return the numbers of the measured trials; each measurement is read once, and each list of trials."""

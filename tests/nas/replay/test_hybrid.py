@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from nas.backend.simulated import Doing
@@ -19,7 +20,6 @@ from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.hybrid import (
     HybridTable,
-    MemberSpace,
     hybrid_config,
     load_hybrid,
     replay_search,
@@ -27,6 +27,7 @@ from nas.replay.hybrid import (
     table_phases,
 )
 from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
+from nas.replay.members import MemberSpace
 from nas.replay.published_study import ReplayJob
 from nas.storage.store import read_study
 from nas.study.config import ConfigError
@@ -152,6 +153,14 @@ def test_a_replay_evaluates_members_with_scores_of_the_table(name: str, table: H
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.STOPPED}
     study = read_study(tmp_path / name)
     assert [o.name for o in study.info.objectives] == ["score", "throughput"]
+
+
+@pytest.mark.parametrize("name", ["nsga2", "tpe"])
+def test_a_sampler_of_optuna_learns_the_choices_of_the_members(name: str, table: HybridTable, tmp_path: Path) -> None:
+    trials = replay_search(table, hybrid_config(table, name, 0, 30), tmp_path / name, workers=2)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / name}/study.db")
+    params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
+    assert [params[t.number] for t in trials] == [LAPTOP.encode(ArchSpec.from_dict(t.spec)) for t in trials]
 
 
 def test_a_trial_is_measured_first_or_after_its_first_rung(table: HybridTable) -> None:
