@@ -14,7 +14,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from nas.study.timing_doubts import RUN_DEVIATION, Z_OF_INTERVAL
 
 Timing = tuple[float, float, float]  # ratio, ends of its 95 % interval
 Pairs = Sequence[tuple[Timing, Timing]]
+Row = Mapping[str, Any]
 
 
 def table_pairs(verdict: str | None = None) -> list[tuple[Timing, Timing]]:
@@ -93,9 +95,26 @@ def table() -> list[str]:
     return [*head, *(f"| {name} | {' | '.join(cells(pairs))} |" for name, pairs in sources.items())]
 
 
+def absolute_table() -> list[str]:
+    """Return the lines of the table of values that are not divided by the reference's, in Markdown."""
+    of = [{r["arch_id"]: r for r in read_rows() if r["seed"] == seed and "ratio" in r} for seed in (0, 1)]
+    both = [(of[0][arch], of[1][arch]) for arch in of[0].keys() & of[1].keys()]
+    lines = ["| value | pairs | between processes | second one more than 3 % worse |", "|---|--:|--:|--:|"]
+    values: dict[str, Callable[[Row], float]] = {
+        "throughput ratio": lambda row: row["ratio"][0],
+        "images/s": lambda row: row["img_s"],
+        "latency of one image": lambda row: 1 / row["latency_ms"],
+    }
+    for name, value in values.items():
+        gains = np.asarray([math.log(value(second) / value(first)) for first, second in both])
+        between, worse = math.sqrt((gains**2).mean() / 2), np.mean(gains < -math.log(1.03))
+        lines.append(f"| {name} | {len(gains)} | {100 * between:.1f} % | {100 * worse:.0f} % |")
+    return lines
+
+
 def main() -> None:
-    """Print the table."""
-    print("\n".join(table()))
+    """Print the tables."""
+    print("\n".join([*table(), "", *absolute_table()]))
 
 
 if __name__ == "__main__":

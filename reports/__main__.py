@@ -83,8 +83,8 @@ def _report(options: ReportOptions) -> int:
     study, summary = evidence.study, summarize(evidence.study, evidence)
     figures = draw(study, summary, retraining_results(evidence), behind) if options.figures else {}
     written = save(figures, options.figures) if options.figures else []
-    written += [save_csv(trial_frame(study, summary), options.csv)] if options.csv else []
-    written += [save_parquet(trial_frame(study, summary), options.parquet)] if options.parquet else []
+    written += [save_csv(trial_frame(study, summary, evidence), options.csv)] if options.csv else []
+    written += [save_parquet(trial_frame(study, summary, evidence), options.parquet)] if options.parquet else []
     write_line(out)
     for path in written:
         write_line(path)

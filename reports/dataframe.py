@@ -16,6 +16,8 @@ from reports.summary import StudySummary
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nas.analysis.evidence import StudyEvidence
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters that make a spreadsheet run a text (OWASP, CSV injection)
 # Names of a measurement's columns, where they are not those of its fields; the page's CSV has them, too.
 UNITS = {"batch": "batch_images", "requested_batch": "requested_batch_images", "resolution": "resolution_px",
@@ -50,24 +52,37 @@ MEASUREMENT_COLUMNS = {
     if f.name != "stages_s"  # each stage has a column
 }
 
+EVIDENCE_COLUMNS = {
+    "measurement/remeasurement": TEXT,
+    "retrained/score": NUMBER,
+    "retrained/steps": WHOLE,
+    "retrained/scores_by_seed_json": TEXT,
+}
+
 
 class DataFrameError(ValueError):
     """The table cannot be written; the message is for people."""
 
 
-def trial_frame(study: StudyRecord, summary: StudySummary) -> pd.DataFrame:
+def trial_frame(study: StudyRecord, summary: StudySummary, evidence: StudyEvidence | None = None) -> pd.DataFrame:
     """Return a table with one row per trial in the order of their numbers; values that a trial lacks are missing.
 
     The comparison networks come last: they have a name in `scale`, and neither number nor score.
     `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
     same rung. Columns by teacher and head (`score/hed/spatial`), loss, metric, measurement, stage and what the
     sampler expected (`nas.study.records.Expectation`) have a prefix. Lists and specs are JSON.
+
+    With `evidence`, `measurement/remeasurement` names the remeasurement that the timing is of, where it is not the
+    search's, and columns with the prefix `retrained/` have the mean score of the longer trainings and each seed's.
     """
     import pandas as pd  # the page, which shares the names of the columns, needs no pandas
 
     front = {s.trial.number for s in summary.front}
-    rows = [_row(t, front) for t in (*sorted(study.trials, key=lambda t: t.number), *study.scale)]
+    trials = (*sorted(study.trials, key=lambda t: t.number), *study.scale)
+    rows = [_row(t, front) | (_evidence(t, evidence) if evidence else {}) for t in trials]
     types = {name: dtype for name, (dtype, _) in TRIAL_COLUMNS.items()} | MEASUREMENT_COLUMNS
+    if evidence is not None:
+        types |= EVIDENCE_COLUMNS
     others = dict.fromkeys(name for row in rows for name in row if name not in types)  # in order of appearance
     types |= {name: WHOLE if name.endswith("/steps") else NUMBER for name in others}
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=t) for name, t in types.items()})
@@ -103,6 +118,17 @@ def _row(trial: TrialRecord, front: Collection[int]) -> dict[str, Any]:
         **(_measurement(trial.measurement) if trial.measurement else {}),
         **({f"expected/{name}": value for name, value in vars(trial.expected).items()} if trial.expected else {}),
     }
+
+
+def _evidence(trial: TrialRecord, evidence: StudyEvidence) -> dict[str, Any]:
+    candidates = evidence.retraining.candidates if evidence.retraining else ()
+    again = next((c for c in candidates if c.trial.number == trial.number and c.mean is not None), None)
+    retrained = {} if again is None else {
+        "retrained/score": again.mean,
+        "retrained/steps": again.steps,
+        "retrained/scores_by_seed_json": json.dumps(again.scores, sort_keys=True),
+    }  # fmt: skip
+    return {"measurement/remeasurement": evidence.remeasured.get(trial.number)} | retrained
 
 
 def _scores(trial: TrialRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.analysis.evidence import StudyEvidence, gather_evidence, same_setting
+from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.analysis.retraining import retraining_json
 from nas.storage.store import Store
 from nas.study.records import Measurement, StudyRecord, TrialRecord
@@ -44,8 +44,7 @@ def retimed_trials(study: StudyRecord, retraining: Mapping[str, Any] | None) -> 
 def retraining_points(study: StudyRecord, retraining: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return each candidate's score in the study, the mean of its longer trainings, and its ratio to draw.
 
-    The ratio is the one measured then. Where it is of another setting, as of another device, it is the study's own, or
-    None where there is none.
+    The ratio is that of the timing to show, None where there is none.
 
     Args:
         study: records of the study, with the timings to show.
@@ -53,15 +52,7 @@ def retraining_points(study: StudyRecord, retraining: Mapping[str, Any] | None) 
     """
     if retraining is None:
         return []
-    retimed, trials = retimed_trials(study, retraining), {t.number: t for t in study.trials}
-    timings = [t.measurement for t in study.trials if t.measurement]
-
-    def drawn(number: int) -> Measurement | None:
-        own = trials[number].measurement if number in trials else None
-        again = retimed[number].measurement if number in retimed else None
-        same = again is not None and any(same_setting(again, m) for m in (timings if own is None else [own]))
-        return again if same else own
-
+    timings = {t.number: t.measurement for t in study.trials}
     return [
         {
             "number": candidate["trial"],
@@ -71,7 +62,7 @@ def retraining_points(study: StudyRecord, retraining: Mapping[str, Any] | None) 
             "long": candidate["score"],
             "low": candidate["score"] - (candidate["half_width"] or 0.0),
             "high": candidate["score"] + (candidate["half_width"] or 0.0),
-            **_drawn_ratio(drawn(candidate["trial"])),
+            **_drawn_ratio(timings.get(candidate["trial"])),
         }
         for candidate in retraining["candidates"]
         if candidate["score"] is not None and candidate["score_of_study"] is not None

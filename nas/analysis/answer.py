@@ -101,7 +101,13 @@ class Answer:
     missing: tuple[ModelEvidence, ...] = ()  # models without which retrained scores do not decide
     missing_command: str = ""  # what retrains them; "" where no option of backbone-nas retrain does
     replayed: bool = False  # the study's results are a table's, and nothing can be retrained
+    only: str | None = None  # the remeasurement whose timings alone count
+    untimed: int = 0  # complete models that it did not time
     lacks_baselines: bool = False  # retrained scores decide, and none of the study's baselines has one
+
+    def chosen_among(self, c: MeasuredCandidate) -> int:
+        """Return the number of models of which a candidate has the highest score; 1 where it was not chosen by that."""
+        return self.fitting if self.best is not None and c.number == self.best.number else 1
 
 
 def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambda remeasurement, arch_id: ()) -> Answer:
@@ -115,6 +121,8 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     """
     study, summary = evidence.study, evidence.retraining
     if all(model.trial.baseline for model in evidence.searched):
+        if evidence.only is not None and evidence.untimed:
+            raise NoCandidate(f"the remeasurement {evidence.only!r} timed no candidate trained to the last rung")
         raise NoCandidate(str(nothing_complete(study)))
     last = [_candidate(model, latencies) for model in evidence.searched]
     retrained = [_candidate(model, latencies) for model in evidence.retrained]
@@ -153,6 +161,8 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
         missing=missing if evidence.retrained else (),
         missing_command=_retrain_command(evidence, missing[0]) if evidence.retrained and missing else "",
         replayed=study.info.replayed,
+        only=evidence.only,
+        untimed=evidence.untimed,
         lacks_baselines=by_retraining and bool(baselines) and len(evidence.unretrained(baselines)) == len(baselines),
     )
 
@@ -272,6 +282,9 @@ def answer_notes(a: Answer, limits: Limits) -> list[str]:
         )
     if a.lacks_baselines:
         notes.append("no baseline was retrained, so the model is compared with none (backbone-nas retrain --baselines)")
+    if a.only is not None:
+        left = f"; {plural(a.untimed, 'model')} that it did not time are left out" if a.untimed else ""
+        notes.append(f"models are compared by the timings of the remeasurement {a.only} alone{left}")
     if a.stopped_early:
         notes.append(f"left out: {_models(a.stopped_early)}{within}, early-stopped at lower rungs")
     if a.stopped_unknown:
@@ -376,7 +389,7 @@ def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str
         "outline": c.outline,
         "spec": c.trial.spec,
         "score": c.score,
-        "half_width": a.scatter.half_width(c.scores),
+        "half_width": a.scatter.half_width(c.scores, a.chosen_among(c)),
         "seeds": c.seeds,
         "remeasurement": c.remeasurement,
         "measurement": c.measurement.to_dict(),

@@ -4,8 +4,8 @@ The one rule for all commands, the Python API, model cards and reports, by pure 
 
 - **Throughput**: a trial counts with its newest timing in the search's own setting, of a remeasurement or a retraining,
   by the date of the measurement; with one that cannot be trusted (`nas.study.timing_doubts`) only where it has no
-  other. Timings of other devices, runtimes, batches or image sizes answer other questions: `nas.analysis.remeasuring`
-  compares them.
+  other. Timings of other devices, runtimes, batches, image sizes or library versions answer other questions:
+  `nas.analysis.remeasuring` compares them, and `gather_evidence` can take those of one remeasurement alone.
 - **Score**: retrained scores and those of the search are never compared with each other. Retrained ones decide where
   every model that the question needs has one; else those of the search do.
 """
@@ -18,11 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nas.analysis.retraining import RETRAINING_TIMINGS, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
-from nas.analysis.selection import complete, measurement
+from nas.analysis.selection import SelectionError, complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
 
 _NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
+# Versions in an environment, which has those of the libraries of its own runtime alone.
+MEASURED_WITH = ("torch", "timm", "cuda", "cudnn", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # words for the trainings whose scores are compared
 
 
@@ -78,6 +80,7 @@ class StudyEvidence:
         remeasured: By trial number, the remeasurement whose timing took the place of the search's.
         searched: The models with their scores at the search's last rung.
         retrained: The retrained models with their mean scores, also those that the search had stopped early.
+        only: The remeasurement whose timings alone count; None: those of the search's setting do.
     """
 
     record: StudyRecord
@@ -87,6 +90,12 @@ class StudyEvidence:
     remeasured: Mapping[int, str]
     searched: tuple[ModelEvidence, ...]
     retrained: tuple[ModelEvidence, ...]
+    only: str | None = None
+
+    @property
+    def untimed(self) -> int:
+        """Return the number of complete models that `only` did not time; 0 where it is None."""
+        return len(complete(self.record)) - len(complete(self.study)) if self.only else 0
 
     @property
     def noise_floor(self) -> float:
@@ -102,7 +111,10 @@ class StudyEvidence:
 
 
 def gather_evidence(
-    study: StudyRecord, retrainings: Sequence[Retraining] = (), remeasurements: Sequence[Remeasurement] = ()
+    study: StudyRecord,
+    retrainings: Sequence[Retraining] = (),
+    remeasurements: Sequence[Remeasurement] = (),
+    only: str | None = None,
 ) -> StudyEvidence:
     """Return each trial's deciding timing and scores.
 
@@ -110,8 +122,15 @@ def gather_evidence(
         study: As the search wrote it.
         retrainings: Of any numbers of steps; `summarize_retraining` chooses one.
         remeasurements: Of any settings.
+        only: Name of the remeasurement whose timings alone count; models that it did not time are left out.
+
+    Raises:
+        SelectionError: There is no remeasurement of that name.
     """
-    decided, sources = _with_deciding_timings(study, remeasurements)
+    if only is None:
+        decided, sources = _with_deciding_timings(study, remeasurements)
+    else:
+        decided, sources = _with_timings_of(study, _named(remeasurements, only))
     by_number = {t.number: t for t in complete(decided)}
     timed = {t.number: t for t in decided.trials if t.state is TrialState.STOPPED and t.measurement} | by_number
     before = timed_before(study, remeasurements, RETRAINING_TIMINGS)
@@ -131,7 +150,32 @@ def gather_evidence(
             for c in (summary.candidates if summary else ())
             if c.mean is not None and math.isfinite(c.mean) and (n := c.trial.number) in timed
         ),
+        only=only,
     )  # fmt: skip
+
+
+def _named(remeasurements: Sequence[Remeasurement], name: str) -> Remeasurement:
+    found = next((again for again in remeasurements if again.name == name), None)
+    if found is None:
+        names = ", ".join(sorted(again.name for again in remeasurements))
+        raise SelectionError(f"no remeasurement {name!r} in this study, which has {names or 'none'}")
+    return found
+
+
+def _with_timings_of(study: StudyRecord, again: Remeasurement) -> tuple[StudyRecord, dict[int, str]]:
+    """Return a study with the timings of one remeasurement alone, and by trial its name."""
+    comparable = {n: m for n, m in again.measurements.items() if is_comparable(m)}
+
+    def timed(trials: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+        return tuple(replace(trial, measurement=comparable.get(trial.number)) for trial in trials)
+
+    decided = replace(study, trials=timed(study.trials), scale=timed(study.scale))
+    return decided, dict.fromkeys(comparable, again.name)
+
+
+def is_comparable(m: Measurement) -> bool:
+    """Tell whether a timing may be compared with others of its set: right outputs, and the batch that was asked for."""
+    return m.verdict != WRONG_OUTPUT and m.requested_batch in (None, m.batch)
 
 
 def timed_before(
@@ -165,6 +209,7 @@ def _with_deciding_timings(
     """
     sources: dict[int, str] = {}
     timings = [t.measurement for t in study.trials if t.measurement]
+    remeasurements = [again for again in remeasurements if same_versions(study, again)]
 
     def deciding(trial: TrialRecord) -> TrialRecord:
         dated = sorted((again.measured_at(trial.number), i) for i, again in enumerate(remeasurements))
@@ -200,6 +245,12 @@ def _with_deciding_timing(
         return trial
     sources[trial.number] = source
     return replace(trial, measurement=m)
+
+
+def same_versions(study: StudyRecord, again: Remeasurement) -> bool:
+    """Tell whether a remeasurement is of the library versions of the search, as far as both are recorded."""
+    before, now = study.info.environment, again.environment
+    return all(before[name] == now[name] for name in MEASURED_WITH if name in before and name in now)
 
 
 def same_setting(a: Measurement, b: Measurement) -> bool:

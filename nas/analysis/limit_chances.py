@@ -43,7 +43,7 @@ class Quantity:
             return float(self.kept(bound))
         if bound == self.value:
             return 0.5
-        low, high = widened(self.value, (self.low, self.high))
+        low, high = widened(self.value, (self.low, self.high), self.limit.run_deviation)
         width = math.log(high / self.value) if bound > self.value else math.log(self.value / low)
         below = NORMAL.cdf(math.log(bound / self.value) / (width / Z_OF_INTERVAL))
         return below if self.limit.maximum else 1 - below

@@ -96,9 +96,9 @@ class SeedScatter:
         outside = (1 - CONFIDENCE_LEVEL) / compared
         return float(stdtrit(degrees, 1 - outside / 2)) * sd / math.sqrt(len(scores))
 
-    def interval_words(self, scores: Sequence[float]) -> str:
-        """Return the 95 % interval of a candidate's mean score, or why there is none, for tables and cards."""
-        half, mean = self.half_width(scores), math.fsum(scores) / len(scores)
+    def interval_words(self, scores: Sequence[float], compared: int = 1) -> str:
+        """Return the 95 % interval of a candidate's mean score, or why there is none; arguments as of `half_width`."""
+        half, mean = self.half_width(scores, compared), math.fsum(scores) / len(scores)
         return NO_SCORE_INTERVAL if half is None else fixed_interval(mean - half, mean + half, 4)
 
     @property

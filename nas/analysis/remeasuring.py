@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
-from nas.analysis.evidence import same_setting
+from nas.analysis.evidence import MEASURED_WITH, same_setting, same_versions
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.retraining import WRONG_OUTPUT
@@ -21,8 +21,6 @@ from nas.numbers import fixed, fixed_interval, plural, trials_words
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
-# Versions in an environment, which has those of the libraries of its own runtime alone.
-MEASURED_WITH = ("torch", "timm", "cuda", "cudnn", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
 ARROW = " → "
 
@@ -246,14 +244,15 @@ def _scale_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
 
 
 def _use_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
-    """Return a note that the timings replace the search's, where they have the same setting."""
+    """Return a note on what the timings are for: they replace the search's only in its setting and versions."""
     olds = {t.number: t.measurement for t in complete(study) if t.measurement}
     same = [n for n, m in again.measurements.items() if n in olds and same_setting(m, olds[n])]
-    used = (
-        "measured in the search's setting: the report, the recommendation, select and export use the newest timings "
-        "that can be trusted"
-    )
-    return [used] if same else []
+    if same and same_versions(study, again):
+        return [
+            "measured in the search's setting: the report, the recommendation, select and export use the newest "
+            "timings that can be trusted"
+        ]
+    return [f"the search's timings stay in the report; to choose by these: select --remeasurement {again.name}"]
 
 
 def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -> list[str]:

@@ -273,7 +273,23 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
         )
     settings = dict.fromkeys(setting_words(c.measurement) for c in summary.complete if c.measurement)
     regrets = [regret.words for regret in _stopping_regrets(study, summary)]
-    return [*notes, *regrets, *(f"measured on {setting}" for setting in settings), ASSUMPTIONS]
+    notes += [*regrets, *(f"measured on {setting}" for setting in settings), *_mixture_notes(summary)]
+    return [*notes, ASSUMPTIONS]
+
+
+def _mixture_notes(summary: RetrainingSummary) -> list[str]:
+    """Return a note where the trainings are of several devices, versions or codes: their scores may differ by that."""
+    trainings = [t for c in summary.candidates for t in c.trainings if t.score is not None]
+    known = {name for t in trainings for name in t.versions}
+    differing = [
+        f"{name} {', '.join(sorted(values))}"
+        for name in sorted(known)
+        if len(values := {t.versions[name] for t in trainings if name in t.versions}) > 1
+    ]
+    devices = sorted({t.device for t in trainings})
+    if len(devices) > 1:
+        differing.append(f"devices {'; '.join(devices)}")
+    return [f"the trainings differ in more than the seed: {'; '.join(differing)}"] if differing else []
 
 
 def _stopping_regrets(study: StudyRecord, summary: RetrainingSummary) -> tuple[StoppingRegret, ...]:

@@ -146,7 +146,7 @@ def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: C
     table = _table(None, "<", "value", "95 % interval", *(("limit", "chance\nwithin limit") if limits else ()))
     m, digits = c.measurement, 2 if timing_doubt(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
-    table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.scores))
+    table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.scores, a.chosen_among(c)))
     ratio, interval = f"{m.ratio:.{digits}f}", ratio_interval_words(m, digits)
     table.add_row(f"throughput relative to {m.reference}", ratio, interval)
     for name, limit in LIMITS.items():

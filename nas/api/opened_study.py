@@ -81,8 +81,9 @@ class Study:
     def refresh(self) -> None:
         """Read the study again; models that were selected before keep their numbers."""
         with Store.open(self.run_dir, read_only=True) as store:
-            records, self._retrainings, remeasurements = store.read_all()
-        self._evidence = gather_evidence(records, self._retrainings, remeasurements)
+            self._records = store.read_all()
+        self._retrainings = self._records[1]
+        self._evidence = gather_evidence(*self._records)
         self.__dict__.pop("_summary", None)
 
     def __repr__(self) -> str:
@@ -185,6 +186,7 @@ class Study:
         max_latency_ms: float | None = None,
         max_memory_mib: float | None = None,
         min_throughput_img_s: float | None = None,
+        remeasurement: str | None = None,
     ) -> Model:
         """Return the model with the highest score within limits, as ``backbone-nas select`` does.
 
@@ -197,14 +199,17 @@ class Study:
             max_latency_ms: Longest median latency of one image in milliseconds.
             max_memory_mib: Most memory of tensors at the peak of a forward pass of the measured batch, in MiB.
             min_throughput_img_s: Least throughput at the measured batch in images per second.
+            remeasurement: Name of the remeasurement whose timings alone count; None: the timings in the search's
+                setting.
 
         Raises:
             NothingFits: No model is within the limits; the error has the nearest one.
-            SelectionError: No candidate was measured and trained to the last rung.
+            SelectionError: No candidate was measured and trained to the last rung, or there is no such remeasurement.
             LimitError: A limit is no positive number.
         """
         limits = given_limits(locals())
-        found = answer(self._evidence, limits, recorded_latencies(self.run_dir))
+        evidence = self._evidence if remeasurement is None else gather_evidence(*self._records, only=remeasurement)
+        found = answer(evidence, limits, recorded_latencies(self.run_dir))
         retrained = found.basis == RETRAINED
         if found.best is None:
             nearest = None if found.nearest is None else self._model(found.nearest, retrained)
@@ -216,11 +221,13 @@ class Study:
         """Return a table with one row per trial, typed columns, and units in their names.
 
         `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
-        same rung. `on_front` marks the Pareto front. A value that a trial lacks is missing (NA).
+        same rung. `on_front` marks the Pareto front. `retrained/score` is the mean of the longer trainings, and
+        `measurement/remeasurement` names the remeasurement that a timing is of. A value that a trial lacks is missing
+        (NA).
         """
         from reports.dataframe import trial_frame
 
-        return trial_frame(self._evidence.study, self._summary)
+        return trial_frame(self._evidence.study, self._summary, self._evidence)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, one HTML file that fetches nothing, and return its path.

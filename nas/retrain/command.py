@@ -36,7 +36,7 @@ from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.local_workers import limited_by_memory
-from nas.measure.environment import device_line, device_name, torch_device
+from nas.measure.environment import code_digest, device_line, device_name, torch_device, versions
 from nas.numbers import plural
 from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
@@ -202,13 +202,14 @@ def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StagePro
     jobs = plan.remaining(store.retrainings())
     announce(device_line(torch_device(plan.config.device)), _LOG)
     device = device_name(torch_device(plan.config.device))
+    here = versions() | {"code": code_digest()}
     reached = {(job.trial.number, job.config.seed): 0 for job in jobs}
     total = plan.steps * len(jobs)
     with closing(TrainingPool(targets, plan.workers, plan.gpus).run(jobs)) as updates:
         for update in updates:
             key = update.job.trial.number, update.job.config.seed
             if update.ended:
-                store.save_retraining(_retraining(update, device))
+                store.save_retraining(_retraining(update, device, here))
             if update.reason:
                 announce(f"trial {key[0]}, seed {key[1]}: {update.reason}", _LOG, level=logging.WARNING)
             before = sum(reached.values())
@@ -217,9 +218,9 @@ def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StagePro
                 progress("steps trained", done, total)
 
 
-def _retraining(update: TrainingProgress, device: str) -> Retraining:
+def _retraining(update: TrainingProgress, device: str, here: dict[str, str]) -> Retraining:
     job, now = update.job, datetime.now(UTC).isoformat(timespec="seconds")
-    return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason)
+    return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason, here)
 
 
 def retraining_summary(store: Store, study: StudyRecord, steps: int) -> RetrainingSummary | None:

@@ -24,13 +24,20 @@ NOTHING_FITS = 1  # exit code
 _EXAMPLES = """examples:
   backbone-nas select runs/mine --max-latency-ms 13
   backbone-nas select runs/mine --min-throughput 2000 --max-params 1e6
+  backbone-nas select runs/mine --remeasurement t4 --min-throughput 2000
   backbone-nas select runs/mine --max-memory-mib 24 --json | jq .best.spec > best.json
 
 Candidates are compared by their scores at the study's last rung. If `backbone-nas retrain` has retrained the best of
 them, the retrained candidates are compared by their mean scores over seeds instead. Of several timings of a candidate
-in the search's setting, the newest one that can be trusted counts. Candidates that were early-stopped at lower rungs
-are not compared. If no candidate is within the limits, the exit code is 1, and the nearest candidate is shown.
+in the search's setting, the newest one that can be trusted counts. With --remeasurement, those of `backbone-nas
+remeasure --name NAME` alone count, on whatever device. Candidates that were early-stopped at lower rungs are not
+compared. If no candidate is within the limits, the exit code is 1, and the nearest candidate is shown.
 """
+
+_REMEASUREMENT_HELP = (
+    "compare the models by the timings of this remeasurement alone, and leave out those that it did not time (default: "
+    "the timings in the search's setting)"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class SelectSettings:
     run: Path
     limits: Mapping[str, float] = field(default_factory=dict)  # by name, as in SearchConfig.limits
     json: bool = False
+    remeasurement: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +67,7 @@ def select(settings: SelectSettings) -> int:
     )  # all of these import what takes seconds, as optuna: not for --help or a bad flag
 
     with Store.open(settings.run, read_only=True) as store:
-        evidence = gather_evidence(*store.read_all())
+        evidence = gather_evidence(*store.read_all(), only=settings.remeasurement)
 
     def weights(candidate: MeasuredCandidate) -> list[Path]:
         steps = evidence.retraining.steps if evidence.retraining else 0
@@ -82,7 +90,7 @@ def _seeds(summary: RetrainingSummary | None, candidate: MeasuredCandidate) -> l
 def parse(words: Sequence[str]) -> SelectSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
     options = vars(parser().parse_args(words))
-    return SelectSettings(options["run"], given_limits(options), options["json"])
+    return SelectSettings(options["run"], given_limits(options), options["json"], options["remeasurement"])
 
 
 def parser() -> OneLineParser:
@@ -95,6 +103,7 @@ def parser() -> OneLineParser:
     )
     add = built.add_argument
     add_run(add)
+    add("--remeasurement", metavar="NAME", help=_REMEASUREMENT_HELP)
     add_flag(add, "--json", "no")
     add_limit_flags(built, "A candidate with an unknown value is not within the limit.")
     return built

@@ -16,7 +16,12 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 from nas.ranges import Range, misfit
 from nas.study.records import Measurement
-from nas.study.timing_doubts import order_statistic_interval, throughput_interval
+from nas.study.timing_doubts import (
+    LATENCY_RUN_DEVIATION,
+    THROUGHPUT_RUN_DEVIATION,
+    order_statistic_interval,
+    throughput_interval,
+)
 
 IntervalReader = Callable[[Measurement, Sequence[float]], tuple[float, float] | None]
 Bound = Annotated[float, Range(0, 1e18, above=True)]
@@ -77,6 +82,7 @@ class Limit:
         maximum: Whether the bound is an upper one, else it is a lower one. A value equal to the bound keeps the limit.
         interval: Returns the ends of a timed quantity's 95 % interval in the bound's unit, from an undisturbed
             measurement and its samples of the time of one image in seconds; None for an exact quantity.
+        run_deviation: Relative standard deviation of a timed quantity between processes, beyond its interval.
         scale: Divisor that converts the quantity to the bound's unit.
         shown_per: Divisor that converts a bound to the tables' unit.
     """
@@ -89,6 +95,7 @@ class Limit:
     help: str
     maximum: bool = True
     interval: IntervalReader | None = None
+    run_deviation: float = 0.0
     scale: float = 1.0
     shown_per: float = 1.0
 
@@ -138,12 +145,13 @@ LIMITS: dict[str, Limit] = {
         Limit(
             "max_latency_ms", "--max-latency-ms", "latency_ms", "latency of one image", "ms",
             help="at most X milliseconds for one image, in the median", interval=_latency_interval,
+            run_deviation=LATENCY_RUN_DEVIATION,
         ),
         Limit("max_memory_mib", "--max-memory-mib", "peak_memory_mib", "peak memory of tensors", "MiB", help=_TENSORS),
         Limit(
             "min_throughput_img_s", "--min-throughput", "throughput_img_s", "throughput", "images/s",
             help="at least X images/s at the measured batch", maximum=False,
-            interval=lambda m, latencies_s: throughput_interval(m),
+            interval=lambda m, latencies_s: throughput_interval(m), run_deviation=THROUGHPUT_RUN_DEVIATION,
         ),
     )
 }  # fmt: skip

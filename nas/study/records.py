@@ -407,6 +407,7 @@ class Retraining(Record):
     device: str  # name of the device that trained it
     rungs: tuple[RungResult, ...] = ()
     reason: str | None = None  # why the training failed
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries and of the code, which trained it
 
     @property
     def score(self) -> float | None:

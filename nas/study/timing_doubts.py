@@ -24,6 +24,8 @@ Z_OF_INTERVAL = NormalDist().inv_cdf(0.975)  # half the width of a 95 % interval
 # Relative standard deviation of a ratio between processes that time the same network, beyond what the samples of each
 # show: near the middle of nine sets of 20 to 100 networks on a CPU (experiments.timing_repeats); no GPU was measured.
 RUN_DEVIATION = 0.014
+# The same of values that are not divided by the reference's: they change with the machine's speed, too.
+THROUGHPUT_RUN_DEVIATION, LATENCY_RUN_DEVIATION = 0.06, 0.10
 PUBLISHED = "published"  # the runtime that `backbone-nas replay` records for values of a table: nothing was timed
 
 
@@ -96,9 +98,9 @@ def repeated_interval(m: Measurement) -> tuple[float, float]:
     return widened(m.ratio, bounded_interval(m))
 
 
-def widened(value: float, ends: tuple[float, float]) -> tuple[float, float]:
-    """Return a timing's 95 % interval over processes, given that of its own samples."""
-    between = Z_OF_INTERVAL * RUN_DEVIATION
+def widened(value: float, ends: tuple[float, float], deviation: float = RUN_DEVIATION) -> tuple[float, float]:
+    """Return a timing's 95 % interval over processes, given that of its own samples and the deviation between them."""
+    between = Z_OF_INTERVAL * deviation
     below, above = (math.hypot(max(0.0, math.log(part)), between) for part in (value / ends[0], ends[1] / value))
     return value * math.exp(-below), value * math.exp(above)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from experiments import seed_intervals, timing_repeats
 from nas.analysis.noise import BELIEVED_DEGREES
-from nas.study.timing_doubts import RUN_DEVIATION
+from nas.study.timing_doubts import LATENCY_RUN_DEVIATION, RUN_DEVIATION, THROUGHPUT_RUN_DEVIATION
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -23,6 +25,13 @@ def test_the_table_of_second_timings_is_what_the_command_prints() -> None:
     between = sorted(float(line.split("|")[5].removesuffix(" % ")) for line in table[2:])
     middle = between[(len(between) - 1) // 2], between[len(between) // 2]
     assert middle[0] - 0.1 <= 100 * RUN_DEVIATION <= middle[1] + 0.1
+
+
+def test_the_chance_to_keep_a_limit_takes_the_deviations_of_the_table() -> None:
+    page, table = (DOCS / "explanation/throughput.md").read_text().splitlines(), timing_repeats.absolute_table()
+    assert [line for line in table if line not in page] == []
+    deviations = [float(line.split("|")[3].removesuffix(" % ")) / 100 for line in table[2:]]
+    assert deviations == pytest.approx([RUN_DEVIATION, THROUGHPUT_RUN_DEVIATION, LATENCY_RUN_DEVIATION], abs=0.003)
 
 
 def test_the_tables_on_intervals_of_scores_are_what_the_command_prints() -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from nas.analysis.evidence import gather_evidence
 from nas.study.failures import Failure
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from reports.dataframe import DataFrameError, save_csv, save_parquet, trial_frame
 from reports.summary import summarize
 from search_space import ArchSpec
+from tests.nas.analysis.builders import remeasured, retrained, small_study
 from tests.nas.study.builders import measurement
 from tests.reports import synthetic
 
@@ -126,3 +128,16 @@ def test_what_the_sampler_expected_has_columns() -> None:
     late = [t for t in study.trials if t.measured_late]
     assert [frame.loc[t.number, "expected/ratio"] for t in late] == [t.expected.ratio for t in late if t.expected]
     assert frame["expected/gain"].notna().sum() == len(late)
+
+
+def test_the_table_names_the_source_of_a_timing_and_has_retrained_scores(tmp_path):
+    again = remeasured({1: 3.9}, name="later")
+    trainings = [*retrained(2, {1: 0.5, 2: 0.6}), *retrained(3, {1: 0.7})]
+    evidence = gather_evidence(small := small_study(), trainings, [again])
+    frame = trial_frame(evidence.study, summarize(small, evidence), evidence).set_index("number")
+    assert frame["measurement/remeasurement"].dropna().to_dict() == {1: "later"}
+    assert frame["measurement/times_reference"][1] == 3.9
+    assert frame["retrained/score"].dropna().to_dict() == {2: pytest.approx(0.55), 3: pytest.approx(0.7)}
+    assert set(frame["retrained/steps"].dropna()) == {90}
+    assert json.loads(frame["retrained/scores_by_seed_json"][2]) == {"1": 0.5, "2": 0.6}
+    assert "retrained/score" not in trial_frame(small, summarize(small))

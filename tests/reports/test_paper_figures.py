@@ -107,12 +107,13 @@ def retrained(study: StudyRecord, change: float, times: float = 1.0, device: str
         for t in trials
     }
     again = Remeasurement(RETRAINING_TIMINGS, "2026-01-01", device, {}, {}, None, timings)
-    return retraining_results(gather_evidence(study, trainings, [again]))
+    evidence = gather_evidence(study, trainings, [again])
+    return evidence.study, retraining_results(evidence)
 
 
 def test_infeasible_candidates_lie_on_the_lower_edge_also_below_retrained_models():
     study = synthetic.study(60, seed=5)
-    axes = draw(study, summarize(study), retrained(study, 0.15))["front"].axes[0]
+    axes = draw(study, summarize(study), retrained(study, 0.15)[1])["front"].axes[0]
     (crosses,) = (c for c in axes.collections if c.get_label() == "infeasible")
     assert set(crosses.get_offsets()[:, 1]) == {axes.get_ylim()[0]}
 
@@ -120,18 +121,18 @@ def test_infeasible_candidates_lie_on_the_lower_edge_also_below_retrained_models
 @pytest.mark.parametrize(("device", "times"), [("synthetic CPU", 1.1), ("another GPU", 8.0)])
 def test_ratios_of_retrained_models_are_those_of_the_axis_s_device(device, times):
     study = synthetic.study(20, seed=5, only=TrialState.COMPLETE)
-    results = retrained(study, 0.01, times, device)
-    drawn = {row["number"]: row["ratio"] for row in retraining_points(study, results)}
+    decided, results = retrained(study, 0.01, times, device)
+    drawn = {row["number"]: row["ratio"] for row in retraining_points(decided, results)}
     for trial in study.trials:
         expected = trial.measurement.ratio * (times if device == "synthetic CPU" else 1)
         assert drawn[trial.number] == pytest.approx(expected)
-    axes = draw(study, summarize(study), results)["front"].axes[0]
+    axes = draw(decided, summarize(decided), results)["front"].axes[0]
     assert all(axes.get_xlim()[0] < ratio < axes.get_xlim()[1] for ratio in drawn.values())
 
 
 def test_retrained_baselines_keep_the_mark_of_baselines():
     study = synthetic.study(20, seed=5, only=TrialState.COMPLETE)
-    results = retrained(study, 0.01)
+    _, results = retrained(study, 0.01)
     kinds = [row["kind"] for row in retraining_points(study, results)]
     front = draw(study, summarize(study), results)["front"]
     candidates, baselines = front.axes[0].containers

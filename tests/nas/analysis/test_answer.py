@@ -16,7 +16,7 @@ from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, gather_ev
 from nas.analysis.noise import assumed_scatter
 from nas.analysis.selection import SelectionError
 from nas.study.records import StudyRecord, TrialRecord, TrialState
-from nas.study.timing_doubts import RUN_DEVIATION
+from nas.study.timing_doubts import THROUGHPUT_RUN_DEVIATION
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import measurement, record, rung
 
@@ -71,8 +71,8 @@ def test_the_chance_to_keep_a_limit_is_that_of_the_interval() -> None:
     result = answer_to({"min_throughput_img_s": 990 * 2.0})
     assert result.best is not None
     assert result.best.trial.number == 2
-    below = math.log(1 / 0.99)  # the interval ends there; the next process changes as much again
-    deviation = math.hypot(below / 1.959964, RUN_DEVIATION)
+    below = math.log(1 / 0.99)  # the interval ends there; the next process changes more
+    deviation = math.hypot(below / 1.959964, THROUGHPUT_RUN_DEVIATION)
     assert result.best.chance_to_keep == pytest.approx(statistics.NormalDist().cdf(below / deviation))
 
 

@@ -41,6 +41,7 @@ from tests.nas.analysis.builders import (
     retrained,
     small_study,
 )
+from tests.nas.study.builders import measurement as timing
 
 
 def evidence_of(scores: Mapping[int, tuple[float, ...]], **ratios: Mapping[int, float]) -> StudyEvidence:
@@ -332,3 +333,38 @@ def test_nothing_is_recommended_before_a_candidate_reaches_the_last_rung() -> No
     assert recommend(evidence) is None
     with pytest.raises(SelectionError, match="no trial that was measured and trained to its last rung"):
         find_trial(evidence, "best")
+
+
+def test_timings_of_other_versions_do_not_take_the_place_of_the_searchs() -> None:
+    study = small_study(SEARCHED)
+    info = replace(study.info, environment={"torch": "2.6.0", "cuda": "12.4", "code": "a"})
+    study = replace(study, info=info)
+    ratios = {}
+    for version, now in (("same", info.environment | {"code": "b"}), ("other", info.environment | {"torch": "2.13.0"})):
+        again = replace(remeasured({1: 3.2}, name=version), environment=now)
+        ratios[version] = gather_evidence(study, (), [again]).study.trials[1].measurement.ratio
+    assert ratios == {"same": 3.2, "other": SEARCHED[1][1]}
+
+
+def test_the_timings_of_one_remeasurement_alone_can_decide() -> None:
+    study = small_study(SEARCHED)
+    wrong = replace(timing(9.0), verdict="wrong output")
+    smaller = replace(timing(9.0), batch=8, requested_batch=16)
+    elsewhere = remeasured({0: 1.0, 1: 0.8, 2: 5.0}, name="t4")
+    elsewhere = replace(elsewhere, measurements={**elsewhere.measurements, 3: wrong, 4: smaller})
+    other_device = {n: replace(m, device="T4") for n, m in elsewhere.measurements.items()}
+    elsewhere = replace(elsewhere, measurements=other_device)
+    ignored = gather_evidence(study, (), [elsewhere])
+    assert (ignored.untimed, [m.ratio for m in ignored.searched]) == (0, [ratio for _, ratio in SEARCHED.values()])
+    evidence = gather_evidence(study, (), [elsewhere, remeasured({3: 7.0})], only="t4")
+    assert {m.number: (m.ratio, m.remeasurement) for m in evidence.searched} == {
+        0: (1.0, "t4"), 1: (0.8, "t4"), 2: (5.0, "t4")
+    }  # fmt: skip
+    assert (evidence.only, evidence.untimed) == ("t4", 2)
+    found = recommend(evidence)
+    assert found is not None
+    assert found.model.number == 2
+    with pytest.raises(SelectionError, match=r"no remeasurement 'a10' in this study, which has r, t4"):
+        gather_evidence(study, (), [elsewhere, remeasured({3: 7.0})], only="a10")
+    with pytest.raises(SelectionError, match="which has none"):
+        gather_evidence(study, only="a10")

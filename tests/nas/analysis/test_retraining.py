@@ -249,3 +249,19 @@ def test_the_score_s_axis_is_named_in_any_order_of_the_objectives(tmp_path: Path
     text = (tmp_path / "retraining.svg").read_text()
     assert ">variance</text>" in text
     assert ">speed</text>" not in text
+
+
+def test_a_note_tells_where_trainings_differ_in_more_than_the_seed() -> None:
+    first, second = retrained(2, {1: 0.5, 2: 0.6})
+    same = {"torch": "2.13.0", "code": "a"}
+    alike = [replace(first, versions=same), replace(second, versions=same)]
+    mixed = [alike[0], replace(second, versions=same | {"torch": "2.15.0"}, device="H100"), retrained(3, {1: 0.7})[0]]
+    found = []
+    for trainings in (alike, mixed):
+        summary = summarize_retraining(study := small_study(), trainings, [])
+        assert summary is not None
+        found.append([n for n in retraining_notes(study, summary) if "more than the seed" in n])
+    assert found == [
+        [],
+        ["the trainings differ in more than the seed: torch 2.13.0, 2.15.0; devices H100; cpu"],
+    ]

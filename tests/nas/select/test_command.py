@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from nas.api import load_study
 from nas.select.__main__ import main
+from nas.storage.store import Store
 from search_space import ArchSpec
-from tests.nas.analysis.builders import new_store, remeasured_for_retraining, retrained, small_study
+from tests.nas.analysis.builders import new_store, remeasured, remeasured_for_retraining, retrained, small_study
 from tests.waiting import PATIENCE_S
 
 
@@ -46,7 +48,7 @@ def test_the_answer_has_spec_and_weights(run: Path, capsys: pytest.CaptureFixtur
     assert best["weights"] == [str(weights)]
     assert best["limits"]["min_throughput_img_s"] == {
         "bound": 1500, "value": 2000, "low": 1980, "high": 2020,
-        "chance": 1.0, "excess": 1.0,
+        "chance": pytest.approx(1.0, abs=1e-5), "excess": 1.0,
     }  # fmt: skip
     assert 0.5 < best["chance_to_keep"] < 1  # 1.005 ms is within the latency's interval
 
@@ -196,3 +198,38 @@ def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "exit codes:" in capsys.readouterr().out
+
+
+def test_the_timings_of_a_remeasurement_alone_decide_where_it_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.open(run) as store:
+        store.save_remeasurement(remeasured({0: 1.0, 2: 6.0, 3: 0.5}, name="t4"))
+    code, answer = answer_json(run, capsys, "--min-throughput", "1500", "--remeasurement", "t4")
+    assert (code, answer["best"]["trial"], answer["best"]["remeasurement"]) == (0, 2, "t4")
+    assert (answer["compared"], answer["compared_baselines"]) == (2, 1)
+    words = (
+        "models are compared by the timings of the remeasurement t4 alone; 3 models that it did not time are left out"
+    )
+    assert words in answer["notes"]
+    assert load_study(run).select(min_throughput_img_s=1500, remeasurement="t4").trial.number == 2
+    assert main([str(run), "--remeasurement", "a10"]) == 2
+    assert "no remeasurement 'a10' in this study, which has t4" in capsys.readouterr().err
+    with Store.open(run) as store:
+        store.save_remeasurement(remeasured({0: 1.0}, name="baseline"))
+    assert main([str(run), "--remeasurement", "baseline"]) != 0
+    assert "timed no candidate trained to the last rung" in capsys.readouterr().err
+
+
+def test_the_interval_of_the_best_score_allows_for_the_choice(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store.open(run) as store:
+        for number in range(6):
+            for retraining in retrained(number, {1: 0.5 + number / 100, 2: 0.51 + number / 100}):
+                store.save_retraining(retraining)
+    _, answer = answer_json(run, capsys)
+    best, other = answer["best"], answer["runners_up"][0]
+    assert answer["fitting"] == 6
+    assert best["half_width"] > 1.3 * other["half_width"]
+    main([str(run)])
+    (shown,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" score")]
+    assert f"{best['score'] - best['half_width']:.4f} to {best['score'] + best['half_width']:.4f}" in shown
