@@ -5,11 +5,14 @@ from nas.api import SearchConfig, load_study, search
 
 study = search(SearchConfig(budget=20), run_dir="runs/nb")  # or load_study("runs/nb")
 study.dataframe()
-best = study.select(max_latency_ms=13)
-model = best.load()
-best.export("winner", format="timm")
+chosen = study.select(max_latency_ms=13)
+model = chosen.load()
+chosen.export("winner", format="timm")
 study.report()
 ```
+
+`Study.select` returns the model with the highest score within limits, `Study.best` the recommended one: the fastest
+that scores at least as high as the best baseline.
 
 These functions are the commands' own: `search` is ``backbone-nas search``, `train` is ``backbone-nas train``,
 `Study.select` is ``backbone-nas select``, and so on. What a command prints as an error is an exception here, with the

@@ -18,10 +18,10 @@ MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder
 
 _EXAMPLES = f"""examples:
-  backbone-nas retrain runs/mine                            3 seeds, 3 times the steps of the study's last rung
+  backbone-nas retrain runs/mine --baselines                3 seeds, 3 times the steps of the study's last rung
   backbone-nas retrain runs/mine --shortlist                which model to choose after longer training?
-  backbone-nas retrain runs/mine --seeds 5 --train-steps 2700 --near-misses 10
-  backbone-nas retrain runs/mine --baselines --plot retrained-front.pdf
+  backbone-nas retrain runs/mine --baselines --seeds 5 --train-steps 2700 --near-misses 10
+  backbone-nas retrain runs/mine --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
   backbone-nas retrain runs/mine --device cuda --json > retraining.json
 
