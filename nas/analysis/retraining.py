@@ -6,6 +6,7 @@ the remeasurement named RETRAINING_TIMINGS.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations
@@ -20,6 +21,7 @@ from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 
 RETRAINING_TIMINGS = "retraining"  # name of the remeasurement that `backbone-nas retrain` takes
+_THREADS = re.compile(r", \d+ threads?$")  # of the process that recorded a CPU; a training has threads of its own
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
@@ -286,7 +288,7 @@ def _mixture_notes(summary: RetrainingSummary) -> list[str]:
         for name in sorted(known)
         if len(values := {t.versions[name] for t in trainings if name in t.versions}) > 1
     ]
-    devices = sorted({t.device for t in trainings})
+    devices = sorted({_THREADS.sub("", t.device) for t in trainings})
     if len(devices) > 1:
         differing.append(f"devices {'; '.join(devices)}")
     return [f"the trainings differ in more than the seed: {'; '.join(differing)}"] if differing else []

@@ -254,7 +254,10 @@ def test_the_score_s_axis_is_named_in_any_order_of_the_objectives(tmp_path: Path
 def test_a_note_tells_where_trainings_differ_in_more_than_the_seed() -> None:
     first, second = retrained(2, {1: 0.5, 2: 0.6})
     same = {"torch": "2.13.0", "code": "a"}
-    alike = [replace(first, versions=same), replace(second, versions=same)]
+    alike = [
+        replace(first, versions=same, device="cpu, 1 thread"),
+        replace(second, versions=same, device="cpu, 2 threads"),
+    ]
     mixed = [alike[0], replace(second, versions=same | {"torch": "2.15.0"}, device="H100"), retrained(3, {1: 0.7})[0]]
     found = []
     for trainings in (alike, mixed):
