@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from timm.layers import SelectAdaptivePool2d
@@ -34,7 +34,21 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class Backbone(nn.Module):
+class StaysInEval(nn.Module):
+    """A network that `train()` leaves in eval mode once it is `deployed`, also as a part of another model.
+
+    A BatchNorm that follows no convolution cannot be folded. In training mode it would compute the statistics of the
+    batch and change its own.
+    """
+
+    deployed = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the network and all its modules; eval mode if it is `deployed`."""
+        return super().train(mode and not self.deployed)
+
+
+class Backbone(StaysInEval):
     """Stem, stages with the strides of `spec.strides`, a last norm, an optional neck and an optional classifier.
 
     Built by `backbones.build` or by `timm.create_model` (see `backbones.entrypoints`). Inputs are (B, in_chans, H, W)
@@ -248,6 +262,11 @@ class Backbone(nn.Module):
             specs[i] = replace(specs[i], window=window)
             stage.step = window * max(specs[i].attention_ratios)
         self.spec = replace(self.spec, stages=tuple(specs))
+
+    def fuse(self) -> Self:
+        """Stay in eval mode from now on; `backbones.fuse` calls this, and folds the parts."""
+        self.deployed = True
+        return self.eval()
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """Return names and modules in the order they run: stem, stage1, down1, ..., norm, summary_norm, neck."""

@@ -124,6 +124,21 @@ def test_counts_of_batches_that_a_folder_has_stay(tmp_path: Path) -> None:
     assert {int(b) for name, b in opened.named_buffers() if name.endswith("num_batches_tracked")} == {1}
 
 
+def test_a_folded_tower_keeps_its_statistics_while_the_vlm_trains(tmp_path: Path) -> None:
+    made = tower()
+    made.train()(IMAGES)
+    made.eval().switch_to_deploy()
+    with torch.no_grad():
+        wanted = made(IMAGES)
+    made.save_pretrained(tmp_path)
+    for each in (made, BackboneNasModel.from_pretrained(tmp_path)):
+        vlm = Vlm(each).train()
+        for images in (IMAGES, 0.3 * IMAGES):
+            vlm(images).sum().backward()
+        with torch.no_grad():
+            assert all(torch.equal(a, b) for a, b in zip(each(IMAGES), wanted, strict=True))
+
+
 @pytest.mark.parametrize("deployed", [False, True])
 def test_windows_for_another_size_are_saved(deployed: bool, tmp_path: Path) -> None:
     made = tower().eval()
