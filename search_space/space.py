@@ -236,7 +236,8 @@ def _shifted(neck: str, by: int) -> str:
 @lru_cache(maxsize=64)
 def _space_at(space: Space, image_px: int) -> Space:
     """Return `Space.at`; one object for each space and size, as its genes take long to make."""
-    fit = partial(fitted, base=eradio_window(space.image_px, space.image_px), image_px=image_px)
+    base = eradio_window(space.image_px, space.image_px)
+    fit = partial(fitted, base=base, height_px=image_px, width_px=image_px)
     stages = tuple(_stage_at(stage, stride, fit) for stride, stage in zip(space.strides, space.stages, strict=True))
     return space if stages == space.stages else replace(space, stages=stages, image_px=image_px)
 
