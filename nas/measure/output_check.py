@@ -23,7 +23,7 @@ TOLERANCES = {"fp32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
 # Spacing of the numbers next to 1; that of TF32 for fp32.
 SPACINGS = {"fp32": 2**-10, "fp16": 2**-10, "bf16": 2**-7}
 # Random weights can amplify rounding, those of deep attention with BatchNorm to an error of 0.45 in bf16. The error was
-# at most 1.7 times that of fp32 with perturbed weights in 84 checks (LOG.md), the largest of three perturbations: where a
+# at most 1.7 times that of fp32 with perturbed weights in 84 checks (LOG.md), the largest of three perturbations: where
 # softmax is nearly hard, only some of them change its maximum. Outputs of zeros have an error of 1.
 AMPLIFIED_TIMES, PERTURBATIONS = 2.0, 3
 LARGEST_TOLERANCE = 0.9
