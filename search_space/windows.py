@@ -69,6 +69,29 @@ def fit_windows(spec: ArchSpec, height_px: int, width_px: int | None = None) -> 
     return replace(spec, stages=tuple(_fit_stage(stage, stride, fit) for stride, stage in pairs))
 
 
+def padded_maps(spec: ArchSpec, image_px: int) -> dict[str, float]:
+    """Return the maps of square images that a spec's windows do not tile, and the quotient of tokens with and without.
+
+    Args:
+        spec: The architecture.
+        image_px: Side of the images, a multiple of 32.
+
+    Returns:
+        By the stage, its map and the map that its attention runs on.
+    """
+    padded: dict[str, float] = {}
+    for number, (stride, stage) in enumerate(zip(spec.strides, spec.stages, strict=True), start=1):
+        if not is_cut_into_windows(stage.block):
+            continue
+        for ratio, window in zip(stage.attention_ratios, stage.windows, strict=True):
+            side = -(-image_px // (stride * ratio))
+            whole = -(-side // window) * window
+            if whole > side:
+                what = f"stage {number} at {image_px} px ({side} x {side} to {whole} x {whole} for windows of {window})"
+                padded[what] = (whole / side) ** 2
+    return padded
+
+
 def is_cut_into_windows(block: str) -> bool:
     """Tell whether a block cuts its map into windows of a fixed side; those of vit follow the map."""
     return "window" in BLOCK_FIELDS[block] and "global_every" not in BLOCK_FIELDS[block]
