@@ -255,12 +255,12 @@ class Backbone(StaysInEval):
         check_size(height, width)
         fitting = fit_windows(self.built_spec, height, width).stages
         specs = list(self.spec.stages)
+        stage: Any
         for i, stage in enumerate(self.stages):
-            blocks: Any = stage.blocks
-            if not any(hasattr(block, "resize") for block in blocks):
+            if not any(hasattr(block, "resize") for block in stage.blocks):
                 continue
             specs[i] = replace(specs[i], window=fitting[i].window)
-            for block, window in zip(blocks, cycle(specs[i].windows)):  # one window for each ratio
+            for block, window in zip(stage.blocks, cycle(specs[i].windows)):  # one window for each ratio
                 block.resize(window)
             stage.step = max(specs[i].windows) * max(specs[i].attention_ratios)
         self.spec = replace(self.spec, stages=tuple(specs))

@@ -12,7 +12,7 @@ from typing import Any
 from search_space.arch import STAGES, STEM_STRIDES, ArchSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
-from search_space.stage import MR_RATIOS, StageSpec
+from search_space.stage import MR_RATIOS, UNGROUPED_PRE_CONVS, StageSpec
 from search_space.windows import eradio_window, fitted, is_cut_into_windows
 
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
@@ -50,6 +50,8 @@ class Space:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise SpecError(f"{gene.name}: {gene.choices!r}; need distinct choices, at least one")
         for number, stage in enumerate(self.stages, start=1):
+            for pre_conv in stage.pre_convs:
+                within_choices(f"stage {number}: pre_convs", pre_conv, UNGROUPED_PRE_CONVS)
             wrong = [(w, h) for w in stage.widths for h in stage.heads if w % h]
             if wrong:
                 raise SpecError(f"stage {number}: heads {wrong[0][1]} does not divide width {wrong[0][0]}")
