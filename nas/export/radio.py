@@ -127,11 +127,14 @@ class BackboneNasModel(PreTrainedModel):
         """Return the model of a folder, and with `output_loading_info` a dictionary about it, as transformers does.
 
         transformers makes each parameter trainable and contiguous. Adaptors do not train: those that no one names
-        would get no gradient, which DistributedDataParallel refuses. Convolutions are faster in channels-last memory.
+        would get no gradient, which DistributedDataParallel refuses. Nor does a folded network. Convolutions are faster
+        in channels-last memory.
         """
         loaded = super().from_pretrained(*args, **options)
         model: BackboneNasModel = loaded[0] if isinstance(loaded, tuple) else loaded
         model.adaptors.requires_grad_(False)
+        if model.network.deployed:
+            model.network.requires_grad_(False)
         for parameter in model.network.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)

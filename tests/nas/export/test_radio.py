@@ -135,6 +135,7 @@ def test_a_folded_tower_keeps_its_statistics_while_the_vlm_trains(tmp_path: Path
     made.save_pretrained(tmp_path)
     for each in (made, BackboneNasModel.from_pretrained(tmp_path)):
         vlm = Vlm(each).train()
+        assert not any(parameter.requires_grad for parameter in each.network.parameters())
         for images in (IMAGES, 0.3 * IMAGES):
             vlm(images).sum().backward()
         with torch.no_grad():
