@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from itertools import cycle
+from typing import Any, NamedTuple, Self
 
 import torch
 from timm.layers import SelectAdaptivePool2d
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from search_space import ArchSpec
 from search_space.arch import SIZE_MULTIPLE_PX
-from search_space.windows import fitting_window
+from search_space.windows import fit_windows
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: joins the previous group
@@ -34,13 +35,28 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class Backbone(nn.Module):
+class StaysInEval(nn.Module):
+    """A network that `train()` leaves in eval mode once it is `deployed`, also as a part of another model.
+
+    A BatchNorm that follows no convolution cannot be folded. In training mode it would compute the statistics of the
+    batch and change its own.
+    """
+
+    deployed = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the network and all its modules; eval mode if it is `deployed`."""
+        return super().train(mode and not self.deployed)
+
+
+class Backbone(StaysInEval):
     """Stem, stages with the strides of `spec.strides`, a last norm, an optional neck and an optional classifier.
 
     Built by `backbones.build` or by `timm.create_model` (see `backbones.entrypoints`). Inputs are (B, in_chans, H, W)
     of any memory format, H and W multiples of 32; others raise InputSizeError. `stages[i]` keeps the size of its map,
     `downs[i]` leads from stage i to i + 1. The classifier reads the last stage, neither the neck nor a summary token.
-    `memory_format` is the one to which a forward pass brings its images.
+    `memory_format` is the one to which a forward pass brings its images. `spec` has the windows of the last
+    `change_resolution`, `built_spec` those with which it was built.
     """
 
     def __init__(
@@ -54,7 +70,7 @@ class Backbone(nn.Module):
         summary_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec = self.built_spec = spec
         self.widths, self.strides = widths, spec.strides
         self.num_features = self.summary_dim = widths[-1]
         self.neck_start = len(widths) - 1 if neck is None else int(spec.neck.removeprefix("stage")) - 1
@@ -227,27 +243,32 @@ class Backbone(nn.Module):
         return kept
 
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
-        """Set the windows of all windowed stages for images of `resolution` = side or (H, W) px.
+        """Set the windows of E-RADIO's blocks for images of `resolution` = side or (H, W) px.
 
-        Blocks with a method `resize(window)` follow E-RADIO's rule, see `search_space.windows`. Where it has only small
-        windows, as of 1 token at 224 x 352 px, they keep their own, and maps are resized to fit these. All other blocks
-        keep their windows, with which they take any map. Raises InputSizeError for sides that are no multiples of 32.
+        Blocks with a method `resize(window)` get those of `search_space.windows.fit_windows` for the spec with which
+        the backbone was built, whatever earlier calls have set: windows that tile their maps stay, and so do those for
+        which E-RADIO's rule has only small ones, as of 1 token at 224 x 352 px, where maps are resized to fit them. All
+        other blocks keep their windows, with which they take any map. Raises InputSizeError for sides that are no
+        multiples of 32.
         """
         height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
         check_size(height, width)
+        fitting = fit_windows(self.built_spec, height, width).stages
         specs = list(self.spec.stages)
-        resizable = [i for i, stage in enumerate(self.stages) if any(hasattr(b, "resize") for b in stage.blocks)]  # type: ignore[union-attr, arg-type]
-        current = [window for i in resizable for window in specs[i].windows]
-        window = fitting_window(min(current), height, width) if current else None
-        if window is None:
-            return
-        for i in resizable:
-            stage: Any = self.stages[i]
-            for block in stage.blocks:
+        stage: Any
+        for i, stage in enumerate(self.stages):
+            if not any(hasattr(block, "resize") for block in stage.blocks):
+                continue
+            specs[i] = replace(specs[i], window=fitting[i].window)
+            for block, window in zip(stage.blocks, cycle(specs[i].windows)):  # one window for each ratio
                 block.resize(window)
-            specs[i] = replace(specs[i], window=window)
-            stage.step = window * max(specs[i].attention_ratios)
+            stage.step = max(specs[i].windows) * max(specs[i].attention_ratios)
         self.spec = replace(self.spec, stages=tuple(specs))
+
+    def fuse(self) -> Self:
+        """Stay in eval mode from now on; `backbones.fuse` calls this, and folds the parts."""
+        self.deployed = True
+        return self.eval()
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """Return names and modules in the order they run: stem, stage1, down1, ..., norm, summary_norm, neck."""

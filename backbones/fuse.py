@@ -14,7 +14,8 @@ def fuse(model: nn.Module) -> Any:
 
     Outputs are equal to 1e-5 in fp32; parameters of the copy don't require gradients. Modules with a method `fuse` fold
     themselves and return themselves (so that timm's `reparameterize_model` works too). Outer modules come first,
-    because they may fold their children. A module with `fuses_parts` folds all its children itself.
+    because they may fold their children. A module with `fuses_parts` folds all its children itself. Networks
+    (`Network`) stay in eval mode for good, because a BatchNorm that follows no convolution is left.
     """
     fused = copy.deepcopy(model).eval()
     _fold(fused)

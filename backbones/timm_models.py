@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from backbones.backbone import Features, count_parameters
+from backbones.backbone import Features, StaysInEval, count_parameters
 from backbones.folding import batch_norms_left, fold_batch_norms
 from search_space import SpecError, TimmSpec
 from search_space.arch import SIZE_MULTIPLE_PX
@@ -22,7 +22,7 @@ from search_space.spaces import PHOTO_PX
 from search_space.timm_names import unknown_network
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(StaysInEval):
     """A timm model with random weights. Image sizes are restricted by the model; many accept any multiple of 32.
 
     The spatial map is the last feature map, the summary is the output of the model's own pooling. Models without a head
@@ -107,16 +107,18 @@ class TimmBackbone(nn.Module):
         own = self.model.no_weight_decay() if hasattr(self.model, "no_weight_decay") else ()
         return {f"model.{name}" for name in own}
 
-    def fuse(self) -> None:
+    def fuse(self) -> Self:
         """Reparameterize the model with timm, then fold each BatchNorm that is the only reader of a convolution.
 
-        `batch_norms_left` counts the others: those before a convolution or on a skip.
+        `batch_norms_left` counts the others: those before a convolution or on a skip. They stay in eval mode.
         """
         reparameterize_model(self.model, inplace=True)
         parameter = next(self.parameters())
         images = torch.randn(1, 3, self.input_px, self.input_px, device=parameter.device, dtype=parameter.dtype)
         fold_batch_norms(self, self.encode, images)
         self.batch_norms_left = batch_norms_left(self)
+        self.deployed = True
+        return self
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
         """Return names and modules of the model's direct children."""

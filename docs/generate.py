@@ -327,8 +327,10 @@ def spaces_page() -> str:
     import torch
 
     from backbones import build
+    from backbones.backbone import count_parameters
     from nas.measure.counts.totals import totals
     from search_space import PRESETS, SPACES
+    from search_space.windows import fit_windows
 
     parts = [
         "# Search spaces and presets",
@@ -354,15 +356,13 @@ def spaces_page() -> str:
     columns += ["stride", "width", "summary width", "widths of stages"]
     rows = []
     for name in sorted(PRESETS):
-        counts = [totals(PRESETS[name], px) for px in (64, 224)]
+        macs = [rounded(totals(fit_windows(PRESETS[name], px), px).macs / 1e9) for px in (64, 224)]
         neck = PRESETS[name].neck
-        macs = [rounded(count.macs / 1e9) for count in counts]
         with torch.device("meta"):
             model = build(PRESETS[name])
         shape = (model.spatial_stride, model.spatial_dim, model.summary_dim, "/".join(map(str, model.widths)))
-        rows.append(
-            (f"`{name}`", f"{counts[0].params / 1e6:.2f}", *macs, "-" if neck == "none" else neck, *map(str, shape))
-        )
+        parameters = f"{count_parameters(model) / 1e6:.2f}"
+        rows.append((f"`{name}`", parameters, *macs, "-" if neck == "none" else neck, *map(str, shape)))
     parts += own_choices()
     parts += [
         "## Presets",
@@ -370,7 +370,8 @@ def spaces_page() -> str:
         " `eradio_femto`, `eradio_pico` and `eradio_nano` are ours, in its layout, for 64 px. `like_*` are the families"
         " that the paper compares with, and others, in this space's own layout. `timm:NAME` is any network of timm,"
         " unchanged.",
-        "Stride and width are those of the spatial tokens: a preset of stride 16 has 14 x 14 = 196 tokens at 224 px.",
+        "Stride and width are those of the spatial tokens: a preset of stride 16 has 14 x 14 = 196 tokens at 224 px."
+        " GMACs are those of a search at that size, in which windows tile their maps.",
         table(columns, rows),
     ]
     return "\n\n".join(parts)

@@ -67,7 +67,7 @@ class StageChoices:
         mlp_expansions: expansions of all other blocks: also of convolutional ones such as mbconv and convnext, and of
             new ones that are not added to `NARROW`.
         heads: numbers of attention heads; they divide all widths.
-        pre_convs: see `StageSpec.pre_conv`.
+        pre_convs: 3x3 convolution before attention, one of `UNGROUPED_PRE_CONVS`.
         windows: windows of all blocks but mr_window and vit.
         mr_windows: windows of mr_window, which resizes its map to a multiple of twice the window.
         subsamplings: see `StageSpec.subsampling`.

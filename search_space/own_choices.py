@@ -20,7 +20,7 @@ from search_space.checks import SpecError, shown, within_choices
 from search_space.genes import Gene, Layout, StageChoices
 from search_space.space import Space
 from search_space.stage import BLOCK_FIELDS
-from search_space.windows import eradio_window, is_cut_into_windows
+from search_space.windows import eradio_window, fitting_window, is_cut_into_windows
 
 _WORDS = {int: "whole numbers", float: "numbers", str: "words", NoneType: "none"}
 MR = "mr_window"  # which has windows of its own
@@ -33,7 +33,7 @@ def with_choices(space: Space, changes: Changes, image_px: int) -> Space:
     """Return a space with other choices, under the name of `space`.
 
     Windows are taken as they are. A stage that had no blocks with windows and gets them without windows gets that of
-    E-RADIO's rule.
+    E-RADIO's rule: where it is small, as of 1 token at 544 px, that for the size of the space.
 
     Args:
         space: The space, for images of this size.
@@ -69,7 +69,8 @@ def _with_choices(space: Space, text: str, image_px: int) -> Space:
     changes: Changes = json.loads(text)
     for name in changes:
         within_choices("choices", name, [*_names("stage", len(space.stages)), *_names("layout", len(space.layouts))])
-    window = eradio_window(image_px, image_px)
+    base = eradio_window(space.image_px, space.image_px)
+    window = fitting_window(base, image_px, image_px) or base
     stages = tuple(
         _with_windows(part, _changed(part, "stage", n, changes), window) for n, part in enumerate(space.stages, start=1)
     )

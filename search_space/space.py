@@ -12,7 +12,7 @@ from typing import Any
 from search_space.arch import STAGES, STEM_STRIDES, ArchSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
-from search_space.stage import MR_RATIOS, StageSpec
+from search_space.stage import MR_RATIOS, UNGROUPED_PRE_CONVS, StageSpec
 from search_space.windows import eradio_window, fitted, is_cut_into_windows
 
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
@@ -50,6 +50,8 @@ class Space:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise SpecError(f"{gene.name}: {gene.choices!r}; need distinct choices, at least one")
         for number, stage in enumerate(self.stages, start=1):
+            for pre_conv in stage.pre_convs:
+                within_choices(f"stage {number}: pre_convs", pre_conv, UNGROUPED_PRE_CONVS)
             wrong = [(w, h) for w in stage.widths for h in stage.heads if w % h]
             if wrong:
                 raise SpecError(f"stage {number}: heads {wrong[0][1]} does not divide width {wrong[0][0]}")
@@ -236,7 +238,8 @@ def _shifted(neck: str, by: int) -> str:
 @lru_cache(maxsize=64)
 def _space_at(space: Space, image_px: int) -> Space:
     """Return `Space.at`; one object for each space and size, as its genes take long to make."""
-    fit = partial(fitted, base=eradio_window(space.image_px, space.image_px), image_px=image_px)
+    base = eradio_window(space.image_px, space.image_px)
+    fit = partial(fitted, base=base, height_px=image_px, width_px=image_px)
     stages = tuple(_stage_at(stage, stride, fit) for stride, stage in zip(space.strides, space.stages, strict=True))
     return space if stages == space.stages else replace(space, stages=stages, image_px=image_px)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from search_space.arch import ArchSpec
 from search_space.genes import Layout, StageChoices
 from search_space.space import Space
-from search_space.stage import KERNELS, POSITIONS, SUBSAMPLINGS
+from search_space.stage import KERNELS, POSITIONS, SUBSAMPLINGS, UNGROUPED_PRE_CONVS
 
 CONV_BLOCKS = ("c2f", "basic", "mbconv", "convnext", "pool")
 ALL_BLOCKS = (*CONV_BLOCKS, "window", "mr_window", "attention")
@@ -23,7 +23,6 @@ NECK_DIMS = (256, 512, 1024, 1536)
 SQUEEZES = (None, 0.25)
 KEY_WIDTHS = (16, 32)
 REGISTERS = (None, 4)
-PRE_CONVS = ("none", "depthwise", "dense")
 NECKS = ("none", "stage2", "stage3")
 
 # For 64 px inputs: maps of 16, 8, 4 and 2 tokens a side, so attention starts at stage 3 and windows are 2 or the map.
@@ -53,7 +52,7 @@ MICRO = Space(
             conv_expansions=(0.5, 1.0),
             mlp_expansions=(1.0, 2.0, 4.0),
             heads=(2, 4, 8),
-            pre_convs=PRE_CONVS,
+            pre_convs=UNGROUPED_PRE_CONVS,
             windows=(2, 4),
             mr_windows=(2,),
             subsamplings=SUBSAMPLINGS,
@@ -65,7 +64,7 @@ MICRO = Space(
             conv_expansions=(0.5, 1.0),
             mlp_expansions=(1.0, 2.0, 4.0),
             heads=(4, 8, 16),
-            pre_convs=PRE_CONVS,
+            pre_convs=UNGROUPED_PRE_CONVS,
             windows=(2,),
         ),
     ),
@@ -140,7 +139,7 @@ FULL = Space(
             conv_expansions=(0.25, 0.5, 1.0),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
             heads=(4, 8, 16),
-            pre_convs=PRE_CONVS,
+            pre_convs=UNGROUPED_PRE_CONVS,
             windows=(7, 14),
             mr_windows=(7,),
             subsamplings=SUBSAMPLINGS,
@@ -161,7 +160,7 @@ FULL = Space(
             conv_expansions=(0.25, 0.5, 1.0),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
             heads=(8, 16, 32),
-            pre_convs=PRE_CONVS,
+            pre_convs=UNGROUPED_PRE_CONVS,
             windows=(7,),
             cpb_hidden=512,
             grid=7,
@@ -178,7 +177,7 @@ FULL = Space(
             widths=(384, 512, 640, 768, 1024),
             mlp_expansions=(2.0, 3.0, 4.0, 6.0),
             heads=(8, 16, 32),
-            pre_convs=PRE_CONVS,
+            pre_convs=UNGROUPED_PRE_CONVS,
             grid=4,
             squeezes=SQUEEZES,
             kernels=KERNELS,

@@ -36,7 +36,7 @@ def fitting_window(base: int, height_px: int, width_px: int) -> int | None:
     return None if 2 * fitting <= min(base, min(height_px, width_px) // SIZE_MULTIPLE_PX) else fitting
 
 
-def fitted(window: int, step_px: int, base: int, image_px: int) -> int:
+def fitted(window: int, step_px: int, base: int, height_px: int, width_px: int) -> int:
     """Return the window of a stage at another size of image.
 
     A window that tiles the stage's map stays, and so does one for whose map E-RADIO's rule has only small windows.
@@ -45,25 +45,51 @@ def fitted(window: int, step_px: int, base: int, image_px: int) -> int:
         window: Side in tokens, a multiple of `base`.
         step_px: Side of a token in pixels, on the coarsest map that is cut into windows.
         base: Window of E-RADIO's rule at the size for which `window` was chosen.
-        image_px: Side of the square images, a multiple of 32.
+        height_px: Height of the images, a multiple of 32.
+        width_px: Width of the images, a multiple of 32.
     """
-    fitting = fitting_window(base, image_px, image_px)
-    return window if fitting is None or image_px % (window * step_px) == 0 else window // base * fitting
+    fitting = fitting_window(base, height_px, width_px)
+    tiles = not any(side_px % (window * step_px) for side_px in (height_px, width_px))
+    return window if fitting is None or tiles else window // base * fitting
 
 
-def fit_windows(spec: ArchSpec, image_px: int) -> ArchSpec:
-    """Return a spec whose windows tile the maps of square images, see `fitted`; vit fits its own windows to any map.
+def fit_windows(spec: ArchSpec, height_px: int, width_px: int | None = None) -> ArchSpec:
+    """Return a spec whose windows tile the maps of an image size, see `fitted`; vit fits its own windows to any map.
 
     Args:
         spec: The architecture. Its smallest window is taken as that of E-RADIO's rule at the size that it is for.
-        image_px: Side of the images, a multiple of 32.
+        height_px: Height of the images, a multiple of 32.
+        width_px: Width of the images, a multiple of 32; None: they are square.
     """
     windows = [w for stage in spec.stages if is_cut_into_windows(stage.block) for w in stage.windows]
     if not windows:
         return spec
-    fit = partial(fitted, base=min(windows), image_px=image_px)
+    fit = partial(fitted, base=min(windows), height_px=height_px, width_px=width_px or height_px)
     pairs = zip(spec.strides, spec.stages, strict=True)
     return replace(spec, stages=tuple(_fit_stage(stage, stride, fit) for stride, stage in pairs))
+
+
+def padded_maps(spec: ArchSpec, image_px: int) -> dict[str, float]:
+    """Return the maps of square images that a spec's windows do not tile, and the quotient of tokens with and without.
+
+    Args:
+        spec: The architecture.
+        image_px: Side of the images, a multiple of 32.
+
+    Returns:
+        By the stage, its map and the map that its attention runs on.
+    """
+    padded: dict[str, float] = {}
+    for number, (stride, stage) in enumerate(zip(spec.strides, spec.stages, strict=True), start=1):
+        if not is_cut_into_windows(stage.block):
+            continue
+        for ratio, window in zip(stage.attention_ratios, stage.windows, strict=True):
+            side = -(-image_px // (stride * ratio))
+            whole = -(-side // window) * window
+            if whole > side:
+                what = f"stage {number} at {image_px} px ({side} x {side} to {whole} x {whole} for windows of {window})"
+                padded[what] = (whole / side) ** 2
+    return padded
 
 
 def is_cut_into_windows(block: str) -> bool:

@@ -5,7 +5,8 @@ BatchNorm follows every linear layer, in place of LayerNorm before it, so that d
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 from timm.layers import DropPath
@@ -19,7 +20,15 @@ from backbones.layers.positions import positions
 
 VALUE_RATIO = 2  # channels of a head's values / of its keys
 SHRINKING_VALUE_RATIO = 4  # the same where the map shrinks, because each output stands for four tokens
-MAX_CONSTANT_GRID = 32  # of a deployed bias: 4 MB a head
+MAX_CONSTANT_GRID = 32  # side of a map whose bias a deployed module keeps: 4 MB a head
+
+
+class _KeptBias(NamedTuple):
+    """A bias that was computed from a table: for a map's height and width, at a version of the table."""
+
+    table: Tensor
+    of: tuple[int, int, int]
+    bias: Tensor
 
 
 class OffsetBias(nn.Module):
@@ -42,6 +51,8 @@ class OffsetBias(nn.Module):
         self.table = nn.Parameter(0.02 * torch.randn(heads, grid, grid))
         self.constant: Tensor | None
         self.register_buffer("constant", None, persistent=False)
+        self.deployed = False
+        self._kept: _KeptBias | None = None
 
     def forward(self, height: int, width: int) -> Tensor:
         """Return the bias for a map of `height` x `width` tokens, (1, heads, queries, keys)."""
@@ -52,6 +63,43 @@ class OffsetBias(nn.Module):
         )
         if self.constant is not None and learned:
             return self.constant.unsqueeze(0)
+        if not self._may_keep() or height * width > MAX_CONSTANT_GRID**2:
+            return self._bias(height, width, learned)
+        of = (height, width, self.table._version)
+        kept = self._kept
+        if kept is None or kept.of != of or kept.table is not self.table:
+            with torch.inference_mode(False), torch.no_grad():  # autograd refuses tensors of inference mode
+                kept = self._kept = _KeptBias(self.table, of, self._bias(height, width, learned).contiguous())
+        return kept.bias
+
+    def _may_keep(self) -> bool:
+        """Whether the bias of the last map serves the next one of its size: in eager calls of fixed weights.
+
+        What compiles, exports or traces this module computes the bias in its graph; so does a captured CUDA graph,
+        which would read a bias that a later call replaces.
+        """
+        table = self.table
+        return (
+            self.deployed
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+            and type(table) is nn.Parameter  # no stand-in of a tracer, no weights of `torch.func.functional_call`
+            and not table.is_inference()  # such a tensor does not count its changes
+            and not (table.requires_grad and torch.is_grad_enabled())
+            and not (table.is_cuda and torch.cuda.is_current_stream_capturing())
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Forget the kept bias where tensors change their device or type."""
+        self._kept = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kept bias out of copies, whose tables count their changes anew."""
+        return {**super().__getstate__(), "_kept": None}
+
+    def _bias(self, height: int, width: int, learned: bool) -> Tensor:
+        """Compute the bias of a map from the table, which is of its size if `learned`."""
         table: Tensor = self.table
         if not learned:
             size = (height, width)
@@ -67,13 +115,14 @@ class OffsetBias(nn.Module):
         return (position[:: self.stride, None] - position).abs()
 
     def fuse(self) -> Self:
-        """Keep the bias of the grid as a constant; that of other maps is computed from the table at each call.
+        """Keep the bias of the grid as a constant, and that of the last map of another size until the table changes.
 
         The constant has no batch axis, as in `PositionBias.fuse`.
         """
         if self.grid <= MAX_CONSTANT_GRID:
             with torch.no_grad():
                 self.constant = self(self.grid, self.grid).squeeze(0).contiguous()
+        self.deployed = True
         return self
 
 

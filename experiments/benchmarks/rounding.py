@@ -4,7 +4,7 @@
 
 Random architectures of a space, random weights, two images. For each: the error of eager outputs in bf16 and fp32, as
 they are measured (fused, channels-last), against fp32 eager; and that of fp32 eager whose weights are perturbed by as
-much as the precision rounds them. `nas.measure.output_check` takes twice the latter for rounding.
+much as the precision rounds them, the largest of three. `nas.measure.output_check` takes twice the latter for rounding.
 
 Hardware: CPU, one thread; some ten seconds a network at 224 px.
 Expected: see experiments/LOG.md

@@ -49,6 +49,7 @@ class BackboneNasConfig(PretrainedConfig):
         adaptor_names: teachers whose features the model returns in addition to the backbone's own, as in
             ``from_pretrained(..., adaptor_names=["clip"])``; one name needs no list.
         deployed: whether BatchNorm is folded, see `BackboneNasModel.switch_to_deploy`.
+        resolution: (H, W) px for which `BackboneNasModel.change_resolution` has set the windows; None: those of `spec`.
         rest: of PretrainedConfig.
     """
 
@@ -66,6 +67,7 @@ class BackboneNasConfig(PretrainedConfig):
         adaptors: Mapping[str, Mapping[str, Any]] | None = None,
         adaptor_names: Sequence[str] | None = None,
         deployed: bool = False,
+        resolution: Sequence[int] | None = None,
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
@@ -76,6 +78,7 @@ class BackboneNasConfig(PretrainedConfig):
         self.adaptors = {name: dict(about) for name, about in (adaptors or {}).items()}
         self.adaptor_names = list(adaptor_names or ())
         self.deployed = deployed
+        self.resolution = None if resolution is None else list(resolution)
 
 
 class InputConditioner(nn.Module):
@@ -112,6 +115,8 @@ class BackboneNasModel(PreTrainedModel):
             raise ValueError(f"adaptor_names: no heads for {unknown[0]!r} in this folder; available: {available}")
         self.input_conditioner: nn.Module = InputConditioner(config.image_mean, config.image_std)
         network = build(ArchSpec.from_dict(config.spec))
+        if config.resolution is not None:
+            network.change_resolution(config.resolution)
         self.network: Backbone = _keep_derived(fuse(network) if config.deployed else network)
         self.adaptors = nn.ModuleDict({module_name(name): build_adaptor(a) for name, a in config.adaptors.items()})
         self.adaptors.requires_grad_(False)
@@ -122,11 +127,14 @@ class BackboneNasModel(PreTrainedModel):
         """Return the model of a folder, and with `output_loading_info` a dictionary about it, as transformers does.
 
         transformers makes each parameter trainable and contiguous. Adaptors do not train: those that no one names
-        would get no gradient, which DistributedDataParallel refuses. Convolutions are faster in channels-last memory.
+        would get no gradient, which DistributedDataParallel refuses. Nor does a folded network. Convolutions are faster
+        in channels-last memory.
         """
         loaded = super().from_pretrained(*args, **options)
         model: BackboneNasModel = loaded[0] if isinstance(loaded, tuple) else loaded
         model.adaptors.requires_grad_(False)
+        if model.network.deployed:
+            model.network.requires_grad_(False)
         for parameter in model.network.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
@@ -201,7 +209,7 @@ class BackboneNasModel(PreTrainedModel):
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
         """Set the windows for images of side or (H, W) px, as the backbone's method; `save_pretrained` keeps them."""
         self.network.change_resolution(resolution)
-        self.config.spec = self.network.spec.to_dict()
+        self.config.resolution = [resolution] * 2 if isinstance(resolution, int) else list(resolution)
 
     def switch_to_deploy(self) -> None:
         """Fold BatchNorm into convolutions: inference is faster, training impossible. `save_pretrained` keeps it so."""

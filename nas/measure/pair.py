@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -30,7 +30,14 @@ from nas.measure.environment import device_name, thread_count, torch_device
 from nas.measure.interleave import InterleavedSamples, compare
 from nas.measure.measurement_error import MeasurementError
 from nas.measure.memory import out_of_memory
-from nas.measure.output_check import CHECKED_IMAGES, TOLERANCES, Expected, OutputCheck, expected_outputs
+from nas.measure.output_check import (
+    CHECKED_IMAGES,
+    STATISTICS_IMAGES,
+    TOLERANCES,
+    OutputCheck,
+    expected_outputs,
+    with_batch_statistics,
+)
 from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_pair
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
@@ -108,8 +115,7 @@ def measure_pair(
     watch = watch or watch_for(device)
     start = timer.now()
     inputs = images(setting)
-    expected = _expected_outputs(candidate, inputs[0][:CHECKED_IMAGES].to(device), setting.arm.precision)
-    prepared = prepare_pair((candidate, reference), inputs, expected, setting, device)
+    prepared, statistics_note = _prepare(candidate, reference, inputs, setting, device)
     subject = prepared.candidate
     with torch.inference_mode():
         timings = _time_pair(prepared, setting, timer, watch, hertz)
@@ -126,7 +132,7 @@ def measure_pair(
         seconds=timer.now() - start,
         **_prepared_values(prepared),
         **_timed_values(timings, prepared.batch),
-        **_verdict_values(timings, prepared, setting),
+        **_verdict_values(timings, prepared, setting, statistics_note),
     )
     return Measured(record, _raw(timings, prepared.batch))
 
@@ -167,7 +173,9 @@ def _timed_values(timings: WatchedTimings, batch: int) -> dict[str, Any]:
     }
 
 
-def _verdict_values(timings: WatchedTimings, prepared: PreparedPair, setting: Setting) -> dict[str, Any]:
+def _verdict_values(
+    timings: WatchedTimings, prepared: PreparedPair, setting: Setting, statistics_note: tuple[str, ...]
+) -> dict[str, Any]:
     """Return the verdict and the notes of a `Measurement`."""
     reference_share = timings.reference_launch_share or 0.0
     judgment = verdict(
@@ -179,7 +187,7 @@ def _verdict_values(timings: WatchedTimings, prepared: PreparedPair, setting: Se
     )
     single_share = timings.single_launch_share or 0.0
     phrases = notes(timings.samples, timings.conditions, timings.tries, reference_share, single_share)
-    of_outputs = _rounding_note(prepared.output_check, setting.arm.precision)
+    of_outputs = statistics_note + _rounding_note(prepared.output_check, setting.arm.precision)
     others = prepared.candidate.notes + of_outputs + _batch_note(prepared.batch, setting)
     return {"verdict": judgment, "notes": phrases + others}
 
@@ -191,13 +199,46 @@ def _rounding_note(found: OutputCheck, precision: str) -> tuple[str, ...]:
     return (f"outputs differ by {found.error:.2g} from fp32 eager, because the weights amplify rounding",)
 
 
-def _expected_outputs(candidate: nn.Module, images: Tensor, precision: str) -> Expected:
+def _prepare(
+    candidate: nn.Module, reference: nn.Module, inputs: tuple[Tensor, ...], setting: Setting, device: torch.device
+) -> tuple[PreparedPair, tuple[str, ...]]:
+    """Prepare a pair, and say so where the candidate's untrained norms needed the statistics of a batch.
+
+    They do where its outputs are wrong without: on a runtime that computes something else, they are wrong with them
+    too.
+    """
+    prepared = _prepare_as_is(candidate, reference, inputs, setting, device)
+    if prepared.output_check.correct:
+        return prepared, ()
+    batch = torch.cat([each[:STATISTICS_IMAGES] for each in inputs])[:STATISTICS_IMAGES]
+    with _fp32_fits():
+        normalized = with_batch_statistics(candidate, batch.to(device))
+    if normalized is None:
+        return prepared, ()
+    error = prepared.output_check.error
+    change = f"differed by {error:.2g} from fp32 eager" if math.isfinite(error) else "were not finite"
+    del prepared  # its memory
+    note = f"BatchNorm has the statistics of one batch: with those of a new network, outputs {change}"
+    return _prepare_as_is(normalized, reference, inputs, setting, device), (note,)
+
+
+def _prepare_as_is(
+    candidate: nn.Module, reference: nn.Module, inputs: tuple[Tensor, ...], setting: Setting, device: torch.device
+) -> PreparedPair:
+    with _fp32_fits():
+        expected = expected_outputs(candidate, inputs[0][:CHECKED_IMAGES].to(device), setting.arm.precision)
+    return prepare_pair((candidate, reference), inputs, expected, setting, device)
+
+
+@contextmanager
+def _fp32_fits() -> Iterator[None]:
+    """Raise a MeasurementError where memory runs out in the body."""
     try:
-        return expected_outputs(candidate, images, precision)
+        yield
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    raise MeasurementError("out of memory", "memory is too small for one image in fp32")
+        raise MeasurementError("out of memory", "memory is too small for one image in fp32") from None
 
 
 def watch_for(device: torch.device) -> DeviceWatch:

@@ -23,6 +23,8 @@ from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord
 from nas.terminal import write_line
+from search_space import ArchSpec, network_spec
+from search_space.windows import padded_maps
 
 if TYPE_CHECKING:
     from nas.remeasure.measuring import Remeasuring
@@ -136,11 +138,26 @@ def _measure(
     progress = StageProgress(stderr_console())
     total = len(remeasuring.remaining(newest[0]))
     announce(device_line(torch_device(remeasuring.plan.setting.device)), _LOG)
+    if line := _padding_line(remeasuring.plan.trials, remeasuring.plan.setting.resolution):
+        announce(line, _LOG)
     with progress.showing():
         for again in remeasuring.run(newest[0]):
             store.save_remeasurement(again)
             newest[0] = again
             progress("networks measured", total - len(remeasuring.remaining(again)), total)
+
+
+def _padding_line(trials: Sequence[TrialRecord], image_px: int) -> str:
+    """Return a line about networks whose windows do not tile their maps at a size; "" where there are none."""
+    specs = [spec for trial in trials if trial.spec and isinstance(spec := network_spec(trial.spec), ArchSpec)]
+    padded = [max(found.values()) for spec in specs if (found := padded_maps(spec, image_px))]
+    if not padded:
+        return ""
+    return (
+        f"at {image_px} px the windows of {len(padded)} of {plural(len(trials), 'network')} do not tile their maps,"
+        f" which are padded: attention there runs on up to {max(padded):.2g} times the tokens. A search at that size"
+        " chooses windows that fit"
+    )
 
 
 def _show(

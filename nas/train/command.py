@@ -43,7 +43,7 @@ from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
-from nas.train.one_architecture import OneArchitecture, padded_maps
+from nas.train.one_architecture import OneArchitecture, padding_line
 from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, launched_ranks, with_steps
 
@@ -160,7 +160,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(Store.open(session.run, sampler))
         refuse_changes(store.info, targets, study_objectives)
     else:
-        padded, fresh = padded_maps(plan.architecture, session.config), _fresh_heads(plan, session, targets)
+        padded, fresh = padding_line(plan.architecture, session.config), _fresh_heads(plan, session, targets)
         for line in filter(None, (padded, fresh)):
             show(line)
         session, precision_ms = _with_precision(session, plan, targets, show)

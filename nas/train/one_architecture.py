@@ -9,10 +9,10 @@ from typing import Any
 
 from nas.study.config import SearchConfig
 from search_space import ArchSpec, NetworkSpec, network_spec
-from search_space.windows import is_cut_into_windows
+from search_space.windows import padded_maps
 
 
-def padded_maps(spec: NetworkSpec, config: SearchConfig) -> str:
+def padding_line(spec: NetworkSpec, config: SearchConfig) -> str:
     """Return a line about stages whose maps their windows do not tile; "" where there are none.
 
     Args:
@@ -22,17 +22,7 @@ def padded_maps(spec: NetworkSpec, config: SearchConfig) -> str:
     if not isinstance(spec, ArchSpec):
         return ""
     sizes = sorted({config.distill.img_size, *(px for group in config.distill.groups for px in group.img_size)})
-    padded: dict[str, float] = {}
-    for px in sizes:
-        for number, (stride, stage) in enumerate(zip(spec.strides, spec.stages, strict=True), start=1):
-            if not is_cut_into_windows(stage.block):
-                continue
-            for ratio, window in zip(stage.attention_ratios, stage.windows, strict=True):
-                side = -(-px // (stride * ratio))
-                whole = -(-side // window) * window
-                if whole > side:
-                    what = f"stage {number} at {px} px ({side} x {side} to {whole} x {whole} for windows of {window})"
-                    padded[what] = (whole / side) ** 2
+    padded = {what: times for px in sizes for what, times in padded_maps(spec, px).items()}
     if not padded:
         return ""
     return (

@@ -1,5 +1,6 @@
 """LeViT's attention by its definition: narrow keys, biases of offsets at any map size, and queries of fewer tokens."""
 
+import copy
 import itertools
 
 import pytest
@@ -83,6 +84,97 @@ def test_the_bias_of_the_grid_is_constant_when_deployed_and_others_follow_the_ta
     fused.table.zero_()
     assert torch.equal(fused(3, 3), before)
     assert not any(fused(*size).any() for size in others)
+
+
+def count_biases(monkeypatch):
+    """Return a list that grows by a map's size at each computation of a bias."""
+    computed, compute = [], OffsetBias._bias
+    monkeypatch.setattr(
+        OffsetBias, "_bias", lambda self, *map_of: computed.append(map_of[:2]) or compute(self, *map_of)
+    )
+    return computed
+
+
+def test_the_bias_of_the_last_size_is_kept_when_deployed(monkeypatch):
+    bias = OffsetBias(3, 2, 2).eval()
+    fused, computed = fuse(bias), count_biases(monkeypatch)
+    wanted = {size: bias(*size).detach() for size in ((4, 3), (3, 4), (6, 2))}
+    computed.clear()
+    for size in ((4, 3), (4, 3), (3, 4), (3, 4), (6, 2), (4, 3), (3, 3)):
+        found = fused(*size)
+        assert found.is_contiguous()
+        assert size == (3, 3) or torch.equal(found, wanted[size])
+    assert computed == [(4, 3), (3, 4), (6, 2), (4, 3)]
+    large = (MAX_CONSTANT_GRID + 1, MAX_CONSTANT_GRID)
+    assert torch.equal(fused(*large), fused(*large))
+    assert computed[4:] == [large, large], "its bias takes too much memory"
+    assert torch.equal(bias(4, 3), bias(4, 3))
+    assert computed[6:] == [(4, 3), (4, 3)], "training changes the table of a bias that is not deployed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fused, other: fused.load_state_dict(other.state_dict()),
+        lambda fused, other: fused.load_state_dict(other.state_dict(), assign=True),
+        lambda fused, other: fused.table.copy_(other.table),
+        lambda fused, other: setattr(fused, "table", other.table),
+    ],
+)
+def test_a_kept_bias_follows_other_weights(change):
+    fused, other = fuse(OffsetBias(3, 2)), fuse(OffsetBias(3, 2))
+    before = fused(4, 5)
+    change(fused, other)
+    assert not torch.equal(other(4, 5), before)
+    assert torch.equal(fused(4, 5), other(4, 5))
+    copied = copy.deepcopy(fused)
+    copied.table.zero_()
+    assert not copied(4, 5).any()
+    assert torch.equal(fused(4, 5), other(4, 5))
+
+
+def test_a_kept_bias_follows_types_and_devices():
+    fused = fuse(OffsetBias(3, 2))
+    exact = fused(4, 5)
+    half = fused.bfloat16()(4, 5)
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(fused.float()(4, 5), OffsetBias._bias(fused, 4, 5, False)), "of the rounded table"
+    assert not torch.equal(fused(4, 5), exact)
+    assert fused.to("meta")(4, 5).is_meta
+
+
+def test_a_kept_bias_serves_autograd_and_inference():
+    attention = fuse(lively(NarrowAttention(8, heads=2, key_width=4, grid=3)))
+    x = torch.randn(2, 8, 4, 5)
+    with torch.inference_mode():
+        wanted = attention(x)
+    y = attention(x.requires_grad_())
+    y.sum().backward()  # refuses to save a tensor that was made in inference mode
+    torch.testing.assert_close(y, wanted)
+    attention.position.table.requires_grad_()
+    attention(x).sum().backward()
+    assert attention.position.table.grad.any()
+    with torch.no_grad():
+        zero = {"position.table": torch.zeros_like(attention.position.table)}
+        without = torch.func.functional_call(attention, zero, (x,))
+        assert not torch.allclose(without, wanted)
+        torch.testing.assert_close(attention(x), wanted)
+
+
+@torch.no_grad()
+def test_a_kept_bias_is_no_part_of_a_graph():
+    attention = fuse(lively(NarrowAttention(8, heads=2, key_width=4, grid=3)))
+    x = torch.randn(2, 8, 4, 5)
+    wanted = attention(x)
+    compiled = torch.compile(attention, backend="eager", fullgraph=True)
+    exported = torch.export.export(attention, (x,), strict=False)
+    torch.testing.assert_close(compiled(x), wanted)
+    torch.testing.assert_close(exported.module()(x), wanted)
+    assert set(exported.constants) <= {"position.constant"}
+    attention.position.table.zero_()
+    without = attention(x)
+    assert not torch.equal(without, wanted)
+    torch.testing.assert_close(compiled(x), without)
 
 
 def test_no_bias_of_a_large_map_is_kept():

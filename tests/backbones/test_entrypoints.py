@@ -148,6 +148,34 @@ def test_windows_stay_where_the_rule_has_small_ones(size):
     assert [stage.window for stage in model.spec.stages] == [None, None, 12, 12]
 
 
+def test_windows_that_tile_the_maps_stay_as_chosen():
+    """A search chooses windows of several sizes; the size of the training must not change them."""
+    window = {"expansion": 2.0, "heads": 4, "pre_conv": "none", "cpb_hidden": 8}
+    stages = (
+        StageSpec("window", 1, 16, window=8, **window),
+        StageSpec("mr_window", 1, 16, window=(4, 2), subsampling="conv", **window),
+        StageSpec("window", 1, 16, window=2, **window),
+    )
+    model = build(ArchSpec(stages, stem="conv", stem_width=8, neck="none")).eval()
+    images = torch.randn(1, 3, 64, 64)
+
+    def windows():
+        return [stage.window for stage in model.spec.stages], [stage.step for stage in model.stages]
+
+    with torch.no_grad():
+        before = model.encode(images).spatial
+        chosen = windows()
+        model.change_resolution(64)
+        assert windows() == chosen == ([8, (4, 2), 2], [8, 8, 2])
+        model.change_resolution((96, 192))
+        assert windows() == ([8, (6, 2), 2], [8, 12, 2]), "4 did not tile the coarse map of 6 x 12"
+        assert [block.window for block in model.stages[1].blocks] == [6, 2]
+        assert not torch.equal(model.encode(images).spatial, before)
+        model.change_resolution(64)
+        assert windows() == chosen
+        assert torch.equal(model.encode(images).spatial, before)
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_global_pools(femto, images, pool):
     femto.eval().reset_classifier(4, pool)

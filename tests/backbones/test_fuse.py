@@ -9,7 +9,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils.model import freeze_batch_norm_2d
 from torch.nn import functional as F
 
-from backbones import build, fuse
+from backbones import build, fuse, resolve
 from backbones.build import build_stage
 from backbones.layers import attention_kernel, fp32_fallback, stage
 from search_space import PRESETS
@@ -32,6 +32,21 @@ def test_the_copy_is_frozen_and_the_original_as_it_was(name):
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in fused.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("arch", ["eradio_femto", "like_poolformer_s12", "timm:resnetv2_18"])
+def test_a_fused_network_stays_in_eval_mode_in_a_model_that_trains(arch):
+    """Norms that follow no convolution are left; in training mode they would follow the batches."""
+    fused, images = fuse(randomized(resolve(arch)[1])), torch.randn(2, 3, 64, 64)
+    whole = torch.nn.Sequential(fused)
+    with torch.no_grad():
+        before = fused.encode(images)
+        for _ in range(2):
+            after = whole.train()[0].encode(images)
+            assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+        assert whole.training
+        assert not any(module.training for module in fused.modules())
+        assert all(torch.equal(a, b) for a, b in zip(copy.deepcopy(fused).train().encode(images), before, strict=True))
 
 
 @pytest.mark.parametrize("change", [convert_sync_batchnorm, freeze_batch_norm_2d])

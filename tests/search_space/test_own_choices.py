@@ -65,6 +65,10 @@ def test_without_changes_the_space_is_the_same_object() -> None:
         ({"stages": {"widths": [16, 16]}}, r"choices: stage1.width: \(16, 16\); need distinct choices"),
         ({"stages": {"grid": [2, 4]}}, "choices: stages.grid: .*need one whole number"),
         ({"stage3": {"heads": [7]}}, "choices: stage 3: heads 7 does not divide width"),
+        (
+            {"stages": {"pre_convs": ["none", "grouped"]}},
+            "choices: stage 1: pre_convs: 'grouped' is not one of none, depthwise, dense",
+        ),
         ({"stages": {"heads": [0]}}, "choices: integer modulo by zero"),
         ({"stages": {"depths": [0]}}, "choices: depth: 0 is not a whole number"),
         ({"layouts": {"downsamplings": ["bad"]}}, "choices: downsampling: 'bad' is not one of conv"),
@@ -84,6 +88,14 @@ def test_windows_are_those_that_were_given_and_the_others_tile_the_maps() -> Non
     assert [stage.windows for stage in early.stages[2:]] == [stage.windows for stage in LAPTOP.stages[2:]]
     config = SearchConfig(space="full", choices={"stages": {"windows": (5,)}}, distill=DistillConfig(img_size=224))
     assert {stage.windows for stage in config.search_space.stages} == {(5,)}
+
+
+@pytest.mark.parametrize(("px", "window"), [(224, 7), (256, 8), (448, 14), (544, 7), (608, 7), (736, 7)])
+def test_windows_of_new_blocks_are_no_small_ones(px: int, window: int) -> None:
+    """E-RADIO's rule has windows of 1 token at 544, 608 and 736 px, where a search keeps those of its space."""
+    changes = {"stage1": {"blocks": ["window", "mr_window"], "heads": [4]}}
+    stage = with_choices(SPACES["full"].at(px), changes, px).stages[0]
+    assert (stage.windows, stage.mr_windows) == ((window,), (window,))
 
 
 def test_choices_are_what_a_settings_file_can_hold() -> None:

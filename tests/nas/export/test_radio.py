@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from nas.export.radio import BackboneNasConfig, BackboneNasModel
+from search_space import ArchSpec
 from tests.nas.export.builders import SPEC
 
 
@@ -39,9 +41,9 @@ ADAPTORS = {"colour": {"fingerprint": "a", "summary": [96, 8, 4], "spatial": [SP
 IMAGES = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
 
 
-def tower(**options: object) -> BackboneNasModel:
+def tower(spec: ArchSpec = SPEC, **options: object) -> BackboneNasModel:
     torch.manual_seed(0)
-    return BackboneNasModel(BackboneNasConfig(spec=SPEC.to_dict(), hidden_size=SPEC.neck_dim, patch_size=16, **options))
+    return BackboneNasModel(BackboneNasConfig(spec=spec.to_dict(), hidden_size=SPEC.neck_dim, patch_size=16, **options))
 
 
 def runs_of_a_block(model: nn.Module, made: BackboneNasModel) -> int:
@@ -124,9 +126,26 @@ def test_counts_of_batches_that_a_folder_has_stay(tmp_path: Path) -> None:
     assert {int(b) for name, b in opened.named_buffers() if name.endswith("num_batches_tracked")} == {1}
 
 
+def test_a_folded_tower_keeps_its_statistics_while_the_vlm_trains(tmp_path: Path) -> None:
+    made = tower()
+    made.train()(IMAGES)
+    made.eval().switch_to_deploy()
+    with torch.no_grad():
+        wanted = made(IMAGES)
+    made.save_pretrained(tmp_path)
+    for each in (made, BackboneNasModel.from_pretrained(tmp_path)):
+        vlm = Vlm(each).train()
+        assert not any(parameter.requires_grad for parameter in each.network.parameters())
+        for images in (IMAGES, 0.3 * IMAGES):
+            vlm(images).sum().backward()
+        with torch.no_grad():
+            assert all(torch.equal(a, b) for a, b in zip(each(IMAGES), wanted, strict=True))
+
+
 @pytest.mark.parametrize("deployed", [False, True])
 def test_windows_for_another_size_are_saved(deployed: bool, tmp_path: Path) -> None:
-    made = tower().eval()
+    spec = replace(SPEC, stages=tuple(replace(s, window=4) if s.block == "window" else s for s in SPEC.stages))
+    made = tower(spec).eval()
     if deployed:
         made.switch_to_deploy()
     made.change_resolution((96, 192))
@@ -136,3 +155,5 @@ def test_windows_for_another_size_are_saved(deployed: bool, tmp_path: Path) -> N
     assert opened.network.spec == made.network.spec
     with torch.no_grad():
         assert torch.equal(opened(IMAGES)[1], made(IMAGES)[1])
+    opened.change_resolution(64)
+    assert opened.network.spec == spec, "the windows of the training"

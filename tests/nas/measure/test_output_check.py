@@ -7,10 +7,17 @@ import torch
 
 from backbones import build
 from nas.measure.arms import Arm
-from nas.measure.output_check import LARGEST_TOLERANCE, TOLERANCES, check, expected_outputs, reference_outputs
+from nas.measure.output_check import (
+    LARGEST_TOLERANCE,
+    TOLERANCES,
+    check,
+    expected_outputs,
+    reference_outputs,
+    with_batch_statistics,
+)
 from nas.measure.pair import measure_pair
 from nas.measure.prepare import Setting
-from search_space import ArchSpec, preset
+from search_space import ArchSpec, StageSpec, preset
 
 
 class Two(torch.nn.Module):
@@ -107,6 +114,74 @@ def test_deep_attention_with_batch_norm_is_no_wrong_output_in_bf16():
     assert record.output_error > 2 * TOLERANCES["bf16"]
     assert record.verdict != "wrong output"
     assert any("because the weights amplify rounding" in note for note in record.notes)
+
+
+class Hard(torch.nn.Module):
+    """A choice between two values that are so close that rounding may swap them."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.values = torch.nn.Parameter(torch.tensor([first, 1.0]))
+
+    def encode(self, images):
+        return torch.nn.functional.one_hot(self.values.argmax(), 2).float().expand(len(images), 2)
+
+
+@pytest.mark.parametrize(("first", "tolerance"), [(1.002, LARGEST_TOLERANCE), (0.998, LARGEST_TOLERANCE), (1.01, 0.05)])
+def test_the_largest_of_some_perturbations_counts(first, tolerance):
+    """A softmax that is nearly hard amplifies some of them only."""
+    assert expected_outputs(Hard(first), torch.randn(2, 3, 8, 8), "bf16").tolerance == tolerance
+
+
+def overflowing():
+    """Return a network whose map passes 65,504 where its norms are new."""
+    torch.manual_seed(0)
+    return build(ArchSpec((StageSpec("repdw", 12, 16, expansion=2.0),), stem="conv16", neck="none"))
+
+
+def fp16(model):
+    setting = Setting("cpu", 2, 64, Arm("eager", "fp16"), budget_s=0.1)
+    return measure_pair(model, build(preset("eradio_femto")), setting, name_of_reference="eradio_femto").record
+
+
+def test_statistics_of_a_new_network_that_overflow_fp16_are_no_wrong_output():
+    model = overflowing()
+    before = copy.deepcopy(model.state_dict())
+    record = fp16(model)
+    assert record.verdict != "wrong output"
+    assert 0 < record.output_error < 2 * TOLERANCES["fp16"]
+    assert (
+        "BatchNorm has the statistics of one batch: with those of a new network, outputs were not finite"
+        in record.notes
+    )
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_network_that_was_trained_keeps_its_statistics():
+    model = overflowing()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.num_batches_tracked += 1
+    record = fp16(model)
+    assert record.verdict == "wrong output"
+    assert record.output_error is None
+
+
+def test_what_a_precision_computes_otherwise_is_wrong_with_statistics_of_a_batch_too():
+    class Other(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 8, 3, 2), torch.nn.BatchNorm2d(8)
+
+        def encode(self, images):
+            y = self.norm(self.conv(images))
+            return y if images.dtype == torch.float32 else y.flip(1)
+
+    assert with_batch_statistics(Other(), torch.randn(8, 3, 32, 32)) is not None
+    assert with_batch_statistics(Two(), torch.randn(8, 3, 32, 32)) is None
+    record = fp16(Other())
+    assert record.verdict == "wrong output"
+    assert any("outputs differed by 1." in note for note in record.notes)
 
 
 def test_no_weights_are_perturbed_for_outputs_within_the_tolerance_of_their_precision(monkeypatch):
