@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 POLL_HZ = 15.0
-# NVML's reasons for a lower clock, by bit. Heat and the board's limits spoil a timing; the power cap is normal.
-SLOWDOWNS = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
-POWER_CAP = 0x04
+# NVML's reasons for a lower clock, by bit. Heat and the power brake spoil a timing; the power cap is normal. A hardware
+# slowdown comes with one of the two, or is reported alone, also while the clock changes (nvml.h).
+SLOWDOWNS = {0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
+POWER_CAP, HARDWARE_SLOWDOWN, HARDWARE_CAUSES = 0x04, 0x08, 0x40 | 0x80
 RESTRICTED_MODES = {1: "EXCLUSIVE_THREAD", 2: "PROHIBITED", 3: "EXCLUSIVE_PROCESS"}  # NVML's; 0 takes any processes
 
 
@@ -54,18 +55,10 @@ class Conditions:
     # of this process, and so may not show that of others.
     contention_unknown: bool | None = None
 
-    @property
-    def slowdowns(self) -> tuple[str, ...]:
-        """The reasons for which heat or the board slowed the GPU down."""
-        bits = 0
-        for reading in self.readings:
-            bits |= reading.reasons or 0
-        return tuple(name for bit, name in SLOWDOWNS.items() if bits & bit)
-
-    @property
-    def power_capped(self) -> float:
-        """The share of the readings at the power cap."""
-        return sum(bool((r.reasons or 0) & POWER_CAP) for r in self.readings) / max(1, len(self.readings))
+    def readings_with(self, bit: int, without: int = 0) -> int:
+        """Return the number of readings with one of NVML's reasons for a lower clock, and without others."""
+        reasons = (reading.reasons or 0 for reading in self.readings)
+        return sum(bool(bits & bit) and not bits & without for bits in reasons)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -245,11 +238,10 @@ class GpuWatch:
         self._handle = self.nvml.nvmlDeviceGetHandleByUUID(self.uuid)
 
     def begin(self) -> None:
-        """See `DeviceWatch`."""
+        """See `DeviceWatch`. A reading now would be that of an idle GPU, whose clock is about to change."""
         self._begin_ns = self.wall_ns()
         self._readings = []
         self.host.begin()
-        self.poll()
 
     def poll(self) -> None:
         """See `DeviceWatch`."""

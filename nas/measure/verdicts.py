@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.measure.conditions import Conditions
+from nas.measure.conditions import HARDWARE_CAUSES, HARDWARE_SLOWDOWN, POWER_CAP, SLOWDOWNS, Conditions
 from nas.measure.interleave import MAX_HALF_WIDTH, InterleavedSamples
 from nas.measure.statistics import Array
 from nas.numbers import plural
@@ -16,6 +16,8 @@ from nas.study.timing_doubts import CONTENDED, SCATTERED
 
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
 MAX_OTHER_GPU_SHARE = 0.05  # of the time in which others compute on the GPU; a screen takes about 0.01
+# Of the readings with a reason for a lower clock, which are two at least: a single one may be that of a moment.
+MAX_SLOWED_SHARE, MIN_SLOWED_READINGS = 0.05, 2
 MAX_BUSY_CORES = 0.2  # of other processes, without a note
 MAX_LAUNCH_SHARE = 0.9  # host time over device time
 MAX_CLOCK_CHANGE = 0.02  # between candidate and reference, relative
@@ -37,6 +39,12 @@ def contended(conditions: Conditions, launch_share: float = 0.0) -> bool:
     share = conditions.other_gpu_share
     computed = conditions.other_processes > 0 and (share is None or share > MAX_OTHER_GPU_SHARE)
     return computed or waited
+
+
+def slowdowns(conditions: Conditions) -> tuple[str, ...]:
+    """Return the reasons for which heat or the board slowed the GPU down for a notable share of the time."""
+    needed = max(MIN_SLOWED_READINGS, MAX_SLOWED_SHARE * len(conditions.readings))
+    return tuple(name for bit, name in SLOWDOWNS.items() if conditions.readings_with(bit) >= needed)
 
 
 def verdict(
@@ -77,7 +85,7 @@ def device_verdict(conditions: Conditions, launch_share: float, clock_change: fl
     """
     checks = (
         (CONTENDED, contended(conditions, launch_share)),
-        ("throttled", bool(conditions.slowdowns)),
+        ("throttled", bool(slowdowns(conditions))),
         ("clock changed", abs(clock_change) > MAX_CLOCK_CHANGE),
         ("launch-bound", launch_share > MAX_LAUNCH_SHARE),
     )
@@ -121,7 +129,12 @@ def notes(
 
 def device_notes(conditions: Conditions, tries: int = 1) -> list[str]:
     """Return remarks on what the device did while times were taken, a phrase each."""
-    phrases = [f"slowed down by {reason}, in {tries} tries" for reason in conditions.slowdowns]
+    reasons = slowdowns(conditions)
+    phrases = [f"slowed down by {reason}, in {tries} tries" for reason in reasons]
+    momentary = {name: conditions.readings_with(bit) for bit, name in SLOWDOWNS.items() if name not in reasons}
+    momentary["a hardware slowdown of unknown cause"] = conditions.readings_with(HARDWARE_SLOWDOWN, HARDWARE_CAUSES)
+    readings = len(conditions.readings)
+    phrases += [f"{name} in {count} of {plural(readings, 'reading')}" for name, count in momentary.items() if count]
     if conditions.other_processes:
         phrases.append(_others(conditions))
     if (conditions.wait_share or 0.0) > MAX_WAIT_SHARE:
@@ -133,8 +146,8 @@ def device_notes(conditions: Conditions, tries: int = 1) -> list[str]:
         if conditions.readings:
             unseen = "NVML does not show the work of this process on the GPU"
         phrases.append(f"{unseen}, so other work may give no verdict 'contended'")
-    if conditions.power_capped:
-        phrases.append(f"at the GPU's power cap {conditions.power_capped:.0%} of the time")
+    if capped := conditions.readings_with(POWER_CAP):
+        phrases.append(f"at the GPU's power cap {capped / len(conditions.readings):.0%} of the time")
     if conditions.unknown:
         phrases.append(f"the GPU does not report its {' and '.join(conditions.unknown)}")
     return phrases

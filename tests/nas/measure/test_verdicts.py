@@ -28,7 +28,7 @@ from nas.study.timing_doubts import TOO_FEW, has_interval
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 from tests.waiting import until
 
-HEAT, POWER_CAP = 0x40, 0x04
+HEAT, POWER_CAP, HARDWARE = 0x40, 0x04, 0x08
 
 
 class Quiet:
@@ -96,6 +96,38 @@ def test_heat_that_stays_is_the_verdict_after_three_tries_and_the_value_is_kept(
     assert (found.verdict, found.tries, machine.slept) == ("throttled", MAX_TRIES, [PAUSE_S] * (MAX_TRIES - 1))
     assert found.ratio == pytest.approx(2, rel=0.01)
     assert [re.search(r"heat \(hardware\).* 3 tries", note) is not None for note in found.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("bits", "readings", "verdict", "words"),
+    [
+        (HEAT, 1, "ok", "heat (hardware) in 1 of "),
+        (HEAT, 2, "throttled", "slowed down by heat (hardware), in 3 tries"),
+        (HARDWARE, 1, "ok", "a hardware slowdown of unknown cause in 1 of "),
+        (HARDWARE, 1000, "ok", "a hardware slowdown of unknown cause in "),
+        (HARDWARE | HEAT, 1000, "throttled", "slowed down by heat (hardware), in 3 tries"),
+    ],
+)
+def test_a_slowdown_counts_that_is_more_than_a_moment(bits, readings, verdict, words):
+    """NVML also reports a hardware slowdown alone while the clock changes."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    watch, left = nvml.watch(), [0]
+    begin = watch.begin
+    watch.begin = lambda: (left.append(readings), begin())
+    nvml.reasons = lambda: bits if left.append(left[-1] - 1) or left[-1] >= 0 else 0
+    found = measure(machine, watch).record
+    assert (found.verdict, found.tries) == (verdict, 1 if verdict == "ok" else MAX_TRIES)
+    assert [note[: len(words)] for note in found.notes] == [words]
+
+
+def test_an_idle_card_is_not_read_before_the_timing():
+    """Its clock is about to change."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    watch = nvml.watch()
+    watch.begin()
+    assert len(watch.end().readings) == 1
 
 
 def test_the_power_cap_is_a_note_and_no_verdict():
