@@ -179,7 +179,7 @@ class Nvml:
     def nvmlDeviceGetProcessUtilization(self, handle: str, since_us: int) -> list[SimpleNamespace]:
         if not self.tells_utilisation:
             raise self.NVMLError(3)
-        sampled_us = int(self.machine.now / self.sample_s) * self.sample_s * 1e6
+        sampled_us = int(self.wall_ns() / 1e9 / self.sample_s) * self.sample_s * 1e6
         if not self.processes or sampled_us <= since_us:
             raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
         return [self.sample(pid, percent, sampled_us) for pid, percent in self.processes.items()]
