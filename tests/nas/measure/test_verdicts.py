@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas.measure import Measured, MeasurementError, Setting, measure_pair
+from nas.measure import Arm, Measured, MeasurementError, Setting, measure_pair, prepare
 from nas.measure.conditions import Conditions, GpuWatch, HostWatch, thread_waited_s, watching
+from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.pair import MAX_TRIES, PAUSE_S, watch_for
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
@@ -454,6 +456,27 @@ def test_out_of_memory_at_any_batch(most):
     assert found.verdict == ("ok" if most == 8 else "out of memory")
     assert found.throughput_img_s == pytest.approx(1000, rel=0.01), "images of the batch that was used"
     assert bool(found.notes) == (most < 8)
+
+
+@pytest.mark.parametrize(
+    ("fits_eagerly", "message"),
+    [(5, "only 5 images of the batch of 8 fit"), (8, "the batch of 8 fits in eager mode only")],
+)
+def test_a_smaller_batch_that_nobody_wants_is_named_without_compiling_for_it(monkeypatch, fits_eagerly, message):
+    compiled: list[int] = []
+
+    def attempt(models, inputs, expected, setting, device, batch):
+        if setting.arm.runtime == "eager":
+            return "ready" if batch <= fits_eagerly else None
+        return compiled.append(batch)
+
+    monkeypatch.setattr(prepare, "_attempt", attempt)
+    setting = Setting("cpu", 8, 32, Arm("compiled"), smaller_batch=False)
+    with pytest.raises(BatchTooLargeError, match=message) as caught:
+        prepare.prepare_pair((None, None), (), None, setting, torch.device("cpu"))
+    assert compiled == [8]
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), again.verdict, str(again)) == (BatchTooLargeError, "out of memory", message)
 
 
 def test_the_reference_may_be_what_does_not_fit():
