@@ -151,7 +151,10 @@ def prepare_pair(
     if ready := _attempt(models, inputs, expected, setting, device, setting.batch):
         return ready
     eager = replace(setting, arm=replace(setting.arm, runtime="eager"), reference_arm=None)
-    fits = lambda size: _attempt(models, inputs, expected, eager, device, size) is not None  # noqa: E731
+
+    def fits(size: int) -> bool:
+        return _attempt(models, inputs, expected, eager, device, size) is not None
+
     if setting.arm.runtime != "eager" and fits(setting.batch):
         batch, problem = int(setting.batch * BATCH_STEP), f"the batch of {setting.batch} fits in eager mode only"
     else:
