@@ -20,6 +20,7 @@ from nas.distill.trainer import TrainingError
 from nas.measure import Arm, MeasurementError, Setting
 from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
+from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.memory import out_of_memory, release_cached
 from nas.measure.service import MeasurementService, save_samples
 from nas.study.config import SearchConfig
@@ -92,8 +93,11 @@ def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
 
 def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: Mapping[str, float]) -> TrialRecord:
     """Return the record with its measurement, which an earlier run may have made, or as infeasible."""
-    record = replace(record, measurement=record.measurement or _measure_in(record, context))
-    broken = broken_limit(record, limits) or _smaller_batch(record.measurement)
+    try:
+        record = replace(record, measurement=record.measurement or _measure_in(record, context))
+    except BatchTooLargeError as error:
+        return replace(record, state=TrialState.INFEASIBLE, reason=f"memory: {error}")
+    broken = broken_limit(record, limits)
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 
 
@@ -104,31 +108,24 @@ def _measured_only(record: TrialRecord, context: TrialContext) -> TrialRecord:
     except ValueError as error:  # it does not take images of this size
         return replace(record, state=TrialState.INFEASIBLE, reason=str(error))
     record = replace(record, params=counted.params, macs=counted.macs)
-    record = replace(record, measurement=_measure_in(record, context), state=TrialState.MEASURED)
-    if smaller := _smaller_batch(record.measurement):
-        return replace(record, state=TrialState.INFEASIBLE, reason=smaller)
-    return record
-
-
-def _smaller_batch(measured: Measurement | None) -> str | None:
-    """Return why a throughput cannot be compared: its batch is smaller than the study's; None where it is not."""
-    if measured is None or measured.requested_batch in (None, measured.batch):
-        return None
-    return f"memory: only {measured.batch} images of the batch of {measured.requested_batch} fit"
+    record = _measured_within_limits(record, context, {})
+    return replace(record, state=TrialState.MEASURED) if record.state is TrialState.RUNNING else record
 
 
 def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
     """Return a new measurement.
 
     Raises:
-        MemoryTakenError: Its batch does not fit, and others use memory of the GPU. A later run takes what fits then.
+        BatchTooLargeError: Its batch does not fit: its throughput could not be compared.
+        MemoryTakenError: The same in the first run, and others use memory of the GPU.
     """
     training, device = context.training, context.training.config.device
-    measured = measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
-    smaller = _smaller_batch(measured)
-    if smaller and record.tries == 1 and device.startswith("cuda") and shared(device):
-        raise MemoryTakenError(smaller)
-    return measured
+    try:
+        return measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
+    except BatchTooLargeError as error:
+        if record.tries == 1 and device.startswith("cuda") and shared(device):
+            raise MemoryTakenError(f"memory: {error}") from error
+        raise
 
 
 def measure(
@@ -179,7 +176,10 @@ def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
 
 
 def setting_of(config: SearchConfig) -> Setting:
-    """Return how a search measures: its device, batch, resolution, runtime and budget."""
+    """Return how a search measures: its device, batch, resolution, runtime and budget.
+
+    A candidate of which only a smaller batch fits is infeasible, whatever its throughput.
+    """
     return Setting(
         device=config.device,
         batch=config.measure_batch_size,
@@ -187,6 +187,7 @@ def setting_of(config: SearchConfig) -> Setting:
         arm=Arm.parse(config.runtime),
         budget_s=config.measure_seconds,
         seed=config.seed,
+        smaller_batch=False,
     )
 
 

@@ -70,6 +70,7 @@ class Examination:
         run, cache = readings.read_folder(self.run), readings.read_folder(self.cache)
         yield findings.judge_folder(run, "run folder", "--run", findings.RUN_BYTES)
         yield findings.judge_folder(cache, "cache", "--cache", findings.CACHE_BYTES)
+        yield findings.judge_compiler_cache(readings.read_compiler_cache())
         shared = readings.SHARED_MEMORY
         yield findings.judge_shared_memory(readings.read_folder(shared) if shared.is_dir() else None)
 

@@ -200,7 +200,7 @@ def judge_driver(reading: GpuReading) -> Finding:
             "measure on a whole GPU, not on a part of one (MIG)",
         )
     if unknown:
-        effect = unseen.format(f"changes of {unknown}")
+        effect = f"a measurement cannot see {unknown}"
         return Finding(
             "driver",
             WARN,
@@ -254,6 +254,16 @@ def judge_folder(reading: FolderReading, name: str, option: str, needed: float) 
             name, FAIL, value, effect, f"give {option} DIR on a larger disk, or free space: backbone-nas cache gc"
         )
     return Finding(name, OK, f"{value}; the default search takes up to {format_bytes(needed)}")
+
+
+def judge_compiler_cache(reading: FolderReading) -> Finding:
+    """Judge whether PyTorch's compiler can keep what it compiles, and say how much it keeps, which it never deletes."""
+    used = f"{format_bytes(reading.used_bytes)}, which nothing deletes" if reading.used_bytes else "empty"
+    value = f"{reading.path}: {used}; {format_bytes(reading.free_bytes)} free"
+    if reading.problem:
+        effect, remedy = "compiled runtimes do not run", "set TORCHINDUCTOR_CACHE_DIR to a folder that you can write"
+        return Finding("compiler cache", WARN, f"{value}; {reading.problem}", effect, remedy)
+    return Finding("compiler cache", OK, value)
 
 
 def judge_shared_memory(reading: FolderReading | None) -> Finding:

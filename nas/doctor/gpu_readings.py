@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = Path("/dev")
+LOOK_BACK_NS = 2 * 10**9  # NVML samples the processes of a GPU every 1/6 to 1 s
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class GpuReading:
         hidden: Value of CUDA_VISIBLE_DEVICES; None where it is not set.
         reason: What PyTorch says where it sees no GPU; "" where it says nothing.
         driver: Version of the driver; None without NVML.
-        watched: Whether NVML reads the first GPU while it measures.
-        unknown: What NVML does not report of it, in words.
-        others: Other processes that compute on it.
+        watched: Whether NVML knows the GPUs that PyTorch sees.
+        unknown: What NVML does not report of them, in words.
+        others: Number of other processes whose work on one of them would disturb a measurement.
         archs: GPUs that PyTorch has kernels for, as `torch.cuda.get_arch_list` names them.
         modes: Compute mode of each GPU that PyTorch sees, see `compute_mode`; none without NVML.
     """
@@ -111,17 +112,34 @@ def _gpu(device: torch.device) -> Gpu:
 
 
 def _watched(reading: GpuReading) -> GpuReading:
-    """Return the reading with what NVML reports of the first GPU."""
+    """Return the reading with what NVML reports of the GPUs."""
     import torch
 
     from nas.measure.pair import watch_for
 
-    watch = watch_for(torch.device("cuda", 0))
-    if not isinstance(watch, GpuWatch):
-        return reading
-    watch.begin()
-    conditions = watch.end()
-    return replace(reading, watched=True, unknown=conditions.unknown, others=conditions.other_processes)
+    watches = [watch_for(torch.device("cuda", number)) for number in range(len(reading.gpus))]
+    unknown: list[str] = []
+    others: set[int] = set()
+    for watch in watches:
+        if not isinstance(watch, GpuWatch):
+            return reading
+        watch.begin()
+        unknown += watch.end().unknown
+        working = _working(watch)
+        unknown += ["the work of other processes"] if working is None else []
+        others |= working or set()
+    return replace(reading, watched=True, unknown=tuple(dict.fromkeys(unknown)), others=len(others))
+
+
+def _working(watch: GpuWatch) -> set[int] | None:
+    """Return the ids of other processes if they compute enough to disturb a measurement; None where it is unknown."""
+    from nas.measure.verdicts import MAX_OTHER_GPU_SHARE
+
+    shares = watch.shares_by_process(watch.wall_ns() - LOOK_BACK_NS)
+    if shares is None:
+        return None
+    others = {pid: share for pid, share in shares.items() if share and pid != os.getpid()}
+    return set(others) if sum(others.values()) > MAX_OTHER_GPU_SHARE else set()
 
 
 def read_card(device: torch.device, library: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ records can be pickled. Functions import what takes seconds themselves, so that 
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import shutil
@@ -13,7 +14,7 @@ import socket
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -106,6 +107,7 @@ class FolderReading:
     path: str
     free_bytes: int
     problem: str = ""  # why it cannot be written; "" where it can
+    used_bytes: int = 0  # of its files, where they were counted
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,22 @@ def read_folder(path: Path) -> FolderReading:
     except OSError as error:
         return FolderReading(str(path), free_bytes, error.strerror or one_line(error))
     return FolderReading(str(path), free_bytes)
+
+
+def read_compiler_cache() -> FolderReading:
+    """Read the folder in which PyTorch's compiler keeps what it has compiled, and the size of its files."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if folder is None:
+        user = f"uid_{os.getuid()}"
+        with suppress(OSError, KeyError):  # a user without a name, as in some containers
+            user = getpass.getuser()
+        folder = str(Path(tempfile.gettempdir()) / f"torchinductor_{user}")
+    used_bytes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # a file that has just been deleted
+                used_bytes += (Path(parent) / name).lstat().st_size
+    return replace(read_folder(Path(folder)), used_bytes=used_bytes)
 
 
 def read_hub() -> HubReading:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 POLL_HZ = 15.0
-# NVML's reasons for a lower clock, by bit. Heat and the board's limits spoil a timing; the power cap is normal.
-SLOWDOWNS = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
-POWER_CAP = 0x04
+# NVML's reasons for a lower clock, by bit. Heat and the power brake spoil a timing; the power cap is normal. A hardware
+# slowdown comes with one of the two, or is reported alone, also while the clock changes (nvml.h).
+SLOWDOWNS = {0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
+POWER_CAP, HARDWARE_SLOWDOWN, HARDWARE_CAUSES = 0x04, 0x08, 0x40 | 0x80
 RESTRICTED_MODES = {1: "EXCLUSIVE_THREAD", 2: "PROHIBITED", 3: "EXCLUSIVE_PROCESS"}  # NVML's; 0 takes any processes
 
 
@@ -47,22 +48,17 @@ class Conditions:
 
     readings: tuple[Reading, ...] = ()
     other_processes: int = 0  # that computed on the GPU
+    other_gpu_share: float | None = None  # of the time in which they did; None where only their presence is known
     wait_share: float | None = None  # of the time of this process's threads, runnable without a core
     other_busy_cores: float | None = None  # average number that other processes kept busy
-    contention_unknown: bool | None = None  # True: of a CPU, where the kernel does not report the wait for a core
+    # True: of a CPU, where the kernel does not report the wait for a core; of a GPU, where NVML does not show the work
+    # of this process, and so may not show that of others.
+    contention_unknown: bool | None = None
 
-    @property
-    def slowdowns(self) -> tuple[str, ...]:
-        """The reasons for which heat or the board slowed the GPU down."""
-        bits = 0
-        for reading in self.readings:
-            bits |= reading.reasons or 0
-        return tuple(name for bit, name in SLOWDOWNS.items() if bits & bit)
-
-    @property
-    def power_capped(self) -> float:
-        """The share of the readings at the power cap."""
-        return sum(bool((r.reasons or 0) & POWER_CAP) for r in self.readings) / max(1, len(self.readings))
+    def readings_with(self, bit: int, without: int = 0) -> int:
+        """Return the number of readings with one of NVML's reasons for a lower clock, and without others."""
+        reasons = (reading.reasons or 0 for reading in self.readings)
+        return sum(bool(bits & bit) and not bits & without for bits in reasons)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -157,7 +153,7 @@ class HostWatch:
 
     Args:
         proc: Folder of the kernel's figures.
-        readings: Readings that belong to the conditions.
+        readings: Readings that belong to the conditions, of a GPU that NVML does not know.
     """
 
     proc: Path = Path("/proc")
@@ -182,8 +178,10 @@ class HostWatch:
         if now.busy_s is not None and before.busy_s is not None:
             others_s = now.busy_s - before.busy_s - (now.process_s - before.process_s)
             other_cores = max(0.0, others_s) / max(now.at_s - before.at_s, 1e-9)
-        unknown = True if wait_share is None and not self.readings else None  # the readings are a GPU's
-        return Conditions(self.readings, 0, wait_share, other_cores, unknown)
+        unknown = True if wait_share is None or self.readings else None  # the readings are of a GPU without NVML
+        return Conditions(
+            self.readings, wait_share=wait_share, other_busy_cores=other_cores, contention_unknown=unknown
+        )
 
     def energy_j(self) -> float | None:
         """Return None: the energy is unknown."""
@@ -225,12 +223,14 @@ class GpuWatch:
         nvml: The module pynvml, initialized.
         uuid: NVML's name of the GPU.
         now: Seconds on the timer's clock.
+        wall_ns: The wall clock in ns, which NVML's samples of processes refer to.
         host: Watches the process that launches the kernels.
     """
 
     nvml: Any
     uuid: str
     now: Callable[[], float] = time.perf_counter
+    wall_ns: Callable[[], int] = time.time_ns
     host: HostWatch = field(default_factory=HostWatch)
     _readings: list[Reading] = field(default_factory=list, init=False)
 
@@ -238,11 +238,10 @@ class GpuWatch:
         self._handle = self.nvml.nvmlDeviceGetHandleByUUID(self.uuid)
 
     def begin(self) -> None:
-        """See `DeviceWatch`."""
-        self._since_us = time.time_ns() // 1000
+        """See `DeviceWatch`. A reading now would be that of an idle GPU, whose clock is about to change."""
+        self._begin_ns = self.wall_ns()
         self._readings = []
         self.host.begin()
-        self.poll()
 
     def poll(self) -> None:
         """See `DeviceWatch`."""
@@ -264,31 +263,56 @@ class GpuWatch:
     def end(self) -> Conditions:
         """See `DeviceWatch`."""
         self.poll()
-        return Conditions(tuple(self._readings), self._other_processes(), self.host.end().wait_share)
+        processes, share, unknown = self._others()
+        wait_share = self.host.end().wait_share
+        return Conditions(tuple(self._readings), processes, share, wait_share, contention_unknown=unknown)
 
     def energy_j(self) -> float | None:
         """See `DeviceWatch`."""
         millijoules = self._query(self.nvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if millijoules is None else float(millijoules) / 1e3
 
-    def _other_processes(self) -> int:
-        """Count the other processes that have computed here since `begin`; trainers that wait for the lock have not.
+    def shares_by_process(self, since_ns: int) -> dict[int, float] | None:
+        """Return the share of the time in which each process computed here, by process id.
 
-        Where the driver doesn't report utilization (vGPU), all processes with a context count. In a container either
-        list may have the host's ids, so one of those that are found is this process, which one is unknown.
+        NVML samples a process that computes every 1/6 to 1 s. One that it sampled less often than others did not
+        compute in the meantime.
+
+        Args:
+            since_ns: Begin on the wall clock.
+
+        Returns:
+            The shares; None where the driver does not report them (vGPU, MIG).
         """
-        present = {p.pid for p in self._query(self.nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
+        since_us = since_ns // 1000
         try:
-            samples = self.nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us)
-            sampled, others = {s.pid for s in samples}, {s.pid for s in samples if s.smUtil > 0}
+            samples = self.nvml.nvmlDeviceGetProcessUtilization(self._handle, since_us)
         except self.nvml.NVMLError as error:
-            if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_FOUND:
-                return 0  # no process, not even this one, has computed lately
-            sampled, others = present, set(present)
-        family = _family()
-        others -= family
-        found_ours = sampled & family or (os.getpid() in present and others & present)  # the lists have the same ids
-        return len(others) if found_ours else max(0, len(others) - 1)
+            return {} if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_FOUND else None
+        # Some drivers return entries that are older, or of more than 100 % (github.com/Syllo/nvtop/issues/110).
+        percent: dict[int, list[int]] = {}
+        for sample in samples:
+            if sample.timeStamp > since_us and sample.smUtil <= 100:
+                percent.setdefault(sample.pid, []).append(sample.smUtil)
+        most = max(map(len, percent.values()), default=1)
+        return {pid: sum(values) / most / 100 for pid, values in percent.items()}
+
+    def _others(self) -> tuple[int, float | None, bool | None]:
+        """Return how many others computed here since `begin`, the share of the time, and True if they are unknown.
+
+        Trainers that wait for the lock have not computed. Where the driver doesn't report shares, all processes with a
+        context count. In a container either list may have the host's ids, which do not tell this process from others.
+        """
+        shares, family, ours = self.shares_by_process(self._begin_ns), _family(), os.getpid()
+        present = {p.pid for p in self._query(self.nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
+        if shares is None:
+            return (len(present - family), None, None) if ours in present else (0, None, True)
+        others = {pid: share for pid, share in shares.items() if share and pid not in family}
+        same_ids = shares.keys() & family or (ours in present and others.keys() & present)
+        if others and not same_ids:
+            del others[max(others, key=lambda pid: others[pid])]  # this process, which has computed all the time
+            return len(others), sum(others.values()), None
+        return len(others), sum(others.values()), None if shares.get(ours) else True
 
 
 def gpu_uuid(device: torch.device) -> str:

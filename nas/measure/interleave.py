@@ -6,6 +6,7 @@ ratios do not (see the tests).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ SAMPLE_S = 0.005  # shortest sample; the clock's resolution and a call's overhea
 SETTLED_CHANGE = 0.03  # warm-up ends when the median of three samples changes by less than this share
 WARMUP_SHARE = 0.2  # of the budget; warm-up ends then at the latest
 MAX_OVERTIME = 5.0  # times the budget, for a slow network: with fewer than six blocks it would have no interval
+# Seconds of a GPU's timing before certainty may end it: NVML samples processes every 1/6 to 1 s, and the clock, read 15
+# times a second, is compared between two networks by five readings under each.
+MIN_WATCHED_S, MIN_WATCHED_EACH_S = 1.5, 0.5
 LATENCY_SHARE = 0.15  # of the time after warm-up, for calls with one image
 LATENCY_CALLS, MAX_LATENCY_CALLS = 5, 600  # least in a row, and most in all; a 99th percentile needs 299
 
@@ -75,6 +79,7 @@ def compare(
 ) -> InterleavedSamples:
     """Warm both calls up, then time blocks until the verdict is "ok" or the budget is spent.
 
+    On a GPU the verdict may end the blocks after `MIN_WATCHED_S`, and `MIN_WATCHED_EACH_S` of each network.
     Networks that are too slow for the blocks of an interval get up to `MAX_OVERTIME` times the budget for them.
     Calls with one image are timed between the blocks, so that latency and throughput are of the same moments.
 
@@ -96,19 +101,32 @@ def compare(
     repeats = warm_up(calls, timer, WARMUP_SHARE * budget_s)
     latencies = LatencyCalls(single, timer)
     blocks: list[Array] = []
+    timed_s = np.zeros(2)  # of each network
     check_at = MIN_BLOCKS
     while True:
         began = timer.now()
         blocks.append(_block(calls, repeats, timer, rng, lead_in))
+        timed_s += np.ptp(blocks[-1][..., 2:], axis=-1).sum(axis=-1)
         latencies.catch_up()
         now = timer.now()
         limit_s = budget_s if len(blocks) >= MIN_INTERVAL_SAMPLES else MAX_OVERTIME * budget_s
         out_of_time = now + (now - began) > start + limit_s
-        if out_of_time or len(blocks) >= check_at:
+        if out_of_time or (len(blocks) >= check_at and watched_enough(timer, start, timed_s.min())):
             result = _summarize(blocks, latencies.times_s, now - start, rng)
             if out_of_time or result.verdict == "ok":
                 return result
             check_at = len(blocks) * 5 // 4  # a bootstrap takes milliseconds: not after every block
+
+
+def watched_enough(timer: Timer, start_s: float, each_s: float = math.inf) -> bool:
+    """Return whether a timing has lasted long enough for the device's watch.
+
+    Args:
+        timer: The clock.
+        start_s: Begin of the timing.
+        each_s: Seconds of the network that was timed for the shortest time, where two are compared.
+    """
+    return not timer.queued or (timer.now() - start_s >= MIN_WATCHED_S and each_s >= MIN_WATCHED_EACH_S)
 
 
 class LatencyCalls:

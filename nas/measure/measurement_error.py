@@ -18,3 +18,13 @@ class MeasurementError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.verdict, str(self))
+
+
+class BatchTooLargeError(MeasurementError):
+    """Raised where only a smaller batch than the requested one fits, and it is not wanted; the message says which."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("out of memory", message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self),)

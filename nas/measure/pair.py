@@ -42,7 +42,7 @@ from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
 from nas.measure.timers import Call, Timer, timer_for
-from nas.measure.verdicts import notes, verdict
+from nas.measure.verdicts import notes, slowdowns, verdict
 from nas.study.records import Measurement
 
 Taken = TypeVar("Taken")
@@ -297,7 +297,7 @@ def take_watched(
         with watching(watch, hertz) as end_watch:
             taken = take()
             conditions = end_watch()
-        if not conditions.slowdowns or tries == MAX_TRIES:
+        if not slowdowns(conditions) or tries == MAX_TRIES:
             break
         timer.sleep(PAUSE_S)
     return taken, conditions, tries

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backbones import Backbone, fuse
 from nas.measure.arms import Arm
-from nas.measure.measurement_error import MeasurementError
+from nas.measure.measurement_error import BatchTooLargeError, MeasurementError
 from nas.measure.memory import Peaks, largest_fitting, out_of_memory, peak_memory
 from nas.measure.output_check import Expected, OutputCheck, check
 from nas.measure.runtimes import runner
@@ -39,6 +39,8 @@ class Setting:
         budget_s: Seconds of timing after the first call; at least one block is timed.
         energy_s: Seconds for which a GPU that counts its energy runs the candidate alone.
         seed: Seed of inputs and order.
+        smaller_batch: Whether the largest batch that fits is measured where `batch` does not fit. Compiling for it may
+            take minutes; otherwise it is only named, by a `BatchTooLargeError`.
 
     Raises:
         ValueError: Batch, resolution or budget is not positive.
@@ -52,6 +54,7 @@ class Setting:
     budget_s: float = 3.0
     energy_s: float = 2.0
     seed: int = 0
+    smaller_batch: bool = True
 
     @property
     def arms_differ(self) -> bool:
@@ -136,23 +139,29 @@ def prepare_pair(
     setting: Setting,
     device: torch.device,
 ) -> PreparedPair:
-    """Prepare candidate and reference at the setting's batch, or at the largest that fits.
+    """Prepare candidate and reference at the setting's batch, or at the largest that fits if the setting wants it.
 
     The candidate's outputs are compared with the `expected` ones. The largest batch is searched eagerly, because
     compiling at each batch would take minutes.
 
     Raises:
+        BatchTooLargeError: A smaller batch fits, which the setting does not want.
         MeasurementError: Not even one image fits.
     """
     if ready := _attempt(models, inputs, expected, setting, device, setting.batch):
         return ready
     eager = replace(setting, arm=replace(setting.arm, runtime="eager"), reference_arm=None)
-    batch = setting.batch
-    if setting.arm.runtime != "eager" and _attempt(models, inputs, expected, eager, device, batch):
-        batch = int(batch * BATCH_STEP)
+
+    def fits(size: int) -> bool:
+        return _attempt(models, inputs, expected, eager, device, size) is not None
+
+    if setting.arm.runtime != "eager" and fits(setting.batch):
+        batch, problem = int(setting.batch * BATCH_STEP), f"the batch of {setting.batch} fits in eager mode only"
     else:
-        fits = lambda size: _attempt(models, inputs, expected, eager, device, size) is not None  # noqa: E731
-        batch = largest_fitting(fits, 0, batch)
+        batch = largest_fitting(fits, 0, setting.batch)
+        problem = f"only {batch} images of the batch of {setting.batch} fit"
+    if batch and not setting.smaller_batch:
+        raise BatchTooLargeError(problem)
     while batch:
         if ready := _attempt(models, inputs, expected, setting, device, batch):
             return ready

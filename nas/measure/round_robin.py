@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from nas.measure.conditions import Conditions
-from nas.measure.interleave import MAX_HALF_WIDTH, SAMPLE_S
+from nas.measure.interleave import MAX_HALF_WIDTH, SAMPLE_S, watched_enough
 from nas.measure.statistics import Array, Interval, median_interval, percentile
 from nas.measure.timers import Call, Timer
 from nas.measure.verdicts import device_verdict
@@ -68,7 +68,7 @@ def interleaved_times(
     """Time `calls` in turns, after warming them up; return each one's times with a 95 % interval.
 
     Every round takes one sample of each call, in random order. There is at least one round; rounds end when all
-    intervals are within one percent or the budget is spent.
+    intervals are within one percent, on a GPU after `MIN_WATCHED_S`, or the budget is spent.
     """
     repeats = {key: _repeats(call, timer) for key, call in calls.items()}
     rounds: dict[Key, list[list[float]]] = {key: [] for key in calls}  # seconds of the calls of each sample
@@ -80,7 +80,7 @@ def interleaved_times(
         done += 1
         if timer.now() + (timer.now() - round_start) > start + budget_s:
             break
-        if done >= check_at:
+        if done >= check_at and watched_enough(timer, start):
             if all(_times(samples, rng).time_s.half_width < MAX_HALF_WIDTH for samples in rounds.values()):
                 break
             check_at = done * 5 // 4

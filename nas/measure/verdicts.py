@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.measure.conditions import Conditions
+from nas.measure.conditions import HARDWARE_CAUSES, HARDWARE_SLOWDOWN, POWER_CAP, SLOWDOWNS, Conditions
 from nas.measure.interleave import MAX_HALF_WIDTH, InterleavedSamples
 from nas.measure.statistics import Array
 from nas.numbers import plural
 from nas.study.timing_doubts import CONTENDED, SCATTERED
 
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
+MAX_OTHER_GPU_SHARE = 0.05  # of the time in which others compute on the GPU; a screen takes about 0.01
+# Of the readings with a reason for a lower clock, which are two at least: a single one may be that of a moment.
+MAX_SLOWED_SHARE, MIN_SLOWED_READINGS = 0.05, 2
 MAX_BUSY_CORES = 0.2  # of other processes, without a note
 MAX_LAUNCH_SHARE = 0.9  # host time over device time
 MAX_CLOCK_CHANGE = 0.02  # between candidate and reference, relative
@@ -33,7 +36,15 @@ def contended(conditions: Conditions, launch_share: float = 0.0) -> bool:
     """
     needs_core = not conditions.readings or launch_share > MAX_LAUNCH_SHARE
     waited = needs_core and (conditions.wait_share or 0.0) > MAX_WAIT_SHARE
-    return conditions.other_processes > 0 or waited
+    share = conditions.other_gpu_share
+    computed = conditions.other_processes > 0 and (share is None or share > MAX_OTHER_GPU_SHARE)
+    return computed or waited
+
+
+def slowdowns(conditions: Conditions) -> tuple[str, ...]:
+    """Return the reasons for which heat or the board slowed the GPU down for a notable share of the time."""
+    needed = max(MIN_SLOWED_READINGS, MAX_SLOWED_SHARE * len(conditions.readings))
+    return tuple(name for bit, name in SLOWDOWNS.items() if conditions.readings_with(bit) >= needed)
 
 
 def verdict(
@@ -61,7 +72,7 @@ def verdict(
         return "wrong output"
     if not complete:
         return "out of memory"
-    return device_verdict(conditions, launch_share, clock_difference(samples, conditions)) or samples.verdict
+    return device_verdict(conditions, launch_share, clock_difference(samples, conditions) or 0.0) or samples.verdict
 
 
 def device_verdict(conditions: Conditions, launch_share: float, clock_change: float = 0.0) -> str | None:
@@ -74,7 +85,7 @@ def device_verdict(conditions: Conditions, launch_share: float, clock_change: fl
     """
     checks = (
         (CONTENDED, contended(conditions, launch_share)),
-        ("throttled", bool(conditions.slowdowns)),
+        ("throttled", bool(slowdowns(conditions))),
         ("clock changed", abs(clock_change) > MAX_CLOCK_CHANGE),
         ("launch-bound", launch_share > MAX_LAUNCH_SHARE),
     )
@@ -103,6 +114,9 @@ def notes(
             f"the CPU needs {single_launch_share:.0%} of a single image's device time to launch its kernels, and so "
             "decides the latency"
         )
+    knows_clocks = conditions.readings and "clocks" not in conditions.unknown
+    if knows_clocks and clock_difference(samples, conditions) is None:
+        phrases.append("too few readings of the GPU's clock to compare it between candidate and reference")
     drift = reference_drift(samples.reference_s)
     if abs(drift) > MAX_DRIFT:
         phrases.append(
@@ -115,21 +129,36 @@ def notes(
 
 def device_notes(conditions: Conditions, tries: int = 1) -> list[str]:
     """Return remarks on what the device did while times were taken, a phrase each."""
-    phrases = [f"slowed down by {reason}, in {tries} tries" for reason in conditions.slowdowns]
+    reasons = slowdowns(conditions)
+    phrases = [f"slowed down by {reason}, in {tries} tries" for reason in reasons]
+    momentary = {name: conditions.readings_with(bit) for bit, name in SLOWDOWNS.items() if name not in reasons}
+    momentary["a hardware slowdown of unknown cause"] = conditions.readings_with(HARDWARE_SLOWDOWN, HARDWARE_CAUSES)
+    readings = len(conditions.readings)
+    phrases += [f"{name} in {count} of {plural(readings, 'reading')}" for name, count in momentary.items() if count]
     if conditions.other_processes:
-        many = "es" * (conditions.other_processes > 1)
-        phrases.append(f"{conditions.other_processes} other process{many} computed on the GPU")
+        phrases.append(_others(conditions))
     if (conditions.wait_share or 0.0) > MAX_WAIT_SHARE:
         phrases.append(f"waited for a core {conditions.wait_share:.0%} of the time")
     if (conditions.other_busy_cores or 0.0) > MAX_BUSY_CORES:
         phrases.append(f"other processes kept {conditions.other_busy_cores:.1f} cores busy")
     if conditions.contention_unknown:
-        phrases.append("this system does not report the wait for a core, so other work gives no verdict 'contended'")
-    if conditions.power_capped:
-        phrases.append(f"at the GPU's power cap {conditions.power_capped:.0%} of the time")
+        unseen = "this system does not report the wait for a core"
+        if conditions.readings:
+            unseen = "NVML does not show the work of this process on the GPU"
+        phrases.append(f"{unseen}, so other work may give no verdict 'contended'")
+    if capped := conditions.readings_with(POWER_CAP):
+        phrases.append(f"at the GPU's power cap {capped / len(conditions.readings):.0%} of the time")
     if conditions.unknown:
         phrases.append(f"the GPU does not report its {' and '.join(conditions.unknown)}")
     return phrases
+
+
+def _others(conditions: Conditions) -> str:
+    share, number = conditions.other_gpu_share, conditions.other_processes
+    processes = f"{number} other process{'es' * (number > 1)}"
+    if share is None:
+        return f"{processes} on the GPU, whose driver does not report whether they compute"
+    return f"{processes} computed on the GPU, {share:.1%} of the time"
 
 
 def reference_drift(reference_s: Array) -> float:
@@ -150,13 +179,16 @@ def _why_not_ok(samples: InterleavedSamples) -> str:
     return f"{reached}; ±{MAX_HALF_WIDTH:.0%} would take about {needed_s:.0f} s"
 
 
-def clock_difference(samples: InterleavedSamples, conditions: Conditions) -> float:
-    """Return the SM clock's relative excess under the candidate over the reference; 0.0 where it may be chance."""
+def clock_difference(samples: InterleavedSamples, conditions: Conditions) -> float | None:
+    """Return the SM clock's relative excess under the candidate over the reference.
+
+    It is 0.0 where it may be chance, and None where the readings are too few.
+    """
     clocks = [(r.at_s, r.clock_mhz) for r in conditions.readings if r.clock_mhz is not None]
     readings = np.array(clocks, dtype=float).reshape(-1, 2)
     candidate, reference = (_within(readings, spans) for spans in (samples.candidate_spans, samples.reference_spans))
     if min(len(candidate), len(reference)) < MIN_READINGS:
-        return 0.0
+        return None
     error = (candidate.var() / len(candidate) + reference.var() / len(reference)) ** 0.5
     difference = float(candidate.mean() - reference.mean())
     return difference / float(reference.mean()) if abs(difference) > 3 * error else 0.0

@@ -16,10 +16,14 @@ from nas.measure.counts.compare import format_macs
 from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
+from nas.measure.memory import out_of_memory, release_cached
+from nas.measure.pair import launch_share
 from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
+from nas.measure.runtimes.contract import encoder
 from nas.measure.service import MeasurementService
 from nas.measure.stages import called_modules, self_times, stage_times
+from nas.measure.timers import timer_for
 from nas.profile.profiles import (
     FAILURES,
     PARTS_SHARE,
@@ -169,7 +173,7 @@ def _measure(
     left_s -= settings.seconds
     progress(f"{name}: timing stages and layers", left_s)
     ready = apply_arm(model, settings.arm, settings.device)
-    profile = _time_parts(profile, ready, settings)
+    profile = _time_fitting_parts(profile, ready, settings)
     yield profile
     left_s -= 2 * PARTS_SHARE * settings.seconds
     for kind, sizes in settings.sweeps.items():
@@ -226,12 +230,27 @@ def _time_network(arch: str, profile: Profile, settings: NetworkSettings, servic
     return _complete(profile, TIMING, measurement=record, batch=record.batch)  # less, where memory was too small
 
 
+def _time_fitting_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
+    """Time stages and layers; leave them out, with a note, where memory is too small for the network in eager mode."""
+    try:
+        return _time_parts(profile, ready, settings)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    release_cached(settings.device.type)  # after the handler, for the error holds the tensors
+    note = f"no stages and layers: memory is too small for a batch of {profile.batch} in eager mode, which times them"
+    return _complete(profile, PARTS, parts_note=note)
+
+
 def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
     """Time stages and layers and compare them with the ceilings."""
     drawn = images(profile.batch, profile.resolution, settings)
     parts = called_modules(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
     stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
     layers = self_times(ready, drawn, PARTS_SHARE * settings.seconds)
+    timer, encode = timer_for(settings.device), encoder(ready)
+    with torch.inference_mode():
+        share = launch_share(lambda: encode(drawn), stages.whole_s, timer)
     calls = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
     names = {id(module): name for name, module in ready.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
@@ -254,6 +273,7 @@ def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -
         stages=stage_rows,
         stages_covered=stages.covered,
         layers=layer_rows,
+        parts_launch_share=share,
         layers_slowed=layers.whole_s / stages.whole_s - 1,
         roofline=roofline,
     )

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nas.measure.verdicts import MAX_LAUNCH_SHARE
 from nas.numbers import plural
 from nas.profile.profiles import NetworkSettings, PartRow, Profile, Roofline
 from nas.profile.sweep_tables import show_sweep
@@ -209,6 +210,18 @@ def _stages_caption(p: Profile, settings: NetworkSettings) -> str:
         f"Together the stages take {p.stages_covered:.1%} of the time of a whole call (batch {p.batch}{eager})."
         f" Per image{form}: MACs; act., the elements that operators write. Per batch: moved, the inputs, weights and"
         " outputs; ms; best ms, the shortest time that the device's ceilings allow. used: best ms / ms."
+        f"{_launches(p)}"
+    )
+
+
+def _launches(p: Profile) -> str:
+    """Return the end of a caption of parts whose times are those of their launches; "" for others."""
+    share = p.parts_launch_share
+    if share is None or share <= MAX_LAUNCH_SHARE:
+        return ""
+    return (
+        f" In eager mode the CPU needs {share:.0%} of the GPU's time to launch the kernels: times of parts are those of"
+        " their launches, not of the computation. A larger batch shows the computation."
     )
 
 
@@ -216,6 +229,7 @@ def _show_layers(p: Profile, console: Console, layers: bool, top: int | None) ->
     if not p.layers:
         return
     note = f"A row is a module without its submodules. The timing hooks changed the total by {p.layers_slowed:+.0%}."
+    note += _launches(p)
     whole = sum(r.share for r in p.layers)
     if layers:
         caption = f"In the order of execution; together {whole:.1%} of the time. {note}"
@@ -254,8 +268,8 @@ def _bytes(size: int) -> str:
 def _show_problems(profiles: Sequence[Profile], console: Console) -> None:
     """Print warnings about the tables, and failed measurements."""
     for p in profiles:
-        if p.stages_note:
-            console.print(f"note: {p.stages_note}", style="yellow")
+        for note in filter(None, (p.stages_note, p.parts_note and f"{p.arch}: {p.parts_note}")):
+            console.print(f"note: {note}", style="yellow")
         if p.failure:
             console.print(f"{p.arch}: failed: {p.failure}", style="bold red")
 

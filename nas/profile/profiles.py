@@ -179,6 +179,8 @@ class Profile:
     stages: tuple[PartRow, ...] = ()
     stages_covered: float = 0.0  # the stages' time over the network's
     layers: tuple[PartRow, ...] = ()
+    parts_launch_share: float | None = None  # host time over device time of the call in eager mode; None on a CPU
+    parts_note: str | None = None  # why stages and layers are missing
     layers_slowed: float = 0.0  # by how much hooks slowed the run that timed layers: 0.1 is 10 %
     roofline: Roofline | None = None
     sweeps: dict[str, Sweep] = field(default_factory=dict)  # "batch", "resolution"
@@ -211,6 +213,8 @@ class Profile:
             "stages": [asdict(row) for row in self.stages],
             "stages_covered": self.stages_covered,
             "layers": [asdict(row) for row in self.layers],
+            "parts_launch_share": self.parts_launch_share,
+            "parts_note": self.parts_note,
             "layers_slowed": self.layers_slowed,
             "roofline": asdict(self.roofline) if self.roofline else None,
             "sweeps": {name: sweep.to_dict() for name, sweep in self.sweeps.items()},

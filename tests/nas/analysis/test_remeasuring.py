@@ -79,6 +79,17 @@ def test_unmeasured_candidates_and_wrong_outputs_leave_the_comparison() -> None:
     assert "verdicts: 1 wrong output" in remeasuring_notes(small_study(), replace(now, measurements={3: wrong}), c)
 
 
+def test_a_smaller_batch_than_that_of_the_others_leaves_the_comparison() -> None:
+    now = remeasured({0: 1.0, 1: 4.0, 2: 1.0, 3: 1.2, 4: 3.0, 5: 1.19})
+    full = {n: replace(m, batch=128, requested_batch=128) for n, m in now.measurements.items()}
+    smaller = {n: replace(m, batch=12, verdict="out of memory") for n, m in full.items()}
+    c = compare_remeasurement(small_study(), replace(now, measurements={**full, 4: smaller[4]}))
+    assert (changes(c)[4], numbers(c.joined)) == ("behind 2 → not measured", [])
+    assert {r.trial.number: r.reason for r in c.candidates if r.reason} == {4: "memory: only 12 of 128 images fit"}
+    # Where none fits at the requested batch, all are compared at the one that fits.
+    assert changes(compare_remeasurement(small_study(), replace(now, measurements=smaller)))[4].endswith("front (new)")
+
+
 def test_untried_candidates_make_no_other_new() -> None:
     c = compare_remeasurement(small_study(), remeasured({0: 1.0, 1: 4.0, 4: 1.5}))
     assert changes(c)[4] == "behind 2 → open: 2 not measured"

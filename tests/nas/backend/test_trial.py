@@ -16,11 +16,14 @@ from nas.backend.trial import TrialContext, run_trial
 from nas.backend.worker import ArchTrainable
 from nas.distill.rungs import TrainingContext
 from nas.measure import Arm, Measured, MeasurementError, Setting
+from nas.measure.measurement_error import BatchTooLargeError
 from nas.study.config import DistillConfig
 from nas.study.failures import Failure
 from nas.study.records import Expectation, RungResult, TrialRecord, TrialState
 from search_space import SPACES, preset
 from tests.nas.study.builders import measurement, rung, search_config
+
+TOO_LARGE = BatchTooLargeError("only 16 images of the batch of 64 fit")
 
 
 class FakeService:
@@ -72,7 +75,9 @@ def test_a_search_measures_with_its_own_settings():
         device="cuda:1", measure_batch_size=8, runtime="compiled+bf16", measure_seconds=0.7, seed=5,
         distill=DistillConfig(img_size=96),
     )  # fmt: skip
-    assert trial.setting_of(config) == Setting("cuda:1", 8, 96, Arm("compiled", "bf16"), budget_s=0.7, seed=5)
+    assert trial.setting_of(config) == Setting(
+        "cuda:1", 8, 96, Arm("compiled", "bf16"), budget_s=0.7, seed=5, smaller_batch=False
+    )
 
 
 @pytest.mark.parametrize("verdict", ["out of memory", "crash", "hang"])
@@ -88,8 +93,7 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
         TrialState.FAILED,
         "measuring: wrong output: differs by 0.3 from fp32 eager",
     )
-    smaller = replace(measurement(2.0), requested_batch=64)
-    record = first_record(FakeService(Measured(smaller, {})), tmp_path)
+    record = first_record(FakeService(TOO_LARGE), tmp_path)
     assert (record.state, record.reason) == (TrialState.INFEASIBLE, "memory: only 16 images of the batch of 64 fit")
 
 
@@ -101,17 +105,16 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
 def test_a_batch_that_others_left_no_memory_for_is_measured_again_later(
     tmp_path, monkeypatch, foreign, state, failure, limits
 ):
-    """Figures are in GiB, of a card of 80; the limit would be judged by the smaller batch."""
+    """Figures are in GiB, of a card of 80."""
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: ((80 - foreign) * 2**30, 80 * 2**30))
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 0)
-    smaller = FakeService(Measured(replace(measurement(2.0), requested_batch=64), {}))
+    smaller = FakeService(TOO_LARGE)
     record = first_record(smaller, tmp_path, device="cuda", limits=limits)
     assert (record.state, record.failure) == (state, failure)
-    assert (record.measurement is None) == (failure is not None), "the next run measures again"
-    if failure or not limits:
-        assert "memory: only 16 images of the batch of 64 fit" in record.reason
+    assert record.measurement is None, "the next run measures again"
+    assert "memory: only 16 images of the batch of 64 fit" in record.reason
     again = first_record(smaller, tmp_path, device="cuda", limits={}, tries=2)
-    assert again.state is TrialState.INFEASIBLE, "the second run takes what fits"
+    assert again.state is TrialState.INFEASIBLE, "the second run asks no more who takes the memory"
 
 
 def test_a_trial_that_an_earlier_run_measured_is_trained_at_once(tmp_path, monkeypatch):
@@ -198,7 +201,7 @@ def test_a_trial_that_is_measured_late_trains_first_and_is_measured_only_if_it_g
 
 def test_a_trial_that_is_measured_late_keeps_counted_limits_and_its_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "_train", lambda record, context: iter([rung(0, 0.5), rung(1, 0.7)]))
-    service = FakeService(Measured(replace(measurement(2.0), requested_batch=64), {}))
+    service = FakeService(TOO_LARGE)
     (record,) = late_records(service, tmp_path, limits={"max_params": 10.0})
     assert (record.state, record.rungs) == (TrialState.INFEASIBLE, ())
     *_, record = late_records(service, tmp_path)
@@ -229,7 +232,6 @@ def test_a_comparison_network_that_does_not_take_the_images_is_not_measured(tmp_
 
 
 def test_a_comparison_network_of_a_smaller_batch_is_not_compared(tmp_path):
-    smaller = replace(measurement(2.0), requested_batch=64)
-    record = comparison_network(FakeService(Measured(smaller, {})), tmp_path, "timm:resnet18")
-    assert (record.state, record.measurement) == (TrialState.INFEASIBLE, smaller)
+    record = comparison_network(FakeService(TOO_LARGE), tmp_path, "timm:resnet18")
+    assert (record.state, record.measurement) == (TrialState.INFEASIBLE, None)
     assert record.reason == "memory: only 16 images of the batch of 64 fit"

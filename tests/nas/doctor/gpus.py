@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ class Driver(Nvml):
     NVML_CLOCK_MEM = 2
     reports_power = True
     mode = 0
+    wall_ns = staticmethod(time.time_ns)  # that of a watch which the product makes
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "570.1"

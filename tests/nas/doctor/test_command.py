@@ -50,7 +50,8 @@ HEALTHY: dict[Callable[..., Any], Any] = {
 ONE_GPU = GpuReading((Gpu("Example H100", 80 * GB, 79 * GB, (9, 0)),), 1, "12.8", None, "", "570.1", True)
 NAMES = {
     *("packages", "CPU", "memory", "GPU", "training", "torch.compile", "ONNX Runtime", "TensorRT"),
-    *("run folder", "cache", "shared memory", "Ray", "built-in teachers", "model hub", "PostgreSQL driver"),
+    *("run folder", "cache", "compiler cache", "shared memory", "Ray"),
+    *("built-in teachers", "model hub", "PostgreSQL driver"),
 }
 
 

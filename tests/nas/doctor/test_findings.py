@@ -83,6 +83,8 @@ CASES = [
     (findings.judge_folder(FOLDER, "cache", "--cache", 5 * GB), OK, ""),
     (findings.judge_folder(FOLDER, "cache", "--cache", 500 * GB), FAIL, "--cache DIR"),
     (findings.judge_folder(replace(FOLDER, problem="Read-only"), "run folder", "--run", 0.0), FAIL, "--run DIR"),
+    (findings.judge_compiler_cache(replace(FOLDER, used_bytes=3 * GB)), OK, ""),
+    (findings.judge_compiler_cache(replace(FOLDER, problem="Read-only")), WARN, "TORCHINDUCTOR_CACHE_DIR"),
     (findings.judge_shared_memory(None), OK, ""),
     (findings.judge_shared_memory(FOLDER), OK, ""),
     (findings.judge_shared_memory(FolderReading("/dev/shm", 64 * 2**20)), WARN, "--shm-size"),

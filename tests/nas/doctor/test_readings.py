@@ -6,6 +6,7 @@ import platform
 import socket
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +106,17 @@ def test_packages_that_are_missing_or_old() -> None:
     assert "no-such-package" in readings._unkept(Requirement("no-such-package>=1"))[0]
 
 
+def test_the_compilers_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    assert readings.read_compiler_cache().used_bytes == 0
+    write(tmp_path, {"compiled/ab/kernel.py": "x" * 100, "compiled/fxgraph/graph": "x" * 23})
+    reading = readings.read_compiler_cache()
+    assert (reading.path, reading.used_bytes, reading.problem) == (str(tmp_path / "compiled"), 123, "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("getpass.getuser", lambda: "someone")
+    assert Path(readings.read_compiler_cache().path).name == "torchinductor_someone"
+
+
 # GPUs
 
 
@@ -117,6 +129,31 @@ def test_a_gpu_with_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (reading.unknown, reading.modes) == ((), (0,))
     driver.mode = 3
     assert read_gpu(library_of=lambda: driver).modes == (3,)
+    driver.processes[4_000_001] = 1  # a screen disturbs no measurement
+    assert read_gpu(library_of=lambda: driver).others == 0
+    driver.tells_utilisation = False
+    assert read_gpu(library_of=lambda: driver).unknown == ("the work of other processes",)
+
+
+def test_a_process_on_the_second_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = gpus.install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def properties(device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(name="Example H100", major=9, minor=0, uuid=str(device.index + 1))
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    samples = driver.nvmlDeviceGetProcessUtilization
+
+    def of_second(handle: str, since_us: int) -> list[SimpleNamespace]:
+        if handle == "GPU-1":
+            raise driver.NVMLError(driver.NVML_ERROR_NOT_FOUND)
+        return samples(handle, since_us)
+
+    monkeypatch.setattr(driver, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(driver, "nvmlDeviceGetProcessUtilization", of_second)
+    driver.processes = {4_000_001: 50}
+    assert read_gpu(library_of=lambda: driver).others == 1
 
 
 def test_a_gpu_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ class Nvml:
         self.reasons: Callable[[], int] = lambda: 0
         self.watts: Callable[[], float] = lambda: 300.0
         self.processes = {os.getpid(): 90}  # id -> utilisation of the multiprocessors in percent
+        self.sample_s = 1 / 6  # between two samples of the processes
         self.tells_utilisation = True
         self.proc = Path("/none")  # the kernel's figures of the process that launches kernels
         self.host_ids: dict[int, int] = {}  # id here -> the host's, which some drivers give for the utilisation alone
@@ -178,12 +179,18 @@ class Nvml:
     def nvmlDeviceGetProcessUtilization(self, handle: str, since_us: int) -> list[SimpleNamespace]:
         if not self.tells_utilisation:
             raise self.NVMLError(3)
-        if not self.processes:
+        sampled_us = int(self.wall_ns() / 1e9 / self.sample_s) * self.sample_s * 1e6
+        if not self.processes or sampled_us <= since_us:
             raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
-        used = self.processes.items()
-        return [SimpleNamespace(pid=self.host_ids.get(pid, pid), smUtil=percent) for pid, percent in used]
+        return [self.sample(pid, percent, sampled_us) for pid, percent in self.processes.items()]
+
+    def sample(self, pid: int, percent: int, at_us: float) -> SimpleNamespace:
+        return SimpleNamespace(pid=self.host_ids.get(pid, pid), smUtil=percent, timeStamp=int(at_us))
+
+    def wall_ns(self) -> int:
+        return int(self.machine.now * 1e9)
 
     def watch(self) -> GpuWatch:
-        watch = GpuWatch(self, "GPU-1", lambda: self.machine.now, HostWatch(self.proc))
+        watch = GpuWatch(self, "GPU-1", lambda: self.machine.now, self.wall_ns, HostWatch(self.proc))
         self.machine.on_poll = watch.poll
         return watch

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nas.measure.conditions import Conditions, Reading
+from nas.measure.interleave import MIN_WATCHED_S
 from nas.measure.round_robin import CallTimes, interleaved_times
 from nas.measure.statistics import Interval
 from nas.measure.timers import Timing
@@ -63,8 +64,8 @@ def test_certainty_ends_a_sweep_before_the_budget_and_the_budget_before_certaint
         (30, 0.001, Conditions(), 0.2, "ok"),
         (30, 0.011, Conditions(), None, "wide"),
         (30, 0.001, Conditions(wait_share=0.06), None, "contended"),
-        (30, 0.001, Conditions((HOT,)), 0.95, "throttled"),
-        (5, 0.001, Conditions((HOT,)), None, "throttled"),
+        (30, 0.001, Conditions((HOT, HOT)), 0.95, "throttled"),
+        (5, 0.001, Conditions((HOT, HOT)), None, "throttled"),
         (30, 0.001, Conditions(), 0.95, "launch-bound"),
     ],
 )
@@ -100,3 +101,9 @@ def test_no_call_of_a_queue_is_timed_on_an_empty_one():
     net = queue.net(prologue_s=200e-6, kernels=60, launch_s=3e-6, kernel_s=25e-6)
     times = interleaved_times({1: net}, queue, 0.5, np.random.default_rng(0))[1]
     assert times.calls_s.max() == pytest.approx(0.0015, rel=0.005)
+
+
+def test_certainty_ends_no_sweep_of_a_gpu_before_its_processes_are_sampled():
+    queue = GpuQueue()
+    interleaved_times({1: queue.net(50e-6, 40, 3e-6, 25e-6)}, queue, 10.0, np.random.default_rng(0))
+    assert MIN_WATCHED_S <= queue.host_s < 2

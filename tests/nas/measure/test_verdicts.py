@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas.measure import Measured, MeasurementError, Setting, measure_pair
-from nas.measure.conditions import UNREADABLE, Conditions, HostWatch, thread_waited_s, watching
+from nas.measure import Arm, Measured, MeasurementError, Setting, measure_pair, prepare
+from nas.measure.conditions import Conditions, GpuWatch, HostWatch, thread_waited_s, watching
+from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.pair import MAX_TRIES, PAUSE_S, watch_for
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
@@ -28,7 +30,7 @@ from nas.study.timing_doubts import TOO_FEW, has_interval
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 from tests.waiting import until
 
-HEAT, POWER_CAP = 0x40, 0x04
+HEAT, POWER_CAP, HARDWARE = 0x40, 0x04, 0x08
 
 
 class Quiet:
@@ -51,7 +53,7 @@ def measure(machine: Machine, watch: Any = None, timer: Any = None, nets: Any = 
         reference,
         Setting(**setting),
         name_of_reference="small",
-        timer=timer or machine.timer(),
+        timer=timer or (QueuedTimer(machine, 1e-4) if isinstance(watch, GpuWatch) else machine.timer()),
         watch=watch or Quiet(),
     )
 
@@ -98,6 +100,38 @@ def test_heat_that_stays_is_the_verdict_after_three_tries_and_the_value_is_kept(
     assert [re.search(r"heat \(hardware\).* 3 tries", note) is not None for note in found.notes] == [True]
 
 
+@pytest.mark.parametrize(
+    ("bits", "readings", "verdict", "words"),
+    [
+        (HEAT, 1, "ok", "heat (hardware) in 1 of "),
+        (HEAT, 2, "throttled", "slowed down by heat (hardware), in 3 tries"),
+        (HARDWARE, 1, "ok", "a hardware slowdown of unknown cause in 1 of "),
+        (HARDWARE, 1000, "ok", "a hardware slowdown of unknown cause in "),
+        (HARDWARE | HEAT, 1000, "throttled", "slowed down by heat (hardware), in 3 tries"),
+    ],
+)
+def test_a_slowdown_counts_that_is_more_than_a_moment(bits, readings, verdict, words):
+    """NVML also reports a hardware slowdown alone while the clock changes."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    watch, left = nvml.watch(), [0]
+    begin = watch.begin
+    watch.begin = lambda: (left.append(readings), begin())
+    nvml.reasons = lambda: bits if left.append(left[-1] - 1) or left[-1] >= 0 else 0
+    found = measure(machine, watch).record
+    assert (found.verdict, found.tries) == (verdict, 1 if verdict == "ok" else MAX_TRIES)
+    assert [note[: len(words)] for note in found.notes] == [words]
+
+
+def test_an_idle_card_is_not_read_before_the_timing():
+    """Its clock is about to change."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    watch = nvml.watch()
+    watch.begin()
+    assert len(watch.end().readings) == 1
+
+
 def test_the_power_cap_is_a_note_and_no_verdict():
     machine = Machine(noise=0.003)
     found = measure(machine, card(machine, reasons=lambda: POWER_CAP).watch()).record
@@ -106,29 +140,99 @@ def test_the_power_cap_is_a_note_and_no_verdict():
 
 
 def test_a_clock_that_differs_between_the_arms_is_the_verdict():
-    machine = Machine(noise=0.03)  # long enough for readings under both
+    machine = Machine(noise=0.003)  # the ratio is known to 1 % after a third of a second
     nvml = card(machine, clock_mhz=lambda: 1700 if machine.running == "reference" else 1400)
     assert measure(machine, nvml.watch()).record.verdict == "clock changed"
     nvml = card(machine, clock_mhz=lambda: 1700 if machine.now % 1 < 0.5 else 1400)  # with time, not with the arm
     assert measure(machine, nvml.watch(), budget_s=20.0).record.verdict == "ok"
 
 
+@pytest.mark.parametrize("image_s", [0.0002, 0.001, 0.004])
+def test_a_clock_has_enough_readings_under_both_networks_however_fast_they_are(image_s):
+    machine = Machine(noise=0.003)
+    nets = (Net(machine, image_s), Net(machine, 1.25 * image_s, "reference"))
+    watch = card(machine, clock_mhz=lambda: 1700 if machine.running == "reference" else 1400).watch()
+    assert measure(machine, watch, nets=nets).record.verdict == "clock changed"
+
+
+def test_too_few_readings_to_compare_the_clocks_are_a_note():
+    machine = Machine(noise=0.003)
+    found = measure(machine, card(machine).watch(), budget_s=0.4).record
+    assert "too few readings of the GPU's clock to compare it between candidate and reference" in found.notes
+
+
 @pytest.mark.parametrize(
-    ("processes", "tells", "verdict"),
+    ("processes", "tells", "verdict", "words"),
     [
-        ({STRANGER: 40}, True, "contended"),
-        ({STRANGER: 0}, True, "ok"),  # a trainer that waits for the lock keeps its context
-        ({STRANGER: 0}, False, "contended"),  # who computes is not told: who is there counts
-        ({}, True, "ok"),
+        ({STRANGER: 40}, True, "contended", "1 other process computed on the GPU, 40.0% of the time"),
+        ({STRANGER: 4, STRANGER + 1: 2}, True, "contended", "2 other processes computed on the GPU, 6.0% of the time"),
+        ({STRANGER: 1}, True, "ok", "1 other process computed on the GPU, 1.0% of the time"),  # a screen
+        ({STRANGER: 0}, True, "ok", ""),  # a trainer that waits for the lock keeps its context
+        # Who computes is not told: who is there counts.
+        ({STRANGER: 0}, False, "contended", "1 other process on the GPU, whose driver does not report"),
+        ({}, True, "ok", ""),
     ],
 )
-def test_others_on_the_card(processes, tells, verdict):
+def test_others_on_the_card(processes, tells, verdict, words):
     machine = Machine(noise=0.003)
     nvml = card(machine, tells_utilisation=tells)
     nvml.processes |= processes
     found = measure(machine, nvml.watch()).record
     assert found.verdict == verdict
-    assert found.conditions["other_processes"] == (verdict == "contended")
+    assert found.conditions["other_processes"] == int(words[:1] or 0)
+    assert [note.startswith(words) for note in found.notes] == [True] * bool(words)
+    assert "contention_unknown" not in found.conditions
+
+
+def test_work_of_others_is_its_share_of_all_samples():
+    """A driver may give several samples of a process: this one computed in one sixth of a second of a whole one."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    samples = [nvml.sample(os.getpid(), 95, 1e5 * k) for k in range(10, 16)] + [nvml.sample(STRANGER, 24, 1e6)]
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: samples
+    found = measure(machine, nvml.watch()).record
+    assert (found.verdict, found.conditions["other_gpu_share"]) == ("ok", pytest.approx(0.04))
+
+
+def test_entries_of_a_driver_that_are_no_samples_do_not_count():
+    machine = Machine(noise=0.003)
+    nvml = card(machine)
+    ours, old = nvml.sample(os.getpid(), 95, 1e9), nvml.sample(STRANGER, 90, 0)
+    invalid = nvml.sample(STRANGER + 1, 4_000_000_000, 1e9)
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: [ours, old, invalid]
+    found = measure(machine, nvml.watch()).record
+    assert (found.verdict, found.conditions["other_processes"]) == ("ok", 0)
+
+
+def test_a_fast_measurement_lasts_until_nvml_has_sampled_the_processes():
+    machine = Machine(noise=0.003)
+    nvml = card(machine, sample_s=1.0)
+    assert measure(machine, nvml.watch()).record.notes == ()
+    nvml.processes[STRANGER] = 40
+    assert measure(machine, nvml.watch()).record.verdict == "contended"
+
+
+def test_processes_that_nvml_did_not_sample_are_unknown():
+    """A measurement of less than a second; not even this process, which kept the GPU busy, has a sample."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine, sample_s=100.0)
+    nvml.processes[STRANGER] = 40
+    found = measure(machine, nvml.watch()).record
+    assert (found.verdict, found.conditions["contention_unknown"]) == ("ok", True)
+    assert found.notes == (
+        "NVML does not show the work of this process on the GPU, so other work may give no verdict 'contended'",
+    )
+    nvml.sample_s, nvml.processes = 1.0, {STRANGER: 1, os.getpid(): 0}
+    assert measure(machine, nvml.watch()).record.conditions["contention_unknown"] is True
+
+
+def test_a_container_whose_driver_tells_no_utilization_does_not_tell_who_computes():
+    """A vGPU: the host's ids are those of this process and of a worker that waits, or of others; none can be told."""
+    machine = Machine(noise=0.003)
+    nvml = card(machine, processes={STRANGER: 0, STRANGER + 1: 0}, tells_utilisation=False)
+    found = measure(machine, nvml.watch()).record
+    assert (found.verdict, found.conditions["contention_unknown"]) == ("ok", True)
+    assert found.conditions["other_processes"] == 0
 
 
 def test_in_a_container_one_of_the_unknown_processes_is_ours():
@@ -152,8 +256,7 @@ def test_a_stranger_is_seen_by_a_process_that_has_not_computed():
     """Both lists have the ids of this process's namespace, so that none of them can be this process's."""
     machine = Machine()
     nvml = card(machine, processes={os.getpid(): 0, STRANGER: 40})
-    samples = [SimpleNamespace(pid=STRANGER, smUtil=40)]
-    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: samples
+    nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: [nvml.sample(STRANGER, 40, 1e6)]
     watch = nvml.watch()
     watch.begin()
     assert watch.end().other_processes == 1
@@ -179,8 +282,11 @@ def test_a_card_that_nvml_does_not_know_is_said_to_tell_nothing(monkeypatch: pyt
     monkeypatch.setattr("nas.measure.pair.nvml", lambda: None)
     watch = watch_for(torch.device("cuda"))
     watch.begin()
-    assert device_notes(replace(watch.end(), wait_share=0.0, other_busy_cores=0.0)) == [
-        "the GPU does not report its heat and clocks"
+    conditions = watch.end()
+    assert conditions.contention_unknown
+    assert device_notes(replace(conditions, wait_share=0.0, other_busy_cores=0.0)) == [
+        "NVML does not show the work of this process on the GPU, so other work may give no verdict 'contended'",
+        "the GPU does not report its heat and clocks",
     ]
     assert watch.energy_j() is None
 
@@ -188,7 +294,7 @@ def test_a_card_that_nvml_does_not_know_is_said_to_tell_nothing(monkeypatch: pyt
 def test_a_stranger_that_has_left_is_seen():
     machine = Machine(noise=0.003)
     nvml = card(machine)
-    samples = [SimpleNamespace(pid=pid, smUtil=50) for pid in (os.getpid(), STRANGER)]
+    samples = [nvml.sample(pid, 50, 1e6) for pid in (os.getpid(), STRANGER)]
     nvml.nvmlDeviceGetProcessUtilization = lambda handle, since_us: samples
     assert measure(machine, nvml.watch()).record.verdict == "contended"
 
@@ -259,9 +365,6 @@ def test_a_system_that_reports_no_wait_for_a_core_gets_a_note(tmp_path):
     assert found.conditions["contention_unknown"] is True
     (note,) = found.notes
     assert "does not report the wait for a core" in note
-    on_gpu = HostWatch(tmp_path / "none", readings=(UNREADABLE,))
-    on_gpu.begin()
-    assert on_gpu.end().contention_unknown is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
@@ -353,6 +456,27 @@ def test_out_of_memory_at_any_batch(most):
     assert found.verdict == ("ok" if most == 8 else "out of memory")
     assert found.throughput_img_s == pytest.approx(1000, rel=0.01), "images of the batch that was used"
     assert bool(found.notes) == (most < 8)
+
+
+@pytest.mark.parametrize(
+    ("fits_eagerly", "message"),
+    [(5, "only 5 images of the batch of 8 fit"), (8, "the batch of 8 fits in eager mode only")],
+)
+def test_a_smaller_batch_that_nobody_wants_is_named_without_compiling_for_it(monkeypatch, fits_eagerly, message):
+    compiled: list[int] = []
+
+    def attempt(models, inputs, expected, setting, device, batch):
+        if setting.arm.runtime == "eager":
+            return "ready" if batch <= fits_eagerly else None
+        return compiled.append(batch)
+
+    monkeypatch.setattr(prepare, "_attempt", attempt)
+    setting = Setting("cpu", 8, 32, Arm("compiled"), smaller_batch=False)
+    with pytest.raises(BatchTooLargeError, match=message) as caught:
+        prepare.prepare_pair((None, None), (), None, setting, torch.device("cpu"))
+    assert compiled == [8]
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), again.verdict, str(again)) == (BatchTooLargeError, "out of memory", message)
 
 
 def test_the_reference_may_be_what_does_not_fit():

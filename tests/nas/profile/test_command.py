@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from nas.measure import Arm, MeasurementError
 from nas.measure.device_lock import NOTICE_AFTER_S, _print_notice, exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_modules, stage_times
+from nas.measure.timers import Timing
 from nas.profile import network, runtime_comparison, space_sample
 from nas.profile.__main__ import main
 from nas.profile.command import ProfileProgress
@@ -191,6 +193,30 @@ def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monke
     assert "interleaved, in eager mode" in out
     assert "best throughput: " in out
     assert "ours, fused" not in out
+
+
+def test_parts_that_do_not_fit_in_eager_mode_are_a_note_and_the_sweeps_go_on(capsys, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: {}))
+    monkeypatch.setattr(network, "stage_times", too_large)
+    assert main(["--arch", "eradio_femto", "--batch-sizes", "1", "--json", *QUICK]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["failure"], data["missing"], data["stages"]) == (None, [], [])
+    assert data["parts_note"].startswith("no stages and layers: memory is too small for a batch of 2 in eager mode")
+    assert [p["batch"] for p in data["sweeps"]["batch"]["points"]] == [1]
+    assert main(["--arch", "eradio_femto", *QUICK]) == 0
+    assert f"note: eradio_femto: {data['parts_note']}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_tables_of_parts_say_that_their_times_are_those_of_launches(capsys, monkeypatch):
+    launches = SimpleNamespace(queued=True, run=lambda calls, repeats: [Timing(10.0, 10.0)])
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: {}))
+    monkeypatch.setattr(network, "timer_for", lambda device: launches)
+    assert main(["--arch", "eradio_femto", "--layers", *QUICK]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.count("times of parts are those of their launches") == 2, "of the stages and of the layers"
 
 
 def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):
