@@ -164,7 +164,7 @@ def _named(remeasurements: Sequence[Remeasurement], name: str) -> Remeasurement:
 
 def _with_timings_of(study: StudyRecord, again: Remeasurement) -> tuple[StudyRecord, dict[int, str]]:
     """Return a study with the timings of one remeasurement alone, and by trial its name."""
-    comparable = {n: m for n, m in again.measurements.items() if is_comparable(m)}
+    comparable = {n: m for n, m in again.measurements.items() if not_comparable(again, m) is None}
 
     def timed(trials: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
         return tuple(replace(trial, measurement=comparable.get(trial.number)) for trial in trials)
@@ -173,9 +173,14 @@ def _with_timings_of(study: StudyRecord, again: Remeasurement) -> tuple[StudyRec
     return decided, dict.fromkeys(comparable, again.name)
 
 
-def is_comparable(m: Measurement) -> bool:
-    """Tell whether a timing may be compared with others of its set: right outputs, and the batch that was asked for."""
-    return m.verdict != WRONG_OUTPUT and m.requested_batch in (None, m.batch)
+def not_comparable(again: Remeasurement, m: Measurement) -> str | None:
+    """Return why a measurement is not compared with others of its set: wrong output, a smaller batch; None if it is."""
+    if m.verdict == WRONG_OUTPUT:
+        differs = "" if m.output_error is None else f": differs from fp32 eager by {m.output_error:.2g}"
+        return f"{WRONG_OUTPUT}{differs}"
+    if m.batch < max(other.batch for other in again.measurements.values()):
+        return f"memory: only {m.batch} of {m.requested_batch or m.batch} images fit"
+    return None
 
 
 def timed_before(

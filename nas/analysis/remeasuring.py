@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
-from nas.analysis.evidence import MEASURED_WITH, same_setting, same_versions
+from nas.analysis.evidence import MEASURED_WITH, not_comparable, same_setting, same_versions
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
-from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import complete
 from nas.numbers import fixed, fixed_interval, plural, trials_words
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
@@ -103,7 +102,7 @@ def compare_remeasurement(study: StudyRecord, again: Remeasurement) -> Remeasuri
     tried = [t for t in trials if t.number in again.measurements or t.number in again.unmeasured]
     old = {t.number: t.measurement for t in trials if t.measurement}
     before, before_of_tried = ScoreSpeedPlane(trials, old), ScoreSpeedPlane(tried, old)
-    now = ScoreSpeedPlane(tried, {n: m for n, m in again.measurements.items() if not _left_out(again, m)})
+    now = ScoreSpeedPlane(tried, {n: m for n, m in again.measurements.items() if not not_comparable(again, m)})
     both = now.points.keys()
     ranks_before, ranks_now = before.speed_ranks(both), now.speed_ranks(both)
     candidates = [
@@ -143,20 +142,7 @@ def _position_now(
 
 def _reason(again: Remeasurement, number: int) -> str | None:
     m = again.measurements.get(number)
-    return again.unmeasured.get(number) if m is None else _left_out(again, m)
-
-
-def _left_out(again: Remeasurement, m: Measurement) -> str | None:
-    """Return why a measurement is not compared with the others: wrong output, or a smaller batch than theirs."""
-    if m.verdict == WRONG_OUTPUT:
-        return (
-            WRONG_OUTPUT
-            if m.output_error is None
-            else f"{WRONG_OUTPUT}: differs from fp32 eager by {m.output_error:.2g}"
-        )
-    if m.batch < max(other.batch for other in again.measurements.values()):
-        return f"memory: only {m.batch} of {m.requested_batch or m.batch} images fit"
-    return None
+    return again.unmeasured.get(number) if m is None else not_comparable(again, m)
 
 
 def _position(position: FrontPosition, baseline: bool) -> str:
