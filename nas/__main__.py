@@ -61,6 +61,7 @@ COMMANDS = (
     Command("select", "decide", "show the best candidate within limits, and how sure that is", "nas.select"),
     Command("train", "ship", "distill one architecture at full length", "nas.train"),
     Command("export", "ship", "write a trained model for timm, transformers, ONNX or TorchScript", "nas.export"),
+    Command("copy", "ship", "copy a run folder with its study, also one in PostgreSQL, to share it", "nas.copy"),
     Command("completion", "shell", "print a script that completes commands and flags in a shell", "nas.completion"),
 )
 

@@ -268,6 +268,7 @@ class Study:
         early_stopped: int = 0,
         workers: int | None = None,
         device: str | None = None,
+        data: str | None = None,
         cache: str | Path | None = None,
         shortlist: bool = False,
     ) -> RetrainingSummary:
@@ -285,6 +286,7 @@ class Study:
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
             workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
             device: "auto", "cpu" or "cuda"; None for the study's.
+            data: Where the study's images lie, as "imagefolder:PHOTOS"; None for where the search found them.
             cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
             shortlist: Retrain only the candidates that `best` may name after longer training, and the baselines.
 
@@ -301,8 +303,8 @@ class Study:
 
         folder = None if cache is None else str(cache)
         settings = RetrainSettings(
-            self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, cache=folder,
-            shortlist=shortlist,
+            self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, data,
+            cache=folder, shortlist=shortlist,
         )  # fmt: skip
         which = f"baselines={baselines}" if not shortlist else "shortlist=True"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"

@@ -212,7 +212,7 @@ def open_study_targets(
     def check_plan(plan: CachePlan) -> None:
         if study is not None:
             fingerprints = {teacher.spec.name: teacher.spec.fingerprint for teacher in plan.teachers}
-            _check_recorded(study, fingerprints, plan.images.fingerprint)
+            _check_recorded(study, fingerprints, plan.images.fingerprint, config.data)
 
     targets = open_targets(
         config.data,
@@ -234,17 +234,21 @@ def open_study_targets(
     )
     if study is not None:  # the files themselves say of what they are
         fingerprints = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-        _check_recorded(study, fingerprints, targets.data_fingerprint)
+        _check_recorded(study, fingerprints, targets.data_fingerprint, config.data)
     return targets
 
 
-def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str) -> None:
-    """Raise CacheError where teachers, by the fingerprint of each, or images are not those of a study."""
+def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str, data: str) -> None:
+    """Raise CacheError where teachers, by the fingerprint of each, or images are not those of a study.
+
+    The study's images may lie elsewhere by now, at `data`: their fingerprint decides, and not their path.
+    """
     if teachers != study.teachers:
         raise CacheError(
             f"the teachers are not those that the study was trained with: {teachers} in place of {study.teachers}"
         )
     if images != study.data["fingerprint"]:
         raise CacheError(
-            f"the images of {study.data['name']!r} are not those that the study was trained with: put those back"
+            f"the images of {data!r} are not those that the study was trained with: put those back, or name their "
+            "place with --data"
         )

@@ -23,6 +23,7 @@ _EXAMPLES = f"""examples:
   backbone-nas retrain runs/mine --baselines --seeds 5 --train-steps 2700 --near-misses 10
   backbone-nas retrain runs/mine --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
+  backbone-nas retrain runs/mine --data imagefolder:PHOTOS  the search's images lie in another folder now
   backbone-nas retrain runs/mine --device cuda --json > retraining.json
 
 The command retrains the study's front and its near misses: candidates whose chance to be on the front is 5 % or more,
@@ -55,6 +56,7 @@ class RetrainSettings:
     early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
     workers: Workers | None = None  # trainings at a time; None: as the help says
     device: str | None = None  # None: auto
+    data: str | None = None  # where the study's images lie; None: where the search found them
     cache: str | None = None
     teacher_weights: Mapping[str, Path] = field(default_factory=dict)
     measure_seconds: MeasureSeconds | None = None  # None: of earlier timings, else MEASURE_SECONDS
@@ -113,6 +115,8 @@ def parser() -> OneLineParser:
         "the memory suffices)"
     )
     add("--workers", type=int, metavar="N", help=workers)
+    data = "where the study's images lie, if they have moved: a source as of search --data (default: where they were)"
+    add("--data", metavar="URI", help=data)
     add_training_flags(add)
     add_flag(add, "--measure-seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}")
     add_flag(add, "--plot", f"RUN/{PICTURE}")

@@ -12,6 +12,7 @@ from nas.local_workers import default_workers
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
 from nas.run_folder import retraining_folder
+from nas.search.settings import absolute_data
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
 
@@ -22,7 +23,7 @@ NUMPY_SEEDS = 2**32  # seeds are those of NumPy
 class RetrainingPlan:
     """Candidates and seeds of a retraining, and the configuration of its trainings."""
 
-    config: SearchConfig  # the study's with other device and rungs, and ranks for this machine
+    config: SearchConfig  # the study's with other device and rungs, ranks for this machine, and the images' place
     run_dir: Path
     trials: tuple[TrialRecord, ...]
     seeds: tuple[int, ...]
@@ -61,7 +62,8 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     device = torch_device(settings.device or "auto").type
     gpus = visible_gpus() if device == "cuda" else ()
     distill = recipe_here(replace(searched.distill, rung_steps=rungs), gpus)
-    config = replace(searched, distill=distill, device=device)
+    data = searched.data if settings.data is None else absolute_data(settings.data)
+    config = replace(searched, distill=distill, device=device, data=data)
     seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(settings.seeds))  # other ones than the study's
     workers = settings.workers or len(gpus) // distill.ranks or default_workers(device, ranks=1)
     return RetrainingPlan(config, settings.run, tuple(trials), seeds, workers, gpus)

@@ -46,6 +46,7 @@ _EXAMPLES = """examples:
   backbone-nas search --config runs/latest/config.toml --seed 1   the same search with another seed
   backbone-nas search --resume runs/photos              resume an interrupted search
   backbone-nas search --resume runs/photos --extend 50  evaluate 50 more architectures
+  backbone-nas search --resume runs/photos --data imagefolder:/home/ben/photos    the images lie elsewhere here
   backbone-nas search --budget 1000 --until-converged   end when more architectures gain less than the noise
   backbone-nas search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
   backbone-nas search --resume /shared/runs/big         on another machine: both work on the study
@@ -182,7 +183,8 @@ def _add_what_to_search(add: Add) -> None:
 def add_data_flags(add: Add, recorded: str) -> None:
     """Add the flags that choose images, teachers and their cache; `recorded` as in `add_settings`."""
     defaults, present = SearchConfig(), "what there is, up to"
-    add("--data", metavar="URI", help=_DATA_HELP)
+    moved = "; with --resume, where the study's images lie now" if recorded else ""
+    add("--data", metavar="URI", help=_DATA_HELP + moved)
     add(
         "--train-images",
         type=int,

@@ -172,10 +172,17 @@ def recorded_run(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def recorded_data(run_dir: Path) -> str | None:
+    """Return the images that the file in a run folder names, without secrets; None where there is no file."""
+    path = run_dir / FILE_NAME
+    return read_options(path).get("data") if path.is_file() else None
+
+
 def unrecorded_words(command: Any) -> list[str]:
     """Return the flags of a `SearchCommand` that differ from what its study's search recorded, see `RECORDED_KEYS`."""
     recorded, now = recorded_run(command.run), run_table(command)
-    words: list[str] = []
+    data = public_word(command.config.data)
+    words = [] if recorded_data(command.run) in (None, data) else ["--data", data]
     for name in ("cache", "trial_timeout"):
         if name in now and now[name] != recorded.get(name):
             value = f"{now[name]:g}" if name == "trial_timeout" else now[name]

@@ -29,7 +29,14 @@ from nas.local_workers import default_workers, limited_by_memory
 from nas.measure.runtime_check import check_runtime
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
-from nas.search.config_file import FILE_NAME, RECORDED_KEYS, config_text, recorded_run, run_table
+from nas.search.config_file import (
+    FILE_NAME,
+    RECORDED_KEYS,
+    config_text,
+    recorded_data,
+    recorded_run,
+    run_table,
+)
 from nas.search.live_report import LiveReport, LostModels, end_search
 from nas.search.preconditions import check_image_count, check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
@@ -110,7 +117,7 @@ def _search(command: SearchCommand, console: Console) -> None:
     if command.address is None:  # the nodes of a cluster measure, which may have what this machine lacks
         with (progress := StageProgress(console)).showing():
             check_runtime(command.config, progress, command.resume)
-    targets, teacher_facts = open_targets(command, console, show)
+    targets, teacher_facts = open_targets(command, console, show, recorded_info(command))
     command, precision_ms = with_precision(command, targets, show)
     config = command.config
     study_objectives = objectives(config.objectives, config.distill.score)
@@ -118,7 +125,7 @@ def _search(command: SearchCommand, console: Console) -> None:
     with ExitStack() as stores:
         existing = stores.enter_context(Store.open(command.run, sampler, command.storage)) if command.resume else None
         if existing is not None:
-            refuse_changes(existing.info, targets, study_objectives)
+            refuse_changes(existing.info, study_objectives)
             if changed := compatibility.of_code(existing.info, code_digest()):
                 announce(f"warning: {changed}", _LOG, console, logging.WARNING)
 
@@ -161,8 +168,29 @@ def show_memory_limit(config: SearchConfig, show: Announce) -> None:
         show(f"trials: {line}")
 
 
-def open_targets(command: SearchCommand, console: Console, show: Announce) -> tuple[Targets, dict[str, TeacherFacts]]:
-    """Return the teachers' outputs, computed where they are missing, and the facts about a new study's teachers."""
+def recorded_info(command: SearchCommand) -> StudyInfo | None:
+    """Return the description of the study to resume; None for a new one."""
+    if not command.resume:
+        return None
+    with Store.open(command.run, database=command.storage, read_only=True) as store:
+        return store.info
+
+
+def open_targets(
+    command: SearchCommand, console: Console, show: Announce, study: StudyInfo | None
+) -> tuple[Targets, dict[str, TeacherFacts]]:
+    """Return the teachers' outputs, computed where they are missing, and the facts about a new study's teachers.
+
+    Args:
+        command: The settings.
+        console: Shows the progress.
+        show: Receives lines for the user.
+        study: Description of the study to resume, whose teachers and images are checked before anything is computed;
+            None for a new one.
+
+    Raises:
+        CacheError: Teachers or images are not those of the study.
+    """
     from nas.cache import open_study_targets
     from nas.distill.evaluation.tasks import left_out_of_classification
     from nas.distill.evaluation.zero_shot import embed_class_names
@@ -183,8 +211,8 @@ def open_targets(command: SearchCommand, console: Console, show: Announce) -> tu
 
     with progress.showing():
         targets = open_study_targets(
-            config, cache_root(command.cache), weights=command.teacher_weights, progress=progress, announce=show,
-            check_counts=check_counts,
+            config, cache_root(command.cache), study=study, weights=command.teacher_weights, progress=progress,
+            announce=show, check_counts=check_counts,
         )  # fmt: skip
         check_image_count(config, len(targets.train) // config.views, len(targets.val))
         embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
@@ -227,12 +255,9 @@ def _teacher_facts(command: SearchCommand, targets: Targets, progress: StageProg
     return teacher_facts(targets, {spec.name: f"{spec.network}: {spec.preprocessing}" for spec in teachers}, progress)
 
 
-def refuse_changes(info: StudyInfo, targets: Targets, study_objectives: Sequence[Objective]) -> None:
-    """Raise StoreError where a study began with other teachers, images or objectives."""
-    teachers = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-    changed = compatibility.of_objectives(info, study_objectives)
-    changed += compatibility.of_targets(info, teachers, targets.data_fingerprint)
-    if changed:
+def refuse_changes(info: StudyInfo, study_objectives: Sequence[Objective]) -> None:
+    """Raise StoreError where a study began with other objectives."""
+    if changed := compatibility.of_objectives(info, study_objectives):
         raise StoreError(f"the study began with other settings than those of --resume: {'; '.join(changed)}")
 
 
@@ -288,10 +313,12 @@ def create_study(
 
 def write_config(command: SearchCommand) -> None:
     """Write the file that starts the search again; where it has one, an extension keeps what the search recorded."""
-    now = run_table(command)
+    now, settings = run_table(command), command.config.to_dict()
     if command.resume and (earlier := recorded_run(command.run)):
         now = earlier | {name: now[name] for name in RECORDED_KEYS if name in now}
-    atomic_write(command.run / FILE_NAME, config_text(command.config.to_dict(), now))
+    if command.resume and (data := recorded_data(command.run)) is not None:
+        settings["data"] = data
+    atomic_write(command.run / FILE_NAME, config_text(settings, now))
 
 
 def _extend(store: Store, architectures: int) -> None:

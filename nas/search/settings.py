@@ -252,6 +252,9 @@ def _hide_password(options: dict[str, Any]) -> None:
 def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     """Return the settings of the study to resume, with the budget that --extend raises.
 
+    With --data, this session finds the study's images there; that they are the same is checked when they are opened.
+    The study and RUN/config.toml keep the place that the search began with: other machines may use it.
+
     Raises:
         ConfigError: Options, the search space or versions differ from those of the study.
     """
@@ -262,7 +265,8 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
         info = store.info
     stored = SearchConfig.from_dict(info.config)
     _check_names(stored)
-    changed = stored.differences(_config(options, stored))
+    asked = _config(options, stored)
+    changed = stored.differences(asked)
     changed += compatibility.of_space(info, stored.search_space.choices())
     arm = Arm.parse(stored.runtime)
     changed += compatibility.of_versions(info, versions(arm), arm.traits.packages)
@@ -271,7 +275,7 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
         raise ConfigError(
             f"--resume keeps the study's own settings and versions; these differ: {'; '.join(changed)}{hint}"
         )
-    return replace(stored, budget=stored.budget + options.get("extend", 0))
+    return replace(stored, data=asked.data, budget=stored.budget + options.get("extend", 0))
 
 
 def check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
@@ -383,12 +387,16 @@ def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     distill |= {name: options[name] for name in RECIPE_FLAGS if name in options}
     changes["device"] = _resolved_device(changes.get("device", base.device))
     if ":" in changes.get("data", ""):
-        changes["data"] = _absolute(changes["data"])
+        changes["data"] = absolute_data(changes["data"])
     return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
 
 
-def _absolute(data: str) -> str:
-    """Return the URI by which a process in another folder finds the same images; one that `check_uri` refuses stays."""
+def absolute_data(data: str) -> str:
+    """Return the URI by which a process in another folder finds the same images; one that `check_uri` refuses stays.
+
+    Args:
+        data: The images, as `nas.data.open_images` takes them.
+    """
     from nas.data import DataError, absolute_uri, check_uri  # NumPy and PIL take a while to import
 
     try:

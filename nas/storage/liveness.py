@@ -7,13 +7,14 @@ means a dead driver only after `GRACE_S`, or at once if its process was on this 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -23,11 +24,12 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas.files import lock_file
 from nas.storage.errors import StoreError
 
 GRACE_S = 15.0  # a driver without its lock counts as dead after this time
 _CHECK_S = 2.0  # between two checks by a driver that it still holds its lock
-_FOLDER = "drivers"
+DRIVERS = "drivers"  # folder in the run folder
 _ACQUIRE = text("SELECT pg_advisory_lock_shared(:key)")  # shared: a process may open a study twice
 _TRY = text("SELECT pg_try_advisory_xact_lock(:key)")
 
@@ -63,7 +65,7 @@ class FileLocks:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._folder = run_dir / _FOLDER
+        self._folder = run_dir / DRIVERS
         self._folder.mkdir(exist_ok=True)
         self._lock = FileLock(self._folder / this_driver(), is_singleton=True, thread_local=False)
         self._lock.acquire()
@@ -82,14 +84,7 @@ class FileLocks:
 
         The file of a dead driver stays: it may be that of one that is about to lock it.
         """
-        path = self._folder / driver
-        if not path.exists():
-            return True
-        try:
-            with FileLock(path, timeout=0):
-                return True
-        except Timeout:
-            return False
+        return not is_locked(self._folder / driver)
 
     def release(self) -> None:
         """Release the lock and delete its file."""
@@ -118,9 +113,7 @@ class ServerLocks:
 
     def is_dead(self, driver: str) -> bool:
         """Return whether another driver has had no lock for `GRACE_S`, or has ended on this machine."""
-        with self._engine.begin() as connection:
-            free = bool(connection.execute(_TRY, {"key": _key(driver)}).scalar())
-        if not free:
+        if living_of_server(self._engine, [driver]):
             self._missing.pop(driver, None)
             return False
         since = self._missing.setdefault(driver, time.monotonic())
@@ -154,6 +147,34 @@ class ServerLocks:
         if connection is not None:
             with suppress(SQLAlchemyError):
                 connection.close()
+
+
+def living_of_file(run_dir: Path) -> list[str]:
+    """Return the drivers that work on the SQLite study of a run folder; nothing is written."""
+    return [path.name for path in sorted((run_dir / DRIVERS).glob("*")) if is_locked(path)]
+
+
+def living_of_server(engine: Engine, drivers: Collection[str]) -> list[str]:
+    """Return those of some drivers of a PostgreSQL study that hold their locks.
+
+    Args:
+        engine: The study's database.
+        drivers: Names of drivers.
+    """
+    with engine.begin() as connection:
+        return [each for each in drivers if not connection.execute(_TRY, {"key": _key(each)}).scalar()]
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file, which need not exist; nothing is written."""
+    try:
+        with path.open("rb") as file:
+            lock_file(file, fcntl.LOCK_SH | fcntl.LOCK_NB, path.parent)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from typing import Any
 
 from nas.study.records import Objective, StudyInfo
 
-_FINGERPRINT_CHARS = 12  # compared and shown
-
 
 def of_space(info: StudyInfo, choices: Mapping[str, Sequence[Any]]) -> list[str]:
     """Return the parameters of the search space whose choices differ."""
@@ -64,14 +62,6 @@ def of_objectives(info: StudyInfo, objectives: Sequence[Objective]) -> list[str]
     """Return the objectives that differ, apart from their labels and units."""
     before, now = ({o.name: [o.reference, o.log, o.minimize] for o in some} for some in (info.objectives, objectives))
     return _differences("objective ", before, now)
-
-
-def of_targets(info: StudyInfo, teachers: Mapping[str, str], data_fingerprint: str) -> list[str]:
-    """Return the teachers and the images whose fingerprints differ."""
-    before, now = ({n: f[:_FINGERPRINT_CHARS] for n, f in some.items()} for some in (info.teachers, teachers))
-    fingerprints = (info.data["fingerprint"], data_fingerprint)
-    images = [{f"images {info.data['name']}": f[:_FINGERPRINT_CHARS]} for f in fingerprints]
-    return _differences("teacher ", before, now) + _differences("", *images)
 
 
 def _differences(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -392,9 +392,12 @@ class SearchConfig:
     def differences(self, other: SearchConfig) -> list[str]:
         """Return the settings that differ between two configs, as "name: ours -> theirs".
 
-        Architectures from files are compared by their names, which end in their ids.
+        Architectures from files are compared by their names, which end in their ids. The images are compared by the
+        kind of their source: the same images may lie elsewhere, which their fingerprint tells.
         """
         hidden = {"distill": None, "specs": None}
+        if self.data.partition(":")[0] == other.data.partition(":")[0]:
+            hidden["data"] = None
         ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], **hidden} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
 

@@ -77,13 +77,14 @@ def _train(words: Sequence[str], session: _Session) -> int:
 
 def _after_interruption(session: _Session) -> str:
     """Say what an interrupted training has saved, and how it continues."""
+    from nas.search.config_file import unrecorded_words
     from nas.storage.location import holds_study
 
     if session.command is None or not holds_study(session.command.session.run):
         return "the training had not begun, and the cache keeps what is finished; type the same command again"
     settings = session.command.session
     cluster = [] if settings.address is None else ["--address", settings.address]
-    resume = command_line("train", ["--resume", str(settings.run), *cluster])
+    resume = command_line("train", ["--resume", str(settings.run), *cluster, *unrecorded_words(settings)])
     return f"{_what_is_saved(settings.run, session.saved)}\nresume with: {resume}"
 
 

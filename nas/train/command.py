@@ -31,6 +31,7 @@ from nas.search.session import (
     create_study,
     describe_study,
     open_targets,
+    recorded_info,
     refuse_changes,
     show_device,
     with_precision,
@@ -153,12 +154,12 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
     """Open the targets and create the study, or open the one to continue."""
     session, plan = command.session, command.plan
     space = OneArchitecture(plan.name, plan.architecture)
-    targets, facts = open_targets(session, console, show)
+    targets, facts = open_targets(session, console, show, recorded_info(session))
     study_objectives = objectives(session.config.objectives, session.config.distill.score)
     sampler = make_sampler(session.config, space, study_objectives)
     if session.resume:
         store = stack.enter_context(Store.open(session.run, sampler))
-        refuse_changes(store.info, targets, study_objectives)
+        refuse_changes(store.info, study_objectives)
     else:
         padded, fresh = padding_line(plan.architecture, session.config), _fresh_heads(plan, session, targets)
         for line in filter(None, (padded, fresh)):

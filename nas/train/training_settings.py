@@ -23,6 +23,7 @@ from nas.search.preconditions import check_device
 from nas.search.settings import (
     NODE_REMEDY,
     SearchCommand,
+    absolute_data,
     changed_config,
     check_address,
     default_folder,
@@ -46,7 +47,7 @@ EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 CALIBRATION_IMAGES = 2048  # that are cached at most for the statistics of live teachers, or a batch where that is more
-_RESUMED_WITH = ("resume", "workers", "address", "cache", "teacher_weights", "teacher_devices")
+_RESUMED_WITH = ("resume", "workers", "address", "data", "cache", "teacher_weights", "teacher_devices")
 
 
 @dataclass(frozen=True)
@@ -410,12 +411,17 @@ def _session(
 
 
 def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
-    """Return the settings of a training that has begun, in another number of processes perhaps."""
+    """Return the settings of a training that has begun, in another number of processes perhaps.
+
+    With --data, its images are found there; that they are the same is checked when they are opened.
+    """
     from nas.storage.store import Store
 
     run = Path(options["resume"])
     with Store.open(run, read_only=True) as store:
         config = SearchConfig.from_dict(store.info.config)
+    if "data" in options:
+        config = replace(config, data=absolute_data(options["data"]))
     try:
         plan = TrainingPlan.from_dict(parse_json((run / PLAN).read_bytes()))
     except (OSError, ValueError):

@@ -52,6 +52,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "select": ("RUN",),
     "train": ("eradio_femto", "--train-steps", "5", "--device", "cpu"),
     "export": ("RUN", "--format", "onnx"),
+    "copy": ("RUN", "--out", "copied"),
 }
 PILOT_BASE = ("--pilot", "--device", "cpu")
 SPACE_BASE = ("--space", "micro", "--device", "cpu", "--measure-seconds", "9")

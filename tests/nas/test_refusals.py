@@ -26,7 +26,7 @@ COMMAND_LINES = (
     *("doctor --gpu --device nonsense", "doctor --gpu --device cpu --archs timm:nonsense,eradio_pico"),
     *("retrain RUN", "retrain RUN --device nonsense", "remeasure RUN", "remeasure RUN --device nonsense"),
     *("remeasure RUN --runtime nonsense", "export RUN --format onnx", "export RUN --format timm --trials 3"),
-    *("select RUN", "report RUN", "replay nasbench201 --latency nonsense"),
+    *("select RUN", "report RUN", "copy RUN --out copied", "replay nasbench201 --latency nonsense"),
 )
 # Runs the command lines in one process, and prints each one's exit code and the slow imports so far.
 PROGRAM = """

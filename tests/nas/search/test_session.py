@@ -311,6 +311,7 @@ def test_narrow_heads_are_named_before_images_are_opened(tmp_path: Path) -> None
     command = command_of({**options, "distill_settings": {"head_width": 8}}, "")
     for resumed in (False, True):
         text = StringIO()
+        console = Console(file=text, width=300)
         with pytest.raises(DataError, match="none"):
-            session.open_targets(replace(command, resume=resumed), Console(file=text, width=300), lambda line: None)
+            session.open_targets(replace(command, resume=resumed), console, lambda line: None, None)
         assert ("warning: heads of 8 hidden units" in text.getvalue()) is not resumed

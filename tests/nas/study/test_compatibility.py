@@ -25,7 +25,6 @@ INFO = replace(study_info(search_config()), space={k: list(v) for k, v in SPACES
 def test_an_unchanged_study_has_no_differences() -> None:
     assert compatibility.of_space(INFO, SPACES["micro"].choices()) == []
     assert compatibility.of_objectives(INFO, OBJECTIVES) == []
-    assert compatibility.of_targets(INFO, {"lite0": "f"}, "f") == []
 
 
 def test_a_changed_parameter_is_named_with_its_choices() -> None:
@@ -92,11 +91,3 @@ def test_a_study_is_not_continued_in_another_version_of_its_runtime(
             command_of({"resume": str(tmp_path)}, "")
     else:
         assert command_of({"resume": str(tmp_path)}, "").config == config
-
-
-def test_teachers_and_images_are_compared_by_fingerprint() -> None:
-    assert compatibility.of_targets(INFO, {"xfeat": "a" * 64}, "b" * 64) == [
-        "teacher lite0: f -> none",
-        "teacher xfeat: none -> aaaaaaaaaaaa",
-        "images builtin: f -> bbbbbbbbbbbb",
-    ]
