@@ -48,7 +48,7 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     with complete_folder(out, partial(check_room, out, settings.run, settings.overwrite)) as folder:
         _write_json(folder / "spec.json", trial.spec)
         _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalized=kind != "hf"))
-        report: FormatReport = write_format(source, folder, settings.fused)
+        report: FormatReport = write_format(source, folder, settings.arm)
         card = model_card(data, kind, report, list(source.adaptors), (trained_px, image_px), out.name)
         (folder / "README.md").write_text(card)
         _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
