@@ -278,8 +278,9 @@ class Study:
             baselines: Retrain the baselines too.
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
             workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
-            device: "auto", "cpu" or "cuda"; None for the study's.
-            cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
+            device: "auto", "cpu" or "cuda"; None for "auto", a GPU if PyTorch sees one, else the CPU. Models are timed
+                on it too: timings on another device than the study's do not decide which model is recommended.
+            cache: Folder of images and teacher outputs; None for that of the search.
             shortlist: Retrain only the candidates that `best` may name after longer training, and the baselines.
 
         Returns:
