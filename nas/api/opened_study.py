@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from reports.summary import StudySummary
 
 ExportFormat = Literal["timm", "hf", "onnx", "torchscript"]
+Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class NothingFits(SelectionError):
@@ -285,9 +286,10 @@ class Study:
             baselines: Retrain the baselines too.
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
             workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
-            device: "auto", "cpu" or "cuda"; None for the study's.
+            device: "auto", "cpu" or "cuda"; None for "auto", a GPU if PyTorch sees one, else the CPU. Models are timed
+                on it too: timings on another device than the study's do not decide which model is recommended.
             data: Where the study's images lie, as "imagefolder:PHOTOS"; None for where the search found them.
-            cache: Folder of images and teacher outputs; None for ~/.cache/backbone-nas.
+            cache: Folder of images and teacher outputs; None for that of the search.
             shortlist: Retrain only the candidates that `best` may name after longer training, and the baselines.
 
         Returns:
@@ -488,6 +490,7 @@ class Model:
         *,
         heads: Sequence[str] = (),
         img_size: int | None = None,
+        precision: Precision = "fp32",
         overwrite: bool = False,
     ) -> Path:
         """Write the model with a model card as a folder that works without the study, and return the folder.
@@ -502,6 +505,7 @@ class Model:
             heads: Teachers whose adaptor heads are exported too, or ["all"].
             img_size: Side in px of the images that a graph ("onnx", "torchscript") is traced with; None: that of the
                 distillation.
+            precision: "fp32", "fp16" or "bf16": types of input, weights and outputs of an ONNX graph.
             overwrite: Replace any other folder too, and delete its content.
 
         Raises:
@@ -518,11 +522,13 @@ class Model:
             str(self.number),
             out=out,
             img_size=img_size,
+            precision=precision,
             heads=tuple(heads),
             overwrite=overwrite,
         )
         more = f", heads={list(heads)!r}" if heads else ""
         more += f", img_size={img_size}" if img_size is not None else ""
+        more += f", precision={precision!r}" if precision != "fp32" else ""
         call = f"load_study({self.study.run_dir.name!r}).model({self.number}).export({out.name!r}, {format!r}{more})"
         export_model(settings, f"nas.api.{call}")
         return out

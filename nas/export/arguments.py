@@ -13,6 +13,8 @@ from nas.cli import PROGRAM, OneLineParser
 from nas.export import ExportError
 from nas.extras import install_command
 from nas.flags import add_flag, add_run
+from nas.measure.arms import Arm
+from nas.measure.runtime_traits import PRECISIONS
 from nas.ranges import Pixels, check_fields
 from search_space.arch import SIZE_MULTIPLE_PX
 
@@ -28,6 +30,7 @@ _EXAMPLES = """examples:
   backbone-nas export runs/mine --format hf --heads all          transformers.AutoModel, same interface as RADIO models
   backbone-nas export runs/mine --trial 17 --format onnx --out winner
   backbone-nas export runs/mine --trial 3fa9 --format torchscript --heads lite0
+  backbone-nas export runs/mine --format onnx --precision fp16   for an engine of TensorRT in fp16
   backbone-nas export runs/mine --format torchscript --img-size 224 --out winner-224
 
 The folder contains weights or a graph, spec.json, preprocessor_config.json, export.json and README.md, a model card
@@ -60,6 +63,7 @@ class ExportSettings:
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
     img_size: Pixels | None = None  # side of the images that a graph is traced with; None: that of the distillation
+    precision: str = "fp32"  # of PRECISIONS: types of input, weights and outputs of an ONNX graph
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
     overwrite: bool = False  # replace a folder that is no export, or one of longer-trained weights
 
@@ -75,11 +79,19 @@ class ExportSettings:
                 f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
                 "timm.utils.reparameterize_model(model), or model.switch_to_deploy() for hf"
             )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"--precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        if self.precision != "fp32" and self.format != "onnx":
+            raise ValueError(
+                f"--precision: only for onnx; the format {self.format} is written in fp32, so convert the loaded model "
+                "instead, as with model.to(torch.bfloat16)"
+            )
 
     @property
-    def fused(self) -> bool:
-        """Return whether BatchNorm is folded."""
-        return self.format in GRAPHS if self.fuse is None else self.fuse
+    def arm(self) -> Arm:
+        """Return precision and form of the exported model."""
+        fused = self.format in GRAPHS if self.fuse is None else self.fuse
+        return Arm(precision=self.precision, form="fused" if fused else "unfused")
 
 
 def parse(words: Sequence[str]) -> ExportSettings:
@@ -105,6 +117,8 @@ def parser() -> OneLineParser:
     add("--fuse", action=argparse.BooleanOptionalAction, help=fuse)
     graphs = "; a graph is traced with it, and a TorchScript graph often takes no other (only onnx and torchscript)"
     add_flag(add, "--img-size", "that of the distillation", more=graphs)
+    precision = "types of an ONNX graph's input, weights and outputs: fp32, fp16 or bf16 (default: fp32)"
+    add("--precision", choices=PRECISIONS, default="fp32", help=precision)
     heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
     add("--heads", metavar="NAMES", help=heads)
     overwrite = (

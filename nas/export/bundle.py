@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ from nas.numbers import fixed
 from nas.study.redaction import card_command
 
 if TYPE_CHECKING:
-    from nas.export.source import FormatReport
+    from nas.export.source import FormatReport, OutputShapes
 
 ABOUT = "export.json"  # in every export, with its format and files
 FORMAT = "backbone-nas-export/1"
@@ -38,7 +39,7 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     Raises:
         ExportError: weights or heads are damaged or missing, or the folder would not compute the model.
     """
-    from nas.export.source import open_source, preprocessing  # torch takes seconds to import
+    from nas.export.source import open_source, output_shapes, preprocessing  # torch takes seconds to import
 
     trial, weights, kind = data.trial, data.weights, settings.format
     trained_px = int(data.study.info.config["distill"]["img_size"])
@@ -48,15 +49,18 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
     with complete_folder(out, partial(check_room, out, settings.run, settings.overwrite)) as folder:
         _write_json(folder / "spec.json", trial.spec)
         _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalized=kind != "hf"))
-        report: FormatReport = write_format(source, folder, settings.fused)
-        card = model_card(data, kind, report, list(source.adaptors), (trained_px, image_px), out.name)
+        report: FormatReport = write_format(source, folder, settings.arm)
+        shapes = output_shapes(source)
+        card = model_card(data, kind, report, shapes, list(source.adaptors), trained_px, out.name)
         (folder / "README.md").write_text(card)
-        _write_json(folder / ABOUT, _about(data, report, kind, [*files(folder), ABOUT]))
+        _write_json(folder / ABOUT, _about(data, report, kind, shapes, trained_px, [*files(folder), ABOUT]))
     scored = f"{weights.origin}, score {fixed(weights.result.score, 4)}"
     return [f"{out}: trial {trial.number}, {trial.arch_id}; weights: {scored}", *report.lines]
 
 
-def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]) -> dict[str, Any]:
+def _about(
+    data: CardData, report: FormatReport, kind: str, shapes: OutputShapes, trained_px: int, names: Sequence[str]
+) -> dict[str, Any]:
     """Return the card's content for programs."""
     weights, measured = data.weights, data.trial.measurement
     return {
@@ -69,6 +73,8 @@ def _about(data: CardData, report: FormatReport, kind: str, names: Sequence[str]
         "teachers": data.study.info.teachers,
         "weights": {"origin": weights.origin, "seed": weights.seed, "result": weights.result.to_dict()},
         "measurement": None if measured is None else measured.to_dict(),
+        "trained_px": trained_px,
+        "outputs": asdict(shapes),
         "params": data.trial.params,
         "macs": data.trial.macs,
         "checks": dict(report.about),

@@ -26,7 +26,7 @@ from search_space import network_spec
 from search_space.outline import outline
 
 if TYPE_CHECKING:
-    from nas.export.source import FormatReport
+    from nas.export.source import FormatReport, OutputShapes
 
 LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx", "torchscript": "pytorch"}
 BUILTIN_DATA = (
@@ -64,7 +64,13 @@ class CardData:
 
 
 def model_card(
-    data: CardData, kind: str, report: FormatReport, heads: Sequence[str], sizes_px: tuple[int, int], folder: str
+    data: CardData,
+    kind: str,
+    report: FormatReport,
+    shapes: OutputShapes,
+    heads: Sequence[str],
+    trained_px: int,
+    folder: str,
 ) -> str:
     """Return README.md of an export.
 
@@ -72,11 +78,12 @@ def model_card(
         data: content of the card.
         kind: the export's format.
         report: report of the format.
+        shapes: shapes of the model's outputs at the size of images that the folder is for.
         heads: teachers whose heads are in the folder.
-        sizes_px: side of the images in distillation, and of those that the folder is for.
+        trained_px: side of the images in distillation.
         folder: name of the folder.
     """
-    trial, usage = data.trial, report.usage.replace("PX", str(sizes_px[1])).replace("FOLDER", _quoted(folder))
+    trial, usage = data.trial, report.usage.replace("PX", str(shapes.image_px)).replace("FOLDER", _quoted(folder))
     parts = [
         f"---\nlibrary_name: {LIBRARIES[kind]}\npipeline_tag: image-feature-extraction\ntags: [backbone-nas]\n"
         "license: other\nlicense_name: see-the-section-license\nlicense_link: README.md\n---",
@@ -86,7 +93,8 @@ def model_card(
         f"the study's report shows it under {code(f'report.html#{trial.arch_id}')}.{_place(data)}",
         "## Use",
         f"```python\n{usage}\n```",
-        _input(sizes_px, kind),
+        _input(trained_px, shapes.image_px, kind),
+        f"Outputs: {shapes.line}.",
         "\n".join(f"- {code(line)}" for line in report.lines),
         "## Score",
         _score(data),
@@ -121,8 +129,7 @@ def _names(teachers: Sequence[str] | dict[str, str]) -> str:
     return ", ".join(code(name) for name in teachers)
 
 
-def _input(sizes_px: tuple[int, int], kind: str) -> str:
-    trained_px, image_px = sizes_px
+def _input(trained_px: int, image_px: int, kind: str) -> str:
     scaled = "Values are normalized: (x - 0.5) / 0.25 for x in [0, 1]"
     if kind == "hf":
         scaled = "The model takes values in [0, 1] and normalizes them itself"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence
@@ -10,7 +11,7 @@ from nas.analysis.recommendation import find_trial, place_words
 from nas.analysis.run_files import latencies_s, trained_weights
 from nas.cli import command_line
 from nas.export import ExportError
-from nas.export.arguments import ALL_HEADS, FOLDER, ExportSettings, check_installed
+from nas.export.arguments import ALL_HEADS, FOLDER, LIBRARIES, ExportSettings, check_installed
 from nas.export.bundle import check_not_shorter, check_room, check_writable, write_bundle
 from nas.export.card import CardData
 from nas.run_folder import samples_folder
@@ -69,10 +70,17 @@ def export_model(settings: ExportSettings, command: str) -> list[str]:
         weights=weights,
         latencies_s=latencies_s(samples_folder(settings.run, evidence.remeasured.get(trial.number)), trial.arch_id),
         command=command,
-        versions=versions(),
+        versions=versions() | _library_versions(settings.format),
     )
     place = place_words(evidence, trial.number)
     return [*write_bundle(data, settings, out), *([place] if place else [])]
+
+
+def _library_versions(kind: str) -> dict[str, str]:
+    """Return the versions of the libraries that a format is written and checked with, by distribution."""
+    providers = metadata.packages_distributions()  # of onnxruntime, onnxruntime-gpu may be
+    names = [name for library in LIBRARIES.get(kind, ()) for name in dict.fromkeys(providers.get(library, ()))]
+    return {name: metadata.version(name) for name in names}
 
 
 def _free_folder(settings: ExportSettings, trial: TrialRecord) -> Path:

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backbones import Network, TimmBackbone, fuse
+from backbones import Network, TimmBackbone
 from nas.cli import lock_dir
 from nas.distill.adaptor import module_name
 from nas.export import ExportFailed
 from nas.export.source import ExportSource
+from nas.measure.arms import Arm, torch_dtype
 from nas.measure.conditions import watching
 from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
 from nas.measure.interleave import compare
+from nas.measure.output_check import check, expected_outputs
 from nas.measure.pair import watch_for
+from nas.measure.prepare import apply_arm
 from nas.measure.timers import timer_for
 from nas.measure.verdicts import contended
 from nas.study.timing_doubts import CONTENDED, DOUBTS
@@ -35,11 +38,11 @@ Case = tuple[int, int, int]  # batch, height, width
 
 
 class DeployedModel(nn.Module):
-    """Maps normalized images, (B, 3, H, W), to the tensors that `outputs` names."""
+    """Maps normalized images, (B, 3, H, W), to the tensors that `outputs` names; in fp32, as the model is trained."""
 
-    def __init__(self, source: ExportSource, fused: bool) -> None:
+    def __init__(self, source: ExportSource) -> None:
         super().__init__()
-        self.backbone = fuse(source.model) if fused else source.model
+        self.backbone = source.model
         self.heads = nn.ModuleDict({module_name(name): adaptor for name, adaptor in source.adaptors.items()})
         self.eval()
 
@@ -51,6 +54,11 @@ class DeployedModel(nn.Module):
             teacher_summary, teacher_spatial = adaptor(summary, spatial, images)
             tensors += [teacher_spatial] if teacher_summary is None else [teacher_summary, teacher_spatial]
         return tuple(tensors)
+
+
+def deployed(source: ExportSource, arm: Arm) -> nn.Module:
+    """Return the `DeployedModel` in the arm's precision, layout and form, converted as for measurements, on the CPU."""
+    return apply_arm(DeployedModel(source), arm, torch.device("cpu"))
 
 
 def outputs(source: ExportSource) -> list[str]:
@@ -88,7 +96,7 @@ def largest_error(run: Run, model: nn.Module, tried: Iterable[Case]) -> float:
     """
     worst = 0.0
     for batch, height, width in tried:
-        images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
+        images = _images(batch, height, width)
         with torch.inference_mode():
             expected, actual = model(images), run(images)
             for e, a in zip(expected, actual, strict=True):
@@ -106,6 +114,32 @@ def check_graph(name: str, run: Run, model: nn.Module, tried: Sequence[Case]) ->
             f"{name} differs from PyTorch by {error:.2g} of the largest output; {TOLERANCE:g} is allowed"
         )
     return error
+
+
+def check_rounding(name: str, run: Run, source: ExportSource, precision: str, tried: Iterable[Case]) -> float:
+    """Return the largest relative error of a graph of half precision against the model in fp32.
+
+    Errors and their tolerance are those of a measurement's output check.
+
+    Raises:
+        ExportFailed: An error is larger than rounding explains, or a value is not finite.
+    """
+    model, worst = DeployedModel(source), 0.0
+    for batch, height, width in tried:
+        images = _images(batch, height, width)
+        expected = expected_outputs(model, images, precision)
+        found = check(run, images.to(torch_dtype(precision)), expected)
+        if not found.correct:
+            raise ExportFailed(
+                f"{name} differs from fp32 PyTorch by {found.error:.2g} of the outputs' norm; {expected.tolerance:.2g} "
+                "is allowed; choose another --precision"
+            )
+        worst = max(worst, found.error)
+    return worst
+
+
+def _images(batch: int, height: int, width: int) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
 
 
 @dataclass(frozen=True)
@@ -147,8 +181,7 @@ class GraphTimes:
 def time_graph(run: Run, source: ExportSource, images: Tensor) -> GraphTimes:
     """Time the graph against the fused model in PyTorch: one image, this machine's CPU, random A B B A order."""
     device = torch.device("cpu")
-    reference = DeployedModel(source, fused=True)
-    reference.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    reference = deployed(source, Arm())
     with (
         measuring(lock_dir() / device_key("cpu")),
         torch.inference_mode(),

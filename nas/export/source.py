@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backbones import Network, WeightsError, load
+import torch
+
+from backbones import Network, TimmBackbone, WeightsError, load
 from backbones.weights import checksum_of
 from nas.analysis.run_files import TrainedWeights
 from nas.distill.adaptor import Adaptor
@@ -33,6 +35,28 @@ class ExportSource:
 
 
 @dataclass(frozen=True)
+class OutputShapes:
+    """What a model returns for images of one size; the names of its fields are those in export.json."""
+
+    image_px: int
+    summary_width: int  # C of the summary (B, C)
+    summary: str  # where it comes from, in words
+    map_width: int  # D of the map (B, D, h, w), or of tokens (B, h * w, D)
+    map_stride: int  # in px
+    map_sides: tuple[int, int]  # h and w at `image_px`
+    tokens: int  # h * w
+
+    @property
+    def line(self) -> str:
+        """Return the shapes on a line for people."""
+        rows, columns = self.map_sides
+        return (
+            f"summary (B, C): C = {self.summary_width}, {self.summary}; map (B, D, h, w): D = {self.map_width}, stride "
+            f"{self.map_stride} px, {rows} x {columns} = {self.tokens} tokens at {self.image_px} x {self.image_px} px"
+        )
+
+
+@dataclass(frozen=True)
 class FormatReport:
     """A format's report of the files that it wrote."""
 
@@ -54,6 +78,23 @@ def open_source(trial: TrialRecord, weights: TrainedWeights, heads: Sequence[str
     except WeightsError as error:  # or HeadsError
         raise ExportError(str(error)) from None
     return ExportSource(trial, weights, model.eval().requires_grad_(False), adaptors, image_px)
+
+
+def output_shapes(source: ExportSource) -> OutputShapes:
+    """Return the shapes of the model's outputs at the size that the folder is for."""
+    model, px = source.model, source.image_px
+    with torch.inference_mode():
+        summary, spatial = model.encode(torch.zeros(1, 3, px, px))
+    rows, columns = spatial.shape[-2:]
+    if isinstance(model, TimmBackbone):
+        kind = "timm's pooled features"
+    elif model.spec.summary == "token":
+        kind = "the summary token of the last stage"
+    else:
+        kind = "the mean of the last stage's map"
+    return OutputShapes(
+        px, summary.shape[1], kind, spatial.shape[1], model.spatial_stride, (rows, columns), rows * columns
+    )
 
 
 IMAGES_USAGE = """

@@ -31,6 +31,7 @@ from nas.distill.folded_heads import describe
 from nas.export import ExportError, ExportFailed
 from nas.export.graph import TOLERANCE
 from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport
+from nas.measure.arms import Arm
 from nas.scratch import scratch_folder
 
 MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # in this project, in the folder
@@ -72,7 +73,7 @@ save_file({"summary": summary.contiguous(), "features": features.contiguous()}, 
 """
 
 
-def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+def write(source: ExportSource, folder: Path, arm: Arm) -> FormatReport:
     """Write weights, config and code, and open them in a process that cannot import this project."""
     if not isinstance(source.model, Backbone):
         raise ExportError(f"--format hf: {source.model.name} is a network of timm; choose timm, onnx or torchscript")

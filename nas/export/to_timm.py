@@ -17,6 +17,7 @@ from nas.cli import one_line
 from nas.distill.folded_heads import save_heads
 from nas.export import ExportError, ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
+from nas.measure.arms import Arm
 
 USAGE = """import backbones  # of backbone-nas, installed from its repository; registers the architecture in timm
 import timm
@@ -61,7 +62,7 @@ PREPROCESSING = {
 }
 
 
-def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+def write(source: ExportSource, folder: Path, arm: Arm) -> FormatReport:
     """Write weights, heads and timm's config.json, and open them again."""
     model = source.model
     if isinstance(model, Backbone):

@@ -10,13 +10,14 @@ import torch
 
 from nas.export.graph import (
     BATCHES,
-    DeployedModel,
     cases,
     check_graph,
+    deployed,
     outputs,
     time_graph,
 )
 from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
+from nas.measure.arms import Arm
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FILE = "model.pt"
@@ -29,9 +30,9 @@ with torch.inference_mode():
     summary, spatial, *heads = model(torch.from_numpy(images))  # (B, C), (B, D, h, w), those of teachers' heads"""
 
 
-def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
+def write(source: ExportSource, folder: Path, arm: Arm) -> FormatReport:
     """Trace, write and check the file; ExportFailed where it does not compute the model."""
-    model, px, path = DeployedModel(source, fused), source.image_px, folder / FILE
+    model, px, path = deployed(source, arm), source.image_px, folder / FILE
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # about each decision by size, some of which change nothing
         traced: Any = torch.jit.trace(model, torch.randn(2, 3, px, px), check_trace=False)  # type: ignore[no-untyped-call]
@@ -51,6 +52,11 @@ def write(source: ExportSource, folder: Path, fused: bool) -> FormatReport:
         f"TorchScript's outputs differ from PyTorch's by at most {error:.1e} of the largest one (batches of {batches})",
         times.line("TorchScript"),
     )
-    about: dict[str, Any] = {"size_step_px": step, "error": error, "outputs": outputs(source), "fused": fused}
+    about: dict[str, Any] = {
+        "size_step_px": step,
+        "error": error,
+        "outputs": outputs(source),
+        "fused": arm.form == "fused",
+    }
     about |= {"any_device": any_device, "times": times.to_dict()}
     return FormatReport(USAGE, lines, about)

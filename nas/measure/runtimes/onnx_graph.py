@@ -1,9 +1,9 @@
-"""Export a network as an ONNX file, for the runtimes that read one."""
+"""Export a network as an ONNX file, for the runtimes that read one, and for `backbone-nas export`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nas.measure.runtimes.contract import arm_errors, encoder, import_optional
 from nas.scratch import scratch_folder
 
 INPUT = "images"
+OPSETS = {torch.bfloat16: 22}  # the first one whose convolutions take bfloat16; else the exporter's default
 
 
 class Exportable(nn.Module):
@@ -96,15 +97,41 @@ def exported(runtime: str, model: nn.Module, images: Tensor) -> Iterator[Path]:
         path = folder / "network.onnx"
         with arm_errors(runtime, Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own code
-            _write(model, images, path)
+            write_graph(model, images, path)
         yield path
 
 
-def _write(model: nn.Module, images: Tensor, path: Path) -> None:
+def write_graph(
+    model: nn.Module,
+    images: Tensor,
+    path: Path,
+    *,
+    dynamic_shapes: Any = None,
+    output_names: Sequence[str] | None = None,
+    external_data: bool = True,
+) -> None:
+    """Trace `model` and write it to an ONNX file in the types of its weights and `images`; its input is INPUT.
+
+    Types are part of the graph, so that what the model computes in fp32 stays so in a graph of half precision.
+
+    Args:
+        model: The model in eval mode, in its precision and form.
+        images: Example inputs, (B, 3, H, W), in the model's type. Channels-last ones are passed as (B, H, W, 3).
+        path: File to write.
+        dynamic_shapes: Free dimensions, as `torch.export` takes them; None: exactly the shape of `images`.
+        output_names: Names of the output tensors; None: the exporter's.
+        external_data: Whether weights may be in a file of their own.
+    """
     channels_last = is_channels_last(images)
     module = Exportable(model, channels_last).eval()
     # The graph must not depend on the caller's mode. Tracing happens here, because the exporter would fall back to ways
     # of tracing that miss ExactNearest.
     with torch.inference_mode(False), torch.no_grad():
-        traced = torch.export.export(module, (in_memory_layout(images, channels_last),), strict=False)
-        torch.onnx.export(traced, (), path, input_names=[INPUT], dynamo=True, verbose=False)
+        traced = torch.export.export(
+            module, (in_memory_layout(images, channels_last),), dynamic_shapes=dynamic_shapes, strict=False
+        )
+        names = None if output_names is None else list(output_names)
+        torch.onnx.export(
+            traced, (), path, input_names=[INPUT], output_names=names, dynamo=True, verbose=False,
+            external_data=external_data, opset_version=OPSETS.get(images.dtype),
+        )  # fmt: skip

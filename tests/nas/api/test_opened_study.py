@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -148,6 +149,17 @@ def test_a_model_is_loaded_with_its_trained_weights(study: Study) -> None:
     with torch.no_grad():
         for ours, theirs in zip(loaded.encode(images), network.encode(images), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_an_export_takes_the_precision_of_a_graph(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("nas.export.command.export_model", lambda *args: asked.extend(args))
+    study.model(1).export(tmp_path / "tower", "onnx", precision="bf16")
+    settings, call = asked
+    assert (settings.format, settings.precision) == ("onnx", "bf16")
+    assert call.endswith(".export('tower', 'onnx', precision='bf16')")
 
 
 def test_an_exported_model_is_opened_by_timm(study: Study, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.run_files import trained_weights
 from nas.export.card import BEST_OF_SEEDS, CardData, model_card
-from nas.export.source import FormatReport
+from nas.export.source import FormatReport, OutputShapes
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
 
 SCORES = {1: 0.70, 2: 0.73, 3: 0.71}  # of trial 3, by seed
@@ -31,7 +31,8 @@ def card(folder: Path, seeds: int, **recipe: object) -> str:
     assert weights is not None
     evidence = gather_evidence(study, again, [remeasured_for_retraining({2: 2.0, 3: 1.0})])
     data = CardData(evidence, trial, weights, (), "test", {})
-    return model_card(data, "timm", FormatReport(""), [], (64, 64), "folder")
+    shapes = OutputShapes(64, 96, "the mean of the last stage's map", 48, 16, (4, 4), 16)
+    return model_card(data, "timm", FormatReport(""), shapes, [], 64, "folder")
 
 
 def test_weights_that_are_the_best_of_several_seeds_have_no_interval(tmp_path: Path) -> None:

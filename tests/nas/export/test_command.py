@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -16,16 +17,23 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from backbones import WeightsError
+from backbones import WeightsError, build_network
 from nas.cli import FAILED
 from nas.distill.folded_heads import load_heads, save_heads
 from nas.export import card
 from nas.export.__main__ import main
+from nas.export.arguments import LIBRARIES
+from nas.export.command import _library_versions
+from nas.export.source import ExportSource, output_shapes
 from nas.study.records import StudyRecord
 from nas.study.timing_doubts import TOO_FEW
 from nas.teachers import TEACHERS
+from search_space import ArchSpec, NetworkSpec, TimmSpec
+from tests.backbones.builders import STAGES
 from tests.nas.analysis.builders import new_store
 from tests.nas.export.builders import SPEC, TIMM, Made, refusal
+
+TOKEN = ArchSpec((STAGES["vit rotary"],), stem="patch16", summary="token")
 
 
 def copy_of(made: Made, folder: Path, study: StudyRecord | None = None) -> Path:
@@ -72,6 +80,48 @@ def test_the_card_has_the_measurements(made: Made, tmp_path: Path) -> None:
     assert about["weights"]["result"] == rung.to_dict()
     assert sorted(about["files"]) == sorted(p.name for p in out.iterdir())
     assert str(tmp_path) not in text + (out / "export.json").read_text()
+
+
+def test_an_export_says_what_a_language_model_must_know_of_its_tower(made: Made, tmp_path: Path) -> None:
+    assert main([str(made.run), *TIMM, "--out", str(tmp_path / "net")]) == 0
+    about = json.loads((tmp_path / "net" / "export.json").read_text())
+    assert about["trained_px"] == 64
+    assert about["outputs"] == {
+        **{"image_px": 64, "summary_width": 96, "summary": "the mean of the last stage's map"},
+        **{"map_width": 48, "map_stride": 16, "map_sides": [4, 4], "tokens": 16},
+    }
+    card = (tmp_path / "net" / "README.md").read_text()
+    assert (
+        "Outputs: summary (B, C): C = 96, the mean of the last stage's map; map (B, D, h, w): D = 48, stride 16 px, "
+        "4 x 4 = 16 tokens at 64 x 64 px.\n"
+    ) in card
+
+
+@pytest.mark.parametrize(
+    ("spec", "stride", "sides", "kind"),
+    [
+        (ArchSpec((STAGES["vit rotary"],), stem="patch16"), 16, (6, 6), "the mean of the last stage's map"),
+        (TOKEN, 16, (6, 6), "the summary token of the last stage"),
+        (TimmSpec("resnet18"), 32, (3, 3), "timm's pooled features"),
+    ],
+)
+def test_the_summary_is_named(spec: NetworkSpec, stride: int, sides: tuple[int, int], kind: str) -> None:
+    model = build_network(spec).eval()
+    found = output_shapes(ExportSource(None, None, model, {}, 96))  # type: ignore[arg-type]
+    assert (found.map_stride, found.map_sides, found.tokens, found.summary) == (
+        stride,
+        sides,
+        sides[0] * sides[1],
+        kind,
+    )
+    assert (found.summary_width, found.map_width) == (model.summary_dim, model.spatial_dim)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "hf", "timm"])
+def test_versions_are_also_those_of_the_formats_libraries(kind: str) -> None:
+    found = _library_versions(kind)
+    assert set(found) == set(LIBRARIES.get(kind, ()))
+    assert all(version == importlib.metadata.version(name) for name, version in found.items())
 
 
 @pytest.mark.parametrize(
@@ -215,6 +265,8 @@ def test_missing_heads_are_refused(made: Made, tmp_path: Path, capsys: pytest.Ca
         ([], "the following arguments are required: --format"),
         ([*TIMM, "--fuse"], "--fuse: the format timm has trainable weights"),
         ([*TIMM, "--img-size", "96"], "--img-size: only for onnx and torchscript"),
+        ([*TIMM, "--precision", "fp16"], "--precision: only for onnx; the format timm is written in fp32"),
+        (["--format", "onnx", "--precision", "int8"], "invalid choice: 'int8'"),
         (["--format", "onnx", "--img-size", "100"], "--img-size: 100: must be a multiple of 32"),
     ],
 )

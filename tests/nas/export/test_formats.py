@@ -28,7 +28,7 @@ from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
 from nas.export.source import ExportSource
 from nas.export.to_hf import copied_modules
-from nas.measure.arms import ArmError
+from nas.measure.arms import Arm, ArmError
 from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
 from search_space import ArchSpec, StageSpec
@@ -98,7 +98,7 @@ def test_the_example_for_timm_names_the_strides_of_the_model(
 ) -> None:
     trial = made.study.trials[1]
     weights = TrainedWeights(made.run, trial.rungs[-1], 0, "the search")
-    report = to_timm.write(ExportSource(trial, weights, build(spec).eval(), {}, 64), tmp_path, False)
+    report = to_timm.write(ExportSource(trial, weights, build(spec).eval(), {}, 64), tmp_path, Arm(form="unfused"))
     assert f"(strides: {strides})" in report.usage
     assert f"the last stage's map: stride {last}," in report.usage
 
@@ -107,7 +107,7 @@ def test_the_example_for_timm_trains_every_parameter_of_its_classifier(made: Mad
     """DistributedDataParallel refuses trainable parameters without a gradient, as those of a neck would be."""
     trial = made.study.trials[1]
     weights = TrainedWeights(made.run, trial.rungs[-1], 0, "the search")
-    report = to_timm.write(ExportSource(trial, weights, build(SPEC).eval(), {}, 64), tmp_path, False)
+    report = to_timm.write(ExportSource(trial, weights, build(SPEC).eval(), {}, 64), tmp_path, Arm(form="unfused"))
     (line,) = (line for line in report.usage.splitlines() if line.startswith("classifier = "))
     names: dict[str, Any] = {"timm": timm}
     exec(line.replace("FOLDER", str(tmp_path)), names)
@@ -406,7 +406,7 @@ def test_a_trace_takes_any_size_only_where_no_block_decides_by_it(
     monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
     torch.manual_seed(0)
     model = build(ArchSpec(((OF_ONE_SIZE | OF_ANY_SIZE)[stage],), stem="patch16")).eval().requires_grad_(False)
-    report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, Arm())  # type: ignore[arg-type]
     if stage in OF_ONE_SIZE:
         assert report.lines[0].startswith("batch: any; size: 64 x 64 px only")
         assert report.about["size_step_px"] is None
@@ -431,7 +431,7 @@ def test_a_trace_of_our_blocks_follows_device_and_type(
     monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
     torch.manual_seed(0)
     model = build(ArchSpec((STAGES[stage],), stem="patch16")).eval().requires_grad_(False)
-    report = to_torchscript.write(ExportSource(None, None, model, {}, 96), tmp_path, True)  # type: ignore[arg-type]
+    report = to_torchscript.write(ExportSource(None, None, model, {}, 96), tmp_path, Arm())  # type: ignore[arg-type]
     assert report.about["any_device"]
     if stage == "linear_attention":  # its sums are in fp32 whatever the type of the map, which a trace does not keep
         return
@@ -447,7 +447,7 @@ def test_a_graph_that_has_a_device_in_it_says_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(to_torchscript, "time_graph", lambda *_: UNTIMED)
     model = build(ArchSpec((OF_ANY_SIZE["convolutions"],), stem="patch16")).eval().requires_grad_(False)
     model.norm.register_forward_hook(lambda module, inputs, y: y + torch.zeros(1, device=y.device))
-    report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, False)  # type: ignore[arg-type]
+    report = to_torchscript.write(ExportSource(None, None, model, {}, 64), tmp_path, Arm(form="unfused"))  # type: ignore[arg-type]
     assert not report.about["any_device"]
     assert any("on a CPU only" in line for line in report.lines)
 
@@ -456,7 +456,7 @@ def test_onnx_of_large_weights_has_them_in_a_file_of_their_own(tmp_path: Path, m
     monkeypatch.setattr(to_onnx, "time_graph", lambda *_: UNTIMED)
     monkeypatch.setattr(to_onnx, "ONE_FILE", 0)
     model = build(ArchSpec((OF_ANY_SIZE["convolutions"],), stem="patch16")).eval().requires_grad_(False)
-    report = to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    report = to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, Arm())  # type: ignore[arg-type]
     assert report.lines[0] == "batch: any; size: any size in multiples of 32 px"
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
     assert (tmp_path / "model.onnx.data").stat().st_size > 4 * 3 * 16 * 16**2  # the stem's
@@ -467,7 +467,7 @@ def test_onnx_resizes_a_map_to_windows_and_back(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(to_onnx, "time_graph", lambda *_: UNTIMED)
     torch.manual_seed(0)
     model = build(ArchSpec((OF_ONE_SIZE["resized"],), stem="patch16")).eval().requires_grad_(False)
-    to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, True)  # type: ignore[arg-type]
+    to_onnx.write(ExportSource(None, None, model, {}, 64), tmp_path, Arm())  # type: ignore[arg-type]
     x = torch.randn(3, 3, 64, 64)  # 4 tokens a side become a window of 7
     with torch.inference_mode():
         torch.testing.assert_close(to_onnx.session(tmp_path / to_onnx.FILE)(x)[1], model.encode(x).spatial)

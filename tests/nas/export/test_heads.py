@@ -23,6 +23,7 @@ from nas.export import to_onnx, to_torchscript
 from nas.export.graph import DeployedModel, GraphTimes, outputs
 from nas.export.radio import BackboneNasConfig, BackboneNasModel
 from nas.export.source import ExportSource, open_source
+from nas.measure.arms import Arm
 from nas.study.config import DistillConfig
 from nas.study.timing_doubts import TOO_FEW
 from search_space import ArchSpec, StageSpec, TimmSpec
@@ -66,7 +67,7 @@ def test_exported_heads_explain_as_much_as_in_training(neck: str, stride: int, t
     save_heads(given.adaptors, tmp_path / "exported.safetensors", "a model")
     again = replace(given, adaptors=load_heads(tmp_path / "exported.safetensors"))
     for one in (given, again):
-        found = explained_variance(AsStudent(DeployedModel(one, fused=False)), targets(tmp_path).val, "cpu")
+        found = explained_variance(AsStudent(DeployedModel(one)), targets(tmp_path).val, "cpu")
         assert found["colour"] == pytest.approx(wanted["colour"], abs=1e-4)
     images = torch.randn(1, 3, 64, 96)
     _, mapped = again.adaptors["colour"](*again.model.encode(images), images)
@@ -81,7 +82,7 @@ OFFSETS = ArchSpec((NARROW, NARROW), stem="patch16", downsampling="attention")
 def test_heads_of_a_map_at_stride_64_cover_the_image_and_no_more(tmp_path: Path) -> None:
     given, wanted = trained(tmp_path, "none", COARSE)
     assert given.model.spatial_stride == 64
-    deployed = DeployedModel(given, fused=False)
+    deployed = DeployedModel(given)
     assert explained_variance(AsStudent(deployed), targets(tmp_path).val, "cpu")["colour"] == pytest.approx(
         wanted["colour"], abs=1e-4
     )
@@ -101,8 +102,8 @@ def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
     like, neck = (models[neck], "none") if neck in models else (replace(SPEC, stages=stages), neck)
     given, _ = trained(tmp_path, neck, like)
     assert outputs(given)[-1] == "colour.spatial"
-    traced = to_torchscript.write(given, tmp_path, fused=True)
-    graph = to_onnx.write(given, tmp_path, fused=True)
+    traced = to_torchscript.write(given, tmp_path, Arm())
+    graph = to_onnx.write(given, tmp_path, Arm())
     images = torch.randn(2, 3, 64, 96)
     found = [
         torch.jit.load(tmp_path / "model.pt")(images)[-1],
@@ -110,7 +111,7 @@ def test_graphs_keep_the_grid_at_any_size(neck: str, tmp_path: Path) -> None:
             onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})[-1]
         ),
     ]
-    wanted = DeployedModel(given, fused=False)(images)[-1]
+    wanted = DeployedModel(given)(images)[-1]
     assert wanted.shape == (2, 8, 4, 6)
     for one in found:
         torch.testing.assert_close(one, wanted, atol=1e-3, rtol=1e-3)
@@ -163,15 +164,15 @@ def test_graphs_bring_any_map_to_the_grid_of_the_training(
     save_heads(source.adaptors, tmp_path / "heads.safetensors", "a model")
     source = replace(source, adaptors=load_heads(tmp_path / "heads.safetensors"))
     assert source.adaptors["colour"].stride == stride
-    assert to_onnx.write(source, tmp_path, fused=True).about["size_step_px"] is None
-    to_torchscript.write(source, tmp_path, fused=True)
+    assert to_onnx.write(source, tmp_path, Arm()).about["size_step_px"] is None
+    to_torchscript.write(source, tmp_path, Arm())
     runs = [to_onnx.session(tmp_path / to_onnx.FILE), torch.jit.load(tmp_path / to_torchscript.FILE)]
     for batch in (1, 3):
         images = torch.randn(batch, 3, px, px)
         with torch.inference_mode():
             assert source.model.encode(images).spatial.shape[2:] == (side, side)
             wanted = student.predict_targets(images)["colour"]
-            for run in (DeployedModel(source, fused=False), *runs):
+            for run in (DeployedModel(source), *runs):
                 summary, spatial = run(images)[2:]
                 assert spatial.shape == (batch, 10, px // GRID_PX, px // GRID_PX)
                 for head, found in (("summary", summary), ("spatial", spatial)):

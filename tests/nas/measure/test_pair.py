@@ -3,9 +3,11 @@
 import copy
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +21,7 @@ from nas.measure.measurement_error import MeasurementError
 from nas.measure.memory import peak_memory
 from nas.measure.prepare import BUFFERS, images
 from nas.study.records import Measurement
-from nas.study.timing_doubts import TOO_FEW
+from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, TOO_FEW
 from search_space import preset
 from tests.nas.measure.networks import needs_onnxruntime
 
@@ -65,6 +67,31 @@ def test_the_record_is_complete_and_consistent():
     assert m.requested_batch == 4
     assert m.seconds > 0
     assert m.latency_ms > 0
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_pages_lines_compute_a_record_from_its_raw_samples(batch, tmp_path, monkeypatch):
+    """As docs/reference/measurement.md says: medians to the rounding, the interval as another bootstrap's."""
+    setting = Setting(device="cpu", batch=batch, resolution=32, budget_s=1.0)
+    found = measure_pair(Net(2), Net(1), setting, name_of_reference="small")
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "abc.json").write_text(json.dumps(found.samples))
+    trial = SimpleNamespace(arch_id="abc", measurement=found.record)
+    study = SimpleNamespace(run_dir=tmp_path, models=[SimpleNamespace(trial=trial)])
+    monkeypatch.setattr("nas.api.load_study", lambda run: study)
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "measurement.md").read_text()
+    names = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    record, interval = found.record, names["interval"]
+    assert names["ratio"] == pytest.approx(record.ratio, rel=1e-4)
+    assert names["latency_ms"] == pytest.approx(record.latency_ms, rel=1e-4)
+    assert names["throughput_img_s"] == pytest.approx(record.throughput_img_s, rel=1e-4)
+    assert interval.low <= names["ratio"] <= interval.high
+    if record.samples < 2 * MIN_INTERVAL_SAMPLES:  # of two in each block; from more, it is another bootstrap's
+        ends = (record.ratio_low, record.ratio_high)
+        assert (interval.low, interval.high) == pytest.approx(ends, rel=1e-4)
+    rows = page.split("| `candidate_s`")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+_s|\w+_spans|readings)`", "| `candidate_s`" + rows)) - {"at_s"} == set(found.samples)
 
 
 def test_the_time_of_a_batch_is_told_by_stage():

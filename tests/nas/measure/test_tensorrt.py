@@ -42,17 +42,18 @@ class Library:
     NetworkDefinitionCreationFlag, DataType, TensorIOMode = Flag, DataType, Mode
 
     def __init__(self, broken: str = "") -> None:
-        self.broken, self.calls = broken, []
+        self.broken, self.calls, self.profiles = broken, [], []
 
     def Logger(self, severity):
         return "logger"
 
-    Logger.ERROR = 1
+    Logger.ERROR, Logger.WARNING = 1, 2
 
     def Builder(self, logger):
         return SimpleNamespace(
             create_network=lambda flags: SimpleNamespace(flags=flags, model=None),
-            create_builder_config=lambda: "config",
+            create_builder_config=lambda: SimpleNamespace(add_optimization_profile=self.profiles.append),
+            create_optimization_profile=Profile,
             build_serialized_network=self._build,
         )
 
@@ -71,13 +72,23 @@ class Library:
         return SimpleNamespace(deserialize_cuda_engine=lambda plan: Engine(self, plan) if self._call("load") else None)
 
     def _build(self, network, config):
-        assert config == "config"
+        inputs = {value.name for value in network.model.graph.input}
+        assert all(profile.keys() == inputs for profile in self.profiles)
         self.flags = network.flags
         return network.model.SerializeToString() if self._call("build") else None
 
     def _call(self, name):
         self.calls.append(name)
         return name != self.broken
+
+
+class Profile(dict):
+    """An IOptimizationProfile: the smallest, usual and largest shape of each input."""
+
+    def set_shape(self, name, *shapes):
+        least, usual, most = shapes
+        assert all(a <= b <= c for a, b, c in zip(least, usual, most, strict=True))
+        self[name] = shapes
 
 
 class Engine:

@@ -18,6 +18,7 @@ from nas.distill import distributed
 from nas.export import to_timm
 from nas.export.__main__ import main as export
 from nas.export.source import ExportSource
+from nas.measure.arms import Arm
 from nas.remeasure.__main__ import main as remeasure
 from nas.storage.store import read_study
 from nas.study.records import TrialState
@@ -113,7 +114,7 @@ def test_weights_are_loaded_as_they_were_saved(name: str, tmp_path: Path) -> Non
 def test_timm_builds_an_exported_network_for_the_same_images(name: str, px: int, tmp_path: Path) -> None:
     model = build_network(TimmSpec(name)).eval().requires_grad_(False)
     unused = cast(Any, None)
-    report = to_timm.write(ExportSource(unused, unused, model, {}, px), tmp_path, fused=False)
+    report = to_timm.write(ExportSource(unused, unused, model, {}, px), tmp_path, Arm(form="unfused"))
     assert report.lines == ("opened by timm: summary and feature map are equal to the trained model's",)
 
 
