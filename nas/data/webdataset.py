@@ -13,6 +13,7 @@ have masks but no labels, it names the mask values, and larger values are void.
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 from collections.abc import Callable, Collection
@@ -282,10 +283,23 @@ class Shards:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise DataError for a pattern that cannot be read, and for a local shard that is missing. Nothing is opened."""
-    for part in train_and_val(pattern.partition("#ignore=")[0]):
-        if part is not None:
-            sources(part)
+    """Raise DataError for a pattern that cannot be read, a local shard that is missing, or one that is in both splits.
+
+    Nothing is opened. A shard of both splits is found by its path, links followed, or by its URL; its copy is not.
+    """
+    train, val = train_and_val(pattern.partition("#ignore=")[0])
+    of_train = {_location(source) for source in sources(train)}
+    shared = [source for source in sources(val) if _location(source) in of_train] if val is not None else []
+    if shared:
+        raise DataError(
+            f"--data webdataset: TRAIN and VAL share {plural(len(shared), 'shard')}, as '{public_word(shared[0])}':"
+            " held-out images would be trained on; name other shards for one of them"
+        )
+
+
+def _location(source: str) -> str:
+    """Return the place of a shard, which is the same under other spellings of its path and other signatures."""
+    return without_signature(source) if is_remote(source) else os.path.realpath(source)
 
 
 def absolute_pattern(pattern: str) -> str:
