@@ -41,7 +41,7 @@ from nas.data.dataset import Progress, digest
 from nas.measure.devices import device_type
 from nas.measure.memory import LiveStorages
 from nas.teachers import Teacher, TeacherError, TeacherSpec
-from nas.teachers.base import activation_fingerprint, run_teacher, same_activations
+from nas.teachers.base import activation_fingerprint, complete_mosaics, run_teacher, same_activations
 from search_space.memory import memory_bytes
 
 CALIBRATION_SHARDS = 8  # 2,048 images: the covariance of 1,280 channels needs more than a thousand
@@ -214,10 +214,7 @@ class TeacherCacheBuilder:
         def run(rows: RowBatch) -> Heads:
             images = read_images(rows)
             with passes:
-                parts = [self._heads(teacher, part) for part in torch.split(images, at_once)]
-            return (
-                parts[0] if len(parts) == 1 else {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
-            )
+                return in_passes(partial(self._heads, teacher), images, at_once, teacher.tiles)
 
         return run
 
@@ -360,10 +357,25 @@ class TeacherCacheBuilder:
 def images_at_once(teacher: Teacher, device: torch.device, px: int) -> int:
     """Return how many images of `px` a teacher takes in a pass: a batch, or what half of the device's memory holds.
 
-    SAM ViT-B takes 81 GB for 32 images of 1024 px. Mosaics are not divided, since features depend on their images.
+    SAM ViT-B takes 81 GB for 32 images of 1024 px. They are whole mosaics, since features depend on a mosaic's images.
     """
-    needed, memory = activation_bytes(teacher, BATCH, px), _half_of_memory(device)
-    return BATCH if needed <= memory or teacher.tiles > 1 else max(1, BATCH * memory // needed)
+    needed, memory, mosaic = activation_bytes(teacher, BATCH, px), _half_of_memory(device), teacher.tiles**2
+    return BATCH if needed <= memory else max(mosaic, BATCH * memory // needed // mosaic * mosaic)
+
+
+def in_passes(run: Callable[[Tensor], Heads], images: Tensor, at_once: int, tiles: int) -> Heads:
+    """Run a teacher on a batch in passes of `images_at_once`, and return the features that one pass would have.
+
+    Args:
+        run: Runs the teacher on images.
+        images: The batch (N, 3, S, S).
+        at_once: Number of images of a pass.
+        tiles: That of the teacher. Mosaics are completed before the batch is divided, which leaves them as they are.
+    """
+    if len(images) <= at_once:
+        return run(images)
+    parts = [run(part) for part in torch.split(complete_mosaics(images, tiles), at_once)]
+    return {head: torch.cat([part[head] for part in parts])[: len(images)] for head in parts[0]}
 
 
 def _half_of_memory(device: torch.device) -> int:
