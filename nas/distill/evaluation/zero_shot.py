@@ -1,7 +1,7 @@
 """Zero-shot accuracy through a teacher's text tower, for a student that predicts the summaries of a CLIP or SigLIP.
 
-The driver embeds the class names once, into the teacher's entry of the cache, where a worker reads them. It sends them to
-nodes whose copy of the cache lacks them, see `nas.backend.cluster`. A prediction is brought from PHI-S to the teacher's
+The driver embeds the class names once, into the teacher's entry of the cache, where a worker reads them. It sends them
+to nodes whose copy of the cache lacks them (`nas.backend.cluster`). A prediction is brought from PHI-S to the teacher's
 own space and compared with them, as the teacher's own summaries are.
 """
 
