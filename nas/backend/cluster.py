@@ -48,6 +48,7 @@ _RAYLET_REFUSALS = 2  # checks in a row: nothing starts a raylet again
 _LOG = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
+Texts = Mapping[str, Any]  # teacher -> text embeddings of the class names, as `embedded_texts` returns them
 
 
 class DeviceMismatchError(ValueError):
@@ -69,11 +70,15 @@ class NodeSlots:
     """
 
     def __init__(self, spec: WorkerSpec, device_kind: str | None, max_workers: int | None, announce: Announce) -> None:
+        from nas.cache.targets import load_targets
+        from nas.distill.evaluation.zero_shot import embedded_texts
+
         self._spec, self._max_workers, self._announce = spec, max_workers, announce
         self._token = uuid.uuid4().hex
         try:
             _probe_file(Path(spec.checkpoint_dir), self._token).write_text(self._token)
             self._expected = node_facts(spec, self._token) | ({"device": device_kind} if device_kind else {})
+            self._texts = embedded_texts(load_targets(Path(spec.targets_dir), checked=True))
         except BaseException:
             self._remove_probe_files()
             raise
@@ -161,7 +166,7 @@ class NodeSlots:
             is_new = node_id not in self._asked and node_id not in self._accepted and node_id not in self._refused
             may_pass = time.monotonic() - self._failed_s.get(node_id, math.inf) > _ASK_AGAIN_S
             if (is_new or may_pass) and self._spec.capacity_of(node["Resources"]):
-                self._asked[node_id] = _ask(node_id, self._spec, self._token), time.monotonic()
+                self._asked[node_id] = _ask(node_id, self._spec, self._token, self._texts), time.monotonic()
                 self._failed_s.pop(node_id, None)
         for node_id in list(self._asked):
             self._judge(node_id, alive)
@@ -241,14 +246,20 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
-def _remote_node_facts(spec: WorkerSpec, token: str, node_id: str) -> dict[str, str]:
-    return node_facts(spec, token, node_id)
+def _remote_node_facts(spec: WorkerSpec, token: str, node_id: str, texts: Texts) -> dict[str, str]:
+    """Return the facts of this node, after class names' embeddings were added that its copy of the cache lacks."""
+    from nas.cache.targets import load_targets
+    from nas.distill.evaluation.zero_shot import add_texts
+
+    facts = node_facts(spec, token, node_id)
+    add_texts(load_targets(Path(spec.targets_dir), checked=True), texts)
+    return facts
 
 
-def _ask(node_id: str, spec: WorkerSpec, token: str) -> Any:
+def _ask(node_id: str, spec: WorkerSpec, token: str, texts: Texts) -> Any:
     """Ask a node for its facts; return Ray's reference to the answer."""
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return _remote_node_facts.options(scheduling_strategy=strategy).remote(spec, token, node_id)
+    return _remote_node_facts.options(scheduling_strategy=strategy).remote(spec, token, node_id, texts)
 
 
 def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path) -> tuple[str | None, bool]:

@@ -11,7 +11,7 @@ from nas.cache.estimate import BuildProgress, estimate
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.poses import build_poses, has_poses
 from nas.cache.shards import mapped
-from nas.cache.targets import Targets, load_targets
+from nas.cache.targets import Targets, load_targets, set_path
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.cli import is_of_path
 from nas.data import absolute_uri
@@ -54,7 +54,7 @@ class CachePlan:
         self.images = ImageCacheBuilder(source, image_px)
         self.teachers = [TeacherCacheBuilder(spec, self.images, compression, precision) for spec in chosen]
         fingerprints = [teacher.fingerprint for teacher in self.teachers]
-        self.path = source.root / f"set-{digest([FORMAT, LAYOUT, *fingerprints])}.json"
+        self.path = set_path(source.root, digest([FORMAT, LAYOUT, *fingerprints]))
 
     @property
     def missing(self) -> list[TeacherCacheBuilder]:

@@ -7,7 +7,7 @@ before the next one is written, so that after a power cut a recorded shard is wh
 the manifest is divided into records again, and a build writes this shard alone.
 
 The content of a shard depends on the entry's settings alone. If a network file system loses a lock, two processes write
-the same shard twice, with the same bytes.
+the same shard twice, with the same rows; the later one replaces the earlier one's files and record.
 """
 
 from __future__ import annotations

@@ -116,6 +116,11 @@ class CacheSet:
         return [self.images, *self.teachers.values()]
 
 
+def set_path(root: Path, fingerprint: str) -> Path:
+    """Return the path of a set's file in the cache folder `root`, by the fingerprint of its targets."""
+    return root / f"set-{fingerprint}.json"
+
+
 def read_cache_set(path: Path) -> CacheSet:
     """Read the entries that a set names; CacheError if it cannot be read, or is another file of the cache."""
     try:

@@ -41,7 +41,7 @@ from nas.data.dataset import Progress, digest
 from nas.measure.devices import device_type
 from nas.measure.memory import LiveStorages
 from nas.teachers import Teacher, TeacherError, TeacherSpec
-from nas.teachers.base import activation_fingerprint, run_teacher, same_activations
+from nas.teachers.base import activation_fingerprint, complete_mosaics, run_teacher, same_activations
 from search_space.memory import memory_bytes
 
 CALIBRATION_SHARDS = 8  # 2,048 images: the covariance of 1,280 channels needs more than a thousand
@@ -158,9 +158,15 @@ class TeacherCacheBuilder:
                 save_statistics(self.entry.folder, calibrate(raw_batches, self.compression.share))
 
     def write_shard(self, shard: Shard, done: Done) -> None:
-        """Write a shard's targets, from its raw features if they exist, and delete these."""
+        """Write a shard's targets, from its raw features if all of them exist, and delete these.
+
+        The record of raw features stays when their files go: a process that lost its lock may come after another.
+
+        Raises:
+            CacheError: The targets have other rows than the images; what another process wrote stays.
+        """
         began, earlier = time.perf_counter(), 0.0
-        if self.raw_record(shard).exists():
+        if self.raw_record(shard).exists() and all(path.exists() for path in self.raw_paths(shard).values()):
             read: Callable[[RowBatch], Heads] = partial(self.raw_features, shard)
             earlier = read_json(self.raw_record(shard))["seconds"]
         else:
@@ -172,9 +178,14 @@ class TeacherCacheBuilder:
                 for head, (_, clipped, cosine) in heads.items():
                     sums[head]["clipped"] += clipped
                     sums[head]["cosine"] += cosine
+            if writer.rows != (rows := self.rows_of(shard)):  # raised here, so that no file is replaced
+                raise CacheError(
+                    f"teacher cache: {self.spec.name} has features of {writer.rows} of the {rows} images in"
+                    f" {shard.name}; run the command again"
+                )
         seconds = earlier + time.perf_counter() - began
         self.entry.record(shard, writer.rows, writer.paths, seconds=seconds, heads=sums)
-        for path in self.entry.working.glob(f"{shard.name}-*{RAW_SUFFIX}.npy"):
+        for path in self.raw_paths(shard).values():
             path.unlink(missing_ok=True)
 
     def map_batches(self, shard: Shard, work: Callable[[RowBatch], T], done: Done) -> Iterator[T]:
@@ -185,7 +196,12 @@ class TeacherCacheBuilder:
 
     def row_batches(self, shard: Shard) -> Iterator[RowBatch]:
         """Yield a shard's rows in batches. These are fixed, since an image's features depend on its mosaic."""
-        return batches(range(self.images.entry.manifest["shards"][shard.name]["rows"]))
+        return batches(range(self.rows_of(shard)))
+
+    def rows_of(self, shard: Shard) -> int:
+        """Return the number of a shard's images that could be decoded."""
+        rows: int = self.images.entry.manifest["shards"][shard.name]["rows"]
+        return rows
 
     def live_features(self, read_images: ReadImages) -> Callable[[RowBatch], Heads]:
         """Return a function that runs the teacher on the images that `read_images` returns.
@@ -198,10 +214,7 @@ class TeacherCacheBuilder:
         def run(rows: RowBatch) -> Heads:
             images = read_images(rows)
             with passes:
-                parts = [self._heads(teacher, part) for part in torch.split(images, at_once)]
-            return (
-                parts[0] if len(parts) == 1 else {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
-            )
+                return in_passes(partial(self._heads, teacher), images, at_once, teacher.tiles)
 
         return run
 
@@ -256,9 +269,13 @@ class TeacherCacheBuilder:
         return lambda rows: read_pixels(images.read, [items[row] for row in rows])
 
     def raw_features(self, shard: Shard, rows: RowBatch) -> Heads:
-        """Read raw features from the working folder."""
-        paths = {head: self.entry.working / f"{shard.name}-{head}{RAW_SUFFIX}.npy" for head in HEADS}
-        return {head: torch.from_numpy(mapped(path)[list(rows)]) for head, path in paths.items() if path.exists()}
+        """Read raw features from the working folder; CacheError where a file is missing."""
+        return {head: torch.from_numpy(mapped(path)[list(rows)]) for head, path in self.raw_paths(shard).items()}
+
+    def raw_paths(self, shard: Shard) -> dict[str, Path]:
+        """Return the files of a shard's raw features by head: of those heads that the teacher has."""
+        heads = (head for head, width in zip(HEADS, self.spec.widths, strict=True) if width)
+        return {head: self.entry.working / f"{shard.name}-{head}{RAW_SUFFIX}.npy" for head in heads}
 
     def compress(self, heads: Heads) -> dict[str, Compressed]:
         """Compress the features of every head."""
@@ -340,10 +357,25 @@ class TeacherCacheBuilder:
 def images_at_once(teacher: Teacher, device: torch.device, px: int) -> int:
     """Return how many images of `px` a teacher takes in a pass: a batch, or what half of the device's memory holds.
 
-    SAM ViT-B takes 81 GB for 32 images of 1024 px. Mosaics are not divided, since features depend on their images.
+    SAM ViT-B takes 81 GB for 32 images of 1024 px. They are whole mosaics, since features depend on a mosaic's images.
     """
-    needed, memory = activation_bytes(teacher, BATCH, px), _half_of_memory(device)
-    return BATCH if needed <= memory or teacher.tiles > 1 else max(1, BATCH * memory // needed)
+    needed, memory, mosaic = activation_bytes(teacher, BATCH, px), _half_of_memory(device), teacher.tiles**2
+    return BATCH if needed <= memory else max(mosaic, BATCH * memory // needed // mosaic * mosaic)
+
+
+def in_passes(run: Callable[[Tensor], Heads], images: Tensor, at_once: int, tiles: int) -> Heads:
+    """Run a teacher on a batch in passes of `images_at_once`, and return the features that one pass would have.
+
+    Args:
+        run: Runs the teacher on images.
+        images: The batch (N, 3, S, S).
+        at_once: Number of images of a pass.
+        tiles: That of the teacher. Mosaics are completed before the batch is divided, which leaves them as they are.
+    """
+    if len(images) <= at_once:
+        return run(images)
+    parts = [run(part) for part in torch.split(complete_mosaics(images, tiles), at_once)]
+    return {head: torch.cat([part[head] for part in parts])[: len(images)] for head in parts[0]}
 
 
 def _half_of_memory(device: torch.device) -> int:

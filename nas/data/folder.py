@@ -98,6 +98,8 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
 
     If it has folders ``train`` and ``val``, these are the splits. Otherwise an image's split
     follows from the hash of its relative path, so adding images moves none. A folder ``train`` alone is no class.
+    A folder of images to which both ``train`` and ``val`` lead, by links, is refused when ``val`` is opened; a link to
+    a single image is not looked at.
     """
     root = image_root(path)
     separated = all((root / name).is_dir() for name in SPLITS)
@@ -115,8 +117,13 @@ def open_folder(path: str, split: Split, count: int | None, seed: int, size_px: 
     if separated:
         root = root / split
         if split == "val":
-            scan = FolderScan(root)
+            of_train, scan = scan, FolderScan(root)
             notes = scan.notes()
+            if shared := sorted(of_train.folders & scan.folders):
+                raise DataError(
+                    f"--data imagefolder: '{path}/train' and '{path}/val' both lead to '{shared[0]}': held-out"
+                    " images would be trained on; give each its own folders"
+                )
         names = scan.names()
         strange = next((name for name in names if classes and name.split("/")[0] not in classes), None)
         if strange:
@@ -136,6 +143,7 @@ class FolderScan:
     root: Path
     images: list[str] = field(default_factory=list)  # paths relative to the root, POSIX form
     left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
+    folders: set[Path] = field(default_factory=set)  # those with images, links followed
 
     def __post_init__(self) -> None:
         self._scan(self.root, frozenset())
@@ -181,6 +189,7 @@ class FolderScan:
                 self._leave_out(Path(entry.path), reason)
             else:
                 self.images.append(self._name(Path(entry.path)))
+                self.folders.add(place)
 
     def _leave_out(self, path: Path, reason: str) -> None:
         self.left_out.setdefault(reason, []).append(self._name(path))

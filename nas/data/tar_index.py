@@ -2,7 +2,8 @@
 
 Indexing reads the headers of all files, some 80 microseconds a sample with two files next to the image (two busy CPUs,
 2026): 10 million samples take a process a quarter of an hour. So the index of a shard that took longer than KEPT_S is
-kept in a folder, and every other process reads it there.
+kept in a folder, and every other process reads it there. Processes that begin together index shards in different orders
+(`nas.data.webdataset.ShardSelection`).
 """
 
 from __future__ import annotations

@@ -13,9 +13,12 @@ have masks but no labels, it names the mask values, and larger values are void.
 from __future__ import annotations
 
 import io
+import os
+import random
 import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import ceil, prod
@@ -282,10 +285,23 @@ class Shards:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise DataError for a pattern that cannot be read, and for a local shard that is missing. Nothing is opened."""
-    for part in train_and_val(pattern.partition("#ignore=")[0]):
-        if part is not None:
-            sources(part)
+    """Raise DataError for a pattern that cannot be read, a local shard that is missing, or one that is in both splits.
+
+    Nothing is opened. A shard of both splits is found by its path, links followed, or by its URL; its copy is not.
+    """
+    train, val = train_and_val(pattern.partition("#ignore=")[0])
+    of_train = {_location(source) for source in sources(train)}
+    shared = [source for source in sources(val) if _location(source) in of_train] if val is not None else []
+    if shared:
+        raise DataError(
+            f"--data webdataset: TRAIN and VAL share {plural(len(shared), 'shard')}, as '{public_word(shared[0])}':"
+            " held-out images would be trained on; name other shards for one of them"
+        )
+
+
+def _location(source: str) -> str:
+    """Return the place of a shard, which is the same under other spellings of its path and other signatures."""
+    return without_signature(source) if is_remote(source) else os.path.realpath(source)
 
 
 def absolute_pattern(pattern: str) -> str:
@@ -359,12 +375,16 @@ class ShardSelection:
         self.left_out: dict[str, list[str]] = {}  # reason -> names
         self.unread = 0  # shards
         self.fetched = 0  # bytes
+        self.began, self.reported = time.monotonic(), 0  # start of the reading, number of shards in the last report
 
     def collect(self, shards: list[str], progress: Progress) -> None:
         """Index as many of the shards as `count` needs."""
-        stage, began = f"{self.split} shards, MiB", time.monotonic()
+        stage, self.began = f"{self.split} shards, MiB", time.monotonic()
+        ahead = 0  # number of the first shard that is not indexed
         for number, shard in enumerate(shards):
             name, path = public_word(shard), Path(shard)
+            if number == ahead:
+                ahead = self.index_ahead(shards, number, progress)
             if is_remote(shard):
                 path = self.fetch(shard, self.expected_shards(len(shards) - number), partial(progress, stage))
             index, left_out = read_index(path, name, self.indexes)
@@ -374,14 +394,38 @@ class ShardSelection:
             self.samples += shuffled(selected, self.seed, key_of)
             self.paths.append(path)
             self.indexed += len(index)
-            if not is_remote(shard) and time.monotonic() - began > QUIET_S:
+            if not is_remote(shard):
                 read = number + 1
-                progress(f"{self.split} shards", read, read + max(0, self.expected_shards(len(shards) - read)))
+                self.report(read, read + max(0, self.expected_shards(len(shards) - read)), progress)
             if self.count and len(self.samples) >= self.count:
                 self.unread = len(shards) - number - 1
                 break
         if self.fetched:
             progress(stage, self.fetched >> 20, self.fetched >> 20)
+
+    def index_ahead(self, shards: list[str], number: int, progress: Progress) -> int:
+        """Index local shards from `number` on in a random order, as many as before at most; the selection has its own.
+
+        Processes that begin together, as those of a `cache build`, thus index different shards, and read each other's
+        kept indexes. Remote shards are left to the selection, which fetches them.
+
+        Returns:
+            The number of the first shard that is left.
+        """
+        expected = self.expected_shards(len(shards) - number)
+        window = shards[number : number + max(1, min(number, expected))]
+        if len(window) > 1 and not is_remote(window[0]):
+            for read, shard in enumerate(random.Random().sample(window, len(window)), number + 1):
+                with suppress(DataError):  # raised again if the selection comes to this shard
+                    read_index(Path(shard), public_word(shard), self.indexes)
+                self.report(read, number + expected, progress)
+        return number + len(window)
+
+    def report(self, read: int, total: int, progress: Progress) -> None:
+        """Report the number of local shards that are indexed, if it takes longer than QUIET_S and has grown."""
+        if read > self.reported and time.monotonic() - self.began > QUIET_S:
+            self.reported = read
+            progress(f"{self.split} shards", read, total)
 
     def notes(self) -> tuple[str, ...]:
         """Return a line for each reason why something was left out."""

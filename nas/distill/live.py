@@ -22,9 +22,10 @@ from torch import Tensor
 from nas.cache import CacheError
 from nas.cache.build import STUDY_SEED
 from nas.cache.grid import to_grid
+from nas.cache.images import BATCH
 from nas.cache.standardize import StandardizerOnDevice
 from nas.cache.targets import Targets, read_cache_set
-from nas.cache.teacher_features import images_at_once
+from nas.cache.teacher_features import images_at_once, in_passes
 from nas.data import CorruptImage, ImageSet, open_images
 from nas.data.dataset import Pixels, Progress, digest
 from nas.distill.batches import Batch, BatchPlan, Indices, resize_images
@@ -34,7 +35,6 @@ from nas.teachers.base import activation_fingerprint, run_teacher, same_activati
 from search_space.arch import SIZE_MULTIPLE_PX
 
 MAX_EPOCHS = 1_000_000
-TEACHER_BATCH = 32  # images of a teacher's forward pass, at most
 _LOG = logging.getLogger(__name__)
 
 
@@ -159,13 +159,14 @@ class _LiveTeacher:
         if not same_activations(activation_fingerprint(self._teacher), recorded):
             raise CacheError(f"teacher {spec.name}: it computes other features now than for the cache")
         self.image_px = max(targets.image_px, spec.source_px)
-        self._at_once = min(TEACHER_BATCH, images_at_once(self._teacher, device, self.image_px))
+        self._at_once = images_at_once(self._teacher, device, self.image_px)
         heads = {"summary": cached.summary, "spatial": cached.spatial}
         self._heads = {head: StandardizerOnDevice(s, device) for head, s in heads.items() if s is not None}
 
     def targets(self, images: Tensor, grid: int, device: torch.device) -> dict[str, Tensor]:
         """Return "teacher/head" -> standardized targets of images (B, 3, px, px), uint8, on a device."""
-        parts = [self._features(part, grid) for part in torch.split(images, self._at_once)]
+        run, tiles = partial(self._features, grid=grid), self._teacher.tiles
+        parts = [in_passes(run, batch, self._at_once, tiles) for batch in torch.split(images, BATCH)]
         return {
             f"{self._name}/{head}": torch.cat([part[head] for part in parts]).to(device, non_blocking=True)
             for head in self._heads

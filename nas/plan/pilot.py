@@ -24,7 +24,7 @@ from nas.backend.simulated import Cluster
 from nas.cli import StageProgress
 from nas.plan.arguments import START_S, PilotSettings
 from nas.plan.forecast import Basis, PlanCosts, TrialTimes, simulate_search
-from nas.plan.pilot_trainings import pilot_folder, pilot_recipe, train_models
+from nas.plan.pilot_trainings import has_targets, pilot_folder, pilot_recipe, train_models
 from nas.plan.probe import driver_times
 from nas.plan.search_plan import workers_per_device
 from nas.run_folder import IMAGE_SCORES, image_scores_path
@@ -74,6 +74,7 @@ class Pilot:
         first: The proposed first rung; None where no rung before the last one keeps the order.
         images: On numbers of held-out images, by the steps of a rung; empty where no scores of images are there.
         enough: Number of held-out images that suffices; None where the pilot's do not suffice to tell.
+        cached: Whether the cache holds the teachers' outputs for the held-out images of `config`.
     """
 
     config: SearchConfig
@@ -89,6 +90,7 @@ class Pilot:
     first: RungEvidence | None
     images: dict[int, tuple[ImageEvidence, ...]]
     enough: int | None
+    cached: bool
 
     @property
     def proposal(self) -> LadderForecast:
@@ -105,6 +107,11 @@ class Pilot:
     def val_images(self) -> int:
         """Return the proposed number of held-out images."""
         return self.held_out if self.enough is None else self.enough
+
+    @property
+    def keeps_images(self) -> bool:
+        """Tell whether another number of images is not proposed, as every teacher would run on all images again."""
+        return self.cached and self.val_images != self.config.val_images
 
 
 def run_pilot(settings: PilotSettings, command: str, progress: StageProgress) -> Pilot:
@@ -153,7 +160,7 @@ def outcome(settings: PilotSettings, trials: Sequence[TrialRecord]) -> Pilot:
         config=config, folder=folder, workers=_search_workers(settings), models=settings.models, rungs=rungs,
         trainings=trainings, failed=failed, evidence=evidence, size=size_correlation(trainings),
         ladders=_ladders(settings, trainings, rungs), first=first, images=images,
-        enough=enough_images(judged) if judged else None,
+        enough=enough_images(judged) if judged else None, cached=has_targets(settings),
     )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ def show_pilot(pilot: Pilot, console: Console) -> None:
 
 def flags(pilot: Pilot) -> str:
     """Return the proposal as flags of a search."""
-    return f"--rung-steps {_comma_list(pilot.proposal.rungs)} --val-images {pilot.val_images}"
+    images = "" if pilot.keeps_images else f" --val-images {pilot.val_images}"
+    return f"--rung-steps {_comma_list(pilot.proposal.rungs)}{images}"
 
 
 def _comma_list(steps: Sequence[int]) -> str:
@@ -126,7 +127,7 @@ def _reasons(pilot: Pilot) -> list[str]:
         reasons.append(
             f"Images: {pilot.enough:,} held-out images are enough: at the first and the last rung, two separate draws"
             f" of that many rank the models with a tau of {MIN_IMAGE_TAU:g} or more. Downstream metrics and pictures"
-            " use the held-out images, too, and may need more."
+            f" use the held-out images, too, and may need more. {_images_cost(pilot)}"
         )
     elif pilot.images:
         reasons.append(
@@ -134,6 +135,15 @@ def _reasons(pilot: Pilot) -> list[str]:
             f" rank the models with a tau below {MIN_IMAGE_TAU:g}. Whether more images would help is unknown."
         )
     return reasons
+
+
+def _images_cost(pilot: Pilot) -> str:
+    """Return what another number of held-out images costs: the cache's key is of train and held-out images together."""
+    again = "with another --val-images every teacher runs on all train and held-out images again"
+    if pilot.keeps_images:
+        asked = f"the cache has the teachers' outputs for --val-images {pilot.config.val_images}"
+        return f"The proposal keeps the present number, because {asked}; {again}."
+    return f"If a cache of these images and teachers exists, keep its number: {again}."
 
 
 def _no_first_rung(pilot: Pilot, asked: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 from nas.analysis.rung_choice import measured_rungs
 from nas.backend.pool import TrainingJob, TrainingPool, recipe_here, visible_gpus
 from nas.cache import Targets, open_study_targets
+from nas.cache.targets import set_path
 from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
 from nas.command_log import announce, log_to
 from nas.distill.precision import choose_precision
@@ -92,6 +93,12 @@ def kept_words(settings: PilotSettings) -> str:
     done = 0 if record is None else sum(trial.state is TrialState.COMPLETE for trial in record.trials)
     kept = f"{plural(done, 'finished training')} and the others' checkpoints"
     return f"{folder} keeps {kept}; run the same command again to continue"
+
+
+def has_targets(settings: PilotSettings) -> bool:
+    """Tell whether the cache holds the images and the teachers' outputs of a pilot's folder."""
+    record = _read(pilot_folder(settings), settings.config)
+    return record is not None and set_path(cache_root(settings.cache), record.targets).is_file()
 
 
 def train_models(settings: PilotSettings, command: str, progress: StageProgress) -> tuple[TrialRecord, ...]:

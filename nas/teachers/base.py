@@ -113,6 +113,16 @@ class TeacherSpec:
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
+def complete_mosaics(images: Tensor, side: int) -> Tensor:
+    """Return images (B, ...) that fill mosaics of `side` x `side`: the last one with images from the batch's start.
+
+    They resemble its own images more than gray does.
+    """
+    tiles = side * side
+    count = -(-len(images) // tiles) * tiles
+    return images[torch.arange(count, device=images.device) % len(images)] if count > len(images) else images
+
+
 def enlarge_to(images: Tensor, min_px: int) -> Tensor:
     """Enlarge images (B, 3, H, W) bilinearly until the shorter side is `min_px`; return larger ones unchanged."""
     side = min(images.shape[-2:])

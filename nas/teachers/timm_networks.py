@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from nas.numbers import plural
 from nas.study.teacher_names import teacher_choices
-from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
+from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec, complete_mosaics
 from nas.teachers.weights import (
     TIMM_FILE,
     cached_hub_file,
@@ -121,15 +121,9 @@ def native_px(architecture: str, config: PretrainedCfg) -> int:
 
 
 def tile_images(images: Tensor, side: int) -> Tensor:
-    """Lay images (B, C, H, W) out as mosaics (M, C, side H, side W) of side x side, row by row.
-
-    The last mosaic is completed with images from the start of the batch, which resemble its own images more than gray.
-    """
-    tiles = side * side
-    count = -(-len(images) // tiles) * tiles
-    filled = images[torch.arange(count, device=images.device) % len(images)] if count > len(images) else images
+    """Lay images (B, C, H, W) out as mosaics (M, C, side H, side W) of side x side, row by row; completes the last."""
     _, channels, height, width = images.shape
-    grid = filled.reshape(-1, side, side, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    grid = complete_mosaics(images, side).reshape(-1, side, side, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return grid.reshape(-1, channels, side * height, side * width)
 
 

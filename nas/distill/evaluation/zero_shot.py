@@ -1,17 +1,20 @@
 """Zero-shot accuracy through a teacher's text tower, for a student that predicts the summaries of a CLIP or SigLIP.
 
-The driver embeds the class names once, into the teacher's entry of the cache, where a worker reads them. A prediction
-is brought from PHI-S to the teacher's own space and compared with them, as the teacher's own summaries are.
+The driver embeds the class names once, into the teacher's entry of the cache, where a worker reads them. It sends them
+to nodes whose copy of the cache lacks them (`nas.backend.cluster`). A prediction is brought from PHI-S to the teacher's
+own space and compared with them, as the teacher's own summaries are.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.cache.entry import CacheError
@@ -22,6 +25,7 @@ from nas.teachers.base import TeacherError, TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
 PROMPTS = f"the mean of {len(TEMPLATES)} prompts ({', '.join(template.rstrip('.') for template in TEMPLATES)})"
+_LOG = logging.getLogger(__name__)
 CONTRASTIVE = ("clip", "siglip", "pe_core")  # in timm's names
 
 
@@ -82,7 +86,7 @@ def zero_shot_accuracy(targets: Targets, teacher: str, predicted: Tensor) -> flo
     standardizer = targets.teachers[teacher].summary
     if path is None or not path.exists() or standardizer is None or targets.val.labels is None:
         return None
-    texts = torch.from_numpy(np.asarray(ShardedArray([path], [len(targets.class_names or ())])))
+    texts = torch.from_numpy(_read(path, targets))
     summaries = torch.from_numpy(standardizer.invert(predicted.double().numpy())).float()
     truth = torch.from_numpy(np.asarray(targets.val.labels[: len(summaries)]))
     return float((zero_shot(summaries, texts) == truth).float().mean())
@@ -99,6 +103,28 @@ def texts_path(targets: Targets, teacher: str) -> Path | None:
     return folder / f"texts-{digest([words(targets), TEMPLATES])}.npy"
 
 
+def embedded_texts(targets: Targets) -> dict[str, NDArray[np.float32]]:
+    """Return teacher -> text embeddings (classes, k) of the class names, of the teachers whose entry has them."""
+    paths = {teacher: texts_path(targets, teacher) for teacher in targets.teachers}
+    return {teacher: _read(path, targets) for teacher, path in paths.items() if path and path.exists()}
+
+
+def add_texts(targets: Targets, texts: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write text embeddings of another copy of the cache, as `embedded_texts` returns them, where they are missing.
+
+    A copy that cannot be written stays as it is: the log says so, and its trials have no zero-shot accuracy.
+    """
+    for teacher, embeddings in texts.items():
+        path = texts_path(targets, teacher)
+        if path is None or path.exists():
+            continue
+        try:
+            _save(path, torch.from_numpy(embeddings))
+        except OSError as error:
+            where = f"{path.parent}, which lacks {path.name}"
+            _LOG.warning("no zero-shot accuracy through %s here: cannot write %s: %s", teacher, where, error.strerror)
+
+
 def words(targets: Targets) -> list[str]:
     """Return the class names as words: underscores become spaces."""
     return [name.replace("_", " ") for name in targets.class_names or ()]
@@ -107,6 +133,10 @@ def words(targets: Targets) -> list[str]:
 def _is_word(name: str) -> bool:
     """Return whether a class name says something to a text tower: a number does not, nor does an id of WordNet."""
     return any(character.isalpha() for character in name) and not re.fullmatch(r"n\d{8}", name)
+
+
+def _read(path: Path, targets: Targets) -> NDArray[np.float32]:
+    return np.asarray(ShardedArray([path], [len(targets.class_names or ())]))
 
 
 def _save(path: Path, texts: Tensor) -> None:

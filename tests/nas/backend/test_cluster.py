@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +26,9 @@ from nas.backend.ray_session import local_ray
 from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
 from nas.cache.entry import CacheError
+from nas.cache.shards import ArrayWriter
 from nas.cache.targets import Targets
+from nas.distill.evaluation.zero_shot import texts_path
 from nas.measure.arms import Arm
 from nas.storage.store import read_study
 from nas.study.failures import Failure
@@ -164,6 +167,23 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
         assert [line.partition(" is ")[2] for line in lines[2:]] == ["left out because of its disk"], "said once"
     assert "left out until it answers" in late
     assert accepted.endswith("takes trials")
+
+
+def test_a_node_whose_copy_of_the_cache_lacks_the_class_names_gets_their_embeddings(
+    tmp_path: Path, targets: Targets
+) -> None:
+    """They are written when the search starts, after the copy was made; else its trials would lack a metric."""
+    path = texts_path(targets, "xfeat")
+    assert path is not None
+    with ArrayWriter(path, np.float32, (4,)) as writer:
+        writer.append(np.eye(len(targets.class_names or ()), 4))
+    written = path.read_bytes()
+    with local_ray(1):
+        slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, print)
+        path.unlink()
+        until_true(lambda: slots.count() == 1)
+    assert path.read_bytes() == written
+    path.unlink()
 
 
 def test_a_node_on_which_the_check_failed_is_asked_again(

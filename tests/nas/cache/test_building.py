@@ -12,16 +12,25 @@ import pytest
 from filelock import Timeout
 
 from nas.cache import CacheError, open_targets
-from nas.cache.entry import CacheEntry, Shard
+from nas.cache.build import CachePlan
+from nas.cache.entry import CacheEntry, Shard, read_json
 from nas.cache.estimate import BuildProgress
+from nas.cache.images import ImageSource
 from nas.cache.poses import poses_file
-from nas.cache.shards import ArrayFile, ArrayWriter
-from nas.cache.targets import read_cache_set
-from nas.cache.teacher_features import TeacherCacheBuilder
+from nas.cache.shards import ArrayFile, ArrayWriter, mapped
+from nas.cache.standardize import STATISTICS_FILE
+from nas.cache.targets import load_targets, read_cache_set
+from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.files import atomic_path
 from nas.teachers import TeacherError
 from tests.nas.cache.builder import SIZES
 from tests.waiting import PATIENCE_S
+
+COMPRESSION = Compression(4, "int8", 0.25)
+
+
+def quiet(*progress):
+    """Report nothing."""
 
 
 def start(root, *fatal):
@@ -155,6 +164,55 @@ def test_an_interrupted_build_resumes_in_the_same_process(tmp_path, opened, alon
         opened(tmp_path, progress=interrupt)
     assert not list(tmp_path.rglob("*.tmp"))
     assert hashes(opened(tmp_path)) == hashes(alone)
+
+
+@pytest.fixture
+def fitted(tmp_path, teachers):
+    """A builder of xfeat's entry whose images and statistics are written, and its one train shard, not yet written."""
+    plan = CachePlan(ImageSource("builtin", {"train": 16, "val": 2}, 0, 1, tmp_path), "xfeat", {}, 64, COMPRESSION)
+    plan.images.build(quiet)
+    (builder,) = plan.teachers
+    builder.entry.open()
+    (shard,) = builder.calibration_shards
+    builder.write_raw_shard(shard, quiet)
+    builder.calibrate([shard])
+    return plan, builder, shard
+
+
+def test_a_calibration_shard_that_is_written_twice_keeps_its_rows(fitted):
+    """As where a network file system loses a lock: the first writer has deleted the raw features."""
+    plan, builder, shard = fitted
+    builder.write_shard(shard, quiet)
+    first = read_json(builder.entry.record_path(shard))
+    assert first["rows"] == 16
+    assert not list(builder.entry.working.glob("*.raw.npy"))
+    builder.write_shard(shard, quiet)
+    again = read_json(builder.entry.record_path(shard))
+    assert again["files"] == first["files"]
+    assert again["rows"] == 16
+    plan.build(quiet)
+    assert len(load_targets(plan.path).train) == 16
+
+
+def test_targets_of_some_of_a_shards_images_replace_no_file(fitted, monkeypatch):
+    _, builder, shard = fitted
+    builder.write_shard(shard, quiet)
+    before = {path: path.read_bytes() for path in builder.entry.folder.rglob(f"{shard.name}*")}
+    monkeypatch.setattr(builder, "compress", lambda heads: {})
+    with pytest.raises(CacheError, match=r"xfeat has features of 0 of the 16 images in train-00000"):
+        builder.write_shard(shard, quiet)
+    assert {path: path.read_bytes() for path in builder.entry.folder.rglob(f"{shard.name}*")} == before
+
+
+def test_statistics_are_not_fitted_on_a_part_of_the_raw_features(fitted):
+    """As where another process has deleted them meanwhile."""
+    _, builder, shard = fitted
+    (builder.entry.folder / STATISTICS_FILE).unlink()
+    builder.raw_paths(shard)["spatial"].unlink()
+    mapped.cache_clear()
+    with pytest.raises(CacheError, match=r"train-00000-spatial\.raw\.npy is missing"):
+        builder.calibrate([shard])
+    assert not builder.calibrated
 
 
 def test_a_shard_that_another_builder_holds_is_skipped_and_waited_for(tmp_path):

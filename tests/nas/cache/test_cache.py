@@ -220,7 +220,7 @@ def test_a_teacher_without_summary(tmp_path, teachers):
     images.build(lambda *call: None)
     builder = TeacherCacheBuilder(specs("xfeat")[0], images, Compression(4, "int8", 0.25))
     builder.__dict__["spec"] = type("Spec", (), {**vars(builder.spec), "load": lambda self: Mute()})()
-    builder.spec.fingerprint, builder.spec.slug = "mute", "mute"
+    builder.spec.fingerprint, builder.spec.slug, builder.spec.widths = "mute", "mute", (0, builder.spec.widths[1])
     builder.build(lambda *call: None)
     assert list(builder.entry.manifest["heads"]) == ["spatial"]
 

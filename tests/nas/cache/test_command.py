@@ -170,12 +170,13 @@ def test_entries_are_read_while_a_build_renames_their_files(cache):
     assert images == {68}
 
 
-@pytest.mark.parametrize("form", ["imagefolder:images", "webdataset:a.tar::a.tar"])
+@pytest.mark.parametrize("form", ["imagefolder:images", "webdataset:a.tar::val.tar"])
 def test_a_cache_of_a_relative_path_is_verified_from_another_folder(tmp_path, monkeypatch, capsys, teachers, form):
     (tmp_path / "images").mkdir()
     for i in range(40):
         (tmp_path / "images" / f"{i}.png").write_bytes(png(6 * i))
-    write_shard(tmp_path / "a.tar", {f"{i}": {"png": png(6 * i)} for i in range(40)})
+    for shard in ("a.tar", "val.tar"):
+        write_shard(tmp_path / shard, {f"{i}": {"png": png(6 * i)} for i in range(40)})
     monkeypatch.chdir(tmp_path)
     assert main([*BUILD, "--data", form, "--cache", "cache"]) == 0
     (tmp_path / "elsewhere").mkdir()

@@ -12,7 +12,7 @@ from nas.cache import estimate, teacher_features
 from nas.cache.estimate import estimate_teacher, parallel_passes, seconds_per_image
 from nas.cache.grid import to_grid
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
-from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes
+from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes, in_passes
 from nas.data import AugmentedSet, CorruptImage, Sample
 from nas.teachers import Teacher, specs
 from nas.teachers.base import TeacherOutput, run_teacher
@@ -78,7 +78,10 @@ class Listed(Watched):
         return super().forward(images)
 
 
-@pytest.mark.parametrize(("memory_in_passes", "tiles", "passes"), [(2, 1, [32]), (0.5, 1, [8] * 4), (0.5, 2, [32])])
+@pytest.mark.parametrize(
+    ("memory_in_passes", "tiles", "passes"),
+    [(2, 1, [32]), (0.5, 1, [8] * 4), (0.5, 2, [8] * 4), (0.7, 2, [8] * 4), (0.1, 2, [4] * 8), (0.5, 4, [16] * 2)],
+)
 def test_a_pass_takes_fewer_images_where_half_of_the_memory_holds_no_batch(
     builder, monkeypatch, memory_in_passes, tiles, passes
 ):
@@ -92,6 +95,26 @@ def test_a_pass_takes_fewer_images_where_half_of_the_memory_holds_no_batch(
     teacher.passes.clear()  # those without data, which tell the memory
     torch.testing.assert_close(run(range(BATCH)), {"spatial": to_grid(images.float() / 255, 4)})
     assert teacher.passes == passes
+
+
+@pytest.mark.parametrize("count", [32, 30, 7])
+def test_mosaics_have_the_features_of_one_pass_wherever_their_batch_is_divided(tmp_path, count):
+    """Also the last one, which images from the start of the batch complete."""
+    register()
+    name = "samvit_small.sa1b@128/2"
+    (spec,) = specs(name, {name: saved("samvit_small", tmp_path)})
+    teacher = spec.load()
+    images = torch.randint(0, 256, (count, 3, PX, PX), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def run(part):
+        return {"spatial": run_teacher(teacher, part, "fp32").spatial}
+
+    whole = run(images)
+    for at_once in (4, 8, 20):
+        torch.testing.assert_close(in_passes(run, images, at_once, teacher.tiles), whole)
+    if count % 4:  # dividing it as images without a mosaic changes it
+        divided = torch.cat([run(part)["spatial"] for part in torch.split(images, 4)])
+        assert not torch.allclose(divided, whole["spatial"], rtol=0.01, atol=0.01)
 
 
 def test_the_memory_of_a_pass_is_found_once_and_not_for_every_shard(builder):

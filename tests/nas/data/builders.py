@@ -32,3 +32,12 @@ def write_shard(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
                 info = tarfile.TarInfo(f"{key}.{field}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+
+
+def whole(shard: Path) -> str:
+    """The URI of a shard all of whose samples are in both splits: it has a second name, as no path may be in both."""
+    other = shard.parent / "held_out" / shard.name
+    other.parent.mkdir(exist_ok=True)
+    if not other.exists():
+        os.link(shard, other)
+    return f"webdataset:{shard}::{other}"

@@ -18,7 +18,7 @@ from nas.data.augment import (
     apply,
     random_augmentation,
 )
-from tests.nas.data.builders import SHARED, png, write_shard
+from tests.nas.data.builders import SHARED, png, whole, write_shard
 
 SAME_COLORS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
 seeds = st.integers(0, 2**32 - 1)
@@ -166,7 +166,7 @@ def test_a_crop_keeps_the_resolution_of_a_large_image(tmp_path):
 
 def test_shards_and_folders_have_views_too(tmp_path):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(9), "mask.png": png(3, mode="L"), "cls": b"1"}})
-    images = open_images(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar", "train", None, 0, 32, tmp_path, views=2)
+    images = open_images(whole(tmp_path / "a.tar"), "train", None, 0, 32, tmp_path, views=2)
     sample = images.read(1)
     assert (sample.label, np.unique(sample.mask).tolist()) == (1, [3])
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nas.data import CorruptImage, DataError, open_images
 from nas.data.dataset import RETRY_S, DataUnavailable, decode, decode_mask
-from tests.nas.data.builders import encoded, png, write_shard
+from tests.nas.data.builders import encoded, png, whole, write_shard
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -87,7 +87,7 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, fo
     for split in ("train", "val"):
         (tmp_path / split / "x.png").write_bytes(png(7))
     write_shard(tmp_path / "a.tar", {"x": {"png": png(7)}})
-    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else whole(tmp_path / "a.tar")
     images = open_images(uri, "train", None, 0, 32, Path("unused"))
     waited = failing_reads(monkeypatch, len(RETRY_S))
     assert (images.read(0).image == 7).all()
@@ -103,7 +103,7 @@ def test_a_disk_that_is_away_for_a_moment_makes_no_other_data(tmp_path, monkeypa
     for i in range(9):
         (tmp_path / f"{i}.png").write_bytes(png(i))
     write_shard(tmp_path / "a.tar", {"x": {"png": png(7)}})
-    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    uri = f"imagefolder:{tmp_path}" if form == "imagefolder" else whole(tmp_path / "a.tar")
 
     def opened():
         return open_images(uri, "train", None, 0, 32, Path("unused"))
@@ -145,7 +145,7 @@ def test_a_folder_that_is_away_for_a_moment_is_not_left_out(tmp_path, monkeypatc
 def test_a_broken_member_of_a_shard_is_corrupt_by_name(tmp_path, name, views):
     key, _, field = name.partition(".")
     write_shard(tmp_path / "a.tar", {key: {field: BROKEN[name]}})
-    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    uri = whole(tmp_path / "a.tar")
     images = open_images(uri, "train", None, 0, 32, Path("unused"), views=views)
     with pytest.raises(CorruptImage, match=f"cannot decode image a.tar/{key}: ") as caught:
         images.read(views - 1)
@@ -158,7 +158,7 @@ def test_a_broken_mask_is_corrupt_by_name_and_does_not_stop_the_opening(tmp_path
     write_shard(
         tmp_path / "a.tar", {"x": {"png": png(0), "mask.png": mask}, "y": {"png": png(0), "mask.png": png(3, mode="L")}}
     )
-    images = open_images(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
+    images = open_images(whole(tmp_path / "a.tar"), "train", None, 0, 32, Path("unused"))
     assert images.mask_classes == 4
     bad = next(i for i, sample in enumerate(images.samples) if sample.key.endswith("x"))
     with pytest.raises(CorruptImage, match=r"a.tar/x \(mask\): "):
@@ -313,7 +313,7 @@ def check_members(folder, samples):
     write_shard(folder / "a.tar", samples)
     message = "--data webdataset: "
     try:
-        images = open_images(f"webdataset:{folder}/a.tar::{folder}/a.tar", "train", None, 0, 32, Path("unused"))
+        images = open_images(whole(folder / "a.tar"), "train", None, 0, 32, Path("unused"))
         for i in range(len(images)):
             try:
                 images.read(i)

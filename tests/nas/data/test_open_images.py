@@ -1,6 +1,7 @@
 """Images a person brings: folders, CIFAR-10; what is split, what is labeled, what is refused."""
 
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from nas.data import CorruptImage, DataError, dataset, open_images
 from nas.data.cifar import FOLDER
-from tests.nas.data.builders import encoded, png, write_shard
+from tests.nas.data.builders import encoded, png, whole, write_shard
 
 
 @pytest.fixture
@@ -202,6 +203,21 @@ def test_imagefolder_with_train_and_val_folders(folder):
         both(f"imagefolder:{folder}")
 
 
+@pytest.mark.parametrize(("link", "target"), [("val", "train"), ("val/dog", "train/dog"), ("train/hen", "val/cat")])
+def test_a_folder_of_both_splits_is_refused(tmp_path, link, target):
+    """Held-out images would be trained on."""
+    for name in ("train/cat", "train/dog", "val/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.png").write_bytes(png(0))
+    assert all(both(f"imagefolder:{tmp_path}"))
+    if link == "val":
+        shutil.rmtree(tmp_path / link)
+    (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=r"/train' and '.*/val' both lead to '.*': held-out images would") as caught:
+        both(f"imagefolder:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_truncated_image_is_named(folder):
     train, _ = both(f"imagefolder:{folder}")
     path = folder / train.names[0]
@@ -308,10 +324,10 @@ def test_sizes_that_are_read_together_are_those_that_are_read_alone(tmp_path, fo
         )
     if form == "cifar10":
         fake_cifar10(tmp_path)
-    uri = {"imagefolder": f"imagefolder:{tmp_path}", "webdataset": f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"}
-    together, *alone = (
-        open_images(uri.get(form, form), "train", 4, 0, px, tmp_path, views=views) for px in (64, 32, 64, 256)
-    )
+    uri = {"imagefolder": f"imagefolder:{tmp_path}"}.get(form, form)
+    if form == "webdataset":
+        uri = whole(tmp_path / "a.tar")
+    together, *alone = (open_images(uri, "train", 4, 0, px, tmp_path, views=views) for px in (64, 32, 64, 256))
     for i in (0, len(together) - 1):
         samples = together.read_sizes(i, [32, 64, 256])
         assert list(samples) == [32, 64, 256]

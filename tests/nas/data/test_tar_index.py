@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nas.data import DataError, tar_index
+from nas.data import DataError, open_images, tar_index, webdataset
 from nas.data.tar_index import ShardIndex, read_index
 from tests.nas.data.builders import png, write_shard
 
@@ -84,3 +86,34 @@ def test_no_index_of_a_file_that_is_no_tar_is_kept(shard: Path, tmp_path: Path) 
     with pytest.raises(DataError, match="cannot read shard"):
         read_in_another_process(shard, tmp_path / "indexes")
     assert not (tmp_path / "indexes").exists()
+
+
+def test_processes_that_begin_together_share_the_indexing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads without a common memory stand for the 64 processes of a build, which all select the same samples."""
+    for number in range(64):
+        write_shard(tmp_path / f"s-{number:02}.tar", {f"{number}-{i}": {"png": png(i)} for i in range(3)})
+    monkeypatch.setattr(tar_index, "KEPT_S", -1.0)
+    monkeypatch.setattr(webdataset, "QUIET_S", -1.0)
+    uri, indexed, calls = f"webdataset:{tmp_path}/s-*.tar", [], []
+    alone = open_images(uri, "train", None, 0, 32, tmp_path / "alone", progress=lambda *call: calls.append(call))
+    reported = [done for _, done, _ in calls]
+    assert reported == list(range(1, 65))
+    assert max(total for _, _, total in calls) == 64
+    index = tar_index._indexed
+
+    def slowly(path: Path, name: str) -> ShardIndex:
+        indexed.append(path)
+        time.sleep(0.02)
+        return index(path, name)
+
+    monkeypatch.setattr(tar_index, "_indexed", slowly)
+    monkeypatch.setattr(tar_index, "_index_of_version", tar_index._index_of_version.__wrapped__)
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: open_images(uri, "train", None, 0, 32, tmp_path / "cache"), range(4)))
+    assert all(images.samples == alone.samples for images in opened)
+    assert set(indexed) == set(tmp_path.glob("s-*.tar"))
+    assert len(indexed) < 2 * 64
+
+    indexed.clear()
+    few = open_images(uri, "train", 30, 0, 32, tmp_path / "few")
+    assert len(set(indexed)) == len(few.paths), "no more shards than are needed"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.data import IGNORE_LABEL, DataError, absolute_uri, open_images, webdataset
+from nas.data import IGNORE_LABEL, DataError, absolute_uri, check_uri, open_images, webdataset
 from nas.data.dataset import shuffled
 from nas.data.webdataset import shard_name
-from tests.nas.data.builders import SHARED, encoded, png, write_shard
+from tests.nas.data.builders import SHARED, encoded, png, whole, write_shard
 
 
 def both(uri, seed=0, count=None, size_px=32):
@@ -33,7 +33,8 @@ def test_braces_labels_and_masks(tmp_path):
         for i, fields in enumerate(samples.values()):
             fields["mask.png"] = png(i, mode="L")
         write_shard(tmp_path / f"s-{shard}.tar", samples)
-    train, val = both(f"webdataset:{tmp_path}/s-0.tar::{tmp_path}/s-{{0..1}}.tar")
+    write_shard(tmp_path / "train.tar", samples)
+    train, val = both(f"webdataset:{tmp_path}/train.tar::{tmp_path}/s-{{0..1}}.tar")
     assert (len(train), len(val)) == (5, 10)
     assert (train.num_classes, train.class_names, train.mask_classes) == (5, None, 5)
     for i in range(10):
@@ -52,9 +53,9 @@ def test_one_pattern_is_split_by_key(tmp_path):
 
 
 def test_only_as_many_shards_as_the_count_asks_for_in_an_order_of_the_seed(tmp_path):
-    for shard in range(8):
-        write_shard(tmp_path / f"s-{shard}.tar", labeled(10 * shard, 4))
-    uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/s-0.tar"
+    for shard in (*(f"s-{number}" for number in range(8)), "val"):
+        write_shard(tmp_path / f"{shard}.tar", labeled(0, 4))
+    uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/val.tar"
     first = [both(uri, seed=seed, count=6)[0] for seed in range(6)]
     assert all(len(images) == 6 and len(images.paths) == 2 for images in first)
     assert len({images.paths for images in first}) > 1
@@ -84,20 +85,20 @@ def test_patterns_of_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
 
 def test_reading_many_local_shards_shows_its_progress(tmp_path, monkeypatch):
     """10 million samples take minutes; a few thousand take no line."""
-    for shard in range(8):
-        write_shard(tmp_path / f"s-{shard}.tar", labeled(10 * shard, 4))
+    for shard in (*(f"s-{number}" for number in range(8)), "val"):
+        write_shard(tmp_path / f"{shard}.tar", labeled(0, 4))
     shown = {}
     for quiet_s in (webdataset.QUIET_S, -1.0):
         monkeypatch.setattr(webdataset, "QUIET_S", quiet_s)
         shown[quiet_s] = calls = []
-        uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/s-0.tar"
+        uri = f"webdataset:{tmp_path}/s-*.tar::{tmp_path}/val.tar"
         open_images(uri, "train", 10, 0, 32, tmp_path, progress=lambda *call, calls=calls: calls.append(call))
     assert list(shown.values()) == [[], [("train shards", read, 3) for read in (1, 2, 3)]]
 
 
 def test_a_shard_that_is_written_anew_is_read_anew(tmp_path):
-    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
     write_shard(tmp_path / "a.tar", labeled(0, 3))
+    uri = whole(tmp_path / "a.tar")
     before, _ = both(uri)
     write_shard(tmp_path / "a.tar", labeled(0, 5))
     after, _ = both(uri)
@@ -110,8 +111,8 @@ def test_a_shard_with_another_member_in_its_middle_is_other_data(tmp_path, field
     """The tar's size, its first and its last 64 KiB are as before: only one member differs."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     samples = {f"{i:02}": {"png": encoded(noise), "cls": b"3", "mask.png": png(1, mode="L")} for i in range(20)}
-    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
     write_shard(tmp_path / "a.tar", samples)
+    uri = whole(tmp_path / "a.tar")
     before, old = both(uri)[0], (tmp_path / "a.tar").read_bytes()
     samples["10"][field] = b"2" if field == "cls" else samples["10"][field] + b"\0"
     write_shard(tmp_path / "a.tar", samples)
@@ -130,7 +131,7 @@ def test_a_sample_that_a_tar_holds_twice_is_the_later_one(tmp_path):
             info = tarfile.TarInfo(f"001.{field}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    train, _ = both(whole(tmp_path / "a.tar"))
     read = {train.samples[i].key: train.read(i) for i in range(len(train))}
     assert {key: (int(sample.image[0, 0, 0]), sample.label) for key, sample in read.items()} == {
         "a.tar/000": (0, 0),
@@ -151,13 +152,14 @@ def test_equal_names_in_two_folders_stay_apart(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_shard(tmp_path / folder / "0.tar", labeled(0, 3))
-    train, _ = both(f"webdataset:{tmp_path}/{{a,b}}/0.tar::{tmp_path}/a/0.tar")
+    write_shard(tmp_path / "val.tar", labeled(0, 3))
+    train, _ = both(f"webdataset:{tmp_path}/{{a,b}}/0.tar::{tmp_path}/val.tar")
     assert len(train) == 6
 
 
 def test_classes_json_names_the_labels(tmp_path):
     write_shard(tmp_path / "a.tar", labeled(0, 3))
-    uri = f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    uri = whole(tmp_path / "a.tar")
     unnamed, _ = both(uri)
     (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog", "hen", "fox"]))
     named, _ = both(uri)
@@ -174,7 +176,7 @@ def test_a_classes_json_that_is_no_list_of_names_is_refused(tmp_path, content):
     write_shard(tmp_path / "a.tar", labeled(0, 3))
     (tmp_path / "classes.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=r"classes.json'"):
-        both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+        both(whole(tmp_path / "a.tar"))
 
 
 def test_labels_in_json(tmp_path):
@@ -182,7 +184,7 @@ def test_labels_in_json(tmp_path):
     write_shard(
         tmp_path / "a.tar", {key: {"png": png(0), "json": json.dumps(s).encode()} for key, s in samples.items()}
     )
-    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    train, _ = both(whole(tmp_path / "a.tar"))
     assert sorted(train.read(i).label for i in range(2)) == [2, 4]
     assert train.num_classes == 5
 
@@ -190,7 +192,7 @@ def test_labels_in_json(tmp_path):
 def test_captions_are_no_labels(tmp_path):
     about = json.dumps({"caption": "a hen"}).encode()
     write_shard(tmp_path / "a.tar", {"a": {"png": png(0), "json": about}})
-    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    train, _ = both(whole(tmp_path / "a.tar"))
     assert train.num_classes is None
 
 
@@ -198,13 +200,13 @@ def test_captions_are_no_labels(tmp_path):
 def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0), "cls": label}})
     with pytest.raises(DataError, match=r"a.tar/x.cls holds the label .*; allowed: integers from 0"):
-        both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+        both(whole(tmp_path / "a.tar"))
 
 
 @pytest.mark.parametrize(("field", "content"), [("cls", b"1"), ("mask.png", png(1, mode="L"))])
 def test_labels_or_masks_of_some_samples_are_not_used_with_a_note(tmp_path, field, content):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0), field: content}, "y": {"png": png(1)}})
-    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    train, _ = both(whole(tmp_path / "a.tar"))
     what = "label" if field == "cls" else "mask"
     assert train.notes == (f"{what}s are not used: 1 of 2 samples has no {what}, as 'a.tar/y'",)
     assert (len(train), train.num_classes, train.has_masks) == (2, None, False)
@@ -219,13 +221,15 @@ def test_what_is_left_out_of_shards_is_noted(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     write_shard(tmp_path / "b.tar", {"z": {"png": png(0)}})
-    train, _ = both(f"webdataset:{tmp_path}/{{a,b}}.tar::{tmp_path}/a.tar")
+    write_shard(tmp_path / "val.tar", {"v": {"png": png(0)}})
+    uri = f"webdataset:{tmp_path}/{{a,b}}.tar::{tmp_path}/val.tar"
+    train, _ = both(uri)
     assert (len(train), train.available) == (2, 2)
     assert train.notes == (
         "left out: 2 samples without an image (jpg, jpeg, png, webp), as 'a.tar/text'",
         "left out: 1 link or device, as 'a.tar/y.png'",
     )
-    one = open_images(f"webdataset:{tmp_path}/{{a,b}}.tar::{tmp_path}/a.tar", "train", 1, 0, 32, tmp_path)
+    one = open_images(uri, "train", 1, 0, 32, tmp_path)
     assert one.notes[-1] == "train: 1 of 2 shards were read; they hold enough images"
 
 
@@ -238,7 +242,7 @@ def masked(tmp_path):
         mask[10:20], mask[20:] = i % 4, 9
         samples[f"{i:02}"] = {"png": png(i), "mask.png": encoded(mask)}
     write_shard(tmp_path / "a.tar", samples)
-    return f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar"
+    return whole(tmp_path / "a.tar")
 
 
 def test_ignored_mask_values_are_void(masked):
@@ -280,6 +284,30 @@ def test_masks_are_counted_exactly_in_small_sets_and_sampled_in_large_ones(maske
     monkeypatch.setattr(webdataset, "decode_mask", lambda source, name: read.append(name) or decode_mask(source, name))
     assert both(masked)[0].mask_classes == 10
     assert len(read) == 5
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*.tar::val-*.tar", "{train,val-0,val-1}.tar::./val-1.tar", "train.tar::link.tar", "link.tar::{val-0,train}.tar"],
+)
+def test_a_shard_of_both_splits_is_refused(tmp_path, monkeypatch, pattern):
+    """Held-out images would be trained on."""
+    for name in ("train", "val-0", "val-1"):
+        write_shard(tmp_path / f"{name}.tar", labeled(0, 3))
+    (tmp_path / "link.tar").symlink_to("train.tar")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"TRAIN and VAL share [12] shards?, as '.*': held-out") as caught:
+        check_uri(f"webdataset:{pattern}#ignore=0")
+    assert "\n" not in str(caught.value)
+    check_uri("webdataset:train.tar::val-*.tar")
+
+
+def test_a_url_of_both_splits_is_refused_whatever_its_signature():
+    signed = "https://me:secret@host/{0..9}.tar?sv=1&se=1&sig=secret::https://me:secret@host/{7..12}.tar?sv=1&se=2&sig=secret"
+    with pytest.raises(DataError, match=r"share 3 shards, as 'https://host/7.tar'") as caught:
+        check_uri(f"webdataset:{signed}")
+    assert "secret" not in str(caught.value)
+    check_uri("webdataset:https://host/get?f={0..9}::https://host/get?f=1{0..9}")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +356,7 @@ def test_camvid_masks_and_their_void():
 def test_opening_reads_no_image(tmp_path):
     """Pixels that cannot be read do not matter until somebody asks for them."""
     write_shard(tmp_path / "a.tar", {f"{i}": {"jpg": b"no image", "cls": b"1"} for i in range(9)})
-    train, _ = both(f"webdataset:{tmp_path}/a.tar::{tmp_path}/a.tar")
+    train, _ = both(whole(tmp_path / "a.tar"))
     assert (len(train), train.num_classes) == (9, 2)
     (tmp_path / "a.tar").unlink()
     with pytest.raises(DataError, match=r"cannot read '.*a.tar'"):

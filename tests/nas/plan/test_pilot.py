@@ -109,6 +109,25 @@ def test_recorded_models_propose_rungs_and_images(pilot: Pilot) -> None:
     assert flags(pilot) == "--rung-steps 52,270 --val-images 32"
 
 
+def test_a_number_of_images_that_the_cache_does_not_have_is_not_proposed(tmp_path: Path) -> None:
+    """Every teacher would run on all images again."""
+    words = [*WORDS, "--run", str(tmp_path / "run"), "--cache", str(tmp_path)]
+    settings = settings_of([*words, "--val-images", "64"])
+    trials = trained(settings, noise=(1.0, 1.0, 0.01, 0.01, 0.0, 0.0))
+    write_pilot(tmp_path / "run", settings, trials)
+    without = outcome(settings, trials)
+    (tmp_path / "set-of no targets.json").write_text("")
+    cached = outcome(settings, trials)
+    assert (without.enough, cached.enough) == (32, 32)
+    assert (flags(without), flags(cached)) == ("--rung-steps 52,270 --val-images 32", "--rung-steps 52,270")
+    again = "with another --val-images every teacher runs on all train and held-out images again"
+    kept = "The proposal keeps the present number, because the cache has the teachers' outputs for --val-images 64;"
+    reasons = [" ".join(pilot_json(each)["proposal"]["reasons"]) for each in (without, cached)]
+    assert "32 held-out images are enough" in reasons[1]
+    assert f"{kept} {again}." in reasons[1]
+    assert f"If a cache of these images and teachers exists, keep its number: {again}." in reasons[0]
+
+
 def test_images_that_cannot_be_decoded_are_no_images_to_train_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import builtins
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,10 +19,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nas.cache import open_targets
-from nas.cache.targets import Targets
+from nas.cache.targets import Targets, load_targets
 from nas.distill.evaluation.reference_scores import teacher_facts
 from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
-from nas.distill.evaluation.zero_shot import contrastive, embed_class_names, texts_path, words, zero_shot_accuracy
+from nas.distill.evaluation.zero_shot import (
+    add_texts,
+    contrastive,
+    embed_class_names,
+    embedded_texts,
+    texts_path,
+    words,
+    zero_shot_accuracy,
+)
 from nas.teachers import load_teachers, spec_of, specs
 from nas.teachers.text import TEXT_TOWERS, text_embeddings, zero_shot
 from tests.nas.distill.known import recalling
@@ -140,6 +150,30 @@ def test_names_are_embedded_once_and_said_with_spaces(
     assert prepared(made, CLIP, weights) == []
     renamed = replace(made, class_names=("mug", "great_cat", "space_suit"))
     assert texts_path(renamed, CLIP) != path, "other names, other embeddings"
+
+
+def test_a_copy_of_the_cache_that_was_made_before_gets_the_embeddings(
+    weights: dict[str, Path], photographs: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on the nodes of a cluster, each with its copy: else their trials would lack the metric."""
+    first = cached(photographs, f"{CLIP},xfeat", weights, tmp_path / "cache")
+    copies = [shutil.copytree(tmp_path / "cache", tmp_path / name) for name in ("copy", "full")]
+    copy, full = (load_targets(folder / first.path.name) for folder in copies)
+    assert embedded_texts(first) == {}
+    prepared(first, CLIP, weights)
+    texts = embedded_texts(first)
+    assert list(texts) == [CLIP]
+    predicted = torch.from_numpy(first.val.summary[CLIP][:])
+    assert zero_shot_accuracy(copy, CLIP, predicted) is None
+    add_texts(copy, texts)
+    assert zero_shot_accuracy(copy, CLIP, predicted) == zero_shot_accuracy(first, CLIP, predicted) is not None
+    add_texts(copy, texts)
+    path = texts_path(full, CLIP)
+    assert path is not None
+    assert not caplog.records
+    with mock.patch("nas.distill.evaluation.zero_shot.ArrayWriter", side_effect=OSError(28, "No space left on device")):
+        add_texts(full, texts)
+    assert f"no zero-shot accuracy through {CLIP} here: cannot write {path.parent}" in caplog.text
 
 
 @pytest.mark.parametrize("lacking", ["class names", "labels"])
