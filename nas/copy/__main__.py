@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import PROGRAM, OneLineParser, StageProgress, exit_code, folder_to_write, stderr_console
+from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import add_run
 from nas.numbers import plural
@@ -32,6 +34,7 @@ records of the copy are compared with those of the study. What either has from t
 RUN must be at rest: the command refuses while a search, a training, a retraining or a remeasurement works in it.
 """
 _STORAGE = "storage"  # key of a file of settings
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,14 @@ def copy_run(settings: CopySettings) -> int:
             unfinished = scratch / "copy"
             unfinished.mkdir()
             _copy_files(run, unfinished)
+            trials = plural(len(store.trials()), "trial")
+            announce(f"copying the records of {trials}", _LOG)  # takes minutes where there are a thousand
             store.copy_to(unfinished)
             (unfinished / "study.lock").unlink()
             _forget_database(unfinished)
             refuse_working(store, run)
             unfinished.replace(out)
-        trials = len(store.trials())
-    write_line(f"copied {run} with {plural(trials, 'trial')} to {out}")
+    write_line(f"copied {run} with {trials} to {out}")
     return 0
 
 
