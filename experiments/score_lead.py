@@ -35,6 +35,7 @@ RETRAINED = {
     "`laptop`, CIFAR-10, seed 3": ("cifar10_searches.json", "3"),
     "`laptop`, CIFAR-10, seed 4": ("cifar10_searches.json", "4"),
     "`laptop`, 2026-11-30, seed 0": ("retrained_seed0.json", None),
+    "`laptop`, 2026-11-30, seed 1": ("retrained_seed1.json", None),
     "`laptop`, 2026-11-29, sample report": ("retrained_sample.json", None),
     "`laptop`, 2026-11-28": ("retrained_sample_c.json", None),
     "`laptop`, 2026-11-27": ("retrained_sample_b.json", None),

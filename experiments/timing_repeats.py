@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.score_lead import RESULTS, retrained_searches
 from nas.replay.hybrid_rows import read_rows
 from nas.study.timing_doubts import RUN_DEVIATION, Z_OF_INTERVAL
 
 Timing = tuple[float, float, float]  # ratio, ends of its 95 % interval
+Array = NDArray[np.float64]
 Pairs = Sequence[tuple[Timing, Timing]]
 Row = Mapping[str, Any]
 
@@ -66,27 +68,42 @@ def _timing(row: dict[str, Sequence[float]]) -> Timing:
 
 def cells(pairs: Pairs) -> list[str]:
     """Return the cells of a row: counts, deviations of a difference, that between processes, shares outside."""
-    differences = np.asarray([math.log(b[0] / a[0]) for a, b in pairs])
-    variances = np.asarray(
-        [sum((math.log(high / low) / 2 / Z_OF_INTERVAL) ** 2 for _, low, high in pair) for pair in pairs]
-    )
+    differences, variances = _differences(pairs)
     real, implied = float((differences**2).mean()), float(variances.mean())
     between = math.sqrt(max(0.0, real - implied) / 2)
-    outside = [
-        np.mean(np.abs(differences) > Z_OF_INTERVAL * np.sqrt(variances + 2 * extra**2)) for extra in (0, RUN_DEVIATION)
-    ]
+    outside = [share_outside(pairs, extra) for extra in (0.0, RUN_DEVIATION)]
     percents = [f"{100 * value:.1f} %" for value in (math.sqrt(real), math.sqrt(implied), between)]
     return [str(len(pairs)), *percents, *(f"{100 * share:.0f} %" for share in outside)]
 
 
-def table() -> list[str]:
-    """Return the lines of the table, in Markdown."""
-    sources: dict[str, Pairs] = {
+def share_outside(pairs: Pairs, deviation: float) -> float:
+    """Return the share of pairs that differ by more than both 95 % intervals and a deviation of each timing allow."""
+    differences, variances = _differences(pairs)
+    return float(np.mean(np.abs(differences) > Z_OF_INTERVAL * np.sqrt(variances + 2 * deviation**2)))
+
+
+def _differences(pairs: Pairs) -> tuple[Array, Array]:
+    """Return the logarithm of each pair's ratio, and its variance by the two intervals."""
+    differences = np.asarray([math.log(b[0] / a[0]) for a, b in pairs])
+    variances = np.asarray(
+        [sum((math.log(high / low) / 2 / Z_OF_INTERVAL) ** 2 for _, low, high in pair) for pair in pairs]
+    )
+    return differences, variances
+
+
+def sets() -> dict[str, Pairs]:
+    """Return the sets of networks that were timed twice; no pair is in two of them."""
+    return {
         "published table, two seeds": table_pairs(),
-        "of these, both `ok`": table_pairs("ok"),
         "published table and timings for runtimes": eager_pairs(),
         **retrained_pairs(),
     }
+
+
+def table() -> list[str]:
+    """Return the lines of the table, in Markdown."""
+    (first, pairs), *rest = sets().items()
+    sources: dict[str, Pairs] = {first: pairs, "of these, both `ok`": table_pairs("ok"), **dict(rest)}
     head = (
         "| timings | pairs | difference: real | by the intervals | between processes "
         "| outside 95 % | with it in the interval |",

@@ -22,8 +22,8 @@ MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give 
 MAX_INTERVAL_FACTOR = 2.0
 Z_OF_INTERVAL = NormalDist().inv_cdf(0.975)  # half the width of a 95 % interval, in standard deviations
 # Relative standard deviation of a ratio between processes that time the same network, beyond what the samples of each
-# show: near the middle of nine sets of 20 to 100 networks on a CPU (experiments.timing_repeats); no GPU was measured.
-RUN_DEVIATION = 0.014
+# show: the middle of ten sets of 20 to 100 networks on a CPU (experiments.timing_repeats); no GPU was measured.
+RUN_DEVIATION = 0.017
 # The same of values that are not divided by the reference's: they change with the machine's speed, too.
 THROUGHPUT_RUN_DEVIATION, LATENCY_RUN_DEVIATION = 0.06, 0.10
 PUBLISHED = "published"  # the runtime that `backbone-nas replay` records for values of a table: nothing was timed

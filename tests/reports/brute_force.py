@@ -36,8 +36,8 @@ def place(trial: TrialRecord) -> Place:
 
 
 def over_processes(m: Any) -> Place:
-    """Return the ends of a ratio's 95 % interval with the deviation of 1.4 % between processes."""
-    low, high = (hypot(log(end / m.ratio), 1.959964 * 0.014) for end in (m.ratio_low, m.ratio_high))
+    """Return the ends of a ratio's 95 % interval with the deviation of 1.7 % between processes."""
+    low, high = (hypot(log(end / m.ratio), 1.959964 * 0.017) for end in (m.ratio_low, m.ratio_high))
     return m.ratio * exp(-low), m.ratio * exp(high)
 
 
