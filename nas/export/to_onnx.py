@@ -172,7 +172,8 @@ def _finish(path: Path, step: int | None) -> None:
 def _refuse_other_sides(onnx: Any, graph: Any, step: int) -> None:
     """Add 0 to each output, taken from a list of one element at the position of each side's remainder."""
     node, kind = onnx.helper.make_node, graph.input[0].type.tensor_type.elem_type  # also that of all outputs
-    constants = (("side_step", onnx.TensorProto.INT64, [], step), ("side_zero", kind, [1], 0.0))
+    int64 = onnx.TensorProto.INT64
+    constants: list[Any] = [("side_step", int64, [], step), ("side_zero", kind, [1], 0.0)]
     graph.initializer.extend(onnx.helper.make_tensor(name, of, shape, [value]) for name, of, shape, value in constants)
     rule = f"height_and_width_must_be_multiples_of_{step}"
     first = [
