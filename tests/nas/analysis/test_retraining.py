@@ -67,7 +67,7 @@ def test_candidates_leave_and_join_the_front() -> None:
     assert changes == {1: "still on it", 2: "left it", 3: "still on it", 5: "joined it"}
     chances = {row.trial.number: row.chance for row in s.candidates}
     assert chances[1] == chances[3] == chances[5] == 1
-    assert chances[2] == pytest.approx(0.0, abs=0.01)
+    assert chances[2] == pytest.approx(0.0, abs=0.03)
     assert (s.seeds, s.steps) == ((1, 2, 3), 90)
     assert s.scatter.sd == pytest.approx(0.01)
     assert s.scatter.degrees == 8
