@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing import get_context
 
+from nas.distill import distributed
 from tests.nas.distill.ranks import RECIPES, everything, made, rank, sharded, token_and_neck, trained
 
 WORLD = 2
@@ -148,3 +151,24 @@ def test_with_sharding_the_whole_gradient_is_clipped(sharded_found: list[dict[st
 @pytest.mark.slow
 def test_ranks_know_whether_they_give_different_numbers(sharded_found: list[dict[str, Any]]) -> None:
     assert [found["steps"] for found in sharded_found] == [([5], [0, 1])] * WORLD
+
+
+def test_gpus_wait_for_half_an_hour_and_cpus_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL needs GPUs: a second backend of gloo takes its place."""
+    begin = dist.init_process_group
+
+    def with_two_backends(backend: str, timeout: timedelta, **settings: Any) -> None:
+        begin("gloo", timeout=timeout, **settings)
+        if backend == "cpu:gloo,cuda:nccl":
+            second = dist.ProcessGroupGloo(dist.HashStore(), 0, 1, timeout)
+            dist.group.WORLD._register_backend(torch.device("cuda"), dist.ProcessGroup.BackendType.NCCL, second)
+
+    def timeout_on(device: str) -> timedelta:
+        return dist.group.WORLD._get_backend(torch.device(device)).options._timeout
+
+    monkeypatch.setattr(dist, "init_process_group", with_two_backends)
+    with distributed.process_group(0, 1, tmp_path / "gpu", "cuda"):
+        assert timeout_on("cuda") == timedelta(minutes=30)
+        assert timeout_on("cpu") == timedelta(days=1)
+    with distributed.process_group(0, 1, tmp_path / "cpu"):
+        assert timeout_on("cpu") == timeout_on("cuda") == timedelta(days=1)
