@@ -171,7 +171,6 @@ class Distiller:
         self._loader = BatchLoader(source, schedule, self.device)
         self._unread = StepValues()
         self._steps_per_lease = _STEPS_PER_LEASE if distributed.world_size() == 1 else 1
-        self._step_s = _LEASE_S  # of a step of several ranks, in the last lease
         self.stopping = False
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
@@ -217,19 +216,18 @@ class Distiller:
     def _train_together(self, steps: int, should_stop: Callable[[], bool]) -> None:
         """Take the steps of a lease; with the losses, all ranks learn whether one is asked to stop, and the next steps.
 
-        Rank 0 chooses how many there are, by the seconds of a step in the lease before this one: those of this lease
-        are known after the read, which waits for the device.
+        Rank 0 chooses how many there are, by the seconds that these took.
         """
         began_s = time.perf_counter()
         for done in range(1, steps + 1):
             self.train_step()
-            if self.device.type == "cuda" and done % _STEPS_PER_LEASE == 0:
+            if self.device.type == "cuda" and (done == steps or done % _STEPS_PER_LEASE == 0):
                 torch.cuda.current_stream().synchronize()  # the batches of steps that wait for the device take memory
-        chosen = max(1, min(2 * self._steps_per_lease, round(_LEASE_S / self._step_s)))
+        step_s = (time.perf_counter() - began_s) / steps
+        chosen = max(1, min(2 * self._steps_per_lease, round(_LEASE_S / step_s)))
         own = float(should_stop()), float(chosen if distributed.rank() == 0 else 0)
         self._unread.append((_STOP, _STEPS), torch.tensor(own, device=self.device))
         self._read_losses()
-        self._step_s = (time.perf_counter() - began_s) / steps
 
     def train_step(self) -> None:
         """Take one step; no value leaves the device."""
