@@ -169,9 +169,8 @@ class Distiller:
         source = source or CachedSource(targets.train)
         schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
         self._loader = BatchLoader(source, schedule, self.device)
-        self._unread = StepValues()
+        self._unread, self.stopping = StepValues(), False
         self._steps_per_lease = _STEPS_PER_LEASE if distributed.world_size() == 1 else 1
-        self.stopping = False
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
