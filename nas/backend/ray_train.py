@@ -32,7 +32,6 @@ LOST_PROCESSES = 5  # times that all processes are started again
 STOPPING_S = 60.0  # for a training that is asked to end, to save its state
 UNSTARTED_S = 5.0  # for one that waits for processors
 LIBRARY_VARIABLES = ("WANDB_", "MLFLOW_")  # beginnings of what the libraries of --log read from the environment
-PATIENCE_S = 24 * 3600  # of ranks that wait for rank 0, which evaluates and writes alone
 
 
 class RayTrainingFailed(RuntimeError):
@@ -182,11 +181,13 @@ def library_variables() -> dict[str, str]:
 
 
 def _trainer(rank: _Rank, scratch: str) -> TorchTrainer:
+    from nas.distill.distributed import PATIENCE, backends
+
     on_gpu = rank.job.config.device == "cuda"
     return TorchTrainer(
         _train_rank,
         train_loop_config={"rank": rank},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=PATIENCE_S),
+        torch_config=TorchConfig(backend=backends(on_gpu), timeout_s=int(PATIENCE.total_seconds())),
         scaling_config=ray.train.ScalingConfig(num_workers=rank.job.ranks, use_gpu=on_gpu),
         run_config=ray.train.RunConfig(
             name="training", storage_path=scratch, failure_config=ray.train.FailureConfig(max_failures=LOST_PROCESSES)
@@ -246,6 +247,7 @@ def _train_rank(config: dict[str, Any]) -> None:
     with suppress(OSError):  # a node may lack it, where all paths are absolute
         os.chdir(rank.folder)
     os.environ.update(rank.environment)
+    distributed.limit_gpu_waits()
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
     is_over = ray.get(rank.mailbox.is_over.remote()) if first else False

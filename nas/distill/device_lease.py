@@ -1,7 +1,7 @@
 """Keep measurements off the devices of a training: one rank's device, or those of all ranks at once.
 
-A training holds a lease on its devices for a few steps at a time, so that a waiting measurement can take them in
-between.
+A training holds a lease on its devices for a few steps, or about a second, at a time, so that a waiting measurement can
+take them in between.
 
 Ranks wait for each other in every step. If each took its own device when it liked, two trainings and two measurements
 could wait for each other forever: the first training has GPU 0 and waits for GPU 1, behind a measurement that waits for
@@ -10,6 +10,10 @@ measurement for that. So all ranks meet first, holding nothing. Then every devic
 same for all trainings; measurements hold one device. Nothing waits for a device that comes earlier in that order than
 one that it holds, so somebody can always go on. All devices are free again after the block, also for a measurement that
 has waited at the turnstile of one of them meanwhile.
+
+That order costs a message for each machine. So several machines first try to take all their devices at the same time.
+Where a device is not free, all let go of what they have, and take turns. Nothing waits for a device in the attempt, and
+all ranks have met before it, so what the attempt holds is free again soon.
 """
 
 from __future__ import annotations
@@ -47,11 +51,8 @@ class DeviceLease:
         """Hold the devices of all ranks within the block, which all ranks have to enter; errors have to come in all."""
         with ExitStack() as held:
             distributed.barrier()  # a rank that waits for another one, as for an evaluation in rank 0, holds nothing
-            for turn in range(self._turns):
-                if turn == self._turn:
-                    for folder in self._folders:
-                        held.enter_context(training(folder))
-                distributed.barrier()
+            if self._turns == 1 or not self._took_at_once(held):
+                self._take_in_turns(held)
             with self._timed():
                 yield
             self._release_memory()
@@ -64,6 +65,27 @@ class DeviceLease:
             with self._timed():
                 yield
             self._release_memory()
+
+    def _took_at_once(self, held: ExitStack) -> bool:
+        """Take the devices of all machines if all are free; return whether they were. Else none is held."""
+        with ExitStack() as taken:
+            busy = False
+            try:
+                for folder in self._folders:
+                    taken.enter_context(training(folder, wait=False))
+            except BlockingIOError:
+                busy = True
+            if distributed.any_rank(busy):
+                return False
+            held.enter_context(taken.pop_all())
+        return True
+
+    def _take_in_turns(self, held: ExitStack) -> None:
+        for turn in range(self._turns):
+            if turn == self._turn:
+                for folder in self._folders:
+                    held.enter_context(training(folder))
+            distributed.barrier()
 
     def _release_memory(self) -> None:
         """Give the memory that PyTorch keeps on this rank's GPU to the process that waits for it, if one does."""

@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 T = TypeVar("T")
 Value = TypeVar("Value", int, tuple[Any, ...])
 PATIENCE = timedelta(days=1)  # of ranks that wait for rank 0, which evaluates and writes alone
+GPU_PATIENCE = timedelta(minutes=30)  # of GPUs that wait for another rank's batch or compilation
 
 
 @contextmanager
@@ -45,12 +46,13 @@ def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "c
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     dist.init_process_group(
-        _backends(device.startswith("cuda")),
+        backends(device.startswith("cuda")),
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=world_size,
         timeout=PATIENCE,
     )
+    limit_gpu_waits()
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
 
@@ -58,14 +60,27 @@ def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "c
 @contextmanager
 def launched_group() -> Iterator[None]:
     """Make this process, which torchrun has started, one of its ranks within the block."""
-    dist.init_process_group(_backends(torch.cuda.is_available()), timeout=PATIENCE)
+    dist.init_process_group(backends(torch.cuda.is_available()), timeout=PATIENCE)
+    limit_gpu_waits()
     yield
     dist.destroy_process_group()
 
 
-def _backends(cuda: bool) -> str:
+def backends(cuda: bool) -> str:
     """Return what carries tensors: those of the CPU are exchanged without a wait for what is queued on the GPU."""
     return "cpu:gloo,cuda:nccl" if cuda else "gloo"
+
+
+def limit_gpu_waits() -> None:
+    """Let exchanges between GPUs, in which all ranks are about to take a step, end this process after `GPU_PATIENCE`.
+
+    The GPUs compute all the time while they wait. Ranks wait for rank 0 in exchanges between CPUs, see `barrier`.
+    """
+    group = dist.group.WORLD
+    assert group is not None
+    cpu, cuda = (group._get_backend(torch.device(device)) for device in ("cpu", "cuda"))
+    if cuda is not cpu:  # gloo alone is the backend of both
+        cuda._set_default_timeout(GPU_PATIENCE)
 
 
 def from_rank_0(value: T) -> T:

@@ -64,7 +64,8 @@ class TrainingContext:
         kept_checkpoints: number of checkpoints of a training that are kept.
         sharded: whether a student's parameters are divided among the ranks.
         live: teachers that run while the student trains, on images of their own; None: the cached targets.
-        should_stop: tells, after every step, whether the training is to save its state and end.
+        should_stop: tells, after every step or every lease of several ranks, whether the training is to save its state
+            and end.
     """
 
     config: SearchConfig
@@ -228,7 +229,7 @@ class Training:
         """Return the result of the next rung, which is trained now, or of an earlier one; None in ranks above 0."""
         if rung == len(self._rungs):
             steps = self._context.config.distill.rung_steps
-            self._distiller.train_until(steps[rung], self._between, self._is_asked_to_stop)
+            self._distiller.train_until(steps[rung], self._between, self._context.should_stop)
             first = distributed.rank() == 0
             self._rungs.append(self._evaluate(rung, since=steps[rung - 1] if rung else 0) if first else None)
             if distributed.world_size() > 1:
@@ -296,8 +297,8 @@ class Training:
             raise TrainingStopped("its process was asked to end; its state is saved")
 
     def _is_asked_to_stop(self) -> bool:
-        """Return whether a rank is asked to stop, the same on all ranks."""
-        return distributed.any_rank(self._context.should_stop())
+        """Return whether this process is asked to stop; of several ranks whether any was, in the last lease."""
+        return self._context.should_stop() if distributed.world_size() == 1 else self._distiller.stopping
 
     def _save(self) -> None:
         """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -29,7 +30,9 @@ from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
 KEPT_STEPS = 3000  # whose losses are kept, so that the checkpoints of a long training do not grow
-_STEPS_PER_LEASE = 5  # the device is offered to a waiting measurement, and read from, this often
+_STEPS_PER_LEASE = 5  # of one process: the device is offered to a waiting measurement, and waited for, this often
+_LEASE_S = 1.0  # about, of several ranks: every lease costs messages between them
+_STOP, _STEPS = "asked to stop", "steps of the next lease"  # among the values that ranks exchange
 ContextFactory = Callable[[], AbstractContextManager[Any]]  # of the lease on the devices, and of autocast
 _Value = TypeVar("_Value")
 
@@ -94,7 +97,8 @@ class Distiller:
         adaptors: heads of an earlier training to start from, where they fit, see `without_heads`; None: fresh heads.
         sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
         lease: makes the context managers in which every few steps run, and in which `averaged` is gathered, in all
-            ranks at once; e.g. a `DeviceLease`. `state_dict` is left to the caller.
+            ranks at once; e.g. a `DeviceLease`. With several ranks the steps take about a second, else they are
+            5. `state_dict` is left to the caller.
 
     Attributes:
         student: backbone and heads under training.
@@ -107,6 +111,7 @@ class Distiller:
         grad_norms: the gradient's norm before clipping in each of these steps; empty without clipping.
         loss_names: all "teacher/head".
         angular_transforms: the transform of each "teacher/head" whose loss ignores length.
+        stopping: whether any of several ranks was asked to stop in the last lease; the same on all ranks.
     """
 
     def __init__(
@@ -164,7 +169,8 @@ class Distiller:
         source = source or CachedSource(targets.train)
         schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
         self._loader = BatchLoader(source, schedule, self.device)
-        self._unread = StepValues()
+        self._unread, self.stopping = StepValues(), False
+        self._steps_per_lease = _STEPS_PER_LEASE if distributed.world_size() == 1 else 1
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
@@ -179,8 +185,9 @@ class Distiller:
 
         Args:
             step: number of steps of the whole training.
-            between: called every few steps, and at once after a step in which the training is to stop.
-            should_stop: tells after every step whether it is; the same on all ranks. `between` may then raise.
+            between: called after every lease, and at once after a step in which the training is to stop.
+            should_stop: tells whether this process is asked to stop. One process asks after every step. Several ranks
+                exchange their answers once a lease; `stopping` has the result. `between` may then raise.
 
         Raises:
             TrainingError: a loss is not finite; the message names the step, the teacher and its head.
@@ -189,13 +196,37 @@ class Distiller:
             self.averaged.to("cpu")  # until the next evaluation
         while self.step < step:
             with self._lease():
-                for _ in range(min(_STEPS_PER_LEASE, step - self.step)):
-                    self.train_step()
-                    if should_stop():
-                        break
-                self._read_losses()
+                steps = min(self._steps_per_lease, step - self.step)
+                if distributed.world_size() == 1:
+                    self._train_alone(steps, should_stop)
+                else:
+                    self._train_together(steps, should_stop)
             between()
         self._gather_averaged()
+
+    def _train_alone(self, steps: int, should_stop: Callable[[], bool]) -> None:
+        """Take the steps of a lease, or those until the process is asked to stop."""
+        for _ in range(steps):
+            self.train_step()
+            if should_stop():
+                break
+        self._read_losses()
+
+    def _train_together(self, steps: int, should_stop: Callable[[], bool]) -> None:
+        """Take the steps of a lease; with the losses, all ranks learn whether one is asked to stop, and the next steps.
+
+        Rank 0 chooses how many there are, by the seconds that these took.
+        """
+        began_s = time.perf_counter()
+        for done in range(1, steps + 1):
+            self.train_step()
+            if self.device.type == "cuda" and (done == steps or done % _STEPS_PER_LEASE == 0):
+                torch.cuda.current_stream().synchronize()  # the batches of steps that wait for the device take memory
+        step_s = (time.perf_counter() - began_s) / steps
+        chosen = max(1, min(2 * self._steps_per_lease, round(_LEASE_S / step_s)))
+        own = float(should_stop()), float(chosen if distributed.rank() == 0 else 0)
+        self._unread.append((_STOP, _STEPS), torch.tensor(own, device=self.device))
+        self._read_losses()
 
     def train_step(self) -> None:
         """Take one step; no value leaves the device."""
@@ -237,10 +268,11 @@ class Distiller:
         recent = _since(since, self.losses, self.step)
         return _means(recent[-max(1, (self.step - since) // 3) :])
 
-    def means(self, since: int) -> dict[str, float]:
-        """Return the mean of each loss, and of "gradient norm" with clipping, over the steps since `since`."""
-        norms = [{GRAD_NORM: norm} for norm in _since(since, self.grad_norms, self.step)]
-        return _means(_since(since, self.losses, self.step)) | _means(norms)
+    def means(self, since: int, until: int) -> dict[str, float]:
+        """Return the mean of each loss, and of "gradient norm" with clipping, of steps `since` + 1 to `until`."""
+        steps = until - since
+        norms = [{GRAD_NORM: norm} for norm in _since(since, self.grad_norms, self.step)[:steps]]
+        return _means(_since(since, self.losses, self.step)[:steps]) | _means(norms)
 
     @property
     def waiting_s(self) -> float:
@@ -320,6 +352,10 @@ class Distiller:
     def _read_losses(self) -> None:
         """Fetch the losses of the steps since the last call; TrainingError names the first that is not finite."""
         unread = self._unread.read()
+        if _STOP in unread[-1]:
+            means = unread.pop()
+            self.stopping = means[_STOP] > 0
+            self._steps_per_lease = round(means[_STEPS] * distributed.world_size())  # the other ranks have added 0
         for step, losses in enumerate(unread, start=self.step - len(unread) + 1):
             for name, value in losses.items():
                 if not math.isfinite(value):

@@ -45,21 +45,22 @@ class History:
         self._restart_clock(distiller)
 
     def add_steps(self, distiller: Distiller) -> None:
-        """Write a line where EVERY steps or more were trained since the last one."""
-        steps = distiller.step - self._step
-        if steps < EVERY:
+        """Write a line for every EVERY steps since the last one; lines of one call have the same speed."""
+        ends = range(self._step + EVERY, distiller.step + 1, EVERY)
+        if not ends:
             return
         seconds = time.perf_counter() - self._began
-        values = {
-            RATE: distiller.config.learning_rate_at(distiller.step - 1),
-            **{_column(name): mean for name, mean in distiller.means(self._step).items()},
+        speed = {
             SPEED: (distiller.images - self._images) / seconds,
             WAITING: (distiller.waiting_s - self._waited_s) / seconds,
         }
-        self._rows.writerow({STEP: distiller.step, **{name: f"{value:.6g}" for name, value in values.items()}})
+        for end in ends:
+            losses = {_column(name): mean for name, mean in distiller.means(self._step, end).items()}
+            values = {RATE: distiller.config.learning_rate_at(end - 1), **losses, **speed}
+            self._rows.writerow({STEP: end, **{name: f"{value:.6g}" for name, value in values.items()}})
+            self._add_events(values, end)
+            self._step = end
         self._file.flush()
-        self._add_events(values, distiller.step)
-        self._step = distiller.step
         self._restart_clock(distiller)
 
     def add_result(self, result: RungResult, distiller: Distiller) -> None:

@@ -30,9 +30,17 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def training(lock_dir: Path) -> Iterator[None]:
-    """Hold the device together with other trainers, but not with a measurement."""
-    with _held(lock_dir, fcntl.LOCK_SH):
+def training(lock_dir: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the device together with other trainers, but not with a measurement.
+
+    Args:
+        lock_dir: Folder of the device's locks.
+        wait: Whether to wait for the device.
+
+    Raises:
+        BlockingIOError: Without `wait`, another process has the device or the turnstile.
+    """
+    with _held(lock_dir, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB):
         yield
 
 
@@ -102,7 +110,8 @@ def holders(folder: Path) -> dict[int, str]:
 @contextmanager
 def _held(lock_dir: Path, mode: int) -> Iterator[None]:
     lock_dir.mkdir(parents=True, exist_ok=True)
-    with _flock(lock_dir / _TURNSTILE_FILE, fcntl.LOCK_EX) as turnstile, _flock(lock_dir / DEVICE_FILE, mode):
+    turn = fcntl.LOCK_EX | (mode & fcntl.LOCK_NB)
+    with _flock(lock_dir / _TURNSTILE_FILE, turn) as turnstile, _flock(lock_dir / DEVICE_FILE, mode):
         fcntl.flock(turnstile, fcntl.LOCK_UN)
         yield
 

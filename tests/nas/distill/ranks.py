@@ -126,13 +126,13 @@ def _broken(folder: Path) -> str:
     return "went on"
 
 
-def _stopped(folder: Path) -> list[int]:
-    """One rank is asked to stop after the second step; return the steps after which this one could have."""
+def _stopped(folder: Path) -> list[tuple[int, bool]]:
+    """One rank is asked to stop from the second step on; return the last step of each lease, and whether to stop."""
     run, steps = made(folder, PLAIN), []
     run.train_until(
         5,
-        lambda: steps.append(run.step),
-        lambda: distributed.any_rank(distributed.rank() == 1 and run.step == 2),
+        lambda: steps.append((run.step, run.stopping)),
+        lambda: distributed.rank() == 1 and run.step >= 2,
     )
     run.close()
     return steps

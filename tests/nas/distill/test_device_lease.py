@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from backbones import build
-from nas.distill import device_lease, distributed
+from nas.distill import device_lease, distributed, trainer
 from nas.distill.device_lease import DeviceLease
 from nas.distill.rungs import Training, TrainingContext, TrainingStopped
 from nas.distill.trainer import Distiller
@@ -42,6 +42,17 @@ def hold(lock_dir: Path, spans: Any) -> None:
             began = time.monotonic()
             time.sleep(0.01)
             spans.put((lock_dir.name, began, time.monotonic()))
+
+
+def hold_on_machines(lock_dir: Path, spans: Any) -> None:
+    """Take the devices as `hold` does, each device on a machine of its own."""
+    be_a_machine(lock_dir)
+    hold(lock_dir, spans)
+
+
+def be_a_machine(lock_dir: Path) -> None:
+    """Make this process count as one of the machine of its device."""
+    device_lease._machine = lambda: f"machine of {lock_dir.name}"
 
 
 def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> TrainingContext:
@@ -86,7 +97,7 @@ def measure(lock_dir: Path, spans: Any, stop: Any) -> None:
 
 
 def run(
-    folder: Path, trainings: Sequence[Sequence[str]], work: Callable[[Path, Any], None]
+    folder: Path, trainings: Sequence[Sequence[str]], work: Callable[[Path, Any], None], contended: bool = True
 ) -> tuple[list[Span], list[Span]]:
     """Train on the devices of each rank while every device is measured; return the spans of both.
 
@@ -94,6 +105,7 @@ def run(
         folder: Takes everything.
         trainings: The device of each of the two ranks of every training.
         work: What a rank does.
+        contended: Whether the devices are measured.
     """
     locks, stop, trained, measured = folder / "locks", SPAWN.Event(), SPAWN.Queue(), SPAWN.Queue()
     ranks = [
@@ -101,7 +113,7 @@ def run(
         for i, devices in enumerate(trainings)
         for number, device in enumerate(devices)
     ]
-    devices = sorted({device for devices in trainings for device in devices})
+    devices = sorted({device for devices in trainings for device in devices}) if contended else []
     meters = [SPAWN.Process(target=measure, args=(locks / device, measured, stop), daemon=True) for device in devices]
     spans: tuple[list[Span], list[Span]] = ([], [])
     for process in meters:
@@ -141,14 +153,52 @@ def check(trained: list[Span], measured: list[Span]) -> None:
 
 
 @pytest.mark.parametrize(
-    "trainings",
+    ("trainings", "work"),
     [
-        pytest.param([("cpu", "cpu")], id="one device"),
-        pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], id="two trainings on two devices"),
+        pytest.param([("cpu", "cpu")], hold, id="one device"),
+        pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], hold, id="two trainings on two devices"),
+        pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], hold_on_machines, id="two trainings on two machines"),
     ],
 )
-def test_ranks_and_measurements_take_turns(trainings: list[tuple[str, str]], tmp_path: Path) -> None:
-    check(*run(tmp_path, trainings, hold))
+def test_ranks_and_measurements_take_turns(
+    trainings: list[tuple[str, str]], work: Callable[[Path, Any], None], tmp_path: Path
+) -> None:
+    check(*run(tmp_path, trainings, work))
+
+
+STEP_S = 0.1
+
+
+def count_messages(lock_dir: Path, spans: Any) -> None:
+    """Train on free devices by a clock that goes slower in rank 1; tell the steps and the messages after each lease."""
+    be_a_machine(lock_dir)
+    run = Training("arch", build(preset("eradio_femto")), replace(context_of(lock_dir, RECIPE), checkpoint_s=1e6))
+    clock, messages, exchange = SimpleNamespace(now_s=0.0), [], torch.distributed.all_reduce
+    first = distributed.rank() == 0
+
+    def step(self: Distiller) -> None:
+        clock.now_s += STEP_S if first else 3 * STEP_S
+        self._unread.append(("a/spatial",), torch.ones(1))
+        self.step += 1
+
+    def counted(values: torch.Tensor) -> None:
+        messages.append(values)
+        exchange(values)
+
+    Distiller.train_step = step  # type: ignore[method-assign]
+    torch.distributed.all_reduce = counted  # type: ignore[assignment]
+    trainer.time = SimpleNamespace(perf_counter=lambda: clock.now_s)  # type: ignore[assignment]
+    run._on_steps = lambda steps: spans.put((lock_dir.name, steps, len(messages)))
+    run._distiller.train_until(40, run._between)
+    run.close()
+
+
+def test_on_free_machines_a_lease_takes_a_second_and_four_messages(tmp_path: Path) -> None:
+    told, _ = run(tmp_path, [("gpu0", "gpu1")], count_messages, contended=False)
+    for device in ("gpu0", "gpu1"):
+        leases = [(steps, messages) for name, steps, messages in told if name == device]
+        assert [steps for steps, _ in leases] == [1, 3, 7, 15, 25, 35, 40]
+        assert [messages for _, messages in leases] == [4 * lease for lease in range(1, 8)]
 
 
 @pytest.mark.slow
@@ -179,19 +229,22 @@ def measure_until(lock_dir: Path, ended: threading.Event, most_s: float, spans: 
 
 
 def train_and_stop(lock_dir: Path, spans: Any) -> None:
-    """Train with divided parameters; a measurement precedes the checkpoint at step 5 and the stop at step 7."""
+    """Train with divided parameters; a measurement precedes the checkpoint of the first lease and the stop after it."""
     recipe = replace(RECIPE, rung_steps=(20,))
-    context = context_of(lock_dir, recipe, sharded=True, should_stop=lambda: run._distiller.step >= 7)
+    context = context_of(lock_dir, recipe, sharded=True, should_stop=lambda: run._distiller.step >= 2)
     stopped = threading.Event()
 
     def on_steps(step: int) -> None:
         if distributed.rank() == 0:
-            ended, most_s = (stopped, PATIENCE_S) if step == 7 else (threading.Event(), HELD_S)
-            measure_until(lock_dir, ended, most_s, spans, f"measured at {step}")
+            ended, most_s = (stopped, PATIENCE_S) if step > 1 else (threading.Event(), HELD_S)
+            measure_until(lock_dir, ended, most_s, spans, f"measured {name_of(step)}")
 
     def on_saved(seconds: float) -> None:
         now = time.monotonic()
-        spans.put((f"saved at {run._distiller.step}", now - seconds, now))
+        spans.put((f"saved {name_of(run._distiller.step)}", now - seconds, now))
+
+    def name_of(step: int) -> str:
+        return "first" if step == 1 else "last"
 
     run = Training("arch", build(preset("eradio_femto")), context, on_steps=on_steps, on_saved=on_saved)
     with pytest.raises(TrainingStopped):
@@ -206,8 +259,8 @@ def test_a_checkpoint_waits_for_a_measurement_outside_its_clock_and_a_stop_does_
     spans, _ = run(tmp_path, [("cpu", "cpu")], train_and_stop)
     times = {name: (began, ended) for name, began, ended in spans}
     assert len(times) == len(spans) == 4
-    assert times["measured at 5"][1] <= times["saved at 5"][0]
-    assert times["measured at 7"][0] <= times["saved at 7"][0] < times["saved at 7"][1] <= times["measured at 7"][1]
+    assert times["measured first"][1] <= times["saved first"][0]
+    assert times["measured last"][0] <= times["saved last"][0] < times["saved last"][1] <= times["measured last"][1]
 
 
 @pytest.mark.parametrize("hold", [DeviceLease.__call__, DeviceLease.alone])

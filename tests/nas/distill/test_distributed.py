@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing import get_context
 
+from nas.distill import distributed
 from tests.nas.distill.ranks import RECIPES, everything, made, rank, sharded, token_and_neck, trained
 
 WORLD = 2
@@ -78,8 +81,11 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all(found: list[dict[str, A
     assert [f["broken"] for f in found] == ["the loss of colour/spatial is not finite at step 1"] * WORLD
 
 
-def test_all_ranks_stop_after_the_step_in_which_one_is_asked_to(found: list[dict[str, Any]]) -> None:
-    assert [f["stopped"] for f in found] == [[2, 5]] * WORLD
+def test_all_ranks_stop_after_the_lease_in_which_one_is_asked_to(found: list[dict[str, Any]]) -> None:
+    leases = found[0]["stopped"]
+    assert leases == found[1]["stopped"]
+    assert [lease for lease in leases if not lease[1]] == [(1, False)]
+    assert leases[-1] == (5, True)
 
 
 def test_a_norm_that_nothing_reads_keeps_no_rank_waiting(tmp_path: Path) -> None:
@@ -148,3 +154,24 @@ def test_with_sharding_the_whole_gradient_is_clipped(sharded_found: list[dict[st
 @pytest.mark.slow
 def test_ranks_know_whether_they_give_different_numbers(sharded_found: list[dict[str, Any]]) -> None:
     assert [found["steps"] for found in sharded_found] == [([5], [0, 1])] * WORLD
+
+
+def test_gpus_wait_for_half_an_hour_and_cpus_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL needs GPUs: a second backend of gloo takes its place."""
+    begin = dist.init_process_group
+
+    def with_two_backends(backend: str, timeout: timedelta, **settings: Any) -> None:
+        begin("gloo", timeout=timeout, **settings)
+        if backend == "cpu:gloo,cuda:nccl":
+            second = dist.ProcessGroupGloo(dist.HashStore(), 0, 1, timeout)
+            dist.group.WORLD._register_backend(torch.device("cuda"), dist.ProcessGroup.BackendType.NCCL, second)
+
+    def timeout_on(device: str) -> timedelta:
+        return dist.group.WORLD._get_backend(torch.device(device)).options._timeout
+
+    monkeypatch.setattr(dist, "init_process_group", with_two_backends)
+    with distributed.process_group(0, 1, tmp_path / "gpu", "cuda"):
+        assert timeout_on("cuda") == timedelta(minutes=30)
+        assert timeout_on("cpu") == timedelta(days=1)
+    with distributed.process_group(0, 1, tmp_path / "cpu"):
+        assert timeout_on("cpu") == timeout_on("cuda") == timedelta(days=1)

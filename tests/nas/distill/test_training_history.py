@@ -16,7 +16,7 @@ from backbones import build
 from nas.distill.trainer import Distiller
 from nas.distill.training_history import History
 from nas.study.config import DistillConfig
-from nas.study.training_files import EVENTS, NORM, RATE, SPEED, STEP, TABLE, WAITING, read_history
+from nas.study.training_files import EVENTS, LOSS, NORM, RATE, SPEED, STEP, TABLE, WAITING, read_history
 from search_space import preset
 from tests.nas.distill.targets_builder import targets
 from tests.nas.study.builders import rung
@@ -73,6 +73,20 @@ def test_a_line_has_the_means_of_its_steps(tmp_path: Path) -> None:
     assert kept == pytest.approx(dict(zip((10, 20), table["loss/colour/spatial"], strict=True)), rel=1e-4)
     assert scalars(tmp_path / "run" / EVENTS, "score") == {20: 0.25}
     assert scalars(tmp_path / "run" / EVENTS, "probes/knn") == {20: 0.5}
+
+
+def test_many_steps_at_once_have_the_lines_of_few(tmp_path: Path) -> None:
+    run = distiller(tmp_path)
+    few, many = (History(tmp_path / name, run) for name in ("few", "many"))
+    train(run, few, 34)
+    many.add_steps(run)
+    for history in (few, many):
+        history.close()
+    one, two = (read_history(tmp_path / name) for name in ("few", "many"))
+    assert one.pop(STEP) == two.pop(STEP) == [10, 20, 30]
+    assert len(set(two.pop(SPEED))) == len(set(two.pop(WAITING))) == 1
+    assert two == {name: one[name] for name in two}
+    assert {f"{LOSS}colour/spatial", RATE, NORM} <= two.keys()
 
 
 def test_a_resumed_training_has_the_history_of_one_without_a_break(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from nas.measure.device_lock import MAX_COMMAND, _flock, _shortened, awaited, measuring, training
 from tests.waiting import PATIENCE_S, until
 
@@ -79,6 +81,21 @@ def test_a_measurement_is_not_starved_by_trainers_whose_holds_overlap(tmp_path):
         process.kill()
         process.join()
     assert still_training  # it came in between, not after them
+
+
+def test_a_trainer_that_does_not_wait_takes_a_device_that_no_measurement_has_or_waits_for(tmp_path):
+    with training(tmp_path):
+        with training(tmp_path, wait=False):
+            pass
+        waiting = FORK.Process(target=hold, args=("measuring", tmp_path, 0.0, FORK.Queue()))
+        waiting.start()
+        until(lambda: awaited(tmp_path))
+        with pytest.raises(BlockingIOError), training(tmp_path, wait=False):
+            pass
+    waiting.join(PATIENCE_S)
+    with measuring(tmp_path), pytest.raises(BlockingIOError), training(tmp_path, wait=False):
+        pass
+    assert not awaited(tmp_path)
 
 
 def test_who_holds_a_device_sees_that_another_process_waits_for_it(tmp_path):
