@@ -13,18 +13,15 @@ The one rule for all commands, the Python API, model cards and reports, by pure 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.analysis.retraining import RETRAINING_TIMINGS, WRONG_OUTPUT, RetrainingSummary, summarize_retraining
+from nas.analysis.comparable import WRONG_OUTPUT, not_comparable, other_versions, same_setting
+from nas.analysis.retraining import RETRAINING_TIMINGS, RetrainingSummary, summarize_retraining
 from nas.analysis.selection import SelectionError, complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
 
-_NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
-# Versions in an environment, which has those of the libraries of its own runtime alone.
-MEASURED_WITH = ("torch", "timm", "cuda", "cudnn", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # words for the trainings whose scores are compared
 
 
@@ -173,16 +170,6 @@ def _with_timings_of(study: StudyRecord, again: Remeasurement) -> tuple[StudyRec
     return decided, dict.fromkeys(comparable, again.name)
 
 
-def not_comparable(again: Remeasurement, m: Measurement) -> str | None:
-    """Return why a measurement is not compared with others of its set: wrong output, a smaller batch; None if it is."""
-    if m.verdict == WRONG_OUTPUT:
-        differs = "" if m.output_error is None else f": differs from fp32 eager by {m.output_error:.2g}"
-        return f"{WRONG_OUTPUT}{differs}"
-    if m.batch < max(other.batch for other in again.measurements.values()):
-        return f"memory: only {m.batch} of {m.requested_batch or m.batch} images fit"
-    return None
-
-
 def timed_before(
     study: StudyRecord, remeasurements: Iterable[Remeasurement], name: str, from_now: bool = False
 ) -> StudyRecord:
@@ -214,7 +201,7 @@ def _with_deciding_timings(
     """
     sources: dict[int, str] = {}
     timings = [t.measurement for t in study.trials if t.measurement]
-    remeasurements = [again for again in remeasurements if same_versions(study, again)]
+    remeasurements = [again for again in remeasurements if not other_versions(study.info, again)]
 
     def deciding(trial: TrialRecord) -> TrialRecord:
         dated = sorted((again.measured_at(trial.number), i) for i, again in enumerate(remeasurements))
@@ -250,25 +237,6 @@ def _with_deciding_timing(
         return trial
     sources[trial.number] = source
     return replace(trial, measurement=m)
-
-
-def same_versions(study: StudyRecord, again: Remeasurement) -> bool:
-    """Tell whether a remeasurement is of the library versions of the search, as far as both are recorded."""
-    before, now = study.info.environment, again.environment
-    return all(before[name] == now[name] for name in MEASURED_WITH if name in before and name in now)
-
-
-def same_setting(a: Measurement, b: Measurement) -> bool:
-    """Tell whether two timings answer one question: same device, runtime, batch, image size, reference.
-
-    How many BatchNorms could not be folded is a fact of the model, not of the setting.
-    """
-
-    def setting(m: Measurement) -> tuple[object, ...]:
-        runtime = _NOT_FOLDED.sub("", m.arm)
-        return m.device, runtime, m.requested_batch or m.batch, m.batch, m.resolution, m.reference
-
-    return setting(a) == setting(b)
 
 
 def source_words(model: ModelEvidence, retrained: bool) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
-from nas.analysis.evidence import MEASURED_WITH, not_comparable, same_setting, same_versions
+from nas.analysis.comparable import ARROW, not_comparable, other_versions, same_setting
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
 from nas.analysis.selection import complete
@@ -21,7 +21,6 @@ from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialReco
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt
 
 OTHER_ORDER_TAU = 0.5  # at 0.5 a quarter of the pairs is swapped: the fronts agree by chance at most
-ARROW = " → "
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def _use_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
     """Return a note on what the timings are for: they replace the search's only in its setting and versions."""
     olds = {t.number: t.measurement for t in complete(study) if t.measurement}
     same = [n for n, m in again.measurements.items() if n in olds and same_setting(m, olds[n])]
-    if same and same_versions(study, again):
+    if same and not other_versions(study.info, again):
         return [
             "measured in the search's setting: the report, the recommendation, select and export use the newest "
             "timings that can be trusted"
@@ -264,9 +263,7 @@ def differences(study: StudyRecord, again: Remeasurement, before: Sequence[Measu
         old_value, new_value = (_most_frequent(getattr(m, name) for m in ms) for ms in (before, now))
         if old_value != new_value:
             changed.append(f"{'runtime' if name == 'arm' else name}: {old_value}{ARROW}{new_value}")
-    old, new = study.info.environment, again.environment
-    changed += [f"{k}: {old[k]}{ARROW}{new[k]}" for k in MEASURED_WITH if k in old and k in new and old[k] != new[k]]
-    return changed
+    return [*changed, *other_versions(study.info, again)]
 
 
 def conclusion(c: RemeasuringComparison) -> str:

@@ -13,6 +13,7 @@ from itertools import chain, combinations
 from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
+from nas.analysis.comparable import not_comparable, other_versions
 from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, measured_scatter
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
@@ -22,7 +23,6 @@ from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecor
 
 RETRAINING_TIMINGS = "retraining"  # name of the remeasurement that `backbone-nas retrain` takes
 _THREADS = re.compile(r", \d+ threads?$")  # of the process that recorded a CPU; a training has threads of its own
-WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 CONSTANT = "constant"  # schedule of the learning rate, of `nas.study.config.DistillConfig`
 ASSUMPTIONS = (
     "chance: probability of being on the front of the retrained candidates. It assumes that scores vary normally "
@@ -101,6 +101,7 @@ class RetrainingSummary:
     untrained: tuple[int, ...] = ()  # numbers of the trials on the study's front without such a training
     # That falls with the length of a training: at the study's last rung, longer ones are no trainings of the study.
     falling_rate: bool = False
+    other_versions: tuple[str, ...] = ()  # with which the models were timed, see `nas.analysis.comparable`
 
     @property
     def mean_words(self) -> str:
@@ -160,7 +161,8 @@ def summarize_retraining(
     at_last = [] if falling_rate else [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
     untrained = tuple(sorted(front - by_number.keys()))
-    return RetrainingSummary(steps, tuple(rows), scatter, measured_scatter(at_last), untrained, falling_rate)
+    versions = tuple(other_versions(study.info, again)) if again else ()
+    return RetrainingSummary(steps, tuple(rows), scatter, measured_scatter(at_last), untrained, falling_rate, versions)
 
 
 def nothing_retrained(study: StudyRecord, steps: int) -> RetrainingSummary:
@@ -184,8 +186,8 @@ def _candidate(
 ) -> RetrainedCandidate:
     m = again.measurements.get(trial.number) if again else None
     reason = next((f"seed {t.seed}: {t.reason}" for t in trainings if t.reason), None)
-    if m is not None and m.verdict == WRONG_OUTPUT:
-        m, reason = None, WRONG_OUTPUT
+    if again is not None and m is not None and (why := not_comparable(again, m)):
+        m, reason = None, why
     elif m is None:
         reason = again.unmeasured.get(trial.number, "not measured again") if again else "not measured again"
     return RetrainedCandidate(trial, tuple(trainings), m, reason, was_on_front)
@@ -276,6 +278,11 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
     settings = dict.fromkeys(setting_words(c.measurement) for c in summary.complete if c.measurement)
     regrets = [regret.words for regret in _stopping_regrets(study, summary)]
     notes += [*regrets, *(f"measured on {setting}" for setting in settings), *_mixture_notes(summary)]
+    if summary.other_versions:
+        notes.append(
+            f"timed with other versions than the search ({'; '.join(summary.other_versions)}): the recommendation and "
+            "select keep the search's timings"
+        )
     return [*notes, ASSUMPTIONS]
 
 

@@ -77,7 +77,7 @@ class ExportSettings:
         if self.fuse and self.format not in GRAPHS:
             raise ValueError(
                 f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
-                "timm.utils.reparameterize_model(model), or model.switch_to_deploy() for hf"
+                "backbones.fuse(model), or model.switch_to_deploy() for hf"
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")

@@ -34,7 +34,7 @@ with torch.inference_mode():
     maps = pyramid(images)  # one map of each stage (strides: STRIDES)
 # For fine-tuning: a classifier reads neither neck nor summary token, which would get no gradient.
 classifier = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=100, neck=False)
-deploy = timm.utils.reparameterize_model(model)  # BatchNorm folded"""
+deploy = backbones.fuse(model)  # BatchNorm folded; stays in eval mode, also inside a model that trains"""
 USAGE_OF_TIMM = """import timm  # the network is timm's own
 import torch
 from PIL import Image

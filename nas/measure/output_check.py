@@ -83,7 +83,13 @@ def perturbation_error(model: nn.Module, images: Tensor, spacing: float, outputs
     return max(_largest_error(each, outputs) for each in perturbed)
 
 
-def with_batch_statistics(model: nn.Module, images: Tensor) -> nn.Module | None:
+def has_untrained_norms(model: nn.Module) -> bool:
+    """Return whether a model has BatchNorms of which none has seen a batch; else its outputs are what counts."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return bool(norms) and not any(n.num_batches_tracked is None or n.num_batches_tracked > 0 for n in norms)
+
+
+def with_batch_statistics(model: nn.Module, images: Tensor) -> nn.Module:
     """Return a copy of an untrained model whose BatchNorms have the statistics of one batch.
 
     With those of a new BatchNorm (mean 0, variance 1), maps of a deep network grow, in fp16 beyond the largest number,
@@ -92,13 +98,7 @@ def with_batch_statistics(model: nn.Module, images: Tensor) -> nn.Module | None:
     Args:
         model: The model; it stays as it is.
         images: The batch in fp32, (images, 3, height, width).
-
-    Returns:
-        None for a model without BatchNorm, or one that has seen a batch in training: its outputs are what counts.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    if not norms or any(norm.num_batches_tracked is None or norm.num_batches_tracked > 0 for norm in norms):
-        return None
     normalized = copy.deepcopy(model).eval().to(images.device, torch.float32)
     for module in normalized.modules():
         if isinstance(module, _BatchNorm):

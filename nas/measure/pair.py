@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,13 +30,14 @@ from nas.measure.conditions import (
 from nas.measure.environment import device_name, thread_count, torch_device
 from nas.measure.interleave import InterleavedSamples, compare
 from nas.measure.measurement_error import MeasurementError
-from nas.measure.memory import out_of_memory
+from nas.measure.memory import out_of_memory, release_cached
 from nas.measure.output_check import (
     CHECKED_IMAGES,
     STATISTICS_IMAGES,
     TOLERANCES,
     OutputCheck,
     expected_outputs,
+    has_untrained_norms,
     with_batch_statistics,
 )
 from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_pair
@@ -208,16 +210,16 @@ def _prepare(
     too.
     """
     prepared = _prepare_as_is(candidate, reference, inputs, setting, device)
-    if prepared.output_check.correct:
-        return prepared, ()
-    batch = torch.cat([each[:STATISTICS_IMAGES] for each in inputs])[:STATISTICS_IMAGES]
-    with _fp32_fits():
-        normalized = with_batch_statistics(candidate, batch.to(device))
-    if normalized is None:
+    if prepared.output_check.correct or not has_untrained_norms(candidate):
         return prepared, ()
     error = prepared.output_check.error
     change = f"differed by {error:.2g} from fp32 eager" if math.isfinite(error) else "were not finite"
-    del prepared  # its memory
+    del prepared
+    gc.collect()  # its memory, which the second preparation needs
+    release_cached(setting.device)
+    batch = torch.cat([each[:STATISTICS_IMAGES] for each in inputs])[:STATISTICS_IMAGES]
+    with _fp32_fits(f"{len(batch)} images"):
+        normalized = with_batch_statistics(candidate, batch.to(device))
     note = f"BatchNorm has the statistics of one batch: with those of a new network, outputs {change}"
     return _prepare_as_is(normalized, reference, inputs, setting, device), (note,)
 
@@ -225,20 +227,20 @@ def _prepare(
 def _prepare_as_is(
     candidate: nn.Module, reference: nn.Module, inputs: tuple[Tensor, ...], setting: Setting, device: torch.device
 ) -> PreparedPair:
-    with _fp32_fits():
+    with _fp32_fits("one image"):
         expected = expected_outputs(candidate, inputs[0][:CHECKED_IMAGES].to(device), setting.arm.precision)
     return prepare_pair((candidate, reference), inputs, expected, setting, device)
 
 
 @contextmanager
-def _fp32_fits() -> Iterator[None]:
-    """Raise a MeasurementError where memory runs out in the body."""
+def _fp32_fits(what: str) -> Iterator[None]:
+    """Raise a MeasurementError where memory runs out in the body, which computes `what`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise MeasurementError("out of memory", "memory is too small for one image in fp32") from None
+        raise MeasurementError("out of memory", f"memory is too small for {what} in fp32") from None
 
 
 def watch_for(device: torch.device) -> DeviceWatch:

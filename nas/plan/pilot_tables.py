@@ -16,6 +16,7 @@ from nas.analysis.rung_choice import MIN_TAU, MIN_TAU_LOW, RungEvidence
 from nas.numbers import fixed, fixed_interval
 from nas.plan.pilot import LadderForecast, Pilot
 from nas.plan.tables import public_settings, seconds
+from nas.study.config import SearchConfig
 
 
 def show_pilot(pilot: Pilot, console: Console) -> None:
@@ -31,7 +32,8 @@ def show_pilot(pilot: Pilot, console: Console) -> None:
 
 def flags(pilot: Pilot) -> str:
     """Return the proposal as flags of a search."""
-    images = "" if pilot.keeps_images else f" --val-images {pilot.val_images}"
+    count = pilot.config.val_images if pilot.keeps_images else pilot.val_images
+    images = "" if pilot.keeps_images and count == SearchConfig().val_images else f" --val-images {count}"
     return f"--rung-steps {_comma_list(pilot.proposal.rungs)}{images}"
 
 

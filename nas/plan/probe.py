@@ -39,6 +39,7 @@ from nas.distill.trainer import Distiller
 from nas.measure import MeasurementError
 from nas.measure.counts import totals
 from nas.measure.device_lock import measuring
+from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.memory import release_cached
 from nas.measure.service import MeasurementService
 from nas.plan.forecast import TrialTimes, study_info
@@ -127,9 +128,7 @@ def probe(
     try:
         with MeasurementService(settings.measure_threads) as service:
             progress("probing architectures", 0, len(named))
-            _measure(
-                config, config.arch(config.reference), service, settings
-            )  # starts the measuring process, as trials reuse it
+            _start(config, service, settings)
             for done, (name, spec) in enumerate(named):
                 try:
                     costs.append(_probe(config, name, spec, targets, service, settings))
@@ -141,6 +140,19 @@ def probe(
     if not costs:
         raise MeasurementError("failed", f"no architecture could be probed; the last error: {problem}")
     return costs
+
+
+def _start(config: SearchConfig, service: MeasurementService, settings: ProbeSettings) -> None:
+    """Start the measuring process, as trials reuse it, with the reference.
+
+    Raises:
+        MeasurementError: The reference cannot be measured, and no search could be.
+    """
+    try:
+        _measure(config, config.arch(config.reference), service, settings)
+    except BatchTooLargeError as error:
+        smaller = f"choose a smaller --measure-batch-size: the search needs the reference {config.reference}"
+        raise MeasurementError("out of memory", f"{error}; {smaller}") from error
 
 
 def _probe(

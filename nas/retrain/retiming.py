@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from nas.analysis.comparable import other_versions
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.cli import StageProgress, one_line
 from nas.command_log import announce
@@ -85,6 +86,9 @@ def time_models(
         announce(f"{not_again}, because the settings differ ({changed})", _LOG)
     else:
         announce(f"measuring all models again, because the settings differ ({changed})", _LOG)
+        if others := other_versions(study.info, begin_remeasurement([], plan, command, restart=False)):
+            unused = f"the versions are not those of the search ({'; '.join(others)}), so the timings do not decide"
+            announce(f"{unused} what is recommended", _LOG, level=logging.WARNING)
         _time_all_again(store, plan, settings.run, command, progress)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.analysis.evidence import MEASURED_WITH
+from nas.analysis.comparable import MEASURED_WITH
 from nas.study.compatibility import recorded_device_kind
 from nas.study.config import compares_unit_vectors
 from nas.study.records import StudyInfo, StudyRecord

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.analysis.comparable import WRONG_OUTPUT
 from nas.analysis.evidence import (
     LAST_RUNG,
     RETRAINED,
@@ -27,7 +28,6 @@ from nas.analysis.recommendation import (
     place_words,
     recommend,
 )
-from nas.analysis.retraining import WRONG_OUTPUT
 from nas.analysis.selection import SelectionError, measurement
 from nas.study.objectives import objectives
 from nas.study.records import Remeasurement, StudyRecord

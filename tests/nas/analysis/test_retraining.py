@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from nas.analysis.comparable import WRONG_OUTPUT
 from nas.analysis.noise import assumed_scatter
 from nas.analysis.plots import FELL_OFF, plot_retraining
 from nas.analysis.retraining import (
-    WRONG_OUTPUT,
     RetrainingSummary,
     metric_scatter,
     rank_correlations,
@@ -268,3 +268,18 @@ def test_a_note_tells_where_trainings_differ_in_more_than_the_seed() -> None:
         [],
         ["the trainings differ in more than the seed: torch 2.13.0, 2.15.0; devices H100; cpu"],
     ]
+
+
+def test_timings_of_a_smaller_batch_and_of_other_versions_are_left_out_and_named() -> None:
+    again = remeasured_for_retraining({1: 4.0, 2: 2.1, 3: 1.0})
+    small = replace(again.measurements[1], batch=12, requested_batch=16)
+    again = replace(again, measurements={**again.measurements, 1: small}, environment={"torch": "2.13.0"})
+    study = small_study()
+    study = replace(study, info=replace(study.info, environment={"torch": "2.6.0"}))
+    trainings = [r for n in (1, 2, 3) for r in retrained(n, {1: 0.5, 2: 0.6})]
+    found = summarize_retraining(study, trainings, [again])
+    assert found is not None
+    first = next(c for c in found.candidates if c.trial.number == 1)
+    assert (first.measurement, first.reason, first.on_front) == (None, "memory: only 12 of 16 images fit", False)
+    words = "timed with other versions than the search (torch: 2.6.0 → 2.13.0): the recommendation and select keep"
+    assert [n for n in retraining_notes(study, found) if n.startswith(words)]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nas.analysis.remeasuring import MEASURED_WITH
+from nas.analysis.comparable import MEASURED_WITH
 from nas.measure import environment
 from nas.measure.arms import Arm
 from nas.measure.conditions import restricted_mode

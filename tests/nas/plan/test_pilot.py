@@ -119,7 +119,10 @@ def test_a_number_of_images_that_the_cache_does_not_have_is_not_proposed(tmp_pat
     (tmp_path / "set-of no targets.json").write_text("")
     cached = outcome(settings, trials)
     assert (without.enough, cached.enough) == (32, 32)
-    assert (flags(without), flags(cached)) == ("--rung-steps 52,270 --val-images 32", "--rung-steps 52,270")
+    assert (flags(without), flags(cached)) == (
+        "--rung-steps 52,270 --val-images 32",
+        "--rung-steps 52,270 --val-images 64",
+    )
     again = "with another --val-images every teacher runs on all train and held-out images again"
     kept = "The proposal keeps the present number, because the cache has the teachers' outputs for --val-images 64;"
     reasons = [" ".join(pilot_json(each)["proposal"]["reasons"]) for each in (without, cached)]
