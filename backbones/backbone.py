@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from search_space import ArchSpec
 from search_space.arch import SIZE_MULTIPLE_PX
-from search_space.windows import fit_windows
+from search_space.windows import refit_windows
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 WITH_LAYER_BEFORE = (99999,)  # timm.models.group_parameters: joins the previous group
@@ -245,15 +245,15 @@ class Backbone(StaysInEval):
     def change_resolution(self, resolution: int | Sequence[int]) -> None:
         """Set the windows of E-RADIO's blocks for images of `resolution` = side or (H, W) px.
 
-        Blocks with a method `resize(window)` get those of `search_space.windows.fit_windows` for the spec with which
-        the backbone was built, whatever earlier calls have set: windows that tile their maps stay, and so do those for
-        which E-RADIO's rule has only small ones, as of 1 token at 224 x 352 px, where maps are resized to fit them. All
-        other blocks keep their windows, with which they take any map. Raises InputSizeError for sides that are no
-        multiples of 32.
+        Blocks with a method `resize(window)` get those of `search_space.windows.refit_windows` for the spec with which
+        the backbone was built, whatever earlier calls have set. At the size of the training, and where E-RADIO's rule
+        has only small windows, as of 1 token at 224 x 352 px, they are the spec's; maps that they do not tile are
+        resized. All other blocks keep their windows, with which they take any map. Raises InputSizeError for sides that
+        are no multiples of 32.
         """
         height, width = [resolution] * 2 if isinstance(resolution, int) else resolution
         check_size(height, width)
-        fitting = fit_windows(self.built_spec, height, width).stages
+        fitting = refit_windows(self.built_spec, height, width).stages
         specs = list(self.spec.stages)
         stage: Any
         for i, stage in enumerate(self.stages):

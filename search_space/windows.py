@@ -69,6 +69,37 @@ def fit_windows(spec: ArchSpec, height_px: int, width_px: int | None = None) -> 
     return replace(spec, stages=tuple(_fit_stage(stage, stride, fit) for stride, stage in pairs))
 
 
+def refit_windows(spec: ArchSpec, height_px: int, width_px: int) -> ArchSpec:
+    """Return a spec with windows for images of another size than those that its network was trained on.
+
+    They are those of E-RADIO's rule, or as many times that as they were of the spec's smallest window. All windows stay
+    if they tile their maps and the rule's window is not larger than the smallest, as at the size of the training, and
+    where the rule has only small ones.
+
+    Args:
+        spec: The architecture as it was trained.
+        height_px: Height of the images, a multiple of 32.
+        width_px: Width of the images, a multiple of 32.
+    """
+    stages = zip(spec.strides, spec.stages, strict=True)
+    sides_px = [
+        (window, window * stride * max(stage.attention_ratios))
+        for stride, stage in stages
+        if is_cut_into_windows(stage.block)
+        for window in stage.windows
+    ]
+    base = min((window for window, _ in sides_px), default=1)
+    rule = fitting_window(base, height_px, width_px)
+    tile = not any(image_px % side_px for _, side_px in sides_px for image_px in (height_px, width_px))
+    if not sides_px or rule is None or (tile and rule <= base):
+        return spec
+
+    def refit(window: int, _: int) -> int:
+        return window // base * rule
+
+    return replace(spec, stages=tuple(_fit_stage(stage, 1, refit) for stage in spec.stages))
+
+
 def padded_maps(spec: ArchSpec, image_px: int) -> dict[str, float]:
     """Return the maps of square images that a spec's windows do not tile, and the quotient of tokens with and without.
 

@@ -168,8 +168,8 @@ def test_windows_that_tile_the_maps_stay_as_chosen():
         model.change_resolution(64)
         assert windows() == chosen == ([8, (4, 2), 2], [8, 8, 2])
         model.change_resolution((96, 192))
-        assert windows() == ([8, (6, 2), 2], [8, 12, 2]), "4 did not tile the coarse map of 6 x 12"
-        assert [block.window for block in model.stages[1].blocks] == [6, 2]
+        assert windows() == ([12, (6, 3), 3], [12, 12, 3]), "as many times the rule's window of 3 as of 2 before"
+        assert [block.window for block in model.stages[1].blocks] == [6, 3]
         assert not torch.equal(model.encode(images).spatial, before)
         model.change_resolution(64)
         assert windows() == chosen

@@ -94,7 +94,7 @@ def test_select_answers_as_the_command_does(
 
 
 def test_select_takes_every_limit_by_its_name_and_no_other(study: Study) -> None:
-    assert list(inspect.signature(study.select).parameters) == list(LIMITS)
+    assert list(inspect.signature(study.select).parameters) == [*LIMITS, "remeasurement"]
     with pytest.raises(TypeError, match="max_weight"):
         study.select(max_weight=3)  # type: ignore[call-arg]
     with pytest.raises(LimitError, match="--max-params: 0"):

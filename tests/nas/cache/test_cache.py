@@ -210,7 +210,7 @@ def test_a_teacher_without_summary(tmp_path, teachers):
         def __init__(self):
             super().__init__()
             self.inner = teachers["xfeat"]
-            self.source_px, self.fingerprint = self.inner.source_px, "mute"
+            self.source_px, self.fingerprint, self.tiles = self.inner.source_px, "mute", 1
 
         def forward(self, images):
             return TeacherOutput(None, self.inner(images).spatial)
