@@ -244,7 +244,8 @@ def _use_notes(study: StudyRecord, again: Remeasurement) -> list[str]:
             "measured in the search's setting: the report, the recommendation, select and export use the newest "
             "timings that can be trusted"
         ]
-    return [f"the search's timings stay in the report; backbone-nas select --remeasurement {again.name} chooses by these"]
+    command = f"backbone-nas select --remeasurement {again.name}"
+    return [f"the search's timings stay in the report; {command} chooses by these"]
 
 
 def _baseline_notes(c: RemeasuringComparison, status: FrontStatus, words: str) -> list[str]:
