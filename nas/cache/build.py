@@ -244,9 +244,13 @@ def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str, 
     The study's images may lie elsewhere by now, at `data`: their fingerprint decides, and not their path.
     """
     if teachers != study.teachers:
-        raise CacheError(
-            f"the teachers are not those that the study was trained with: {teachers} in place of {study.teachers}"
-        )
+        before = study.teachers
+        changed = [
+            f"{name}: {before.get(name, 'none')} -> {teachers.get(name, 'none')}"
+            for name in {**before, **teachers}
+            if before.get(name) != teachers.get(name)
+        ]
+        raise CacheError(f"the teachers are not those that the study was trained with: {'; '.join(changed)}")
     if images != study.data["fingerprint"]:
         raise CacheError(
             f"the images of {data!r} are not those that the study was trained with: put those back, or name their "

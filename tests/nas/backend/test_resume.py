@@ -189,7 +189,7 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         Store.open(run).update_info(lambda info: replace(info, teachers={"xfeat": "another"}))
         other = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=PATIENCE_S)
         assert other.returncode == 2
-        assert "teacher xfeat: another -> " in other.stderr
+        assert "xfeat: another -> " in other.stderr
         log = (run / "logs" / "search.log").read_text()
         assert log.count("Traceback (most recent call last)") == 1
         assert PASSWORD not in log

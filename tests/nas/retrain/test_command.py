@@ -194,7 +194,7 @@ def test_other_teachers_are_refused(
     other = replace(study, info=replace(study.info, teachers={"hed": "another"}))
     new_store(tmp_path / "run", other)
     assert main([str(tmp_path / "run"), *WORDS, "--cache", str(cache)]) == 2
-    assert "in place of {'hed': 'another'}" in capsys.readouterr().err
+    assert "hed: another -> " in capsys.readouterr().err
 
 
 def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
