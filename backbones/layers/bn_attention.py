@@ -95,7 +95,7 @@ class OffsetBias(nn.Module):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the kept bias out of copies, whose tables count their changes anew."""
+        """Return the state of a copy, without the kept bias: a copied table counts its changes from 0."""
         return {**super().__getstate__(), "_kept": None}
 
     def _bias(self, height: int, width: int, learned: bool) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from nas.analysis.selection import SelectionError
 from nas.backend.pool import TrainingJob
+from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.command import _show, begin_retraining
@@ -222,6 +223,7 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     assert main(words) == 0
     (final,) = store.retrainings()
     assert final.reason is None
+    assert final.versions == versions() | {"code": code_digest()}
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
 
 
@@ -362,13 +364,16 @@ def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
     An interrupted command may not have timed it.
     """
     run = tmp_path / "run"
-    store = new_store(run, study)
+    store = new_store(run, replace(study, info=replace(study.info, environment={"torch": "2.0.0"})))
     store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0} | earlier))
     for number in (1, 2, STOPPED):
         for final in retrained(number, {1: 0.4, 2: 0.41}, steps=STEPS):
             store.save_retraining(final)
     assert main([str(run), *WORDS, "--cache", str(cache)]) == 0
-    assert "measuring all models again" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "measuring all models again" in error
+    others = f"the versions are not those of the search (torch: 2.0.0 → {torch.__version__})"
+    assert f"{others}, so the timings do not decide what is recommended" in error
     (again,) = store.remeasurements()
     assert set(again.measurements) == {0, 1, 2, STOPPED}
     assert again.measurements[STOPPED].ratio != 3.0
