@@ -168,3 +168,15 @@ def test_the_front_is_that_of_pareto(tmp_path: Path) -> None:
     assert sorted(numbers(c.stayed)) == sorted(searched[i].number for i in front)
     plot_remeasuring(study, now, c, tmp_path / "fronts.svg")
     assert STAYED.label in (tmp_path / "fronts.svg").read_text()
+
+
+def test_a_note_says_whether_the_timings_take_the_place_of_the_searchs_or_how_to_choose_by_them() -> None:
+    study = small_study()
+    study = replace(study, info=replace(study.info, environment={"torch": "2.6.0"}))
+    found = []
+    for torch_version in ("2.6.0", "2.13.0"):
+        again = replace(remeasured({0: 1.0, 1: 3.9}, name="later"), environment={"torch": torch_version})
+        notes = remeasuring_notes(study, again, compare_remeasurement(study, again))
+        found.append([n.partition(";")[0].partition(":")[0] for n in notes if "the search's" in n])
+        assert any("backbone-nas select --remeasurement later" in n for n in notes) is (torch_version != "2.6.0")
+    assert found == [["measured in the search's setting"], ["the search's timings stay in the report"]]
