@@ -30,7 +30,9 @@ from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from search_space import SPACES
+from tests.nas.backend.journal import nodes_of
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config, study_info
+from tests.waiting import until
 
 FOLDERS = ("samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
 
@@ -52,11 +54,18 @@ def journaled_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRec
 
 
 def made_up_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """Yield made-up records, after a second and without training; all fail on a node with the variable STALE_HANDLE."""
-    journal(Path(spec.samples_dir).parent, record, "begins")
+    """Yield made-up records, after a second and without training.
+
+    All fail on a node with the variable STALE_HANDLE. On one with AWAIT_NODES, a trial waits until trials have begun on
+    that many nodes: the first worker of the other may start later than short trials end.
+    """
+    run = Path(spec.samples_dir).parent
+    journal(run, record, "begins")
     if "STALE_HANDLE" in os.environ:
         yield replace(record, state=TrialState.FAILED, failure=Failure.ERROR, reason="OSError: Stale file handle")
         return
+    awaited = int(os.environ.get("AWAIT_NODES", 0))
+    until(lambda: len(nodes_of(run)) >= awaited)
     time.sleep(1)
     record = replace(record, measurement=measurement(1.0))
     yield record

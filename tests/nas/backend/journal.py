@@ -11,6 +11,11 @@ def journal(run: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def nodes_of(run: Path) -> set[str]:
+    """Return the nodes on which trials began."""
+    return {node for _, _, node, _, what in journal(run) if what == "begins"}
+
+
 def begun_again(run: Path) -> list[str]:
     """Return the architectures that a worker began although they were finished."""
     over, again = set(), []

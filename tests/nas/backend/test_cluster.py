@@ -34,7 +34,7 @@ from nas.storage.store import read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState
 from nas.teachers import TeacherError
-from tests.nas.backend.journal import begun_again, journal
+from tests.nas.backend.journal import begun_again, journal, nodes_of
 from tests.nas.backend.ray_nodes import ROOT, RayNodes, descendants, environment
 from tests.nas.measure.networks import needs_onnxruntime
 from tests.nas.study.builders import search_config
@@ -79,11 +79,6 @@ def under_way_on(node: subprocess.Popen[bytes], run: Path) -> str | None:
         if int(worker) in workers and arch_id not in over and saved.exists():
             return arch_id
     return None
-
-
-def nodes_of(run: Path) -> set[str]:
-    """Return the nodes on which trials began."""
-    return {node for _, _, node, _, what in journal(run) if what == "begins"}
 
 
 @pytest.mark.slow
@@ -246,7 +241,7 @@ def test_trials_on_a_node_that_is_left_out_take_no_slot_of_the_others(tmp_path: 
 @pytest.mark.slow
 def test_a_trial_that_fails_on_a_node_runs_again_on_another(tmp_path: Path, targets: Targets) -> None:
     run = tmp_path / "run"
-    with RayNodes() as nodes:
+    with RayNodes(AWAIT_NODES="2") as nodes:
         nodes.add(STALE_HANDLE="1")
         process = driver(run, targets, nodes.address, budget=4, steps=[10], made_up=True)
         output, _ = process.communicate(timeout=PATIENCE_S)
