@@ -24,6 +24,8 @@ os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPEN
 # What torch.compile made is kept from run to run, though temporary folders are not.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/backbone-nas-tests-inductor-{os.getuid()}")
 
+pytest_plugins = ["tests.nas.storage.postgres"]
+
 MACHINE = "machine"
 SLOW_LIMIT_S = 3600.0  # the limit of the others is in pyproject.toml
 TESTS = Path(__file__).parent

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks.postgres import Server
 from nas.copy.__main__ import main
 from nas.search.config_file import FILE_NAME, config_text, read_options
 from nas.select.__main__ import main as select
@@ -17,22 +15,10 @@ from nas.storage.store import Store, read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
 from tests.nas.analysis.builders import remeasured, retrained
-from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import search_config
 from tests.nas.study.searches import drive, new_store, reopen, started
 
 CONFIG = search_config(budget=6, baselines=("eradio_pico",), limits={"max_params": 1e9})
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> str | None:
-    return request.getfixturevalue("postgres").url if request.param == "postgresql" else None
 
 
 @pytest.fixture

@@ -178,6 +178,7 @@ def test_a_failed_network_is_a_line_and_the_others_are_measured(capsys, monkeypa
     assert "not measured: eradio_femto: timing, " in err
 
 
+@pytest.mark.usefixtures("femto")  # it keeps the ceilings
 def test_the_network_is_timed_on_its_runtime_and_its_parts_eagerly(capsys, monkeypatch):
     service = scripted(lambda *_: {"batch": 1, "requested_batch": 2})  # memory was too small for two
     monkeypatch.setattr("nas.profile.command.MeasurementService", service)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests, or the reason why there is none."""
+"""A real PostgreSQL for tests, or the reason why there is none. Every test has the fixtures, see tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def running_server() -> Iterator[Server]:
             yield postgres
         finally:
             context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    """A server for the tests of a file."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """Where a study is kept: None for a file in its folder, else the URL of a server."""
+    return request.getfixturevalue("postgres").url if request.param == "postgresql" else None

@@ -37,17 +37,6 @@ from tests.nas.study.builders import measurement, rung, search_config
 from tests.nas.study.searches import BrokenSampler, drive, new_store, reopen, started, work
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> str | None:
-    return request.getfixturevalue("postgres").url if request.param == "postgresql" else None
-
-
 def create(folder: Path, database: str | None, **settings: object) -> Store:
     return new_store(folder, search_config(**{"baselines": (), "sampler": "random", **settings}), database)
 
