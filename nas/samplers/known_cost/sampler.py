@@ -186,18 +186,16 @@ class KnownCostSampler(BaseSampler):
         children, child_costs = self._allowed(history, self._vary(history, parents, CHILDREN, rng))
         pool = pool + children
         costs = None if costs is None or child_costs is None else np.concatenate([costs, child_costs])
-        best, largest, elite = pool[0], 0.0, []
+        best: list[tuple[float, Params]] = [(0.0, pool[0])]
         for left in range(ROUNDS, -1, -1):
             gains = acquisition.gains(self._rows(history, pool)[0], costs)
-            order = np.argsort(-gains, kind="stable")
-            if gains[order[0]] > largest:
-                best, largest = pool[order[0]], float(gains[order[0]])
-            elite = [pool[i] for i in order[:ELITE_SIZE]]
+            best = sorted([*best, *zip(gains.tolist(), pool, strict=True)], key=lambda found: -found[0])[:ELITE_SIZE]
             if left:
+                elite = [params for _, params in best]
                 pool, costs = self._allowed(history, self._vary(history, elite, CHILDREN, rng))
             if not pool:
                 break
-        return best, largest
+        return best[0][1], best[0][0]
 
     def _outlook(
         self, history: TrialHistory, acquisition: AcquisitionModel, number: int, params: Params, gain: float
