@@ -10,7 +10,7 @@ BEST = "best"
 # training too, in all retrained searches; smaller leads often did not last: docs/results/index.md, "Which lead lasts?".
 LASTING_LEAD = 0.04
 # Of the candidates below the best baseline, half of those within this difference led it after longer training, and one
-# of 65 others.
+# of 96 others.
 SMALL_SHORTFALL = 0.01
 # What ``backbone-nas retrain`` does without options; here, because the report says what that costs.
 RETRAINED_SEEDS = 3

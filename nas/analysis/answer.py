@@ -223,7 +223,8 @@ def _runners_up(
 
 
 def _draw(candidates: Sequence[MeasuredCandidate], scatter: SeedScatter) -> np.ndarray:
-    return draw_scores([c.scores for c in candidates], scatter, DRAWS, np.random.default_rng(0))
+    scatters = [scatter.of_kind(c.trial.baseline) for c in candidates]
+    return draw_scores([c.scores for c in candidates], scatters, DRAWS, np.random.default_rng(0))
 
 
 def _compliance(trial: TrialRecord, limits: Limits) -> Compliance:
@@ -389,7 +390,7 @@ def _candidate_json(a: Answer, c: MeasuredCandidate, limits: Limits) -> dict[str
         "outline": c.outline,
         "spec": c.trial.spec,
         "score": c.score,
-        "half_width": a.scatter.half_width(c.scores, a.chosen_among(c)),
+        "half_width": a.scatter.of_kind(c.trial.baseline).half_width(c.scores, a.chosen_among(c)),
         "seeds": c.seeds,
         "remeasurement": c.remeasurement,
         "measurement": c.measurement.to_dict(),

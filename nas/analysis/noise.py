@@ -1,17 +1,19 @@
 """Noise of seeds and timings: intervals of scores, chances to be on the front. Pure.
 
 Assumptions: scores are normal over seeds. A candidate's variance is a weighted mean of its own seeds' and of the
-typical one (`SeedScatter`), so that a network whose seeds disagree has a wider interval; means follow Student's t. The
-logarithm of a speed is normal with its 95 % interval over processes, each side by itself. Of four candidates or more,
-true scores are normal too, with the mean and the spread of the given ones, so that the best of many is drawn lower than
-its lucky score (James and Stein, 1961). Not modeled: images other than the held-out ones.
+typical one (`SeedScatter`), so that a network whose seeds disagree has a wider interval; means follow Student's t.
+Baselines have a variance of their own. The logarithm of a speed is normal with its 95 % interval over processes, each
+side by itself. Of four candidates or more, true scores are normal too, with the mean and the spread of the given ones,
+so that the best of many near-equals is drawn lower than its lucky score (James and Stein, 1961); among candidates that
+differ much more than seeds do, as on a whole front, this changes next to nothing. Not modeled: images other than the
+held-out ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,8 @@ CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
 MIN_REPEATED = 10  # candidates with two seeds: of fewer, how much their deviations differ cannot be told
-BELIEVED_DEGREES = 5.0  # of the prior, within a factor of e; three searches' fronts had 3 to 11 and one infinity
+MIN_BASELINE_DEGREES = 3  # of freedom: three baselines with two seeds each
+BELIEVED_DEGREES = 5.0  # of the prior, within a factor of e; with this belief seven searches' candidates have 5 to 11
 MIN_SHRUNK = 4  # candidates: of fewer, the spread of their true scores is unknown
 NO_SCORE_INTERVAL = "unknown: one seed only"  # in place of an interval
 
@@ -63,12 +66,18 @@ class SeedScatter:
         degrees: Degrees of freedom of its estimate.
         elsewhere: The other study that it was estimated in; "" for this one, from candidates with two seeds or more.
         prior: How the candidates' deviations differ; None where too few candidates have two seeds to tell.
+        baselines: The scatter of the baselines, which may be another one; None where it is that of the candidates.
     """
 
     sd: float
     degrees: int
     elsewhere: str = ""
     prior: VariancePrior | None = None
+    baselines: SeedScatter | None = None
+
+    def of_kind(self, baseline: object) -> SeedScatter:
+        """Return the scatter of baselines or of candidates; a model's `baseline` is true of baselines."""
+        return self.baselines if baseline and self.baselines else self
 
     @property
     def measured(self) -> bool:
@@ -102,11 +111,18 @@ class SeedScatter:
         return NO_SCORE_INTERVAL if half is None else fixed_interval(mean - half, mean + half, 4)
 
     @property
+    def sd_words(self) -> str:
+        """Return the deviation alone, and that of baselines."""
+        return f"{self.sd:.4f}" + ("" if self.baselines is None else f", of baselines {self.baselines.sd:.4f}")
+
+    @property
     def words(self) -> str:
         """Return the deviation with its source, for notes and cards."""
         if self.measured:
             differ = "" if self.prior is None else "; larger for networks whose seeds disagree more"
-            return f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom{differ})"
+            words = f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom{differ})"
+            of = self.baselines
+            return words if of is None else f"{words}; of baselines {of.sd:.4f} ({of.degrees} degrees of freedom)"
         return (
             f"assumed to be {self.sd:.4f}, that of another study ({self.elsewhere}); backbone-nas retrain measures it"
         )
@@ -138,6 +154,28 @@ def measured_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
     return SeedScatter(math.sqrt(pooled), total, prior=_prior(squares / degrees, degrees, pooled) if told else None)
 
 
+def scatter_by_kind(models: Iterable[tuple[Sequence[float], object]]) -> SeedScatter | None:
+    """Estimate the scatter between seeds, that of baselines by itself where they have enough seeds.
+
+    Baselines are few and decide half of every comparison. In retrained searches they scattered more than candidates, up
+    to three times as much; with one deviation for both, 82 to 87 % of their 95 % intervals held
+    (docs/results/index.md, "How sure is a mean over seeds?").
+
+    Args:
+        models: Each model's scores, one per seed, and whether it is a baseline.
+
+    Returns:
+        The scatter; None where no model has two seeds.
+    """
+    kinds: dict[bool, list[Sequence[float]]] = {False: [], True: []}
+    for scores, baseline in models:
+        kinds[bool(baseline)].append(scores)
+    candidates, baselines = measured_scatter(kinds[False]), measured_scatter(kinds[True])
+    if candidates is None or baselines is None or baselines.degrees < MIN_BASELINE_DEGREES:
+        return measured_scatter([*kinds[False], *kinds[True]])
+    return replace(candidates, baselines=baselines)
+
+
 def _squares(scores: Sequence[float]) -> float:
     """Return the sum of squared distances from the mean."""
     mean = math.fsum(scores) / len(scores)
@@ -160,6 +198,30 @@ def _prior(variances: Array, degrees: NDArray[np.int_], pooled: float) -> Varian
     return VariancePrior(math.sqrt(typical[variance, 0, 0]), float(alike[0, strength, 0]))
 
 
+def lead_half_width(
+    scatter: SeedScatter,
+    candidate: Sequence[float],
+    baseline: Sequence[float],
+    candidates: int = 1,
+    baselines: int = 1,
+) -> float | None:
+    """Return half the 95 % interval of a candidate's mean score less a baseline's; None without a measured scatter.
+
+    In simulations of 25 candidates and 3 baselines, of which one is compared with all, the intervals of all 25 leads
+    held together in 95 to 97 % (experiments/LOG.md, 2026-12-01).
+
+    Args:
+        scatter: Between seeds.
+        candidate: Its scores, one per seed.
+        baseline: Its scores, one per seed.
+        candidates: Candidates of which this one was chosen.
+        baselines: Baselines of which this one is the best.
+    """
+    ours = scatter.of_kind(baseline=False).half_width(candidate, candidates)
+    theirs = scatter.of_kind(baseline=True).half_width(baseline, baselines)
+    return None if ours is None or theirs is None else math.hypot(ours, theirs)
+
+
 @dataclass(frozen=True)
 class CandidateEstimate:
     """A candidate's scores, one per seed, and its speed with the 95 % interval."""
@@ -180,17 +242,21 @@ def front_chances(estimates: Sequence[CandidateEstimate], scatter: SeedScatter, 
     if not estimates:
         return []
     rng = np.random.default_rng(0)
-    score = draw_scores([e.scores for e in estimates], scatter, draws, rng)
+    score = draw_scores([e.scores for e in estimates], [scatter] * len(estimates), draws, rng)
     return [float(share) for share in _non_dominated(score, _draw_speeds(estimates, draws, rng)).mean(axis=0)]
 
 
-def draw_scores(scores: Sequence[Sequence[float]], scatter: SeedScatter, draws: int, rng: np.random.Generator) -> Array:
-    """Draw true mean scores, (draws, candidates), given each candidate's scores by seed."""
+def draw_scores(
+    scores: Sequence[Sequence[float]], scatters: Sequence[SeedScatter], draws: int, rng: np.random.Generator
+) -> Array:
+    """Draw true mean scores, (draws, candidates), given each candidate's scores by seed and the scatter of its kind."""
     counts, count = np.asarray([len(values) for values in scores]), len(scores)
     means = np.asarray([math.fsum(values) / len(values) for values in scores])
-    estimated, degrees = (np.asarray(column, dtype=float) for column in zip(*map(scatter.of, scores), strict=True))
-    apart = 1 if scatter.prior is None else count  # the doubt about one deviation for all is the same for all
-    sd = estimated * np.sqrt(degrees / rng.chisquare(degrees[:apart], (draws, apart)))
+    deviations = [scatter.of(values) for scatter, values in zip(scatters, scores, strict=True)]
+    estimated, degrees = (np.asarray(column, dtype=float) for column in zip(*deviations, strict=True))
+    # The doubt about one deviation for all of a kind is the same for all of them.
+    first = [scatters.index(scatter) if scatter.prior is None else i for i, scatter in enumerate(scatters)]
+    sd = estimated * np.sqrt(degrees / rng.chisquare(degrees, (draws, count)))[:, first]
     noise = rng.standard_normal((draws, count))
     lucky = np.zeros(count)  # share of each mean's distance from the mean of all that is expected to be luck
     if count >= MIN_SHRUNK and (spread := float(means.var(ddof=1))) > 0:

@@ -107,7 +107,7 @@ def _mean_point(c: RetrainedCandidate) -> tuple[float, float]:
 
 
 def _seed_bar(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[float, float]:
-    half = summary.scatter.half_width([*c.scores.values()]) or 0.0
+    half = summary.scatter.of_kind(c.trial.baseline).half_width([*c.scores.values()]) or 0.0
     return _mean_point(c)[1] - half, _mean_point(c)[1] + half
 
 

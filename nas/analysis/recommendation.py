@@ -13,7 +13,7 @@ from functools import partial
 
 from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
-from nas.analysis.noise import SeedScatter
+from nas.analysis.noise import SeedScatter, lead_half_width
 from nas.analysis.selection import find_by_name, nothing_complete
 from nas.study import pareto
 from nas.study.records import Measurement, TrialRecord
@@ -28,8 +28,8 @@ class BaselineComparison:
     Against the reference it is the candidate's relative throughput with that of its own timing: the timing of the
     reference is that against a copy of itself (A/A), which is noise and is not used.
     `compared` is the number of candidates whose scores decided which one is compared: all of them where it had to score
-    as high as the baseline, and those that are as fast where it has the highest score of these. `floor` is the relative
-    difference in throughput of two equal models.
+    as high as the baseline, and those that are as fast where it has the highest score of these. `baselines` is the
+    number of baselines, of which this is the best. `floor` is the relative difference in throughput of equal models.
     """
 
     candidate: ModelEvidence
@@ -39,6 +39,7 @@ class BaselineComparison:
     speedup_high: float
     score_gain: float
     compared: int = 1
+    baselines: int = 1
     floor: float = 0.0
     against_reference: bool = False
 
@@ -55,13 +56,11 @@ class BaselineComparison:
     def half_width(self, scatter: SeedScatter | None) -> float | None:
         """Return half the 95 % interval of the difference in mean score; None where the scatter of seeds is unknown.
 
-        It allows for the choice among all candidates whose scores decided: the intervals of all of them hold together.
+        It allows for the choice among all candidates whose scores decided, and for that among the baselines.
         """
         if scatter is None:
             return None
-        halves = [scatter.half_width(model.scores, self.compared) for model in (self.candidate, self.baseline)]
-        known = [half for half in halves if half is not None]
-        return math.hypot(*known) if len(known) == len(halves) else None
+        return lead_half_width(scatter, self.candidate.scores, self.baseline.scores, self.compared, self.baselines)
 
     @property
     def shows_difference(self) -> bool:
@@ -171,7 +170,8 @@ def _recommend(
     candidates = [model for model in models if not model.trial.baseline]
     if not candidates:
         return None
-    baseline = max((model for model in models if model.trial.baseline), key=lambda model: model.score, default=None)
+    baselines = [model for model in models if model.trial.baseline]
+    baseline = max(baselines, key=lambda model: model.score, default=None)
     info = evidence.record.info
     against_reference = baseline is not None and baseline.trial.baseline == info.reference
 
@@ -179,7 +179,13 @@ def _recommend(
         return 1.0 if against_reference and model is baseline else model.ratio
 
     compare = partial(
-        _compare, candidates, baseline, ratio, floor=evidence.noise_floor, against_reference=against_reference
+        _compare,
+        candidates,
+        baseline,
+        ratio,
+        baselines=len(baselines),
+        floor=evidence.noise_floor,
+        against_reference=against_reference,
     )
     fastest_as_good, best_as_fast = compare(by_score=True), compare(by_score=False)
     with_lead = compare(by_score=True, reliable=partial(_is_reliable, scatter=scatter))
@@ -208,6 +214,7 @@ def _compare(
     baseline: ModelEvidence | None,
     ratio: Callable[[ModelEvidence], float],
     by_score: bool,
+    baselines: int,
     floor: float,
     against_reference: bool,
     reliable: Callable[[BaselineComparison], bool] = lambda _: True,
@@ -231,6 +238,7 @@ def _compare(
             speedup_high=high,
             score_gain=candidate.score - baseline.score,
             compared=len(candidates if by_score else as_good),
+            baselines=baselines,
             floor=floor,
             against_reference=against_reference,
         )

@@ -14,7 +14,14 @@ from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.analysis.comparable import not_comparable, other_versions
-from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, measured_scatter
+from nas.analysis.noise import (
+    CandidateEstimate,
+    SeedScatter,
+    assumed_scatter,
+    front_chances,
+    measured_scatter,
+    scatter_by_kind,
+)
 from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
 from nas.numbers import plural, plural_range, trials_words
@@ -154,15 +161,18 @@ def summarize_retraining(
     ]
     if not rows:
         return None
-    measured = measured_scatter([list(c.scores.values()) for c in rows])
+    measured = scatter_by_kind((list(c.scores.values()), c.trial.baseline) for c in rows)
     scatter = measured or assumed_scatter(study.info)
     last = study.info.rung_steps[-1]
     falling_rate = steps != last and _schedule(study) != CONSTANT
-    at_last = [] if falling_rate else [[r.score for t in c.trainings for r in t.rungs if r.steps == last] for c in rows]
+    at_last = scatter_by_kind(
+        ([r.score for t in c.trainings for r in t.rungs if r.steps == last], c.trial.baseline)
+        for c in ([] if falling_rate else rows)
+    )
     rows = sorted(_with_chances(rows, scatter), key=_fastest_first)
     untrained = tuple(sorted(front - by_number.keys()))
     versions = tuple(other_versions(study.info, again)) if again else ()
-    return RetrainingSummary(steps, tuple(rows), scatter, measured_scatter(at_last), untrained, falling_rate, versions)
+    return RetrainingSummary(steps, tuple(rows), scatter, at_last, untrained, falling_rate, versions)
 
 
 def nothing_retrained(study: StudyRecord, steps: int) -> RetrainingSummary:
@@ -228,9 +238,11 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     if summary.steps != last_rung and not summary.falling_rate:
         compared[f"{search} and mean of the seeds at {last_rung} steps"] = _of_study, _of_mean_at(last_rung)
         compared[f"mean of the seeds at {last_rung} steps and {longer}"] = _of_mean_at(last_rung), _of_mean
-    if len(summary.seeds) > 1:  # of one, the mean is its score
-        compared |= {f"{search} and seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in summary.seeds}
-    for a, b in combinations(summary.seeds, 2):
+    # Baselines may have more seeds than the others.
+    seeds = sorted({t.seed for c in summary.candidates if not c.trial.baseline for t in c.trainings})
+    if len(seeds) > 1:  # of one, the mean is its score
+        compared |= {f"{search} and seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in seeds}
+    for a, b in combinations(seeds, 2):
         compared[f"seed {a} and seed {b}, both {longer}"] = _of_seed(a), _of_seed(b)
     return {label: _correlation(summary.candidates, *rankings) for label, rankings in compared.items()}
 
@@ -269,7 +281,7 @@ def retraining_notes(study: StudyRecord, summary: RetrainingSummary) -> list[str
     if summary.scatter_at_last_rung is not None:
         last = study.info.rung_steps[-1]
         steps = f"{last} steps (the study's last rung)"
-        notes.append(f"standard deviation of the score between seeds, {steps}: {summary.scatter_at_last_rung.sd:.4f}")
+        notes.append(f"standard deviation of the score between seeds, {steps}: {summary.scatter_at_last_rung.sd_words}")
     if summary.falling_rate:
         notes.append(
             f"the learning rate falls toward the end ({_schedule(study)}), so scores of these trainings after "
@@ -376,7 +388,7 @@ def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str,
         "score_of_study": _of_study(c),
         "scores": {str(seed): value for seed, value in c.scores.items()},
         "score": c.mean,
-        "half_width": scatter.half_width([*c.scores.values()]),
+        "half_width": scatter.of_kind(c.trial.baseline).half_width([*c.scores.values()]),
         "measurement": c.measurement and c.measurement.to_dict(),
         "chance": c.chance,
         "on_front": {"before": c.was_on_front, "now": c.on_front},

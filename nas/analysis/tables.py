@@ -55,7 +55,7 @@ def show_retraining(study: StudyRecord, summary: RetrainingSummary, console: Con
 
 
 def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tuple[str, ...]:
-    half = summary.scatter.half_width([*c.scores.values()])
+    half = summary.scatter.of_kind(c.trial.baseline).half_width([*c.scores.values()])
     return (
         str(c.trial.number),
         _short_name(c.trial),
@@ -146,7 +146,8 @@ def _print_candidate(a: Answer, c: MeasuredCandidate, limits: Limits, console: C
     table = _table(None, "<", "value", "95 % interval", *(("limit", "chance\nwithin limit") if limits else ()))
     m, digits = c.measurement, 2 if timing_doubt(c.measurement) else 3
     seeds = f" (mean of {c.seeds} seeds)" if c.seeds > 1 else ""
-    table.add_row(f"score{seeds}", fixed(c.score, 4), a.scatter.interval_words(c.scores, a.chosen_among(c)))
+    interval = a.scatter.of_kind(c.trial.baseline).interval_words(c.scores, a.chosen_among(c))
+    table.add_row(f"score{seeds}", fixed(c.score, 4), interval)
     ratio, interval = f"{m.ratio:.{digits}f}", ratio_interval_words(m, digits)
     table.add_row(f"throughput relative to {m.reference}", ratio, interval)
     for name, limit in LIMITS.items():

@@ -263,6 +263,7 @@ class Study:
         self,
         *,
         seeds: int = 3,
+        baseline_seeds: int | None = None,
         train_steps: int | None = None,
         near_misses: int = 6,
         baselines: bool = False,
@@ -281,6 +282,7 @@ class Study:
 
         Args:
             seeds: Trainings of each model.
+            baseline_seeds: Trainings of each baseline, which every lead is compared with; None for `seeds`.
             train_steps: Steps of each training; None for three times the study's last rung.
             near_misses: Near misses to retrain in addition to the front, at most.
             baselines: Retrain the baselines too.
@@ -306,7 +308,7 @@ class Study:
         folder = None if cache is None else str(cache)
         settings = RetrainSettings(
             self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, data,
-            cache=folder, shortlist=shortlist,
+            cache=folder, shortlist=shortlist, baseline_seeds=baseline_seeds,
         )  # fmt: skip
         which = f"baselines={baselines}" if not shortlist else "shortlist=True"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"

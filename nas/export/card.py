@@ -143,7 +143,8 @@ def _input(trained_px: int, image_px: int, kind: str) -> str:
 def _score(data: CardData) -> str:
     """Return the explained variance of the exported weights and of other trainings, by teacher and head."""
     config, metrics = data.study.info.config, data.weights.result.metrics
-    scatter = data.retraining.scatter if data.retraining else assumed_scatter(data.study.info)
+    found = data.retraining.scatter if data.retraining else assumed_scatter(data.study.info)
+    scatter = found.of_kind(data.trial.baseline)
     score = SCORE_LABELS[config["distill"].get("score", "spatial")]
     definition = (
         f"The score is the {score} on held-out images, mean over teachers. Its standard deviation between seeds is "

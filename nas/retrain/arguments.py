@@ -21,6 +21,7 @@ _EXAMPLES = f"""examples:
   backbone-nas retrain runs/mine --baselines                3 seeds, 3 times the steps of the study's last rung
   backbone-nas retrain runs/mine --shortlist                which model to choose after longer training?
   backbone-nas retrain runs/mine --baselines --seeds 5 --train-steps 2700 --near-misses 10
+  backbone-nas retrain runs/mine --baselines --baseline-seeds 9  narrower intervals of all leads, by a few trainings
   backbone-nas retrain runs/mine --plot retrained-front.pdf
   backbone-nas retrain runs/mine --early-stopped 20         what did early stopping miss?
   backbone-nas retrain runs/mine --data imagefolder:PHOTOS  the search's images lie in another folder now
@@ -63,11 +64,14 @@ class RetrainSettings:
     plot: Path | None = None
     json: bool = False
     shortlist: bool = False  # and the baselines, in place of the front and its near misses
+    baseline_seeds: Annotated[int, Range(1, 1_000)] | None = None  # None: as many as the others
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.shortlist and self.near_misses != RETRAINED_NEAR_MISSES:
             raise ValueError("near-misses: with a shortlist no near misses are retrained; leave one of them out")
+        if self.baseline_seeds is not None and not (self.baselines or self.shortlist):
+            raise ValueError("baseline-seeds: no baselines are retrained; add --baselines or --shortlist")
         device_type(self.device or "auto")
         check_local_workers(self.workers)
 
@@ -98,6 +102,12 @@ def parser() -> OneLineParser:
         "scores and timings (default: 6)",
     )
     add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
+    add(
+        "--baseline-seeds",
+        type=int,
+        metavar="N",
+        help="trainings of each baseline, which every lead is compared with (default: as many as of a candidate)",
+    )
     add(
         "--shortlist",
         action="store_true",

@@ -65,7 +65,7 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
     try:
         train_and_measure(store, study, plan, settings, command)
     except KeyboardInterrupt:
-        left, total = len(plan.remaining(store.retrainings())), len(plan.trials) * len(plan.seeds)
+        left, total = len(plan.remaining(store.retrainings())), plan.total
         are = "is" if left == 1 else "are"
         left_over = f"{left} of {plural(total, 'training')} {are} left"
         announce(f"interrupted; {left_over}; run the same command again to continue", _LOG)
@@ -94,10 +94,10 @@ def begin_retraining(store: Store, settings: RetrainSettings, command: str) -> t
     by_number = {trial.number: trial for trial in study.trials}
     plan = plan_retraining(study, [by_number[number] for number in chosen], settings)
     counts = ", ".join(f"{group} {len(trials)}" for group, trials in groups.items())
-    seeds = ", ".join(map(str, plan.seeds))
-    announce(
-        f"models to retrain: {counts}; each for {plan.steps} steps with seed{'s' * (len(plan.seeds) > 1)} {seeds}", _LOG
-    )
+    seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
+    if plan.baseline_seeds != plan.seeds:
+        seeds += f", of baselines {', '.join(map(str, plan.baseline_seeds))}"
+    announce(f"models to retrain: {counts}; each for {plan.steps} steps with {seeds}", _LOG)
     return study, plan
 
 

@@ -27,6 +27,7 @@ class RetrainingPlan:
     run_dir: Path
     trials: tuple[TrialRecord, ...]
     seeds: tuple[int, ...]
+    baseline_seeds: tuple[int, ...]
     workers: int
     gpus: tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them; empty on a CPU
 
@@ -45,10 +46,19 @@ class RetrainingPlan:
         done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.score is not None}
         return [
             TrainingJob(trial, replace(self.config, seed=seed), retraining_folder(self.run_dir, self.steps, seed))
-            for seed in self.seeds
+            for seed in max(self.seeds, self.baseline_seeds, key=len)
             for trial in self.trials
-            if (trial.number, seed) not in done
+            if seed in self.seeds_of(trial) and (trial.number, seed) not in done
         ]
+
+    def seeds_of(self, trial: TrialRecord) -> tuple[int, ...]:
+        """Return the seeds of a trial's trainings."""
+        return self.baseline_seeds if trial.baseline else self.seeds
+
+    @property
+    def total(self) -> int:
+        """Return the number of trainings, finished ones included."""
+        return sum(len(self.seeds_of(trial)) for trial in self.trials)
 
 
 def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings: RetrainSettings) -> RetrainingPlan:
@@ -64,6 +74,9 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     distill = recipe_here(replace(searched.distill, rung_steps=rungs), gpus)
     data = searched.data if settings.data is None else absolute_data(settings.data)
     config = replace(searched, distill=distill, device=device, data=data)
-    seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(settings.seeds))  # other ones than the study's
+    number = max(settings.seeds, settings.baseline_seeds or 0)
+    seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(number))  # other ones than the study's
+    of_baselines = seeds[: settings.baseline_seeds or settings.seeds]
     workers = settings.workers or len(gpus) // distill.ranks or default_workers(device, ranks=1)
-    return RetrainingPlan(config, settings.run, tuple(trials), seeds, workers, gpus)
+    of_candidates = seeds[: settings.seeds]
+    return RetrainingPlan(config, settings.run, tuple(trials), of_candidates, of_baselines, workers, gpus)

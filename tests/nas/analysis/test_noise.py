@@ -21,6 +21,7 @@ from nas.analysis.noise import (
     draw_scores,
     front_chances,
     measured_scatter,
+    scatter_by_kind,
 )
 from nas.study import pareto
 from tests.nas.analysis.builders import small_study
@@ -72,7 +73,7 @@ def test_each_side_of_an_interval_counts_by_itself() -> None:
 
 def test_few_degrees_of_freedom_make_heavier_tails() -> None:
     rng = np.random.default_rng(0)
-    drawn = {df: draw_scores([[0.0]], SeedScatter(1.0, df), 20_000, rng) for df in (2, 10_000)}
+    drawn = {df: draw_scores([[0.0]], [SeedScatter(1.0, df)], 20_000, rng) for df in (2, 10_000)}
     beyond = {df: float((np.abs(values) > 1.96).mean()) for df, values in drawn.items()}
     assert beyond[10_000] == pytest.approx(0.05, abs=0.006)
     assert beyond[2] == pytest.approx(0.189, abs=0.012)  # Student's t with 2 degrees of freedom
@@ -140,7 +141,7 @@ def test_the_chance_to_be_the_best_of_many_is_that_of_many_searches(count: int, 
     for _ in range(300):
         real = rng.normal(0.5, spread, count)
         seen = real + rng.normal(0, SCATTER.sd, count)
-        drawn = draw_scores(seen[:, None].tolist(), SCATTER, 400, rng)
+        drawn = draw_scores(seen[:, None].tolist(), [SCATTER] * len(seen), 400, rng)
         said.append(np.mean(drawn.argmax(axis=1) == seen.argmax()))
         true.append(real.argmax() == seen.argmax())
     assert np.mean(said) == pytest.approx(np.mean(true), abs=0.08)
@@ -214,7 +215,34 @@ def test_intervals_cover_the_true_means_of_those_whose_seeds_disagree_too(alike:
 def test_the_score_of_one_whose_seeds_disagree_is_drawn_from_a_wider_distribution() -> None:
     scatter = SeedScatter(0.01, 50, prior=VariancePrior(0.01, 4.0))
     scores = [[0.5, 0.5, 0.5], [0.44, 0.5, 0.56]]
-    drawn = draw_scores(scores, scatter, 40_000, np.random.default_rng(0))
+    drawn = draw_scores(scores, [scatter] * 2, 40_000, np.random.default_rng(0))
     for values, column in zip(scores, drawn.T, strict=True):
         low, high = np.quantile(column, [0.025, 0.975])
         assert (high - low) / 2 == pytest.approx(scatter.half_width(values), rel=0.05)
+
+
+def test_intervals_of_baselines_cover_their_true_means_where_they_scatter_more() -> None:
+    rng, covered, together = np.random.default_rng(2), [], []
+    for _ in range(200):
+        scores = [*rng.normal(0.5, 0.002, (25, 3)).tolist(), *rng.normal(0.5, 0.005, (3, 3)).tolist()]
+        kinds = [index >= 25 for index in range(28)]
+        found = scatter_by_kind(zip(scores, kinds, strict=True))
+        as_one = measured_scatter(scores)
+        assert found is not None
+        assert as_one is not None
+        for values in scores[25:]:
+            off = abs(np.mean(values) - 0.5)
+            covered.append(off <= (found.of_kind(baseline=True).half_width(values) or 0))
+            together.append(off <= (as_one.half_width(values) or 0))
+    assert np.mean(covered) > 0.93
+    assert np.mean(together) < 0.9
+
+
+def test_two_baselines_with_two_seeds_are_too_few_for_a_scatter_of_their_own() -> None:
+    candidates = [([0.5, 0.51], None), ([0.4, 0.42], None)]
+    few = scatter_by_kind([*candidates, ([0.5, 0.6], "a"), ([0.5, 0.7], "b")])
+    assert few == measured_scatter([[0.5, 0.51], [0.4, 0.42], [0.5, 0.6], [0.5, 0.7]])
+    enough = scatter_by_kind([*candidates, ([0.5, 0.6], "a"), ([0.5, 0.7, 0.6], "b")])
+    assert enough is not None
+    assert enough.baselines == measured_scatter([[0.5, 0.6], [0.5, 0.7, 0.6]])
+    assert "; of baselines 0.0913 (3 degrees of freedom)" in enough.words

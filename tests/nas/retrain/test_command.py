@@ -241,6 +241,19 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
 
 
+def test_baselines_may_have_more_seeds_than_candidates_or_fewer(study: StudyRecord) -> None:
+    trials = [replace(study.trials[1], baseline="nano"), study.trials[2]]
+    more, fewer = (
+        plan_retraining(study, trials, RetrainSettings(Path("run"), seeds=2, baselines=True, baseline_seeds=number))
+        for number in (4, 1)
+    )
+    assert numbers_and_seeds(more.remaining([])) == [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
+    assert numbers_and_seeds(fewer.remaining([])) == [(1, 1), (2, 1), (2, 2)]
+    assert (more.total, fewer.total) == (6, 3)
+    with pytest.raises(ValueError, match="baseline-seeds: no baselines are retrained"):
+        RetrainSettings(Path("run"), baseline_seeds=4)
+
+
 @pytest.mark.parametrize(("gpus", "workers", "ranks"), [("01234567", 4, 2), ("012", 1, 2), ("0", 1, 1)])
 def test_a_batch_that_the_search_shared_among_gpus_is_shared_again(
     study: StudyRecord, gpus: str, workers: int, ranks: int, monkeypatch: pytest.MonkeyPatch
