@@ -1,6 +1,6 @@
 """Train one architecture and measure it: a study of this one model, whose rungs are the training's evaluations.
 
-The training runs in processes of its own, one per rank, which keep checkpoints (`nas.backend.pool`).
+The training runs in processes of its own, one per rank, which keep checkpoints (`nas.backend.training_rank`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.backend.pool import TrainingJob
+from nas.backend.training_rank import TrainingJob
 from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
 from nas.command_log import announce
 from nas.numbers import plural
