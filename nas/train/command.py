@@ -9,7 +9,6 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -20,13 +19,13 @@ from rich.console import Console
 
 from nas.backend.training_rank import TrainingJob
 from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
-from nas.command_log import announce
+from nas.command_log import Announce, announce
 from nas.numbers import plural
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
 from nas.search.preconditions import check_batch
-from nas.search.session import (
+from nas.search.study_opening import (
     claimed,
     create_study,
     describe_study,
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from nas.search.settings import SearchCommand
 
 _LOG = logging.getLogger(__name__)
-Announce = Callable[[str], None]
 
 
 def train(command: TrainCommand, console: Console) -> int:
