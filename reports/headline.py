@@ -13,7 +13,7 @@ from nas.analysis.recommendation import (
     evidence_words,
     unused_words,
 )
-from nas.analysis.selection import measurement
+from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
 from nas.study.records import StudyInfo, TrialRecord, TrialState
 from reports.export_advice import remeasure_command

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from nas.analysis.selection import measurement
+from nas.analysis.trial_choice import measurement
 from nas.study.records import StudyInfo, TrialRecord
 from nas.study.timing_doubts import noise_floor, ratio_interval_words, repeated_interval, timing_doubt
 from reports.formatting import brief

@@ -14,8 +14,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from nas.analysis.evidence import StudyEvidence
-from nas.analysis.selection import unfinished
 from nas.files import atomic_write
+from nas.study.ending import unfinished
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info

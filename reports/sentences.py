@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
 
-from nas.analysis.selection import is_exhausted, measurement, measuring_threads, without_threads
+from nas.analysis.comparable import measuring_threads, without_threads
+from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
 from nas.study.config import compares_unit_vectors
 from nas.study.convergence import convergence, is_below_noise
+from nas.study.ending import is_exhausted
 from nas.study.objectives import on_plane
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise

@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 from nas.analysis.recommendation import Recommendation, unused_words
-from nas.analysis.selection import is_exhausted, measurement
+from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
+from nas.study.ending import is_exhausted
 from nas.study.metrics import is_in_tables
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo

@@ -13,10 +13,10 @@ from itertools import chain, combinations
 from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
-from nas.analysis.comparable import not_comparable, other_versions
+from nas.analysis.comparable import not_comparable, other_versions, setting_words
 from nas.analysis.noise import CandidateEstimate, SeedScatter, assumed_scatter, front_chances, measured_scatter
-from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
+from nas.analysis.trial_choice import complete, front_numbers
 from nas.numbers import plural, plural_range, trials_words
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.analysis.selection import SelectionError
+from nas.analysis.trial_choice import SelectionError
 from nas.backend.training_rank import TrainingJob
 from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
