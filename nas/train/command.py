@@ -44,8 +44,9 @@ from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
 from nas.train.one_architecture import OneArchitecture, padding_line
+from nas.train.processes import launched_ranks
 from nas.train.torchrun import release
-from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, launched_ranks, with_steps
+from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, with_steps
 
 if TYPE_CHECKING:
     from nas.cache import Targets
