@@ -36,7 +36,7 @@ HEADER_LIMIT = 8 << 20  # bytes; the deepest spec has 41,000 tensors of about 13
 SPEC_LIMIT = 64 << 10  # characters; specs have less than 4,000
 DERIVED_LIMIT = 4 << 30  # bytes of buffers that are not in the file: a position index has window^4 numbers
 
-Layout = dict[str, tuple[tuple[int, ...], str]]  # tensor name -> shape and type
+TensorLayout = dict[str, tuple[tuple[int, ...], str]]  # tensor name -> shape and type
 
 
 class WeightsError(ValueError):
@@ -212,7 +212,7 @@ def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[NetworkSpec
     return spec, num_classes
 
 
-def _check_layout(path: Path, layout: Layout, model: Network) -> None:
+def _check_layout(path: Path, layout: TensorLayout, model: Network) -> None:
     """Refuse a file whose tensors are not the model's, or whose model is out of proportion to the file."""
     misfit = _misfit(layout, _layout(model.state_dict()))
     if misfit:
@@ -222,11 +222,11 @@ def _check_layout(path: Path, layout: Layout, model: Network) -> None:
         raise _refusal(path, f"its spec needs {derived >> 30} GiB in addition to the weights; use smaller windows")
 
 
-def _layout(state: Mapping[str, Tensor]) -> Layout:
+def _layout(state: Mapping[str, Tensor]) -> TensorLayout:
     return {key: (tuple(value.shape), DTYPES.get(value.dtype, str(value.dtype))) for key, value in state.items()}
 
 
-def _misfit(layout: Layout, expected: Layout) -> str | None:
+def _misfit(layout: TensorLayout, expected: TensorLayout) -> str | None:
     """Describe the first tensor that is missing, left over, or of another shape or type; None if all fit."""
     for key, (shape, dtype) in expected.items():
         if key not in layout:

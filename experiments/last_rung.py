@@ -41,7 +41,8 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.backend.simulated import Cluster, MemoryStore, NumberedSpace, SimulatedClock, simulate
+from nas.backend.simulated import Cluster, SimulatedClock, simulate
+from nas.backend.simulated_study import MemoryStore, NumberedSpace
 from nas.fidelity import at_last_rung
 from nas.plan.forecast import Candidate, candidate_phases, study_info
 from nas.replay import published_study

@@ -23,6 +23,7 @@ from rich.console import Console
 from nas.run_folder import LOGS
 from nas.terminal import visible, write_line
 
+Announce = Callable[[str], None]  # shows a line to the user
 _PACKAGE = logging.getLogger("nas")
 _LOG = logging.getLogger(__name__)
 

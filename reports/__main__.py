@@ -69,10 +69,10 @@ def _check_comparable(study: StudyRecord, behind: StudyRecord) -> tuple[str, ...
 def _report(options: ReportOptions) -> int:
     # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
     from reports.dataframe import save_csv, save_parquet, trial_frame
+    from reports.evidence_data import read_evidence, retraining_results
     from reports.headline import result_line
     from reports.page import REPORT_FILE, write_page
     from reports.paper_figures import draw, save
-    from reports.retraining import read_evidence, retraining_results
     from reports.summary import summarize
 
     out = options.out or options.run / REPORT_FILE

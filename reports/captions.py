@@ -7,10 +7,10 @@ from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, capitalized
-from reports.metrics import scores_spatial
+from reports.metric_agreement import scores_spatial
 from reports.scored_trials import objective_words, score_word
+from reports.search_course import random_trials
 from reports.sentences import BELOW_ZERO, baseline_words, score_floor
-from reports.statistics import random_trials
 from reports.summary import StudySummary
 from reports.timeline import MAX_LANES, MAX_SPANS
 

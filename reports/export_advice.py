@@ -11,8 +11,8 @@ from nas.run_folder import retraining_folder, weights_file
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.seed_noise import study_noise
+from nas.study.timing_doubts import timing_doubt
 from reports.formatting import brief
-from reports.noise import doubt_of
 from reports.score_gain import printed_difference
 from reports.summary import StudySummary
 
@@ -69,7 +69,7 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         lead = "Its lead in score over the best baseline is within the noise of seeds"
         more = again and f"{again} --seeds {2 * found.model.seeds}"
         settled_by.append((f"{lead}; train the front and the baselines with more:", more))
-    if doubt := doubt_of(found.trial):
+    if doubt := timing_doubt(found.trial.measurement):
         idle = "; measure it on an idle machine:" if remeasure else "."
         settled_by.append((f"† Its timing cannot be trusted ({doubt}){idle}", remeasure))
     return tuple(settled_by)

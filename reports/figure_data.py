@@ -12,7 +12,7 @@ from nas.study.records import Objective, StudyInfo, StudyRecord, TrialRecord, Tr
 from nas.study.timing_doubts import PUBLISHED, drawn_ends
 from reports.formatting import brief
 from reports.label_sides import label_rise, label_sides
-from reports.metrics import metric_names, metrics_of, teacher_score, trained_models
+from reports.metric_agreement import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, score_word, value_of
 from reports.summary import StudySummary
 from reports.timeline import WorkerSpan, worker_spans, workers_left_out

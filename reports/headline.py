@@ -13,16 +13,16 @@ from nas.analysis.recommendation import (
     evidence_words,
     unused_words,
 )
-from nas.analysis.selection import measurement
+from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
 from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 from reports.export_advice import remeasure_command
 from reports.formatting import brief, capitalized, significant
-from reports.noise import doubt_of
 from reports.score_gain import printed_gain, told_apart
 from reports.scored_trials import ScoredTrial, value_of
+from reports.search_course import SearchState, search_state
 from reports.sentences import baseline_words, doubt_meanings, trained_once
-from reports.statistics import SearchState, search_state
 from reports.summary import StudySummary
 
 NO_DIFFERENCE = "no difference shown"
@@ -74,7 +74,7 @@ def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
     """Say that the speeds are unknown, and what measures them; "" where all timings behind it can be trusted."""
     found = summary.recommendation
     compared = [model.trial for c in summary.comparisons if c for model in c.timed]
-    doubtful = [t for t in (*([found.trial] if found else ()), *compared) if doubt_of(t)]
+    doubtful = [t for t in (*([found.trial] if found else ()), *compared) if timing_doubt(t.measurement)]
     if not doubtful:
         return ""
     timings = sum(summary.verdicts.values())
@@ -131,7 +131,8 @@ def recommended(info: StudyInfo, summary: StudySummary) -> str:
     if summary.recommendation is None:
         return ""
     model = summary.recommendation.model
-    trial, m, doubtful = model.trial, model.measurement, bool(doubt_of(model.trial))
+    trial, m = model.trial, model.measurement
+    doubtful = bool(timing_doubt(m))
     dagger = " †" if doubtful else ""
     size = "" if trial.params is None else f"; {trial.params / 1e6:.2f} M parameters"
     macs = "" if trial.macs is None else f"; {trial.macs / 1e6:.1f} M MACs"
@@ -184,7 +185,9 @@ def _model_words(trial: TrialRecord, score: str, info: StudyInfo) -> str:
 
 def _score_and_times(trial: TrialRecord, score: str, what: str = "") -> str:
     """Return "0.512 at 1.30 times `what`"; without the ratio where the timing cannot be trusted."""
-    return score if doubt_of(trial) else f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
+    if timing_doubt(trial.measurement):
+        return score
+    return f"{score} at {measurement(trial).ratio:.2f} times {what}".rstrip()
 
 
 def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
@@ -209,7 +212,8 @@ def _front_sentence(info: StudyInfo, summary: StudySummary) -> str:
     start = f"{start} The Pareto front{of_search} has {len(summary.front)} models"
     if end.trial.number == best.trial.number:
         return f"{start}; {brief(best.name)} has the highest score ({highest}{value}) and is {is_what}."
-    at_the_end = _score_and_times(end.trial, fixed(end.score, 3), reference if doubt_of(best.trial) else "")
+    what = reference if timing_doubt(best.trial.measurement) else ""
+    at_the_end = _score_and_times(end.trial, fixed(end.score, 3), what)
     return (
         f"{start}, from {brief(best.name)} with the highest score ({highest}) to {brief(end.name)}, {is_what} "
         f"({at_the_end}{value})."
@@ -223,7 +227,7 @@ def _other_end(info: StudyInfo, summary: StudySummary) -> tuple[ScoredTrial, str
     """
     fastest = summary.front[0]
     if any(objective.name == "throughput" for objective in info.objectives):
-        return fastest, "timed as the fastest" if doubt_of(fastest.trial) else "the fastest", ""
+        return fastest, "timed as the fastest" if timing_doubt(fastest.trial.measurement) else "the fastest", ""
     axis, objective = next((i, o) for i, o in enumerate(info.objectives) if o.name != "score")
     end, label = max(summary.front, key=lambda s: s.values[axis]), brief(objective.label)
     value = f"{significant(value_of(end.trial, objective.name))} {brief(objective.unit, 40)}".rstrip()

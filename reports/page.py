@@ -14,12 +14,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from nas.analysis.evidence import StudyEvidence
-from nas.analysis.selection import unfinished
 from nas.files import atomic_write
+from nas.study.ending import unfinished
 from nas.study.metrics import METRICS, is_in_tables, metric_label
 from nas.study.records import Measurement, StudyInfo, StudyRecord
 from nas.study.redaction import public_info
-from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval
+from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval, timing_doubt
 from nas.study.training_files import is_training
 from reports import captions, headline, sentences
 from reports.chart_style import Specification
@@ -32,24 +32,24 @@ from reports.charts import (
 )
 from reports.dataframe import UNITS
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
+from reports.evidence_data import read_evidence, retimed_trials, retraining_points, retraining_results
 from reports.export_advice import before_export, export_command, retrain_command, weights_place
 from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
 from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
 from reports.gallery import Gallery, read_gallery
 from reports.importance import have_coarse_stems, importances
-from reports.metrics import (
+from reports.metric_agreement import (
     MetricSummary,
     metric_names,
     summarize_heads,
     summarize_metrics,
     trained_models,
 )
-from reports.noise import doubt_of, doubts, ratio_words
-from reports.retraining import read_evidence, retimed_trials, retraining_points, retraining_results
 from reports.scored_trials import objective_words, value_of
-from reports.statistics import limit_misses
+from reports.search_course import limit_misses
 from reports.summary import StudySummary, summarize
 from reports.tiles import tiles
+from reports.timing_noise import doubts, ratio_words
 from reports.training_page import write_training_page
 from reports.trust import trust_checks, verdict_sentence
 
@@ -129,7 +129,7 @@ def render(
         study: records of the study, with the timings to show.
         summary: numbers of the study.
         pictures: feature maps of its models, if there are any.
-        retraining: results, as `reports.retraining.retraining_results` returns them.
+        retraining: results, as `reports.evidence_data.retraining_results` returns them.
         run: folder of the study, for the commands on the page.
     """
     study = replace(study, info=public_info(study.info))
@@ -197,7 +197,7 @@ def _tables(
         "ranks": {s.trial.number: 1 + sum(other.values > s.values for other in ranking) for s in ranking},
         "table_notes": sentences.table_notes(info, [*(s.trial for s in (*ranking, *baselines)), *study.scale]),
         "timed_sizes": sentences.timed_sizes([*study.trials, *study.scale]),
-        "any_doubtful": any(doubt_of(t) for t in study.trials),
+        "any_doubtful": any(timing_doubt(t.measurement) for t in study.trials),
         "limit_misses": misses,
         "retimed": (retimed := retimed_trials(study, retraining)),
         "retimed_on": sentences.devices(retimed.values()),
@@ -302,7 +302,7 @@ def _payload(
         "floors": [data.score_range[0], data.score_range_of_all[0]],
         "stopped_kind": STOPPED,
         "run": run,
-        "timing_doubts": [[t.number, doubt_of(t)] for t in study.trials if doubt_of(t)],
+        "timing_doubts": [[t.number, timing_doubt(t.measurement)] for t in study.trials if timing_doubt(t.measurement)],
         "no_intervals": {
             "ratio": _without(study, recorded_ratio_interval),
             "throughput": _without(study, throughput_interval),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nas.study.records import StudyRecord
+from reports.evidence_data import retraining_points
 from reports.figure_data import BASELINE, DOMINATED, FRONT, MARKS, SERIES, prepare
 from reports.importance import Importance, importances
 from reports.paper_front import FrontAdditions, front_figure
@@ -29,7 +30,6 @@ from reports.paper_style import (
     empty_figure,
     wrapped,
 )
-from reports.retraining import retraining_points
 from reports.scored_trials import objective_words
 from reports.sentences import baseline_kind
 from reports.summary import CurvePoint, StudySummary
@@ -66,7 +66,7 @@ def draw(
     Args:
         study: records of the study.
         summary: numbers of the study.
-        retraining: results, as `reports.retraining.retraining_results` returns them; drawn with error bars.
+        retraining: results, as `reports.evidence_data.retraining_results` returns them; drawn with error bars.
         behind: another study, whose front is drawn in gray behind the front of this one.
     """
     data = prepare(study, summary)

@@ -65,7 +65,7 @@ class FrontAdditions:
 
     Attributes:
         baselines: What the baselines are, for the legend.
-        retraining: Results of retraining, as `reports.retraining.retraining_results` returns them.
+        retraining: Results of retraining, as `reports.evidence_data.retraining_results` returns them.
         behind: Another study, whose front is drawn in gray.
     """
 

@@ -7,20 +7,31 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
 
-from nas.analysis.selection import is_exhausted, measurement, measuring_threads, without_threads
+from nas.analysis.comparable import measuring_threads, without_threads
+from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
 from nas.study.config import compares_unit_vectors
 from nas.study.convergence import convergence, is_below_noise
+from nas.study.ending import is_exhausted
 from nas.study.objectives import on_plane
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.seed_noise import study_noise
-from nas.study.timing_doubts import DOUBTS, PUBLISHED, RUN_DEVIATION, SCATTERED, TOO_FEW, has_interval, no_interval
+from nas.study.timing_doubts import (
+    DOUBTS,
+    PUBLISHED,
+    RUN_DEVIATION,
+    SCATTERED,
+    TOO_FEW,
+    has_interval,
+    no_interval,
+    timing_doubt,
+)
 from reports.formatting import brief, capitalized, flat
-from reports.metrics import MetricSummary, scores_spatial
-from reports.noise import doubt_of, doubts, floor_words, intervals_are_known
+from reports.metric_agreement import MetricSummary, scores_spatial
 from reports.scored_trials import axis, has_published_score, objective_words
-from reports.statistics import MIN_RANKED, SearchState, search_state
+from reports.search_course import MIN_RANKED, SearchState, search_state
 from reports.summary import StudySummary
+from reports.timing_noise import doubts, floor_words, intervals_are_known
 from search_space import SPACES
 
 SMALL_PX = 64
@@ -267,7 +278,8 @@ def noise_floor_sentence(summary: StudySummary) -> str:
     aa = summary.self_comparison
     if aa is None:
         return ""
-    m, doubt = measurement(aa.trial), doubt_of(aa.trial)
+    m = measurement(aa.trial)
+    doubt = timing_doubt(m)
     if not has_interval(m):
         return (
             f"Timed against a copy of itself (A/A), the reference, {brief(aa.name)}, came to {aa.ratio:.2f} times its "
@@ -293,7 +305,9 @@ def timed_sizes(trials: Sequence[TrialRecord]) -> str:
 
 def doubt_meanings(trials: Sequence[TrialRecord]) -> str:
     """Explain the doubts about the timings of some trials: "contended: other work ran at the same time"."""
-    return "; ".join(f"{word}: {MEANINGS[word]}" for word in DOUBTS if any(doubt_of(t) == word for t in trials))
+    return "; ".join(
+        f"{word}: {MEANINGS[word]}" for word in DOUBTS if any(timing_doubt(t.measurement) == word for t in trials)
+    )
 
 
 def table_notes(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[str, ...]:

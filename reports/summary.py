@@ -15,9 +15,8 @@ from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.analysis.recommendation import BaselineComparison, Recommendation, recommend
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
-from reports.noise import count_ties, near_front
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
-from reports.statistics import (
+from reports.search_course import (
     FailureReason,
     RandomStart,
     RungCorrelation,
@@ -28,6 +27,7 @@ from reports.statistics import (
     time_spent,
     timing_half_width,
 )
+from reports.timing_noise import count_ties, near_front
 
 
 @dataclass(frozen=True)

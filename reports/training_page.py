@@ -21,6 +21,7 @@ from nas.numbers import fixed
 from nas.study.metrics import metric_label
 from nas.study.records import RungResult, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.redaction import public_info
+from nas.study.timing_doubts import timing_doubt
 from nas.study.training_files import LOSS, NORM, RATE, SPEED, STEP, WAITING, read_history
 from reports import sentences
 from reports.chart_style import static_chart
@@ -28,9 +29,9 @@ from reports.document import asset, policy, templates
 from reports.figure_data import SERIES
 from reports.formatting import brief, duration, flat, moment
 from reports.gallery import read_gallery
-from reports.metrics import teacher_score
-from reports.noise import doubt_of, ratio_words
+from reports.metric_agreement import teacher_score
 from reports.summary import summarize
+from reports.timing_noise import ratio_words
 
 MAX_POINTS = 300  # of a line in a chart: more are averaged
 LOW = 0.5  # height of a chart of one quantity, as a share of the usual one
@@ -132,7 +133,7 @@ def headline(trial: TrialRecord | None, steps: int, reference: str) -> tuple[str
     if trial is not None and trial.measurement is not None:
         ratio, interval = ratio_words(trial)
         speed = f"{trial.measurement.throughput_img_s:,.0f} images/s"
-        doubt = doubt_of(trial)
+        doubt = timing_doubt(trial.measurement)
         trust = f" This timing cannot be trusted ({doubt}): treat the speed as unknown." if doubt else ""
         sentences.append(f"Its throughput is {ratio} times that of {reference} ({interval}), {speed}.{trust}")
     return tuple(sentences)

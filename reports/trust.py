@@ -11,22 +11,23 @@ from statistics import median
 from typing import Any
 
 from nas.analysis.recommendation import Recommendation, unused_words
-from nas.analysis.selection import is_exhausted, measurement
+from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
+from nas.study.ending import is_exhausted
 from nas.study.metrics import is_in_tables
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
-from nas.study.timing_doubts import has_interval, no_interval, noise_floor
+from nas.study.timing_doubts import has_interval, no_interval, noise_floor, timing_doubt
 from reports.export_advice import remeasure_command, retrain_command
 from reports.formatting import brief, capitalized
 from reports.headline import taken_back_sentence
-from reports.metrics import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
-from reports.noise import MAX_DOUBTFUL, doubt_of, floor_words
+from reports.metric_agreement import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.pace import more_finished_models, retraining_price
 from reports.score_gain import printed_difference
+from reports.search_course import MIN_RANKED
 from reports.sentences import MEANINGS, too_few_models, trained_once
-from reports.statistics import MIN_RANKED
 from reports.summary import StudySummary
+from reports.timing_noise import MAX_DOUBTFUL, floor_words
 
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
@@ -111,7 +112,7 @@ def trust_checks(
         info: description of the study.
         summary: numbers of the study.
         metrics: summaries of its downstream metrics.
-        retraining: results, as `reports.retraining.retraining_results` returns them.
+        retraining: results, as `reports.evidence_data.retraining_results` returns them.
         run: folder of the study, for the commands.
     """
     return (
@@ -155,7 +156,7 @@ def _not_done_yet(
 def _noise_kind(info: StudyInfo, summary: StudySummary) -> CheckKind:
     """Return the check of the noise; its reason is the gap between the models of this study's front, if it is known."""
     gaps = [a.ratio / b.ratio - 1 for a, b in pairwise(summary.front) if b.ratio > 0]
-    if not gaps or len(info.objectives) == 1 or any(doubt_of(s.trial) for s in summary.front):
+    if not gaps or len(info.objectives) == 1 or any(timing_doubt(s.trial.measurement) for s in summary.front):
         return NOISE
     reason = (
         f"In the median, neighbors on this study’s front are {100 * median(gaps):.1f} % apart in throughput; noise of "
@@ -195,7 +196,7 @@ def _noise_check(info: StudyInfo, summary: StudySummary, run: str) -> TrustCheck
         f"{itself.ratio_high:.3f} times its own throughput: two equal models can differ by {floor_words(itself)}. "
         f"{untrusted}"
     )
-    few = doubtful <= MAX_DOUBTFUL * measured and not doubt_of(itself.trial)
+    few = doubtful <= MAX_DOUBTFUL * measured and not timing_doubt(itself.trial.measurement)
     quiet = few and noise_floor(itself.trial.measurement) <= MAX_FLOOR
     return TrustCheck(NOISE, Outcome.PASS, sentence) if quiet else TrustCheck(NOISE, Outcome.WARN, sentence, command)
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence
 from nas.study.records import Objective, StudyRecord, TrialState
+from reports.evidence_data import read_evidence
 from reports.page import write_page
-from reports.retraining import read_evidence
 from tests.reports import synthetic
 
 PICK_MS = 100.0

@@ -1,9 +1,10 @@
-"""Which timings may be compared with each other, and which may take the place of those of a search. Pure."""
+"""The settings of timings: their words, which may be compared, and which take the place of those of a search. Pure."""
 
 from __future__ import annotations
 
 import re
 
+from nas.numbers import plural
 from nas.study.records import Measurement, Remeasurement, StudyInfo
 
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
@@ -11,6 +12,7 @@ WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute 
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 ARROW = " → "
 _NOT_FOLDED = re.compile(r" but for \d+ BatchNorms?")
+_THREADS = re.compile(r", (\d+) thread(?:s|\(s\))?$")  # at the end of a device and of a runtime
 
 
 def other_versions(info: StudyInfo, again: Remeasurement) -> list[str]:
@@ -44,3 +46,23 @@ def same_setting(a: Measurement, b: Measurement) -> bool:
         return m.device, runtime, m.requested_batch or m.batch, m.batch, m.resolution, m.reference
 
     return setting(a) == setting(b)
+
+
+def setting_words(m: Measurement) -> str:
+    """Return a measurement's device, runtime, threads and batch: "AMD EPYC; fp32, eager; 1 measuring thread; batch 16".
+
+    Records name the threads twice, with the CPU and with the runtime.
+    """
+    words = (without_threads(m.device), without_threads(m.arm), measuring_threads(m), f"batch {m.batch}")
+    return "; ".join(filter(None, words))
+
+
+def measuring_threads(m: Measurement) -> str:
+    """Return the threads of a timed network, as "1 measuring thread"; "" where the record has none."""
+    threads = _THREADS.search(m.arm)
+    return "" if threads is None else f"{plural(int(threads[1]), 'measuring thread')}"
+
+
+def without_threads(text: str) -> str:
+    """Return a recorded device or runtime without the threads at its end."""
+    return _THREADS.sub("", text)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from nas.analysis.comparable import WRONG_OUTPUT, not_comparable, other_versions, same_setting
 from nas.analysis.retraining import RETRAINING_TIMINGS, RetrainingSummary, summarize_retraining
-from nas.analysis.selection import SelectionError, complete, measurement
+from nas.analysis.trial_choice import SelectionError, complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import noise_floor, timing_doubt
 

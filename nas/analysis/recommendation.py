@@ -14,7 +14,7 @@ from functools import partial
 from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.noise import SeedScatter, lead_half_width
-from nas.analysis.selection import find_by_name, nothing_complete
+from nas.analysis.trial_choice import find_by_name, nothing_complete
 from nas.study import pareto
 from nas.study.records import Measurement, TrialRecord
 from nas.study.timing_doubts import repeated_interval, timing_doubt

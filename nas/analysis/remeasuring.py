@@ -15,7 +15,7 @@ from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agree
 from nas.analysis.comparable import ARROW, not_comparable, other_versions, same_setting
 from nas.analysis.front import FrontPosition, FrontStatus, ScoreSpeedPlane
 from nas.analysis.noise import CONFIDENCE_LEVEL
-from nas.analysis.selection import complete
+from nas.analysis.trial_choice import complete
 from nas.numbers import fixed, fixed_interval, plural, trials_words
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord
 from nas.study.timing_doubts import ratio_interval_words, timing_doubt

@@ -13,7 +13,7 @@ from itertools import chain, combinations
 from typing import Any
 
 from nas.analysis.agreement import RankCorrelation, rank_correlation
-from nas.analysis.comparable import not_comparable, other_versions
+from nas.analysis.comparable import not_comparable, other_versions, setting_words
 from nas.analysis.noise import (
     CandidateEstimate,
     SeedScatter,
@@ -22,8 +22,8 @@ from nas.analysis.noise import (
     measured_scatter,
     scatter_by_kind,
 )
-from nas.analysis.selection import complete, front_numbers, setting_words
 from nas.analysis.stopping_regret import ScoredCandidate, StoppingRegret, stopping_regrets
+from nas.analysis.trial_choice import complete, front_numbers
 from nas.numbers import plural, plural_range, trials_words
 from nas.study import pareto
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.analysis.answer import Latencies
+from nas.analysis.selecting import Latencies
 from nas.files import parse_json
 from nas.run_folder import heads_file, retraining_folder, samples_folder, weights_file
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState

@@ -10,17 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.analysis.agreement import RankCorrelation
-from nas.analysis.answer import (
-    Answer,
-    Limits,
-    MeasuredCandidate,
-    WeightFiles,
-    answer_notes,
-    confidence_line,
-    in_unit,
-    nothing_fits_line,
-    percent,
-)
 from nas.analysis.front import FrontStatus
 from nas.analysis.remeasuring import (
     RemeasuredCandidate,
@@ -32,6 +21,17 @@ from nas.analysis.remeasuring import (
     remeasuring_notes,
 )
 from nas.analysis.retraining import RetrainedCandidate, RetrainingSummary, rank_correlations, retraining_notes
+from nas.analysis.selecting import (
+    Answer,
+    Limits,
+    MeasuredCandidate,
+    WeightFiles,
+    answer_notes,
+    confidence_line,
+    in_unit,
+    nothing_fits_line,
+    percent,
+)
 from nas.numbers import fixed, fixed_interval
 from nas.study.limits import LIMITS
 from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialRecord

@@ -30,7 +30,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nas.analysis.selection import SelectionError
+from nas.analysis.trial_choice import SelectionError
 from nas.api.opened_study import Model, NothingFits, Study, load_study
 from nas.api.start import search, train
 from nas.export import ExportError

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nas.analysis import BEST
-from nas.analysis.answer import answer, nothing_fits_line
 from nas.analysis.evidence import RETRAINED, ModelEvidence, gather_evidence, source_words
 from nas.analysis.recommendation import evidence_words, recommend
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights, recorded_latencies, trained_weights
-from nas.analysis.selection import SelectionError, find_by_name, nothing_complete
+from nas.analysis.selecting import answer, nothing_fits_line
+from nas.analysis.trial_choice import SelectionError, find_by_name, nothing_complete
 from nas.cli import logged_work
 from nas.command_log import CommandLog
 from nas.flags import LATEST

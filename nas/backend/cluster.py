@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +37,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import FAILED, OperationFailed
+from nas.command_log import Announce
 from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
@@ -47,7 +48,6 @@ _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
 _RAYLET_REFUSALS = 2  # checks in a row: nothing starts a raylet again
 _LOG = logging.getLogger(__name__)
 
-Announce = Callable[[str], None]
 Texts = Mapping[str, Any]  # teacher -> text embeddings of the class names, as `embedded_texts` returns them
 
 

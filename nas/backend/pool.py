@@ -13,77 +13,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas.backend.teacher_gpus import gpus_of_rank
+from nas.backend.training_rank import (
+    MAX_REASON_CHARACTERS,
+    RankSpec,
+    TrainingJob,
+    remove_checkpoint,
+    stopping_s,
+    train_as_rank,
+)
 from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
 from nas.measure.allocator import MALLOC_SETTINGS
-from nas.run_folder import CHECKPOINTS, IMAGE_SCORES, PICTURES, WEIGHTS, checkpoint_path, heads_file
 from nas.scratch import scratch_folder
-from nas.study.config import DistillConfig, SearchConfig
-from nas.study.records import RungResult, TrialRecord
+from nas.study.config import DistillConfig
+from nas.study.records import RungResult
 
-if TYPE_CHECKING:
-    from nas.distill.live import LiveTeachers
-    from nas.distill.rungs import TrainingContext
-
-MAX_REASON_CHARACTERS = 300
 STOPPING_S = 30.0  # for a training that is asked to end, to end its step and save its state
 STATE_SAVED = 3  # exit code of a process that has ended because it was asked to
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """A training of one candidate through all rungs of `config`, by one process per rank.
-
-    Args:
-        trial: The candidate.
-        config: Settings of the training, with its seed.
-        folder: Takes weights, contact sheets and checkpoints.
-        start: File of the weights to continue from, with the heads in the same folder; None for initial weights.
-        image_scores: Whether the folder also takes every held-out image's share of the score at each rung.
-        history: Whether the folder also takes the training's history, and every rung is probed, see `TrainingContext`.
-        event_logs: Where the history is shown, too; names of `nas.distill.event_logs`.
-        kept_checkpoints: Number of checkpoints that are kept.
-        sharded: Whether the student's parameters are divided among the ranks, see `nas.distill.sharding`.
-        live: Teachers that run while the student trains; None for the cached targets.
-    """
-
-    trial: TrialRecord
-    config: SearchConfig
-    folder: Path
-    start: Path | None = None
-    image_scores: bool = False
-    history: bool = False
-    event_logs: tuple[str, ...] = ("tensorboard",)
-    kept_checkpoints: int = 1
-    sharded: bool = False
-    live: LiveTeachers | None = None
-
-    def resolved(self) -> TrainingJob:
-        """Return the job with absolute paths, for processes that may run in other folders."""
-        return replace(self, folder=self.folder.resolve(), start=self.start and self.start.resolve())
-
-    @property
-    def steps(self) -> int:
-        """Return the number of steps of the training."""
-        return self.config.distill.rung_steps[-1]
-
-    @property
-    def ranks(self) -> int:
-        """Return the number of processes."""
-        return self.config.distill.ranks
-
-    @property
-    def checkpoint(self) -> Path:
-        """Return the file that an unfinished training continues from."""
-        return checkpoint_path(self.folder / CHECKPOINTS, self.trial.arch_id)
 
 
 @dataclass(frozen=True)
@@ -105,33 +59,6 @@ class TrainingProgress:
     ended: bool = False
     reason: str | None = None
     save_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class RankSpec:
-    """The settings of one process of a job.
-
-    Args:
-        job: The job.
-        rank: Number of the process among the ranks.
-        targets: File of the teachers' outputs.
-        lock_dir: Folder of all devices' locks.
-        checkpoint_s: Seconds of training between two checkpoints.
-        threads: CPU threads.
-        gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
-        meeting_point: File by which the ranks find each other.
-        local_rank: Number of the process among the ranks on its machine.
-    """
-
-    job: TrainingJob
-    rank: int
-    targets: Path
-    lock_dir: Path
-    checkpoint_s: float
-    threads: int
-    gpus: str | None
-    meeting_point: Path
-    local_rank: int = 0
 
 
 class TrainingPool:
@@ -222,12 +149,6 @@ class TrainingPool:
         return specs
 
 
-def remove_checkpoint(job: TrainingJob) -> None:
-    """Remove the checkpoint of a finished job, and what its killed processes were writing."""
-    for path in job.checkpoint.parent.glob(f"{job.checkpoint.name}*"):
-        path.unlink(missing_ok=True)
-
-
 @dataclass
 class _RunningJob:
     """The processes of a job, and the progress that rank 0 has sent so far."""
@@ -300,16 +221,6 @@ class _RunningJob:
             process.kill()
         for process in self.started:
             process.join()
-
-
-def stopping_s(save_s: float, least_s: float = STOPPING_S) -> float:
-    """Return the seconds in which a training ends when it is asked to: a save under way, its last step, a save.
-
-    Args:
-        save_s: Seconds that its last checkpoint took.
-        least_s: The least.
-    """
-    return max(least_s, 3 * save_s)
 
 
 def _stop(jobs: Sequence[_RunningJob]) -> bool:
@@ -425,91 +336,3 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
         for result in train_as_rank(spec, send, on_saved=send):
             if sender is not None:
                 sender.send(result)
-
-
-def train_as_rank(
-    spec: RankSpec,
-    on_steps: Callable[[int], None],
-    should_stop: Callable[[], bool] | None = None,
-    on_saved: Callable[[float], None] = lambda seconds: None,
-) -> Iterator[RungResult | None]:
-    """Train this process's part of a job and yield the result of every rung; None in ranks above 0.
-
-    Args:
-        spec: The process's settings. With several ranks it has joined their process group.
-        on_steps: Gets the number of steps done, every few steps.
-        should_stop: Tells whether the training is to save its state and raise TrainingStopped. None: whether SIGTERM or
-            Ctrl-C came, which do not end this process meanwhile.
-        on_saved: Gets the seconds that a checkpoint took, after each one.
-    """
-    import torch
-
-    from backbones import build_network, load
-    from backbones.weights import checksum_of
-    from nas.distill.folded_heads import load_heads
-    from nas.distill.rungs import Training
-    from search_space import network_spec
-
-    job = spec.job
-    arch, device = network_spec(job.trial.spec), job.config.device
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(job.config.seed)
-    if device == "cuda":
-        torch.cuda.set_device(spec.local_rank)
-    model, adaptors = build_network(arch), None
-    if job.start is not None:
-        heads = heads_file(job.start)
-        model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
-    asking = _asked_to_end() if should_stop is None else nullcontext(should_stop)
-    with asking as asked_to_end:
-        training = Training(job.trial.arch_id, model, _context(spec, asked_to_end), adaptors, on_steps, on_saved)
-        try:
-            for rung in range(len(job.config.distill.rung_steps)):
-                yield training.rung(rung)
-        finally:
-            training.close()
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM and SIGINT only be noted within the block, and yield a function that tells whether one came."""
-    asked = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, lambda number, frame: asked.set())
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrainingContext:
-    """Return the context of a training of this job: its settings, targets and folders."""
-    from nas.cache.targets import load_targets
-    from nas.distill.rungs import TrainingContext
-    from nas.distill.trainer import indexed_device
-    from nas.measure.environment import device_key
-
-    job = spec.job
-    names = (WEIGHTS, PICTURES, CHECKPOINTS, *((IMAGE_SCORES,) if job.image_scores else ()))
-    folders = {name: job.folder / name for name in names}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    return TrainingContext(
-        config=job.config,
-        targets=load_targets(spec.targets, checked=True),
-        lock_dir=spec.lock_dir / device_key(str(indexed_device(job.config.device))),
-        weights_dir=folders[WEIGHTS],
-        pictures_dir=folders[PICTURES],
-        checkpoint_dir=folders[CHECKPOINTS],
-        checkpoint_s=spec.checkpoint_s,
-        image_scores_dir=folders.get(IMAGE_SCORES),
-        history_dir=job.folder if job.history else None,
-        event_logs=job.event_logs,
-        probes=job.history,
-        kept_checkpoints=job.kept_checkpoints,
-        sharded=job.sharded,
-        live=job.live,
-        should_stop=should_stop,
-    )

@@ -28,7 +28,8 @@ from ray._raylet import (  # type: ignore[attr-defined]
 )
 
 from nas.backend import WORKER_ENVIRONMENT
-from nas.backend.cluster import Announce, ClusterError
+from nas.backend.cluster import ClusterError
+from nas.command_log import Announce
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import environment, guarded, kill_children, scratch_folder
 

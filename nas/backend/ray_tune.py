@@ -25,12 +25,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from nas.backend.cluster import Announce, DeviceMismatchError, NodeSlots, ray_watchdog
+from nas.backend.cluster import DeviceMismatchError, NodeSlots, ray_watchdog
 from nas.backend.ray_session import head_address, joined_ray, local_ray, raylet_socket
 from nas.backend.watchdog import NotPickled, TrialWatchdog
 from nas.backend.worker import ArchTrainable, RunTrial, trial_phases
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import OperationFailed
+from nas.command_log import Announce
 from nas.measure.environment import device_kind
 from nas.run_folder import checkpoint_path
 from nas.study.failing_nodes import node_to_avoid

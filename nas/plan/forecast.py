@@ -16,16 +16,8 @@ from enum import StrEnum
 from functools import cache
 from statistics import fmean, median
 
-from nas.backend.simulated import (
-    Cluster,
-    Doing,
-    MemoryStore,
-    NumberedSpace,
-    SimulatedClock,
-    SimulatedPhase,
-    SimulatedSearch,
-    simulate,
-)
+from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, SimulatedSearch, simulate
+from nas.backend.simulated_study import MemoryStore, NumberedSpace
 from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.analysis.rung_choice import measured_rungs
-from nas.backend.pool import TrainingJob, TrainingPool, recipe_here, visible_gpus
+from nas.backend.pool import TrainingPool, recipe_here, visible_gpus
+from nas.backend.training_rank import TrainingJob
 from nas.cache import Targets, open_study_targets
 from nas.cache.targets import set_path
 from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line

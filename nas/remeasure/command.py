@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from nas.analysis.evidence import timed_before
 from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasurement, remeasuring_json
 from nas.analysis.retraining import RETRAINING_TIMINGS
-from nas.analysis.selection import check_measured, trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
+from nas.analysis.trial_choice import check_measured, trials_to_remeasure
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to
 from nas.numbers import plural

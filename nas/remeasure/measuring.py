@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from nas.analysis.evidence import timed_before
-from nas.analysis.selection import complete, trials_to_remeasure
+from nas.analysis.trial_choice import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here

@@ -19,7 +19,8 @@ from nas.analysis.retraining import (
     retraining_json,
     summarize_retraining,
 )
-from nas.analysis.selection import (
+from nas.analysis.tables import show_retraining
+from nas.analysis.trial_choice import (
     SelectionError,
     candidates_to_retrain,
     check_trained,
@@ -31,7 +32,6 @@ from nas.analysis.selection import (
     nothing_complete,
     promising_stopped,
 )
-from nas.analysis.tables import show_retraining
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
 from nas.command_log import announce, log_to

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
-from nas.backend.pool import TrainingJob, recipe_here, visible_gpus
+from nas.backend.pool import recipe_here, visible_gpus
+from nas.backend.training_rank import TrainingJob
 from nas.local_workers import default_workers
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings

@@ -156,8 +156,8 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
 
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
+    from reports.evidence_data import read_evidence
     from reports.headline import headline
-    from reports.retraining import read_evidence
     from reports.sentences import convergence_words
     from reports.summary import summarize
 

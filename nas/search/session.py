@@ -1,4 +1,4 @@
-"""A session of a search: open the targets, create or resume the study, run its trials on workers, write the end.
+"""A session of a search: open the study, or resume it, run its trials on workers, write the end.
 
 A study is created, or extended, only after Ray has started, so that a command that is refused leaves no study behind.
 """
@@ -9,57 +9,52 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
-from nas.command_log import announce
-from nas.files import atomic_write
+from nas.cli import StageProgress, cpu_count, one_line
+from nas.command_log import Announce, announce
 from nas.flags import linked_as_latest
-from nas.local_workers import default_workers, limited_by_memory
+from nas.local_workers import limited_by_memory
 from nas.measure.runtime_check import check_runtime
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
-from nas.search.config_file import (
-    FILE_NAME,
-    RECORDED_KEYS,
-    config_text,
-    recorded_data,
-    recorded_run,
-    run_table,
-)
 from nas.search.live_report import LiveReport, LostModels, end_search
-from nas.search.preconditions import check_image_count, check_limits, unseen_images
+from nas.search.preconditions import check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
-from nas.storage.liveness import only_command
+from nas.search.study_opening import (
+    claimed,
+    create_study,
+    describe_study,
+    open_targets,
+    recorded_info,
+    refuse_changes,
+    show_device,
+    train_threads,
+    with_precision,
+    workers_here,
+    write_config,
+)
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError
 from nas.study import compatibility
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
-from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
-from nas.study.redaction import public_word
-from search_space import NetworkSpec
+from nas.study.records import StudyInfo
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-
     from nas.cache import Targets
 
-_CLAIM = ".search.lock"  # in the run folder, held by the process that begins the study
 _LOG = logging.getLogger(__name__)
-Announce = Callable[[str], None]
 
 
 class SearchFailed(RuntimeError):
@@ -82,19 +77,6 @@ def search(command: SearchCommand, console: Console) -> int:
     with claimed(command), linked_as_latest(command.run, holds_study):
         _search(command, console)
     return 0
-
-
-def claimed(command: SearchCommand) -> AbstractContextManager[None]:
-    """Keep the folder of a new study for this process; StoreError where another search has it.
-
-    A study exists only after its teachers have run: without a claim, the second of two searches that start together
-    would be refused after all that work.
-    """
-    refusal = (
-        f"--run: another search is starting in {command.run}; choose another folder, or help it with "
-        f"--resume {command.run} once it trains"
-    )
-    return nullcontext() if command.resume else only_command(command.run / _CLAIM, refusal)
 
 
 def _search(command: SearchCommand, console: Console) -> None:
@@ -145,18 +127,6 @@ def _search(command: SearchCommand, console: Console) -> None:
         _run(command, targets, resumed, create_or_extend, start_loop, console, show, began_s)
 
 
-def show_device(config: SearchConfig, show: Announce) -> None:
-    """Show a line about the device that measures and trains.
-
-    Args:
-        config: The settings.
-        show: Takes the line.
-    """
-    from nas.measure.environment import device_line, torch_device
-
-    show(device_line(torch_device(config.device)))
-
-
 def show_memory_limit(config: SearchConfig, show: Announce) -> None:
     """Show a line where this machine runs fewer trials at a time because of its memory.
 
@@ -166,159 +136,6 @@ def show_memory_limit(config: SearchConfig, show: Announce) -> None:
     """
     if line := limited_by_memory(config.device, config.distill.ranks):
         show(f"trials: {line}")
-
-
-def recorded_info(command: SearchCommand) -> StudyInfo | None:
-    """Return the description of the study to resume; None for a new one."""
-    if not command.resume:
-        return None
-    with Store.open(command.run, database=command.storage, read_only=True) as store:
-        return store.info
-
-
-def open_targets(
-    command: SearchCommand, console: Console, show: Announce, study: StudyInfo | None
-) -> tuple[Targets, dict[str, TeacherFacts]]:
-    """Return the teachers' outputs, computed where they are missing, and the facts about a new study's teachers.
-
-    Args:
-        command: The settings.
-        console: Shows the progress.
-        show: Receives lines for the user.
-        study: Description of the study to resume, whose teachers and images are checked before anything is computed;
-            None for a new one.
-
-    Raises:
-        CacheError: Teachers or images are not those of the study.
-    """
-    from nas.cache import open_study_targets
-    from nas.distill.evaluation.tasks import left_out_of_classification
-    from nas.distill.evaluation.zero_shot import embed_class_names
-    from nas.distill.heads import narrow_heads
-    from nas.teachers import enlarged_maps, specs
-
-    config, teachers = command.config, specs(command.config.teachers, command.teacher_weights)
-    config.distill.check_teachers([teacher.name for teacher in teachers])
-    enlarged = enlarged_maps(teachers, config.grid, config.distill.img_size)
-    narrow = narrow_heads({each.name: each.widths for each in teachers}, config)
-    for warning in () if command.resume else filter(None, (enlarged, narrow)):
-        announce(f"warning: {warning}", _LOG, console, logging.WARNING)
-    progress = StageProgress(console)
-
-    def check_counts(train: int, val: int) -> None:
-        if too_few := check_image_count(config, train, val):
-            announce(f"warning: --data {too_few}", _LOG, console, logging.WARNING)
-
-    with progress.showing():
-        targets = open_study_targets(
-            config, cache_root(command.cache), study=study, weights=command.teacher_weights, progress=progress,
-            announce=show, check_counts=check_counts,
-        )  # fmt: skip
-        check_image_count(config, len(targets.train) // config.views, len(targets.val))
-        embed_class_names(targets, teachers, command.teacher_weights, say=show, progress=progress)
-        if reason := left_out_of_classification(targets):
-            show(reason)
-        return targets, {} if command.resume else _teacher_facts(command, targets, progress)
-
-
-def with_precision(
-    command: SearchCommand, targets: Targets, show: Announce, network: NetworkSpec | None = None
-) -> tuple[SearchCommand, dict[str, float]]:
-    """Return the command with a training precision in place of "auto", and the ms of a step in each if timed.
-
-    Args:
-        command: The command.
-        targets: Images and teacher targets to train on.
-        show: Receives a line about the choice.
-        network: The one network of a training, which gets all CPUs. None for a search, whose step times are taken with
-            the reference preset of its space.
-    """
-    config = command.config
-    if config.distill.precision != "auto":
-        return command, {}
-    from nas.distill.precision import choose_precision
-    from nas.measure.environment import device_key
-
-    threads = _train_threads(1 if network else command.workers or _workers_here(command))
-    locks = lock_dir() / device_key(config.device)
-    choice = choose_precision(network or config.spec(config.search_space.reference), targets, config, threads, locks)
-    show(str(choice))
-    distill = replace(config.distill, precision=choice.precision)
-    return replace(command, config=replace(config, distill=distill)), choice.step_ms
-
-
-def _teacher_facts(command: SearchCommand, targets: Targets, progress: StageProgress) -> dict[str, TeacherFacts]:
-    from nas.distill.evaluation.reference_scores import teacher_facts
-    from nas.teachers import specs
-
-    teachers = specs(command.config.teachers, command.teacher_weights)
-    return teacher_facts(targets, {spec.name: f"{spec.network}: {spec.preprocessing}" for spec in teachers}, progress)
-
-
-def refuse_changes(info: StudyInfo, study_objectives: Sequence[Objective]) -> None:
-    """Raise StoreError where a study began with other objectives."""
-    if changed := compatibility.of_objectives(info, study_objectives):
-        raise StoreError(f"the study began with other settings than those of --resume: {'; '.join(changed)}")
-
-
-def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict[str, TeacherFacts]) -> StudyInfo:
-    """Return the description of a new study."""
-    from nas.distill.evaluation.reference_scores import chance
-    from nas.measure.arms import Arm
-    from nas.measure.environment import environment
-
-    config = command.config
-    return StudyInfo(
-        name=command.run.resolve().name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command.text,
-        config=config.to_dict(),
-        environment=environment(config.device, Arm.parse(config.runtime)),
-        objectives=objectives(config.objectives, config.distill.score),
-        rung_steps=config.distill.rung_steps,
-        limits=config.limits,
-        teachers={name: teacher.fingerprint for name, teacher in targets.teachers.items()},
-        data={"name": public_word(config.data), "fingerprint": targets.data_fingerprint},
-        reference=config.reference,
-        baselines=config.baselines,
-        time_spent={"teachers": targets.build_seconds},
-        teacher_facts=teacher_facts,
-        chance=chance(targets),
-        space={name: list(values) for name, values in config.search_space.choices().items()},
-        format=FORMAT,
-    )
-
-
-def create_study(
-    command: SearchCommand, info: StudyInfo, sampler: BaseSampler, files: Mapping[str, str] = MappingProxyType({})
-) -> Store:
-    """Write the file of the settings, then create the study: a kill between the two leaves no study without the file.
-
-    Args:
-        command: The settings.
-        info: Description of the study.
-        sampler: Sampler of the trials.
-        files: Contents of other files that the study needs, by their names in the run folder.
-
-    Raises:
-        StoreError: There is a study already, or it cannot be created.
-    """
-    Store.check_free(command.run, command.storage)  # the file of another study stays
-    command.run.mkdir(parents=True, exist_ok=True)
-    write_config(command)
-    for name, content in files.items():
-        atomic_write(command.run / name, content)
-    return Store.create(command.run, info, sampler, command.storage)
-
-
-def write_config(command: SearchCommand) -> None:
-    """Write the file that starts the search again; where it has one, an extension keeps what the search recorded."""
-    now, settings = run_table(command), command.config.to_dict()
-    if command.resume and (earlier := recorded_run(command.run)):
-        now = earlier | {name: now[name] for name in RECORDED_KEYS if name in now}
-    if command.resume and (data := recorded_data(command.run)) is not None:
-        settings["data"] = data
-    atomic_write(command.run / FILE_NAME, config_text(settings, now))
 
 
 def _extend(store: Store, architectures: int) -> None:
@@ -345,7 +162,7 @@ def _run(
     from nas.backend.ray_tune import open_cluster, run_study
     from nas.measure.memory import release_cached
 
-    here = _workers_here(command)
+    here = workers_here(command)
     workers = command.workers or (None if command.address else here)
     # The nodes of a cluster come and go: there, the time spent is that of as many workers as this machine would have.
     counted_workers = workers or here
@@ -411,19 +228,11 @@ def _worker_spec(command: SearchCommand, targets: Targets, workers_per_machine: 
         weights_dir=_make_folder(command.run / WEIGHTS),
         pictures_dir=_make_folder(command.run / PICTURES),
         checkpoint_dir=_make_folder(command.run / CHECKPOINTS),
-        train_threads=_train_threads(workers_per_machine),
+        train_threads=train_threads(workers_per_machine),
         # One CPU is left to the driver and the system: OpenMP waits for its slowest thread (LOG.md, 2026-11-24).
         measure_threads=max(1, cpu_count() - 1),
         gpus=1.0 if command.config.device.startswith("cuda") else 0.0,
     )
-
-
-def _workers_here(command: SearchCommand) -> int:
-    return default_workers(command.config.device, command.config.distill.ranks, command.address is not None)
-
-
-def _train_threads(workers_per_machine: int) -> int:
-    return max(1, cpu_count() // workers_per_machine)
 
 
 def _make_folder(path: Path) -> str:

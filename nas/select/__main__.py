@@ -16,8 +16,8 @@ from nas.study.redaction import public_text
 from nas.terminal import write_line
 
 if TYPE_CHECKING:
-    from nas.analysis.answer import MeasuredCandidate
     from nas.analysis.retraining import RetrainingSummary
+    from nas.analysis.selecting import MeasuredCandidate
 
 NOTHING_FITS = 1  # exit code
 
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def select(settings: SelectSettings) -> int:
     """Show the answer; return 0 or NOTHING_FITS."""
-    from nas.analysis.answer import answer, answer_json
     from nas.analysis.evidence import gather_evidence
     from nas.analysis.run_files import all_weight_files, recorded_latencies
+    from nas.analysis.selecting import answer, answer_json
     from nas.analysis.tables import show_answer
     from nas.storage.store import (
         Store,

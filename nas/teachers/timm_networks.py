@@ -135,7 +135,7 @@ def cut_maps(maps: Tensor, side: int, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputLayout:
     """A network's outputs for one input: kind of summary, widths, side of the map, whether the map can be normed."""
 
     summary: str
@@ -224,7 +224,7 @@ def name_for_side(name: TimmName, side: int) -> str | None:
 
 
 @cache
-def layout(name: TimmName) -> Layout:
+def layout(name: TimmName) -> OutputLayout:
     """Run the network on the meta device, without weights; TeacherError where it cannot take that input."""
     network: Any = None
     try:
@@ -249,7 +249,7 @@ def layout(name: TimmName) -> Layout:
         )
     if name.tiles > 1 and summary is not None:
         raise TeacherError(f"--teachers: {name.text}: a mosaic has one summary for all its images; leave /N out")
-    return Layout(kind, 0 if summary is None else summary.shape[1], width, rows, norm)
+    return OutputLayout(kind, 0 if summary is None else summary.shape[1], width, rows, norm)
 
 
 def _other_sizes(network: Any, px: int) -> str:

@@ -13,7 +13,7 @@ from nas.command_log import log_to
 from nas.search.preconditions import check_sources
 from nas.study.redaction import public_text
 from nas.train.arguments import parse, parser
-from nas.train.training_settings import is_follower
+from nas.train.processes import is_follower
 
 if TYPE_CHECKING:
     from nas.train.training_settings import TrainCommand

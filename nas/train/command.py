@@ -1,6 +1,6 @@
 """Train one architecture and measure it: a study of this one model, whose rungs are the training's evaluations.
 
-The training runs in processes of its own, one per rank, which keep checkpoints (`nas.backend.pool`).
+The training runs in processes of its own, one per rank, which keep checkpoints (`nas.backend.training_rank`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -18,15 +17,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.backend.pool import TrainingJob
+from nas.backend.training_rank import TrainingJob
 from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
-from nas.command_log import announce
+from nas.command_log import Announce, announce
 from nas.numbers import plural
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
 from nas.search.preconditions import check_batch
-from nas.search.session import (
+from nas.search.study_opening import (
     claimed,
     create_study,
     describe_study,
@@ -45,8 +44,9 @@ from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
 from nas.train.one_architecture import OneArchitecture, padding_line
+from nas.train.processes import launched_ranks
 from nas.train.torchrun import release
-from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, launched_ranks, with_steps
+from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, with_steps
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from nas.search.settings import SearchCommand
 
 _LOG = logging.getLogger(__name__)
-Announce = Callable[[str], None]
 
 
 def train(command: TrainCommand, console: Console) -> int:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from nas.backend.pool import TrainingJob, TrainingPool, remove_checkpoint, visible_gpus
+from nas.backend.pool import TrainingPool, visible_gpus
+from nas.backend.training_rank import TrainingJob, remove_checkpoint
 from nas.cli import OperationFailed, StageProgress
 from nas.study.records import RungResult
+from nas.train.processes import launched_ranks
 from nas.train.torchrun import lead
-from nas.train.training_settings import launched_ranks
 
 
 class TrainingFailed(OperationFailed, RuntimeError):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
 from nas.backend.teacher_gpus import share
+from nas.backend.training_rank import RankSpec, TrainingJob, train_as_rank
 from nas.cli import checkpoint_interval_s, cpu_count, lock_dir
 from nas.study.records import RungResult
 

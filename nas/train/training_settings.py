@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec as find_module
 from pathlib import Path
 from typing import Any
 
 from nas.analysis import BEST
-from nas.backend.teacher_gpus import refusal, reserved
+from nas.backend.teacher_gpus import reserved
 from nas.files import parse_json
 from nas.measure.devices import cuda_is_available, without_kernels
-from nas.numbers import plural
 from nas.ranges import Steps, Workers, check_values
 from nas.run_folder import heads_file
 from nas.search.config_file import RECORDED_KEYS, with_recorded
@@ -33,6 +30,7 @@ from nas.search.settings import (
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
+from nas.train.processes import launched_ranks, requested_workers, with_workers
 from search_space import PRESETS, SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
 from search_space.checks import shown
 from search_space.presets import unknown_preset
@@ -146,7 +144,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     if "address" in options and "workers" not in options:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     _check_cluster_devices(plan, options)
-    config = with_workers(config, _workers(options), plan.teacher_devices, "address" in options)
+    config = with_workers(config, requested_workers(options), plan.teacher_devices, "address" in options)
     _check_sharding(plan, config)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
     return TrainCommand(_session(config, run, options, text), plan)
@@ -318,71 +316,6 @@ def with_steps(config: SearchConfig, plan: TrainingPlan, steps: int) -> SearchCo
     return replace(config, distill=replace(config.distill, rung_steps=(*range(every, steps, every), steps)))
 
 
-def launched_ranks() -> int | None:
-    """Return how many processes torchrun has started; None without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else None
-
-
-def is_follower() -> bool:
-    """Return whether torchrun has started this process as one that follows rank 0."""
-    return launched_ranks() is not None and os.environ["RANK"] != "0"
-
-
-def _workers(options: Mapping[str, Any]) -> int | None:
-    """Return the number of processes that the user or torchrun asks for, if any."""
-    launched = launched_ranks()
-    if launched is not None and "workers" in options:
-        raise ConfigError("--workers: torchrun has started the processes; remove the flag")
-    return options.get("workers") if launched is None else launched
-
-
-def with_workers(
-    config: SearchConfig, workers: int | None, teacher_devices: Sequence[str] = (), on_cluster: bool = False
-) -> SearchConfig:
-    """Return the settings with a number of processes that share each batch.
-
-    Args:
-        config: The settings.
-        workers: The number; None for as many GPUs as divide the batch, without those of the teachers, and one process
-            on a CPU.
-        teacher_devices: Devices of live teachers.
-        on_cluster: Whether the nodes of a Ray cluster run the processes.
-
-    Raises:
-        ConfigError: The number does not divide the batch, there are fewer GPUs, or the teachers' do not work out.
-    """
-    gpus = _gpu_count(config)
-    if workers is not None:
-        try:
-            config = replace(config, distill=replace(config.distill, ranks=workers))
-        except ConfigError as error:
-            raise ConfigError(f"--workers: {workers}: {error}") from None
-    else:
-        for ranks in range(gpus or 1, 1, -1):
-            if refusal(teacher_devices, ranks, gpus):
-                continue
-            with suppress(ConfigError):
-                return replace(config, distill=replace(config.distill, ranks=ranks))
-    launched = launched_ranks() is not None
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else config.distill.ranks
-    if gpus is not None and here > gpus and not on_cluster:
-        processes = f"{plural(here, 'process', 'processes')} on this machine, which has {plural(gpus, 'GPU')}"
-        advice = "start fewer with torchrun" if launched else f"give --workers {gpus}"
-        raise ConfigError(f"--workers: {processes}: each needs a GPU of its own; {advice}")
-    if reason := refusal(teacher_devices, here, gpus, launched):
-        raise ConfigError(f"--teacher-devices: {reason}")
-    return config
-
-
-def _gpu_count(config: SearchConfig) -> int | None:
-    """Return the number of GPUs that this process sees; None where the students are on the CPU."""
-    if config.device != "cuda":
-        return None
-    from nas.backend.pool import visible_gpus
-
-    return len(visible_gpus())
-
-
 def _check_cluster_devices(plan: TrainingPlan, options: Mapping[str, Any]) -> None:
     """Raise ConfigError for GPUs of teachers on a Ray cluster."""
     if "address" in options and (numbers := reserved(plan.teacher_devices)):
@@ -434,6 +367,6 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
             raise ConfigError(f"--teacher-devices: the training in {run} is not one with --live")
         plan = replace(plan, teacher_devices=options["teacher_devices"])
     _check_cluster_devices(plan, options)
-    workers = _workers(options) or config.distill.ranks
+    workers = requested_workers(options) or config.distill.ranks
     config = with_workers(config, workers, plan.teacher_devices, "address" in options)
     return TrainCommand(_session(config, run, with_recorded(run, options), text, resume=True), plan)

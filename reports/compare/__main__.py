@@ -32,7 +32,7 @@ def _compare(arguments: Sequence[str] | None) -> int:
     # These import what takes seconds, as optuna and pandas: not for --help or a bad flag.
     from reports.compare.comparison import compare_studies
     from reports.compare.comparison_page import write_comparison
-    from reports.retraining import read_evidence
+    from reports.evidence_data import read_evidence
 
     write_comparison(compare_studies([read_evidence(run).study for run in runs]), out)
     write_line(out)

@@ -13,7 +13,7 @@ from nas.study.compatibility import recorded_device_kind
 from nas.study.config import compares_unit_vectors
 from nas.study.records import StudyInfo, StudyRecord
 from reports.compare import LETTERS
-from reports.metrics import scores_spatial
+from reports.metric_agreement import scores_spatial
 
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 _SHORTENED = r"\1…"

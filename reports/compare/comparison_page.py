@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
-from nas.analysis.selection import measurement
+from nas.analysis.trial_choice import measurement
 from nas.files import atomic_write
 from nas.numbers import fixed, plural
 from nas.study.records import Objective, StudyInfo

@@ -18,8 +18,8 @@ from nas.cli import StageProgress, exit_code
 from nas.data.dataset import DataError, DataUnavailable
 from nas.search.__main__ import _after_interruption
 from nas.search.arguments import parser
-from nas.search.session import write_config
 from nas.search.settings import SearchCommand
+from nas.search.study_opening import write_config
 from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
 from nas.study.config import SearchConfig
 from nas.teachers.base import TeacherError, TeacherUnavailable

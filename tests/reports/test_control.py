@@ -11,10 +11,10 @@ from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, Remeasurement, Retraining, StudyRecord, TrialState
 from reports.captions import curve_caption, footer, front_caption, hypervolume, random_control
 from reports.charts import page_charts
+from reports.evidence_data import read_evidence, retraining_points, retraining_results
 from reports.figure_data import prepare
 from reports.page import render
-from reports.retraining import read_evidence, retraining_points, retraining_results
-from reports.statistics import limit_misses
+from reports.search_course import limit_misses
 from reports.summary import summarize
 from tests.reports import brute_force, synthetic
 from tests.reports.brute_force import Page

@@ -10,11 +10,11 @@ from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.captions import front_caption
+from reports.evidence_data import retraining_results
 from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
-from reports.retraining import retraining_results
 from reports.sentences import baseline_kind, baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles

@@ -9,10 +9,10 @@ from PIL import Image
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
+from reports.evidence_data import retraining_points, retraining_results
 from reports.figure_data import BASELINE, MARKS
 from reports.paper_figures import draw, save
 from reports.paper_style import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS
-from reports.retraining import retraining_points, retraining_results
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile, planted

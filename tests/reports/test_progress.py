@@ -7,8 +7,8 @@ import pytest
 
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import StudyRecord
+from reports.search_course import SearchState, search_state
 from reports.sentences import device, environment_rows, precision, progress, threads
-from reports.statistics import SearchState, search_state
 from reports.summary import summarize
 from tests.reports import synthetic
 

@@ -9,7 +9,7 @@ from nas.study.objectives import SCORE_LABELS
 from nas.study.records import StudyRecord, TrialState
 from reports.captions import front_caption
 from reports.figure_data import prepare
-from reports.metrics import summarize_metrics
+from reports.metric_agreement import summarize_metrics
 from reports.page import render
 from reports.sentences import score_definition
 from reports.summary import summarize

@@ -9,7 +9,7 @@ from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import RUN_DEVIATION
 from reports.compare.comparison import compare_studies
 from reports.scored_trials import ScoredTrial
-from reports.statistics import rung_correlations
+from reports.search_course import rung_correlations
 from reports.summary import summarize
 from tests.nas.study.builders import measurement
 from tests.reports import brute_force, synthetic

@@ -9,12 +9,12 @@ from nas.analysis.evidence import RETRAINED, gather_evidence
 from nas.analysis.noise import SeedScatter
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
+from reports.evidence_data import retraining_results
 from reports.formatting import duration
-from reports.metrics import summarize_metrics
+from reports.metric_agreement import summarize_metrics
 from reports.page import render
-from reports.retraining import retraining_results
+from reports.search_course import MIN_RANKED, RungCorrelation
 from reports.sentences import agreement
-from reports.statistics import MIN_RANKED, RungCorrelation
 from reports.summary import CurvePoint, summarize
 from reports.trust import (
     MAX_DOUBTFUL,

@@ -28,7 +28,7 @@ from nas.analysis.recommendation import (
     place_words,
     recommend,
 )
-from nas.analysis.selection import SelectionError, measurement
+from nas.analysis.trial_choice import SelectionError, measurement
 from nas.study.objectives import objectives
 from nas.study.records import Remeasurement, StudyRecord
 from nas.study.timing_doubts import RUN_DEVIATION

@@ -18,7 +18,7 @@ from nas.analysis.remeasuring import (
     order_line,
     remeasuring_notes,
 )
-from nas.analysis.selection import complete
+from nas.analysis.trial_choice import complete
 from nas.study import pareto
 from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import POINTS, REFERENCE, remeasured, small_study

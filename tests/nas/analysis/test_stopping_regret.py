@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from nas.analysis.answer import answer
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.plots import CAME, EARLY_STOPPED, plot_retraining
 from nas.analysis.recommendation import recommend
 from nas.analysis.retraining import RetrainingSummary, retraining_json, summarize_retraining
-from nas.analysis.selection import promising_stopped
+from nas.analysis.selecting import answer
+from nas.analysis.trial_choice import promising_stopped
 from nas.study.records import Expectation, Retraining, StudyRecord, TrialRecord, TrialState
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import record, rung

@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nas.analysis.answer import answer
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.remeasuring import compare_remeasurement
 from nas.analysis.retraining import summarize_retraining
+from nas.analysis.selecting import answer
 from nas.analysis.tables import show_answer, show_remeasuring, show_retraining
 from tests.nas.analysis.builders import REFERENCE, remeasured, remeasured_for_retraining, retrained, small_study
 

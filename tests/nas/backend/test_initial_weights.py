@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones import build
-from nas.backend import pool, trial
-from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
+from nas.backend import training_rank, trial
+from nas.backend.training_rank import RankSpec, TrainingJob, train_as_rank
 from nas.distill import rungs
 from nas.distill.rungs import TrainingContext
 from nas.measure.service import MeasurementService
@@ -66,7 +66,7 @@ def test_the_seed_of_the_study_draws_the_weights(
     monkeypatch.setattr(Untrained, "begun", [], raising=False)
     for module in (rungs, trial):
         monkeypatch.setattr(module, "Training", Untrained)
-    monkeypatch.setattr(pool, "_context", lambda spec, should_stop: context(spec.job.config, tmp_path))
+    monkeypatch.setattr(training_rank, "_context", lambda spec, should_stop: context(spec.job.config, tmp_path))
     torch.manual_seed(99)
     train(RECORD, tmp_path)
     (begun,) = Untrained.begun

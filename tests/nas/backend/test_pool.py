@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +13,13 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from nas.backend import pool
-from nas.backend.pool import (
-    STOPPING_S,
-    RankSpec,
-    TrainingJob,
-    TrainingPool,
-    TrainingProgress,
-    recipe_here,
-    stopping_s,
-)
-from nas.cache import CacheError
+from nas.backend.pool import TrainingPool, TrainingProgress, recipe_here
+from nas.backend.training_rank import TrainingJob
 from nas.cli import lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
@@ -163,10 +152,6 @@ def test_a_training_that_does_not_end_when_asked_to_is_killed_and_has_not_saved(
     assert not pool.saved
 
 
-def test_a_training_gets_the_time_of_three_saves_to_end() -> None:
-    assert [stopping_s(save_s) for save_s in (0.0, 9.0, 600.0)] == [STOPPING_S, STOPPING_S, 1800.0]
-
-
 def test_a_training_whose_process_is_asked_to_end_says_so(targets: Path, tmp_path: Path) -> None:
     job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
     updates = TrainingPool(targets, workers=1).run([job])
@@ -217,7 +202,8 @@ import json, sys
 from pathlib import Path
 from nas.study.config import SearchConfig
 from nas.measure.allocator import MALLOC_SETTINGS
-from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.backend.pool import TrainingPool
+from nas.backend.training_rank import TrainingJob
 from nas.study.records import TrialRecord
 
 if __name__ == "__main__":
@@ -248,36 +234,6 @@ def test_a_training_ends_with_its_killed_command(targets: Path, tmp_path: Path) 
             for pid in workers:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_rank_has_the_lock_of_its_own_gpu(
-    number: int, targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All ranks of a machine see all its GPUs, and "cuda" is the first one to everything that does not ask further."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: number)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"uuid-{torch.device(device).index}")
-    )
-    config = replace(CONFIG, device="cuda")
-    job = TrainingJob(record(1, (), 1.0), config, tmp_path / "job")
-    spec = RankSpec(job, number, targets, tmp_path / "locks", 30.0, 1, None, Path(), number)
-    assert pool._context(spec, lambda: False).lock_dir == tmp_path / "locks" / f"uuid-{number}"
-
-
-def test_a_process_of_the_pool_looks_at_no_array_of_the_cache_before_it_reads_it(targets: Path, tmp_path: Path) -> None:
-    """Each would look at a hundred thousand files of a large cache, which the command has just done."""
-    shutil.copytree(targets.parent, tmp_path / "copy")
-    for images in (tmp_path / "copy").glob("images-*/*-images.npy"):
-        images.unlink()
-    job = TrainingJob(record(1, (), 1.0), CONFIG, tmp_path / "job")
-    spec = RankSpec(job, 0, tmp_path / "copy" / targets.name, tmp_path / "locks", 30.0, 1, None, Path(), 0)
-    context = pool._context(spec, lambda: False)
-    with pytest.raises(CacheError, match="is missing"):
-        context.targets.train.images[:1]
 
 
 def test_a_study_s_ranks_stay_where_there_are_gpus_for_them_and_else_one_gpu_takes_the_batch_in_parts() -> None:
@@ -323,7 +279,7 @@ def test_large_buffers_are_not_faulted_in_again_at_every_step() -> None:
 def test_the_trainings_at_a_time_share_the_cpus(
     cpus: int, workers: int, ranks: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "cpu_count", lambda: cpus)
+    monkeypatch.setattr("nas.backend.pool.cpu_count", lambda: cpus)
     config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=ranks))
     specs = TrainingPool(tmp_path, workers)._specs(TrainingJob(record(1, (), 1.0), config, tmp_path), 0, tmp_path)
     assert [spec.threads for spec in specs] == [threads] * ranks

@@ -16,10 +16,11 @@ from filelock import FileLock
 
 from nas.samplers import make_sampler
 from nas.storage.store import Store
+from nas.study.ending import is_open
 from nas.study.failures import Failure
 from nas.study.loop import OUT_OF_TIME, StudyLoop
 from nas.study.records import StudyInfo, TrialRecord, TrialState
-from reports.statistics import SearchState, is_open, search_state
+from reports.search_course import SearchState, search_state
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config
 from tests.nas.study.searches import new_store, reopen, work

@@ -18,16 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.benchmarks.simulated_wall import RECORDED, again
-from nas.backend.simulated import (
-    Cluster,
-    Doing,
-    MemoryStore,
-    NumberedSpace,
-    SimulatedClock,
-    SimulatedSearch,
-    Span,
-    simulate,
-)
+from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedSearch, Span, simulate
+from nas.backend.simulated_study import MemoryStore, NumberedSpace
 from nas.plan.forecast import (
     FIRST_LATE,
     Candidate,

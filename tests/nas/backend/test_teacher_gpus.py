@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.backend.pool import TrainingJob, TrainingPool
+from nas.backend.pool import TrainingPool
 from nas.backend.teacher_gpus import RankGpus, gpus_of_rank, refusal, share
+from nas.backend.training_rank import TrainingJob
 from nas.distill.live import LiveTeachers
 from nas.study.config import DistillConfig
 from tests.nas.study.builders import record, search_config

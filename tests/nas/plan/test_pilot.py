@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nas.backend.pool import TrainingJob, TrainingPool, TrainingProgress
+from nas.backend.pool import TrainingPool, TrainingProgress
+from nas.backend.training_rank import TrainingJob
 from nas.cli import StageProgress, stderr_console
 from nas.plan import pilot_trainings
 from nas.plan.__main__ import main

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.analysis.selection import SelectionError
-from nas.backend.pool import TrainingJob
+from nas.analysis.trial_choice import SelectionError
+from nas.backend.training_rank import TrainingJob
 from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings

@@ -23,8 +23,8 @@ from nas.search.config_file import (
     recorded_sources,
     run_table,
 )
-from nas.search.session import write_config
 from nas.search.settings import SearchCommand, command_of, resume_command
+from nas.search.study_opening import write_config
 from nas.storage.store import Store
 from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
 from search_space import SPACES

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nas.cache import CacheError
 from nas.retrain.__main__ import main as retrain
-from nas.search import session
+from nas.search import study_opening
 from nas.search.config_file import FILE_NAME, config_text, read_options
 from nas.search.settings import command_of, resume_command
 from nas.storage.store import Store, read_study
@@ -93,10 +93,10 @@ def test_a_search_is_resumed_with_its_images_in_another_folder(
     options = {"resume": str(run), "data": "imagefolder:ben", "cache": str(cache), "extend": 5}
     command = command_of(options, "")
     assert command.config == replace(config_of(anna), data=f"imagefolder:{ben}", budget=17)
-    targets, _ = session.open_targets(command, Console(quiet=True), print, session.recorded_info(command))
+    targets, _ = study_opening.open_targets(command, Console(quiet=True), print, study_opening.recorded_info(command))
     assert len(targets.train) == IMAGES
     assert f"--data imagefolder:{ben}" in resume_command(command)
-    session.write_config(command)
+    study_opening.write_config(command)
     options = read_options(run / FILE_NAME)
     assert (options["data"], options["budget"]) == (f"imagefolder:{anna}", 17)
     assert f"--data imagefolder:{ben}" in resume_command(command), "an extension keeps the recorded place too"
@@ -107,7 +107,7 @@ def test_a_search_is_not_resumed_with_other_images(run: Path, ben: Path, tmp_pat
     exchange_an_image(ben)
     command = command_of({"resume": str(run), "data": f"imagefolder:{ben}", "cache": str(tmp_path / "cache")}, "")
     with pytest.raises(CacheError, match=rf"the images of 'imagefolder:{ben}' are not those .* --data"):
-        session.open_targets(command, Console(quiet=True), print, session.recorded_info(command))
+        study_opening.open_targets(command, Console(quiet=True), print, study_opening.recorded_info(command))
     assert not list((tmp_path / "cache").rglob("*.json")), "before its teachers run"
 
 
@@ -144,4 +144,4 @@ def test_a_training_is_resumed_with_its_images_in_another_folder(
     session_of = train_command_of({"resume": str(run), "data": "imagefolder:ben"}, "").session
     assert session_of.config.data == f"imagefolder:{ben}"
     with Store.open(run, read_only=True) as store:
-        assert store.info == session.recorded_info(session_of)
+        assert store.info == study_opening.recorded_info(session_of)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,16 +20,14 @@ from rich.console import Console
 from nas.backend import ray_tune
 from nas.backend.cluster import node_facts
 from nas.backend.worker_spec import WorkerSpec
-from nas.data import DataError
 from nas.measure.devices import DeviceError
 from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.config_file import with_recorded
-from nas.search.settings import SearchCommand, command_of
+from nas.search.settings import command_of
 from nas.storage.location import holds_study
-from nas.storage.store import StoreError
+from nas.storage.store import Store, StoreError
 from nas.study.loop import StudyLoop
-from search_space import ArchSpec, TimmSpec, preset
 from tests.nas.doctor import gpus
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, search_config, study_info
@@ -74,13 +71,13 @@ def test_a_folder_in_which_another_search_starts_is_refused_at_once(
 def test_a_study_whose_creation_was_cut_off_has_the_flags_of_its_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = session.Store.create
+    create = Store.create
 
     def cut_off(*arguments: Any) -> None:
         create(*arguments).close()
         raise KeyboardInterrupt  # stands for a kill at once after the study was written
 
-    monkeypatch.setattr(session.Store, "create", cut_off)
+    monkeypatch.setattr(Store, "create", cut_off)
     monkeypatch.setattr(session, "open_targets", lambda *words: (None, {}))
     monkeypatch.setattr(session, "describe_study", lambda command, *words: study_info(command.config))
     monkeypatch.setattr(session, "_run", lambda command, targets, existing, begin, *words: begin())
@@ -216,27 +213,6 @@ def test_an_interruption_while_the_database_is_away_does_not_wait_for_it(
         assert started(StudyLoop(reopen(command.run))).number == 0
 
 
-def test_a_training_times_its_own_network_on_all_cpus_and_a_search_one_of_its_space(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed = []
-
-    def choose(spec: Any, targets: Any, config: Any, threads: int, locks: Path) -> SimpleNamespace:
-        timed.append((spec.arch_id if isinstance(spec, ArchSpec) else spec.name, threads))
-        return SimpleNamespace(precision="bf16", step_ms={"fp32": 2.0, "bf16": 1.0})
-
-    monkeypatch.setattr("nas.distill.precision.choose_precision", choose)
-    monkeypatch.setattr(session, "cpu_count", lambda: 8)
-    config = search_config(device="cpu")
-    config = replace(config, distill=replace(config.distill, precision="auto"))
-    command = SearchCommand(config, tmp_path, workers=4)
-    targets: Any = None
-    for network in (None, TimmSpec("resnet18")):
-        chosen, _ = session.with_precision(command, targets, lambda line: None, network)
-        assert chosen.config.distill.precision == "bf16"
-    assert timed == [(preset("eradio_pico").arch_id, 2), ("resnet18", 8)]
-
-
 @pytest.mark.parametrize(
     ("words", "cpus", "threads", "session_s", "converges", "timeout_s"),
     [
@@ -265,7 +241,7 @@ def test_a_session_gets_the_limits_of_its_command_and_its_workers_share_the_cpus
     targets = SimpleNamespace(path=tmp_path, build_seconds=0.0)
     monkeypatch.setattr(session, "open_targets", lambda *words: (targets, {}))
     monkeypatch.setattr(session, "describe_study", lambda command, *words: study_info(command.config))
-    monkeypatch.setattr(session, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cpus))
     monkeypatch.setattr(ray_tune, "open_cluster", lambda spec, *more, **facts: specs.append(spec) or nullcontext())
     monkeypatch.setattr(ray_tune, "run_study", begun)
     began_s = time.monotonic()
@@ -304,14 +280,3 @@ def test_a_search_on_little_memory_starts_fewer_workers_and_says_so(
     assert main(given) == 2
     assert started_with == [(workers, threads)]
     assert ("the memory, 4.0 GB, suffices for 2 at a time" in " ".join(capsys.readouterr().err.split())) is announced
-
-
-def test_narrow_heads_are_named_before_images_are_opened(tmp_path: Path) -> None:
-    options = {"run": str(tmp_path / "run"), "device": "cpu", "data": f"imagefolder:{tmp_path / 'none'}"}
-    command = command_of({**options, "distill_settings": {"head_width": 8}}, "")
-    for resumed in (False, True):
-        text = StringIO()
-        console = Console(file=text, width=300)
-        with pytest.raises(DataError, match="none"):
-            session.open_targets(replace(command, resume=resumed), console, lambda line: None, None)
-        assert ("warning: heads of 8 hidden units" in text.getvalue()) is not resumed

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.backend.simulated import MemoryStore, NumberedSpace
+from nas.backend.simulated_study import MemoryStore, NumberedSpace
 from nas.study.failing_nodes import node_to_avoid
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from nas.backend.simulated import MemoryStore, NumberedArchitecture, NumberedSpace
+from nas.backend.simulated_study import MemoryStore, NumberedArchitecture, NumberedSpace
 from nas.study.proposer import TrialProposer
 from nas.study.records import TrialState
 from tests.nas.study.builders import search_config, study_info

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nas.analysis.selection import complete, trials_to_remeasure
+from nas.analysis.trial_choice import complete, trials_to_remeasure
 from nas.backend.simulated import Cluster
 from nas.plan.forecast import Candidate, simulate_candidates
 from nas.storage.store import read_study

@@ -112,7 +112,7 @@ def test_a_training_whose_creation_was_cut_off_can_be_continued(
         create(*arguments).close()
         raise KeyboardInterrupt  # stands for a kill at once after the study was written
 
-    monkeypatch.setattr("nas.search.session.Store.create", cut_off)
+    monkeypatch.setattr("nas.storage.store.Store.create", cut_off)
     assert main(words(tmp_path / "run", cache)) == INTERRUPTED
     assert len(read_study(tmp_path / "run").trials) == 0
     assert is_training(tmp_path / "run")

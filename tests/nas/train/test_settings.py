@@ -20,7 +20,6 @@ from nas.train.training_settings import (
     TrainCommand,
     TrainingPlan,
     with_steps,
-    with_workers,
 )
 from search_space import SPACES, TimmSpec, preset
 from tests.nas.analysis.builders import new_store, small_study
@@ -337,64 +336,6 @@ def test_evaluations_end_with_the_last_step() -> None:
         assert rungs[-1] == steps
         assert len(rungs) <= 11
         assert list(rungs) == sorted(set(rungs))
-
-
-def test_workers_share_the_batch() -> None:
-    config = SearchConfig(device="cpu")
-    assert with_workers(config, None).distill.ranks == 1
-    assert with_workers(config, 4).distill.ranks == 4
-    with pytest.raises(ConfigError, match="--workers: 3: "):
-        with_workers(config, 3)
-
-
-@pytest.mark.parametrize(
-    ("devices", "batch", "ranks"),
-    [
-        ((), 32, 8),
-        (("cuda:1", "cuda:2"), 48, 6),
-        (("cuda:1", "cuda:2"), 32, 4),
-        (("cuda:0", "cuda:1", "cuda:2"), 32, 1),
-    ],
-)
-def test_processes_are_chosen_beyond_the_gpus_of_the_teachers(
-    devices: tuple[str, ...], batch: int, ranks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
-    config = SearchConfig(device="cuda", distill=DistillConfig(batch_size=batch))
-    assert with_workers(config, None, devices).distill.ranks == ranks
-    assert with_workers(config, 1, devices).distill.ranks == 1
-
-
-def test_more_processes_than_gpus_are_refused_except_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SearchConfig(device="cuda")
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0", "1"))
-    assert with_workers(config, 2).distill.ranks == 2
-    with pytest.raises(ConfigError, match=r"--workers: 4 processes on this machine, which has 2 GPUs: .* --workers 2"):
-        with_workers(config, 4)
-    assert with_workers(config, 4, on_cluster=True).distill.ranks == 4
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"--workers: 4 processes .*start fewer with torchrun"):
-        with_workers(config, 8)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert with_workers(config, 8).distill.ranks == 8
-
-
-def test_gpus_of_teachers_that_do_not_work_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SearchConfig(device="cuda")
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0",))
-    with pytest.raises(ConfigError, match="--teacher-devices: the teachers have 1 of 1 GPU, which leaves 0 for 1 pro"):
-        with_workers(config, None, ("cuda:0",))
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
-    with pytest.raises(
-        ConfigError, match="--teacher-devices: 3 GPUs of the teachers cannot be divided evenly among 2 pro"
-    ):
-        with_workers(config, 2, ("cuda:1", "cuda:2", "cuda:3"))
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
-    assert with_workers(config, 8, ("cuda:6", "cuda:7")).distill.ranks == 8
-    with pytest.raises(ConfigError, match="--teacher-devices: cuda:2: torchrun's 4 processes here have cuda:0 to cuda"):
-        with_workers(config, 8, ("cuda:2",))
 
 
 def test_a_plan_is_plain_data() -> None:

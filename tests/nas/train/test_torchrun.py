@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.backend.pool import TrainingJob
+from nas.backend.training_rank import TrainingJob
 from nas.distill.live import LiveTeachers
 from nas.storage.store import read_study
 from nas.study.config import ConfigError

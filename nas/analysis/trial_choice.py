@@ -1,18 +1,15 @@
-"""Select trials of a study: complete ones, those to retrain or to remeasure, the one a user names. Pure."""
+"""Choose trials of a study: complete ones, those to retrain or to remeasure, the one a user names. Pure."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.analysis import BEST, WHICH
 from nas.analysis.noise import CandidateEstimate, assumed_scatter, front_chances
-from nas.numbers import plural
 from nas.study import pareto
-from nas.study.loop import CONVERGED
-from nas.study.proposer import NOTHING_NEW, SPACE_EXHAUSTED
+from nas.study.ending import unfinished
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState
 from search_space import SPACES
 
@@ -53,47 +50,6 @@ def check_measured(info: StudyInfo) -> None:
         raise SelectionError("a replay's study has nothing to measure: its results are from a table")
 
 
-def is_finished(info: StudyInfo, evaluated: int, running: int) -> bool:
-    """Tell whether a study with these numbers of trials has spent its budget and runs no trial."""
-    return not running and not has_budget_left(info, evaluated)
-
-
-def has_budget_left(info: StudyInfo, evaluated: int) -> bool:
-    """Tell whether fewer architectures were evaluated than the budget allows."""
-    budget = info.config.get("budget")
-    return isinstance(budget, int) and evaluated < budget
-
-
-def is_open(info: StudyInfo) -> bool:
-    """Tell whether a session runs, or was killed and no later one has ended: neither has recorded its length."""
-    return any(session.get("wall_s") == 0 and not session.get("killed") for session in info.sessions)
-
-
-def is_exhausted(info: StudyInfo) -> bool:
-    """Tell whether the last session ended because no new architecture was left to evaluate."""
-    return _ended_with(info, (SPACE_EXHAUSTED, NOTHING_NEW))
-
-
-def _ended_with(info: StudyInfo, reasons: tuple[str, ...]) -> bool:
-    ending = info.sessions[-1].get("ending") if info.sessions else None
-    return not is_open(info) and isinstance(ending, str) and ending.startswith(reasons)
-
-
-def unfinished(study: StudyRecord) -> str:
-    """Say how many architectures an unfinished study has evaluated; "" of a finished one.
-
-    A search that has converged, or found no new architecture, is finished although some of its budget is left.
-    """
-    sampled = [t for t in study.trials if not t.baseline]
-    evaluated, running = sum(t.counts for t in sampled), sum(t.state is TrialState.RUNNING for t in sampled)
-    ended = not running and _ended_with(study.info, (SPACE_EXHAUSTED, NOTHING_NEW, CONVERGED))
-    if ended or is_finished(study.info, evaluated, running):
-        return ""
-    if not has_budget_left(study.info, evaluated):
-        return f"unfinished: {plural(evaluated, 'architecture')} evaluated"
-    return f"unfinished: {evaluated} of {plural(study.info.config['budget'], 'architecture')} evaluated"
-
-
 def nothing_complete(study: StudyRecord) -> SelectionError:
     """Return the error of a study that has no complete trial; it says whether the study is unfinished."""
     return SelectionError("; ".join(filter(None, (NO_COMPLETE_TRIAL, unfinished(study)))))
@@ -113,29 +69,6 @@ def measurement(trial: TrialRecord) -> Measurement:
     """Return the measurement of a complete trial."""
     assert trial.measurement is not None
     return trial.measurement
-
-
-_THREADS = re.compile(r", (\d+) thread(?:s|\(s\))?$")  # at the end of a device and of a runtime
-
-
-def setting_words(m: Measurement) -> str:
-    """Return a measurement's device, runtime, threads and batch: "AMD EPYC; fp32, eager; 1 measuring thread; batch 16".
-
-    Records name the threads twice, with the CPU and with the runtime.
-    """
-    words = (without_threads(m.device), without_threads(m.arm), measuring_threads(m), f"batch {m.batch}")
-    return "; ".join(filter(None, words))
-
-
-def measuring_threads(m: Measurement) -> str:
-    """Return the threads of a timed network, as "1 measuring thread"; "" where the record has none."""
-    threads = _THREADS.search(m.arm)
-    return "" if threads is None else f"{plural(int(threads[1]), 'measuring thread')}"
-
-
-def without_threads(text: str) -> str:
-    """Return a recorded device or runtime without the threads at its end."""
-    return _THREADS.sub("", text)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from nas.study.records import StudyRecord, TrialState
+from nas.study.timing_doubts import timing_doubt
 from reports import captions, headline, sentences
-from reports.noise import doubt_of
 from reports.page import render
 from reports.summary import summarize
 from tests.reports import brute_force, synthetic
@@ -31,7 +31,7 @@ def test_a_disturbed_measurement_is_marked_wherever_its_number_is(study, page_of
     numbers = {n.trial.number for n in (best, itself, summary.front[0])}
     bad = synthetic.timed(study, lambda t: {"verdict": word if t.number in numbers else t.measurement.verdict})
     assert {s.trial.number for s in (*summarize(bad).complete, *(b.scored for b in summarize(bad).baselines))
-            if doubt_of(s.trial)} == numbers  # fmt: skip
+            if timing_doubt(s.trial.measurement)} == numbers  # fmt: skip
     words, rows = {}, {}
     for which, page in (("good", page_of_study), ("bad", Page(render(bad, summarize(bad))))):
         words[which] = page.words

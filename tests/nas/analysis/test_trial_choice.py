@@ -8,20 +8,14 @@ import pytest
 
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.recommendation import find_trial
-from nas.analysis.selection import (
+from nas.analysis.trial_choice import (
     FrontCandidate,
     SelectionError,
     candidates_to_retrain,
     find_by_name,
     front_candidates,
-    is_exhausted,
-    measurement,
-    setting_words,
     trials_to_remeasure,
-    unfinished,
 )
-from nas.study.loop import CONVERGED, OUT_OF_TIME
-from nas.study.proposer import NOTHING_NEW, SPACE_EXHAUSTED
 from nas.study.records import StudyRecord, TrialState
 from tests.nas.analysis.builders import POINTS, small_study
 from tests.nas.study.builders import record
@@ -53,6 +47,9 @@ def test_nothing_complete_is_said_in_a_line() -> None:
     stopped = tuple(replace(t, state=TrialState.STOPPED) for t in study.trials)
     with pytest.raises(SelectionError, match="no trial that was measured and trained to its last rung"):
         front_candidates(replace(study, trials=stopped))
+    empty = gather_evidence(replace(study, trials=(), info=replace(study.info, config={"budget": 8})))
+    with pytest.raises(SelectionError, match="unfinished: 0 of 8"):
+        find_trial(empty, "best")
 
 
 def test_which_trials_are_measured_again() -> None:
@@ -63,45 +60,6 @@ def test_which_trials_are_measured_again() -> None:
     for which, words in (("7", "trial 7"), ("1,x", "must be front, near, all or")):
         with pytest.raises(SelectionError, match=words):
             trials_to_remeasure(study, which)
-
-
-def test_an_unfinished_study_says_how_much_of_its_budget_was_evaluated() -> None:
-    study = small_study()  # 5 candidates and a baseline
-    assert unfinished(with_budget(study, 8)) == "unfinished: 5 of 8 architectures evaluated"
-    assert unfinished(with_budget(study, 5)) == ""
-    running = StudyRecord(study.info, (*study.trials, replace(record(6, (), 1.0), state=TrialState.RUNNING)))
-    assert unfinished(with_budget(running, 5)) == "unfinished: 5 architectures evaluated"
-    empty = gather_evidence(with_budget(replace(study, trials=()), 8))
-    with pytest.raises(SelectionError, match="unfinished: 0 of 8"):
-        find_trial(empty, "best")
-
-
-@pytest.mark.parametrize("reason", [f"{SPACE_EXHAUSTED} 5 architectures", NOTHING_NEW, f"{CONVERGED}: the next ..."])
-def test_a_search_that_converged_or_found_nothing_new_is_finished(reason: str) -> None:
-    study, over = with_budget(small_study(), 8), {"started": "2026-01-01T00:00:00Z", "wall_s": 9.0}
-    ends = [({**over, "ending": reason},), ({**over, "wall_s": 0.0, "killed": True}, {**over, "ending": reason})]
-    goes_on = [(over,), ({**over, "ending": reason}, {**over, "wall_s": 0.0}), ({**over, "ending": OUT_OF_TIME},)]
-    for which, finished in [(sessions, True) for sessions in ends] + [(sessions, False) for sessions in goes_on]:
-        ended = replace(study, info=replace(study.info, sessions=which))
-        assert (unfinished(ended) == "") is finished, which
-        assert is_exhausted(ended.info) is (finished and not reason.startswith(CONVERGED))
-        running = replace(record(6, (), 1.0), state=TrialState.RUNNING)
-        assert unfinished(replace(ended, trials=(*ended.trials, running)))
-
-
-def with_budget(study: StudyRecord, budget: int) -> StudyRecord:
-    return replace(study, info=replace(study.info, config={**study.info.config, "budget": budget}))
-
-
-def test_words_of_a_setting_name_the_threads_once() -> None:
-    m = measurement(small_study().trials[0])
-    cpu = replace(m, device="AMD EPYC, 1 threads", arm="fp32, eager, 1 thread(s)", batch=16)
-    assert setting_words(cpu) == "AMD EPYC; fp32, eager; 1 measuring thread; batch 16"
-    assert setting_words(replace(cpu, arm="fp32, eager, 3 thread(s)")).count("3 measuring threads") == 1
-    assert (
-        setting_words(replace(cpu, device="NVIDIA H100", arm="compiled, bf16"))
-        == "NVIDIA H100; compiled, bf16; batch 16"
-    )
 
 
 def test_a_number_comes_before_a_beginning_and_a_beginning_may_be_anyones() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from nas.analysis.selection import measurement
+from nas.analysis.trial_choice import measurement
 from nas.study.records import StudyInfo, TrialRecord
 from nas.study.timing_doubts import noise_floor, ratio_interval_words, repeated_interval, timing_doubt
 from reports.formatting import brief
@@ -16,17 +16,12 @@ MAX_DOUBTFUL = 0.1  # share of the measurements
 MAX_NAMED = 3  # doubtful measurements; more are counted
 
 
-def doubt_of(trial: TrialRecord) -> str | None:
-    """Return why a trial's timing cannot be trusted, one of `nas.study.timing_doubts.DOUBTS`; None where it can."""
-    return timing_doubt(trial.measurement)
-
-
 def doubts(trials: Iterable[TrialRecord]) -> str:
     """Say which timings cannot be trusted, and why: "trial 3 contended"; "" where all can.
 
     Of all alike it says "all 8 contended", of many "5 of 8 contended, 1 of 8 throttled".
     """
-    verdicts = {brief(t.name, 40): doubt_of(t) for t in trials}
+    verdicts = {brief(t.name, 40): timing_doubt(t.measurement) for t in trials}
     counts = Counter(verdict for verdict in verdicts.values() if verdict)
     if counts.total() <= MAX_NAMED:
         return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items() if verdict)
@@ -37,14 +32,15 @@ def doubts(trials: Iterable[TrialRecord]) -> str:
 
 def ratio_words(trial: TrialRecord) -> tuple[str, str]:
     """Return a trial's relative throughput and its interval; with two decimals where the timing cannot be trusted."""
-    m, digits = measurement(trial), 2 if doubt_of(trial) else 3
+    m = measurement(trial)
+    digits = 2 if timing_doubt(m) else 3
     return f"{m.ratio:.{digits}f}", ratio_interval_words(m, digits)
 
 
 def intervals_are_known(complete: Sequence[ScoredTrial], front: Sequence[ScoredTrial]) -> bool:
     """Tell whether the intervals can show ties: all timings of the front can be trusted, and most of the others."""
-    doubtful = sum(doubt_of(s.trial) is not None for s in complete)
-    return not any(doubt_of(s.trial) for s in front) and doubtful <= MAX_DOUBTFUL * len(complete)
+    doubtful = sum(timing_doubt(s.trial.measurement) is not None for s in complete)
+    return not any(timing_doubt(s.trial.measurement) for s in front) and doubtful <= MAX_DOUBTFUL * len(complete)
 
 
 def floor_words(self_comparison: ScoredTrial) -> str:

@@ -6,9 +6,9 @@ import pytest
 from nas.study.records import StudyInfo, StudyRecord, TrialState
 from reports import captions, sentences
 from reports.figure_data import prepare
-from reports.metrics import summarize_heads, summarize_metrics
+from reports.metric_agreement import summarize_heads, summarize_metrics
 from reports.page import render
-from reports.statistics import MIN_RANKED
+from reports.search_course import MIN_RANKED
 from reports.summary import summarize
 from reports.trust import trust_checks
 from tests.reports import synthetic

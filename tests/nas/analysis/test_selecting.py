@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis.answer import Answer, answer, answer_notes, confidence_line
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, gather_evidence
 from nas.analysis.noise import assumed_scatter
-from nas.analysis.selection import SelectionError
+from nas.analysis.selecting import Answer, answer, answer_notes, confidence_line
+from nas.analysis.trial_choice import SelectionError
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import THROUGHPUT_RUN_DEVIATION
 from tests.nas.analysis.builders import remeasured_for_retraining, retrained, small_study

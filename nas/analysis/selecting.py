@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 
 from nas.analysis import RETRAINED_NEAR_MISSES
+from nas.analysis.comparable import setting_words
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, SeedScatter, assumed_scatter, draw_scores
 from nas.analysis.recommendation import recommend
-from nas.analysis.selection import (
+from nas.analysis.trial_choice import (
     NEGLIGIBLE_CHANCE,
     SelectionError,
     candidates_to_retrain,
     complete,
     front_candidates,
     nothing_complete,
-    setting_words,
-    unfinished,
 )
 from nas.cli import OperationFailed
 from nas.numbers import fixed, plural
+from nas.study.ending import unfinished
 from nas.study.limits import LIMITS, Compliance
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt

@@ -13,9 +13,9 @@ from enum import StrEnum
 from statistics import median
 
 from nas.analysis.agreement import kendall
-from nas.analysis.selection import is_finished, is_open
 from nas.study import pareto
 from nas.study.config import OPTUNA_SAMPLERS, RANDOM_TRIALS
+from nas.study.ending import is_finished, is_open
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, TrialState, trial_seconds

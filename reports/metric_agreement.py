@@ -11,7 +11,7 @@ from nas.analysis.agreement import RankCorrelation, kendall, rank_correlation
 from nas.study.metrics import METRICS, metric_label
 from nas.study.records import HeadFacts, StudyInfo
 from reports.scored_trials import ScoredTrial
-from reports.statistics import MIN_RANKED
+from reports.search_course import MIN_RANKED
 from reports.summary import StudySummary
 
 AGREEMENT_TAU, MAX_P_VALUE = 0.3, 0.05  # from which the score is said to rank models as a metric does
@@ -129,7 +129,7 @@ def summarize_metrics(
     Args:
         info: description of the study.
         summary: numbers of the study.
-        retraining: results, as `reports.retraining.retraining_results` returns them.
+        retraining: results, as `reports.evidence_data.retraining_results` returns them.
     """
     models, scatter = trained_models(summary), retraining["metric_scatter"] if retraining else {}
     noise = {name: float(between["sd"]) for name, between in scatter.items()}
