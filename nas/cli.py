@@ -42,9 +42,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nas.command_log import CommandLog, VerboseAction, announce, redacted
+from nas.command_log import CommandLog, VerboseAction, announce
 from nas.files import check_writable
 from nas.ranges import ConfigError
+from nas.redaction import public_text
 from nas.scratch import private_folder
 from nas.terminal import SafeConsole, flush_output, open_closed_streams, write_line
 from search_space.checks import shown
@@ -84,7 +85,6 @@ class OperationFailed(Exception):
 
 def exit_code(
     work: Callable[[], int],
-    redact: Callable[[str], str],
     interrupted: str | Callable[[], str] = "run the same command again to continue",
 ) -> int:
     """Return the result of `work`, or the exit code of its error after one line on stderr.
@@ -93,11 +93,10 @@ def exit_code(
 
     Args:
         work: The command, from the parsing of its arguments on.
-        redact: Removes the secrets from a line of the log.
         interrupted: Says what an interruption left.
     """
     open_closed_streams()
-    with CommandLog(redact):
+    with CommandLog():
         try:
             with logged_work():
                 return _with_output(work)
@@ -142,8 +141,8 @@ def is_of_path(error: Exception) -> bool:
 
 
 def _print_error(message: str, advice: str = "") -> None:
-    """Print "error: MESSAGE" on one line, shortened and without the secrets that the command's log leaves out."""
-    text = redacted(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
+    """Print "error: MESSAGE" on one line, shortened and without secrets."""
+    text = public_text(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
     line = " ".join(text.split())
     short = line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 1] + "…"
     write_line(f"error: {short}{advice}", sys.stderr)

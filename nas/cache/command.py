@@ -16,7 +16,7 @@ from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
 from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_console
 from nas.command_log import announce
 from nas.numbers import plural
-from nas.study.redaction import public_text
+from nas.redaction import public_text
 from nas.teachers import enlarged_maps, specs
 from nas.terminal import write_line
 

@@ -18,7 +18,6 @@ from nas.files import atomic_write
 from nas.flags import add_run
 from nas.numbers import plural
 from nas.scratch import scratch_folder
-from nas.study.redaction import public_text
 from nas.terminal import write_line
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class CopySettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: copy_run(parse(words)), public_text, "there is no copy, and the study is unchanged")
+    return exit_code(lambda: copy_run(parse(words)), "there is no copy, and the study is unchanged")
 
 
 def copy_run(settings: CopySettings) -> int:

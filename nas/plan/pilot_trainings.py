@@ -32,13 +32,13 @@ from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
+from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
 from nas.storage.liveness import only_command
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
-from nas.study.redaction import public_word
 from nas.teachers import enlarged_maps, specs
 
 FILE_NAME = "pilot.json"

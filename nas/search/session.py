@@ -27,6 +27,7 @@ from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.local_workers import default_workers, limited_by_memory
 from nas.measure.runtime_check import check_runtime
+from nas.redaction import public_word
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
 from nas.search.config_file import (
@@ -49,7 +50,6 @@ from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
-from nas.study.redaction import public_word
 from search_space import NetworkSpec
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from nas.command_log import announce
 from nas.local_workers import check_local_workers
 from nas.measure.arms import Arm, check_reported, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
+from nas.redaction import public_word
 from nas.search.config_file import (
     check_options,
     in_terms_of_keys,
@@ -37,7 +38,6 @@ from nas.study.config import (
 )
 from nas.study.limits import given_limits
 from nas.study.objectives import OBJECTIVES
-from nas.study.redaction import public_word
 from nas.study.teacher_names import SETS
 from search_space import SPACES, SpecError
 from search_space.checks import shown

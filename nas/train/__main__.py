@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from nas.cli import check_cache, command_line, exit_code, stderr_console
 from nas.command_log import log_to
 from nas.search.preconditions import check_sources
-from nas.study.redaction import public_text
 from nas.train.arguments import parse, parser
 from nas.train.training_settings import is_follower
 
@@ -27,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_follower():
         if {"-h", "--help"} & set(words):  # rank 0 shows it and ends
             return 0
-        return exit_code(_follow, public_text, "rank 0 says how the training continues")
+        return exit_code(_follow, "rank 0 says how the training continues")
     session = _Session()
-    return exit_code(lambda: _train(words, session), public_text, lambda: _after_interruption(session))
+    return exit_code(lambda: _train(words, session), lambda: _after_interruption(session))
 
 
 @dataclass

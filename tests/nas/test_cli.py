@@ -108,7 +108,7 @@ def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         ours = signal.getsignal(signal.SIGTERM)
-        assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), str, interrupted="all is well") == 130
+        assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), interrupted="all is well") == 130
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -118,14 +118,14 @@ def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7, str) == 7
+        assert exit_code(lambda: signal.raise_signal(signal.SIGHUP) or 7) == 7
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_thread_of_a_program_can_run_a_command() -> None:
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(exit_code(lambda: 3, str)))
+    thread = threading.Thread(target=lambda: codes.append(exit_code(lambda: 3)))
     thread.start()
     thread.join()
     assert codes == [3]
@@ -154,7 +154,7 @@ def test_an_error_is_one_line_with_a_mark_where_it_was_cut(
     def fail() -> int:
         raise error("a\nb " + 600 * "c")
 
-    assert exit_code(fail, str) == code
+    assert exit_code(fail) == code
     line = capsys.readouterr().err
     assert line.startswith("error: a b ccc")
     assert line.endswith("c…\n")
@@ -165,8 +165,8 @@ def test_a_full_disk_is_a_failure_and_a_missing_file_is_wrong_use(tmp_path: Path
     def fill() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "study.db")
 
-    assert exit_code(fill, str) == 1
-    assert exit_code(lambda: len((tmp_path / "no").read_text()), str) == 2
+    assert exit_code(fill) == 1
+    assert exit_code(lambda: len((tmp_path / "no").read_text())) == 2
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_an_unwritable_study_is_a_failure_and_an_invalid_one_is_wrong_use(cause:
         with translate_errors("the study cannot be written"):
             raise cause
 
-    assert exit_code(work, str) == code
+    assert exit_code(work) == code
 
 
 @pytest.mark.parametrize(("command", "work"), [("nas.search", "_main"), ("nas.profile", "parse")])
@@ -239,7 +239,7 @@ def test_a_bug_is_not_reported_as_wrong_use(error: type[Exception]) -> None:
         raise error("ours")
 
     with pytest.raises(error):
-        exit_code(fail, str)
+        exit_code(fail)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
