@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.api.opened_study import Study, load_study
-from nas.cli import logged_work, stderr_console
+from nas.cli import logged_work
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
 from nas.redaction import public_text
 from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
+from nas.terminal import stderr_console
 from search_space import NetworkSpec
 
 

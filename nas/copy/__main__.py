@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import PROGRAM, OneLineParser, StageProgress, exit_code, folder_to_write, stderr_console
+from nas.cli import PROGRAM, OneLineParser, exit_code, folder_to_write
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import add_run
 from nas.numbers import plural
 from nas.scratch import scratch_folder
-from nas.terminal import write_line
+from nas.stage_progress import StageProgress
+from nas.terminal import stderr_console, write_line
 
 if TYPE_CHECKING:
     from nas.storage.store import Store

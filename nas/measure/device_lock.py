@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nas.cli import clock, lock_dir
+from nas.cli import lock_dir
 from nas.command_log import announce
 from nas.measure.environment import device_key
+from nas.numbers import clock
 from nas.redaction import public_text
 
 DEVICE_FILE, _TURNSTILE_FILE = "device.lock", "turnstile.lock"

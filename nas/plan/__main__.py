@@ -10,12 +10,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nas.cli import FAILED, StageProgress, check_cache, command_line, exit_code, stderr_console, stdout_console
+from nas.cli import FAILED, check_cache, command_line, exit_code
 from nas.plan.arguments import PilotSettings, PlanSettings, parse, parser
 from nas.redaction import public_word
 from nas.search.preconditions import check_limits, check_sources
+from nas.stage_progress import StageProgress
 from nas.study.teacher_names import check_teacher_names
-from nas.terminal import write_line
+from nas.terminal import stderr_console, stdout_console, write_line
 
 __all__ = ["main", "parser"]
 

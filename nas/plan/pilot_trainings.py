@@ -24,7 +24,7 @@ from nas.analysis.rung_choice import measured_rungs
 from nas.backend.pool import TrainingJob, TrainingPool, recipe_here, visible_gpus
 from nas.cache import Targets, open_study_targets
 from nas.cache.targets import set_path
-from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
+from nas.cli import cache_root, cpu_count, lock_dir, one_line
 from nas.command_log import announce, log_to
 from nas.distill.precision import choose_precision
 from nas.files import atomic_write, parse_json
@@ -35,6 +35,7 @@ from nas.plan.arguments import PilotSettings
 from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
+from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.study.config import ConfigError, DistillConfig, SearchConfig
 from nas.study.limits import broken_limit

@@ -13,16 +13,17 @@ from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasuremen
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.analysis.selection import check_measured, trials_to_remeasure
 from nas.analysis.tables import show_remeasuring
-from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED
 from nas.command_log import announce, log_to
 from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
 from nas.run_folder import samples_folder
+from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord
-from nas.terminal import write_line
+from nas.terminal import stderr_console, stdout_console, write_line
 from search_space import ArchSpec, network_spec
 from search_space.windows import padded_maps
 

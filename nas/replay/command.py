@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nas.backend.pool import end_with_parent
-from nas.cli import cpu_count, stderr_console
+from nas.cli import cpu_count
 from nas.command_log import announce, log_to
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
@@ -26,7 +26,7 @@ from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
 from nas.study.config import ConfigError
-from nas.terminal import write_line
+from nas.terminal import stderr_console, write_line
 from reports.page import build_report
 
 _LOG = logging.getLogger(__name__)

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, checkpoint_interval_s, exit_code, stderr_console
+from nas.cli import check_cache, checkpoint_interval_s, exit_code
 from nas.command_log import log_to
 from nas.search.arguments import parse, parser
 from nas.search.preconditions import check_sources
+from nas.terminal import stderr_console
 
 if TYPE_CHECKING:
     from nas.search.settings import SearchCommand

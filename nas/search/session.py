@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
+from nas.cli import cache_root, cpu_count, lock_dir, one_line
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
@@ -42,6 +42,7 @@ from nas.search.live_report import LiveReport, LostModels, end_search
 from nas.search.preconditions import check_image_count, check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
+from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.storage.location import holds_study
 from nas.storage.store import Store, StoreError

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import PROGRAM, OneLineParser, exit_code, stdout_console
+from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.flags import add_flag, add_run
 from nas.study.limits import add_limit_flags, given_limits
-from nas.terminal import write_line
+from nas.terminal import stdout_console, write_line
 
 if TYPE_CHECKING:
     from nas.analysis.answer import MeasuredCandidate

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, command_line, exit_code, stderr_console
+from nas.cli import check_cache, command_line, exit_code
 from nas.command_log import log_to
 from nas.search.preconditions import check_sources
+from nas.terminal import stderr_console
 from nas.train.arguments import parse, parser
 from nas.train.training_settings import is_follower
 

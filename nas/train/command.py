@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.pool import TrainingJob
-from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
+from nas.cli import cache_root, command_line, cpu_count, lock_dir
 from nas.command_log import announce
-from nas.numbers import plural
+from nas.numbers import clock, plural
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
@@ -36,6 +36,7 @@ from nas.search.session import (
     show_device,
     with_precision,
 )
+from nas.stage_progress import StageProgress
 from nas.storage.store import Store
 from nas.study.config import ConfigError, SearchConfig
 from nas.study.loop import StudyLoop

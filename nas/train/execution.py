@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 from nas.backend.pool import TrainingJob, TrainingPool, remove_checkpoint, visible_gpus
-from nas.cli import OperationFailed, StageProgress
+from nas.cli import OperationFailed
+from nas.stage_progress import StageProgress
 from nas.study.records import RungResult
 from nas.train.torchrun import lead
 from nas.train.training_settings import launched_ranks

@@ -2,7 +2,6 @@
 
 import errno
 import importlib
-import io
 import os
 import signal
 import sqlite3
@@ -12,9 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from nas.cli import StageProgress, exit_code
+from nas.cli import exit_code
 from nas.data.dataset import DataError, DataUnavailable
 from nas.search.__main__ import _after_interruption
 from nas.search.arguments import parser
@@ -74,34 +72,6 @@ def test_a_number_that_is_none_is_refused_in_words(
     with pytest.raises(SystemExit, match="2"):
         parser().parse_args(words)
     assert capsys.readouterr().err == f"error: {message} (see --help)\n"
-
-
-def test_stages_without_a_terminal_are_a_line_at_each_end_and_one_every_ten_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now_s = 0.0
-    monkeypatch.setattr("nas.cli.time.monotonic", lambda: now_s)
-    shown = io.StringIO()
-    progress = StageProgress(Console(file=shown, width=200))
-    for now_s in range(0, 25):
-        progress("all", now_s, 40)
-        progress("part", now_s % 8 + 1, 8)
-    assert shown.getvalue().splitlines() == [
-        "all: 0/40",
-        "part: 8/8",
-        "all: 10/40 ETA 0:30",
-        "part: 8/8",
-        "all: 20/40 ETA 0:20",
-        "part: 8/8",
-    ]
-
-
-def test_an_end_that_is_reported_again_is_one_line() -> None:
-    shown = io.StringIO()
-    progress = StageProgress(Console(file=shown, width=200))
-    for _ in range(3):
-        progress("steps trained", 4, 4)
-    assert shown.getvalue() == "steps trained: 4/4\n"
 
 
 def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:

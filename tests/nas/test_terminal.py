@@ -144,7 +144,8 @@ def in_a_shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
 
 COMMAND = """
 import sys
-from nas.cli import exit_code, stdout_console
+from nas.cli import exit_code
+from nas.terminal import stdout_console
 from nas.terminal import write_line
 
 def work():
