@@ -35,7 +35,7 @@ from experiments.distillation.parallel import load_rows, save_rows
 from experiments.hybrid_findings import first_evaluations, has_attention, leads
 from experiments.hybrid_table import BASELINES, SPACE, entries, timing
 from nas.backend.trial import measure
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.measure.environment import device_key
 from nas.measure.service import MeasurementService
 from nas.numbers import clock

@@ -40,8 +40,8 @@ from torch import nn
 
 from backbones import build, fuse, resolve
 from experiments.benchmarks.predictor_models import BATCH, MODELS, RESOLUTION_PX, SPACE, Fit, ours
-from nas.cli import lock_dir
 from nas.files import atomic_write
+from nas.machine import lock_dir
 from nas.measure.device_lock import measuring
 from nas.measure.environment import environment
 from nas.measure.interleave import compare

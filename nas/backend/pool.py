@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.backend.teacher_gpus import gpus_of_rank
-from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
+from nas.cli import one_line
+from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.run_folder import CHECKPOINTS, IMAGE_SCORES, PICTURES, WEIGHTS, checkpoint_path, heads_file
 from nas.scratch import scratch_folder

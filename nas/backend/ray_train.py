@@ -23,7 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.backend.cluster import Announce, ray_watchdog
 from nas.backend.pool import MAX_REASON_CHARACTERS, RankSpec, TrainingJob, stopping_s, train_as_rank
 from nas.backend.ray_session import head_address, joined_ray, raylet_socket
-from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
+from nas.cli import one_line
+from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.study.records import RungResult
 
 POLL_S = 0.2

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from nas.cache.arguments import BuildSettings, parse, parser
-from nas.cli import check_cache, exit_code
+from nas.cli import exit_code
+from nas.machine import check_cache
 from nas.study.teacher_names import check_teacher_names
 
 __all__ = ["main", "parser"]

@@ -13,8 +13,9 @@ from nas.cache.entry import CacheError
 from nas.cache.estimate import summarize
 from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
-from nas.cli import cache_root, one_line
+from nas.cli import one_line
 from nas.command_log import announce
+from nas.machine import cache_root
 from nas.numbers import format_bytes, plural
 from nas.redaction import public_text
 from nas.stage_progress import StageProgress

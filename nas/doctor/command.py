@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from nas.cli import FAILED, cache_root
+from nas.cli import FAILED
 from nas.doctor.arguments import BenchmarkSettings, DoctorSettings
 from nas.doctor.examination import Examination
 from nas.doctor.findings import FAIL, OK, WARN, Finding
+from nas.machine import cache_root
 from nas.measure.devices import DeviceError, device_type
 from nas.measure.forkserver import ForkServer
 from nas.terminal import stdout_console, write_line

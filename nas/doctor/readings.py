@@ -20,8 +20,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import cpu_count, one_line
+from nas.cli import one_line
 from nas.files import check_writable, existing_folder
+from nas.machine import cpu_count
 from nas.scratch import scratch_folder
 from search_space.memory import CGROUPS, PROC, control_group_limit, control_groups
 

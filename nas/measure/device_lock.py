@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nas.cli import lock_dir
 from nas.command_log import announce
+from nas.machine import lock_dir
 from nas.measure.environment import device_key
 from nas.numbers import clock
 from nas.redaction import public_text

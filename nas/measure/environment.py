@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nas.cli import cpu_count
+from nas.machine import cpu_count
 from nas.measure.arms import Arm
 from nas.measure.conditions import compute_mode, gpu_uuid, nvml, restricted_mode
 from nas.measure.devices import DeviceError as DeviceError

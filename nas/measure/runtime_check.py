@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nas.cli import cpu_count, one_line
+from nas.cli import one_line
 from nas.extras import install_command
+from nas.machine import cpu_count
 from nas.measure.arms import Arm
 from nas.measure.runtime_traits import RUNTIMES
 from nas.study.config import ConfigError, SearchConfig

@@ -10,7 +10,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nas.cli import FAILED, check_cache, command_line, exit_code
+from nas.cli import FAILED, command_line, exit_code
+from nas.machine import check_cache
 from nas.plan.arguments import PilotSettings, PlanSettings, parse, parser
 from nas.redaction import public_word
 from nas.search.preconditions import check_limits, check_sources

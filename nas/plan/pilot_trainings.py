@@ -24,10 +24,11 @@ from nas.analysis.rung_choice import measured_rungs
 from nas.backend.pool import TrainingJob, TrainingPool, recipe_here, visible_gpus
 from nas.cache import Targets, open_study_targets
 from nas.cache.targets import set_path
-from nas.cli import cache_root, cpu_count, lock_dir, one_line
+from nas.cli import one_line
 from nas.command_log import announce, log_to
 from nas.distill.precision import choose_precision
 from nas.files import atomic_write, parse_json
+from nas.machine import cache_root, cpu_count, lock_dir
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural

@@ -10,8 +10,9 @@ from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
-from nas.cli import PROGRAM, cache_root, lock_dir
+from nas.cli import PROGRAM
 from nas.distill.precision import PrecisionChoice, choose_precision
+from nas.machine import cache_root, lock_dir
 from nas.measure.counts.totals import totals
 from nas.measure.environment import check_compute_mode, device_key, device_name, environment, torch_device
 from nas.plan.arguments import MFU, PlanSettings

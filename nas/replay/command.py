@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nas.backend.pool import end_with_parent
-from nas.cli import cpu_count
 from nas.command_log import announce, log_to
+from nas.machine import cpu_count
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
 from nas.replay.plots import draw

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, checkpoint_interval_s, exit_code
+from nas.cli import exit_code
 from nas.command_log import log_to
+from nas.machine import check_cache, checkpoint_interval_s
 from nas.search.arguments import parse, parser
 from nas.search.preconditions import check_sources
 from nas.terminal import stderr_console

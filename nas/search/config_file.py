@@ -18,8 +18,9 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from nas.cli import PROGRAM, cache_root
+from nas.cli import PROGRAM
 from nas.command_log import announce
+from nas.machine import cache_root
 from nas.ranges import Budget, Hours, MeasureSeconds, Range, Text, Workers, check_values, declared, misfit
 from nas.redaction import public_word
 from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig

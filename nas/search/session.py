@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import cache_root, cpu_count, lock_dir, one_line
+from nas.cli import one_line
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import linked_as_latest
 from nas.local_workers import default_workers, limited_by_memory
+from nas.machine import cache_root, cpu_count, lock_dir
 from nas.measure.runtime_check import check_runtime
 from nas.redaction import public_word
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, command_line, exit_code
+from nas.cli import command_line, exit_code
 from nas.command_log import log_to
+from nas.machine import check_cache
 from nas.search.preconditions import check_sources
 from nas.terminal import stderr_console
 from nas.train.arguments import parse, parser

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.pool import TrainingJob
-from nas.cli import cache_root, command_line, cpu_count, lock_dir
+from nas.cli import command_line
 from nas.command_log import announce
+from nas.machine import cache_root, cpu_count, lock_dir
 from nas.numbers import clock, plural
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler

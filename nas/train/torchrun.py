@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nas.backend.pool import RankSpec, TrainingJob, train_as_rank
 from nas.backend.teacher_gpus import share
-from nas.cli import checkpoint_interval_s, cpu_count, lock_dir
+from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.study.records import RungResult
 
 

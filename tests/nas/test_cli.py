@@ -2,11 +2,8 @@
 
 import errno
 import importlib
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -210,13 +207,3 @@ def test_a_bug_is_not_reported_as_wrong_use(error: type[Exception]) -> None:
 
     with pytest.raises(error):
         exit_code(fail)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
-def test_a_process_counts_the_cpus_that_it_may_use() -> None:
-    code = (
-        "import os, sys; from nas.cli import cpu_count; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        " print(cpu_count(), 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "False"]

@@ -31,7 +31,7 @@ from nas.backend.pool import (
     stopping_s,
 )
 from nas.cache import CacheError
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
 from nas.run_folder import image_scores_path
