@@ -29,7 +29,8 @@ from typing import Any
 
 from nas.files import atomic_write
 from nas.measure.environment import environment
-from nas.storage.store import StoreError, read_study
+from nas.storage.errors import StoreError
+from nas.storage.store import read_study
 from nas.study.pareto import finished_points, front, hypervolume, reference_point
 from nas.study.records import StudyRecord
 

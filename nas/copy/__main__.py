@@ -58,7 +58,8 @@ def copy_run(settings: CopySettings) -> int:
         StoreError: There is no study, a command works on it, or there is something at the copy's place.
         OSError: A file cannot be read or written.
     """
-    from nas.storage.store import Store, StoreError  # imports optuna: not for --help or a bad flag
+    from nas.storage.errors import StoreError  # imports optuna: not for --help or a bad flag
+    from nas.storage.store import Store
 
     run, out = settings.run, settings.out
     if out.resolve().is_relative_to(run.resolve()):
@@ -90,8 +91,8 @@ def refuse_working(store: Store, run: Path) -> None:
         store: The study.
         run: Its run folder.
     """
+    from nas.storage.errors import StoreError
     from nas.storage.liveness import is_locked
-    from nas.storage.store import StoreError
 
     if drivers := store.living_drivers():
         host, pid, _ = drivers[0].rsplit(":", 2)

@@ -239,7 +239,7 @@ def read_hub() -> HubReading:
     """Ask the model hub for the size of one file."""
     from huggingface_hub import constants
 
-    from nas.teachers.base import TeacherError
+    from nas.study.teacher_names import TeacherError
     from nas.teachers.weights import hub_bytes
 
     if constants.HF_HUB_OFFLINE:

@@ -11,7 +11,8 @@ from nas.extras import install_command
 from nas.machine import cpu_count
 from nas.measure.arms import Arm
 from nas.measure.runtime_traits import RUNTIMES
-from nas.study.config import ConfigError, SearchConfig
+from nas.ranges import ConfigError
+from nas.study.config import SearchConfig
 
 WRONG_OUTPUTS = "its outputs are wrong"
 _MAX_REASON = 160  # characters of a library's message

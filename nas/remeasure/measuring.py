@@ -24,7 +24,7 @@ from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import check_compute_mode, environment
-from nas.measure.measurement_error import MeasurementError as MeasurementError
+from nas.measure.measurement_error import MeasurementError
 from nas.measure.memory import release_cached
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples

@@ -44,9 +44,10 @@ from nas.search.preconditions import check_image_count, check_limits, unseen_ima
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
 from nas.stage_progress import StageProgress
+from nas.storage.errors import StoreError
 from nas.storage.liveness import only_command
 from nas.storage.location import holds_study
-from nas.storage.store import Store, StoreError
+from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop

@@ -13,15 +13,8 @@ import torch
 from torch import Tensor
 
 from backbones.folding import fold_batch_norms
-from nas.teachers.base import (
-    Teacher,
-    TeacherError,
-    TeacherOutput,
-    TeacherSpec,
-    check_activations,
-    enlarge_to,
-    fixed_image,
-)
+from nas.study.teacher_names import TeacherError
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fixed_image
 from nas.teachers.weights import LITE0, check_wheel, locate, weight_path
 
 MAP_STAGE = 4  # index of stage 5: 112 channels at stride 16, 8 x 8 cells at 128 px

@@ -23,6 +23,7 @@ from nas.cli import command_line
 from nas.command_log import announce
 from nas.machine import cache_root, cpu_count, lock_dir
 from nas.numbers import clock, plural
+from nas.ranges import ConfigError
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
@@ -39,7 +40,7 @@ from nas.search.session import (
 )
 from nas.stage_progress import StageProgress
 from nas.storage.store import Store
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.metrics import metric_label
 from nas.study.objectives import objectives

@@ -16,7 +16,7 @@ from nas.backend.teacher_gpus import refusal, reserved
 from nas.files import parse_json
 from nas.measure.devices import cuda_is_available, without_kernels
 from nas.numbers import plural
-from nas.ranges import Steps, Workers, check_values
+from nas.ranges import ConfigError, Steps, Workers, check_values
 from nas.run_folder import heads_file
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
@@ -30,7 +30,7 @@ from nas.search.settings import (
     new_config,
     new_folder,
 )
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
 from search_space import PRESETS, SPACES, NetworkSpec, SpecError, TimmSpec, network_spec

@@ -17,7 +17,8 @@ from nas.search.session import write_config
 from nas.search.settings import SearchCommand
 from nas.storage.errors import DatabaseUnavailable, StoreError, translate_errors
 from nas.study.config import SearchConfig
-from nas.teachers.base import TeacherError, TeacherUnavailable
+from nas.study.teacher_names import TeacherError
+from nas.teachers.base import TeacherUnavailable
 
 
 def test_named_files_are_collected() -> None:

@@ -27,8 +27,8 @@ from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.config_file import with_recorded
 from nas.search.settings import SearchCommand, command_of
+from nas.storage.errors import StoreError
 from nas.storage.location import holds_study
-from nas.storage.store import StoreError
 from nas.study.loop import StudyLoop
 from search_space import ArchSpec, TimmSpec, preset
 from tests.nas.doctor import gpus
