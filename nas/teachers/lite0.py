@@ -6,8 +6,6 @@ state dict lists the same tensors in the same order as the wheel's under other n
 
 from __future__ import annotations
 
-from typing import cast
-
 import timm
 import torch
 from torch import Tensor
@@ -51,10 +49,6 @@ class Lite0(Teacher):
                 spatial = x
         x = self.network.bn2(self.network.conv_head(x))
         return TeacherOutput(x.mean((2, 3)), spatial)
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Return ImageNet-1k logits (B, 1000); tests verify the weights with them."""
-        return cast(Tensor, self.network.classifier(self(images).summary))
 
 
 def load_by_position(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
