@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
+from statistics import mode
 from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import timed_before
@@ -61,7 +61,7 @@ def _why_none(trials: Sequence[TrialRecord], comparison: RemeasuringComparison) 
     candidates = {trial.number for trial in trials if not trial.baseline}
     reasons = [c.reason for c in comparison.candidates if c.trial.number in candidates]
     failures = [reason for reason in reasons if reason is not None]
-    return Counter(failures).most_common(1)[0][0] if failures and len(failures) == len(reasons) else None
+    return mode(failures) if failures and len(failures) == len(reasons) else None
 
 
 def _measure_rest(
