@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -128,24 +127,6 @@ class TimmBackbone(StaysInEval):
         maps: list[Tensor] = self.model(x)
         channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         return [y.permute(0, 3, 1, 2) for y in maps] if channels_last else maps
-
-
-def names_to_record() -> str:
-    """Return the content of `search_space.timm_names.RECORDED`: each network of the installed timm, with its tags.
-
-    Earlier names, which timm still takes, are among the networks; "untrained" is no tag.
-    """
-    from timm.models._registry import _model_entrypoints  # private, so that nothing that users run imports it
-
-    networks: dict[str, list[str]] = {}
-    for name in sorted(name for name, build in _model_entrypoints.items() if build.__module__.startswith("timm.")):
-        networks[name] = []
-    for name in timm.list_models(include_tags=True):
-        network, _, tag = name.partition(".")
-        if network in networks and tag:
-            networks[network].append(tag)
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(tags)}" for name, tags in networks.items())
-    return f'{{"version": {json.dumps(timm.__version__)}, "networks": {{\n{lines}\n}}}}\n'
 
 
 def check_name(name: str) -> None:

@@ -27,10 +27,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments.finished_points import finished_points
 from nas.files import atomic_write
 from nas.measure.environment import environment
-from nas.storage.store import StoreError, read_study
-from nas.study.pareto import finished_points, front, hypervolume, reference_point
+from nas.storage.errors import StoreError
+from nas.storage.store import read_study
+from nas.study.pareto import front, hypervolume, reference_point
 from nas.study.records import StudyRecord
 
 BUDGET = 200

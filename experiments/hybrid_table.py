@@ -36,8 +36,8 @@ import torch
 from experiments.distillation.parallel import load_rows, train_missing
 from nas.backend.trial import TrialContext, run_trial
 from nas.cache import open_study_targets
-from nas.cli import cache_root, lock_dir
 from nas.distill.rungs import TrainingContext
+from nas.machine import cache_root, lock_dir
 from nas.measure.environment import device_key
 from nas.measure.service import MeasurementService
 from nas.replay.hybrid_rows import TABLE

@@ -35,9 +35,10 @@ from experiments.distillation.parallel import load_rows, save_rows
 from experiments.hybrid_findings import first_evaluations, has_attention, leads
 from experiments.hybrid_table import BASELINES, SPACE, entries, timing
 from nas.backend.trial import measure
-from nas.cli import clock, lock_dir
+from nas.machine import lock_dir
 from nas.measure.environment import device_key
 from nas.measure.service import MeasurementService
+from nas.numbers import clock
 from nas.replay.hybrid import table_objectives
 from nas.replay.hybrid_rows import read_rows
 from nas.study.config import SearchConfig

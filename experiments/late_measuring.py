@@ -21,10 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments.finished_points import finished_points
 from nas.files import atomic_write
 from nas.storage.store import read_study
 from nas.study.convergence import LATEST, gain_ratios, is_below_noise
-from nas.study.pareto import finished_points, front, hypervolume, reference_point
+from nas.study.pareto import front, hypervolume, reference_point
 from nas.study.records import StudyInfo, StudyRecord, TrialRecord, TrialState
 
 

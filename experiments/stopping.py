@@ -22,11 +22,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.finished_points import finished_points
 from nas.samplers import SearchSampler, make_sampler
 from nas.storage.store import read_study, trial_records
 from nas.study.config import SearchConfig
 from nas.study.convergence import gain_ratios, is_below_noise
-from nas.study.pareto import finished_points, hypervolume, reference_point
+from nas.study.pareto import hypervolume, reference_point
 from nas.study.records import StudyRecord, TrialRecord
 from search_space import SPACES
 

@@ -17,7 +17,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.storage.store import StoreError, read_study
+from nas.storage.errors import StoreError
+from nas.storage.store import read_study
 from nas.study.pareto import coordinates, hypervolume, reference_point
 from nas.study.records import StudyRecord, TrialState
 

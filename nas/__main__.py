@@ -9,7 +9,6 @@ from importlib import import_module, metadata
 from typing import Any
 
 from nas.cli import BAD_INPUT, EXIT_CODES, PROGRAM, OneLineParser, exit_code, nearest
-from nas.study.redaction import public_text
 from nas.terminal import write_line
 
 
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = words[0] if words else ""
     if found := next((command for command in COMMANDS if command.name == first), None):
         return found.main(words[1:])
-    return exit_code(lambda: _without_command(first), public_text)
+    return exit_code(lambda: _without_command(first))
 
 
 def _without_command(first: str) -> int:

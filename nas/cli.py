@@ -1,4 +1,4 @@
-"""What the commands share: exit codes and errors, parsers, consoles, progress, and the folders of this machine.
+"""What the commands share: exit codes, errors and parsers.
 
 Every command ends with one of these exit codes, and an error is one line on stderr:
 
@@ -15,38 +15,19 @@ import argparse
 import difflib
 import errno
 import logging
-import math
-import os
 import shlex
 import signal
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
-from nas.command_log import CommandLog, VerboseAction, announce, redacted
-from nas.files import check_writable
-from nas.ranges import ConfigError
-from nas.scratch import private_folder
-from nas.terminal import SafeConsole, flush_output, open_closed_streams, write_line
+from nas.command_log import CommandLog, VerboseAction, announce
+from nas.redaction import public_text
+from nas.terminal import flush_output, open_closed_streams, write_line
 from search_space.checks import shown
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -69,9 +50,6 @@ TEACHER_HELP = "safetensors file with the weights of a timm teacher; may be give
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 PAGE_SUFFIXES = (".html", ".htm")
 
-_COLUMNS_WITHOUT_TERMINAL = 130
-_PROGRESS_LINE_S = 10.0  # between two progress lines without a terminal
-_NOTEBOOK_REFRESH_S = 0.5  # between two updates of a notebook's panel: each is a message to the browser
 _LOG = logging.getLogger(__name__)
 
 
@@ -84,7 +62,6 @@ class OperationFailed(Exception):
 
 def exit_code(
     work: Callable[[], int],
-    redact: Callable[[str], str],
     interrupted: str | Callable[[], str] = "run the same command again to continue",
 ) -> int:
     """Return the result of `work`, or the exit code of its error after one line on stderr.
@@ -93,11 +70,10 @@ def exit_code(
 
     Args:
         work: The command, from the parsing of its arguments on.
-        redact: Removes the secrets from a line of the log.
         interrupted: Says what an interruption left.
     """
     open_closed_streams()
-    with CommandLog(redact):
+    with CommandLog():
         try:
             with logged_work():
                 return _with_output(work)
@@ -142,8 +118,8 @@ def is_of_path(error: Exception) -> bool:
 
 
 def _print_error(message: str, advice: str = "") -> None:
-    """Print "error: MESSAGE" on one line, shortened and without the secrets that the command's log leaves out."""
-    text = redacted(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
+    """Print "error: MESSAGE" on one line, shortened and without secrets."""
+    text = public_text(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
     line = " ".join(text.split())
     short = line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 1] + "…"
     write_line(f"error: {short}{advice}", sys.stderr)
@@ -332,167 +308,3 @@ def folder_to_write(text: str) -> Path:
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
     return path
-
-
-# --- consoles and progress
-
-
-def stdout_console() -> Console:
-    """Return a console for tables, as wide as the terminal; a file or a pipe gets a fixed width."""
-    return SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _COLUMNS_WITHOUT_TERMINAL)
-
-
-def stderr_console() -> Console:
-    """Return a console for progress, which leaves stdout to results."""
-    return SafeConsole(stderr=True, soft_wrap=not sys.stderr.isatty())
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def format_bytes(count: float) -> str:
-    """Format a number of bytes with a decimal unit, as "1.2 GB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-@contextmanager
-def live_panel(console: Console, transient: bool) -> Iterator[Callable[[RenderableType], object] | None]:
-    """Yield a function that replaces what a panel shows; None where there is no panel, and lines are printed instead.
-
-    Args:
-        console: A terminal or a Jupyter notebook has a panel, a file or a pipe has none.
-        transient: Whether a terminal's panel is removed at the end; a notebook's stays, with its last content.
-    """
-    if console.is_jupyter:
-        yield from _notebook_panel()
-    elif console.is_terminal:
-        with Live(console=console, refresh_per_second=4, transient=transient) as live:
-            yield live.update
-    else:
-        yield None
-
-
-def _notebook_panel() -> Iterator[Callable[[RenderableType], object]]:
-    """Yield a function that replaces one output of the running cell, at most twice a second and at the end."""
-    from IPython.display import display
-
-    handle = display(Text(), display_id=True)
-    newest: RenderableType = Text()
-    shown_s = -math.inf
-
-    def show(renderable: RenderableType) -> None:
-        nonlocal newest, shown_s
-        newest = renderable
-        if time.monotonic() - shown_s >= _NOTEBOOK_REFRESH_S:
-            shown_s = time.monotonic()
-            handle.update(renderable)
-
-    try:
-        yield show
-    finally:
-        handle.update(newest)
-
-
-class StageProgress:
-    """The progress of the stages before a search, such as images and teachers; call it with (stage, done, total).
-
-    A terminal and a notebook show bars. Another console gets a line at the end of each stage, and between these one at
-    most every ten seconds.
-
-    Args:
-        console: Where the progress is shown.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._bars = Progress(*counts, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=console)
-        self._show: Callable[[RenderableType], object] | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._last_line, self._last_line_s = "", -math.inf
-        self._first: dict[str, tuple[float, int]] = {}  # stage -> time and `done` of its first call
-
-    @contextmanager
-    def showing(self) -> Iterator[StageProgress]:
-        """Show the bars during the body, on a terminal and in a notebook."""
-        with live_panel(self._console, transient=False) as self._show:
-            yield self
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done in a stage."""
-        if self._show is not None:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total)
-            self._bars.update(self._tasks[stage], completed=done, total=total)
-            self._show(self._bars)
-        now = time.monotonic()
-        start, before = self._first.setdefault(stage, (now, done))
-        if done < total:
-            if now - self._last_line_s < _PROGRESS_LINE_S:
-                return
-            self._last_line_s = now
-        eta = f" ETA {clock((now - start) / (done - before) * (total - done))}" if before < done < total else ""
-        line = f"{stage}: {done}/{total}{eta}"
-        if line == self._last_line:  # an end that is reported again
-            return
-        self._last_line = line
-        if self._show is not None:
-            _LOG.info("%s", line)
-        else:
-            announce(line, _LOG, self._console)
-
-
-# --- folders and machine
-
-
-def cache_root(folder: str | None = None) -> Path:
-    """Return the cache folder: `folder`, else the variable BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas."""
-    default = os.environ.get("BACKBONE_NAS_CACHE", str(Path.home() / ".cache" / "backbone-nas"))
-    return Path(default if folder is None else folder)
-
-
-def check_cache(folder: str | None) -> None:
-    """Raise ConfigError where the cache folder cannot be made or written."""
-    root = cache_root(folder)
-    try:
-        check_writable(root)
-    except OSError as error:
-        raise ConfigError(f"--cache: cannot write {str(root)!r}: {error.strerror}") from None
-
-
-def lock_dir() -> Path:
-    """Return the user's folder of device locks on this machine, which keep two commands from measuring at once.
-
-    Raises:
-        PermissionError: Another user has a folder of its name, or it is a link.
-    """
-    return private_folder(Path(tempfile.gettempdir()) / f"backbone-nas-{os.geteuid()}")
-
-
-def checkpoint_interval_s() -> float:
-    """Return the seconds of training between checkpoints: the variable BACKBONE_NAS_CHECKPOINT_S, else 30.
-
-    Raises:
-        ValueError: The variable is no number of 0 or more.
-    """
-    value = os.environ.get("BACKBONE_NAS_CHECKPOINT_S", "30")
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise ValueError(f"BACKBONE_NAS_CHECKPOINT_S: {value!r}: must be a number of seconds, 0 or more")
-    return seconds
-
-
-def cpu_count() -> int:
-    """Return the number of CPUs that this process may use, by its affinity if the system has one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,8 @@
 """The log of a command: a file in its run folder and, with ``--verbose``, the same lines on stderr.
 
 Library code logs through ``logging.getLogger(__name__)``. `CommandLog` attaches handlers to the logger ``nas`` while a
-command runs, and detaches them when it ends. Every line passes the redaction of the command, so that no password and no
-signature of a URL is written. A line has the time in UTC, the level, the logger's name and the message.
+command runs, and detaches them when it ends. Every line passes `nas.redaction`, so that no password and no signature of
+a URL is written. A line has the time in UTC, the level, the logger's name and the message.
 """
 
 from __future__ import annotations
@@ -20,26 +20,22 @@ from typing import Any, Self, TextIO
 
 from rich.console import Console
 
+from nas.redaction import public_text
 from nas.run_folder import LOGS
 from nas.terminal import visible, write_line
 
 Announce = Callable[[str], None]  # shows a line to the user
 _PACKAGE = logging.getLogger("nas")
 _LOG = logging.getLogger(__name__)
+_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class CommandLog:
-    """The handlers of the running command; the innermost open log is the current one.
-
-    Args:
-        redact: Removes the secrets from a text.
-    """
+    """The handlers of the running command; the innermost open log is the current one."""
 
     current: CommandLog | None = None
 
-    def __init__(self, redact: Callable[[str], str]) -> None:
-        self.redact = redact
-        self._formatter = _RedactingFormatter(redact)
+    def __init__(self) -> None:
         self._handlers: list[logging.Handler] = []
         self._outer: CommandLog | None = None
         self.verbose = False
@@ -73,7 +69,7 @@ class CommandLog:
             self._attach(_StderrHandler())
 
     def _attach(self, handler: logging.Handler) -> None:
-        handler.setFormatter(self._formatter)
+        handler.setFormatter(_RedactingFormatter(_LINE))
         self._handlers.append(handler)
         _PACKAGE.addHandler(handler)
 
@@ -109,11 +105,6 @@ def log_to(run_dir: Path, name: str, command: str) -> None:
         _LOG.info("%s", command)
 
 
-def redacted(text: str) -> str:
-    """Return a text without the secrets that the current command's log leaves out."""
-    return text if CommandLog.current is None else CommandLog.current.redact(text)
-
-
 def announce(line: str, log: logging.Logger, console: Console | None = None, level: int = logging.INFO) -> None:
     """Show a line to a person on stderr, and log it; with ``--verbose`` the line of the log is what is shown."""
     log.log(level, "%s", line)
@@ -128,17 +119,13 @@ def announce(line: str, log: logging.Logger, console: Console | None = None, lev
 class _RedactingFormatter(logging.Formatter):
     """Formats a record as "TIME LEVEL LOGGER: MESSAGE", with the traceback of its error."""
 
-    def __init__(self, redact: Callable[[str], str]) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._redact = redact
-
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return the time in UTC, to the millisecond."""
         return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03d}Z"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without secrets, and without control of a terminal that shows the file."""
-        return visible(self._redact(super().format(record)))
+        return visible(public_text(super().format(record)))
 
 
 class _FileHandler(logging.FileHandler):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.cli import cpu_count, format_bytes
+from nas.machine import cpu_count
+from nas.numbers import format_bytes
 from nas.ranges import ConfigError
 from search_space.memory import memory_bytes
 

@@ -53,3 +53,19 @@ def probability(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value:.2g}" if value >= MIN_PROBABILITY else f"<{MIN_PROBABILITY:g}"
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with a decimal unit, as "1.2 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

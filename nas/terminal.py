@@ -22,6 +22,7 @@ from rich.segment import Segment
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 NON_BREAKING_HYPHEN = "\N{NON-BREAKING HYPHEN}"
+_COLUMNS_WITHOUT_TERMINAL = 130
 # Control characters but for tab and line feed, marks that reorder a line, and halves of characters, which no output can
 # encode: the file names of some disks have them.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -69,6 +70,16 @@ class SafeConsole(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader; rich would end the program."""
         _discard(self.file)
+
+
+def stdout_console() -> Console:
+    """Return a console for tables, as wide as the terminal; a file or a pipe gets a fixed width."""
+    return SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _COLUMNS_WITHOUT_TERMINAL)
+
+
+def stderr_console() -> Console:
+    """Return a console for progress, which leaves stdout to results."""
+    return SafeConsole(stderr=True, soft_wrap=not sys.stderr.isatty())
 
 
 def show_cursor() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from nas.cli import PAGE_SUFFIXES, PROGRAM, OneLineParser, exit_code, file_to_write, folder_to_write
 from nas.flags import add_run
-from nas.study.redaction import public_text
 from nas.terminal import write_line
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ class ReportOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
-    return exit_code(
-        lambda: _report(ReportOptions(**vars(parser().parse_args(arguments)))), public_text, "the study is unchanged"
-    )
+    return exit_code(lambda: _report(ReportOptions(**vars(parser().parse_args(arguments)))), "the study is unchanged")
 
 
 def _check_comparable(study: StudyRecord, behind: StudyRecord) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from nas.analysis.evidence import StudyEvidence
 from nas.files import atomic_write
 from nas.study.ending import unfinished
 from nas.study.metrics import METRICS, is_in_tables, metric_label
+from nas.study.public_info import public_info
 from nas.study.records import Measurement, StudyInfo, StudyRecord
-from nas.study.redaction import public_info
 from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval, timing_doubt
 from nas.study.training_files import is_training
 from reports import captions, headline, sentences

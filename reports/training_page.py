@@ -19,8 +19,8 @@ from nas.analysis.evidence import StudyEvidence
 from nas.files import atomic_write
 from nas.numbers import fixed
 from nas.study.metrics import metric_label
+from nas.study.public_info import public_info
 from nas.study.records import RungResult, StudyInfo, StudyRecord, TrialRecord, TrialState
-from nas.study.redaction import public_info
 from nas.study.timing_doubts import timing_doubt
 from nas.study.training_files import LOSS, NORM, RATE, SPEED, STEP, WAITING, read_history
 from reports import sentences

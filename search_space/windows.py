@@ -53,18 +53,17 @@ def fitted(window: int, step_px: int, base: int, height_px: int, width_px: int) 
     return window if fitting is None or tiles else window // base * fitting
 
 
-def fit_windows(spec: ArchSpec, height_px: int, width_px: int | None = None) -> ArchSpec:
-    """Return a spec whose windows tile the maps of an image size, see `fitted`; vit fits its own windows to any map.
+def fit_windows(spec: ArchSpec, px: int) -> ArchSpec:
+    """Return a spec whose windows tile the maps of square images, see `fitted`; vit fits its own windows to any map.
 
     Args:
         spec: The architecture. Its smallest window is taken as that of E-RADIO's rule at the size that it is for.
-        height_px: Height of the images, a multiple of 32.
-        width_px: Width of the images, a multiple of 32; None: they are square.
+        px: Side of the images, a multiple of 32.
     """
     windows = [w for stage in spec.stages if is_cut_into_windows(stage.block) for w in stage.windows]
     if not windows:
         return spec
-    fit = partial(fitted, base=min(windows), height_px=height_px, width_px=width_px or height_px)
+    fit = partial(fitted, base=min(windows), height_px=px, width_px=px)
     pairs = zip(spec.strides, spec.stages, strict=True)
     return replace(spec, stages=tuple(_fit_stage(stage, stride, fit) for stride, stage in pairs))
 

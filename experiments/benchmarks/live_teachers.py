@@ -32,9 +32,9 @@ import torch
 
 from experiments.distillation.parallel import load_rows, save_rows
 from nas.cache import open_targets
-from nas.cli import cache_root
 from nas.distill.batches import Schedule
 from nas.distill.live import LiveSource, LiveTeachers
+from nas.machine import cache_root
 from nas.study.config import Group
 from nas.study.training_files import SPEED, WAITING, read_history
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
+from nas.backend.ray_tune import open_cluster, run_study
+from nas.backend.worker_spec import WorkerSpec
 from nas.samplers import make_sampler
 from nas.storage.store import Store
 from nas.study.config import DistillConfig, SearchConfig

@@ -40,13 +40,14 @@ from torch import nn
 
 from backbones import build, fuse, resolve
 from experiments.benchmarks.predictor_models import BATCH, MODELS, RESOLUTION_PX, SPACE, Fit, ours
-from nas.cli import clock, lock_dir
 from nas.files import atomic_write
+from nas.machine import lock_dir
 from nas.measure.device_lock import measuring
 from nas.measure.environment import environment
 from nas.measure.interleave import compare
 from nas.measure.stages import called_modules, stage_times
 from nas.measure.timers import HostTimer
+from nas.numbers import clock
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation, held_out
 from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.records import REST

@@ -22,9 +22,9 @@ import torch
 
 from backbones import Backbone, build
 from backbones.skip_init import skip_init
-from nas.cli import clock
 from nas.measure.counts.macs import MacCountingMode, evaluating
 from nas.measure.counts.totals import totals
+from nas.numbers import clock
 from search_space import SPACES, ArchSpec, Space
 
 SLOW_MS = 100.0

@@ -31,7 +31,7 @@ import torch
 from scipy.stats import kendalltau
 
 from backbones import build, fuse, resolve
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.measure import Setting, measure_pair
 from nas.measure.device_lock import measuring
 from nas.measure.environment import environment

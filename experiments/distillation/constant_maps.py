@@ -22,8 +22,8 @@ import numpy as np
 from experiments.distillation.teachers import DATA, cifar
 from nas.cache import open_study_targets
 from nas.cache.targets import Targets
-from nas.cli import cache_root
 from nas.distill.evaluation.explained_variance import constant_map_scores
+from nas.machine import cache_root
 from nas.study.config import SearchConfig
 
 

@@ -44,7 +44,7 @@ from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
 from nas.analysis.agreement import RankCorrelation, rank_correlation
 from nas.cache import open_study_targets
-from nas.cli import cache_root
+from nas.machine import cache_root
 from nas.measure.counts import checked_count
 from nas.study.config import SearchConfig
 

@@ -10,8 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from nas.cli import clock
 from nas.files import atomic_write
+from nas.numbers import clock
 
 Row = dict[str, Any]
 

@@ -36,7 +36,7 @@ from experiments.distillation.teachers import ALL
 from experiments.distillation.training import seed_weights, train
 from nas.analysis.noise import measured_scatter
 from nas.cache import open_study_targets
-from nas.cli import cache_root
+from nas.machine import cache_root
 from nas.measure.counts import totals
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES, ArchSpec, find_spec

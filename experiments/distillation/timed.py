@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.distillation.parallel import Row, save_rows
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.measure import Measured, Setting, measure_pair
 from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key

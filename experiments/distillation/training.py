@@ -12,12 +12,12 @@ from torch import nn
 from experiments.distillation.teachers import DATA, scenes_miou
 from nas.cache import open_targets
 from nas.cache.targets import Targets
-from nas.cli import cache_root
 from nas.distill.adaptor import Adaptor
 from nas.distill.evaluation.explained_variance import explained_variance
 from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.heads import Student
 from nas.distill.trainer import Distiller
+from nas.machine import cache_root
 from nas.study.config import DistillConfig
 
 LABELS = {"knn": "CIFAR-10 kNN", "probe": "CIFAR-10 probe", "miou": "CamVid mIoU"}

@@ -45,8 +45,8 @@ from experiments.distillation.teachers import DATA
 from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
 from nas.cache import open_study_targets
-from nas.cli import cache_root
 from nas.distill.folded_heads import fold
+from nas.machine import cache_root
 from nas.measure.counts import totals
 from nas.study.config import DistillConfig, SearchConfig
 from nas.train.training_settings import LONG_RECIPE

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from matplotlib import colormaps, rc_context
@@ -205,8 +205,8 @@ def _panel_title(which: str, points: Sequence[PanelPoint]) -> str:
     ms = [p.measurement for p in points]
     if not ms:
         return f"{which}: no candidate was measured"
-    device, runtime = _most_frequent(m.device for m in ms), _most_frequent(m.arm for m in ms)
-    batch, px = _most_frequent(m.batch for m in ms), _most_frequent(m.resolution for m in ms)
+    device, runtime = mode(m.device for m in ms), mode(m.arm for m in ms)
+    batch, px = mode(m.batch for m in ms), mode(m.resolution for m in ms)
     lines = (f"{which}: {device}", f"{runtime}; batch {batch}, {px} px")
     return "\n".join(_folded(line, TITLE_CHARACTERS) for line in lines)
 
@@ -264,7 +264,3 @@ def _short_label(trial: TrialRecord) -> str:
 
 def _folded(text: str, characters: int) -> str:
     return "\n".join(textwrap.wrap(text, characters))
-
-
-def _most_frequent(values: Iterable[object]) -> object:
-    return Counter(values).most_common(1)[0][0]

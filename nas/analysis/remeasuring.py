@@ -7,8 +7,9 @@ side.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import mode
 from typing import Any
 
 from nas.analysis.agreement import MIN_FOR_INTERVAL, SpeedAgreement, speed_agreement
@@ -261,7 +262,7 @@ def differences(study: StudyRecord, again: Remeasurement, before: Sequence[Measu
     now = list(again.measurements.values())
     changed = []
     for name in ("device", "arm", "batch", "resolution", "reference"):
-        old_value, new_value = (_most_frequent(getattr(m, name) for m in ms) for ms in (before, now))
+        old_value, new_value = (mode([getattr(m, name) for m in ms] or ["?"]) for ms in (before, now))
         if old_value != new_value:
             changed.append(f"{'runtime' if name == 'arm' else name}: {old_value}{ARROW}{new_value}")
     return [*changed, *other_versions(study.info, again)]
@@ -313,11 +314,6 @@ def _numbers(candidates: Sequence[RemeasuredCandidate]) -> str:
 
 def _candidates(n: int) -> str:
     return plural(n, "candidate")
-
-
-def _most_frequent(values: Iterable[object]) -> str:
-    """Return the most frequent value; "?" where there is none."""
-    return next((str(value) for value, _ in Counter(values).most_common(1)), "?")
 
 
 def remeasuring_json(study: StudyRecord, again: Remeasurement, c: RemeasuringComparison) -> dict[str, Any]:

@@ -34,8 +34,9 @@ from nas.analysis.trial_choice import SelectionError
 from nas.api.opened_study import Model, NothingFits, Study, load_study
 from nas.api.start import search, train
 from nas.export import ExportError
-from nas.storage.store import StoreError
-from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.ranges import ConfigError
+from nas.storage.errors import StoreError
+from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import LimitError
 
 if TYPE_CHECKING:

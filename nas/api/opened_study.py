@@ -23,7 +23,6 @@ from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.limits import given_limits
 from nas.study.records import Measurement, Remeasurement, StudyInfo, TrialRecord
-from nas.study.redaction import public_text
 from search_space import NetworkSpec, network_spec
 from search_space.outline import outline
 
@@ -312,7 +311,7 @@ class Study:
         )  # fmt: skip
         which = f"baselines={baselines}" if not shortlist else "shortlist=True"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"
-        with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
+        with CommandLog(), logged_work(), Store.open(self.run_dir) as store:
             records, plan = begin_retraining(store, settings, call)
             train_and_measure(store, records, plan, settings, call)
             summary = retraining_summary(store, records, plan.steps)
@@ -371,7 +370,7 @@ class Study:
             overwrite=overwrite,
         )
         call = f"nas.api.load_study({self.run_dir.name!r}).remeasure(trials={trials!r}, device={device!r})"
-        with CommandLog(public_text), logged_work(), Store.open(self.run_dir) as store:
+        with CommandLog(), logged_work(), Store.open(self.run_dir) as store:
             _, remeasuring, newest = begin_remeasuring(store, settings, call)
             measure(remeasuring, newest, store, settings, call)
         self.refresh()

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.api.opened_study import Study, load_study
-from nas.cli import logged_work, stderr_console
+from nas.cli import logged_work
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
+from nas.redaction import public_text
 from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
-from nas.study.redaction import public_text
+from nas.terminal import stderr_console
 from search_space import NetworkSpec
 
 
@@ -90,7 +91,7 @@ def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
     from nas.search.settings import command_of
 
     call = f"nas.api.search({_call_arguments(config, settings)})"
-    with CommandLog(public_text), logged_work():
+    with CommandLog(), logged_work():
         command = command_of({**_options(config or SearchConfig()), **settings}, public_text(call))
         log_to(command.run, "search", command.text)
         run_search(command, stderr_console())
@@ -154,7 +155,7 @@ def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | No
     given = {"arch": str(arch) if isinstance(arch, Path) else arch, "run": run_dir and str(run_dir), **options}
     given = {name: value for name, value in given.items() if value is not None}
     call = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    with CommandLog(public_text), logged_work():
+    with CommandLog(), logged_work():
         command = command_of(given, public_text(f"nas.api.train({call})"))
         log_to(command.session.run, "train", command.session.text)
         run_train(command, stderr_console())

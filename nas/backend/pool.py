@@ -30,7 +30,8 @@ from nas.backend.training_rank import (
     stopping_s,
     train_as_rank,
 )
-from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
+from nas.cli import one_line
+from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import scratch_folder
 from nas.study.config import DistillConfig

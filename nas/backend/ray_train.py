@@ -23,8 +23,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.backend.cluster import ray_watchdog
 from nas.backend.ray_session import head_address, joined_ray, raylet_socket
 from nas.backend.training_rank import MAX_REASON_CHARACTERS, RankSpec, TrainingJob, stopping_s, train_as_rank
-from nas.cli import checkpoint_interval_s, cpu_count, lock_dir, one_line
+from nas.cli import one_line
 from nas.command_log import Announce
+from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.study.records import RungResult
 
 POLL_S = 0.2

@@ -22,7 +22,7 @@ from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.study.failures import Failure, is_disk_error
 from nas.study.records import RungResult, TrialRecord, TrialState
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas.cli import checkpoint_interval_s
+from nas.machine import checkpoint_interval_s
 
 # A rank shares its GPU with trials that only measure there: two ranks do not fit, a rank and ten such trials do.
 _GPUS_OF_RANK, _GPUS_OF_MEASURING_TRIAL = 0.9, 0.01
@@ -31,7 +31,7 @@ class WorkerSpec:
         checkpoint_dir: Takes checkpoints of unfinished trainings.
         train_threads: CPU threads of a training, over all its ranks.
         measure_threads: CPU threads of a measurement.
-        lock_dir: Folder of all devices' locks; "" for `nas.cli.lock_dir` of each node.
+        lock_dir: Folder of all devices' locks; "" for `nas.machine.lock_dir` of each node.
         gpus: GPUs of a training process, 0 or 1.
         checkpoint_s: Seconds of training between two checkpoints.
         scratch: Folder that is removed at the end of the session.

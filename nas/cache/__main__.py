@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from nas.cache.arguments import BuildSettings, parse, parser
-from nas.cli import check_cache, exit_code
-from nas.study.redaction import public_text
+from nas.cli import exit_code
+from nas.machine import check_cache
 from nas.study.teacher_names import check_teacher_names
 
 __all__ = ["main", "parser"]
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return manage_cache(settings)
 
-    return exit_code(work, public_text, "finished shards were kept; run the same command to continue")
+    return exit_code(work, "finished shards were kept; run the same command to continue")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from nas.cache.entry import CacheError
 from nas.cache.estimate import summarize
 from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
-from nas.cli import StageProgress, cache_root, format_bytes, one_line, stderr_console
+from nas.cli import one_line
 from nas.command_log import announce
-from nas.numbers import plural
-from nas.study.redaction import public_text
+from nas.machine import cache_root
+from nas.numbers import format_bytes, plural
+from nas.redaction import public_text
+from nas.stage_progress import StageProgress
 from nas.teachers import enlarged_maps, specs
-from nas.terminal import write_line
+from nas.terminal import stderr_console, write_line
 
 DAY_S = 86400.0
 _LOG = logging.getLogger(__name__)

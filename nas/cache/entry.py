@@ -239,7 +239,7 @@ class CacheEntry:
         arrays = (name for name in files if name.endswith(ARRAY_SUFFIX))
         return {_shard_name(name) for name in arrays if name not in present}
 
-    def check(self, hashes: bool, arrays: bool = True) -> None:
+    def check(self, hashes: bool = False, arrays: bool = True) -> None:
         """Check the size of every file, and its content.
 
         Args:

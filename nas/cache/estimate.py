@@ -21,10 +21,9 @@ from nas.cache.images import SPLITS, ImageCacheBuilder
 from nas.cache.poses import missing_poses, poses_stage
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder, images_at_once
-from nas.cli import clock, format_bytes
 from nas.data import CorruptImage, ImageSet
 from nas.data.dataset import Progress, evenly_spaced
-from nas.numbers import plural
+from nas.numbers import clock, format_bytes, plural
 from nas.study.config import DistillConfig
 from nas.teachers.base import Teacher, run_teacher
 

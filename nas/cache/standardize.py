@@ -26,7 +26,7 @@ from nas.cache.hadamard import Matrix, factors, spreading_rotation
 from nas.cache.shards import Rows
 from nas.files import atomic_path
 from nas.study.config import SearchConfig
-from nas.teachers.base import TeacherError
+from nas.study.teacher_names import TeacherError
 
 WHOLE_SUMMARY = 0.1  # share of a teacher's kept numbers up to which its summary keeps every direction
 NEGLIGIBLE_EIGENVALUE = 1e-9  # share of the largest eigenvalue below which others are rounding errors

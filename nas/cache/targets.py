@@ -135,12 +135,11 @@ def read_cache_set(path: Path) -> CacheSet:
         raise CacheError(f"teacher cache: {path} is not the file of a set, set-*.json") from None
 
 
-def load_targets(path: Path, verify: bool = False, checked: bool = False) -> Targets:
+def load_targets(path: Path, checked: bool = False) -> Targets:
     """Memory-map the targets of a built set.
 
     Args:
         path: The set's file.
-        verify: Whether to compare every file's hash, not only its size.
         checked: Whether another process, whose worker this one is, has just checked the sizes of all arrays. Rows are
             checked as they are read in any case.
 
@@ -149,7 +148,7 @@ def load_targets(path: Path, verify: bool = False, checked: bool = False) -> Tar
     """
     cache_set = read_cache_set(path)
     for entry in cache_set.entries:
-        entry.check(hashes=verify, arrays=not checked)
+        entry.check(arrays=not checked)
         mark_in_use(entry.folder)
     images = cache_set.images.manifest
     for entry in cache_set.teachers.values():

@@ -11,7 +11,6 @@ import shtab
 
 from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.flags import run_folder
-from nas.study.redaction import public_text
 from nas.terminal import write_line
 
 __all__ = ["main", "parser"]
@@ -56,7 +55,7 @@ _STUDY = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the script and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _print(parser().parse_args(words).shell), public_text)
+    return exit_code(lambda: _print(parser().parse_args(words).shell))
 
 
 def parser() -> OneLineParser:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import PROGRAM, OneLineParser, StageProgress, exit_code, folder_to_write, stderr_console
+from nas.cli import PROGRAM, OneLineParser, exit_code, folder_to_write
 from nas.command_log import announce
 from nas.files import atomic_write
 from nas.flags import add_run
 from nas.numbers import plural
 from nas.scratch import scratch_folder
-from nas.study.redaction import public_text
-from nas.terminal import write_line
+from nas.stage_progress import StageProgress
+from nas.terminal import stderr_console, write_line
 
 if TYPE_CHECKING:
     from nas.storage.store import Store
@@ -48,7 +48,7 @@ class CopySettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: copy_run(parse(words)), public_text, "there is no copy, and the study is unchanged")
+    return exit_code(lambda: copy_run(parse(words)), "there is no copy, and the study is unchanged")
 
 
 def copy_run(settings: CopySettings) -> int:
@@ -58,7 +58,8 @@ def copy_run(settings: CopySettings) -> int:
         StoreError: There is no study, a command works on it, or there is something at the copy's place.
         OSError: A file cannot be read or written.
     """
-    from nas.storage.store import Store, StoreError  # imports optuna: not for --help or a bad flag
+    from nas.storage.errors import StoreError  # imports optuna: not for --help or a bad flag
+    from nas.storage.store import Store
 
     run, out = settings.run, settings.out
     if out.resolve().is_relative_to(run.resolve()):
@@ -90,8 +91,8 @@ def refuse_working(store: Store, run: Path) -> None:
         store: The study.
         run: Its run folder.
     """
+    from nas.storage.errors import StoreError
     from nas.storage.liveness import is_locked
-    from nas.storage.store import StoreError
 
     if drivers := store.living_drivers():
         host, pid, _ = drivers[0].rsplit(":", 2)

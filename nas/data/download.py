@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from nas.data.dataset import DataError, DataUnavailable
-from nas.study.redaction import public_word
+from nas.redaction import public_word
 
 SCHEMES = ("http://", "https://")
 ATTEMPTS = 6  # in a row without a single byte; an attempt with bytes resets the count

@@ -53,7 +53,7 @@ from nas.data.download import Absent, fetch, is_remote, local_path, without_sign
 from nas.data.tar_index import IMAGE_FIELDS, TarSample, read_index
 from nas.files import atomic_write, parse_json
 from nas.numbers import plural
-from nas.study.redaction import public_word, split_patterns
+from nas.redaction import public_word, split_patterns
 
 QUIET_S = 2.0  # a selection of local shards that takes longer reports its progress
 

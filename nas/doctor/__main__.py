@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import exit_code
 from nas.doctor.arguments import parse, parser
-from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
 
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return examine(settings)
 
-    return exit_code(work, public_text)
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from nas.cli import FAILED, cache_root, stdout_console
+from nas.cli import FAILED
 from nas.doctor.arguments import BenchmarkSettings, DoctorSettings
 from nas.doctor.examination import Examination
 from nas.doctor.findings import FAIL, OK, WARN, Finding
+from nas.machine import cache_root
 from nas.measure.devices import DeviceError, device_type
 from nas.measure.forkserver import ForkServer
-from nas.terminal import write_line
+from nas.terminal import stdout_console, write_line
 from search_space.timm_spec import check_arch
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.cli import cpu_count, one_line
+from nas.cli import one_line
 from nas.doctor import findings, readings
 from nas.doctor.findings import Finding
 from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
 from nas.local_workers import workers_on
+from nas.machine import cpu_count
 from nas.measure.arms import default_arm
 from nas.measure.runtime_check import read_runtime
 from nas.measure.runtime_traits import RUNTIMES

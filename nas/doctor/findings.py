@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.cli import format_bytes
 from nas.doctor.gpu_readings import Gpu, GpuReading
 from nas.doctor.readings import (
     CpuReading,
@@ -28,7 +27,7 @@ from nas.measure.conditions import restricted_mode
 from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
 from nas.measure.runtime_check import WRONG_OUTPUTS, RuntimeReading, runtime_remedy
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
-from nas.numbers import plural
+from nas.numbers import format_bytes, plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision
 
 OK, WARN, FAIL = "ok", "warn", "fail"

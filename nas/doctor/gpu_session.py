@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.cli import StageProgress, stderr_console
 from nas.command_log import announce
 from nas.doctor.arguments import BenchmarkSettings
 from nas.doctor.benchmark import REFERENCE, measured_rows, missing_rows, rows_of, with_row
@@ -25,8 +24,10 @@ from nas.doctor.gpu_tests import GpuTestsError, run_gpu_tests, why_no_tests
 from nas.measure.environment import torch_device
 from nas.measure.service import MeasurementService
 from nas.profile.command import ProfileProgress
+from nas.stage_progress import StageProgress
 from nas.study.records import Measurement
 from nas.study.timing_doubts import ratio_interval_words
+from nas.terminal import stderr_console
 
 _LOG = logging.getLogger(__name__)
 _USUAL = "+channels-last+fused"  # layout and form that the table leaves out

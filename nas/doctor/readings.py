@@ -20,8 +20,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import cpu_count, one_line
+from nas.cli import one_line
 from nas.files import check_writable, existing_folder
+from nas.machine import cpu_count
 from nas.scratch import scratch_folder
 from search_space.memory import CGROUPS, PROC, control_group_limit, control_groups
 
@@ -238,7 +239,7 @@ def read_hub() -> HubReading:
     """Ask the model hub for the size of one file."""
     from huggingface_hub import constants
 
-    from nas.teachers.base import TeacherError
+    from nas.study.teacher_names import TeacherError
     from nas.teachers.weights import hub_bytes
 
     if constants.HF_HUB_OFFLINE:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import command_line, exit_code
 from nas.export.arguments import check_installed, parse, parser
-from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
 
@@ -26,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return export(settings, command_line("export", words))
 
-    return exit_code(work, public_text)
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from nas.export.arguments import ExportSettings
 from nas.export.card import CardData, model_card
 from nas.files import parse_json
 from nas.numbers import fixed
-from nas.study.redaction import card_command
+from nas.redaction import card_command
 
 if TYPE_CHECKING:
     from nas.export.source import FormatReport, OutputShapes

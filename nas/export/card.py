@@ -17,10 +17,10 @@ from nas.analysis.recommendation import place_words
 from nas.analysis.retraining import RetrainingSummary
 from nas.analysis.run_files import TrainedWeights
 from nas.numbers import fixed, fixed_interval, plural
+from nas.redaction import card_command, card_name
 from nas.study.config import compares_unit_vectors
 from nas.study.objectives import SCORE_LABELS
 from nas.study.records import Measurement, StudyRecord, TrialRecord
-from nas.study.redaction import card_command, card_name
 from nas.study.timing_doubts import no_interval, order_statistic_interval, throughput_interval, timing_doubt
 from search_space import network_spec
 from search_space.outline import outline

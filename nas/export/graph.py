@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Network, TimmBackbone
-from nas.cli import lock_dir
 from nas.distill.adaptor import module_name
 from nas.export import ExportFailed
 from nas.export.source import ExportSource
+from nas.machine import lock_dir
 from nas.measure.arms import Arm, torch_dtype
 from nas.measure.conditions import watching
 from nas.measure.device_lock import measuring

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nas.cli import clock, lock_dir
 from nas.command_log import announce
+from nas.machine import lock_dir
 from nas.measure.environment import device_key
-from nas.study.redaction import public_text
+from nas.numbers import clock
+from nas.redaction import public_text
 
 DEVICE_FILE, _TURNSTILE_FILE = "device.lock", "turnstile.lock"
 NOTICE_AFTER_S = 2.0  # shorter waits are not worth a line

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nas.cli import cpu_count, one_line
+from nas.cli import one_line
 from nas.extras import install_command
+from nas.machine import cpu_count
 from nas.measure.arms import Arm
 from nas.measure.runtime_traits import RUNTIMES
-from nas.study.config import ConfigError, SearchConfig
+from nas.ranges import ConfigError
+from nas.study.config import SearchConfig
 
 WRONG_OUTPUTS = "its outputs are wrong"
 _MAX_REASON = 160  # characters of a library's message

@@ -10,12 +10,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-from nas.cli import FAILED, StageProgress, check_cache, command_line, exit_code, stderr_console, stdout_console
+from nas.cli import FAILED, command_line, exit_code
+from nas.machine import check_cache
 from nas.plan.arguments import PilotSettings, PlanSettings, parse, parser
+from nas.redaction import public_word
 from nas.search.preconditions import check_limits, check_sources
-from nas.study.redaction import public_text, public_word
+from nas.stage_progress import StageProgress
 from nas.study.teacher_names import check_teacher_names
-from nas.terminal import write_line
+from nas.terminal import stderr_console, stdout_console, write_line
 
 __all__ = ["main", "parser"]
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pilots.append(settings)
         return _pilot(settings, command_line("plan", [public_word(word) for word in words]))
 
-    return exit_code(work, public_text, lambda: _after_interruption(pilots))
+    return exit_code(work, lambda: _after_interruption(pilots))
 
 
 def _after_interruption(pilots: Sequence[PilotSettings]) -> str:

@@ -13,10 +13,11 @@ from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.command_log import announce
 from nas.flags import add_flag
 from nas.local_workers import check_local_workers, default_workers, limited_by_memory
+from nas.ranges import ConfigError
 from nas.search.arguments import add_settings
 from nas.search.preconditions import check_device
 from nas.search.settings import NODE_REMEDY, check_size, device_source, new_config, with_file
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from nas.cli import format_bytes
-from nas.numbers import plural
+from nas.numbers import format_bytes, plural
 from nas.plan.forecast import Basis, PlanFigure, weaker
 from nas.plan.probe import ProbedCosts, mean_batch
 from nas.plan.teacher_costs import bytes_of_an_image

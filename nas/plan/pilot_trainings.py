@@ -25,21 +25,24 @@ from nas.backend.pool import TrainingPool, recipe_here, visible_gpus
 from nas.backend.training_rank import TrainingJob
 from nas.cache import Targets, open_study_targets
 from nas.cache.targets import set_path
-from nas.cli import StageProgress, cache_root, cpu_count, lock_dir, one_line
+from nas.cli import one_line
 from nas.command_log import announce, log_to
 from nas.distill.precision import choose_precision
 from nas.files import atomic_write, parse_json
+from nas.machine import cache_root, cpu_count, lock_dir
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
+from nas.ranges import ConfigError
+from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
+from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
-from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
-from nas.study.redaction import public_word
 from nas.teachers import enlarged_maps, specs
 
 FILE_NAME = "pilot.json"

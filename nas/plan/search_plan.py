@@ -10,8 +10,9 @@ from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
-from nas.cli import PROGRAM, StageProgress, cache_root, lock_dir
+from nas.cli import PROGRAM
 from nas.distill.precision import PrecisionChoice, choose_precision
+from nas.machine import cache_root, lock_dir
 from nas.measure.counts.totals import totals
 from nas.measure.environment import check_compute_mode, device_key, device_name, environment, torch_device
 from nas.plan.arguments import MFU, PlanSettings
@@ -46,6 +47,7 @@ from nas.plan.probe import (
 )
 from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
 from nas.search.preconditions import check_limits, too_few_within_limits
+from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, broken_limit
 from nas.study.objectives import objectives

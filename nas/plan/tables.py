@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.backend.simulated import Doing, SimulatedSearch
-from nas.cli import clock, format_bytes
+from nas.numbers import clock, format_bytes
 from nas.plan.forecast import Forecast, PlanFigure, SearchPlan
+from nas.redaction import public_word
 from nas.study.config import SearchConfig
-from nas.study.redaction import public_word
 
 _MARKS = {
     Doing.TRAINING: "█",

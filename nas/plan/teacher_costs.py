@@ -16,11 +16,11 @@ from nas.cache.estimate import TIMING, BuildEstimate, estimate_images, estimate_
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import CALIBRATION_SHARDS, Compression, TeacherCacheBuilder
-from nas.cli import StageProgress
 from nas.measure.counts.macs import MacCountingMode
 from nas.plan.forecast import Basis
 from nas.plan.probe import AssumedDevice
 from nas.search.preconditions import check_image_count
+from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, enlarged_maps, specs
 from nas.teachers.timm_networks import create, features, layout, parse

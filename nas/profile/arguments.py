@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas.cli import PROGRAM, OneLineParser, cache_root, check_cache, whole_numbers
+from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.flags import add_batch_size, add_cache, add_choices, add_flag, add_measuring_device
+from nas.machine import cache_root, check_cache
 from nas.measure.arms import (
     FORMS,
     LAYOUTS,

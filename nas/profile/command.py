@@ -16,10 +16,11 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextCol
 from rich.text import Text
 
 from backbones import resolve
-from nas.cli import FAILED, INTERRUPTED, clock, report_error, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED, report_error
 from nas.measure.allocator import keep_freed_memory
 from nas.measure.environment import check_compute_mode
 from nas.measure.service import MeasurementService
+from nas.numbers import clock
 from nas.profile.arguments import ProfileCommand
 from nas.profile.network import profile_network
 from nas.profile.network_tables import show_networks
@@ -28,7 +29,7 @@ from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, com
 from nas.profile.runtime_tables import show_runtimes
 from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
 from nas.profile.space_tables import show_space
-from nas.terminal import write_line
+from nas.terminal import stderr_console, stdout_console, write_line
 
 LINE_S = 10.0  # between two progress lines of one kind without a terminal
 

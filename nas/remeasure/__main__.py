@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import command_line, exit_code
 from nas.remeasure.arguments import parse, parser
-from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
 
@@ -29,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     return exit_code(
         work,
-        public_text,
         "finished measurements are saved; run the same command again without --overwrite to continue",
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
+from statistics import mode
 from typing import TYPE_CHECKING
 
 from nas.analysis.evidence import timed_before
@@ -13,16 +13,17 @@ from nas.analysis.remeasuring import RemeasuringComparison, compare_remeasuremen
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.analysis.tables import show_remeasuring
 from nas.analysis.trial_choice import check_measured, trials_to_remeasure
-from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED
 from nas.command_log import announce, log_to
 from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
 from nas.run_folder import samples_folder
+from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord
-from nas.terminal import write_line
+from nas.terminal import stderr_console, stdout_console, write_line
 from search_space import ArchSpec, network_spec
 from search_space.windows import padded_maps
 
@@ -60,7 +61,7 @@ def _why_none(trials: Sequence[TrialRecord], comparison: RemeasuringComparison) 
     candidates = {trial.number for trial in trials if not trial.baseline}
     reasons = [c.reason for c in comparison.candidates if c.trial.number in candidates]
     failures = [reason for reason in reasons if reason is not None]
-    return Counter(failures).most_common(1)[0][0] if failures and len(failures) == len(reasons) else None
+    return mode(failures) if failures and len(failures) == len(reasons) else None
 
 
 def _measure_rest(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from nas.measure import Arm, ArmError, Measured, Setting, torch_device
 from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import check_compute_mode, environment
-from nas.measure.measurement_error import MeasurementError as MeasurementError
+from nas.measure.measurement_error import MeasurementError
 from nas.measure.memory import release_cached
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
@@ -92,8 +92,8 @@ def plan_remeasuring(
     threads = _measuring_threads(device, settings.threads)
     setting = Setting(
         device=str(device),
-        batch=settings.batch_size or _most_frequent(m.requested_batch or m.batch for m in measured),
-        resolution=settings.img_size or _most_frequent(m.resolution for m in measured),
+        batch=settings.batch_size or mode(m.requested_batch or m.batch for m in measured),
+        resolution=settings.img_size or mode(m.resolution for m in measured),
         arm=Arm.parse(settings.runtime, study_arm(measured)) if settings.runtime else study_arm(measured),
         budget_s=settings.measure_seconds,
     )
@@ -112,7 +112,7 @@ def plan_remeasuring(
 
 def study_arm(measurements: Sequence[Measurement]) -> Arm:
     """Return the arm of most measurements, parsed from its text; parts that the text does not name are the defaults."""
-    words = re.split(r"[\s,+]+", _most_frequent(m.arm for m in measurements).replace("_", "-"))
+    words = re.split(r"[\s,+]+", mode(m.arm for m in measurements).replace("_", "-"))
     vocabulary = (*RUNTIMES, *PRECISIONS, *LAYOUTS, *FORMS)
     return Arm.parse("+".join(dict.fromkeys(word for word in words if word in vocabulary)))
 
@@ -177,10 +177,6 @@ def _default_name(setting: Setting, here: dict[str, Any]) -> str:
     device = "cpu" if setting.device == "cpu" else str(here["device_name"])
     kind = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     return f"{kind}-b{setting.batch}-{setting.resolution}px-{setting.arm}"
-
-
-def _most_frequent(values: Iterable[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0]
 
 
 class Remeasuring:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import command_line, exit_code
 from nas.replay.arguments import parse, parser
-from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
 
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return replay(settings, command_line("replay", words))
 
-    return exit_code(work, public_text, "no study was written; the same command begins again")
+    return exit_code(work, "no study was written; the same command begins again")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from nas.cli import PROGRAM, OneLineParser, comma_list
 from nas.extras import install_command
 from nas.flags import add_flag
-from nas.ranges import Budget, Range, Seed, Workers, check_fields
-from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SAMPLERS, ConfigError
+from nas.ranges import Budget, ConfigError, Range, Seed, Workers, check_fields
+from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SAMPLERS
 
 SIZES = "sizes"  # the source of the linear term
 # Sources of what is known of an architecture before it is trained, by benchmark: all, and the default.

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nas.backend.pool import end_with_parent
-from nas.cli import cpu_count, stderr_console
 from nas.command_log import announce, log_to
+from nas.machine import cpu_count
+from nas.ranges import ConfigError
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
 from nas.replay.plots import draw
@@ -25,8 +26,7 @@ from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quan
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
-from nas.study.config import ConfigError
-from nas.terminal import write_line
+from nas.terminal import stderr_console, write_line
 from reports.page import build_report
 
 _LOG = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.study.config import ConfigError
+from nas.ranges import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nas.cli import stdout_console
 from nas.replay.arguments import INFORMED_SAMPLERS
 from nas.study.config import KNOWN_COST
-from nas.terminal import write_line
+from nas.terminal import stdout_console, write_line
 
 ROWS = (10, 20, 30, 50, 100, 150, 200, 300, 500, 1000, 2000)  # evaluated architectures
 

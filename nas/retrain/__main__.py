@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from nas.cli import command_line, exit_code
 from nas.retrain.arguments import parse, parser
-from nas.study.redaction import public_text
 
 __all__ = ["main", "parser"]
 
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return retrain(settings, command_line("retrain", words))
 
-    return exit_code(work, public_text)
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from nas.analysis.trial_choice import (
     promising_stopped,
 )
 from nas.backend.pool import TrainingPool, TrainingProgress
-from nas.cli import FAILED, INTERRUPTED, StageProgress, stderr_console, stdout_console
+from nas.cli import FAILED, INTERRUPTED
 from nas.command_log import announce, log_to
 from nas.local_workers import limited_by_memory
 from nas.measure.environment import code_digest, device_line, device_name, torch_device, versions
@@ -41,11 +41,12 @@ from nas.numbers import plural
 from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
+from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord
-from nas.terminal import write_line
+from nas.terminal import stderr_console, stdout_console, write_line
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.analysis.comparable import other_versions
 from nas.analysis.retraining import RETRAINING_TIMINGS
-from nas.cli import StageProgress, one_line
+from nas.cli import one_line
 from nas.command_log import announce
 from nas.files import atomic_write, parse_json
 from nas.numbers import plural
@@ -25,6 +25,7 @@ from nas.remeasure.measuring import (
 )
 from nas.retrain.arguments import MEASURE_SECONDS, RetrainSettings
 from nas.run_folder import restarted_samples_folder, samples_folder
+from nas.stage_progress import StageProgress
 from nas.storage.store import Store
 from nas.study.records import Remeasurement, StudyRecord
 

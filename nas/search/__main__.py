@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, checkpoint_interval_s, exit_code, stderr_console
+from nas.cli import exit_code
 from nas.command_log import log_to
+from nas.machine import check_cache, checkpoint_interval_s
 from nas.search.arguments import parse, parser
 from nas.search.preconditions import check_sources
-from nas.study.redaction import public_text
+from nas.terminal import stderr_console
 
 if TYPE_CHECKING:
     from nas.search.settings import SearchCommand
@@ -25,10 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nas.plan.__main__ import main as plan
 
         if started := [word.split("=")[0] for word in words if word.split("=")[0] in ("--resume", "--extend")]:
-            return exit_code(lambda: _refuse_plan(started[0]), public_text)
+            return exit_code(lambda: _refuse_plan(started[0]))
         return plan([word for word in words if word != "--plan"])
     begun: list[SearchCommand] = []
-    return exit_code(lambda: _main(words, begun), public_text, lambda: _after_interruption(begun))
+    return exit_code(lambda: _main(words, begun), lambda: _after_interruption(begun))
 
 
 def _refuse_plan(flag: str) -> int:

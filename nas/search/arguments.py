@@ -11,6 +11,7 @@ from typing import Any
 from nas.cli import PROGRAM, OneLineParser, comma_list, command_line, whole_numbers
 from nas.flags import LATEST, Add, add_cache, add_choices, add_flag, run_folder
 from nas.ranges import declared, misfit
+from nas.redaction import public_word
 from nas.search.config_file import recipe_names
 from nas.search.networks import add_network_flags
 from nas.search.settings import SearchCommand, command_of
@@ -28,7 +29,6 @@ from nas.study.config import (
 )
 from nas.study.limits import add_limit_flags
 from nas.study.objectives import OBJECTIVES
-from nas.study.redaction import public_word
 from search_space import SPACES
 from search_space.checks import shown
 

@@ -18,12 +18,13 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from nas.cli import PROGRAM, cache_root
+from nas.cli import PROGRAM
 from nas.command_log import announce
-from nas.ranges import Budget, Hours, MeasureSeconds, Range, Text, Workers, check_values, declared, misfit
-from nas.study.config import RECIPE_FLAGS, ConfigError, DistillConfig, SearchConfig
+from nas.machine import cache_root
+from nas.ranges import Budget, ConfigError, Hours, MeasureSeconds, Range, Text, Workers, check_values, declared, misfit
+from nas.redaction import public_word
+from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
 from nas.study.limits import LIMITS, Bound
-from nas.study.redaction import public_word
 from search_space.checks import read_text, shown
 
 _LOG = logging.getLogger(__name__)

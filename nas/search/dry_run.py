@@ -10,19 +10,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nas.cli import BAD_INPUT, OperationFailed, StageProgress, cache_root, format_bytes, one_line
+from nas.cli import BAD_INPUT, OperationFailed, one_line
 from nas.files import check_writable, existing_folder
 from nas.local_workers import default_workers, limited_by_memory
+from nas.machine import cache_root
 from nas.measure.arms import Arm
 from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_check import check_runtime
-from nas.numbers import plural
+from nas.numbers import format_bytes, plural
+from nas.ranges import ConfigError
+from nas.redaction import public_text
 from nas.search.config_file import config_text, run_table
 from nas.search.preconditions import check_device, check_image_count, check_limits, unseen_images
 from nas.search.settings import NODE_REMEDY, SearchCommand
+from nas.stage_progress import StageProgress
 from nas.storage.store import Store
-from nas.study.config import ConfigError
-from nas.study.redaction import public_text
 from nas.study.teacher_names import TeacherError, check_files
 from nas.terminal import write_line
 

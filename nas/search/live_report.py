@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from nas.cli import clock, command_line, one_line
+from nas.cli import command_line, one_line
 from nas.command_log import announce
-from nas.numbers import plural
+from nas.numbers import clock, plural
 from nas.search.progress import front_words
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import on_plane

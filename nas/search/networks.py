@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from nas.cli import comma_list
-from nas.study.config import OPTUNA_SAMPLERS, ConfigError, SearchConfig, is_of_timm
+from nas.ranges import ConfigError
+from nas.study.config import OPTUNA_SAMPLERS, SearchConfig, is_of_timm
 from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec
 from search_space.presets import unknown_preset
 from search_space.timm_names import PREFIX

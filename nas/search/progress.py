@@ -13,10 +13,10 @@ from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
-from nas.cli import clock, live_panel
 from nas.command_log import announce
-from nas.numbers import fixed, plural
+from nas.numbers import clock, fixed, plural
 from nas.run_folder import checkpoint_path
+from nas.stage_progress import live_panel
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import StageProgress, cpu_count, one_line
+from nas.cli import one_line
 from nas.command_log import Announce, announce
 from nas.flags import linked_as_latest
 from nas.local_workers import limited_by_memory
+from nas.machine import cpu_count
 from nas.measure.runtime_check import check_runtime
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
@@ -43,8 +44,10 @@ from nas.search.study_opening import (
     workers_here,
     write_config,
 )
+from nas.stage_progress import StageProgress
+from nas.storage.errors import StoreError
 from nas.storage.location import holds_study
-from nas.storage.store import Store, StoreError
+from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop

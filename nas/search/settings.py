@@ -15,6 +15,8 @@ from nas.command_log import announce
 from nas.local_workers import check_local_workers
 from nas.measure.arms import Arm, check_reported, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
+from nas.ranges import ConfigError
+from nas.redaction import public_word
 from nas.search.config_file import (
     check_options,
     in_terms_of_keys,
@@ -27,17 +29,9 @@ from nas.search.config_file import (
 from nas.search.networks import check_networks, check_new_baselines, read_spec_files
 from nas.search.preconditions import check_device
 from nas.study import compatibility
-from nas.study.config import (
-    KNOWN_COST,
-    RECIPE_FLAGS,
-    ConfigError,
-    SearchConfig,
-    check_sampler,
-    supports,
-)
+from nas.study.config import KNOWN_COST, RECIPE_FLAGS, SearchConfig, check_sampler, supports
 from nas.study.limits import given_limits
 from nas.study.objectives import OBJECTIVES
-from nas.study.redaction import public_word
 from nas.study.teacher_names import SETS
 from search_space import SPACES, SpecError
 from search_space.checks import shown
@@ -336,7 +330,8 @@ def new_folder(options: Mapping[str, Any], default: Path) -> Path:
     Raises:
         StoreError: The folder has a study, or cannot be written.
     """
-    from nas.storage.store import Store, StoreError
+    from nas.storage.errors import StoreError
+    from nas.storage.store import Store
 
     run_dir = Path(options.get("run", default))
     Store.check_free(run_dir, options.get("storage"))

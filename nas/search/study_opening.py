@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.cli import StageProgress, cache_root, cpu_count, lock_dir
 from nas.command_log import Announce, announce
 from nas.files import atomic_write
 from nas.local_workers import default_workers
+from nas.machine import cache_root, cpu_count, lock_dir
+from nas.redaction import public_word
 from nas.search.config_file import (
     FILE_NAME,
     RECORDED_KEYS,
@@ -26,13 +27,14 @@ from nas.search.config_file import (
 )
 from nas.search.preconditions import check_image_count
 from nas.search.settings import SearchCommand
+from nas.stage_progress import StageProgress
+from nas.storage.errors import StoreError
 from nas.storage.liveness import only_command
-from nas.storage.store import Store, StoreError
+from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.config import SearchConfig
 from nas.study.objectives import objectives
 from nas.study.records import FORMAT, Objective, StudyInfo, TeacherFacts
-from nas.study.redaction import public_word
 from search_space import NetworkSpec
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import PROGRAM, OneLineParser, exit_code, stdout_console
+from nas.cli import PROGRAM, OneLineParser, exit_code
 from nas.flags import add_flag, add_run
 from nas.study.limits import add_limit_flags, given_limits
-from nas.study.redaction import public_text
-from nas.terminal import write_line
+from nas.terminal import stdout_console, write_line
 
 if TYPE_CHECKING:
     from nas.analysis.retraining import RetrainingSummary
@@ -53,7 +52,7 @@ class SelectSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; it is NOTHING_FITS where no candidate is within the limits."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: select(parse(words)), public_text, "the study is unchanged")
+    return exit_code(lambda: select(parse(words)), "the study is unchanged")
 
 
 def select(settings: SelectSettings) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from nas.ranges import (
     BatchSize,
     Budget,
+    ConfigError,
     HeldOutImages,
     Images,
     MeasureSeconds,
@@ -25,7 +26,6 @@ from nas.ranges import (
     check_values,
     declared,
 )
-from nas.ranges import ConfigError as ConfigError
 from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
 from search_space import SPACES, ArchSpec, Space, preset

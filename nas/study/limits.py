@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -193,13 +193,9 @@ def excesses(costs: CandidateCosts, limits: Mapping[str, float]) -> dict[str, fl
     measured quantities are skipped until there is a measurement.
     """
     found = {}
-    for name, bound in limits.items():
-        limit = LIMITS[name]
-        if limit.measured and costs.measurement is None:
-            continue
-        value = limit.value(costs)
-        unknown = limit.compliance(value, bound) is Compliance.UNKNOWN
-        found[name] = UNKNOWN_EXCESS if unknown or value is None else limit.factor(value, bound) - 1.0
+    for limit, bound, value, compliance in _checked(costs, limits):
+        unknown = compliance is Compliance.UNKNOWN
+        found[limit.name] = UNKNOWN_EXCESS if unknown or value is None else limit.factor(value, bound) - 1.0
     return found
 
 
@@ -208,13 +204,19 @@ def broken_limit(costs: CandidateCosts, limits: Mapping[str, float]) -> str | No
 
     Limits on measured quantities are skipped until there is a measurement.
     """
-    for name, bound in limits.items():
-        limit = LIMITS[name]
-        if limit.measured and costs.measurement is None:
-            continue
-        value = limit.value(costs)
-        compliance = limit.compliance(value, bound)
+    for limit, bound, value, compliance in _checked(costs, limits):
         if compliance is not Compliance.KEPT:
             amount = "unknown" if compliance is Compliance.UNKNOWN else f"{value:.4g}"
             return f"{limit.flag.removeprefix('--')}: {amount} against a limit of {bound:.4g}"
     return None
+
+
+def _checked(
+    costs: CandidateCosts, limits: Mapping[str, float]
+) -> Iterator[tuple[Limit, float, float | None, Compliance]]:
+    """Yield each limit that can be checked now, with its bound, the candidate's value and compliance."""
+    for name, bound in limits.items():
+        limit = LIMITS[name]
+        if not limit.measured or costs.measurement is not None:
+            value = limit.value(costs)
+            yield limit, bound, value, limit.compliance(value, bound)

@@ -106,12 +106,3 @@ def coordinates(trial: TrialRecord, objectives: Sequence[Objective], rung: int) 
     if any(value is None for value in values):
         return None
     return tuple(coordinate(o, v) for o, v in zip(objectives, values, strict=True) if v is not None)
-
-
-def finished_points(
-    trials: Sequence[TrialRecord], objectives: Sequence[Objective]
-) -> tuple[list[TrialRecord], list[Point]]:
-    """Return the complete trials that count against the budget, with their points at the last rung."""
-    done = [t for t in trials if t.counts and t.state is TrialState.COMPLETE]
-    points = [coordinates(t, objectives, len(t.rungs) - 1) for t in done]
-    return done, [p for p in points if p is not None]

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nas.numbers import plural
-from nas.study.teacher_names import SETS, check_teacher_names, listed
-from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec
+from nas.study.teacher_names import SETS, TeacherError, check_teacher_names, listed
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec
 from nas.teachers.hed import HED_TEACHER
 from nas.teachers.lite0 import LITE0_TEACHER
 from nas.teachers.timm_networks import timm_spec

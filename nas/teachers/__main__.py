@@ -9,7 +9,6 @@ from typing import cast
 
 from nas.cli import OneLineParser, exit_code
 from nas.files import atomic_write
-from nas.study.redaction import public_text
 from nas.teachers import TEACHERS
 from nas.teachers.base import ACTIVATIONS_FILE, Teacher, TeacherSpec, activation_fingerprint
 from nas.terminal import write_line
@@ -26,7 +25,7 @@ NAME_HELP = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return exit_code(lambda: _record(arguments), public_text)
+    return exit_code(lambda: _record(arguments))
 
 
 def _record(arguments: Sequence[str] | None) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.cli import OperationFailed
-from nas.study.teacher_names import TeacherError as TeacherError
+from nas.study.teacher_names import TeacherError
 
 ACTIVATIONS_FILE = Path(__file__).with_name("activations.json")
 FINGERPRINT_NUMBERS = 16

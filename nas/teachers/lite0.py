@@ -6,22 +6,13 @@ state dict lists the same tensors in the same order as the wheel's under other n
 
 from __future__ import annotations
 
-from typing import cast
-
 import timm
 import torch
 from torch import Tensor
 
 from backbones.folding import fold_batch_norms
-from nas.teachers.base import (
-    Teacher,
-    TeacherError,
-    TeacherOutput,
-    TeacherSpec,
-    check_activations,
-    enlarge_to,
-    fixed_image,
-)
+from nas.study.teacher_names import TeacherError
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, check_activations, enlarge_to, fixed_image
 from nas.teachers.weights import LITE0, check_wheel, locate, weight_path
 
 MAP_STAGE = 4  # index of stage 5: 112 channels at stride 16, 8 x 8 cells at 128 px
@@ -58,10 +49,6 @@ class Lite0(Teacher):
                 spatial = x
         x = self.network.bn2(self.network.conv_head(x))
         return TeacherOutput(x.mean((2, 3)), spatial)
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Return ImageNet-1k logits (B, 1000); tests verify the weights with them."""
-        return cast(Tensor, self.network.classifier(self(images).summary))
 
 
 def load_by_position(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.teachers.base import TeacherError
+from nas.study.teacher_names import TeacherError
 from nas.teachers.timm_networks import parse
 from nas.teachers.weights import (
     OPEN_CLIP_FILE,

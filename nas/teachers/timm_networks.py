@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.numbers import plural
-from nas.study.teacher_names import teacher_choices
-from nas.teachers.base import Teacher, TeacherError, TeacherOutput, TeacherSpec, complete_mosaics
+from nas.study.teacher_names import TeacherError, teacher_choices
+from nas.teachers.base import Teacher, TeacherOutput, TeacherSpec, complete_mosaics
 from nas.teachers.weights import (
     TIMM_FILE,
     cached_hub_file,

@@ -26,7 +26,8 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTP
 from safetensors import SafetensorError, safe_open
 
 from nas.command_log import announce
-from nas.teachers.base import TeacherError, TeacherUnavailable
+from nas.study.teacher_names import TeacherError
+from nas.teachers.base import TeacherUnavailable
 
 _LOG = logging.getLogger(__name__)
 SAFE = ".safetensors"

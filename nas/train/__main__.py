@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, command_line, exit_code, stderr_console
+from nas.cli import command_line, exit_code
 from nas.command_log import log_to
+from nas.machine import check_cache
 from nas.search.preconditions import check_sources
-from nas.study.redaction import public_text
+from nas.terminal import stderr_console
 from nas.train.arguments import parse, parser
 from nas.train.processes import is_follower
 
@@ -27,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_follower():
         if {"-h", "--help"} & set(words):  # rank 0 shows it and ends
             return 0
-        return exit_code(_follow, public_text, "rank 0 says how the training continues")
+        return exit_code(_follow, "rank 0 says how the training continues")
     session = _Session()
-    return exit_code(lambda: _train(words, session), public_text, lambda: _after_interruption(session))
+    return exit_code(lambda: _train(words, session), lambda: _after_interruption(session))
 
 
 @dataclass

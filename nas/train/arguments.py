@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser, comma_list, command_line
 from nas.flags import Add, add_flag, run_folder
+from nas.redaction import public_word
 from nas.search.arguments import add_data_flags, add_measuring_flags, add_recipe_flags
 from nas.study.config import SCHEDULES
-from nas.study.redaction import public_word
 from nas.train.training_settings import (
     CALIBRATION_IMAGES,
     EVALUATIONS,

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nas.backend.training_rank import TrainingJob
-from nas.cli import StageProgress, cache_root, clock, command_line, cpu_count, lock_dir
+from nas.cli import command_line
 from nas.command_log import Announce, announce
-from nas.numbers import plural
+from nas.machine import cache_root, cpu_count, lock_dir
+from nas.numbers import clock, plural
+from nas.ranges import ConfigError
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
@@ -35,8 +37,9 @@ from nas.search.study_opening import (
     show_device,
     with_precision,
 )
+from nas.stage_progress import StageProgress
 from nas.storage.store import Store
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
 from nas.study.metrics import metric_label
 from nas.study.objectives import objectives

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nas.backend.pool import TrainingPool, visible_gpus
 from nas.backend.training_rank import TrainingJob, remove_checkpoint
-from nas.cli import OperationFailed, StageProgress
+from nas.cli import OperationFailed
+from nas.stage_progress import StageProgress
 from nas.study.records import RungResult
 from nas.train.processes import launched_ranks
 from nas.train.torchrun import lead

@@ -10,7 +10,8 @@ from typing import Any
 
 from nas.backend.teacher_gpus import refusal
 from nas.numbers import plural
-from nas.study.config import ConfigError, SearchConfig
+from nas.ranges import ConfigError
+from nas.study.config import SearchConfig
 
 
 def launched_ranks() -> int | None:

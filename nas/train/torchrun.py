@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nas.backend.teacher_gpus import share
 from nas.backend.training_rank import RankSpec, TrainingJob, train_as_rank
-from nas.cli import checkpoint_interval_s, cpu_count, lock_dir
+from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.study.records import RungResult
 
 

@@ -13,7 +13,7 @@ from nas.analysis import BEST
 from nas.backend.teacher_gpus import reserved
 from nas.files import parse_json
 from nas.measure.devices import cuda_is_available, without_kernels
-from nas.ranges import Steps, Workers, check_values
+from nas.ranges import ConfigError, Steps, Workers, check_values
 from nas.run_folder import heads_file
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
@@ -27,7 +27,7 @@ from nas.search.settings import (
     new_config,
     new_folder,
 )
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.records import Record
 from nas.study.training_files import PLAN
 from nas.train.processes import launched_ranks, requested_workers, with_workers

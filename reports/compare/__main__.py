@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas.cli import PAGE_SUFFIXES, PROGRAM, OneLineParser, exit_code, file_to_write
-from nas.study.redaction import public_text
 from nas.terminal import write_line
 from reports.compare import MAX_STUDIES
 
@@ -17,7 +16,7 @@ NOTHING_WRITTEN = "no page was written"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
-    return exit_code(lambda: _compare(arguments), public_text, NOTHING_WRITTEN)
+    return exit_code(lambda: _compare(arguments), NOTHING_WRITTEN)
 
 
 def _compare(arguments: Sequence[str] | None) -> int:

@@ -9,8 +9,8 @@ from itertools import permutations
 
 from nas.analysis.agreement import kendall
 from nas.study.objectives import on_plane
+from nas.study.public_info import public_info
 from nas.study.records import Objective, StudyRecord, TrialRecord
-from nas.study.redaction import public_info
 from reports.compare import LETTERS
 from reports.compare.comparability import Comparability, comparability
 from reports.scored_trials import ScoredTrial

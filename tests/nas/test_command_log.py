@@ -13,14 +13,13 @@ import pytest
 
 from nas.cli import OneLineParser, exit_code
 from nas.command_log import announce, log_to
-from nas.study.redaction import public_text
 
 LOG = logging.getLogger("nas.somewhere")
 SECRET_URLS = "postgresql://nas:s3cret@host/db https://user:s3cret@host/a.tar?signature=s3cret"
 
 
 def run(work: Callable[[argparse.Namespace], int], *words: str) -> int:
-    return exit_code(lambda: work(OneLineParser(prog="x").parse_args(words)), public_text)
+    return exit_code(lambda: work(OneLineParser(prog="x").parse_args(words)))
 
 
 def lines(run_dir: Path, name: str = "search") -> list[str]:

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from backbones import Network, build
 from nas.backend import trial
-from nas.cli import lock_dir
 from nas.doctor.arguments import BenchmarkSettings
 from nas.doctor.benchmark import measured_rows, missing_rows
 from nas.export.graph import time_graph
 from nas.export.source import ExportSource
+from nas.machine import lock_dir
 from nas.measure import Arm, Measured, Setting
 from nas.measure.device_lock import DEVICE_FILE
 from nas.measure.environment import device_key
 from nas.plan import probe
-from nas.profile.network import NetworkSettings, profile_network
+from nas.profile.network import profile_network
+from nas.profile.profiles import NetworkSettings
 from nas.profile.runtime_comparison import RuntimeSettings, compare_runtimes
 from nas.profile.space_sample import SpaceRequest, sample_space
 from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from nas.cache.arguments import BuildSettings, DeleteSettings, VerifySettings
 from nas.doctor.arguments import BenchmarkSettings
 from nas.export.arguments import ExportSettings
-from nas.ranges import declared
+from nas.ranges import ConfigError, declared
 from nas.remeasure.arguments import RemeasureSettings
 from nas.replay.arguments import ReplaySettings
 from nas.retrain.arguments import RetrainSettings
 from nas.search.config_file import PLAN_KEYS, RUN_KEYS, read_options
 from nas.search.settings import new_config
-from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import PRESETS, ArchSpec, SpecError, find_spec
 from tests.nas.nonsense import bare_numbers, command_lines, config_files, faults, prepared, sample
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.scratch import VARIABLE, guarded, kill_children, private_folder, scratch_folder
 from tests.nas.backend.processes import gone
 from tests.waiting import until

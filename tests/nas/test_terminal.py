@@ -111,7 +111,7 @@ def test_neither_a_message_nor_a_line_of_the_log_controls_the_terminal(
         announce(ATTACK, logging.getLogger("nas.somewhere"))
         raise ValueError(ATTACK)
 
-    assert exit_code(work, str) == 2
+    assert exit_code(work) == 2
     assert capsys.readouterr().err.count("owned") == 2
     assert controls((tmp_path / "logs" / "search.log").read_text()) == []
 
@@ -144,7 +144,8 @@ def in_a_shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
 
 COMMAND = """
 import sys
-from nas.cli import exit_code, stdout_console
+from nas.cli import exit_code
+from nas.terminal import stdout_console
 from nas.terminal import write_line
 
 def work():
@@ -153,7 +154,7 @@ def work():
         stdout_console().print(99_999 * "y")
     return 7
 
-sys.exit(exit_code(work, str))
+sys.exit(exit_code(work))
 """
 
 
@@ -183,7 +184,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> No
         "import os, sys; from nas.cli import exit_code\n"
         f"def work():\n    file = open({str(file)!r}, 'w')\n    os.write(1, b'from a library')\n"
         "    os.write(2, b'from a library')\n    print('a line', file=sys.stderr)\n    return file.fileno()\n"
-        "sys.exit(exit_code(work, str))"
+        "sys.exit(exit_code(work))"
     )
     assert in_a_shell(code, "<&- >&- 2>&-").returncode > 2
     assert file.read_text() == ""
@@ -193,6 +194,6 @@ def test_children_have_the_streams_that_the_command_was_started_without() -> Non
     child = "import os, sys; sys.exit(len([os.fstat(number) for number in range(3)]))"
     code = (
         "import subprocess, sys; from nas.cli import exit_code\n"
-        f"sys.exit(exit_code(lambda: subprocess.run([sys.executable, '-c', {child!r}]).returncode, str))"
+        f"sys.exit(exit_code(lambda: subprocess.run([sys.executable, '-c', {child!r}]).returncode))"
     )
     assert in_a_shell(code, "<&- >&- 2>&-").returncode == 3

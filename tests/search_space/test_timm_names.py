@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import timm
 from timm.models import is_model, list_pretrained
 from timm.models._registry import _model_entrypoints
 
-from backbones.timm_models import names_to_record
 from nas.study import teacher_names
 from nas.study.teacher_names import OWN_TEACHERS, SETS, check_teacher_names, listed
 from nas.teachers import TEACHERS
@@ -21,6 +21,23 @@ from search_space.timm_spec import check_arch
 needs_recorded_version = pytest.mark.skipif(
     not is_recorded_version(), reason=f"timm {timm.__version__} is installed; the names of another version are recorded"
 )
+
+
+def names_to_record() -> str:
+    """Return the content of `RECORDED`: each network of the installed timm, with its tags.
+
+    Earlier names, which timm still takes, are among the networks; "untrained" is no tag.
+    For another version of timm, write it there.
+    """
+    networks: dict[str, list[str]] = {}
+    for name in sorted(name for name, build in _model_entrypoints.items() if build.__module__.startswith("timm.")):
+        networks[name] = []
+    for name in timm.list_models(include_tags=True):
+        network, _, tag = name.partition(".")
+        if network in networks and tag:
+            networks[network].append(tag)
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(tags)}" for name, tags in networks.items())
+    return f'{{"version": {json.dumps(timm.__version__)}, "networks": {{\n{lines}\n}}}}\n'
 
 
 @needs_recorded_version

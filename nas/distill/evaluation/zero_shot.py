@@ -21,7 +21,8 @@ from nas.cache.entry import CacheError
 from nas.cache.shards import ArrayWriter, ShardedArray
 from nas.cache.targets import Targets, read_cache_set
 from nas.data.dataset import Progress, digest
-from nas.teachers.base import TeacherError, TeacherSpec
+from nas.study.teacher_names import TeacherError
+from nas.teachers.base import TeacherSpec
 from nas.teachers.text import TEMPLATES, text_embeddings, zero_shot
 
 PROMPTS = f"the mean of {len(TEMPLATES)} prompts ({', '.join(template.rstrip('.') for template in TEMPLATES)})"

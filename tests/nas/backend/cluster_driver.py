@@ -18,12 +18,14 @@ from typing import Any
 
 import ray
 
-from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
+from nas.backend.ray_tune import open_cluster, run_study
 from nas.backend.worker import trial_phases
+from nas.backend.worker_spec import WorkerSpec
 from nas.cli import report_error
 from nas.measure.environment import environment
 from nas.samplers import make_sampler
-from nas.storage.store import STUDY_FILE, Store
+from nas.storage.location import STUDY_FILE
+from nas.storage.store import Store
 from nas.study.compatibility import recorded_device_kind
 from nas.study.config import DistillConfig
 from nas.study.failures import Failure

@@ -20,7 +20,7 @@ import torch
 
 from nas.backend.pool import TrainingPool, TrainingProgress, recipe_here
 from nas.backend.training_rank import TrainingJob
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
 from nas.run_folder import image_scores_path

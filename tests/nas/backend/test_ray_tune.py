@@ -23,17 +23,10 @@ from ray.tune.error import TuneError
 from nas.backend import cluster as cluster_module
 from nas.backend import ray_tune, worker
 from nas.backend.cluster import DeviceMismatchError
-from nas.backend.ray_tune import (
-    LocalSlots,
-    LoopScheduler,
-    LoopSearcher,
-    RayCluster,
-    WorkerSpec,
-    open_cluster,
-    run_study,
-)
+from nas.backend.ray_tune import LocalSlots, LoopScheduler, LoopSearcher, RayCluster, open_cluster, run_study
 from nas.backend.watchdog import TrialWatchdog
 from nas.backend.worker import trial_phases
+from nas.backend.worker_spec import WorkerSpec
 from nas.files import atomic_path
 from nas.samplers import make_sampler
 from nas.storage.errors import SamplerError

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from backbones import build
-from nas.backend.ray_tune import WorkerSpec, open_cluster, run_study
+from nas.backend.ray_tune import open_cluster, run_study
 from nas.backend.trial import TrialContext, run_trial
+from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.distill.folded_heads import load_heads

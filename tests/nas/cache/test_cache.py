@@ -136,12 +136,18 @@ def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize)
     assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + 16 * (itemsize * 16 * 64 + 4)
 
 
+def check_hashes(path):
+    for entry in read_cache_set(path).entries:
+        entry.check(hashes=True)
+
+
 def test_a_second_open_builds_nothing(opened, targets):
     calls = []
     again = opened(targets.path.parent, names="lite0,xfeat", progress=lambda *call: calls.append(call))
     assert calls == []
     assert (again.fingerprint, again.path) == (targets.fingerprint, targets.path)
-    np.testing.assert_array_equal(load_targets(again.path, verify=True).val.images[:], targets.val.images[:])
+    check_hashes(again.path)
+    np.testing.assert_array_equal(load_targets(again.path).val.images[:], targets.val.images[:])
 
 
 def test_a_subset_of_the_teachers_shares_their_entries(opened, targets):
@@ -281,7 +287,7 @@ def test_hashes_detect_one_altered_byte(copied, name):
     content[-1] ^= 1
     (copied[2] / name).write_bytes(content)
     with pytest.raises(CacheError, match=rf"{name} is altered"):
-        load_targets(copied[0], verify=True)
+        check_hashes(copied[0])
 
 
 def test_an_altered_row_is_refused_when_training_reads_it(copied):
@@ -327,7 +333,8 @@ def test_a_damaged_shard_that_is_deleted_is_written_again_without_the_others(nam
     again = opened(path.parent, names="lite0,xfeat")
     assert again.path == path
     assert {entry.folder: entry.manifest["files"] for entry in read_cache_set(path).entries} == before
-    load_targets(path, verify=True)
+    check_hashes(path)
+    load_targets(path)
     shard = file.rpartition("-")[0]
     rewritten = {each.name for each, time_ns in written.items() if each.stat().st_mtime_ns != time_ns}
     assert file in rewritten

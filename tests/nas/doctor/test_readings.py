@@ -13,7 +13,6 @@ import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
-from nas.cli import cpu_count
 from nas.doctor import readings
 from nas.doctor.findings import FAIL, judge_folder
 from nas.doctor.gpu_readings import Gpu, read_card, read_gpu
@@ -27,6 +26,7 @@ from nas.doctor.readings import (
     read_precision,
     read_ray,
 )
+from nas.machine import cpu_count
 from nas.measure.conditions import nvml
 from nas.measure.runtime_check import read_runtime
 from tests.nas.doctor import gpus

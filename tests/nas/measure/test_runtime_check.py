@@ -12,7 +12,8 @@ import torch
 from nas.measure import MeasurementError
 from nas.measure.arms import ArmError
 from nas.measure.runtime_check import RuntimeReading, check_runtime, read_runtime
-from nas.study.config import ConfigError, SearchConfig
+from nas.ranges import ConfigError
+from nas.study.config import SearchConfig
 
 COMPILED = SearchConfig(device="cpu", runtime="compiled+bf16")
 

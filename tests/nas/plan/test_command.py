@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from nas.cache import open_targets
-from nas.cli import StageProgress, stderr_console
 from nas.measure import DeviceError, MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
 from nas.plan.arguments import PlanSettings, parse, parser
 from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
+from nas.stage_progress import StageProgress
 from nas.study.config import DistillConfig, SearchConfig
+from nas.terminal import stderr_console
 from tests.nas.data.builders import png
 from tests.nas.doctor import gpus
 

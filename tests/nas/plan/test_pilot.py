@@ -19,7 +19,6 @@ from rich.console import Console
 
 from nas.backend.pool import TrainingPool, TrainingProgress
 from nas.backend.training_rank import TrainingJob
-from nas.cli import StageProgress, stderr_console
 from nas.plan import pilot_trainings
 from nas.plan.__main__ import main
 from nas.plan.arguments import PilotSettings, parse
@@ -35,8 +34,10 @@ from nas.plan.pilot_trainings import (
 )
 from nas.plan.plots import plot_pilot
 from nas.run_folder import IMAGE_SCORES, image_scores_path
+from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord, TrialState
+from nas.terminal import stderr_console
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets
 from tests.nas.data.builders import png

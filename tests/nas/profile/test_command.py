@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from nas.cli import lock_dir
+from nas.machine import lock_dir
 from nas.measure import Arm, MeasurementError
 from nas.measure.device_lock import NOTICE_AFTER_S, _print_notice, exclusive_device, training
 from nas.measure.environment import device_key

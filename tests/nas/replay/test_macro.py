@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.ranges import ConfigError
 from nas.remeasure.__main__ import main as remeasure
 from nas.replay import command
 from nas.replay.__main__ import main
@@ -29,7 +30,6 @@ from nas.retrain.__main__ import main as retrain
 from nas.samplers import control
 from nas.select.__main__ import main as select
 from nas.storage.store import read_study
-from nas.study.config import ConfigError
 from search_space import SpecError
 from tests.nas.data.builders import SHARED
 

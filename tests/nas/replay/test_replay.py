@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.ranges import ConfigError
 from nas.replay.__main__ import main
 from nas.replay.arguments import REPLAY_SAMPLERS, ReplaySettings
 from nas.replay.nasbench201 import CELLS, EDGES, Cell, load_nasbench201
@@ -33,7 +34,6 @@ from nas.replay.published_study import (
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.storage.store import read_study
-from nas.study.config import ConfigError
 from nas.study.pareto import hypervolume
 from nas.study.records import TrialState
 from search_space import SpecError

@@ -12,6 +12,7 @@ import torch
 
 from nas.measure.environment import environment
 from nas.plan.arguments import parse as plan_settings
+from nas.ranges import ConfigError
 from nas.search.__main__ import main
 from nas.search.arguments import parse
 from nas.search.config_file import (
@@ -26,7 +27,7 @@ from nas.search.config_file import (
 from nas.search.settings import SearchCommand, command_of, resume_command
 from nas.search.study_opening import write_config
 from nas.storage.store import Store
-from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import SPACES
 from tests.nas.study.builders import search_config, study_info
 from tests.nas.study.searches import sampler_of

@@ -12,10 +12,11 @@ from nas.measure.counts import network_totals
 from nas.profile.arguments import SETTINGS
 from nas.profile.arguments import parser as profile_parser
 from nas.profile.space_sample import SpaceRequest
+from nas.ranges import ConfigError
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from search_space import SPACES, preset
 
 

@@ -25,8 +25,9 @@ from nas.search import session, settings
 from nas.search.__main__ import main
 from nas.search.config_file import with_recorded
 from nas.search.settings import command_of
+from nas.storage.errors import StoreError
 from nas.storage.location import holds_study
-from nas.storage.store import Store, StoreError
+from nas.storage.store import Store
 from nas.study.loop import StudyLoop
 from tests.nas.doctor import gpus
 from tests.nas.storage.postgres import running_server

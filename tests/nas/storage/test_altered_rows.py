@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.select.__main__ import main as select
-from nas.storage.store import STUDY_FILE, Store, StoreError, read_study
+from nas.storage.errors import StoreError
+from nas.storage.location import STUDY_FILE
+from nas.storage.store import Store, read_study
 from nas.study.records import TrialRecord, TrialState
 from reports.__main__ import main as report
 from tests.nas.analysis.builders import new_store, remeasured_for_retraining, retrained, small_study

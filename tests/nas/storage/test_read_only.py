@@ -12,7 +12,8 @@ import pytest
 
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.measuring import plan_remeasuring
-from nas.storage.store import Store, StoreError, read_study
+from nas.storage.errors import StoreError
+from nas.storage.store import Store, read_study
 from nas.study.records import Remeasurement
 from tests.nas.analysis.builders import new_store, remeasured, small_study
 from tests.nas.study.builders import measurement

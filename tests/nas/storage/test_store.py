@@ -28,7 +28,8 @@ from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.search.live_report import LiveReport
 from nas.storage import errors, liveness, location
 from nas.storage.database import Database
-from nas.storage.store import Store, StoreError, read_study
+from nas.storage.errors import StoreError
+from nas.storage.store import Store, read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import FORMAT, Remeasurement, Retraining, TrialState
 from search_space import SPACES

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from nas.ranges import ConfigError
 from nas.samplers import make_sampler
 from nas.search.settings import command_of
 from nas.storage.store import Store
 from nas.study import compatibility
-from nas.study.config import ConfigError
 from nas.study.records import Objective
 from search_space import SPACES
 from tests.nas.measure.networks import needs_onnxruntime

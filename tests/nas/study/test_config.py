@@ -8,10 +8,11 @@ import pytest
 from nas import samplers
 from nas.cache.codecs import CODECS
 from nas.distill import balance, losses
+from nas.ranges import ConfigError
 from nas.replay.arguments import INFORMED_SAMPLERS
 from nas.samplers.cost_model import COSTS
 from nas.study import config
-from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import LimitError
 from search_space import SPACES, preset
 

@@ -16,11 +16,12 @@ from nas.measure.runtime_traits import RUNTIMES
 from nas.plan.arguments import parse as plan_settings
 from nas.profile.__main__ import main as profile_main
 from nas.profile.arguments import parser as profile_parser
+from nas.ranges import ConfigError
 from nas.search.__main__ import main as search_main
 from nas.search.arguments import parser as search_parser
 from nas.search.settings import new_config
 from nas.select.__main__ import parser as select_parser
-from nas.study.config import ConfigError, SearchConfig
+from nas.study.config import SearchConfig
 from nas.study.limits import (
     LIMITS,
     Compliance,

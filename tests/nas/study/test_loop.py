@@ -12,7 +12,8 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from nas.samplers import SAMPLERS, make_sampler
-from nas.storage.store import Store, StoreError, read_study
+from nas.storage.errors import StoreError
+from nas.storage.store import Store, read_study
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState

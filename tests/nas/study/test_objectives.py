@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from nas.ranges import ConfigError
 from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
 from nas.storage.store import Store, read_study
-from nas.study.config import ConfigError, DistillConfig
+from nas.study.config import DistillConfig
 from nas.study.loop import StudyLoop
 from nas.study.objectives import OBJECTIVES, ObjectiveSpec, objectives, unknown_before_training
 from nas.study.pareto import coordinates, front, hypervolume, reference_point

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nas.study.config import ConfigError, DistillConfig, SearchConfig
+from nas.ranges import ConfigError
+from nas.study.config import DistillConfig, SearchConfig
 from nas.train.processes import with_workers
 
 

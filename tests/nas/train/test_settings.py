@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import BAD_INPUT, stderr_console
+from nas.cli import BAD_INPUT
+from nas.ranges import ConfigError
 from nas.search.preconditions import check_image_count
-from nas.study.config import ConfigError, DistillConfig, Group, SearchConfig
+from nas.study.config import DistillConfig, Group, SearchConfig
+from nas.terminal import stderr_console
 from nas.train.__main__ import main
 from nas.train.arguments import parse
 from nas.train.command import _with_live_images as with_live_images

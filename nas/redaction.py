@@ -12,12 +12,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nas.study.records import StudyInfo
 
 _SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
 _DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?:/)", re.IGNORECASE)  # of a path, // has become /
@@ -55,15 +50,6 @@ def public_word(word: str) -> str:
 def public_text(text: str) -> str:
     """Remove the secrets from free text, in which white space or a quote ends a URL as well."""
     return re.sub(r"\S+", lambda match: _public(match[0], _URL_IN_A_TEXT), text)
-
-
-def public_info(info: StudyInfo) -> StudyInfo:
-    """Remove secrets and the folders of images from a study's description, for reports; the study keeps them."""
-    config, data = dict(info.config), dict(info.data)
-    if isinstance(config.get("data"), str):
-        config["data"] = card_name(config["data"])
-    data = {key: card_name(value) if isinstance(value, str) else value for key, value in data.items()}
-    return replace(info, command=public_text(info.command), config=config, data=data)
 
 
 def card_command(command: str) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.study.redaction import card_command, card_name, public_info, public_text, public_word, split_patterns
-from tests.nas.study.builders import search_config, study_info
+from nas.redaction import card_command, card_name, public_text, public_word, split_patterns
 
 URI = "webdataset:https://me:pw@host/a-{0..9}.tar?X-Sig=secret::https://host/val.tar?token=t#ignore=255"
 TRICKY = st.lists(
@@ -84,18 +80,6 @@ def test_no_text_around_a_url_uncovers_its_secrets(host: str, before: str, after
     for text in (f"{before} {url} {after}", f"{before}'{url}'{after}"):
         assert "s3cret" not in public_text(text)
     assert "s3cret" not in public_word(f"{before}::{url}::{after}")
-
-
-def test_a_study_tells_no_secret() -> None:
-    info = study_info(search_config(data=URI))
-    command = shlex.join(["python", "-m", "nas.search", "--data", URI])
-    clean = public_info(replace(info, command=command, data={"name": URI, "fingerprint": "f"}))
-    assert "secret" not in str(clean)
-    assert "pw" not in str(clean)
-    assert clean.config["seed"] == info.config["seed"]
-    info = study_info(search_config(data="imagefolder:/home/me/photos"))
-    clean = public_info(replace(info, data={"name": "imagefolder:/home/me/photos", "fingerprint": "f"}))
-    assert (clean.config["data"], clean.data["name"]) == ("imagefolder:.../photos",) * 2
 
 
 def test_a_card_tells_no_secret_of_a_url_and_no_folder_of_this_machine() -> None:
