@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backbones import Features, TimmBackbone, build_network
 from backbones.layers.neck import Neck
+from experiments.distillation.small_mvit import mvitv2_32_wide
 from search_space import ArchSpec, StageSpec, TimmSpec
 from search_space.presets import eradio
 
@@ -223,7 +224,8 @@ def _backbones() -> NetworkStudy:
         **_presets(),
         **without_neck,
     }
-    attention = {f"timm:{name}" for name in _TIMM_ATTENTION}
+    networks["MViTv2, 32 wide"] = WithNeck(mvitv2_32_wide.__name__)
+    attention = {"MViTv2, 32 wide", *(f"timm:{name}" for name in _TIMM_ATTENTION)}
     for name, spec in networks.items():
         if isinstance(spec, ArchSpec) and not {stage.block for stage in spec.stages} <= _CONVOLUTIONS:
             attention.add(name)
