@@ -105,7 +105,7 @@ def rows(
 
 
 def _row(work: PartWork, seconds: float, whole_s: float, batch: int, ceilings: Ceilings, pieces: int) -> PartRow:
-    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes // pieces) for o in work.operators], ceilings)
+    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes // pieces, o.is_product) for o in work.operators], ceilings)
     return PartRow(
         name=work.name,
         params=work.params,

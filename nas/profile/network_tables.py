@@ -268,6 +268,8 @@ def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | No
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
         again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
         compute = f"ceilings ({c.precision}, {plural(c.threads, 'thread')}): {c.gmacs_s:.1f} GMAC/s"
+        if c.product_gmacs_s < c.gmacs_s:
+            compute += f" of convolutions, {c.product_gmacs_s:.1f} GMAC/s of matrix products, which run without TF32"
         bandwidth = f"memory bandwidth in GB/s by size of the data: {rates}"
         console.print(f"the device's measured {compute}; {bandwidth}{again}", style="dim")
     if p.roofline.over:

@@ -167,7 +167,10 @@ def _roofline(axes: Any, p: Profile) -> None:
     x = np.geomspace(edges[0], edges[1], 200)
     axes.plot(x, np.minimum(x * memory, c.gmacs_s), color="0.2", label=f"memory {memory:.0f} GB/s")
     axes.plot(x, np.minimum(x * cache, c.gmacs_s), ":", color="0.5", label=f"caches {cache:.0f} GB/s")
-    axes.axhline(c.gmacs_s, color="0.2", linewidth=0.8, label=f"matrix product {c.gmacs_s:.0f} GMAC/s")
+    axes.axhline(c.gmacs_s, color="0.2", linewidth=0.8, label=f"compute {c.gmacs_s:.0f} GMAC/s")
+    if c.product_gmacs_s < c.gmacs_s:
+        label = f"matrix products, without TF32: {c.product_gmacs_s:.0f} GMAC/s"
+        axes.axhline(c.product_gmacs_s, color="0.5", linewidth=0.8, label=label)
     shares = [900 * r.share for r in rows]
     axes.scatter(
         [a for a, _, _ in points], [b for _, b, _ in points], s=shares, alpha=0.35, color=COLORS[0], linewidths=0
