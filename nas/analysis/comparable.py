@@ -6,8 +6,8 @@ import re
 
 from nas.numbers import plural
 from nas.study.records import Measurement, Remeasurement, StudyInfo
+from nas.study.timing_doubts import WRONG_OUTPUT
 
-WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 # Versions in an environment, which has those of the libraries of its own runtime alone.
 MEASURED_WITH = ("torch", "timm", "cuda", "cudnn", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 ARROW = " → "

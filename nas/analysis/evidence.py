@@ -16,11 +16,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.analysis.comparable import WRONG_OUTPUT, not_comparable, other_versions, same_setting
+from nas.analysis.comparable import not_comparable, other_versions, same_setting
 from nas.analysis.retraining import RETRAINING_TIMINGS, RetrainingSummary, summarize_retraining
 from nas.analysis.trial_choice import SelectionError, complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
-from nas.study.timing_doubts import noise_floor, timing_doubt
+from nas.study.timing_doubts import WRONG_OUTPUT, noise_floor, timing_doubt
 
 RETRAINED, LAST_RUNG = "retraining", "last rung"  # words for the trainings whose scores are compared
 

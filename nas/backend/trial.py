@@ -23,6 +23,7 @@ from nas.measure.device_lock import measuring
 from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.memory import out_of_memory, release_cached
 from nas.measure.service import MeasurementService, save_samples
+from nas.measure.verdicts import require_right_outputs
 from nas.study.config import SearchConfig
 from nas.study.failures import Failure, is_disk_error
 from nas.study.limits import broken_limit
@@ -152,11 +153,7 @@ def measure(
             name_of_reference=config.reference,
         )
     save_samples(measured, samples_dir / f"{record.arch_id.replace('/', '-')}.json")
-    if measured.record.verdict == "wrong output":
-        error = measured.record.output_error
-        raise MeasurementError(
-            "wrong output", "not finite" if error is None else f"differs by {error:.2g} from fp32 eager"
-        )
+    require_right_outputs(measured.record)
     return measured.record
 
 

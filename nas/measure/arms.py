@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("channels-last", "nchw")
 FORMS = ("fused", "unfused")
-UNKNOWN_ON_CPU = frozenset({"energy_j", "driver_memory_mib", "launch_share"})  # fields of a `Measurement`
+# Fields of a `Measurement`.
+UNKNOWN_ON_CPU = frozenset({"energy_j", "reserved_memory_mib", "driver_memory_mib", "launch_share"})
 
 
 class ArmError(ValueError):
@@ -94,10 +95,12 @@ class Arm:
 
     def unknown_fields(self, device_type: str) -> frozenset[str]:
         """Return the fields of a `Measurement` that this arm leaves unknown on a device ("cpu" or "cuda")."""
-        fields = UNKNOWN_ON_CPU if device_type == "cpu" else frozenset()
-        if device_type in self.traits.tracked_on:
-            return fields
-        return fields | {"peak_memory_mib"} | ({"reserved_memory_mib"} if device_type == "cpu" else set())
+        fields = set(UNKNOWN_ON_CPU if device_type == "cpu" else ())
+        if device_type not in self.traits.tracked_on:
+            fields.add("peak_memory_mib")
+        if not self.traits.torch_allocator:
+            fields.add("reserved_memory_mib")
+        return frozenset(fields)
 
 
 def check_runs_on(device_type: str, runtime: str, precision: str) -> None:

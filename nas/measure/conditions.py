@@ -139,12 +139,32 @@ class CpuTimes:
     busy_s: float | None  # CPU time of all processes
 
 
+@contextmanager
+def thread_wait() -> Iterator[Callable[[], float]]:
+    """Yield a function that returns the seconds that the calling thread was runnable without a core.
+
+    A call takes a microsecond: the kernel's file stays open in the body. Where the seconds are unknown, they are 0.0.
+    """
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    except OSError:
+        yield lambda: 0.0
+        return
+    try:
+        yield lambda: _wait_s(os.pread(file, 64, 0))
+    finally:
+        os.close(file)
+
+
 def thread_waited_s() -> float:
     """Return the seconds that the calling thread was runnable without a core; 0.0 where they are unknown."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+    with thread_wait() as waited_s:
+        return waited_s()
+
+
+def _wait_s(schedstat: bytes) -> float:
+    fields = schedstat.split()
+    return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 The peak is that of weights, buffers, one batch of inputs and the activations. There are three figures. Allocated memory
 is that of tensors. On a GPU it is the allocator's peak less what was allocated before; on a CPU every storage that an
-operator creates is tracked until it is freed, without the kernels' scratch memory. Reserved memory is what the process
-took from the system, without what it only kept from earlier calls. Driver memory is all that the process holds on the
-GPU, context and libraries included.
+operator creates is tracked until it is freed, without the kernels' scratch memory. Reserved memory is what PyTorch's
+allocator took of a GPU, without what it only kept from earlier calls; on a CPU it is unknown. Driver memory is all that
+the process holds on the GPU, context and libraries included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from torch.utils._pytree import tree_leaves
 from nas.measure.conditions import driver_bytes, gpu_uuid, nvml
 
 MIB = 2**20
-_RESET_PEAK = "5"  # written to /proc/self/clear_refs: proc(5)
 # Of PyTorch, of the system (a file is mapped, a library loaded), of Python (a thread's stack is memory), and of CUDA,
 # Triton, cuBLAS and cuDNN, which take memory beside PyTorch's allocator.
 _NO_MEMORY = (
@@ -50,8 +48,6 @@ class Peaks:
 def peak_memory(call: Callable[[], object], model: nn.Module, images: Tensor, tracked: bool = True) -> Peaks:
     """Return the memory that a call needs.
 
-    On a CPU only the very first call shows the reserved memory: later calls reuse it.
-
     Args:
         call: Runs the model on `images`.
         model: The model.
@@ -61,12 +57,7 @@ def peak_memory(call: Callable[[], object], model: nn.Module, images: Tensor, tr
     fixed = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), images))
     if images.device.type == "cuda":
         return _gpu_peaks(call, fixed, images.device, tracked)
-    activations: list[int] = []
-    reserved = _resident_growth(lambda: activations.append(_host_peak(call)) if tracked else call())
-    return Peaks(
-        allocated_mib=(fixed + activations[0]) / MIB if tracked else None,
-        reserved_mib=None if reserved is None else (fixed + reserved) / MIB,
-    )
+    return Peaks((fixed + _host_peak(call)) / MIB if tracked else None, reserved_mib=None)
 
 
 def release_cached(device: str) -> None:
@@ -110,25 +101,6 @@ def _gpu_peaks(call: Callable[[], object], fixed: int, device: torch.device, tra
         reserved_mib=reserved / MIB,
         driver_mib=None if driver is None else driver / MIB,
     )
-
-
-def _resident_growth(call: Callable[[], object]) -> int | None:
-    """Return the growth of the peak resident set in bytes; None where /proc doesn't have it."""
-    proc = Path("/proc/self")
-    try:
-        (proc / "clear_refs").write_text(_RESET_PEAK)
-        start_bytes = _status_bytes("VmRSS")
-    except (OSError, KeyError):
-        call()
-        return None
-    call()
-    return max(0, _status_bytes("VmHWM") - start_bytes)
-
-
-def _status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(fields[name].split()[0]) * 1024
 
 
 def _host_peak(call: Callable[[], object]) -> int:

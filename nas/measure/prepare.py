@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backbones import Backbone, fuse
 from nas.measure.arms import Arm
 from nas.measure.measurement_error import BatchTooLargeError, MeasurementError
-from nas.measure.memory import Peaks, largest_fitting, out_of_memory, peak_memory
+from nas.measure.memory import MIB, Peaks, largest_fitting, out_of_memory, peak_memory
 from nas.measure.output_check import Expected, OutputCheck, check
 from nas.measure.runtimes import runner
 from nas.measure.timers import Call
@@ -198,9 +198,11 @@ def _attempt(
 
 
 def _peaks(candidate: Subject, arm: Arm, device: torch.device) -> Peaks:
-    """Measure the peak memory of the candidate alone, without memory that its runtime took before this call."""
-    tracked = "peak_memory_mib" not in arm.unknown_fields(device.type)
-    if device.type == "cpu" and not tracked:
-        return Peaks(None, None)
+    """Measure the peak memory of the candidate alone with one of its inputs, without what its runtime took before."""
+    unknown = arm.unknown_fields(device.type)
+    images, *others = candidate.buffers
     with torch.inference_mode():
-        return peak_memory(candidate.call(), candidate.model, candidate.buffers[0], tracked)
+        peaks = peak_memory(candidate.call(), candidate.model, images, tracked="peak_memory_mib" not in unknown)
+    if peaks.reserved_mib is None or "reserved_memory_mib" in unknown:
+        return replace(peaks, reserved_mib=None)
+    return replace(peaks, reserved_mib=peaks.reserved_mib - sum(each.nbytes for each in others) / MIB)

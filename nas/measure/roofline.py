@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class Ceilings:
     threads: int
     precision: str
     torch: str
-    gmacs_s: float  # 1e9 multiply-accumulates a second, of a large matrix product
+    gmacs_s: float  # 1e9 multiply-accumulates a second, of a large matrix product or a convolution
+    product_gmacs_s: float  # of matrix products alone: lower on a GPU in fp32, where PyTorch runs them without TF32
     gbytes_s: tuple[tuple[int, float], ...]  # (bytes touched, 1e9 bytes a second read and written), sizes rising
 
     def bandwidth(self, touched: int) -> float:
@@ -54,9 +55,9 @@ class Ceilings:
         start = max((i for i, (size, _) in enumerate(self.gbytes_s) if size <= touched), default=0)
         return max(rate for _, rate in self.gbytes_s[start:])
 
-    def compute_s(self, macs: int) -> float:
-        """Return the lower bound on the seconds that this number of MACs takes."""
-        return macs / (self.gmacs_s * GIGA)
+    def compute_s(self, macs: int, is_product: bool) -> float:
+        """Return the lower bound on the seconds that this number of MACs takes, of a matrix product or not."""
+        return macs / ((self.product_gmacs_s if is_product else self.gmacs_s) * GIGA)
 
     def memory_s(self, moved: int, touched: int) -> float:
         """Return the least seconds to read and write `moved` bytes of a working set of `touched` bytes."""
@@ -65,8 +66,12 @@ class Ceilings:
     def highest(self, other: Ceilings) -> Ceilings:
         """Return the higher of both ceilings for compute and for each size."""
         rates = [(size, max(a, b)) for (size, a), (_, b) in zip(self.gbytes_s, other.gbytes_s, strict=True)]
-        gmacs_s = max(self.gmacs_s, other.gmacs_s)
-        return Ceilings(self.device, self.threads, self.precision, self.torch, gmacs_s, tuple(rates))
+        return replace(
+            self,
+            gmacs_s=max(self.gmacs_s, other.gmacs_s),
+            product_gmacs_s=max(self.product_gmacs_s, other.product_gmacs_s),
+            gbytes_s=tuple(rates),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,16 @@ class Bound:
     kind: str  # "compute" or "memory", whichever takes most of that time; "none" without work
 
 
-def bound(work: Iterable[tuple[int, int, int]], ceilings: Ceilings) -> Bound:
-    """Return the bound of operators that run one after another, each as (MACs, bytes moved, bytes touched)."""
+def bound(work: Iterable[tuple[int, int, int, bool]], ceilings: Ceilings) -> Bound:
+    """Return the bound of operators that run one after another.
+
+    Args:
+        work: (MACs, bytes moved, bytes touched, whether it is a matrix product) of each.
+        ceilings: Ceilings of the device.
+    """
     spent = {"compute": 0.0, "memory": 0.0}
-    for macs, moved, touched in work:
-        compute_s, memory_s = ceilings.compute_s(macs), ceilings.memory_s(moved, touched)
+    for macs, moved, touched, is_product in work:
+        compute_s, memory_s = ceilings.compute_s(macs, is_product), ceilings.memory_s(moved, touched)
         spent["compute" if compute_s >= memory_s else "memory"] += max(compute_s, memory_s)
     total = sum(spent.values())
     return Bound(total, max(spent, key=lambda kind: spent[kind]) if total else "none")
@@ -94,7 +104,9 @@ def load_ceilings(device: torch.device, precision: str, root: Path) -> Ceilings 
         plain = parse_json(_file(root, identity).read_bytes())
         rates = tuple((int(size), float(rate)) for size, rate in plain.pop("gbytes_s"))
         ceilings = Ceilings(**plain, gbytes_s=rates)
-        valid = {k: plain[k] for k in identity} == identity and ceilings.gmacs_s > 0 and all(r > 0 for _, r in rates)
+        valid = {k: plain[k] for k in identity} == identity and min(
+            ceilings.gmacs_s, ceilings.product_gmacs_s, *(r for _, r in rates)
+        ) > 0
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # never measured, or damaged
     return ceilings if valid and rates else None
@@ -136,31 +148,38 @@ def measure_ceilings(
     with torch.inference_mode():
         # On most CPUs bf16 is slower than float32, to which kernels may convert it: the faster type is the ceiling.
         types = {dtype, torch.float32} if device.type == "cpu" else {dtype}
-        gmacs_s = max(_fastest_gmacs_s(sides or MATMUL_SIDES[device.type], device, t, timer) for t in types)
+        squares = sides or MATMUL_SIDES[device.type]
+        # Convolutions may use TF32 where products must not.
+        of_convolutions, of_products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        gmacs_s = max(_fastest_gmacs_s(squares, device, t, timer, of_convolutions) for t in types)
         if sides is None:
             gmacs_s = max(gmacs_s, *(_convolution_gmacs_s(device, t, timer) for t in types))
+        product_gmacs_s = gmacs_s
+        if device.type == "cuda" and dtype == torch.float32 and of_convolutions != of_products:
+            product_gmacs_s = _fastest_gmacs_s(squares, device, dtype, timer, of_products)
         rates = tuple(
             (size, _moving_gbytes_s(size, device, dtype, timer)) for size in sizes or TOUCHED_BYTES[device.type]
         )
-    return Ceilings(**_identity(device, precision), gmacs_s=gmacs_s, gbytes_s=rates)
+    return Ceilings(**_identity(device, precision), gmacs_s=gmacs_s, product_gmacs_s=product_gmacs_s, gbytes_s=rates)
 
 
-def _fastest_gmacs_s(sides: tuple[int, ...], device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+def _fastest_gmacs_s(
+    sides: tuple[int, ...], device: torch.device, dtype: torch.dtype, timer: Timer, tf32: bool
+) -> float:
     """Return the highest rate over the sides, without those that would take seconds in an emulated type."""
     best = 0.0
     for side in sides:
         if best and side**3 > best * GIGA * MAX_TIMING_S:
             break
-        best = max(best, _matmul_gmacs_s(side, device, dtype, timer))
+        best = max(best, _matmul_gmacs_s(side, device, dtype, timer, tf32))
     return best
 
 
-def _matmul_gmacs_s(side: int, device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+def _matmul_gmacs_s(side: int, device: torch.device, dtype: torch.dtype, timer: Timer, tf32: bool) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     allowed = torch.backends.cuda.matmul.allow_tf32
-    # Convolutions may use TF32 where products must not; the ceiling is that of the faster ones.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
         return float(side**3 / _best_s(lambda: torch.mm(a, b, out=out), timer) / GIGA)
     finally:

@@ -20,6 +20,7 @@ class RuntimeTraits:
         cuda_only: Whether it runs on CUDA only.
         tracked_on: Types of devices on which PyTorch sees the memory of a call: on a CPU where PyTorch's own operators
             run, on CUDA where PyTorch's allocator serves them.
+        torch_allocator: Whether the memory that it takes on CUDA is that of PyTorch's allocator.
         slow_to_prepare: Whether compiling or exporting a network may take minutes.
         cpu_precisions: Precisions that it runs on a CPU.
         min_capability: Least compute capability of a GPU.
@@ -31,6 +32,7 @@ class RuntimeTraits:
     packages: tuple[str, ...] = ()
     cuda_only: bool = False
     tracked_on: tuple[str, ...] = ("cpu", "cuda")
+    torch_allocator: bool = True
     slow_to_prepare: bool = False
     cpu_precisions: tuple[str, ...] = PRECISIONS
     min_capability: tuple[int, int] = (0, 0)
@@ -55,6 +57,7 @@ RUNTIMES: dict[str, RuntimeTraits] = {
         extra="onnx",
         packages=("onnxruntime", "onnxruntime-gpu"),
         tracked_on=(),
+        torch_allocator=False,
         slow_to_prepare=True,  # it exports the network, three times for a pair
         cpu_precisions=("fp32",),
     ),
@@ -64,6 +67,7 @@ RUNTIMES: dict[str, RuntimeTraits] = {
         packages=("tensorrt",),
         cuda_only=True,
         tracked_on=(),
+        torch_allocator=False,
         slow_to_prepare=True,
         min_capability=(7, 5),  # TensorRT 10.5 dropped Volta, which has 7.0 (its release notes)
         min_bf16_capability=MIN_BF16_CAPABILITY,

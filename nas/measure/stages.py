@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.measure.conditions import thread_wait
 from nas.measure.runtimes.contract import encoder
 from nas.study.records import REST
+
+Mark = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ def stage_times(
     def run() -> dict[str, float]:
         _lead_in(encode, images)
         marks.clear()
-        start = _mark(images.device)
+        start = mark()
         encode(images)
-        marks.append(("", start, _mark(images.device)))
+        marks.append(("", start, mark()))
         return _sums(marks)
 
-    with torch.inference_mode(), _hooked(stages, images.device) as marks:
+    with torch.inference_mode(), _marker(images.device) as mark, _hooked(stages, mark) as marks:
         means = _faster_half(run, lambda sums: sums[""], budget_s)
     return StageTimes(means.pop(""), means)
 
@@ -105,16 +108,16 @@ def self_times(model: nn.Module, images: Tensor, budget_s: float) -> StageTimes:
     def run() -> dict[str, float]:
         _lead_in(encode, images)
         marks.clear()
-        last = _mark(images.device)
+        last = mark()
         encode(images)
-        marks.append(("", _mark(images.device)))
+        marks.append(("", mark()))
         spans = []
-        for name, mark in marks:  # between two marks, one module is the innermost
-            spans.append((name, last, mark))
-            last = mark
+        for name, at in marks:  # between two marks, one module is the innermost
+            spans.append((name, last, at))
+            last = at
         return _sums(spans)
 
-    with torch.inference_mode(), _nested(model, images.device) as marks:
+    with torch.inference_mode(), _marker(images.device) as mark, _nested(model, mark) as marks:
         means = _faster_half(run, lambda sums: sum(sums.values()), budget_s)
     return StageTimes(sum(means.values()), means)
 
@@ -137,13 +140,32 @@ def _faster_half(
     return {name: float(np.mean([run[name] for run in faster])) for name in faster[0]}
 
 
-def _mark(device: torch.device) -> Any:
-    """Return a point in time: seconds on a CPU, an event in the queue of a GPU."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
+@contextmanager
+def _marker(device: torch.device) -> Iterator[Mark]:
+    """Yield a function that returns a point in time: seconds on a CPU, an event in the queue of a GPU.
+
+    On a CPU the seconds are those of `timers.HostTimer`: without the time in which this thread waited for a core.
+    """
+
+    def event() -> Any:
+        recorded = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        recorded.record(torch.cuda.current_stream(device))
+        return recorded
+
+    if device.type == "cuda":
+        yield event
+        return
+    with thread_wait() as waited_s:
+
+        def seconds() -> float:
+            before_s = waited_s()
+            while True:
+                now_s, after_s = time.perf_counter(), waited_s()
+                if after_s == before_s:  # else the core was lost between the two readings
+                    return now_s - after_s
+                before_s = after_s
+
+        yield seconds
 
 
 def _sums(marks: list[tuple[str, Any, Any]]) -> dict[str, float]:
@@ -159,16 +181,16 @@ def _sums(marks: list[tuple[str, Any, Any]]) -> dict[str, float]:
 
 
 @contextmanager
-def _hooked(stages: Sequence[tuple[str, nn.Module]], device: torch.device) -> Iterator[list[tuple[str, Any, Any]]]:
+def _hooked(stages: Sequence[tuple[str, nn.Module]], mark: Mark) -> Iterator[list[tuple[str, Any, Any]]]:
     """Install hooks that append (name, start, end) for every call of a stage to the yielded list."""
     marks: list[tuple[str, Any, Any]] = []
     started: dict[str, Any] = {}
 
     def before(name: str) -> Callable[..., None]:
-        return lambda *_: started.__setitem__(name, _mark(device))
+        return lambda *_: started.__setitem__(name, mark())
 
     def after(name: str) -> Callable[..., None]:
-        return lambda *_: marks.append((name, started[name], _mark(device)))
+        return lambda *_: marks.append((name, started[name], mark()))
 
     handles = [m.register_forward_pre_hook(before(name)) for name, m in stages]
     handles += [m.register_forward_hook(after(name)) for name, m in stages]
@@ -180,7 +202,7 @@ def _hooked(stages: Sequence[tuple[str, nn.Module]], device: torch.device) -> It
 
 
 @contextmanager
-def _nested(model: nn.Module, device: torch.device) -> Iterator[list[tuple[str, Any]]]:
+def _nested(model: nn.Module, mark: Mark) -> Iterator[list[tuple[str, Any]]]:
     """Install hooks that append (innermost module so far, mark) to the yielded list when a module begins or ends."""
     marks: list[tuple[str, Any]] = []
     running = [""]
@@ -188,13 +210,13 @@ def _nested(model: nn.Module, device: torch.device) -> Iterator[list[tuple[str, 
 
     def before(name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            marks.append((running[-1], _mark(device)))
+            marks.append((running[-1], mark()))
             running.append(name)
 
         return hook
 
     def after(*_: Any) -> None:
-        marks.append((running.pop(), _mark(device)))
+        marks.append((running.pop(), mark()))
 
     for name, module in model.named_modules():
         if not isinstance(module, nn.Identity):

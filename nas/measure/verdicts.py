@@ -10,9 +10,11 @@ import numpy as np
 
 from nas.measure.conditions import HARDWARE_CAUSES, HARDWARE_SLOWDOWN, POWER_CAP, SLOWDOWNS, Conditions
 from nas.measure.interleave import MAX_HALF_WIDTH, InterleavedSamples
+from nas.measure.measurement_error import MeasurementError
 from nas.measure.statistics import Array
 from nas.numbers import plural
-from nas.study.timing_doubts import CONTENDED, SCATTERED
+from nas.study.records import Measurement
+from nas.study.timing_doubts import CONTENDED, SCATTERED, WRONG_OUTPUT
 
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
 MAX_OTHER_GPU_SHARE = 0.05  # of the time in which others compute on the GPU; a screen takes about 0.01
@@ -69,10 +71,19 @@ def verdict(
         launch_share: Host time over device time, the larger of candidate's and reference's: both decide the ratio.
     """
     if not correct:
-        return "wrong output"
+        return WRONG_OUTPUT
     if not complete:
         return "out of memory"
     return device_verdict(conditions, launch_share, clock_difference(samples, conditions) or 0.0) or samples.verdict
+
+
+def require_right_outputs(m: Measurement) -> None:
+    """Raise a MeasurementError for a measurement of a network whose outputs are wrong: it has no throughput."""
+    if m.verdict == WRONG_OUTPUT:
+        error = m.output_error
+        raise MeasurementError(
+            WRONG_OUTPUT, "not finite" if error is None else f"differs by {error:.2g} from fp32 eager"
+        )
 
 
 def device_verdict(conditions: Conditions, launch_share: float, clock_change: float = 0.0) -> str | None:

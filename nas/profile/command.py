@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -123,7 +124,7 @@ def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
     if command.plot:
         from nas.profile.plots import plot_networks  # matplotlib takes a second to import
 
-        plot_networks(profiles, command.plot)
+        _say_plotted(plot_networks(profiles, command.plot), command.plot)
     return code or (FAILED if any(p.failure for p in profiles) else 0)
 
 
@@ -145,7 +146,7 @@ def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
     if command.plot:
         from nas.profile.plots import plot_runtimes
 
-        plot_runtimes(profiles, settings.base, command.plot)
+        _say_plotted(plot_runtimes(profiles, settings.base, command.plot), command.plot)
     return code or (FAILED if any(p.failed for p in profiles) else 0)
 
 
@@ -168,7 +169,7 @@ def _space(command: ProfileCommand, request: SpaceRequest) -> int:
     if command.plot:
         from nas.profile.plots import plot_space
 
-        plot_space(profile, command.plot)
+        _say_plotted(plot_space(profile, command.plot), command.plot)
     none_measured = profile.failed and not profile.values("ratio")
     return code or (FAILED if none_measured else 0)
 
@@ -229,6 +230,12 @@ def _run(work: Callable[[ProfileProgress], None], profiles: Sequence[object], li
 
 def _print_json(plain: Any) -> None:
     write_line(json.dumps(plain, indent=2))
+
+
+def _say_plotted(drawn: bool, path: Path) -> None:
+    """Say where no picture was written, so that an older file is not taken for the new one."""
+    if not drawn:
+        write_line(f"--plot: {path} was not written: nothing was measured that a picture shows", sys.stderr)
 
 
 def _warn(missing: Sequence[str]) -> None:

@@ -17,13 +17,14 @@ from nas.measure.counts.operators import Operator, operators
 from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.memory import out_of_memory, release_cached
-from nas.measure.pair import launch_share
+from nas.measure.pair import launch_share, take_watched, watch_for
 from nas.measure.prepare import apply_arm
 from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.runtimes.contract import encoder
 from nas.measure.service import MeasurementService
-from nas.measure.stages import called_modules, self_times, stage_times
+from nas.measure.stages import StageTimes, called_modules, self_times, stage_times
 from nas.measure.timers import timer_for
+from nas.measure.verdicts import device_verdict
 from nas.profile.profiles import (
     FAILURES,
     PARTS_SHARE,
@@ -104,7 +105,7 @@ def rows(
 
 
 def _row(work: PartWork, seconds: float, whole_s: float, batch: int, ceilings: Ceilings, pieces: int) -> PartRow:
-    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes // pieces) for o in work.operators], ceilings)
+    limit = bound([(o.macs, o.moved_bytes, o.touched_bytes // pieces, o.is_product) for o in work.operators], ceilings)
     return PartRow(
         name=work.name,
         params=work.params,
@@ -246,11 +247,15 @@ def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -
     """Time stages and layers and compare them with the ceilings."""
     drawn = images(profile.batch, profile.resolution, settings)
     parts = called_modules(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
-    stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
-    layers = self_times(ready, drawn, PARTS_SHARE * settings.seconds)
     timer, encode = timer_for(settings.device), encoder(ready)
-    with torch.inference_mode():
-        share = launch_share(lambda: encode(drawn), stages.whole_s, timer)
+
+    def take() -> tuple[StageTimes, StageTimes, float | None]:
+        stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
+        layers = self_times(ready, drawn, PARTS_SHARE * settings.seconds)
+        with torch.inference_mode():
+            return stages, layers, launch_share(lambda: encode(drawn), stages.whole_s, timer)
+
+    (stages, layers, share), conditions, _ = take_watched(take, timer, watch_for(settings.device))
     calls = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
     names = {id(module): name for name, module in ready.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
@@ -274,6 +279,7 @@ def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -
         stages_covered=stages.covered,
         layers=layer_rows,
         parts_launch_share=share,
+        parts_verdict=device_verdict(conditions, share or 0.0),
         layers_slowed=layers.whole_s / stages.whole_s - 1,
         roofline=roofline,
     )

@@ -13,9 +13,15 @@ from nas.measure.verdicts import MAX_LAUNCH_SHARE
 from nas.numbers import plural
 from nas.profile.profiles import NetworkSettings, PartRow, Profile, Roofline
 from nas.profile.sweep_tables import show_sweep
-from nas.profile.timing_words import REMEDIES, advice, half_width, interval
+from nas.profile.timing_words import advice, half_width, interval, remedies, remedy
 from nas.study.records import Measurement
-from nas.study.timing_doubts import no_interval, recorded_ratio_interval, throughput_interval
+from nas.study.timing_doubts import (
+    WRONG_OUTPUT,
+    compared_ratio_interval,
+    no_interval,
+    recorded_ratio_interval,
+    throughput_interval,
+)
 
 BAR = 12  # characters of the longest bar
 BYTES_COLUMNS, BARS_COLUMNS = 90, 120  # widths of a terminal with room for them
@@ -38,13 +44,13 @@ def show_networks(
     """
     if len(profiles) == 1:
         p = profiles[0]
-        console.print(headline(p), _counters_table(p))
+        console.print(headline(p, settings), _counters_table(p))
         if p.stages:
             console.print(parts_table("Stages", p.stages, _stages_caption(p, settings), console.width))
     else:
-        console.print(comparison_table(profiles))
+        console.print(comparison_table(profiles, settings))
     for p in profiles:
-        _show_layers(p, console, layers, top)
+        _show_layers(p, settings, console, layers, top)
         for kind, sweep in p.sweeps.items():
             show_sweep(p, kind, sweep, settings, console)
     for number, p in enumerate(profiles):
@@ -53,7 +59,7 @@ def show_networks(
     console.print(_environment_line(profiles, settings), style="dim")
 
 
-def headline(p: Profile) -> Table:
+def headline(p: Profile, settings: NetworkSettings) -> Table:
     """Tabulate the counts and the measurement of one network."""
     table = Table(title=f"{p.arch}, {p.resolution} px", box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("parameters", f"{p.counts.params / 1e6:.2f} M")
@@ -62,17 +68,14 @@ def headline(p: Profile) -> Table:
         side = -(-p.resolution // p.output.stride)
         tokens = f"{side}x{side} tokens of {p.output.width} channels, stride {p.output.stride}"
         table.add_row("output", f"{tokens}; summary of {p.output.summary_width} channels")
-    for name, value in _measurement_rows(p.measurement) if p.measurement else ():
+    for name, value in _measurement_rows(p.measurement, settings) if p.measurement else ():
         table.add_row(name, Text(value))
     return table
 
 
-def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
-    throughput = f"{m.throughput_img_s:.4g} img/s {_ends(m, throughput_interval(m))}"
-    requested = f" ({m.requested_batch} requested)" if m.requested_batch not in (None, m.batch) else ""
-    yield "throughput", f"{throughput}, batch {m.batch}{requested}"
-    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, recorded_ratio_interval(m))}, timed interleaved"
-    yield "latency", f"{_latencies(m)} ms, batch 1"
+def _measurement_rows(m: Measurement, settings: NetworkSettings) -> Iterator[tuple[str, str]]:
+    if m.verdict != WRONG_OUTPUT:  # the speed of another computation is none of the network's
+        yield from _speed_rows(m)
     memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in _memories(m).items())
     yield f"memory, batch {m.batch}", memory or "unknown"
     if m.energy_j is not None:
@@ -83,11 +86,24 @@ def _measurement_rows(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "output error", f"{m.output_error:.1e} relative to eager fp32"
     if m.compile_s:
         yield "build time", f"{m.compile_s:.1f} s (compiling or exporting)"
-    yield "verdict", f"{m.verdict} ({plural(m.samples, 'sample')} in {m.seconds:.1f} s)"
-    if m.verdict in REMEDIES:
-        yield "what to do", REMEDIES[m.verdict]
+    yield "verdict", f"{m.verdict} ({plural(m.samples, 'sample')}; {m.seconds:.1f} s with preparation)"
+    if words := remedy(m.verdict, settings.seconds, _graphs_may_help(settings)):
+        yield "what to do", words
     for note in m.notes:
         yield "note", note
+
+
+def _speed_rows(m: Measurement) -> Iterator[tuple[str, str]]:
+    throughput = f"{m.throughput_img_s:.4g} img/s {_ends(m, throughput_interval(m))}"
+    requested = f" ({m.requested_batch} requested)" if m.requested_batch not in (None, m.batch) else ""
+    yield "throughput", f"{throughput}, batch {m.batch}{requested}"
+    yield f"ratio to {m.reference}", f"{m.ratio:.3f} {_ends(m, recorded_ratio_interval(m))}, timed interleaved"
+    yield "latency", f"{_latencies(m)} ms, batch 1"
+
+
+def _graphs_may_help(settings: NetworkSettings) -> bool:
+    """Return whether a runtime with CUDA graphs would be another than that of the settings."""
+    return settings.arm.runtime != "reduce-overhead"
 
 
 def _ends(m: Measurement, ends: tuple[float, float] | None) -> str:
@@ -107,17 +123,17 @@ def _memories(m: Measurement) -> dict[str, float]:
     return {kind: mib for kind, mib in kinds.items() if mib is not None}
 
 
-def comparison_table(profiles: Sequence[Profile]) -> Table:
+def comparison_table(profiles: Sequence[Profile], settings: NetworkSettings) -> Table:
     """Tabulate several networks, one row each."""
     sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
     references = {p.measurement.reference for p in profiles if p.measurement}
     caption = (
         f"ratio: throughput over that of {', '.join(references) or 'the reference'}, timed interleaved; ±: half of its"
-        " 95 % interval; ms: latency at batch 1; MiB: allocated memory; 1 GMAC is 2 GFLOPs. Profile one --arch alone"
-        " for its counters and stages."
+        " 95 % interval, with the deviation between processes; ms: latency at batch 1; MiB: allocated memory; 1 GMAC is"
+        " 2 GFLOPs. Profile one --arch alone for its counters and stages."
     )
     verdicts = [p.measurement.verdict for p in profiles if p.measurement]
-    caption += advice(verdicts)
+    caption += advice(verdicts, settings.seconds, _graphs_may_help(settings))
     table = Table(
         title=f"Profiles ({'; '.join(sorted(sizes))})", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -135,11 +151,14 @@ def comparison_table(profiles: Sequence[Profile]) -> Table:
 
 
 def _comparison_cells(m: Measurement) -> list[str]:
-    return [
+    speeds = [
         f"{m.throughput_img_s:.4g}",
         f"{m.ratio:.3f}",
-        half_width(m.ratio, recorded_ratio_interval(m)) or "-",
+        half_width(m.ratio, compared_ratio_interval(m)) or "-",
         f"{m.latency_ms:.2f}",
+    ]
+    return [
+        *(speeds if m.verdict != WRONG_OUTPUT else ["-"] * len(speeds)),
         "-" if m.peak_memory_mib is None else f"{m.peak_memory_mib:.0f}",
         m.verdict,
     ]
@@ -210,26 +229,26 @@ def _stages_caption(p: Profile, settings: NetworkSettings) -> str:
         f"Together the stages take {p.stages_covered:.1%} of the time of a whole call (batch {p.batch}{eager})."
         f" Per image{form}: MACs; act., the elements that operators write. Per batch: moved, the inputs, weights and"
         " outputs; ms; best ms, the shortest time that the device's ceilings allow. used: best ms / ms."
-        f"{_launches(p)}"
+        f"{_doubts(p, settings)}"
     )
 
 
-def _launches(p: Profile) -> str:
-    """Return the end of a caption of parts whose times are those of their launches; "" for others."""
+def _doubts(p: Profile, settings: NetworkSettings) -> str:
+    """Return the end of a caption of parts: their verdict, and whether their times are those of their launches."""
     share = p.parts_launch_share
     if share is None or share <= MAX_LAUNCH_SHARE:
-        return ""
+        return "".join(f" {words}." for words in remedies(filter(None, [p.parts_verdict]), settings.seconds))
     return (
         f" In eager mode the CPU needs {share:.0%} of the GPU's time to launch the kernels: times of parts are those of"
         " their launches, not of the computation. A larger batch shows the computation."
     )
 
 
-def _show_layers(p: Profile, console: Console, layers: bool, top: int | None) -> None:
+def _show_layers(p: Profile, settings: NetworkSettings, console: Console, layers: bool, top: int | None) -> None:
     if not p.layers:
         return
     note = f"A row is a module without its submodules. The timing hooks changed the total by {p.layers_slowed:+.0%}."
-    note += _launches(p)
+    note += _doubts(p, settings)
     whole = sum(r.share for r in p.layers)
     if layers:
         caption = f"In the order of execution; together {whole:.1%} of the time. {note}"
@@ -249,6 +268,8 @@ def _show_ceilings(p: Profile, console: Console, earlier: Sequence[Roofline | No
         rates = ", ".join(f"{rate:.0f} ({_bytes(size)})" for size, rate in c.gbytes_s)
         again = "; measured again, because a row exceeded them" if p.roofline.measured_again else ""
         compute = f"ceilings ({c.precision}, {plural(c.threads, 'thread')}): {c.gmacs_s:.1f} GMAC/s"
+        if c.product_gmacs_s < c.gmacs_s:
+            compute += f" of convolutions, {c.product_gmacs_s:.1f} GMAC/s of matrix products, which run without TF32"
         bandwidth = f"memory bandwidth in GB/s by size of the data: {rates}"
         console.print(f"the device's measured {compute}; {bandwidth}{again}", style="dim")
     if p.roofline.over:

@@ -20,7 +20,8 @@ from nas.profile.profiles import Profile, Sweep
 from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
 from nas.profile.space_sample import QUANTITIES, SpaceProfile
 from nas.study.limits import LIMITS
-from nas.study.timing_doubts import drawn_ends, throughput_interval
+from nas.study.records import Measurement
+from nas.study.timing_doubts import WRONG_OUTPUT, compared_ratio_interval, throughput_interval
 
 PANEL_INCHES = (5.0, 3.9)
 DPI = 200
@@ -33,9 +34,13 @@ LOG_SPAN = 4.0  # highest over lowest ratio, above which the axis is logarithmic
 Panel = Callable[[Any], None]
 
 
-def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
-    """Draw throughput over GMACs and parameters of several networks or the roofline of one, and all sweeps."""
-    timed = [p for p in profiles if p.measurement]
+def plot_networks(profiles: Sequence[Profile], path: Path) -> bool:
+    """Draw throughput over GMACs and parameters of several networks or the roofline of one, and all sweeps.
+
+    Returns:
+        Whether there is anything to draw; else no file is written.
+    """
+    timed = [p for p in profiles if p.measurement and p.measurement.verdict != WRONG_OUTPUT]
     panels: list[Panel] = []
     if len(timed) > 1:
         panels.append(lambda axes: _scatter(axes, timed, "GMACs of one image", lambda p: p.counts.macs / 1e9))
@@ -49,17 +54,20 @@ def plot_networks(profiles: Sequence[Profile], path: Path) -> None:
     if panels:
         first = timed[0].measurement if timed else None
         _draw(panels, f"{first.device}; {first.arm}" if first else "", path)
+    return bool(panels)
 
 
-def plot_space(profile: SpaceProfile, path: Path) -> None:
-    """Draw a histogram of each counted or measured quantity, with the limits."""
+def plot_space(profile: SpaceProfile, path: Path) -> bool:
+    """Draw a histogram of each counted or measured quantity, with the limits; return whether there is any."""
     panels: list[Panel] = [
         lambda axes, name=name: _histogram(axes, profile, name)  # type: ignore[misc]
         for name in QUANTITIES
         if profile.values(name)
     ]
     r = profile.request
-    _draw(panels, f"space {r.name}, {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", path)
+    if panels:
+        _draw(panels, f"space {r.name}, {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", path)
+    return bool(panels)
 
 
 def _draw(panels: Sequence[Panel], title: str, path: Path) -> None:
@@ -159,7 +167,10 @@ def _roofline(axes: Any, p: Profile) -> None:
     x = np.geomspace(edges[0], edges[1], 200)
     axes.plot(x, np.minimum(x * memory, c.gmacs_s), color="0.2", label=f"memory {memory:.0f} GB/s")
     axes.plot(x, np.minimum(x * cache, c.gmacs_s), ":", color="0.5", label=f"caches {cache:.0f} GB/s")
-    axes.axhline(c.gmacs_s, color="0.2", linewidth=0.8, label=f"matrix product {c.gmacs_s:.0f} GMAC/s")
+    axes.axhline(c.gmacs_s, color="0.2", linewidth=0.8, label=f"compute {c.gmacs_s:.0f} GMAC/s")
+    if c.product_gmacs_s < c.gmacs_s:
+        label = f"matrix products, without TF32: {c.product_gmacs_s:.0f} GMAC/s"
+        axes.axhline(c.product_gmacs_s, color="0.5", linewidth=0.8, label=label)
     shares = [900 * r.share for r in rows]
     axes.scatter(
         [a for a, _, _ in points], [b for _, b, _ in points], s=shares, alpha=0.35, color=COLORS[0], linewidths=0
@@ -209,17 +220,20 @@ def log_axis(axes: Any, which: str, values: Sequence[float], margin: float = 1.3
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
 
 
-def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) -> None:
-    """Draw one panel for each network, all on one axis; draw nothing where nothing was measured.
+def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) -> bool:
+    """Draw one panel for each network, all on one axis.
 
     Args:
         profiles: Profiles of the networks.
         base: Arm that completes the names of runtimes.
         path: Picture file.
+
+    Returns:
+        Whether any network was measured; else no file is written.
     """
     measured = [p for p in profiles if p.first]
     if not measured:
-        return
+        return False
     rows = [len(p.rows) for p in measured]
     heights = [HEADER_INCHES + ROW_INCHES * count for count in rows]
     with rc_context(STYLE):
@@ -232,6 +246,7 @@ def plot_runtimes(profiles: Sequence[RuntimesProfile], base: Arm, path: Path) ->
             _panel(axes, p)
         _scale(panels, measured)
         figure.savefig(path, dpi=DPI)
+    return True
 
 
 def _panel(axes: Any, p: RuntimesProfile) -> None:
@@ -258,17 +273,21 @@ def _row(axes: Any, p: RuntimesProfile, y: int, row: RuntimeRow) -> None:
     if m is None:
         return
     color = RUNTIME_COLORS[row.arm.runtime]
-    low, high = drawn_ends(m)
+    low, high = _drawn_ends(m)
     whisker = [[m.ratio - low], [high - m.ratio]]
     axes.errorbar(m.ratio, y, xerr=whisker, fmt="o", markersize=6, capsize=3, color=color,
                   markerfacecolor="white" if p.tie(row) else color)  # fmt: skip
+
+
+def _drawn_ends(m: Measurement) -> tuple[float, float]:
+    return compared_ratio_interval(m) or (m.ratio, m.ratio)
 
 
 def _scale(panels: Sequence[Any], profiles: Sequence[RuntimesProfile]) -> None:
     """Scale the axis that all panels share."""
     results = [row.measurement for p in profiles for row in p.rows if row.measurement]
     noise = 1 + max(p.noise or 0.0 for p in profiles)
-    ends = [end for m in results for end in drawn_ends(m)]
+    ends = [end for m in results for end in _drawn_ends(m)]
     low, high = min(1 / noise, *ends), max(noise, *ends)
     bottom = panels[-1]
     if high / low > LOG_SPAN:

@@ -180,6 +180,7 @@ class Profile:
     stages_covered: float = 0.0  # the stages' time over the network's
     layers: tuple[PartRow, ...] = ()
     parts_launch_share: float | None = None  # host time over device time of the call in eager mode; None on a CPU
+    parts_verdict: str | None = None  # of nas.measure.verdicts on what the device did; None where all was well
     parts_note: str | None = None  # why stages and layers are missing
     layers_slowed: float = 0.0  # by how much hooks slowed the run that timed layers: 0.1 is 10 %
     roofline: Roofline | None = None
@@ -207,6 +208,7 @@ class Profile:
             "arch_id": self.arch_id,
             "params": self.counts.params,
             "macs": self.counts.macs,
+            "output": asdict(self.output) if self.output else None,
             "counters": {c.name: {"macs": c.macs, "reason": c.reason} for c in self.counters},
             "uncounted": self.counts.uncounted,
             **(self.measurement.to_dict() if self.measurement else {}),
@@ -214,6 +216,7 @@ class Profile:
             "stages_covered": self.stages_covered,
             "layers": [asdict(row) for row in self.layers],
             "parts_launch_share": self.parts_launch_share,
+            "parts_verdict": self.parts_verdict,
             "parts_note": self.parts_note,
             "layers_slowed": self.layers_slowed,
             "roofline": asdict(self.roofline) if self.roofline else None,

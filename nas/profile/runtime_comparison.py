@@ -18,7 +18,7 @@ from nas.measure.service import MeasurementService
 from nas.profile.network import default_batch, default_resolution
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.study.records import Measurement
-from nas.study.timing_doubts import has_interval
+from nas.study.timing_doubts import compared_ratio_interval, has_interval
 
 Progress = Callable[[str, float], None]  # (step, seconds that this network still takes)
 
@@ -81,10 +81,11 @@ class RuntimesProfile:
     def noise(self) -> float | None:
         """Return the noise floor: the largest deviation from 1 in the A/A pair's interval, 0.01 for one percent.
 
-        Smaller differences are ties. It is None where the pair has no usable interval.
+        Smaller differences are ties. Each runtime is timed in a process of its own, so that the interval includes the
+        deviation between processes. It is None where the pair has no usable interval.
         """
-        m = self.first.measurement if self.first else None
-        return max(1 / m.ratio_low, m.ratio_high) - 1 if m and has_interval(m) else None
+        ends = compared_ratio_interval(self.first.measurement) if self.first and self.first.measurement else None
+        return max(1 / ends[0], ends[1]) - 1 if ends else None
 
     @property
     def by_runtime(self) -> tuple[RuntimeRow, ...]:
@@ -98,7 +99,10 @@ class RuntimesProfile:
         return any(row.why_not and not row.impossible for row in self.rows) or (not self.missing and not self.first)
 
     def tie(self, row: RuntimeRow) -> bool | None:
-        """Return whether a runtime ties with the first: its interval overlaps the noise around 1; None if unknown."""
+        """Return whether a runtime ties with the first: its interval overlaps the noise around 1; None if unknown.
+
+        The interval is that of its own samples, because the noise includes the deviation between processes.
+        """
         m, noise = row.measurement, self.noise
         if m is None or noise is None or not has_interval(m):
             return None

@@ -12,9 +12,9 @@ from rich.text import Text
 from nas.measure.interleave import MIN_BLOCKS
 from nas.numbers import plural
 from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
-from nas.profile.timing_words import REMEDIES, advice, half_width, interval
+from nas.profile.timing_words import advice, half_width, interval, remedy
 from nas.study.records import Measurement
-from nas.study.timing_doubts import SCATTERED, interval_doubt, no_interval, recorded_ratio_interval, throughput_interval
+from nas.study.timing_doubts import SCATTERED, compared_ratio_interval, interval_doubt, no_interval, throughput_interval
 
 INTERVALS_COLUMNS = 110  # width of a terminal with room for both ends of an interval
 RUNTIME_NAME = 15  # least columns of a name that needs them
@@ -48,8 +48,8 @@ COSTS: tuple[RuntimeColumn, ...] = (
 def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings, console: Console) -> None:
     """Print the speed and the cost of the runtimes of each network, and notes."""
     for p in profiles:
-        console.print(_speed_table(p, console.width))
-        console.print(_noise_line(p), style="bold")
+        console.print(_speed_table(p, console.width, settings.seconds))
+        console.print(_noise_line(p, settings.seconds), style="bold")
         if p.first:
             console.print(_cost_table(p, console.width))
         for line in _runtime_notes(p):
@@ -63,19 +63,20 @@ def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings
     console.print(f"{defaults}; {e['device_name']}; {versions}", style="dim")
 
 
-def _speed_table(p: RuntimesProfile, width: int) -> Table:
+def _speed_table(p: RuntimesProfile, width: int, seconds: float) -> Table:
     """Tabulate throughput, its ratio to the first runtime's, and latency.
 
     Args:
         p: Profile of one network.
         width: Columns of the terminal. A narrow one has room for half the width of an interval only.
+        seconds: Timing budget of each runtime.
     """
     ends = width >= INTERVALS_COLUMNS
     rates: list[RuntimeColumn] = [
         ("img/s", lambda m: f"{m.throughput_img_s:.4g}"),
         ("95 %", lambda m: _spread(m.throughput_img_s, throughput_interval(m), ends)),
         (f"x {p.first.name if p.first else 'none'}", lambda m: f"{m.ratio:.3f}"),
-        ("95 %", lambda m: _spread(m.ratio, recorded_ratio_interval(m), ends)),
+        ("95 %", lambda m: _spread(m.ratio, compared_ratio_interval(m), ends)),
     ]
     late = [MEDIAN_LATENCY, *(_filled_columns(p, TAIL_LATENCIES) if ends else ())]
     table = _runtime_table(f"{p.arch}: batch {p.batch}, {p.resolution} px, {p.macs / 1e9:.4g} GMACs", p)
@@ -84,7 +85,8 @@ def _speed_table(p: RuntimesProfile, width: int) -> Table:
     verdicts = [row.measurement.verdict for row in p.rows if row.measurement]
     table.caption = (
         "Compare runtimes by the column x, the throughput relative to the first runtime: both are timed interleaved,"
-        f" while img/s also depends on the machine's load at that time. ms: latency at batch 1.{advice(verdicts)}"
+        " while img/s also depends on the machine's load at that time. The interval of x includes the deviation between"
+        f" processes. ms: latency at batch 1.{advice(verdicts, seconds)}"
     )
     for row, last in _sections(p.by_runtime):
         cells = [*_cells(row, rates), Text(_mark(p, row)), *_cells(row, late)]
@@ -106,21 +108,22 @@ def _cost_table(p: RuntimesProfile, width: int) -> Table:
     return table
 
 
-def _noise_line(p: RuntimesProfile) -> str:
+def _noise_line(p: RuntimesProfile, seconds: float) -> str:
     """Return a line with the noise floor and the A/A pair that it comes from."""
     m = p.first.measurement if p.first else None
     if m is None:
         return "no runtime could be measured"
-    if p.noise is None:
+    ends = compared_ratio_interval(m)
+    if p.noise is None or ends is None:
         doubt = interval_doubt(m) or SCATTERED
-        return f"{_AA}: x {m.ratio:.3f}, {no_interval(m)}; ties are unknown: {REMEDIES[doubt]}"
+        return f"{_AA}: x {m.ratio:.3f}, {no_interval(m)}; ties are unknown: {remedy(doubt, seconds)}"
     few = (
         ""
         if m.samples >= 2 * MIN_BLOCKS
         else f" (only {plural(m.samples, 'sample')}: a longer --measure-seconds makes this certain)"
     )
-    ends = interval(m.ratio_low, m.ratio_high)
-    return f"{_AA}: x {m.ratio:.3f} {ends}: differences under {p.noise:.1%} are ties{few}"
+    ties = f"differences under {p.noise:.1%} are ties, deviation between processes included"
+    return f"{_AA}: x {m.ratio:.3f} {interval(*ends)}: {ties}{few}"
 
 
 def _runtime_notes(p: RuntimesProfile) -> list[str]:

@@ -18,6 +18,7 @@ from nas.measure.counts.operators import operators
 from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
+from nas.measure.verdicts import require_right_outputs
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
@@ -287,10 +288,12 @@ def _time(counted: SampledSpec, spec: ArchSpec, request: SpaceRequest, service: 
         resolution=request.resolution,
         arm=request.arm,
         budget_s=SPEC_S,
+        smaller_batch=False,
     )
     try:
         reference = _at(request.reference, request.resolution)
         measured = service.measure(spec.to_dict(), reference, setting, name_of_reference=request.reference)
+        require_right_outputs(measured.record)
     except FAILURES as error:
         return replace(counted, failure=failure_reason(error))
     return replace(counted, measurement=measured.record)

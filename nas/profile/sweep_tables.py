@@ -96,7 +96,7 @@ def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits:
     if doubts := dict.fromkeys(point.doubt for point in sweep.points if point.doubt):
         sentences.append(f"†: doubtful, because {' or '.join(doubts)}")
     sentences += dict.fromkeys(note[:1].upper() + note[1:] for point in sweep.points for note in point.notes)
-    sentences += remedies(point.verdict for point in sweep.points)
+    sentences += remedies((point.verdict for point in sweep.points), settings.seconds)
     if sweep.refused:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
     if misfits:

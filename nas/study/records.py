@@ -173,7 +173,7 @@ class Measurement(Record):
     requested_batch: int | None = None
     latency_p95_ms: float | None = None
     latency_p99_ms: float | None = None
-    reserved_memory_mib: float | None = None  # reserved by the allocator
+    reserved_memory_mib: float | None = None  # reserved on a GPU by PyTorch's allocator
     driver_memory_mib: float | None = None  # of the whole process on the GPU
     output_error: float | None = None  # relative error of the worst output against fp32 eager
     compile_s: float | None = None  # duration of compiling or exporting

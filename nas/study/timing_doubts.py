@@ -14,6 +14,7 @@ from nas.numbers import fixed_interval, plural
 from nas.study.records import Measurement
 
 TOO_FEW, SCATTERED, CONTENDED = "too few samples", "scattered", "contended"
+WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 DISTURBED = (CONTENDED, "throttled", "clock changed")  # verdicts that make even the intervals unreliable
 DOUBTS = (*DISTURBED, TOO_FEW, SCATTERED)  # of which a measurement has the first that applies
 MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give no interval that can be trusted
@@ -80,6 +81,11 @@ def ratio_interval_words(m: Measurement, digits: int) -> str:
 def recorded_ratio_interval(m: Measurement) -> tuple[float, float] | None:
     """Return the interval of a measurement's ratio; None where it is not usable."""
     return (m.ratio_low, m.ratio_high) if has_interval(m) else None
+
+
+def compared_ratio_interval(m: Measurement) -> tuple[float, float] | None:
+    """Return the interval of a ratio that is compared with those of other processes; None where it is not usable."""
+    return repeated_interval(m) if has_interval(m) else None
 
 
 def bounded_interval(m: Measurement) -> tuple[float, float]:

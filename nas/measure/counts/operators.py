@@ -22,6 +22,9 @@ from nas.measure.runtimes.onnx_graph import is_channels_last
 # In eval mode their kernels return the input; only torch's Python implementation, which runs here, copies it.
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 
+# They run on matrix libraries, on a GPU in fp32 without TF32; convolutions and fused attention use tensor cores.
+PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"})
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -40,6 +43,11 @@ class Operator:
     def moved_bytes(self) -> int:
         """Bytes of inputs, weights and outputs."""
         return self.read_bytes + self.written_bytes
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a matrix product."""
+        return self.name in PRODUCTS
 
 
 def operators(model: nn.Module, batch: int, resolution: int, dtype: torch.dtype = torch.float32) -> list[Operator]:

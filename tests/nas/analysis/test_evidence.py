@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.analysis.comparable import WRONG_OUTPUT
 from nas.analysis.evidence import (
     LAST_RUNG,
     RETRAINED,
@@ -31,7 +30,7 @@ from nas.analysis.recommendation import (
 from nas.analysis.trial_choice import SelectionError, measurement
 from nas.study.objectives import objectives
 from nas.study.records import Remeasurement, StudyRecord
-from nas.study.timing_doubts import RUN_DEVIATION
+from nas.study.timing_doubts import RUN_DEVIATION, WRONG_OUTPUT
 from tests.nas.analysis.builders import (
     OVERTURNED,
     SEARCHED,

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nas.analysis.comparable import WRONG_OUTPUT
 from nas.analysis.noise import assumed_scatter
 from nas.analysis.plots import FELL_OFF, plot_retraining
 from nas.analysis.retraining import (
@@ -26,6 +25,7 @@ from nas.analysis.tables import show_retraining
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialState
+from nas.study.timing_doubts import WRONG_OUTPUT
 from tests.nas.analysis.builders import failed, new_store, remeasured_for_retraining, retrained, small_study
 from tests.nas.study.builders import measurement
 

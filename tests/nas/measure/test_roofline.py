@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from nas.measure import roofline
-from nas.measure.roofline import Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
+from nas.measure.roofline import Bound, Ceilings, bound, load_ceilings, measure_ceilings, save_ceilings
 from nas.measure.timers import Timing
 
 CPU = torch.device("cpu")
-PLAIN = Ceilings("a CPU", 2, "fp32", "2.0", gmacs_s=2.0, gbytes_s=((100, 50.0), (1000, 10.0)))
+PLAIN = Ceilings("a CPU", 2, "fp32", "2.0", gmacs_s=2.0, product_gmacs_s=2.0, gbytes_s=((100, 50.0), (1000, 10.0)))
 
 
 class Steady:
@@ -51,6 +51,21 @@ def test_convolutions_may_be_the_compute_ceiling(monkeypatch):
     assert found.gmacs_s == pytest.approx(2 * 4 * 4 * 9 * 8 * 8 / 1e-3 / 1e9)
 
 
+@pytest.mark.parametrize(("precision", "product"), [("fp32", 1.0), ("fp16", 8.0)])
+def test_matrix_products_on_a_gpu_in_fp32_have_the_ceiling_of_what_they_use(precision, product, monkeypatch):
+    """No card is here: a product takes an eighth of the time where TF32 is allowed, or in fp16."""
+
+    def rate(side, device, dtype, timer, tf32):
+        return 8.0 if tf32 or dtype != torch.float32 else 1.0
+
+    monkeypatch.setattr(roofline, "_matmul_gmacs_s", rate)
+    monkeypatch.setattr(roofline, "_moving_gbytes_s", lambda *_: 1.0)
+    monkeypatch.setattr(roofline, "device_name", lambda device: "a card")
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, False), "the defaults"
+    found = measure_ceilings(torch.device("cuda"), precision, Steady(1e-3), sides=(32,), sizes=(2**12,))
+    assert (found.gmacs_s, found.product_gmacs_s) == (8.0, product)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_real_ceilings_are_positive(precision):
     found = measure_ceilings(CPU, precision, sides=(64,), sizes=(2**16,))
@@ -65,13 +80,20 @@ def test_bandwidth_is_the_fastest_from_the_size_below_upwards(touched, rate):
 
 def test_bounds_by_hand():
     flat = replace(PLAIN, gbytes_s=((1, 1.0),))  # 2 GMAC/s, 1 GB/s
-    computing = bound([(4 * 10**9, 10**9, 1)], flat)
+    computing = bound([(4 * 10**9, 10**9, 1, False)], flat)
     assert (computing.attainable_s, computing.kind) == (pytest.approx(2), "compute")
-    both = bound([(4 * 10**9, 10**9, 1), (10**9, 3 * 10**9, 1)], flat)  # 2 s of computing, then 3 s of moving
+    both = bound(
+        [(4 * 10**9, 10**9, 1, False), (10**9, 3 * 10**9, 1, False)], flat
+    )  # 2 s of computing, then 3 s of moving
     assert (both.attainable_s, both.kind) == (pytest.approx(5), "memory")
+    assert bound([(4 * 10**9, 0, 1, True), (4 * 10**9, 0, 1, False)], replace(flat, product_gmacs_s=0.5)) == Bound(
+        pytest.approx(8 + 2), "compute"
+    )
     assert bound([], flat).kind == "none"
-    assert bound([(0, 2000, 999)], PLAIN).attainable_s == pytest.approx(2000 / 50e9)  # what is touched decides the rate
-    assert bound([(0, 2000, 1000)], PLAIN).attainable_s == pytest.approx(2000 / 10e9)
+    assert bound([(0, 2000, 999, False)], PLAIN).attainable_s == pytest.approx(
+        2000 / 50e9
+    )  # what is touched decides the rate
+    assert bound([(0, 2000, 1000, False)], PLAIN).attainable_s == pytest.approx(2000 / 10e9)
 
 
 def test_raised_keeps_the_higher_of_each():
@@ -101,6 +123,7 @@ def test_ceilings_are_kept_by_device_threads_precision_and_torch(tmp_path):
         lambda d: "",
         lambda d: "[]",
         lambda d: json.dumps({**d, "gmacs_s": 0}),
+        lambda d: json.dumps({key: value for key, value in d.items() if key != "product_gmacs_s"}),
         lambda d: json.dumps({**d, "gbytes_s": []}),
         lambda d: json.dumps({**d, "torch": "1.0"}),
     ],

@@ -1,6 +1,10 @@
 """Modules' own times add up to the whole and belong to who was running."""
 
+import os
+import subprocess
+import sys
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +78,66 @@ def test_times_are_means_over_the_faster_half_of_the_runs(timed, monkeypatch):
             return x
 
     monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+    monkeypatch.setattr(stages, "thread_wait", lambda: nullcontext(lambda: 0.0))
     net = nn.Sequential(Scripted())
     parts, images = [("0", net[0])], torch.zeros(1)
     times = stage_times(net, parts, images, 32.5) if timed == "stages" else self_times(net, images, 32.5)
     assert (times.whole_s, times.stages_s["0"]) == (2.125, 2.125)  # of 1, 2, 2.5 and 3 s: the middle one counts
+
+
+@pytest.mark.parametrize("timed", ["stages", "layers"])
+def test_a_core_lost_while_a_mark_is_taken_moves_no_time_between_stages(timed, monkeypatch):
+    """A clock on which each module takes a second; the scheduler takes the core at every fifth reading of a clock."""
+    clock = SimpleNamespace(now_s=0.0, waited_s=0.0, readings=0)
+
+    def read(name):
+        found = getattr(clock, name)
+        clock.readings += 1
+        if clock.readings % 5 == 0:
+            clock.now_s += 8.0
+            clock.waited_s += 8.0
+        return found
+
+    class Second(nn.Module):
+        def forward(self, x):
+            clock.now_s += 1.0
+            return x
+
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: read("now_s")))
+    monkeypatch.setattr(stages, "thread_wait", lambda: nullcontext(lambda: read("waited_s")))
+    net = nn.Sequential(Second(), Second(), Second())
+    parts, images = list(net.named_children()), torch.zeros(1)
+    times = stage_times(net, parts, images, 0.0) if timed == "stages" else self_times(net, images, 0.0)
+    assert [times.stages_s[name] for name in "012"] == [1.0, 1.0, 1.0]
+    assert times.whole_s == 3.0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
+@pytest.mark.machine
+def test_stages_do_not_wait_for_a_core():
+    """Twice as many processes as cores spin beside a stage that computes for a third of a second."""
+
+    class Computing(nn.Module):
+        def forward(self, x):
+            self.start_s, end_s = time.perf_counter(), time.thread_time() + 0.3
+            while time.thread_time() < end_s:
+                pass
+            self.end_s = time.perf_counter()
+            return x
+
+    spin = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        net = nn.Sequential(Computing())
+        times = stage_times(net, [("0", net[0])], torch.zeros(1), budget_s=0.0)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    lost_s = net[0].end_s - net[0].start_s - 0.3
+    assert lost_s > 0.1, "the core was shared"
+    assert 0.299 < times.stages_s["0"] < 0.3 + lost_s / 2
+    assert times.covered == pytest.approx(1, abs=0.05)
 
 
 def test_a_net_without_named_stages_or_that_cannot_be_run_so_has_no_times():

@@ -16,6 +16,7 @@ from torch import nn
 
 from nas.machine import lock_dir
 from nas.measure import Arm, MeasurementError
+from nas.measure.conditions import Conditions, HostWatch
 from nas.measure.device_lock import NOTICE_AFTER_S, _print_notice, exclusive_device, training
 from nas.measure.environment import device_key
 from nas.measure.stages import called_modules, stage_times
@@ -68,6 +69,7 @@ def femto(cache):
 def test_json_is_one_object_on_stdout_and_stderr_is_silent(femto):
     data = json.loads(femto[0])
     assert set(data) >= KEYS | {"layers", "roofline", "sweeps"}
+    assert data["output"] == {"stride": 16, "width": 128, "summary_width": 128}
     assert femto[1] == ""
     assert data["arch"] == "eradio_femto"
     assert data["arch_id"] == PRESETS["eradio_femto"].arch_id
@@ -218,6 +220,18 @@ def test_tables_of_parts_say_that_their_times_are_those_of_launches(capsys, monk
     assert main(["--arch", "eradio_femto", "--layers", *QUICK]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert words.count("times of parts are those of their launches") == 2, "of the stages and of the layers"
+
+
+def test_tables_of_parts_have_the_verdict_of_their_own_timing(capsys, monkeypatch):
+    busy = HostWatch()
+    busy.end = lambda: Conditions((), wait_share=0.4)
+    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: {}))
+    monkeypatch.setattr(network, "watch_for", lambda device: busy)
+    assert main(["--arch", "eradio_femto", "--layers", *QUICK]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.count("The verdict 'contended': measure again on an idle machine.") == 2, "of stages and of layers"
+    assert main(["--arch", "eradio_femto", "--json", *QUICK]) == 0
+    assert json.loads(capsys.readouterr().out)["parts_verdict"] == "contended"
 
 
 def test_ctrl_c_prints_the_steps_so_far(capsys, monkeypatch):

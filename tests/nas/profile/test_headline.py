@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from backbones import resolve
+from nas.measure import Arm
 from nas.profile.network import count_network
 from nas.profile.network_tables import comparison_table, headline, show_networks
 from nas.profile.profiles import NetworkSettings, OutputShape, Profile
@@ -30,10 +31,13 @@ WHOLE = replace(
 )
 
 
-def text(measurement, table=headline):
+SETTINGS = NetworkSettings(torch.device("cpu"), None)
+
+
+def text(measurement, table=headline, settings=SETTINGS):
     profile = Profile("resnet", None, 2, 64, COUNTS, (), ENVIRONMENT, measurement)
     console = Console(width=100, file=io.StringIO())
-    console.print(table(profile if table is headline else [profile]))
+    console.print(table(profile if table is headline else [profile], settings))
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
 
 
@@ -45,6 +49,7 @@ def test_every_measured_value_has_a_row():
         "energy 12.5 mJ per image, whole GPU",
         "launch overhead the CPU needs 93% of the device time to launch the kernels",
         "output error 1.0e-06 relative to eager fp32",
+        "verdict ok (30 samples; 1.0 s with preparation)",
         "build time 31.2 s (compiling or exporting)",
         "note at the card's power cap 40% of the time",
         "note others kept 1.5 cores busy",
@@ -55,7 +60,7 @@ def test_tokens_and_summary_of_a_network_have_a_row():
     profile = count_network(*resolve("eradio_pico"), NetworkSettings(torch.device("cpu"), None, resolution=96))
     assert profile.output == OutputShape(stride=16, width=192, summary_width=192)
     console = Console(width=100, file=io.StringIO())
-    console.print(headline(replace(profile, output=OutputShape(16, 256, 512))))
+    console.print(headline(replace(profile, output=OutputShape(16, 256, 512)), SETTINGS))
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
     assert "output 6x6 tokens of 256 channels, stride 16; summary of 512 channels" in lines
 
@@ -76,7 +81,7 @@ def test_few_samples_have_no_interval_but_a_verdict_and_a_remedy(table):
     few = replace(MEASUREMENT, samples=2, verdict=TOO_FEW, ratio_low=0.0003913, ratio_high=2.3e4)
     out = " ".join(text(few, table))
     assert TOO_FEW in out
-    assert "--measure-seconds 30" in out
+    assert "--measure-seconds 60" in out, "the user had 30"
     assert not any(absurd in out for absurd in ("0.0003913", "2.3e+04", "["))
 
 
@@ -90,6 +95,30 @@ def test_an_interval_of_six_disturbed_blocks_is_not_usable(table, verdict):
     assert "1.7e+06" not in out
     why = "contended" if verdict == "contended" else "scattered"
     assert table is comparison_table or f"(interval not usable: 12 samples, {why})" in out
+
+
+@pytest.mark.parametrize("table", [headline, comparison_table])
+def test_cuda_graphs_are_no_advice_to_a_runtime_that_has_them(table):
+    for runtime in ("compiled", "reduce-overhead"):
+        settings = replace(SETTINGS, arm=Arm(runtime))
+        out = " ".join(text(replace(MEASUREMENT, verdict="launch-bound"), table, settings))
+        assert "a larger batch" in out
+        assert ("--runtime reduce-overhead" in out) == (runtime == "compiled")
+
+
+@pytest.mark.parametrize("table", [headline, comparison_table])
+def test_wrong_outputs_have_no_speed(table):
+    out = " ".join(text(replace(MEASUREMENT, verdict="wrong output", output_error=0.5), table))
+    assert "wrong output" in out
+    assert not any(speed in out for speed in ("100", "1.000", "2.50", "img/s [", "[0.99"))
+
+
+def test_networks_are_compared_with_the_deviation_between_processes():
+    """Each is timed in a process of its own: the half width is that of 1.96 * 1.7 % and of its samples, together."""
+    exact = replace(MEASUREMENT, ratio=1.5, ratio_low=1.5, ratio_high=1.5)
+    (row,) = (line for line in text(exact, comparison_table) if line.startswith("resnet"))
+    assert "1.500 3.3%" in row
+    assert "ratio to itself 1.500 [1.5, 1.5], timed interleaved" in text(exact)
 
 
 def test_the_reference_is_called_so_in_a_comparison():

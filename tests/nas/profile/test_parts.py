@@ -16,7 +16,7 @@ from nas.profile.network import PartWork, compare_with_ceilings, layer_work, row
 from nas.profile.network_tables import parts_table
 from nas.profile.profiles import NetworkSettings, PartRow
 
-CEILINGS = Ceilings("a CPU", 1, "fp32", "2.0", gmacs_s=1.0, gbytes_s=((1, 1.0),))
+CEILINGS = Ceilings("a CPU", 1, "fp32", "2.0", gmacs_s=1.0, product_gmacs_s=1.0, gbytes_s=((1, 1.0),))
 OPERATORS = [
     Operator(
         "a.conv", "conv2d", macs=4_000_000, params=9, read_bytes=600, written=100, written_bytes=400, touched_bytes=1000
@@ -39,6 +39,8 @@ def test_stages_by_hand():
     # Twice 4 ms of products, and 3 ms for 3 MB at 1 GB/s.
     assert (first.attainable_ms, first.bound) == (pytest.approx(11), "compute")
     assert (first.utilization, first.share) == (pytest.approx(0.5), pytest.approx(0.55))
+    (slower,) = rows(work[1:], {"second": 0.004}, 0.04, 2, replace(CEILINGS, product_gmacs_s=0.5))
+    assert slower.attainable_ms == pytest.approx(4), "b is a matrix product"
     assert (second.attainable_ms, second.utilization) == (pytest.approx(2), pytest.approx(2))  # an error, not 1
 
 
@@ -66,9 +68,9 @@ def measured(monkeypatch):
     coming: list[float] = []
 
     def measure(device, precision):
-        identity = {"device": device_name(device), "threads": torch.get_num_threads()}
+        rate = coming.pop(0)
         return Ceilings(
-            **identity, precision=precision, torch=torch.__version__, gmacs_s=coming.pop(0), gbytes_s=((1, 1.0),)
+            device_name(device), torch.get_num_threads(), precision, torch.__version__, rate, rate, ((1, 1.0),)
         )
 
     monkeypatch.setattr(network, "measure_ceilings", measure)

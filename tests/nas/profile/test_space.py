@@ -117,6 +117,18 @@ def test_a_spec_that_cannot_be_measured_counts_as_over_the_limit(capsys, monkeyp
     assert f"{data['specs'][0]['arch_id']} and 1 more: crash: the process was ended by SIGSEGV" in out
 
 
+def test_wrong_outputs_and_a_batch_that_does_not_fit_keep_no_limit(capsys, monkeypatch):
+    """Both were counted with the time of another computation: of other outputs, or of a smaller batch."""
+    service = scripted(
+        lambda *_: {"verdict": "wrong output", "output_error": 0.5} if len(service.requests) == 1 else {}
+    )
+    monkeypatch.setattr("nas.profile.command.MeasurementService", service)
+    data = sample(capsys, "--samples", "2", "--measure-seconds", "60", "--max-memory-mib", "20")
+    assert [s["failure"] for s in data["specs"]] == ["wrong output: differs by 0.5 from fp32 eager", None]
+    assert data["fits"] == {"max_memory_mib": share(1, 2)}
+    assert not any(setting.smaller_batch for *_, setting in service.requests)
+
+
 def test_tables(capsys):
     assert main(["--space", "micro", "--samples", "5", "--max-params", "1e9"]) == 0
     out = capsys.readouterr().out

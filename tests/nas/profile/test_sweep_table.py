@@ -42,7 +42,7 @@ def test_few_samples_have_no_interval_and_no_ties():
     out = shown(*sweep.points)
     assert "[" not in out
     assert " ".join(out.split()).count("too few samples") >= 3  # in both rows and in the remedy
-    assert "--measure-seconds 30" in " ".join(out.split())
+    assert "--measure-seconds 60" in " ".join(out.split())
     assert Sweep((point(1, 9, 10, 11), point(2, None, 9.9, None, **few)), {}).ties == ()
 
 
