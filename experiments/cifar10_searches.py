@@ -32,7 +32,7 @@ from experiments.distillation.teachers import DATA
 from experiments.full_space import name_of
 from experiments.hybrid_findings import has_attention
 from experiments.realized_front import PLANE, rows_of
-from nas.analysis.noise import measured_scatter
+from nas.analysis.noise import scatter_by_kind
 from nas.files import atomic_write
 from nas.storage.store import Store, read_study
 from nas.study.convergence import gain_over_noise
@@ -199,14 +199,15 @@ def _report_retrained(searched: str, retrained: Row) -> None:
     for found in retrained["correlations"]:
         print(f"  tau of {found['between']}: {found['tau']:.2f} ({found['low']:.2f} to {found['high']:.2f})")
     done = [c for c in retrained["candidates"] if c["score"] is not None and "ratio" in c]
-    scatter = measured_scatter([*c["scores"].values()] for c in done)
+    scatter = scatter_by_kind(([*c["scores"].values()], c["baseline"]) for c in done)
     changes = [c["change"] for c in done if c["baseline"] is None]
     print(f"  {len(done)} models: {', '.join(f'{changes.count(word)} {word}' for word in sorted(set(changes)))}")
     print(f"| network | in the search | retrained | {' | '.join(SHOWN_METRICS.values())} | throughput | |")
     print(f"|---|{'--:|' * (3 + len(SHOWN_METRICS))}---|")
     for c in sorted(done, key=lambda c: -c["score"]):
         name = c["baseline"] or f"trial {c['trial']}"
-        half = "" if scatter is None else f" ± {scatter.half_width([*c['scores'].values()]) or 0:.3f}"
+        own = None if scatter is None else scatter.of_kind(c["baseline"]).half_width([*c["scores"].values()])
+        half = "" if own is None else f" ± {own:.3f}"
         labels = [f"{c['metrics'][metric]:.3f}" for metric in SHOWN_METRICS]
         cells = [f"{c['score_of_study']:.3f}", f"{c['score']:.3f}{half}", *labels, f"{c['ratio']:.2f}x", c["change"]]
         print(f"| {name} | {' | '.join(cells)} |")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from backbones import Network
+    from nas.retrain.arguments import RetrainSettings
     from reports.summary import StudySummary
 
 ExportFormat = Literal["timm", "hf", "onnx", "torchscript"]
@@ -302,15 +303,18 @@ class Study:
             StoreError: Another command retrains the study, or the study cannot be written.
         """
         from nas.retrain.arguments import RetrainSettings
-        from nas.retrain.command import begin_retraining, retraining_summary, train_and_measure
 
-        folder = None if cache is None else str(cache)
         settings = RetrainSettings(
             self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, data,
-            cache=folder, shortlist=shortlist, baseline_seeds=baseline_seeds,
+            cache=None if cache is None else str(cache), shortlist=shortlist, baseline_seeds=baseline_seeds,
         )  # fmt: skip
         which = f"baselines={baselines}" if not shortlist else "shortlist=True"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"
+        return self._retrain(settings, call)
+
+    def _retrain(self, settings: RetrainSettings, call: str) -> RetrainingSummary:
+        from nas.retrain.command import begin_retraining, retraining_summary, train_and_measure
+
         with CommandLog(), logged_work(), Store.open(self.run_dir) as store:
             records, plan = begin_retraining(store, settings, call)
             train_and_measure(store, records, plan, settings, call)
