@@ -80,7 +80,8 @@ class Shard(NamedTuple):
         return self.stop - self.start
 
 
-class WrittenShards(NamedTuple):
+@dataclass(frozen=True)
+class WrittenShards:
     """The shards whose records exist, or existed.
 
     Attributes:
