@@ -38,6 +38,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import FAILED, OperationFailed
 from nas.command_log import Announce
+from nas.numbers import plural
 from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
@@ -92,7 +93,11 @@ class NodeSlots:
         self._refreshed_s = -_REFRESH_EVERY_S
 
     def __enter__(self) -> Self:
-        """Wait until every present node is accepted or refused; ClusterError where none is accepted."""
+        """Wait until every present node is accepted, refused or late, and one is accepted.
+
+        Raises:
+            ClusterError: All nodes are refused, or there is none.
+        """
         try:
             self._wait_for_answers()
         except BaseException:  # Ctrl-C too: without an entry there is no exit
@@ -143,7 +148,11 @@ class NodeSlots:
 
     def _wait_for_answers(self) -> None:
         self._refresh()
-        while self._asked.keys() - self._refused.keys():
+        waits = False
+        while self._asked.keys() - self._refused.keys() or (self._asked and not any(self._capacities.values())):
+            if not waits and not self._asked.keys() - self._refused.keys():
+                waits = True
+                self._announce(f"no node takes trials yet; waiting for {plural(len(self._asked), 'node')} to answer")
             time.sleep(0.1)
             self._refresh()
         if not any(self._capacities.values()):
@@ -240,7 +249,7 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         "run folder": driver_token,
         "code": code_digest(),
         "versions": compared_versions(config["runtime"]),
-        "teachers' outputs": load_targets(Path(spec.targets_dir)).fingerprint,
+        "teachers' outputs": load_targets(Path(spec.targets_dir), checked=True).fingerprint,
         "device": device_kind(config["device"]),
     }
 

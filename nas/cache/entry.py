@@ -74,6 +74,41 @@ class Shard(NamedTuple):
         """Return the prefix of the shard's file names."""
         return f"{self.split}-{self.number:05d}"
 
+    @property
+    def items(self) -> int:
+        """Return the number of items."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class WrittenShards:
+    """The shards whose records exist, or existed.
+
+    Attributes:
+        record: Returns the path of a shard's record.
+        over: Tells whether the records of all shards were removed because they are no longer needed.
+    """
+
+    record: Callable[[Shard], Path]
+    over: Callable[[], bool]
+
+    def __contains__(self, shard: object) -> bool:
+        # That they were removed is checked last: it may happen at this moment.
+        return isinstance(shard, Shard) and (self.record(shard).exists() or self.over())
+
+    def missing(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Return the shards that are not written. Each folder of records is listed once."""
+        paths = {shard: self.record(shard) for shard in shards}
+        found: set[Path] = set()
+        for folder in {path.parent for path in paths.values()}:
+            with suppress(FileNotFoundError):
+                found.update(folder.iterdir())
+        return [] if self.over() else [shard for shard, path in paths.items() if path not in found]
+
+    def count_missing(self, shards: Iterable[Shard]) -> int:
+        """Count the items of the shards that are not written."""
+        return sum(shard.items for shard in self.missing(shards))
+
 
 def shards_of(split: Split, count: int) -> list[Shard]:
     """Divide `count` items into shards of SHARD_ITEMS; the last one may be smaller."""
@@ -124,10 +159,10 @@ class CacheEntry:
         self.working.mkdir(parents=True, exist_ok=True)
         mark_in_use(self.folder)
 
-    def has(self, shard: Shard) -> bool:
-        """Tell whether a shard is written."""
-        # The manifest is checked last, since records are removed after it was written.
-        return self.record_path(shard).exists() or self.complete
+    @property
+    def written(self) -> WrittenShards:
+        """Return the shards that are written. Their records are removed after the manifest was written."""
+        return WrittenShards(self.record_path, lambda: self.complete)
 
     def record_path(self, shard: Shard) -> Path:
         """Return the path of a shard's record."""
@@ -139,33 +174,36 @@ class CacheEntry:
         write_json(self.record_path(shard), content)
 
     def fill(
-        self,
-        shards: Sequence[Shard],
-        is_written: Callable[[Shard], bool],
-        write: Callable[[Shard, Done], None],
-        done: Done,
+        self, shards: Sequence[Shard], written: WrittenShards, write: Callable[[Shard, Done], None], done: Done
     ) -> None:
         """Write a split's missing shards, sharing the work with other processes; return when all are written.
 
+        Each process begins at another shard: else they would all try the lock of the first one, then of the next.
+
         Args:
             shards: All shards of the split.
-            is_written: Tells whether a shard exists.
+            written: Tells which shards exist.
             write: Writes one shard, and reports how many of its items are done.
             done: Called with the number of the split's items that are done.
         """
-        count, missing = 0, list(shards)
+        missing = written.missing(shards)
+        first = secrets.randbelow(len(missing)) if missing else 0
+        missing = missing[first:] + missing[:first]
+        count = sum(shard.items for shard in shards) - sum(shard.items for shard in missing)
+        if count:
+            done(count)
         while missing:
             claimed_elsewhere = []
             for shard in missing:
-                if not is_written(shard):
+                if shard not in written:
                     try:
                         with self.lock(shard.name, wait=False):
-                            if not is_written(shard):
+                            if shard not in written:
                                 write(shard, partial(_within, done, count, shard))
                     except Timeout:
                         claimed_elsewhere.append(shard)
                         continue
-                count += shard.stop - shard.start
+                count += shard.items
                 done(count)
             missing = claimed_elsewhere
             if missing:
@@ -249,16 +287,26 @@ class CacheEntry:
         Raises:
             CacheError: A file is missing or altered; the message names the first one.
         """
-        for name, expected in self.manifest["files"].items():
+        files = self.manifest["files"].items()
+        listed = (
+            self._sizes() if arrays else {}
+        )  # network file systems answer a listing faster than a call for each file
+        for name, expected in files:
             path = self.folder / name
             if path.suffix == ARRAY_SUFFIX and not arrays:
                 continue
-            size = path.stat().st_size if path.is_file() else None
+            size = listed.get(name) if arrays else (path.stat().st_size if path.is_file() else None)
             if size != expected["bytes"]:
                 actual = "missing" if size is None else f"{size} bytes, not {expected['bytes']}"
                 raise damage(path, f"truncated or altered ({actual})")
             if (hashes or path.suffix != ARRAY_SUFFIX) and size_and_hash(path) != expected:
                 raise damage(path, "altered (other content)")
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the bytes of every file of the folder by its name; nothing where there is no folder."""
+        with suppress(FileNotFoundError), os.scandir(self.folder) as found:
+            return {file.name: file.stat().st_size for file in found if file.is_file()}
+        return {}
 
 
 def _shard_name(file: str) -> str:
@@ -268,7 +316,7 @@ def _shard_name(file: str) -> str:
 
 def _within(done: Done, before: int, shard: Shard, items: int) -> None:
     """Report progress inside a shard; `CacheEntry.fill` reports its end."""
-    if items < shard.stop - shard.start:
+    if items < shard.items:
         done(before + items)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from nas.cache.codecs import CODECS
-from nas.cache.entry import SHARD_ITEMS, CacheEntry, CacheError, Shard
-from nas.cache.images import SPLITS, ImageCacheBuilder
+from nas.cache.entry import SHARD_ITEMS, CacheEntry, CacheError
+from nas.cache.images import SPLITS, ImageCacheBuilder, shard_threads
 from nas.cache.poses import missing_poses, poses_stage
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import CALIBRATION_SHARDS, TeacherCacheBuilder, images_at_once
@@ -27,7 +27,7 @@ from nas.numbers import clock, format_bytes, plural
 from nas.study.config import DistillConfig
 from nas.teachers.base import Teacher, run_teacher
 
-PROBE_IMAGES = 16  # as many as the largest mosaic holds
+PROBE_IMAGES = 16  # a mosaic of 4 x 4
 SLOW_S = 2.0  # a teacher that takes longer for its first input is timed on that alone
 TIMING = "timing the teachers"
 
@@ -135,9 +135,10 @@ def estimate_images(images: ImageCacheBuilder) -> BuildEstimate:
         return BuildEstimate()
     train = images.sets["train"]
     image_bytes = images.image_px**2 * (4 if train.has_masks else 3) + (8 if train.num_classes else 0)
-    image_s = seconds_per_image(lambda count: read_some(train, count)) / torch.get_num_threads()
-    stages = {images.stage(split): image_s * count_missing(images.entry, images.shards_of(split)) for split in SPLITS}
-    return BuildEstimate(count_missing(images.entry, images.shards) * image_bytes, 0.0, stages)
+    image_s, written = _seconds_to_read(train), images.entry.written
+    missing = {split: written.count_missing(images.shards_of(split)) for split in SPLITS}
+    stages = {images.stage(split): image_s * count for split, count in missing.items()}
+    return BuildEstimate(sum(missing.values()) * image_bytes, 0.0, stages)
 
 
 def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
@@ -158,9 +159,9 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
 
     seconds = seconds_per_image(run, teacher.tiles**2) / parallel_passes(builder, teacher)
     if larger:
-        seconds += seconds_per_image(lambda count: read_some(images, count)) / torch.get_num_threads()
+        seconds += _seconds_to_read(images)
     numbers = teacher.summary_dim + compression.grid**2 * teacher.spatial_dim
-    missing = count_missing(builder.entry, builder.images.shards)
+    missing = builder.entry.written.count_missing(builder.images.shards)
     kept_bytes = missing * numbers * compression.share * CODECS[compression.storage].bits / 8
     calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, len(builder.images.sets["train"]))
     temporary_bytes = 0 if builder.calibrated else calibrating * numbers * 4
@@ -180,19 +181,13 @@ def _missing_passes(builder: TeacherCacheBuilder) -> dict[str, int]:
     passes: dict[str, int] = {}
     if not builder.entry.complete:
         calibration = builder.calibration_shards
-        raw = [shard for shard in calibration if not builder.has_raw_shard(shard)]
-        passes[builder.calibration_stage] = sum(shard.stop - shard.start for shard in raw)
+        passes[builder.calibration_stage] = builder.written_raw.count_missing(calibration)
         for split in SPLITS:
             shards = [shard for shard in builder.images.shards_of(split) if shard not in calibration]
-            passes[builder.stage(split)] = count_missing(builder.entry, shards)
+            passes[builder.stage(split)] = builder.entry.written.count_missing(shards)
     if poses := missing_poses(builder):
         passes[poses_stage(builder)] = poses
     return passes
-
-
-def count_missing(entry: CacheEntry, shards: list[Shard]) -> int:
-    """Count the items of the shards that are not written."""
-    return sum(shard.stop - shard.start for shard in shards if not entry.has(shard))
 
 
 def read_some(images: ImageSet, count: int = PROBE_IMAGES) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -210,6 +205,11 @@ def read_some(images: ImageSet, count: int = PROBE_IMAGES) -> np.ndarray[tuple[i
             break
     blank = np.zeros((images.size_px, images.size_px, 3), dtype=np.uint8)
     return np.stack([decoded[i % len(decoded)] if decoded else blank for i in range(count)])
+
+
+def _seconds_to_read(images: ImageSet) -> float:
+    """Time the reading of images as a build reads them: a shard's batches in threads, one shard after the other."""
+    return seconds_per_image(lambda count: read_some(images, count)) / shard_threads()
 
 
 def seconds_per_image(work: Callable[[int], object], input_images: int = 1) -> float:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from nas.cache.entry import FORMAT, CacheEntry, Done, Record, Shard, shards_of
+from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, Done, Record, Shard, shards_of
 from nas.cache.shards import Rows, ShardWriter
 from nas.data import CorruptImage, DataError, ImageSet, Sample, Split, open_images
 from nas.data.dataset import Progress, digest
@@ -83,7 +83,7 @@ class ImageCacheBuilder:
         self.entry.open()
         for split, images in self.sets.items():
             done = stage_progress(progress, self.stage(split), len(images))
-            self.entry.fill(self.shards_of(split), self.entry.has, self.write_shard, done)
+            self.entry.fill(self.shards_of(split), self.entry.written, self.write_shard, done)
         self.entry.finish(self.shards, [], self.describe)
 
     def account(self) -> list[str]:
@@ -188,6 +188,11 @@ Result = TypeVar("Result")
 def batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """Yield up to BATCH items at a time."""
     return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+
+
+def shard_threads() -> int:
+    """Return how many threads work on a shard at most: a batch each."""
+    return min(torch.get_num_threads(), SHARD_ITEMS // BATCH)
 
 
 def map_in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -129,9 +129,11 @@ class ArrayFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            self._checksums = np.fromfile(path, CHECKSUM, offset=array.offset + array.nbytes)
-            with path.open("rb") as file:
+            with path.open("rb") as file:  # once: it may lie on a network
+                array = _map_array(file)
+                file.seek(array.offset + array.nbytes)
+                self._checksums = np.fromfile(file, CHECKSUM)
+                file.seek(0)
                 self._checksums ^= CHECKSUM.type(zlib.crc32(file.read(array.offset)))
         except FileNotFoundError as error:
             raise damage(path, "missing") from error
@@ -158,6 +160,16 @@ class ArrayFile:
                 raise damage(self._path, f"altered (row {numbers[new][wrong[0]]} does not match its checksum)")
             self._unchecked[numbers] = False
         return values
+
+
+def _map_array(file: BinaryIO) -> np.memmap[Any, Any]:
+    """Map the array of an open .npy file; ValueError where it is none of `ArrayWriter`."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version of the format")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran_order or dtype.hasobject:
+        raise ValueError("another order, or no numbers")
+    return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
 def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:

@@ -22,9 +22,28 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nas.cache.entry import FORMAT, SHARD_ITEMS, CacheEntry, CacheError, Done, Record, Shard, read_json, write_json
+from nas.cache.entry import (
+    FORMAT,
+    SHARD_ITEMS,
+    CacheEntry,
+    CacheError,
+    Done,
+    Record,
+    Shard,
+    WrittenShards,
+    read_json,
+    write_json,
+)
 from nas.cache.grid import takes_whole_tokens, to_grid
-from nas.cache.images import BATCH, ImageCacheBuilder, batches, decodable_items, map_in_order, stage_progress
+from nas.cache.images import (
+    BATCH,
+    ImageCacheBuilder,
+    batches,
+    decodable_items,
+    map_in_order,
+    shard_threads,
+    stage_progress,
+)
 from nas.cache.shards import Rows, ShardWriter, mapped
 from nas.cache.standardize import (
     HEADS,
@@ -96,11 +115,11 @@ class TeacherCacheBuilder:
         self.entry.open()
         calibration = self.calibration_shards
         done = stage_progress(progress, self.calibration_stage, calibration[-1].stop)
-        self.entry.fill(calibration, self.has_raw_shard, self.write_raw_shard, done)
+        self.entry.fill(calibration, self.written_raw, self.write_raw_shard, done)
         self.calibrate(calibration)
         for split, images in self.images.sets.items():
             done = stage_progress(progress, self.stage(split), len(images))
-            self.entry.fill(self.images.shards_of(split), self.entry.has, self.write_shard, done)
+            self.entry.fill(self.images.shards_of(split), self.entry.written, self.write_shard, done)
         self.entry.finish(self.images.shards, [self.entry.folder / STATISTICS_FILE], self.describe)
         self.forget_teacher()
 
@@ -128,10 +147,10 @@ class TeacherCacheBuilder:
         """Tell whether the statistics are written."""
         return (self.entry.folder / STATISTICS_FILE).exists()
 
-    def has_raw_shard(self, shard: Shard) -> bool:
-        """Tell whether a shard's raw features are written, or no longer needed."""
-        # The statistics are checked last, since raw records are removed after they were written.
-        return self.raw_record(shard).exists() or self.calibrated
+    @property
+    def written_raw(self) -> WrittenShards:
+        """Return the shards whose raw features are written, or no longer needed. Their records are removed then."""
+        return WrittenShards(self.raw_record, lambda: self.calibrated)
 
     def raw_record(self, shard: Shard) -> Path:
         """Return the path of the record of a shard's raw features."""
@@ -254,7 +273,7 @@ class TeacherCacheBuilder:
         SAM ViT-H at 1024 px takes 6.8 GB for a batch, two mosaics: a batch on each of 16 threads would not fit a GPU.
         """
         needed = activation_bytes(teacher, BATCH, self.teacher_px)
-        return max(1, min(torch.get_num_threads(), _half_of_memory(self.device) // needed))
+        return max(1, min(shard_threads(), _half_of_memory(self.device) // needed))
 
     def image_reader(self, shard: Shard) -> ReadImages:
         """Return a function that reads rows of a shard.

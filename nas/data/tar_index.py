@@ -25,6 +25,7 @@ MASK_FIELDS = ("mask.png", "seg.png")
 LABEL_FIELDS = ("cls", "json")
 BLOCK_BYTES = 512
 MAX_LABEL = 999_999
+NO_INDEX = -1  # in place of a label that is no class index
 KEPT_S = 0.2
 _FORMAT = 1  # of a kept index; another one where other members, labels or reasons are read from a shard
 
@@ -134,7 +135,7 @@ def _indexed(path: Path, name: str) -> ShardIndex:
                 again = field in members
                 replaced += [f"{short}/{info.name}"] if again else []
                 members[field] = Member(path, info.offset_data, info.size)
-                wanted = field in LABEL_FIELDS and (again or labels.get(key) is None)
+                wanted = field in LABEL_FIELDS and (again or labels.get(key) in (None, NO_INDEX))
                 file = tar.extractfile(info) if wanted else None
                 if file:
                     labels[key] = label_in(file.read(), field, key)
@@ -144,16 +145,20 @@ def _indexed(path: Path, name: str) -> ShardIndex:
     except (tarfile.TarError, OSError) as error:
         where = f"'{name}'" if name == str(path) else f"'{name}', here as '{path}',"
         raise DataError(f"--data webdataset: cannot read shard {where} as an uncompressed tar: {error}") from error
-    samples, without = [], []
+    samples, without, unusable = [], [], []
     for key, members in fields.items():
+        label = labels.get(key)
         if image := first_member(members, IMAGE_FIELDS):
-            samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), labels.get(key)))
+            unusable += [key] if label == NO_INDEX else []
+            label = None if label == NO_INDEX else label
+            samples.append(TarSample(key, image, first_member(members, MASK_FIELDS), label))
         else:
             without.append(key)
     left_out = {
         f"samples without an image ({', '.join(IMAGE_FIELDS)})": tuple(without),
         "links and devices": tuple(links),
         "files that a later one of the same name replaces": tuple(replaced),
+        f"labels other than an integer from 0 to {MAX_LABEL:,}": tuple(unusable),
     }
     return ShardIndex(tuple(samples), left_out)
 
@@ -164,22 +169,33 @@ def first_member(fields: dict[str, Member], names: Iterable[str]) -> Member | No
 
 
 def label_in(content: bytes, field: str, key: str) -> int | None:
-    """Return the class index of a ``cls`` file, or of "label" or "cls" in JSON; None where JSON has neither.
+    """Return the class index of a ``cls`` file, or of "label" or "cls" in JSON.
 
-    DataError if it is no class index.
+    Returns:
+        None where JSON has neither, or null. NO_INDEX for -1, and for any other value in JSON: these files describe an
+        image in words too.
+
+    Raises:
+        DataError: The content is no JSON, or the ``cls`` file holds another text.
     """
     text = content.decode("utf-8", "replace").strip()
+    values: list[Any] = [text]
     if field == "json":
         try:
             about = parse_json(text)
         except ValueError as error:
             raise DataError(f"--data webdataset: {key}.json is not JSON: {error}") from error
-        values = [about[name] for name in ("label", "cls") if name in about] if isinstance(about, dict) else []
-        if not values:
-            return None
-        text = str(values[0])
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_LABEL)):
+        named = [about.get(name) for name in ("label", "cls")] if isinstance(about, dict) else []
+        values = [value for value in named if value is not None]
+    indices = [int(value) for value in values if _is_index(value)]
+    if field == "cls" and not indices and text != str(NO_INDEX):
         raise DataError(
             f"--data webdataset: {key}.{field} holds the label {text[:20]!r}; allowed: integers from 0 to {MAX_LABEL:,}"
+            f", or {NO_INDEX} for none"
         )
-    return int(text)
+    return indices[0] if indices else NO_INDEX if values else None
+
+
+def _is_index(value: Any) -> bool:
+    text = str(value) if isinstance(value, int | str) else ""
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LABEL))

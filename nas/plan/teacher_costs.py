@@ -208,7 +208,7 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
     if teacher.entry.complete:
         return TeacherCost(name, 0, 0.0, 0.0, 0.0, Basis.MEASURED, "cached already")
     cost = estimate_teacher(teacher)
-    missing = sum(s.stop - s.start for s in teacher.images.shards if not teacher.entry.has(s))
+    missing = teacher.entry.written.count_missing(teacher.images.shards)
     note = f"timed on up to 16 images in {teacher.precision}"
     return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 

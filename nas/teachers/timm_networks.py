@@ -47,6 +47,7 @@ from nas.teachers.weights import (
 )
 
 SYNTAX = re.compile(r"(?P<network>[^@]*)(@(?P<px>\d+)(/(?P<tiles>\d+))?)?")
+MAX_TILES = 5  # a side: teachers get 32 images at a time, and copies of these would fill a larger mosaic
 LABEL_TAGS = ("_ft_in1k", "_ft_in12k", "_ft_in22k")  # CLIPs fine-tuned on labels: their head is a classifier
 
 SUMMARIES: dict[str, Callable[[Any, Tensor], Tensor | None]] = {
@@ -110,7 +111,15 @@ def parse(text: str, builtin_names: Iterable[str] = ()) -> TimmName:
     px, tiles = int(match["px"] or native_px(architecture, config)), int(match["tiles"] or 1)
     if not 32 <= px <= 4096 or tiles < 1 or px % tiles:
         raise TeacherError(f"--teachers: {text}: PX must be 32 to 4096, and N divide it")
+    if tiles > MAX_TILES:
+        raise TeacherError(f"--teachers: {text}: N is {tiles}; allowed: 1 to {MAX_TILES}")
     return TimmName(text, architecture, config.tag or "", px, tiles)
+
+
+def images_of_mosaic(text: str) -> int:
+    """Return how many images one input of the named teacher has; 1 for a name that is none of timm's networks."""
+    match = SYNTAX.fullmatch(text)
+    return int(match["tiles"] or 1) ** 2 if match else 1
 
 
 def native_px(architecture: str, config: PretrainedCfg) -> int:

@@ -115,6 +115,8 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
             "or changed; put them back"
         )
     check_batch(config, found)
+    for note in copies_in_mosaics(config):
+        announce(f"warning: live teachers: {note}", _LOG, console, logging.WARNING)
     cached = min(config.train_images, found)
     if not session.resume:
         more = f" of the {available:,} that there are (--train-images N for more)" if found < available else ""
@@ -123,6 +125,22 @@ def _with_live_images(command: TrainCommand, console: Console) -> TrainCommand:
     config = replace(config, train_images=cached)
     plan = replace(command.plan, live_images=found, live_fingerprint=images)
     return replace(command, session=replace(session, config=config), plan=plan)
+
+
+def copies_in_mosaics(config: SearchConfig) -> list[str]:
+    """Return a line for each live teacher whose mosaic has more images than a process has in a step."""
+    from nas.study.teacher_names import listed
+    from nas.teachers.timm_networks import images_of_mosaic  # imports torch
+
+    recipe = config.distill
+    batches = dict.fromkeys(listed(config.teachers), recipe.batch_size)
+    batches |= {name: group.batch_size for group in recipe.groups for name in group.teachers}
+    return [
+        f"a mosaic of {name} has {images_of_mosaic(name)} images, and a process has"
+        f" {plural(batch // recipe.ranks, 'image')} a step: copies fill it; raise --batch-size, or lower --workers"
+        for name, batch in batches.items()
+        if batch // recipe.ranks < images_of_mosaic(name)
+    ]
 
 
 def _train(command: TrainCommand, console: Console) -> None:

@@ -150,16 +150,15 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
     """Many nodes that import torch from one disk at once may need more time than a start waits."""
     monkeypatch.setattr(cluster, "_ANSWER_TIMEOUT_S", 0.0)
     lines: list[str] = []
-    with local_ray(1):
-        slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, lines.append)
-        assert slots.count() == 0
-        until_true(lambda: slots.count() == 1)
+    with local_ray(1), NodeSlots(spec_of(tmp_path, targets.path), None, None, lines.append) as slots:
+        assert slots.count() == 1, "a search begins once a late node answers"
         (node_id,) = slots.node_ids()
-        late, accepted = lines
+        late, waiting, accepted = lines
         left_out = {node_id[:8]: "because of its disk"}
         assert slots.count(left_out) == slots.count(left_out) == 1
         assert slots.node_ids(left_out) == (node_id,), "there is no other node"
-        assert [line.partition(" is ")[2] for line in lines[2:]] == ["left out because of its disk"], "said once"
+        assert [line.partition(" is ")[2] for line in lines[3:]] == ["left out because of its disk"], "said once"
+    assert waiting == "no node takes trials yet; waiting for 1 node to answer"
     assert "left out until it answers" in late
     assert accepted.endswith("takes trials")
 

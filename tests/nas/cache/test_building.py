@@ -229,9 +229,49 @@ def test_a_shard_that_another_builder_holds_is_skipped_and_waited_for(tmp_path):
 
     reports = []
     entry.working.mkdir(exist_ok=True)
-    entry.fill(shards, entry.has, write, reports.append)
-    assert written == [1, 2, 0]
+    entry.fill(shards, entry.written, write, reports.append)
+    assert set(written[:2]) == {1, 2}
+    assert written[2] == 0
     assert reports == [16, 32, 48]
+
+
+def test_builders_begin_at_different_shards(tmp_path):
+    """Else all processes would try the locks of the same shards, one after the other."""
+    entry, begun = CacheEntry(tmp_path), set()
+    entry.open()
+
+    def interrupt(shard, done):
+        begun.add(shard)
+        raise KeyboardInterrupt
+
+    for _ in range(8):
+        with pytest.raises(KeyboardInterrupt):
+            entry.fill([Shard("train", i, i, i + 1) for i in range(1000)], entry.written, interrupt, quiet)
+    assert len(begun) > 1
+
+
+def test_what_is_written_is_counted_and_not_written_again(tmp_path):
+    entry, shards, written, reports = (
+        CacheEntry(tmp_path),
+        [Shard("val", i, 9 * i, 9 * i + 9) for i in range(4)],
+        [],
+        [],
+    )
+    assert entry.written.count_missing(shards) == 36, "there is no folder yet"
+    entry.open()
+    for shard in shards[1:3]:
+        entry.record(shard, 9, [])
+    assert entry.written.missing(shards) == [shards[0], shards[3]]
+
+    def write(shard, done):
+        written.append(shard)
+        entry.record(shard, 9, [])
+
+    entry.fill(shards, entry.written, write, reports.append)
+    assert sorted(written) == [shards[0], shards[3]]
+    assert reports == [18, 27, 36]
+    entry.finish(shards, [], lambda records: {})
+    assert entry.written.missing(shards) == [], "the manifest takes the place of the records"
 
 
 def test_a_teacher_that_computes_other_features_is_refused(tmp_path, opened, teachers, monkeypatch):

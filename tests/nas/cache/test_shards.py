@@ -1,6 +1,7 @@
 """Sharded arrays read like one numpy array; codecs lose half a step at most."""
 
 import resource
+import sys
 import tomllib
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_a_truncated_file_is_refused(tmp_path, bytes_left):
     path.write_bytes(path.read_bytes()[:bytes_left])
     with pytest.raises(CacheError, match=r"rows.npy is "):
         ShardedArray([path], [4])[:]
+
+
+def test_a_file_is_opened_once(sharded):
+    """A training on millions of images maps 1,500 files in one step, from a network file system perhaps."""
+    array, rows = sharded
+    opened, watched = [], set(map(str, array.paths))
+    sys.addaudithook(lambda event, args: event == "open" and str(args[0]) in watched and opened.append(str(args[0])))
+    np.testing.assert_array_equal(array[:], rows)
+    assert sorted(opened) == sorted(watched)
+    watched.clear()  # the hook stays until the process ends
 
 
 def test_at_most_half_of_the_files_that_a_process_may_open_stay_mapped():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from nas.cache import estimate, teacher_features
-from nas.cache.estimate import estimate_teacher, parallel_passes, seconds_per_image
+from nas.cache.entry import SHARD_ITEMS
+from nas.cache.estimate import estimate_images, estimate_teacher, parallel_passes, seconds_per_image
 from nas.cache.grid import to_grid
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes, in_passes
@@ -139,6 +140,16 @@ def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):
         monkeypatch.setattr(TeacherCacheBuilder, "passes_at_once", lambda self, teacher, at_once=at_once: at_once)
         seconds[at_once] = estimate_teacher(builder).seconds
     assert seconds[1] > 10 * seconds[100] > 0  # 100 times, in as far as two timings are alike
+
+
+def test_a_shard_keeps_no_more_threads_busy_than_it_has_batches(builder, monkeypatch):
+    """One shard is written after the other, so that most of 64 threads wait."""
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *_: 1.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    stages = estimate_images(builder.images).stages
+    images = {builder.images.stage(split): len(images) for split, images in builder.images.sets.items()}
+    assert stages == {stage: count / (SHARD_ITEMS // BATCH) for stage, count in images.items()}
+    assert builder.passes_at_once(Watched()) == SHARD_ITEMS // BATCH
 
 
 def test_the_images_that_are_timed_are_from_all_views(tmp_path, monkeypatch):

@@ -196,11 +196,35 @@ def test_captions_are_no_labels(tmp_path):
     assert train.num_classes is None
 
 
-@pytest.mark.parametrize("label", [b"dog", b"-1", b"1.5", b"", "٣".encode(), b"9" * 5000, b"1000000"])
+@pytest.mark.parametrize("label", [b"dog", b"-2", b"1.5", b"", "٣".encode(), b"9" * 5000, b"1000000"])
 def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0), "cls": label}})
     with pytest.raises(DataError, match=r"a.tar/x.cls holds the label .*; allowed: integers from 0"):
         both(whole(tmp_path / "a.tar"))
+
+
+NO_LABELS = [None, "a hen", "", -1, 1.0, True, [3], {"en": 3}, 1_000_000, "9" * 5000]
+
+
+@pytest.mark.parametrize("value", NO_LABELS, ids=lambda value: type(value).__name__)
+def test_what_is_no_class_index_in_json_is_no_label(tmp_path, value):
+    """Nor are the other samples' labels used: class indices of a part of the images would score another data set."""
+    abouts = {"x": {"label": value}, "y": {"label": 1}, "z": {"label": value, "cls": "2"}}
+    samples = {key: {"png": png(0), "json": json.dumps(about).encode()} for key, about in abouts.items()}
+    write_shard(tmp_path / "a.tar", samples)
+    train, _ = both(whole(tmp_path / "a.tar"))
+    assert {sample.key: sample.label for sample in train.samples} == {"a.tar/x": None, "a.tar/y": 1, "a.tar/z": 2}
+    assert (len(train), train.num_classes, train.read(1).label) == (3, None, None)
+    why = ["left out: 1 label other than an integer from 0 to 999,999, as 'a.tar/x'"] if value is not None else []
+    assert list(train.notes) == [*why, "labels are not used: 1 of 3 samples has no label, as 'a.tar/x'"]
+
+
+def test_minus_one_means_no_label(tmp_path):
+    samples = {"x": {"png": png(0), "cls": b"-1\n"}, "y": {"png": png(0), "cls": b"-1", "json": b'{"label": 7}'}}
+    write_shard(tmp_path / "a.tar", samples)
+    train, _ = both(whole(tmp_path / "a.tar"))
+    assert {sample.key: sample.label for sample in train.samples} == {"a.tar/x": None, "a.tar/y": 7}
+    assert train.num_classes is None
 
 
 @pytest.mark.parametrize(("field", "content"), [("cls", b"1"), ("mask.png", png(1, mode="L"))])

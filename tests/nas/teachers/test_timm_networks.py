@@ -9,8 +9,18 @@ from safetensors.torch import load_file, save_file
 from skimage.data import astronaut
 from timm.models import get_pretrained_cfg, list_pretrained
 
+from nas.cache.images import BATCH
 from nas.teachers import SETS, TeacherError, load_teachers, specs
-from nas.teachers.timm_networks import check_header, cut_maps, layout, load_network, parse, resize, tile_images
+from nas.teachers.timm_networks import (
+    MAX_TILES,
+    check_header,
+    cut_maps,
+    layout,
+    load_network,
+    parse,
+    resize,
+    tile_images,
+)
 from tests.nas.teachers import small_networks
 from tests.nas.teachers.small_networks import NETWORKS, full_name, saved, seeded
 
@@ -189,6 +199,10 @@ def test_a_native_input_of_no_whole_patches_is_what_they_cover():
         layout(parse("vit_so400m_patch14_siglip_384.webli@384"))
 
 
+def test_a_batch_of_a_cache_fills_every_mosaic_that_is_allowed():
+    assert MAX_TILES**2 <= BATCH < (MAX_TILES + 1) ** 2
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -198,7 +212,8 @@ def test_a_native_input_of_no_whole_patches_is_what_they_cover():
         ("small_dinov2@16", "PX must be 32 to 4096"),
         ("small_dinov2@225", r"16 x 16, which must divide PX.*a multiple of 14, as 224"),
         ("samvit_small@256/3", "and N divide it"),
-        ("samvit_small@256/32", "cut into 32 x 32"),
+        ("samvit_small@272/4", "cut into 4 x 4"),
+        ("samvit_small@512/8", "N is 8; allowed: 1 to 5"),
         ("small_dinov2@224/2", "a mosaic has one summary for all"),
         ("vit_base_patch16_clip_224.openai", r"network is vit_base_patch16_clip_quickgelu_224\.openai"),
         ("vit_base_patch16_radio_v3.c_radio", "class tokens of several teachers"),

@@ -15,6 +15,7 @@ from nas.terminal import stderr_console
 from nas.train.__main__ import main
 from nas.train.arguments import parse
 from nas.train.command import _with_live_images as with_live_images
+from nas.train.command import copies_in_mosaics
 from nas.train.one_architecture import padding_line
 from nas.train.training_settings import (
     CALIBRATION_IMAGES,
@@ -204,6 +205,27 @@ def test_live_teachers_take_the_images_that_there_are(
     said = capsys.readouterr().err
     assert said.startswith(f"live teachers: {number} images to train on")
     assert ("of the 32 that there are (--train-images N for more)" in said) == (number < 32)
+
+
+def test_copies_in_a_mosaic_of_live_teachers_are_told() -> None:
+    """Of 16 images, where a process has 8 of its teachers' group in a step."""
+    sam = "samvit_huge_patch16.sa1b@1024/4"
+    groups = (Group(("lite0",), 4, (64,)), Group((sam,), 16, (64,)))
+    for ranks, of_groups, told in ((1, (), 0), (2, (), 0), (1, groups, 0), (2, groups, 1)):
+        recipe = DistillConfig(batch_size=32, ranks=ranks, groups=of_groups)
+        notes = copies_in_mosaics(SearchConfig(teachers=f"{sam},lite0", distill=recipe))
+        assert len(notes) == told
+    assert f"{sam} has 16 images, and a process has 8 images a step" in notes[0]
+
+
+@pytest.mark.parametrize("batch_size", [8, 16])
+def test_a_live_training_says_that_copies_fill_a_mosaic(
+    batch_size: int, photographs: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = ("--teachers", "samvit_base_patch16.sa1b@1024/4")
+    code, _ = count_live(photographs, monkeypatch, "--batch-size", str(batch_size), *teachers)
+    assert code == 0
+    assert ("warning: live teachers: a mosaic of samvit_base" in capsys.readouterr().err) == (batch_size == 8)
 
 
 def test_a_live_training_continues_with_the_images_that_it_began_with_alone(
