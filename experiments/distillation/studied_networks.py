@@ -164,6 +164,7 @@ _TOP1 = {
 # Their last map has stride 16 without a neck.
 _PLAIN = ("xcit_nano_12_p16_224", "vit_tiny_patch16_224")
 _TIMM_ATTENTION = (*_PLAIN, "pvt_v2_b0", "edgenext_xx_small", "efficientvit_b0")
+_MVIT = "MViTv2, 32 wide"
 _CONVOLUTIONS = {"basic", "c2f", "repdw"}
 _SIZES = {"E-RADIO, 24 wide": 24, "E-RADIO, 64 wide": 64}
 
@@ -221,11 +222,11 @@ def _backbones() -> NetworkStudy:
     without_neck = {"E-RADIO, no neck": _small_eradio(), "timm:convnext_atto, no neck": TimmSpec("convnext_atto")}
     networks: dict[str, StudiedNetwork] = {
         **{f"timm:{name}": TimmSpec(name) if name in _PLAIN else WithNeck(name) for name in timm},
+        _MVIT: WithNeck(mvitv2_32_wide.__name__),
         **_presets(),
         **without_neck,
     }
-    networks["MViTv2, 32 wide"] = WithNeck(mvitv2_32_wide.__name__)
-    attention = {"MViTv2, 32 wide", *(f"timm:{name}" for name in _TIMM_ATTENTION)}
+    attention = {_MVIT, *(f"timm:{name}" for name in _TIMM_ATTENTION)}
     for name, spec in networks.items():
         if isinstance(spec, ArchSpec) and not {stage.block for stage in spec.stages} <= _CONVOLUTIONS:
             attention.add(name)
