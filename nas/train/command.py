@@ -44,9 +44,10 @@ from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
-from nas.train.one_architecture import OneArchitecture, padding_line
+from nas.train.one_architecture import OneArchitecture
 from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, launched_ranks, with_steps
+from search_space.windows import padding_line
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -161,8 +162,8 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(Store.open(session.run, sampler))
         refuse_changes(store.info, study_objectives)
     else:
-        padded, fresh = padding_line(plan.architecture, session.config), _fresh_heads(plan, session, targets)
-        for line in filter(None, (padded, fresh)):
+        padded = padding_line(plan.architecture, session.config.distill.image_sizes)
+        for line in filter(None, (padded, _fresh_heads(plan, session, targets))):
             show(line)
         session, precision_ms = _with_precision(session, plan, targets, show)
         if plan.epochs is not None:
