@@ -167,8 +167,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
             show(line)
         session, precision_ms = _with_precision(session, plan, targets, show)
         if plan.epochs is not None:
-            images = len(targets.train) if plan.live_images is None else plan.live_images
-            steps = plan.epochs * max(1, images // session.config.distill.batch_size)
+            steps = plan.epochs * _steps_of_an_epoch(session.config, plan, targets, show)
             session = replace(session, config=with_steps(session.config, plan, steps))
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
@@ -178,6 +177,15 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(create_study(session, info, sampler, files))
     store.notify = show
     return targets, StudyLoop(store, space=space)
+
+
+def _steps_of_an_epoch(config: SearchConfig, plan: TrainingPlan, targets: Targets, show: Announce) -> int:
+    """Return the steps that see as many images as there are, and show them; views of one image are not counted."""
+    images = len(targets.train) // config.views if plan.live_images is None else plan.live_images
+    steps = max(1, images // config.distill.batch_size)
+    views = "" if config.views == 1 else f"; {config.views} epochs go through all views of each"
+    show(f"an epoch has {plural(steps, 'step')}: {plural(images, 'image')}{views}")
+    return steps
 
 
 def _fresh_heads(plan: TrainingPlan, session: SearchCommand, targets: Targets) -> str:
