@@ -211,12 +211,16 @@ class Backbone(StaysInEval):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns of parameter names by depth, for timm's layer-wise learning rates.
 
-        Each block is a group, or each stage if `coarse`. Downsampling and the last norm belong to the previous group;
-        neck and classifier come last.
+        Each block is a group, or each stage if `coarse`. A block that is a whole stage has a group for each of its
+        layers. What a block computes before its first layer, or after its last one, belongs to the group of that layer.
+        Downsampling and the last norm belong to the previous group; neck and classifier come last.
         """
-        layer = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
+        stage = r"^stages\.(\d+)"
+        block = rf"{stage}\.blocks\.(\d+)"
+        layer = rf"{block}\.(?:layers|bottlenecks)\.([1-9]\d*)"  # the first one begins the block's group
+        own = [(stage, None)] if coarse else [(layer, None), (rf"{block}\.merge", WITH_LAYER_BEFORE), (block, None)]
         joined = ((pattern, WITH_LAYER_BEFORE) for pattern in (r"^downs\.(\d+)", r"^(?:summary_)?norm"))
-        return {"stem": r"^stem", "blocks": [(layer, None), *joined]}
+        return {"stem": r"^stem", "blocks": [*own, *joined]}
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True

@@ -109,12 +109,16 @@ class TimmBackbone(StaysInEval):
     def fuse(self) -> Self:
         """Reparameterize the model with timm, then fold each BatchNorm that is the only reader of a convolution.
 
-        `batch_norms_left` counts the others: those before a convolution or on a skip. They stay in eval mode.
+        `batch_norms_left` counts the others: those before a convolution or on a skip. They stay in eval mode. Networks
+        of half precision are folded in fp32, whose rounding `fold_batch_norms` allows.
         """
-        reparameterize_model(self.model, inplace=True)
         parameter = next(self.parameters())
-        images = torch.randn(1, 3, self.input_px, self.input_px, device=parameter.device, dtype=parameter.dtype)
+        device, dtype = parameter.device, parameter.dtype
+        self.to(folding := torch.promote_types(dtype, torch.float32))
+        reparameterize_model(self.model, inplace=True)
+        images = torch.randn(1, 3, self.input_px, self.input_px, device=device, dtype=folding)
         fold_batch_norms(self, self.encode, images)
+        self.to(dtype)
         self.batch_norms_left = batch_norms_left(self)
         self.deployed = True
         return self

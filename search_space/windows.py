@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 from search_space.arch import SIZE_MULTIPLE_PX, ArchSpec
 from search_space.stage import BLOCK_FIELDS, StageSpec
+from search_space.timm_spec import NetworkSpec
 
 MAX_WINDOW = 16
 
@@ -120,6 +121,24 @@ def padded_maps(spec: ArchSpec, image_px: int) -> dict[str, float]:
                 what = f"stage {number} at {image_px} px ({side} x {side} to {whole} x {whole} for windows of {window})"
                 padded[what] = (whole / side) ** 2
     return padded
+
+
+def padding_line(spec: NetworkSpec, sizes_px: Iterable[int]) -> str:
+    """Return a line about stages whose maps their windows do not tile; "" where there are none.
+
+    Args:
+        spec: The architecture; the windows of networks of timm are not known.
+        sizes_px: Sides of the images, multiples of 32.
+    """
+    if not isinstance(spec, ArchSpec):
+        return ""
+    padded = {what: times for px in sizes_px for what, times in padded_maps(spec, px).items()}
+    if not padded:
+        return ""
+    return (
+        f"windows do not tile these maps, which are padded: {', '.join(padded)}; attention there runs on up to "
+        f"{max(padded.values()):.2g} times the tokens"
+    )
 
 
 def is_cut_into_windows(block: str) -> bool:

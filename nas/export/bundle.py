@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from nas.export.card import CardData, model_card
 from nas.files import parse_json
 from nas.numbers import fixed
 from nas.redaction import card_command
+from search_space.windows import padding_line
 
 if TYPE_CHECKING:
     from nas.export.source import FormatReport, OutputShapes
@@ -50,6 +51,8 @@ def write_bundle(data: CardData, settings: ExportSettings, out: Path) -> list[st
         _write_json(folder / "spec.json", trial.spec)
         _write_json(folder / "preprocessor_config.json", preprocessing(image_px, normalized=kind != "hf"))
         report: FormatReport = write_format(source, folder, settings.arm)
+        if padded := padding_line(source.model.spec, [image_px]):
+            report = replace(report, lines=(*report.lines, padded))
         shapes = output_shapes(source)
         card = model_card(data, kind, report, shapes, list(source.adaptors), trained_px, out.name)
         (folder / "README.md").write_text(card)

@@ -99,9 +99,10 @@ def output_shapes(source: ExportSource) -> OutputShapes:
 
 IMAGES_USAGE = """
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-image = Image.open("photo.jpg").convert("RGB").resize((PX, PX), Image.Resampling.BILINEAR)
+photo = Image.open("photo.jpg").convert("RGB")
+image = ImageOps.fit(photo, (PX, PX), Image.Resampling.BILINEAR)  # the central square
 pixels = (np.asarray(image, np.float32) / 255 - 0.5) / 0.25  # normalized
 images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # float32 (1, 3, PX, PX)
 """  # for the formats that need neither timm nor transformers

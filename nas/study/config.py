@@ -196,6 +196,11 @@ class DistillConfig:
         """Return the largest batch size of a step, over all groups."""
         return max([self.batch_size, *(group.batch_size for group in self.groups)])
 
+    @property
+    def image_sizes(self) -> list[int]:
+        """Return the sides of the images of all steps and evaluations, in px, rising."""
+        return sorted({self.img_size, *(px for group in self.groups for px in group.img_size)})
+
     def _check_batch(self, name: str, size: int) -> None:
         parts = self.accumulate * self.ranks
         if size < 2 * parts or size % parts:

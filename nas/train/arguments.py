@@ -87,7 +87,10 @@ def _add_what(add: Add) -> None:
     warm = "with a run folder: begin with the trial's weights, and the heads that fit (default: initial weights)"
     add("--warm", action="store_true", help=warm)
     add("--train-steps", type=int, metavar="N", help="training steps (this or --epochs is required)")
-    epochs = "passes through the training images, in place of --train-steps; not with groups in the recipe"
+    epochs = (
+        "times that a training image is seen on average, whichever of its --views; in place of --train-steps; not with "
+        "groups in the recipe"
+    )
     add("--epochs", type=int, metavar="N", help=epochs)
     every = f"steps between two evaluations on held-out images (default: {EVALUATIONS} evaluations)"
     add("--eval-every", type=int, metavar="N", help=every)

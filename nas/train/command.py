@@ -46,10 +46,11 @@ from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved, TrainingFailed
-from nas.train.one_architecture import OneArchitecture, padding_line
+from nas.train.one_architecture import OneArchitecture
 from nas.train.processes import launched_ranks
 from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, with_steps
+from search_space.windows import padding_line
 
 if TYPE_CHECKING:
     from nas.cache import Targets
@@ -181,13 +182,12 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(Store.open(session.run, sampler))
         refuse_changes(store.info, study_objectives)
     else:
-        padded, fresh = padding_line(plan.architecture, session.config), _fresh_heads(plan, session, targets)
-        for line in filter(None, (padded, fresh)):
+        padded = padding_line(plan.architecture, session.config.distill.image_sizes)
+        for line in filter(None, (padded, _fresh_heads(plan, session, targets))):
             show(line)
         session, precision_ms = _with_precision(session, plan, targets, show)
         if plan.epochs is not None:
-            images = len(targets.train) if plan.live_images is None else plan.live_images
-            steps = plan.epochs * max(1, images // session.config.distill.batch_size)
+            steps = plan.epochs * _steps_of_an_epoch(session.config, plan, targets, show)
             session = replace(session, config=with_steps(session.config, plan, steps))
         info = describe_study(session, targets, facts)
         choices = {name: list(values) for name, values in space.choices().items()}
@@ -197,6 +197,15 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         store = stack.enter_context(create_study(session, info, sampler, files))
     store.notify = show
     return targets, StudyLoop(store, space=space)
+
+
+def _steps_of_an_epoch(config: SearchConfig, plan: TrainingPlan, targets: Targets, show: Announce) -> int:
+    """Return the steps that see as many images as there are, and show them; views of one image are not counted."""
+    images = len(targets.train) // config.views if plan.live_images is None else plan.live_images
+    steps = max(1, images // config.distill.batch_size)
+    views = "" if config.views == 1 else f"; {config.views} epochs go through all views of each"
+    show(f"an epoch has {plural(steps, 'step')}: {plural(images, 'image')}{views}")
+    return steps
 
 
 def _fresh_heads(plan: TrainingPlan, session: SearchCommand, targets: Targets) -> str:

@@ -7,28 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas.study.config import SearchConfig
-from search_space import ArchSpec, NetworkSpec, network_spec
-from search_space.windows import padded_maps
-
-
-def padding_line(spec: NetworkSpec, config: SearchConfig) -> str:
-    """Return a line about stages whose maps their windows do not tile; "" where there are none.
-
-    Args:
-        spec: The architecture.
-        config: Settings of its training.
-    """
-    if not isinstance(spec, ArchSpec):
-        return ""
-    sizes = sorted({config.distill.img_size, *(px for group in config.distill.groups for px in group.img_size)})
-    padded = {what: times for px in sizes for what, times in padded_maps(spec, px).items()}
-    if not padded:
-        return ""
-    return (
-        f"windows do not tile these maps, which are padded in every step: {', '.join(padded)}; attention there runs on"
-        f" up to {max(padded.values()):.2g} times the tokens"
-    )
+from search_space import NetworkSpec, network_spec
 
 
 @dataclass(frozen=True)

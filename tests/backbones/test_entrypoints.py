@@ -260,8 +260,15 @@ def test_layers_are_grouped_in_the_order_of_depth(name):
         depth = [found[n] for part, m in model.stage_modules() for n in path_of(model, m)]
         assert depth == sorted(depth), order
         assert {n for n, group in found.items() if group == max(found.values())} == {"head.weight", "head.bias"}
-    assert len(set(layers.values())) == 2 + sum(len(stage.blocks) for stage in model.stages)
+    assert len(set(layers.values())) == 2 + layer_count(model)
     assert len(set(stages.values())) == 2 + len(model.stages)
+
+
+def layer_count(model):
+    """Blocks of these kinds are a whole stage."""
+    whole = ("c2f", "light_c2f", "carrier")
+    pairs = zip(model.spec.stages, model.stages, strict=True)
+    return sum(spec.depth if spec.block in whole else len(stage.blocks) for spec, stage in pairs)
 
 
 def path_of(model, part):
@@ -275,8 +282,11 @@ def test_layer_wise_learning_rates(femto):
     named = dict(femto.named_parameters())
     assert len(scale) == len(named)
     assert scale[id(named["head.weight"])] == 1
-    assert scale[id(named["stem.0.conv.weight"])] == 0.5 ** (1 + sum(len(s.blocks) for s in femto.stages))
-    assert scale[id(named["downs.1.conv.weight"])] == scale[id(named["stages.1.blocks.0.merge.conv.weight"])]
+    assert scale[id(named["stem.0.conv.weight"])] == 0.5 ** (1 + layer_count(femto))
+    parts = ("split.conv", "bottlenecks.0.0.conv", "bottlenecks.1.0.conv", "merge.conv")
+    first, *inner = (scale[id(named[f"stages.1.blocks.0.{part}.weight"])] for part in parts)
+    assert inner == [first, 2 * first, 2 * first], "each bottleneck is a layer"
+    assert scale[id(named["downs.1.conv.weight"])] == inner[-1]
 
 
 def test_no_published_weights():

@@ -1,5 +1,7 @@
 """timm's networks as backbones: one small network of each of timm's modules."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -128,6 +130,21 @@ def test_fused_networks_are_the_same_function_and_tell_what_stays(name):
         torch.testing.assert_close(new, old, rtol=0, atol=1e-4 * float(old.abs().max()))
     assert fused.batch_norms_left == batch_norms_left(fused) == LEFT[name]
     assert batch_norms_left(model) > fused.batch_norms_left, "the original was changed"
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "resnet10t"])
+def test_networks_of_half_precision_are_fused_as_well_as_their_rounding(name):
+    torch.manual_seed(0)
+    model = resolve(f"timm:{name}")[1].eval()
+    statistics(model)
+    fused = fuse(copy.deepcopy(model).bfloat16())
+    assert fused.batch_norms_left == 0
+    assert {t.dtype for t in fused.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+    images = torch.randn(2, 3, model.input_px, model.input_px)
+    with torch.no_grad():
+        expected, found = model.encode(images), fused.encode(images.bfloat16())
+    for exact, rounded in zip(expected, found, strict=True):
+        assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
 class TwoReaders(nn.Module):

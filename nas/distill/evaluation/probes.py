@@ -52,7 +52,7 @@ class Ridge:
         count = self._moments[-1, -1]
         means = self._moments / count
         mean, square = means[-1, :-1], means.diagonal()[:-1]
-        varies = square - mean**2 > CONSTANT_SHARE * square
+        varies = vary(square - mean**2, square)
         scale = torch.where(varies, (square - mean**2).clamp(min=0).sqrt(), 1.0)
         covariance = (means[:-1, :-1] - torch.outer(mean, mean)) / torch.outer(scale, scale)
         covariance = torch.where(torch.outer(varies, varies), covariance, 0.0)
@@ -62,6 +62,16 @@ class Ridge:
         penalty = RIDGE_PENALTY * torch.eye(len(covariance), dtype=covariance.dtype)
         slopes = torch.linalg.solve(covariance + penalty, right) / scale[:, None]
         return torch.cat([slopes, (value_means[-1] - mean @ slopes)[None]])
+
+
+def vary(variance: Tensor, square: Tensor) -> Tensor:
+    """Return which channels (C,) vary by more than rounding does.
+
+    Args:
+        variance: Variance of each channel.
+        square: Mean square of each channel.
+    """
+    return variance > CONSTANT_SHARE * square
 
 
 def with_bias(features: Tensor) -> Tensor:
@@ -185,7 +195,7 @@ def recall_of_pairs(features: Tensor, gallery: int = GALLERY) -> float:
     """
     values = features.double()
     deviations = values - values.mean(0)
-    varies = deviations.square().mean(0) > CONSTANT_SHARE * values.square().mean(0)
+    varies = vary(deviations.square().mean(0), values.square().mean(0))
     centered = F.normalize(torch.where(varies, deviations, 0.0), dim=1)
     similarity = centered[0::2] @ centered[1::2].T
     own = similarity.diagonal()[:, None]
@@ -246,18 +256,20 @@ def retrieval(bank: Tensor, bank_targets: Tensor, queries: Tensor, targets: Tens
 def linear_classify(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """Return the class of each query (Q, C) by logistic regression on the bank (N, C), features standardized.
 
-    L-BFGS from zero, in float64, has no randomness.
+    Channels that are constant but for rounding count as 0. L-BFGS from zero, in float64, has no randomness.
 
     Raises:
         ValueError: all labels are the same.
     """
-    mean, deviation = bank.double().mean(0), bank.double().std(0)
-    scale = torch.where(deviation > 0, deviation, 1.0)
+    bank, queries = bank.double(), queries.double()
+    mean, deviation = bank.mean(0), bank.std(0)
+    varies = vary(deviation.square(), bank.square().mean(0))
+    features, questions = (torch.where(varies, (each - mean) / deviation, 0.0).numpy() for each in (bank, queries))
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # stopped early, it is still a classifier
-        model.fit(((bank - mean) / scale).numpy(), labels.numpy())
-    return torch.from_numpy(model.predict(((queries - mean) / scale).numpy()))
+        model.fit(features, labels.numpy())
+    return torch.from_numpy(model.predict(questions))
 
 
 def knn_classify(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:

@@ -13,26 +13,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from backbones import build, load
+from backbones import build, load, save
 from nas.analysis.run_files import TrainedWeights
 from nas.cli import FAILED
+from nas.data.dataset import square
 from nas.distill.folded_heads import load_heads
 from nas.export import to_hf, to_onnx, to_timm, to_torchscript
 from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
-from nas.export.source import ExportSource
+from nas.export.source import IMAGES_USAGE, ExportSource
 from nas.export.to_hf import copied_modules
 from nas.measure.arms import Arm, ArmError
 from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
 from search_space import ArchSpec, StageSpec
 from tests.backbones.builders import STAGES
+from tests.nas.analysis.builders import new_store
 from tests.nas.export.builders import SPEC, Made
 from tests.waiting import PATIENCE_S
 
@@ -371,6 +375,38 @@ def test_a_disturbed_or_short_timing_of_a_graph_has_no_numbers(verdict: str, tru
     assert ("2.00 times as fast" in times.line("ONNX Runtime")) is trusted
     assert (verdict in times.line("ONNX Runtime")) is not trusted
     assert times.to_dict()["ratio"] == ((2.0, 1.9, 2.1) if trusted else None)
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90)])
+def test_the_example_takes_the_central_square_of_a_photograph_as_the_distillation_did(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.effect_noise(size, 50).convert("RGB")
+    photo.save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(IMAGES_USAGE.replace("PX", "32").replace("photo.jpg", "photo.png"), names)
+    expected = (square(photo, 32).transpose(2, 0, 1)[None] / np.float32(255) - 0.5) / 0.25
+    np.testing.assert_allclose(names["images"], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("px", "padded"), [(64, False), (96, True)])
+def test_maps_that_windows_do_not_tile_are_named(
+    px: int, padded: bool, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows of 4 tile the map of 4 x 4 of stage 3 at 64 px."""
+    spec = replace(SPEC, stages=tuple(replace(s, window=4) if s.window else s for s in SPEC.stages))
+    trial = replace(made.study.trials[1], arch_id=spec.arch_id, spec=spec.to_dict())
+    new_store(tmp_path, replace(made.study, trials=(made.study.trials[0], trial)))
+    (tmp_path / "weights").mkdir()
+    save(build(spec), tmp_path / "weights" / f"{spec.arch_id}.safetensors")
+    words = ("--format", "torchscript", "--trial", "1", "--img-size", str(px))
+    assert main([str(tmp_path), *words, "--out", str(tmp_path / "net")]) == 0
+    line = (
+        "windows do not tile these maps, which are padded: stage 3 at 96 px (6 x 6 to 8 x 8 for windows of 4); "
+        "attention there runs on up to 1.8 times the tokens"
+    )
+    assert (line in capsys.readouterr().out) is (line in (tmp_path / "net" / "README.md").read_text()) is padded
 
 
 def test_torchscript_runs_without_this_project(made: Made, net: torch.nn.Module, tmp_path: Path) -> None:

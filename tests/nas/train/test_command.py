@@ -93,6 +93,19 @@ def test_the_model_can_be_exported(trained: Path, tmp_path: Path) -> None:
     assert about["weights"]["origin"] == "the training's last step"
 
 
+def test_an_epoch_has_as_many_images_as_there_are_without_their_views(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = words(tmp_path / "run", cache, "--views", "2")
+    at = arguments.index("--train-steps")
+    arguments[at : at + 4] = ["--epochs", "2", "--eval-every", "8"]
+    assert main(arguments) == 0
+    assert "an epoch has 4 steps: 64 images; 2 epochs go through all views of each" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert read_study(tmp_path / "run").trials[0].rungs[-1].steps == 8
+
+
 def test_a_finished_training_is_not_repeated(
     trained: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

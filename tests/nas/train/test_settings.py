@@ -16,7 +16,6 @@ from nas.train.__main__ import main
 from nas.train.arguments import parse
 from nas.train.command import _with_live_images as with_live_images
 from nas.train.command import copies_in_mosaics
-from nas.train.one_architecture import padding_line
 from nas.train.training_settings import (
     CALIBRATION_IMAGES,
     LONG_RECIPE,
@@ -25,6 +24,7 @@ from nas.train.training_settings import (
     with_steps,
 )
 from search_space import SPACES, TimmSpec, preset
+from search_space.windows import padding_line
 from tests.nas.analysis.builders import new_store, small_study
 
 
@@ -62,25 +62,18 @@ def test_images_and_reference_suit_the_architecture(tmp_path: Path) -> None:
 
 def test_maps_that_windows_do_not_tile_are_named() -> None:
     """At 256 px stage 3's map of 16 x 16 takes three windows of 7 a side, and so do half of its places at ratio 2."""
-    spec, config = preset("eradio_xt"), SearchConfig(distill=DistillConfig(img_size=224))
+    spec = preset("eradio_xt")
     assert [stage.window for stage in spec.stages] == [None, None, 7, 7]
-    assert padding_line(spec, config) == padding_line(spec, larger(config, 448)) == ""
-    line = padding_line(spec, larger(config, 256))
+    assert padding_line(spec, [224, 448]) == ""
+    line = padding_line(spec, [256])
     assert "stage 3 at 256 px (16 x 16 to 21 x 21 for windows of 7)" in line
     assert "stage 4 at 256 px (8 x 8 to 14 x 14 for windows of 7)" in line
     assert line.endswith("up to 3.1 times the tokens")
-    assert (
-        padding_line(
-            command("eradio_xt", "--train-steps", "10", "--img-size", "256").plan.architecture, larger(config, 256)
-        )
-        == ""
-    )
-    assert padding_line(preset("like_vit_base16"), larger(config, 256)) == "", "its windows follow the map"
-    assert padding_line(TimmSpec("resnet18"), config) == ""
-    group = Group(("lite0",), 64, (224, 256))
-    assert "stage 4 at 256 px" in padding_line(
-        spec, replace(config, distill=replace(config.distill, img_size=448, groups=(group,)))
-    )
+    fitted = command("eradio_xt", "--train-steps", "10", "--img-size", "256").plan.architecture
+    assert padding_line(fitted, [256]) == ""
+    assert padding_line(preset("like_vit_base16"), [256]) == "", "its windows follow the map"
+    assert padding_line(TimmSpec("resnet18"), [256]) == ""
+    assert DistillConfig(img_size=448, groups=(Group(("lite0",), 64, (224, 256)),)).image_sizes == [224, 256, 448]
 
 
 def larger(config: SearchConfig, px: int) -> SearchConfig:

@@ -84,6 +84,17 @@ def test_the_linear_probe_separates_what_is_separable_whatever_the_scale() -> No
     assert 0.35 < (noise == labels[300:]).float().mean() < 0.65
 
 
+def test_the_linear_probe_leaves_out_a_channel_that_is_constant_but_for_rounding() -> None:
+    """In held-out images another rounding of the same constant would decide the class."""
+    features = torch.cat([drawn(400, 6), torch.full((400, 1), 0.1)], 1)
+    labels = (features[:, 0] + 2 * features[:, 1] > 0).long()
+    features[:300, 6] += 1e-8 * labels[:300]  # the next number of float32
+    assert features[:300, 6].unique().numel() == 2
+    features[300:, 6] += 3e-7 * (1 - 2 * labels[300:])
+    found = linear_classify(features[:300], labels[:300], features[300:])
+    assert (found == labels[300:]).float().mean() > 0.93
+
+
 def test_the_linear_probe_repeats_itself_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where it stops before it has converged."""
     monkeypatch.setattr(probes, "MAX_ITERATIONS", 3)
