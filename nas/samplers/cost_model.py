@@ -40,8 +40,12 @@ MAX_CACHED_SPECS = 20_000  # some kB each
 REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
 LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
 _UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
-# Failures that similar architectures are likely to share.
-_ARCHITECTURE_FAILURES = (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG)
+# Failures that similar architectures are likely to share, by the state that a trial ends in. An infeasible one may still
+# name the failure of an earlier run.
+_ARCHITECTURE_FAILURES = {
+    TrialState.FAILED: (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG),
+    TrialState.INFEASIBLE: (Failure.OUT_OF_MEMORY,),
+}
 
 
 class _MeasuredTrial(NamedTuple):
@@ -245,12 +249,12 @@ def _work_of_reference(config: SearchConfig) -> Work:
 def read_trial(trial: FrozenTrial, cost: str = "throughput") -> TrialValues | None:
     """Return a trial's scores rung by rung and one of `COSTS`; None without scores and for baselines.
 
-    A trial that failed because of its architecture has a score of -inf.
+    A trial that failed because of its architecture, or whose batch does not fit into memory, has a score of -inf.
     """
     record = trial.user_attrs.get("record")
     if not record or record["baseline"]:
         return None
-    if record["state"] == TrialState.FAILED and record["failure"] in _ARCHITECTURE_FAILURES:
+    if record["failure"] in _ARCHITECTURE_FAILURES.get(record["state"], ()):
         return TrialValues((-math.inf,), COSTS[cost](record))
     if record["state"] in _UNTRAINED_STATES or not record["rungs"]:
         return None

@@ -204,6 +204,27 @@ def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -
     assert infeasible["known-cost"] < infeasible["random"] / 2
 
 
+def test_a_search_learns_which_batches_do_not_fit_into_memory(tmp_path: Path) -> None:
+    """One architecture in three fits; where more MACs mean more score the sampler is drawn to the others."""
+    too_large = {}
+    for sampler in ("known-cost", "random"):
+        config = search_config(budget=12, sampler=sampler, baselines=())
+        loop = StudyLoop(new_store(tmp_path / sampler, config))
+        while (trial := loop.next_trial()) is not None:
+            macs = totals(ArchSpec.from_dict(trial.spec), 64).macs
+            if macs > 1e7:
+                cause = {"failure": Failure.OUT_OF_MEMORY, "reason": "memory: a smaller batch fits"}
+                loop.report(replace(trial, state=TrialState.INFEASIBLE, **cause))
+                continue
+            trial = replace(trial, params=1, macs=macs, measurement=measurement(1e7 / macs))
+            for index, state in enumerate((TrialState.RUNNING, TrialState.COMPLETE)):
+                trial = replace(trial, rungs=(*trial.rungs, rung(index, math.log(macs) / 20)), state=state)
+                if not loop.report(trial):
+                    break
+        too_large[sampler] = sum(t.state is TrialState.INFEASIBLE for t in loop.trials.values())
+    assert too_large["known-cost"] < too_large["random"]
+
+
 def test_with_a_reference_of_timm_features_are_shifted_and_costs_relative_to_its_macs() -> None:
     asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(5)]
     ours, timm = SpaceCostModel(MICRO, search_config()), SpaceCostModel(MICRO, search_config(reference="timm:resnet18"))
@@ -247,6 +268,7 @@ def test_a_stage_that_an_architecture_lacks_has_the_mean_of_its_choices() -> Non
         {"baseline": "eradio_pico"},
         {"state": TrialState.FAILED, "failure": Failure.LOST_WORKER},
         {"state": TrialState.INFEASIBLE},
+        {"state": TrialState.INFEASIBLE, "failure": Failure.HANG},  # of the run before
         {"rungs": ()},
     ],
 )
@@ -256,8 +278,9 @@ def test_nothing_is_learnt_from(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("rungs", [(), (0.2,)])
-def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...]) -> None:
-    failed = replace(record(0, rungs, 2.0), state=TrialState.FAILED, failure=Failure.OUT_OF_MEMORY)
+@pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.INFEASIBLE])
+def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...], state: TrialState) -> None:
+    failed = replace(record(0, rungs, 2.0), state=state, failure=Failure.OUT_OF_MEMORY)
     (trial,) = trials_of([failed])
     assert read_trial(trial) == ((-math.inf,), 1.0)
 
