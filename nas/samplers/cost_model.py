@@ -1,7 +1,8 @@
 """Costs of architectures before they are trained, for `nas.samplers.known_cost.KnownCostSampler`.
 
-MACs and parameters are counted. Throughput, latency and memory are predicted from the models measured so far
-(`nas.samplers.latency`). Predictions choose the next candidates, and decide the first rung where they are exact enough.
+MACs and parameters are derived from the spec (`derived_totals`), and counted where a limit is near. Throughput, latency
+and memory are predicted from the models measured so far (`nas.samplers.latency`). Predictions choose the next
+candidates, and decide the first rung where they are exact enough.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
 from nas.study.halving import TRUSTED_DEVIATION, WIDTH
-from nas.study.limits import LIMITS, Limit, broken_limit
+from nas.study.limits import LIMITS, Limit, Totals, broken_limit
 from nas.study.records import TrialState
 from nas.study.space_protocol import vary
 from nas.study.timing_doubts import RUN_DEVIATION
@@ -38,10 +39,11 @@ Work = tuple[float, float]  # MACs and elements moved, of one image
 
 MAX_CACHED_SPECS = 20_000  # some kB each
 REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
+DERIVED_SHARES = 0.9, 1.25  # between which `derived_totals` are, as shares of the counted MACs and parameters
 LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
 _UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
-# Failures that similar architectures are likely to share, by the state that a trial ends in. An infeasible one may still
-# name the failure of an earlier run.
+# Failures that similar architectures are likely to share, by the state that a trial ends in. An infeasible one may
+# still name the failure of an earlier run.
 _ARCHITECTURE_FAILURES = {
     TrialState.FAILED: (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG),
     TrialState.INFEASIBLE: (Failure.OUT_OF_MEMORY,),
@@ -96,8 +98,9 @@ class SpaceCostModel:
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
         """Return the cost of each candidate, (n,), where more is better.
 
-        The cost is log2 of the predicted throughput over the reference model's, or a count as in `COSTS`. It is NaN
-        where a candidate breaks a limit or is likely to. A list of trials is read once, however often it is passed.
+        The cost is log2 of the predicted throughput over the reference model's, or `derived_totals` as in `COSTS`. It
+        is NaN where a candidate breaks a limit or is likely to. A list of trials is read once, however often it is
+        passed.
         """
         specs = [self._spec(params) for params in candidates]
         numbers = self._read_measurements(trials)
@@ -113,7 +116,7 @@ class SpaceCostModel:
                 works = list(map(self._work, candidates))
                 excluded |= self._likely_to_break(LIMITS[name], bound, numbers, works, costs)
         if self._cost != "throughput":
-            costs = np.array([COSTS[self._cost](totals(spec, self._px)._asdict()) for spec in specs])
+            costs = np.array([COSTS[self._cost](derived_totals(spec, self._px)._asdict()) for spec in specs])
         return np.where(excluded, np.nan, costs)
 
     def trusted_ratio(self, params: Params) -> float | None:
@@ -199,10 +202,15 @@ class SpaceCostModel:
         ]
 
     def _breaks_counted_limit(self, spec: ArchSpec) -> bool:
-        """Tell whether a spec breaks one of the limits that need no measurement."""
-        if all(LIMITS[name].measured for name in self._config.limits):
+        """Tell whether a spec breaks one of the limits that need no measurement; it is built only if one is near."""
+        limits = {name: bound for name, bound in self._config.limits.items() if not LIMITS[name].measured}
+        if not limits:
             return False
-        return broken_limit(totals(spec, self._px), self._config.limits) is not None
+        derived = derived_totals(spec, self._px)
+        most, least = (Totals(*(round(count / share) for count in derived)) for share in DERIVED_SHARES)
+        if bool(broken_limit(least, limits)) is (broken := bool(broken_limit(most, limits))):
+            return broken
+        return broken_limit(totals(spec, self._px), limits) is not None
 
     def _work(self, params: Params) -> Work:
         return _work_of(self._spec(params), self._px)
@@ -232,6 +240,17 @@ def _key(params: Params) -> tuple[Any, ...]:
 def _work_of(spec: ArchSpec, px: int) -> Work:
     stages = stage_costs(spec, 1, px)
     return sum(stage.macs for stage in stages), sum(stage.moved for stage in stages)
+
+
+@lru_cache(maxsize=10_000)
+def derived_totals(spec: ArchSpec, px: int) -> Totals:
+    """Return MACs and parameters of a spec without those of norms, biases and embeddings of positions.
+
+    Enlarged maps of windows that do not tile count with all of their places. No part is built, as by `totals`, so that
+    it takes a hundredth of the time.
+    """
+    stages = stage_costs(spec, 1, px)
+    return Totals(sum(stage.macs for stage in stages), sum(stage.weights for stage in stages))
 
 
 def _work_of_reference(config: SearchConfig) -> Work:

@@ -13,10 +13,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from nas.measure.counts.totals import network_totals, totals
+from nas.measure.counts.totals import _PARTS, network_totals, totals
 from nas.replay.hybrid_rows import read_rows
 from nas.samplers import SearchSampler, make_sampler
-from nas.samplers.cost_model import SpaceCostModel, read_trial
+from nas.samplers.cost_model import DERIVED_SHARES, SpaceCostModel, derived_totals, read_trial
 from nas.samplers.known_cost.history import TrialHistory
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
@@ -24,7 +24,7 @@ from nas.study.objectives import objectives
 from nas.study.records import TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import RUN_DEVIATION
-from search_space import SPACES, ArchSpec
+from search_space import SPACES, ArchSpec, preset
 from tests.nas.study.builders import measurement, record, rung, search_config
 from tests.nas.study.searches import drive, new_store
 
@@ -161,6 +161,28 @@ def test_what_breaks_a_counted_limit_has_no_cost() -> None:
     costs = cost_model.costs([MICRO.encode(spec) for spec in specs], [])
     assert list(np.isnan(costs)) == [totals(spec, 64).params > 5e5 for spec in specs]
     assert 0 < np.isnan(costs).sum() < 40
+
+
+@pytest.mark.parametrize("name", ["laptop", "full"])
+def test_counts_from_the_spec_are_near_those_of_the_network(name: str) -> None:
+    space, rng = SPACES[name], random.Random(0)
+    specs = [space.sample(rng) for _ in range(25)]
+    networks = [*specs, preset("eradio_xxxtiny_8x_ws16")]  # whose windows do not tile the maps at 64 px
+    shares = np.array([np.divide(*(f(spec, space.image_px) for f in (derived_totals, totals))) for spec in networks])
+    assert DERIVED_SHARES[0] < shares.min() < shares.max() < DERIVED_SHARES[1]
+    assert shares[:, 1].max() <= 1.0, "of parameters"
+    assert np.median(shares, axis=0).min() > 0.98
+
+
+def test_candidates_far_from_a_counted_limit_are_not_built() -> None:
+    laptop, rng = SPACES["laptop"], random.Random("not built")
+    asked = [laptop.encode(laptop.sample(rng)) for _ in range(20)]
+    for bound, excluded in ((1e8, False), (1e-6, True)):
+        limits = {"max_params": bound * 1e9, "max_gmacs": bound}
+        before = len(_PARTS)
+        config = search_config(space="laptop", limits=limits, objectives=("score", "params"))
+        assert np.isnan(SpaceCostModel(laptop, config, "params").costs(asked, [])).tolist() == [excluded] * 20
+        assert len(_PARTS) == before
 
 
 def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
