@@ -70,6 +70,7 @@ class SpaceCostModel:
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
         self._read: Sequence[FrozenTrial] | None = None  # trials of the latest call of `costs`
         self._numbers: tuple[int, ...] = ()  # the measured ones of them
+        self._settled: tuple[int, ...] = ()  # those before the first trial that may still be measured
         self._fitted: tuple[int, ...] = ()  # trials of the predictor of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
@@ -104,7 +105,7 @@ class SpaceCostModel:
         """
         specs = [self._spec(params) for params in candidates]
         numbers = self._read_measurements(trials)
-        self._fitted = fitted = numbers[: refit_size(len(numbers))]
+        self._fitted = fitted = self._settled[: refit_size(len(self._settled))]
         if fitted:
             seconds = self._predictor(fitted).model.seconds(specs)
         else:
@@ -141,13 +142,18 @@ class SpaceCostModel:
         return math.hypot(median(widths) / WIDTH, RUN_DEVIATION / math.log(2)) if widths else 0.0
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
-        """Return the numbers of the measured trials; each measurement is read once, and each list of trials."""
+        """Return the numbers of the measured trials; each measurement is read once, and each list of trials.
+
+        The latency model is fitted to the settled ones: with many workers, trials are measured in another order, and
+        the first of all would be others at almost every proposal.
+        """
         if trials is self._read:
             return self._numbers
-        numbers = []
+        numbers, unsettled = [], math.inf
         for trial in trials:
             record = trial.user_attrs.get("record")
             if not record or not record.get("measurement"):
+                unsettled = unsettled if trial.state.is_finished() else min(unsettled, trial.number)
                 continue
             measurement = record["measurement"]
             if measurement.get("requested_batch") not in (None, measurement["batch"]):
@@ -159,6 +165,7 @@ class SpaceCostModel:
                 self._measured[trial.number] = _MeasuredTrial(observation, _work_of(spec, self._px), measurement)
             numbers.append(trial.number)
         self._read, self._numbers = trials, tuple(numbers)
+        self._settled = tuple(number for number in numbers if number < unsettled)
         return self._numbers
 
     def _likely_to_break(

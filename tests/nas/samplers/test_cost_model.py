@@ -16,7 +16,7 @@ from optuna.trial import TrialState as OptunaState
 from nas.measure.counts.totals import _PARTS, network_totals, totals
 from nas.replay.hybrid_rows import read_rows
 from nas.samplers import SearchSampler, make_sampler
-from nas.samplers.cost_model import DERIVED_SHARES, SpaceCostModel, derived_totals, read_trial
+from nas.samplers.cost_model import DERIVED_SHARES, SpaceCostModel, derived_totals, read_trial, refit_size
 from nas.samplers.known_cost.history import TrialHistory
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
@@ -314,6 +314,24 @@ def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
     begun = SpaceCostModel(MICRO, search_config())
     begun.costs(asked, trials[:4] + trials[5:])
     assert list(begun.costs(asked, trials)) == list(resumed.costs(asked, trials))
+
+
+def test_trials_that_many_workers_measure_in_another_order_cause_no_further_fits() -> None:
+    """One trial in four is measured 15 trials later."""
+    asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(5)]
+    measured = trials_of(timed(40))
+    waiting = trials_of([replace(r, measurement=None, state=TrialState.RUNNING) for r in timed(40)])
+    for trial in waiting:
+        trial.state = OptunaState.RUNNING
+    cost_model = SpaceCostModel(MICRO, search_config())
+    for now in range(1, 41):
+        known = [now - number > (15 if number % 4 == 0 else 0) for number in range(now)]
+        trials = [measured[number] if known[number] else waiting[number] for number in range(now)]
+        costs = cost_model.costs(asked, trials)
+    first = known.index(False)
+    assert 3 < cost_model._predictor.cache_info().misses <= len({refit_size(n) for n in range(first + 1)} - {0})
+    settled = SpaceCostModel(MICRO, search_config()).costs(asked, measured[:first])
+    np.testing.assert_array_equal(costs, settled)
 
 
 def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:
