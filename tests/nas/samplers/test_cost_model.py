@@ -235,8 +235,8 @@ def test_a_search_learns_which_batches_do_not_fit_into_memory(tmp_path: Path) ->
         while (trial := loop.next_trial()) is not None:
             macs = totals(ArchSpec.from_dict(trial.spec), 64).macs
             if macs > 1e7:
-                cause = {"failure": Failure.OUT_OF_MEMORY, "reason": "memory: a smaller batch fits"}
-                loop.report(replace(trial, state=TrialState.INFEASIBLE, **cause))
+                trial = replace(trial, failure=Failure.OUT_OF_MEMORY, reason="memory: a smaller batch fits")
+                loop.report(replace(trial, state=TrialState.INFEASIBLE))
                 continue
             trial = replace(trial, params=1, macs=macs, measurement=measurement(1e7 / macs))
             for index, state in enumerate((TrialState.RUNNING, TrialState.COMPLETE)):
