@@ -79,17 +79,17 @@ class Space:
         Its stages have their smallest widths, which limit key widths, expansions and squeeze-excitation. The
         constructor checks the other choices that depend on each other: all pairs of them.
         """
-        widths = {name: min(choices) for name, choices in self.choices().items() if name.endswith(".width")}
-        first = {gene.name: gene.choices[0] for gene in self.genes} | widths
-        seen = set()
+        first: dict[str, Choice] = {gene.name: gene.choices[0] for gene in self.genes}
+        first |= {f"stage{number}.width": min(stage.widths) for number, stage in enumerate(self.stages, start=1)}
+        seen: set[Gene] = set()
         for (layout, end), present in self._present_genes.items():
-            ends = {"stem": layout.stems[0], f"{self._prefix(layout)}{LAST_STRIDE}": end}
+            root: dict[str, Choice] = {"stem": layout.stems[0], f"{self._prefix(layout)}{LAST_STRIDE}": end}
             for gene in present:
                 if gene not in seen:
                     parents = ((gene.parent, gene.when), (gene.ancestor, gene.ancestor_when))
                     allowing = {name: min(when, key=str) for name, when in parents if name is not None}
                     for choice in gene.choices:
-                        self.decode(first | ends | allowing | {gene.name: choice})
+                        self.decode(first | root | allowing | {gene.name: choice})
             seen.update(present)
 
     def at(self, image_px: int) -> Space:
