@@ -9,7 +9,6 @@ what names all. Fields are those of `StageChoices` and `Layout`. "none" stands f
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -17,14 +16,13 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from search_space.checks import SpecError, shown, within_choices
-from search_space.genes import Gene, Layout, StageChoices
+from search_space.genes import Layout, StageChoices
 from search_space.space import Space
 from search_space.stage import BLOCK_FIELDS
 from search_space.windows import eradio_window, fitting_window, is_cut_into_windows
 
 _WORDS = {int: "whole numbers", float: "numbers", str: "words", NoneType: "none"}
 MR = "mr_window"  # which has windows of its own
-DRAWS = 100  # random architectures that are built to check a space
 Part = TypeVar("Part", StageChoices, Layout)
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -77,7 +75,7 @@ def _with_choices(space: Space, text: str, image_px: int) -> Space:
     layouts = tuple(_changed(part, "layout", n, changes) for n, part in enumerate(space.layouts, start=1))
     try:
         changed = replace(space, stages=stages, layouts=layouts)
-        _check_combinations(changed)
+        changed.check_choices()
     except (SpecError, LookupError, ArithmeticError) as error:
         raise SpecError(f"choices: {error}") from None
     return changed
@@ -122,20 +120,3 @@ def _values(label: str, values: Any, hint: Any) -> Any:
         wanted = " or ".join(_WORDS[each] for each in types)
         raise SpecError(f"{label}: {shown(values)}; need {f'a list of {wanted}' if several else 'one whole number'}")
     return tuple(found) if several else found[0]
-
-
-def _check_combinations(space: Space) -> None:
-    """Build random architectures, and one with each choice of each gene; SpecError for the first that is none."""
-    rng, genes = random.Random(0), {gene.name: gene for gene in space.genes}
-    for _ in range(DRAWS):
-        space.sample(rng)
-    for gene in space.genes:
-        for choice in gene.choices:
-            params = {name: rng.choice(other.choices) for name, other in genes.items()} | {gene.name: choice}
-            space.decode(params | _allowing(gene))
-
-
-def _allowing(gene: Gene) -> dict[str, Any]:
-    """Return values of the gene's parent and ancestor for which it is active."""
-    conditions = ((gene.parent, gene.when), (gene.ancestor, gene.ancestor_when))
-    return {name: min(when, key=str) for name, when in conditions if name is not None}

@@ -44,8 +44,8 @@ class Space:
     def __post_init__(self) -> None:
         for stem in self._layouts:
             within_choices("stems", stem, STEM_STRIDES)
-        for layout in self.layouts:
-            self._check_layout(layout)
+        for number, layout in enumerate(self.layouts, start=1):
+            self._check_layout(layout, number)
         for gene in self.genes:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise SpecError(f"{gene.name}: {gene.choices!r}; need distinct choices, at least one")
@@ -60,16 +60,37 @@ class Space:
             for g, h in ((g, h) for g in groups for h in hidden if h % g or h == g):
                 raise SpecError(f"stage {number}: group_width {g} makes no groups of hidden width {h}")
 
-    def _check_layout(self, layout: Layout) -> None:
+    def _check_layout(self, layout: Layout, number: int) -> None:
         ends, last = self._ends(layout), max(self._ends(layout))
         one_stride = all(STEM_STRIDES[stem] == layout.stride for stem in layout.stems)
         largest = min(self.strides[-1], layout.stride * 2 ** (STAGES - 1))
         if not one_stride or min(ends) < layout.stride or last > largest:
             raise SpecError(f"stems: {', '.join(layout.stems)}; need one stride, and last_strides from it to {largest}")
+        for stride in ends:
+            within_choices(f"layout {number}: last_strides", stride, [s for s in self.strides if s >= layout.stride])
         stages = {f"stage{i}": stride for i, stride in enumerate(self.strides, start=1)}
         for neck in layout.necks:
             if neck != "none" and not layout.stride <= stages.get(neck, 0) < last:
                 raise SpecError(f"necks: {neck}; need a stage at stride {layout.stride} or more, and below {last}")
+
+    def check_choices(self) -> None:
+        """Build an architecture with each choice of each gene; SpecError for the first that is none.
+
+        Its stages have their smallest widths, which limit key widths, expansions and squeeze-excitation. The
+        constructor checks the other choices that depend on each other: all pairs of them.
+        """
+        first: dict[str, Choice] = {gene.name: gene.choices[0] for gene in self.genes}
+        first |= {f"stage{number}.width": min(stage.widths) for number, stage in enumerate(self.stages, start=1)}
+        seen: set[Gene] = set()
+        for (layout, end), present in self._present_genes.items():
+            root: dict[str, Choice] = {"stem": layout.stems[0], f"{self._prefix(layout)}{LAST_STRIDE}": end}
+            for gene in present:
+                if gene not in seen:
+                    parents = ((gene.parent, gene.when), (gene.ancestor, gene.ancestor_when))
+                    allowing = {name: min(when, key=str) for name, when in parents if name is not None}
+                    for choice in gene.choices:
+                        self.decode(first | root | allowing | {gene.name: choice})
+            seen.update(present)
 
     def at(self, image_px: int) -> Space:
         """Return the space for square images of this side: its windows tile their maps, see `search_space.windows`."""
@@ -118,7 +139,13 @@ class Space:
             elif gene.field != LAST_STRIDE:
                 spec_fields[gene.field] = params[gene.name]
         spec_fields["neck"] = _shifted(spec_fields.get("neck", "none"), -min(stage_fields))
-        return ArchSpec(stages=tuple(_stage(**fields) for fields in stage_fields.values()), **spec_fields)
+        stages = []
+        for index, fields in stage_fields.items():
+            try:
+                stages.append(_stage(**fields))
+            except SpecError as error:
+                raise SpecError(f"stage {index + 1}: {error}") from None
+        return ArchSpec(stages=tuple(stages), **spec_fields)
 
     def encode(self, spec: ArchSpec) -> dict[str, Choice]:
         """Return the parameters of a spec, so that ``decode(encode(spec)) == spec``.

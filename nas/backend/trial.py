@@ -97,7 +97,8 @@ def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: 
     try:
         record = replace(record, measurement=record.measurement or _measure_in(record, context))
     except BatchTooLargeError as error:
-        return replace(record, state=TrialState.INFEASIBLE, reason=f"memory: {error}")
+        record = replace(record, failure=Failure.OUT_OF_MEMORY, reason=f"memory: {error}")
+        return replace(record, state=TrialState.INFEASIBLE)
     broken = broken_limit(record, limits)
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record
 

@@ -1,7 +1,8 @@
 """Costs of architectures before they are trained, for `nas.samplers.known_cost.KnownCostSampler`.
 
-MACs and parameters are counted. Throughput, latency and memory are predicted from the models measured so far
-(`nas.samplers.latency`). Predictions choose the next candidates, and decide the first rung where they are exact enough.
+MACs and parameters are derived from the spec (`derived_totals`), and counted where a limit is near. Throughput, latency
+and memory are predicted from the models measured so far (`nas.samplers.latency`). Predictions choose the next
+candidates, and decide the first rung where they are exact enough.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nas.samplers.latency.stage_costs import stage_costs
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.failures import Failure
 from nas.study.halving import TRUSTED_DEVIATION, WIDTH
-from nas.study.limits import LIMITS, Limit, broken_limit
+from nas.study.limits import LIMITS, Limit, Totals, broken_limit
 from nas.study.records import TrialState
 from nas.study.space_protocol import vary
 from nas.study.timing_doubts import RUN_DEVIATION
@@ -38,10 +39,15 @@ Work = tuple[float, float]  # MACs and elements moved, of one image
 
 MAX_CACHED_SPECS = 20_000  # some kB each
 REFIT_GROWTH = 1.2  # the latency model is fitted again when the number of measured trials has grown by this factor
+DERIVED_SHARES = 0.9, 1.25  # between which `derived_totals` are, as shares of the counted MACs and parameters
 LIMIT_MARGIN = 1.0  # a candidate is excluded if its prediction exceeds a limit by this many standard deviations
 _UNTRAINED_STATES = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.DUPLICATE)
-# Failures that similar architectures are likely to share.
-_ARCHITECTURE_FAILURES = (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG)
+# Failures that similar architectures are likely to share, by the state that a trial ends in. An infeasible one may
+# still name the failure of an earlier run.
+_ARCHITECTURE_FAILURES = {
+    TrialState.FAILED: (Failure.OUT_OF_MEMORY, Failure.NOT_FINITE, Failure.WRONG_OUTPUT, Failure.HANG),
+    TrialState.INFEASIBLE: (Failure.OUT_OF_MEMORY,),
+}
 
 
 class _MeasuredTrial(NamedTuple):
@@ -64,6 +70,7 @@ class SpaceCostModel:
         self._measured: dict[int, _MeasuredTrial] = {}  # by trial number
         self._read: Sequence[FrozenTrial] | None = None  # trials of the latest call of `costs`
         self._numbers: tuple[int, ...] = ()  # the measured ones of them
+        self._settled: tuple[int, ...] = ()  # those before the first trial that may still be measured
         self._fitted: tuple[int, ...] = ()  # trials of the predictor of the latest call of `costs`
         self._specs: dict[tuple[Any, ...], ArchSpec] = {}  # by parameters
         self._reference_work = _work_of_reference(config)
@@ -92,12 +99,13 @@ class SpaceCostModel:
     def costs(self, candidates: Sequence[Params], trials: Sequence[FrozenTrial]) -> Array:
         """Return the cost of each candidate, (n,), where more is better.
 
-        The cost is log2 of the predicted throughput over the reference model's, or a count as in `COSTS`. It is NaN
-        where a candidate breaks a limit or is likely to. A list of trials is read once, however often it is passed.
+        The cost is log2 of the predicted throughput over the reference model's, or `derived_totals` as in `COSTS`. It
+        is NaN where a candidate breaks a limit or is likely to. A list of trials is read once, however often it is
+        passed.
         """
         specs = [self._spec(params) for params in candidates]
         numbers = self._read_measurements(trials)
-        self._fitted = fitted = numbers[: refit_size(len(numbers))]
+        self._fitted = fitted = self._settled[: refit_size(len(self._settled))]
         if fitted:
             seconds = self._predictor(fitted).model.seconds(specs)
         else:
@@ -109,7 +117,7 @@ class SpaceCostModel:
                 works = list(map(self._work, candidates))
                 excluded |= self._likely_to_break(LIMITS[name], bound, numbers, works, costs)
         if self._cost != "throughput":
-            costs = np.array([COSTS[self._cost](totals(spec, self._px)._asdict()) for spec in specs])
+            costs = np.array([COSTS[self._cost](derived_totals(spec, self._px)._asdict()) for spec in specs])
         return np.where(excluded, np.nan, costs)
 
     def trusted_ratio(self, params: Params) -> float | None:
@@ -134,13 +142,18 @@ class SpaceCostModel:
         return math.hypot(median(widths) / WIDTH, RUN_DEVIATION / math.log(2)) if widths else 0.0
 
     def _read_measurements(self, trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
-        """Return the numbers of the measured trials; each measurement is read once, and each list of trials."""
+        """Return the numbers of the measured trials; each measurement is read once, and each list of trials.
+
+        The latency model is fitted to the settled ones: with many workers, trials are measured in another order, and
+        the first of all would be others at almost every proposal.
+        """
         if trials is self._read:
             return self._numbers
-        numbers = []
+        numbers, unsettled = [], math.inf
         for trial in trials:
             record = trial.user_attrs.get("record")
             if not record or not record.get("measurement"):
+                unsettled = unsettled if trial.state.is_finished() else min(unsettled, trial.number)
                 continue
             measurement = record["measurement"]
             if measurement.get("requested_batch") not in (None, measurement["batch"]):
@@ -152,6 +165,7 @@ class SpaceCostModel:
                 self._measured[trial.number] = _MeasuredTrial(observation, _work_of(spec, self._px), measurement)
             numbers.append(trial.number)
         self._read, self._numbers = trials, tuple(numbers)
+        self._settled = tuple(number for number in numbers if number < unsettled)
         return self._numbers
 
     def _likely_to_break(
@@ -195,10 +209,15 @@ class SpaceCostModel:
         ]
 
     def _breaks_counted_limit(self, spec: ArchSpec) -> bool:
-        """Tell whether a spec breaks one of the limits that need no measurement."""
-        if all(LIMITS[name].measured for name in self._config.limits):
+        """Tell whether a spec breaks one of the limits that need no measurement; it is built only if one is near."""
+        limits = {name: bound for name, bound in self._config.limits.items() if not LIMITS[name].measured}
+        if not limits:
             return False
-        return broken_limit(totals(spec, self._px), self._config.limits) is not None
+        derived = derived_totals(spec, self._px)
+        most, least = (Totals(*(round(count / share) for count in derived)) for share in DERIVED_SHARES)
+        if bool(broken_limit(least, limits)) is (broken := bool(broken_limit(most, limits))):
+            return broken
+        return broken_limit(totals(spec, self._px), limits) is not None
 
     def _work(self, params: Params) -> Work:
         return _work_of(self._spec(params), self._px)
@@ -230,6 +249,17 @@ def _work_of(spec: ArchSpec, px: int) -> Work:
     return sum(stage.macs for stage in stages), sum(stage.moved for stage in stages)
 
 
+@lru_cache(maxsize=10_000)
+def derived_totals(spec: ArchSpec, px: int) -> Totals:
+    """Return MACs and parameters of a spec without those of norms, biases and embeddings of positions.
+
+    Enlarged maps of windows that do not tile count with all of their places. No part is built, as by `totals`, so that
+    it takes a hundredth of the time.
+    """
+    stages = stage_costs(spec, 1, px)
+    return Totals(sum(stage.macs for stage in stages), sum(stage.weights for stage in stages))
+
+
 def _work_of_reference(config: SearchConfig) -> Work:
     """Return the work of the reference.
 
@@ -245,12 +275,12 @@ def _work_of_reference(config: SearchConfig) -> Work:
 def read_trial(trial: FrozenTrial, cost: str = "throughput") -> TrialValues | None:
     """Return a trial's scores rung by rung and one of `COSTS`; None without scores and for baselines.
 
-    A trial that failed because of its architecture has a score of -inf.
+    A trial that failed because of its architecture, or whose batch does not fit into memory, has a score of -inf.
     """
     record = trial.user_attrs.get("record")
     if not record or record["baseline"]:
         return None
-    if record["state"] == TrialState.FAILED and record["failure"] in _ARCHITECTURE_FAILURES:
+    if record["failure"] in _ARCHITECTURE_FAILURES.get(record["state"], ()):
         return TrialValues((-math.inf,), COSTS[cost](record))
     if record["state"] in _UNTRAINED_STATES or not record["rungs"]:
         return None

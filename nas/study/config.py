@@ -277,7 +277,7 @@ class SearchConfig:
         scale: Networks that are measured and not trained, for comparison; named as `reference`.
         specs: Architectures by name, as ArchSpec.to_dict(); the command line reads them from the files that it names.
         limits: Hard limits, by their names.
-        objectives: Names of the objectives; "score" is one of them.
+        objectives: Names of the objectives; "score" is one of them, and becomes the first.
         distill: The training recipe.
     """
 
@@ -313,6 +313,7 @@ class SearchConfig:
         check_fields(self)
         for name in ("baselines", "scale", "objectives"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "objectives", tuple(sorted(self.objectives, key=lambda name: name != "score")))
         object.__setattr__(self, "choices", plain_choices(self.choices))
         self._check_objectives()
         check_bounds(self.limits)
@@ -418,9 +419,9 @@ def check_recorded(settings: Mapping[str, Any]) -> None:
 
 
 def supports(sampler: str, objectives: Sequence[str]) -> bool:
-    """Tell whether a sampler can search for these objectives, by their names."""
-    score, costs = objectives[:1], objectives[1:]
-    return sampler != KNOWN_COST or ([*score] == ["score"] and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
+    """Tell whether a sampler can search for these objectives, by their names in any order."""
+    costs = [name for name in objectives if name != "score"]
+    return sampler != KNOWN_COST or ("score" in objectives and len(costs) < 2 and set(costs) <= set(KNOWN_COSTS))
 
 
 def check_sampler(config: SearchConfig) -> None:
@@ -428,7 +429,7 @@ def check_sampler(config: SearchConfig) -> None:
     if config.sampler not in SAMPLERS:
         raise ConfigError(f"--sampler: unknown sampler {config.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
     if not supports(config.sampler, config.objectives):
-        supported = f"supports score alone, or score and then one of {', '.join(KNOWN_COSTS)}"
+        supported = f"supports score alone, or score and one of {', '.join(KNOWN_COSTS)}"
         others = ", ".join(name for name in SAMPLERS if name != KNOWN_COST)
         names = ",".join(config.objectives)
         raise ConfigError(f"--objectives: {names}: {KNOWN_COST} {supported}; samplers for any objectives: {others}")

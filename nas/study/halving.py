@@ -22,7 +22,7 @@ import numpy as np
 from nas.fidelity import at_last_rung
 from nas.study.pareto import Point, coordinate, coordinates, crowding, hypervolume, ranks
 from nas.study.records import Measurement, Objective, TrialRecord, TrialState
-from nas.study.timing_doubts import bounded_interval
+from nas.study.timing_doubts import LATENCY_RUN_DEVIATION, bounded_interval
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
 TRUSTED_DEVIATION = 0.05  # relative, of a predicted throughput: below it a candidate is measured after the first rung
@@ -87,6 +87,8 @@ def score_curve(trial: TrialRecord, objectives: Sequence[Objective]) -> ScoreCur
 
 def _deviation(objective: Objective, measurement: Measurement | None) -> float:
     """Return the standard deviation of a cost on the axis of `coordinate`: of a timing or prediction; 0 for counts."""
+    if objective.name == "latency":
+        return math.log2(1 + LATENCY_RUN_DEVIATION)
     if objective.name != "throughput":
         return 0.0
     if measurement is None:

@@ -230,7 +230,7 @@ class TrialRecord(Record):
     finished_s: float | None = None  # seconds since the study's start, over all sessions
     worker: str | None = None  # worker process of the last run: "NODE:PROCESS", both numbers without a name
     tries: int = 1  # number of runs; a retry after a failure counts, resuming after the driver was killed does not
-    failure: Failure | None = None  # the last one, also of a trial that runs again
+    failure: Failure | None = None  # the last one, also of a trial that runs again or is infeasible
     scale: str | None = None  # arch name of a comparison network
     expected: Expectation | None = None  # None without a model of the trials: at the start, for many samplers
 

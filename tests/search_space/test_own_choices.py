@@ -70,14 +70,36 @@ def test_without_changes_the_space_is_the_same_object() -> None:
             "choices: stage 1: pre_convs: 'grouped' is not one of none, depthwise, dense",
         ),
         ({"stages": {"heads": [0]}}, "choices: integer modulo by zero"),
-        ({"stages": {"depths": [0]}}, "choices: depth: 0 is not a whole number"),
+        ({"stages": {"depths": [0]}}, "choices: stage 1: depth: 0 is not a whole number"),
         ({"layouts": {"downsamplings": ["bad"]}}, "choices: downsampling: 'bad' is not one of conv"),
+        ({"layouts": {"last_strides": [24]}}, "choices: layout 1: last_strides: 24 is not one of 4, 8, 16, 32$"),
         ({"layout1": {"stems": ["conv16"]}}, "choices: necks: stage2; need a stage at stride 16"),
     ],
 )
 def test_what_is_no_space_is_refused_with_its_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=f"^{message}"):
         with_choices(LAPTOP, changes, 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "fits", "too_much", "message"),
+    [
+        ("key_widths", [16, 32], [16, 48], "stage 3: key_width: 48 is not a whole number from 1 to 32"),
+        ("squeezes", ["none", 1 / 32], [0.25, 1 / 33], "stage 3: squeeze: .* leaves no channel of width 32"),
+    ],
+)
+def test_one_impossible_combination_of_thousands_is_refused(
+    field: str, fits: list[Any], too_much: list[Any], message: str
+) -> None:
+    stage = {"widths": [768, 512, 384, 320, 256, 192, 128, 32], "heads": [4], "group_widths": ["none"]}
+    with_choices(SPACES["full"], {"stage3": {**stage, field: fits}}, 224)
+    with pytest.raises(SpecError, match=f"^choices: {message}"):
+        with_choices(SPACES["full"], {"stage3": {**stage, field: too_much}}, 224)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_choices_of_the_spaces_themselves_are_possible(name: str) -> None:
+    SPACES[name].check_choices()
 
 
 def test_windows_are_those_that_were_given_and_the_others_tile_the_maps() -> None:

@@ -20,6 +20,7 @@ from nas.samplers.latency.operator_costs import (
     linear,
     memory,
     pooled,
+    product,
     transposed,
 )
 from search_space import StageSpec
@@ -117,7 +118,7 @@ def _linear_attention(stage: StageSpec, at: FeatureMap) -> Operators:
     c, n, heads = stage.width, at.places, stage.heads or 1
     coarser = conv(at, 3 * c, 3 * c, 5, groups=3 * c), conv(at, 3 * c, 3 * c, groups=3 * heads)
     between = *(memory("copy", 5 * n * c),) * 2, memory("relu", 4 * n * c), memory("add", 4 * n * c)
-    products = *(linear(n, 2 * c, c // heads),) * 2, linear(n, 2 * c, 1)
+    products = *(product(n, 2 * c, c // heads),) * 2, product(n, 2 * c, 1)
     mixing = conv(at, c, 3 * c), *coarser, *between, *products, conv(at, 2 * c, c)
     return *mixing, *_skip(stage, at), *_mbconv(stage, at)
 

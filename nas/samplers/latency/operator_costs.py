@@ -1,4 +1,4 @@
-"""Derive the cost of operators from their sizes alone: MACs and elements moved, by kind. Plain Python."""
+"""Derive the cost of operators from their sizes alone: MACs, elements moved and weights, by kind. Plain Python."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class OperatorCost(NamedTuple):
     kind: str
     macs: int
     moved: int  # elements read and written, weights included
+    weights: int = 0
 
 
 Operators = tuple[OperatorCost, ...]
@@ -63,13 +64,14 @@ def conv(at: FeatureMap, inputs: int, outputs: int, kernel: int = 1, stride: int
         kind = "pointwise" if kernel == 1 else "conv"
     else:
         kind = "depthwise" if groups == inputs == outputs else "grouped"
-    return OperatorCost(kind, after.places * weights, at.places * inputs + after.places * outputs + weights)
+    return OperatorCost(kind, after.places * weights, at.places * inputs + after.places * outputs + weights, weights)
 
 
 def transposed(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
     """Return the cost of a transposed convolution to `at` from a map `ratio` times coarser; kernel = stride."""
-    moved = (at.places + at.shrunk(ratio).places) * channels + (ratio * channels) ** 2
-    return OperatorCost("transposed", at.places * channels**2, moved)
+    weights = (ratio * channels) ** 2
+    moved = (at.places + at.shrunk(ratio).places) * channels + weights
+    return OperatorCost("transposed", at.places * channels**2, moved, weights)
 
 
 def pooled(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
@@ -79,7 +81,13 @@ def pooled(at: FeatureMap, channels: int, ratio: int) -> OperatorCost:
 
 def linear(tokens: int, inputs: int, outputs: int) -> OperatorCost:
     """Return the cost of tokens times a matrix of weights."""
-    return OperatorCost("linear", tokens * inputs * outputs, tokens * (inputs + outputs) + inputs * outputs)
+    weights = inputs * outputs
+    return OperatorCost("linear", tokens * weights, tokens * (inputs + outputs) + weights, weights)
+
+
+def product(tokens: int, inputs: int, outputs: int) -> OperatorCost:
+    """Return the cost of tokens times a matrix that is computed."""
+    return linear(tokens, inputs, outputs)._replace(weights=0)
 
 
 def attention(

@@ -133,7 +133,7 @@ class OperatorRates:
 def work_of(stages: Sequence[StageCost]) -> Work:
     """Return the total work of stages by operator kind."""
     work: dict[str, tuple[int, int, int]] = {}
-    for kind, macs, moved in (operator for stage in stages for operator in stage.operators):
+    for kind, macs, moved, _ in (operator for stage in stages for operator in stage.operators):
         m, e, calls = work.get(kind, (0, 0, 0))
         work[kind] = m + macs, e + moved, calls + 1
     return {kind: np.array(amounts, dtype=float) for kind, amounts in work.items()}

@@ -45,6 +45,11 @@ class StageCost:
         """Elements that all operators read and write."""
         return sum(operator.moved for operator in self.operators)
 
+    @cached_property
+    def weights(self) -> int:
+        """Weights of all operators: the parameters without norms, biases and tables of positions."""
+        return sum(operator.weights for operator in self.operators)
+
 
 def stage_costs(spec: ArchSpec, batch: int, resolution: int) -> list[StageCost]:
     """Return the stages of one `encode` of images (batch, 3, resolution, resolution), in the order they run."""

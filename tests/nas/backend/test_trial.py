@@ -99,7 +99,7 @@ def test_an_output_that_is_wrong_or_of_a_smaller_batch_is_never_trained(tmp_path
 
 @pytest.mark.parametrize(
     ("foreign", "state", "failure"),
-    [(60, TrialState.FAILED, Failure.MEMORY_SHARED), (1, TrialState.INFEASIBLE, None)],
+    [(60, TrialState.FAILED, Failure.MEMORY_SHARED), (1, TrialState.INFEASIBLE, Failure.OUT_OF_MEMORY)],
 )
 @pytest.mark.parametrize("limits", [{}, {"max_latency_ms": 0.001}])
 def test_a_batch_that_others_left_no_memory_for_is_measured_again_later(

@@ -13,10 +13,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
-from nas.measure.counts.totals import network_totals, totals
+from nas.measure.counts.totals import _PARTS, network_totals, totals
 from nas.replay.hybrid_rows import read_rows
 from nas.samplers import SearchSampler, make_sampler
-from nas.samplers.cost_model import SpaceCostModel, read_trial
+from nas.samplers.cost_model import DERIVED_SHARES, SpaceCostModel, derived_totals, read_trial, refit_size
 from nas.samplers.known_cost.history import TrialHistory
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
@@ -24,7 +24,7 @@ from nas.study.objectives import objectives
 from nas.study.records import TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import RUN_DEVIATION
-from search_space import SPACES, ArchSpec
+from search_space import SPACES, ArchSpec, preset
 from tests.nas.study.builders import measurement, record, rung, search_config
 from tests.nas.study.searches import drive, new_store
 
@@ -163,6 +163,28 @@ def test_what_breaks_a_counted_limit_has_no_cost() -> None:
     assert 0 < np.isnan(costs).sum() < 40
 
 
+@pytest.mark.parametrize("name", ["laptop", "full"])
+def test_counts_from_the_spec_are_near_those_of_the_network(name: str) -> None:
+    space, rng = SPACES[name], random.Random(0)
+    specs = [space.sample(rng) for _ in range(25)]
+    networks = [*specs, preset("eradio_xxxtiny_8x_ws16")]  # whose windows do not tile the maps at 64 px
+    shares = np.array([np.divide(*(f(spec, space.image_px) for f in (derived_totals, totals))) for spec in networks])
+    assert DERIVED_SHARES[0] < shares.min() < shares.max() < DERIVED_SHARES[1]
+    assert shares[:, 1].max() <= 1.0, "of parameters"
+    assert np.median(shares, axis=0).min() > 0.98
+
+
+def test_candidates_far_from_a_counted_limit_are_not_built() -> None:
+    laptop, rng = SPACES["laptop"], random.Random("not built")
+    asked = [laptop.encode(laptop.sample(rng)) for _ in range(20)]
+    for bound, excluded in ((1e8, False), (1e-6, True)):
+        limits = {"max_params": bound * 1e9, "max_gmacs": bound}
+        before = len(_PARTS)
+        config = search_config(space="laptop", limits=limits, objectives=("score", "params"))
+        assert np.isnan(SpaceCostModel(laptop, config, "params").costs(asked, [])).tolist() == [excluded] * 20
+        assert len(_PARTS) == before
+
+
 def test_what_is_likely_to_break_a_measured_limit_has_no_cost() -> None:
     """Latency as the inverse of the ratio, to a tenth; a third of all models are within the limit."""
     rng = random.Random(0)
@@ -202,6 +224,27 @@ def test_a_search_within_a_tight_limit_measures_little_in_vain(tmp_path: Path) -
         infeasible[sampler] = sum(t.state is TrialState.INFEASIBLE for t in loop.trials.values())
     assert infeasible["random"] > 30
     assert infeasible["known-cost"] < infeasible["random"] / 2
+
+
+def test_a_search_learns_which_batches_do_not_fit_into_memory(tmp_path: Path) -> None:
+    """One architecture in three fits; where more MACs mean more score the sampler is drawn to the others."""
+    too_large = {}
+    for sampler in ("known-cost", "random"):
+        config = search_config(budget=12, sampler=sampler, baselines=())
+        loop = StudyLoop(new_store(tmp_path / sampler, config))
+        while (trial := loop.next_trial()) is not None:
+            macs = totals(ArchSpec.from_dict(trial.spec), 64).macs
+            if macs > 1e7:
+                trial = replace(trial, failure=Failure.OUT_OF_MEMORY, reason="memory: a smaller batch fits")
+                loop.report(replace(trial, state=TrialState.INFEASIBLE))
+                continue
+            trial = replace(trial, params=1, macs=macs, measurement=measurement(1e7 / macs))
+            for index, state in enumerate((TrialState.RUNNING, TrialState.COMPLETE)):
+                trial = replace(trial, rungs=(*trial.rungs, rung(index, math.log(macs) / 20)), state=state)
+                if not loop.report(trial):
+                    break
+        too_large[sampler] = sum(t.state is TrialState.INFEASIBLE for t in loop.trials.values())
+    assert too_large["known-cost"] < too_large["random"]
 
 
 def test_with_a_reference_of_timm_features_are_shifted_and_costs_relative_to_its_macs() -> None:
@@ -247,6 +290,7 @@ def test_a_stage_that_an_architecture_lacks_has_the_mean_of_its_choices() -> Non
         {"baseline": "eradio_pico"},
         {"state": TrialState.FAILED, "failure": Failure.LOST_WORKER},
         {"state": TrialState.INFEASIBLE},
+        {"state": TrialState.INFEASIBLE, "failure": Failure.HANG},  # of the run before
         {"rungs": ()},
     ],
 )
@@ -256,8 +300,9 @@ def test_nothing_is_learnt_from(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("rungs", [(), (0.2,)])
-def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...]) -> None:
-    failed = replace(record(0, rungs, 2.0), state=TrialState.FAILED, failure=Failure.OUT_OF_MEMORY)
+@pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.INFEASIBLE])
+def test_a_net_that_cannot_be_trained_came_to_nothing(rungs: tuple[float, ...], state: TrialState) -> None:
+    failed = replace(record(0, rungs, 2.0), state=state, failure=Failure.OUT_OF_MEMORY)
     (trial,) = trials_of([failed])
     assert read_trial(trial) == ((-math.inf,), 1.0)
 
@@ -269,6 +314,24 @@ def test_costs_are_the_same_when_a_slow_trial_is_measured_late() -> None:
     begun = SpaceCostModel(MICRO, search_config())
     begun.costs(asked, trials[:4] + trials[5:])
     assert list(begun.costs(asked, trials)) == list(resumed.costs(asked, trials))
+
+
+def test_trials_that_many_workers_measure_in_another_order_cause_no_further_fits() -> None:
+    """One trial in four is measured 15 trials later."""
+    asked = [MICRO.encode(MICRO.sample(random.Random(i))) for i in range(5)]
+    measured = trials_of(timed(40))
+    waiting = trials_of([replace(r, measurement=None, state=TrialState.RUNNING) for r in timed(40)])
+    for trial in waiting:
+        trial.state = OptunaState.RUNNING
+    cost_model = SpaceCostModel(MICRO, search_config())
+    for now in range(1, 41):
+        known = [now - number > (15 if number % 4 == 0 else 0) for number in range(now)]
+        trials = [measured[number] if known[number] else waiting[number] for number in range(now)]
+        costs = cost_model.costs(asked, trials)
+    first = known.index(False)
+    assert 3 < cost_model._predictor.cache_info().misses <= len({refit_size(n) for n in range(first + 1)} - {0})
+    settled = SpaceCostModel(MICRO, search_config()).costs(asked, measured[:first])
+    np.testing.assert_array_equal(costs, settled)
 
 
 def test_stopped_trials_tell_their_rungs_and_their_log_ratio() -> None:

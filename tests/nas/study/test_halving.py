@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.study.halving import ScoreCurve, front_chance, front_gain, ladder, score_curve, should_continue
+from nas.study.objectives import objectives
 from nas.study.pareto import best_first
 from nas.study.records import TrialState
+from nas.study.timing_doubts import LATENCY_RUN_DEVIATION
 from tests.nas.study.builders import OBJECTIVES, measurement, record
 
 
@@ -135,6 +137,9 @@ def test_a_curve_has_the_scores_the_costs_and_the_deviations_of_its_trial() -> N
     wild = score_curve(replace(trial, measurement=timing), OBJECTIVES)
     assert wild is not None
     assert wild.deviations == pytest.approx((math.log2(2 / 0.5) / 3.92,), rel=1e-4), "no more than a single sample's"
+    costly = score_curve(trial, objectives(("score", "latency", "params"), "spatial"))
+    assert costly is not None
+    assert costly.deviations == pytest.approx((math.log2(1 + LATENCY_RUN_DEVIATION), 0.0)), "a count is exact"
     stopped = replace(trial, state=TrialState.STOPPED, rungs=trial.rungs[:1])
     assert score_curve(stopped, OBJECTIVES) == made._replace(scores=(0.2,), alive=False)
     under_way = replace(stopped, state=TrialState.RUNNING)

@@ -102,7 +102,8 @@ def test_known_cost_counts_what_can_be_counted(cost: str) -> None:
     from nas.measure.counts.totals import totals
 
     wanted = [-math.log2(getattr(totals(ArchSpec.from_dict(t.spec), 64), cost)) for t in trials]
-    assert list(cost_model.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in trials], [])) == wanted
+    costs = cost_model.costs([MICRO.encode(ArchSpec.from_dict(t.spec)) for t in trials], [])
+    assert list(costs) == pytest.approx(wanted, abs=0.04), "to 3 %, see derived_totals"
 
 
 def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
@@ -110,8 +111,17 @@ def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
     assert new_config(options).objectives == THREE
     assert new_config(options).sampler == "evolution"
     assert new_config(vars(parser().parse_args([]))).sampler == "known-cost"
-    for others in ("score,latency", "throughput,score"):
-        assert new_config(vars(parser().parse_args(["--objectives", others]))).sampler == "evolution"
+    assert new_config(vars(parser().parse_args(["--objectives", "score,latency"]))).sampler == "evolution"
+
+
+@pytest.mark.parametrize("cost", ["throughput", "params"])
+def test_the_order_of_objectives_changes_nothing(cost: str) -> None:
+    first, last = (
+        new_config(vars(parser().parse_args(["--objectives", f"{a},{b}"])))
+        for a, b in (("score", cost), (cost, "score"))
+    )
+    assert first == last
+    assert (last.sampler, last.objectives) == ("known-cost", ("score", cost))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +131,7 @@ def test_three_objectives_go_to_a_sampler_that_takes_them() -> None:
         (["--objectives", "throughput"], "error: --objectives: throughput: needs score"),
         (["--objectives", "score,score"], "error: --objectives: score,score: needs score, and each name only once"),
         (["--objectives", ",".join(THREE), "--sampler", "known-cost"], "known-cost supports score alone, or score"),
-        (["--objectives", "score,latency", "--sampler", "known-cost"], "and then one of throughput, params, macs"),
+        (["--objectives", "score,latency", "--sampler", "known-cost"], "score and one of throughput, params, macs"),
     ],
 )
 def test_objectives_that_cannot_be_are_refused(flags: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
