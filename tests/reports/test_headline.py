@@ -299,8 +299,11 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
     assert "from the noise of the timing, not of the scores)" in first
-    ring = "The ring marks the recommended one, by the scores of the longer trainings."
-    assert ring in front_caption(study.info, prepare(study, summary), summary, retrained=True)
+    data = prepare(study, summary)
+    ring = "The ring marks the model that is recommended by scores after retraining (0.503, the baseline eradio_"
+    assert front_caption(study.info, data, summary, retrained=True).startswith(ring)
+    wide = [label.text for label in data.labels if label.number == 3 and not label.narrow]
+    assert wide == ["#3 recommended (0.503 after retraining)"], "the chart has the search's score, 0.5"
     second = headline(study.info, summary, "RUN")[1]
     assert second.startswith("The lead of trial 3 in score is within the noise of seeds (95 % interval, which allows")
     assert "the choice among 2 candidates). The fastest retrained candidate that leads eradio_" in second
