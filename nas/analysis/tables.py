@@ -20,6 +20,7 @@ from nas.analysis.answer import (
     in_unit,
     nothing_fits_line,
     percent,
+    share_of_draws,
 )
 from nas.analysis.front import FrontStatus
 from nas.analysis.remeasuring import (
@@ -178,7 +179,7 @@ def _runners_up(a: Answer, limits: Limits) -> Table:
     table = _table(title, "trial", "<model", "score", "throughput\nratio", *chances)
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         name = f"baseline {c.trial.baseline}" if c.trial.baseline else c.trial.arch_id
-        cells = fixed(c.score, 4), f"{c.measurement.ratio:.2f}", percent(c.chance_best), percent(c.chance_to_keep)
+        cells = fixed(c.score, 4), f"{c.measurement.ratio:.2f}", share_of_draws(c, a.fitting), percent(c.chance_to_keep)
         table.add_row(str(c.trial.number), name, *(cells if limits else cells[:-1]))
     return table
 
