@@ -1,5 +1,6 @@
 """The words on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.captions import front_caption
-from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
+from reports.export_advice import MAX_SEEDS, SEED_DIFFERENCE, before_export, export_command, weights_place
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
@@ -308,14 +309,37 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     assert second.startswith("The lead of trial 3 in score is within the noise of seeds (95 % interval, which allows")
     assert "the choice among 2 candidates). The fastest retrained candidate that leads eradio_" in second
     assert "beyond that noise is trial 4 (score 0.70" in second
-    ((doubt, command),) = before_export(study.info, summary, "RUN")
-    assert "lead in score over the best baseline is within the noise of seeds" in doubt
-    assert command is not None
-    assert command.endswith(" --seeds 4")
+    result = summary.comparisons[0]
+    seeds = 2 * (result.half_width(summary.recommendation.scatter) / result.score_gain) ** 2
+    assert seeds > MAX_SEEDS
+    tie = (
+        f"In score it ties with the best baseline, {result.baseline.name}: to tell them apart would take more than "
+        "10 seeds. To lead by more than the noise of seeds, choose trial 4.", None,
+    )  # fmt: skip
+    assert before_export(study.info, summary, "RUN") == (tie,)
     sure = after_retraining(study, scores | {3: 0.6})
     sure_summary = summarize(sure.study, sure)
     assert "noise of seeds" not in " ".join(headline(study.info, sure_summary, "RUN"))
     assert before_export(study.info, sure_summary, "RUN") == ()
+
+
+def test_the_seeds_that_are_advised_show_the_lead():
+    study = compared(5.0)
+    scores = {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.5025}
+    evidence = after_retraining(study, scores)
+    found = summarize(evidence.study, evidence).recommendation
+    half, lead = found.fastest_as_good.half_width(found.scatter), found.fastest_as_good.score_gain
+    needed = math.ceil(2 * (half / lead) ** 2)
+    assert 2 < needed <= MAX_SEEDS
+    ((doubt, command),) = before_export(study.info, summarize(evidence.study, evidence), "RUN")
+    assert f"about {needed} seeds show it" in doubt
+    assert command == f"backbone-nas retrain RUN --shortlist --seeds {needed}"
+    assert half * math.sqrt(2 / needed) <= lead < half
+    level = after_retraining(study, scores | {3: 0.5})
+    ((doubt, command),) = before_export(study.info, summarize(level.study, level), "RUN")
+    assert "ties with the best baseline" in doubt
+    assert doubt.endswith("No retrained candidate leads by more than the noise of seeds.")
+    assert command is None
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():
