@@ -76,7 +76,8 @@ def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificati
     bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=RETRAINED_SCORE), y2="high:Q")
     named = points.transform_filter(alt.datum.kind == BASELINE)  # candidates lie too close: their tooltips name them
     labels = named.mark_text(align="right", dx=-8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="name:N")
-    return {"retraining": specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
+    # The marks are drawn last: a label would hide the points next to its own.
+    return {"retraining": specification(alt.layer(labels, bars, marks).properties(height=CURVE_HEIGHT_PX))}
 
 
 def importance_rows(importances: Sequence[Importance], words: Mapping[str, str]) -> list[dict[str, Any]]:

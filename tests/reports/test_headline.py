@@ -281,8 +281,8 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     assert faster.candidate != better.candidate
     throughput, score, _ = tiles(study.info, summary)
     best = faster.baseline.name
-    assert throughput.label == f"throughput of {faster.candidate.name} relative to {best}, at a score as high or higher"
-    assert score.label == f"score of {better.candidate.name} minus that of {best}, at a throughput as high or higher"
+    assert throughput.label == f"throughput of {faster.candidate.name} relative to {best}, which scores no higher"
+    assert score.label == f"score of {better.candidate.name} minus that of {best}, which is no faster"
     gain = round(faster.candidate.score, 3) - round(faster.baseline.score, 3)
     assert throughput.note.endswith(f"; score: {gain:+.3f} (no interval: each trained once)")
 
@@ -321,6 +321,13 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     sure_summary = summarize(sure.study, sure)
     assert "noise of seeds" not in " ".join(headline(study.info, sure_summary, "RUN"))
     assert before_export(study.info, sure_summary, "RUN") == ()
+
+
+def test_of_timings_that_cannot_be_trusted_the_fastest_is_one_of_those_that_score_as_high():
+    study = compared(1.2, verdict="contended")
+    words = " ".join(headline(study.info, summarize(study), "RUN"))
+    assert "Of the candidates that score at least as high as the best of the E" in words
+    assert "eradio_femto, trial 3 was timed as the fastest (0.6" in words
 
 
 def test_the_seeds_that_are_advised_show_the_lead():
