@@ -253,7 +253,8 @@ def _draw_kind(axes: Any, floor: float, kind: str, points: Sequence[CandidatePoi
 def _distances(box: Bbox, places: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the distance of each place from a box; 0 inside it."""
     beyond = np.maximum(np.maximum(box.min - places, places - box.max), 0.0)
-    return np.hypot(*beyond.T)
+    distances: NDArray[np.float64] = np.hypot(*beyond.T)
+    return distances
 
 
 def _label(
