@@ -65,9 +65,9 @@ COMMANDS = (
 )
 
 _EXAMPLES = f"""examples:
-  {PROGRAM} doctor                                can a search run here?
+  {PROGRAM} doctor                                   can a search run here?
   {PROGRAM} search --budget 8 --rung-steps 10,30 --train-images 256 --val-images 64
-                                                     a quick look, at few images
+                                                        a quick look, at few images
   {PROGRAM} search --budget 200                      the whole search on this machine
   {PROGRAM} select runs/NAME --max-latency-ms 13     the best candidate within a limit
   {PROGRAM} retrain runs/NAME --shortlist            which model to choose after longer training?

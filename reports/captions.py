@@ -8,6 +8,7 @@ from nas.study.records import StudyInfo
 from reports.figure_data import FRONT, INFEASIBLE, FigureData, thinned_front
 from reports.formatting import brief, capitalized
 from reports.metric_agreement import scores_spatial
+from reports.score_gain import told_apart
 from reports.scored_trials import objective_words, score_word
 from reports.search_course import random_trials
 from reports.sentences import BELOW_ZERO, baseline_words, score_floor
@@ -27,6 +28,21 @@ def search_scores(info: StudyInfo) -> str:
     return f"Scores are those of the search, after {info.rung_steps[-1]:,} training steps."
 
 
+def retrained_ring(summary: StudySummary) -> str:
+    """Say that the ring is by retrained scores, which the chart does not have; "" without a recommendation."""
+    found = summary.recommendation
+    if found is None:
+        return ""
+    score, against = fixed(found.model.score, 3), ""
+    if found.best_baseline is not None:
+        score, as_baseline = told_apart(found.model.score, found.best_baseline.score)
+        against = f", the baseline {brief(found.best_baseline.name)} {as_baseline}"
+    return (
+        f"The ring marks the model that is recommended by scores after retraining ({score}{against}); the chart has "
+        "those of the search."
+    )
+
+
 def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary, retrained: bool = False) -> str:
     """Say what the chart of the Pareto front shows, and explain the marks that it has.
 
@@ -36,17 +52,18 @@ def front_caption(info: StudyInfo, data: FigureData, summary: StudySummary, retr
         summary: numbers of the study.
         retrained: whether the report has scores of longer trainings.
     """
-    by_retraining = summary.recommendation is not None and summary.recommendation.retrained
-    parts = [
+    ringed = any(p.number == data.recommended for p in data.points)
+    by_retraining = ringed and summary.recommendation is not None and summary.recommendation.retrained
+    parts = [retrained_ring(summary)] if by_retraining else []
+    parts += [
         f"{capitalized(score_word(info))} against throughput, relative to {brief(info.reference, 40)}. A point is a "
         "candidate, a bar the 95 % interval of its throughput."
     ]
     if scores := search_scores(info):
         longer = "; those of longer trainings are under “Can I trust this?”" if retrained else ""
         parts.append(f"{scores.removesuffix('.')}{longer}.")
-    if any(p.number == data.recommended for p in data.points):
-        by_longer = ", by the scores of the longer trainings" if by_retraining else ""
-        parts.append(f"The ring marks the recommended one{by_longer}.")
+    if ringed and not by_retraining:
+        parts.append("The ring marks the recommended one.")
     if summary.baselines:
         parts.append(f"Diamonds are the {baseline_words(info)}.")
     floor = score_floor(info)

@@ -75,8 +75,10 @@ def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificati
     )
     bars = points.mark_rule(color=FAINT).encode(x=x, y=alt.Y("low:Q", title=RETRAINED_SCORE), y2="high:Q")
     named = points.transform_filter(alt.datum.kind == BASELINE)  # candidates lie too close: their tooltips name them
-    labels = named.mark_text(align="right", dx=-8, dy=-7, color=INK, fontSize=10).encode(x=x, y=y, text="name:N")
-    return {"retraining": specification(alt.layer(bars, marks, labels).properties(height=CURVE_HEIGHT_PX))}
+    # Above the bar, and to the left, where the points of lower scores lie lower; marks are drawn over labels.
+    above = alt.Y("high:Q", title=RETRAINED_SCORE)
+    labels = named.mark_text(align="right", dx=4, dy=-6, color=INK, fontSize=10).encode(x=x, y=above, text="name:N")
+    return {"retraining": specification(alt.layer(labels, bars, marks).properties(height=CURVE_HEIGHT_PX))}
 
 
 def importance_rows(importances: Sequence[Importance], words: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ from reports.summary import StudySummary
 
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
 
+MAX_SEEDS = 10  # of each training; a lead that needs more is called a tie
+
 
 def retrain_command(
     info: StudyInfo, summary: StudySummary, run: str, which: str = "--baselines", steps: int | None = None
@@ -62,17 +64,44 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         if why := unused_words(found):
             once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
         settled_by.append((once, command))
-    again = retrain_command(info, summary, run, steps=found.model.steps)
     if found.retrained and found.model.seeds == 1:
+        again = retrain_command(info, summary, run, steps=found.model.steps)
         settled_by.append(("It was retrained with one seed; train it with more:", again))
     elif found.lead_may_be_luck:
-        lead = "Its lead in score over the best baseline is within the noise of seeds"
-        more = again and f"{again} --seeds {2 * found.model.seeds}"
-        settled_by.append((f"{lead}; train the front and the baselines with more:", more))
+        shortlist = retrain_command(info, summary, run, "--shortlist", found.model.steps)
+        settled_by.append(_lead_advice(found, shortlist))
     if doubt := timing_doubt(found.trial.measurement):
         idle = "; measure it on an idle machine:" if remeasure else "."
         settled_by.append((f"† Its timing cannot be trusted ({doubt}){idle}", remeasure))
     return tuple(settled_by)
+
+
+def _lead_advice(found: Recommendation, shortlist: str | None) -> tuple[str, str | None]:
+    """Say how many seeds would show the lead, with their command; that it is a tie where they are too many.
+
+    The half-width of the lead's interval falls with the root of the seeds.
+
+    Args:
+        found: the recommendation, whose lead is within the noise of seeds.
+        shortlist: the command that retrains the shortlist.
+    """
+    chosen, best = found.fastest_as_good, found.best_baseline
+    half = None if chosen is None else chosen.half_width(found.scatter)
+    assert chosen is not None
+    assert best is not None
+    assert half is not None
+    seeds = math.inf if chosen.score_gain <= 0 else found.model.seeds * (half / chosen.score_gain) ** 2
+    if seeds <= MAX_SEEDS:
+        lead = "Its lead in score over the best baseline is within the noise of seeds"
+        count = math.ceil(seeds)
+        more = f"{lead}; if it keeps its size, about {count} seeds show it. Train it, its rivals and the baselines with"
+        return f"{more} as many:", shortlist and f"{shortlist} --seeds {count}"
+    tie = f"In score it ties with the best baseline, {brief(best.name)}: to tell them apart would take more than"
+    larger = found.with_lead
+    other = "No retrained candidate leads by more than the noise of seeds."
+    if larger is not None:
+        other = f"To lead by more than the noise of seeds, choose {brief(larger.candidate.name)}."
+    return f"{tie} {MAX_SEEDS} seeds. {other}", None
 
 
 def _near_tie(info: StudyInfo, found: Recommendation) -> str:

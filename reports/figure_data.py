@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nas.analysis.recommendation import Recommendation
+from nas.numbers import fixed
 from nas.study.metrics import metric_label
 from nas.study.records import Objective, StudyInfo, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import PUBLISHED, drawn_ends
@@ -235,10 +237,11 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
     recommended = summary.recommendation.trial.number if summary.recommendation else None
     if any(p.number == recommended and p.kind == STOPPED for p in points):
         recommended = None  # by retraining; its score in the search is of a lower rung, and is not marked
+    ring = {} if recommended is None else {recommended: _ring_label(summary.recommendation)}
     labels = [
         label
         for width_px in (CHART_PX[0], NARROW_CHART_PX)
-        for label in _placed_labels(points, recommended, staircase, (ratio_range, score_range), width_px)
+        for label in _placed_labels(points, ring, staircase, (ratio_range, score_range), width_px)
     ]
     return FigureData(
         score=score,
@@ -311,14 +314,26 @@ def attainment_line(front: Iterable[ScoredTrial], ratio: float, score: float) ->
     return (start, *points, end)
 
 
+def _ring_label(found: Recommendation | None) -> str:
+    """Return the label of the ring; where retraining decides, with the retrained score, as the chart has the search's.
+
+    Args:
+        found: the recommendation.
+    """
+    if found is None:
+        return ""
+    after = f" ({fixed(found.model.score, 3)} after retraining)" if found.retrained else ""
+    return f"#{found.trial.number} recommended{after}"
+
+
 def _placed_labels(
     points: Sequence[CandidatePoint],
-    recommended: int | None,
+    ring: Mapping[int, str],
     staircase: Sequence[tuple[float, float]],
     ranges: tuple[tuple[float, float], tuple[float, float]],
     width_px: int,
 ) -> list[PointLabel]:
-    """Place the labels that have room in a chart of `width_px`.
+    """Place the labels that have room in a chart of `width_px`; `ring` has that of the recommended candidate.
 
     The recommended candidate comes first, then the baselines and both ends of the front, whose labels may cover points.
     """
@@ -332,11 +347,11 @@ def _placed_labels(
         return place(p.ratio, p.score or 0.0)
 
     front = sorted((p for p in points if p.kind == FRONT), key=lambda p: p.ratio)
-    best = [p for p in points if p.number == recommended]
+    best = [p for p in points if p.number in ring]
     important = [*best, *(p for p in points if p.kind == BASELINE), *front[:1], *front[-1:]]
     texts = {p.number: p.label for p in (*important, *front) if p.label}  # in this order
     narrow = width_px == NARROW_CHART_PX
-    texts |= {p.number: f"#{p.number}" if narrow else f"#{p.number} recommended" for p in best}  # the ring says it, too
+    texts |= {p.number: f"#{p.number}" if narrow else ring[p.number] for p in best}  # the ring says it, too
     by_number = {p.number: p for p in points}
     labeled = [(of(by_number[number]), text) for number, text in texts.items()]
     marks = [of(p) for p in points if p.score is not None and p.kind != STOPPED]

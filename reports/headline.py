@@ -269,12 +269,12 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     half = None if is_one_pair(summary) else result.half_width(found.scatter)  # of one pair the next sentence has it
     exact = "" if half is None else f"; the 95 % interval of this difference is ± {half:.3f}"
     scores = f"({fixed(result.candidate.score, 3)} against {fixed(baseline.score, 3)}{exact})"
-    name = capitalized(brief(result.candidate.name))
+    name = brief(result.candidate.name)
     if result.doubtful:
-        return f"{name} scores at least as high as {best} {scores}, and was timed as the fastest of such candidates."
+        return f"Of the {kind}s that score at least as high as {best}, {name} was timed as the fastest {scores}."
     timings = "the timing" if result.against_reference else "both timings"
     words = _throughput_words(result, info, f", from the noise of {timings}, not of the scores")
-    return f"{name} is the fastest {kind} that scores at least as high as {best} {scores}. {words}"
+    return f"{capitalized(name)} is the fastest {kind} that scores at least as high as {best} {scores}. {words}"
 
 
 def lead_words(found: Recommendation) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from nas.numbers import plural_range
 from nas.study.records import StudyRecord
@@ -109,12 +110,14 @@ def front_figure(data: FigureData, retrained: Sequence[Mapping[str, Any]], addit
     figure.legend(loc="outside upper center", ncols=2, frameon=False, handletextpad=0.1, columnspacing=1)
     corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
     better = axes.annotate("better ↗", (0.99, 0.98), **corner)
+    centers = [(p.ratio, p.score) for p in points if p.score is not None]
+    centers += [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None]
     labeled = [p for kind in (BASELINE, FRONT) for p in points if p.kind == kind and p.label]
     marks = [(p.ratio, p.score) for p in points if p.kind in (BASELINE, FRONT) and p.score is not None]
     figure.draw_without_rendering()  # lays the figure out: the extents of texts are unknown before
     taken = [*_extents(figure, axes, [*marks, *others]), better.get_window_extent()]
     _draw_scale(axes, data, taken)
-    _label(figure, axes, labeled, taken)
+    _label(figure, axes, labeled, axes.transData.transform(centers), taken)
     return figure
 
 
@@ -247,16 +250,31 @@ def _draw_kind(axes: Any, floor: float, kind: str, points: Sequence[CandidatePoi
     axes.scatter(x, y, zorder=3, label=label, rasterized=many, clip_on=kind != INFEASIBLE, **marks)
 
 
-def _label(figure: Figure, axes: Any, points: Sequence[CandidatePoint], taken: list[Bbox]) -> None:
-    """Label the points where a label covers none of `taken`, which are marks and texts; crowded ones stay bare."""
+def _distances(box: Bbox, places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distance of each place from a box; 0 inside it."""
+    beyond = np.maximum(np.maximum(box.min - places, places - box.max), 0.0)
+    distances: NDArray[np.float64] = np.hypot(*beyond.T)
+    return distances
+
+
+def _label(
+    figure: Figure, axes: Any, points: Sequence[CandidatePoint], centers: NDArray[np.float64], taken: list[Bbox]
+) -> None:
+    """Label the points where a label covers none of `taken`, which are marks and texts; crowded ones stay bare.
+
+    A label stands nearer to its own mark than to those at all other `centers`, in pixels.
+    """
     for p in points:
+        own = axes.transData.transform((p.ratio, p.score))
+        foreign = centers[np.hypot(*(centers - own).T) > 0]
         for (dx, dy), (ha, va) in LABEL_PLACES:
             label = axes.annotate(p.label, (p.ratio, p.score), (dx, dy), textcoords="offset points", ha=ha, va=va)
             label.set(fontsize=MIN_FONT_POINTS, path_effects=HALO, zorder=4, in_layout=False)
             extent = label.get_window_extent()
             across = axes.bbox.x0 <= extent.x0 and extent.x1 <= figure.bbox.x1
             inside = across and axes.bbox.y0 <= extent.y0 and extent.y1 <= axes.bbox.y1
-            if inside and not any(extent.overlaps(other) for other in taken):
+            nearest = _distances(extent, foreign).min(initial=math.inf) > _distances(extent, own[None])[0]
+            if inside and nearest and not any(extent.overlaps(other) for other in taken):
                 taken.append(extent)
                 break
             label.remove()

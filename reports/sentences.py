@@ -181,11 +181,8 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
     two_axes = {o.name for o in info.objectives} == {"score", "throughput"}
     if not summary.front or not two_axes or summary.half_width is None:
         return ""
-    once = "" if info.replayed else trained_once(info)
-    if summary.recommendation and summary.recommendation.retrained:
-        once = ""
     if not intervals_are_known(summary.complete, summary.front):
-        return f"Which models tie in throughput is unknown, because timings cannot be trusted. {once}".rstrip()
+        return "Which models tie in throughput is unknown, because timings cannot be trusted."
     ties = "No two neighbors on the front have overlapping intervals."
     if len(summary.front) == 1:
         ties = "The front has no neighbors to compare."
@@ -193,7 +190,7 @@ def noise(info: StudyInfo, summary: StudySummary) -> str:
         pairs = plural(summary.tied_neighbors, "pair")
         ties = f"{pairs} of neighbors on the front cannot be distinguished by throughput."
     near = plural(len(summary.near), "dominated model", "dominated models")
-    return f"{ties} By the noise of the throughput alone, {near} could be on the front. {once}".rstrip()
+    return f"{ties} By the noise of the throughput alone, {near} could be on the front."
 
 
 def verdicts(summary: StudySummary) -> str:

@@ -49,7 +49,7 @@ def _speed_tile(summary: StudySummary, baseline: str) -> Tile:
     name = brief(result.candidate.name)
     label = f"throughput of {name} relative to {baseline}"
     if not is_one_pair(summary):
-        label += ", at a score as high or higher"
+        label += ", which scores no higher"
     if result.doubtful:
         return Tile(label, UNKNOWN, "the timings cannot be trusted")
     scores = "" if is_one_pair(summary) else f"; score: {printed_gain(result):+z.3f} ({_gain_note(result, summary)})"
@@ -66,7 +66,7 @@ def _score_tile(summary: StudySummary, baseline: str) -> Tile:
     name = brief(result.candidate.name)
     label = f"score of {name} minus that of {baseline}"
     if not is_one_pair(summary):
-        label += ", at a throughput as high or higher"
+        label += ", which is no faster"
     return Tile(label, f"{printed_gain(result):+z.3f}", _gain_note(result, summary))
 
 

@@ -25,10 +25,11 @@ from reports.metric_agreement import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, 
 from reports.pace import more_finished_models, retraining_price
 from reports.score_gain import printed_difference
 from reports.search_course import MIN_RANKED
-from reports.sentences import MEANINGS, too_few_models, trained_once
+from reports.sentences import MEANINGS, too_few_models
 from reports.summary import StudySummary
 from reports.timing_noise import MAX_DOUBTFUL, floor_words
 
+TRAINED_ONCE = "The search trained each model once."
 MAX_FLOOR = 0.03
 MIN_TAU = 0.5
 MIN_CHANCE = 0.5
@@ -237,12 +238,12 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, "The scores are published ones: nothing can be retrained.")
     if retrained is None and not on_plane(info.objectives):
         words = "Retraining takes the objectives score and throughput alone, not those of this search."
-        return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, f"{trained_once(info)} {words}")
+        return TrustCheck(SEEDS, Outcome.NOT_APPLICABLE, f"{TRAINED_ONCE} {words}")
     if retrained is None and summary.recommendation is None:
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
     if retrained is None:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, trained_once(info), *more)
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *more)
     best = summary.recommendation
     found = next((c for c in retrained["candidates"] if best and c["trial"] == best.trial.number), None)
     if best is None or found is None:

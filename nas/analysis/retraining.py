@@ -96,6 +96,18 @@ class RetrainedCandidate:
         place = "joined it" if self.on_front else "not on it"
         return place if self.stopped_after is None else f"stopped after {self.stopped_after}: {place}"
 
+    @property
+    def fronts(self) -> str:
+        """Name the fronts that the candidate is on, that of the search and that of the retrained, for tables."""
+        if self.trial.baseline or self.chance is None:
+            return self.change
+        if self.stopped_after is not None:
+            place = "on the retrained front" if self.on_front else "not on the retrained front"
+            return f"stopped after {self.stopped_after}, {place}"
+        if self.was_on_front:
+            return "on both" if self.on_front else "left the search's front"
+        return "joined the retrained front" if self.on_front else "on neither"
+
 
 @dataclass(frozen=True)
 class RetrainingSummary:
@@ -393,6 +405,7 @@ def _candidate_json(c: RetrainedCandidate, scatter: SeedScatter) -> Mapping[str,
         "chance": c.chance,
         "on_front": {"before": c.was_on_front, "now": c.on_front},
         "change": c.change,
+        "fronts": c.fronts,
         "failures": {str(t.seed): t.reason for t in c.trainings if t.reason},
         "reason": c.reason,
     }

@@ -261,7 +261,7 @@ def confidence_line(a: Answer, limits: Limits) -> str:
     """Return a line with the confidence in the answer."""
     assert a.best is not None
     of = f"the {plural(a.fitting, 'model')} {'within the limits' if limits else 'compared'}"
-    line = f"chance that {a.best.trial.name} has the highest score of {of}: {percent(a.best.chance_best)}"
+    line = f"chance that {a.best.trial.name} has the highest score of {of}: {share_of_draws(a.best, a.fitting)}"
     if not a.scatter.measured and a.fitting > 1:
         trains = "" if a.replayed else ": backbone-nas retrain trains them"
         line += f", if scores vary between seeds as in another study (no model of this study has two seeds{trains})"
@@ -330,6 +330,13 @@ def in_unit(name: str, value: float) -> str:
 
 def _with_unit(name: str, value: float) -> str:
     return f"{in_unit(name, value)} {LIMITS[name].unit}"
+
+
+def share_of_draws(c: MeasuredCandidate, fitting: int) -> str:
+    """Return the chance to be the best in percent: among several candidates, draws show no certainty."""
+    if c.chance_best is None or fitting == 1 or 0 < c.chance_best < 1:
+        return percent(c.chance_best)
+    return ">99%" if c.chance_best else "<1%"
 
 
 def percent(chance: float | None) -> str:

@@ -31,6 +31,7 @@ from nas.analysis.selecting import (
     in_unit,
     nothing_fits_line,
     percent,
+    share_of_draws,
 )
 from nas.numbers import fixed, fixed_interval
 from nas.study.limits import LIMITS
@@ -38,7 +39,7 @@ from nas.study.records import Measurement, Remeasurement, StudyRecord, TrialReco
 from nas.study.timing_doubts import ratio_interval_words, recorded_ratio_interval, timing_doubt
 
 LOST, JOINED, TIED, ASIDE = "red", "green", "yellow", "dim"
-TEXT_COLUMNS = ("", "between", "front", "verdict")  # these wrap in a narrow terminal
+TEXT_COLUMNS = ("", "between", "front", "fronts", "verdict")  # these wrap in a narrow terminal
 MAX_RUNNERS_UP = 12  # in the table; --json has all
 
 
@@ -46,7 +47,7 @@ def show_retraining(study: StudyRecord, summary: RetrainingSummary, console: Con
     """Print the retrained candidates, fastest first; rank correlations; notes."""
     title = f"retraining: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
     headings = "score in\nthe search", "seeds", "mean score,\nretrained", "throughput\nratio", "chance\non front"
-    table = _table(title, "trial", "<architecture", *headings, "<front")
+    table = _table(title, "trial", "<architecture", *headings, "<fronts")
     for candidate in summary.candidates:
         table.add_row(*_retraining_cells(candidate, summary), style=_retraining_style(candidate))
     console.print(table)
@@ -64,7 +65,7 @@ def _retraining_cells(c: RetrainedCandidate, summary: RetrainingSummary) -> tupl
         "-" if c.mean is None else f"{fixed(c.mean, 4)}{'' if half is None else f' ± {half:.4f}'}",
         _ratio(c.measurement),
         "" if c.chance is None else f"{c.chance:.2f}",
-        c.change,
+        c.fronts,
     )
 
 
@@ -179,7 +180,7 @@ def _runners_up(a: Answer, limits: Limits) -> Table:
     table = _table(title, "trial", "<model", "score", "throughput\nratio", *chances)
     for c in a.runners_up[:MAX_RUNNERS_UP]:
         name = f"baseline {c.trial.baseline}" if c.trial.baseline else c.trial.arch_id
-        cells = fixed(c.score, 4), f"{c.measurement.ratio:.2f}", percent(c.chance_best), percent(c.chance_to_keep)
+        cells = fixed(c.score, 4), f"{c.measurement.ratio:.2f}", share_of_draws(c, a.fitting), percent(c.chance_to_keep)
         table.add_row(str(c.trial.number), name, *(cells if limits else cells[:-1]))
     return table
 

@@ -34,6 +34,7 @@ from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import environment, guarded, kill_children, scratch_folder
 
 _START_TIMEOUT_S = 30  # Ray's own, which it lets nobody change
+_CONNECT_TIMEOUT_S = 10.0
 _START_TRIES = 2  # on a busy machine, the second start finds Ray's files in memory
 _OBJECT_STORE_BYTES = 128 * 2**20  # specs and records are small; targets are memory-mapped files
 _LOCAL_ENVIRONMENT = {
@@ -105,9 +106,7 @@ def joined_ray(address: str, folder: Path, announce: Announce = lambda line: Non
     # The folder may be on a disk of several machines, and only a process of this one can be seen to be dead.
     with scratch_folder(f".ray-{socket.gethostname()}-", folder) as scratch:
         try:
-            if address != "auto":
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
+            _connect(address)  # Ray tries for minutes
             _init_ray(address=address, runtime_env={"env_vars": MALLOC_SETTINGS | WORKER_ENVIRONMENT})
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -124,6 +123,24 @@ def joined_ray(address: str, folder: Path, announce: Announce = lambda line: Non
             yield str(scratch)
         finally:
             ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raise ClusterError where nothing answers at the address of a cluster; "auto" is not checked.
+
+    Args:
+        address: "auto" or HOST:PORT.
+    """
+    try:
+        _connect(address)
+    except OSError as error:
+        raise ClusterError(f"--address: cannot join a Ray cluster at {address!r}: {error}") from error
+
+
+def _connect(address: str) -> None:
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
 def cluster_resources(address: str, folder: Path) -> tuple[int, float, float]:

@@ -98,7 +98,14 @@ def agreement_line(agreement: TeacherAgreement) -> str:
 
 
 def _list(root: Path) -> int:
-    """Print a table of the entries."""
+    """Print a table of the entries.
+
+    Raises:
+        CacheError: There is no such folder.
+    """
+    if not root.is_dir():
+        what = "is no folder" if root.exists() else "there is no such folder; backbone-nas cache build makes a cache"
+        raise CacheError(f"--cache: {root}: {what}")
     entries = list_entries(root)
     rows = [("content", "images", "size", "last used", "state", "folder")]
     for entry in entries:

@@ -34,7 +34,7 @@ from search_space.checks import shown
 
 _EXAMPLES = """examples:
   backbone-nas search --budget 200                      the whole search on this machine, built-in images and teachers
-  python -m nas.search --budget 200                      the same, where no console script is installed
+  python -m nas.search --budget 200                     the same, where no console script is installed
   backbone-nas search --budget 8 --rung-steps 10,30 --train-images 256 --val-images 64
                                                         a quick look, at few images
   backbone-nas search --max-params 1e6 --max-latency-ms 5
@@ -43,14 +43,17 @@ _EXAMPLES = """examples:
   backbone-nas search --distill balance=adaloss --distill 'weights={"lite0": 2}' --distill batch_size=64
   backbone-nas search --reference timm:resnet50 --baselines eradio_pico,winner.json --scale timm:convnext_atto
   backbone-nas search --recipe cifar10-1gpu             settings for a GPU; flags override them
-  backbone-nas search --config runs/latest/config.toml --seed 1   the same search with another seed
+  backbone-nas search --config runs/latest/config.toml --seed 1
+                                                        the same search with another seed
   backbone-nas search --resume runs/photos              resume an interrupted search
   backbone-nas search --resume runs/photos --extend 50  evaluate 50 more architectures
-  backbone-nas search --resume runs/photos --data imagefolder:/home/ben/photos    the images lie elsewhere here
+  backbone-nas search --resume runs/photos --data imagefolder:/home/ben/photos
+                                                        the images lie elsewhere here
   backbone-nas search --budget 1000 --until-converged   end when more architectures gain less than the noise
   backbone-nas search --storage postgresql://nas@db.example.org/nas --run /shared/runs/big
   backbone-nas search --resume /shared/runs/big         on another machine: both work on the study
-  backbone-nas search --address auto --run /shared/mine --cache /shared/cache    on a running Ray cluster
+  backbone-nas search --address auto --run /shared/mine --cache /shared/cache
+                                                        on a running Ray cluster
   backbone-nas search --budget 500 --plan               show what the search would cost; run nothing
 """
 

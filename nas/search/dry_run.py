@@ -39,7 +39,7 @@ Check = Callable[[SearchCommand], str]
 
 
 def dry_run(command: SearchCommand, console: Console) -> int:
-    """Print the settings of a search, and one line for each check; return the exit code.
+    """Print the settings of a search, one line for each check, and the problems; return the exit code.
 
     Args:
         command: The settings.
@@ -55,10 +55,12 @@ def dry_run(command: SearchCommand, console: Console) -> int:
             found = check(command)
             line = f"{'warning ' if isinstance(found, Doubtful) else 'ok      '} {name}: {found}"
         except (ValueError, OperationFailed, OSError, RuntimeError) as error:
-            problems.append(name)
             line = f"problem  {name}: {one_line(error).removeprefix(f'{name}: ')}"
+            problems.append(line)
         write_line(public_text(line))
-    write_line("nothing was run; " + (f"problems: {', '.join(problems)}" if problems else "the search can start"))
+    write_line(f"nothing was run; {plural(len(problems), 'problem') + ':' if problems else 'the search can start'}")
+    for line in problems:  # again: above, they stand among all settings and checks
+        write_line(public_text(line))
     return BAD_INPUT if problems else 0
 
 

@@ -157,14 +157,16 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
     from reports.evidence_data import read_evidence
-    from reports.headline import headline
+    from reports.export_advice import remeasure_command
+    from reports.headline import doubt_sentence, headline
     from reports.sentences import convergence_words
     from reports.summary import summarize
 
     evidence = read_evidence(run_dir)
     summary = summarize(evidence.study, evidence)
     folder = shlex.quote(str(run_dir))
-    sentences = *headline(evidence.record.info, summary, folder), convergence_words(evidence.record, folder)
+    of_study = evidence.record.info, summary, folder
+    sentences = *headline(*of_study), convergence_words(evidence.record, folder)
     for sentence in filter(None, sentences):
         announce(sentence, _LOG, console)
     if summary.recommendation is None:
@@ -175,8 +177,11 @@ def _show_result(run_dir: Path, console: Console) -> None:
     retraining = (deciding if baselines else {}) | {
         command_line("retrain", [run, *baselines]): "does the front hold after longer training, with new seeds?"
     }
+    doubtful = bool(remeasure_command(evidence.record.info, summary, run) and doubt_sentence(*of_study))
+    remeasuring = {command_line("remeasure", [run]): "time the front again, on an idle machine: see above"}
     following = {
         command_line("report", [run, "--open"]): "open the report",
+        **(remeasuring if doubtful else {}),
         **(retraining if on_plane(evidence.record.info.objectives) else {}),
         command_line("train", [run, "--train-steps", "20000"]): "distill the recommended model at full length",
         command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",

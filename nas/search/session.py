@@ -102,6 +102,10 @@ def _search(command: SearchCommand, console: Console) -> None:
     if command.address is None:  # the nodes of a cluster measure, which may have what this machine lacks
         with (progress := StageProgress(console)).showing():
             check_runtime(command.config, progress, command.resume)
+    else:
+        from nas.backend.ray_session import check_answers  # imports Ray
+
+        check_answers(command.address)
     targets, teacher_facts = open_targets(command, console, show, recorded_info(command))
     command, precision_ms = with_precision(command, targets, show)
     config = command.config

@@ -158,6 +158,21 @@ def test_the_end_of_a_search_names_retrain_where_it_takes_the_study(
     assert "backbone-nas export" in following
 
 
+@pytest.mark.parametrize("verdict", ["ok", "contended"])
+def test_the_end_of_a_search_names_remeasure_where_timings_cannot_be_trusted(verdict: str, tmp_path: Path) -> None:
+    study = small_study(SEARCHED)
+    trials = [
+        replace(t, measurement=replace(t.measurement, verdict=verdict))
+        for t in study.trials
+        if t.measurement is not None
+    ]
+    new_store(tmp_path / "run", replace(study, trials=tuple(trials)))
+    text = io.StringIO()
+    _show_result(tmp_path / "run", Console(file=text, width=1000))
+    following = text.getvalue().partition("next:")[2]
+    assert (f"backbone-nas remeasure {tmp_path / 'run'} " in following) is (verdict != "ok")
+
+
 def test_an_export_of_the_best_is_of_the_retrained_one_and_its_card_says_why(
     run: Path, tmp_path: Path, printed: Callable[[int], str]
 ) -> None:

@@ -1,5 +1,6 @@
 """The words on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.captions import front_caption
 from reports.evidence_data import retraining_results
-from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, weights_place
+from reports.export_advice import MAX_SEEDS, SEED_DIFFERENCE, before_export, export_command, weights_place
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
@@ -280,8 +281,8 @@ def test_tiles_of_two_candidates_say_what_they_were_chosen_for():
     assert faster.candidate != better.candidate
     throughput, score, _ = tiles(study.info, summary)
     best = faster.baseline.name
-    assert throughput.label == f"throughput of {faster.candidate.name} relative to {best}, at a score as high or higher"
-    assert score.label == f"score of {better.candidate.name} minus that of {best}, at a throughput as high or higher"
+    assert throughput.label == f"throughput of {faster.candidate.name} relative to {best}, which scores no higher"
+    assert score.label == f"score of {better.candidate.name} minus that of {best}, which is no faster"
     gain = round(faster.candidate.score, 3) - round(faster.baseline.score, 3)
     assert throughput.note.endswith(f"; score: {gain:+.3f} (no interval: each trained once)")
 
@@ -299,20 +300,53 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     first = headline(study.info, summary, "RUN")[0]
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
     assert "from the noise of the timing, not of the scores)" in first
-    ring = "The ring marks the recommended one, by the scores of the longer trainings."
-    assert ring in front_caption(study.info, prepare(study, summary), summary, retrained=True)
+    data = prepare(study, summary)
+    ring = "The ring marks the model that is recommended by scores after retraining (0.503, the baseline eradio_"
+    assert front_caption(study.info, data, summary, retrained=True).startswith(ring)
+    wide = [label.text for label in data.labels if label.number == 3 and not label.narrow]
+    assert wide == ["#3 recommended (0.503 after retraining)"], "the chart has the search's score, 0.5"
     second = headline(study.info, summary, "RUN")[1]
     assert second.startswith("The lead of trial 3 in score is within the noise of seeds (95 % interval, which allows")
     assert "the choice among 2 candidates). The fastest retrained candidate that leads eradio_" in second
     assert "beyond that noise is trial 4 (score 0.70" in second
-    ((doubt, command),) = before_export(study.info, summary, "RUN")
-    assert "lead in score over the best baseline is within the noise of seeds" in doubt
-    assert command is not None
-    assert command.endswith(" --seeds 4")
+    result = summary.comparisons[0]
+    seeds = 2 * (result.half_width(summary.recommendation.scatter) / result.score_gain) ** 2
+    assert seeds > MAX_SEEDS
+    tie = (
+        f"In score it ties with the best baseline, {result.baseline.name}: to tell them apart would take more than "
+        "10 seeds. To lead by more than the noise of seeds, choose trial 4.", None,
+    )  # fmt: skip
+    assert before_export(study.info, summary, "RUN") == (tie,)
     sure = after_retraining(study, scores | {3: 0.6})
     sure_summary = summarize(sure.study, sure)
     assert "noise of seeds" not in " ".join(headline(study.info, sure_summary, "RUN"))
     assert before_export(study.info, sure_summary, "RUN") == ()
+
+
+def test_of_timings_that_cannot_be_trusted_the_fastest_is_one_of_those_that_score_as_high():
+    study = compared(1.2, verdict="contended")
+    words = " ".join(headline(study.info, summarize(study), "RUN"))
+    assert "Of the candidates that score at least as high as the best of the E" in words
+    assert "eradio_femto, trial 3 was timed as the fastest (0.6" in words
+
+
+def test_the_seeds_that_are_advised_show_the_lead():
+    study = compared(5.0)
+    scores = {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.5025}
+    evidence = after_retraining(study, scores)
+    found = summarize(evidence.study, evidence).recommendation
+    half, lead = found.fastest_as_good.half_width(found.scatter), found.fastest_as_good.score_gain
+    needed = math.ceil(2 * (half / lead) ** 2)
+    assert 2 < needed <= MAX_SEEDS
+    ((doubt, command),) = before_export(study.info, summarize(evidence.study, evidence), "RUN")
+    assert f"about {needed} seeds show it" in doubt
+    assert command == f"backbone-nas retrain RUN --shortlist --seeds {needed}"
+    assert half * math.sqrt(2 / needed) <= lead < half
+    level = after_retraining(study, scores | {3: 0.5})
+    ((doubt, command),) = before_export(study.info, summarize(level.study, level), "RUN")
+    assert "ties with the best baseline" in doubt
+    assert doubt.endswith("No retrained candidate leads by more than the noise of seeds.")
+    assert command is None
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():

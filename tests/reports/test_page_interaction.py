@@ -345,6 +345,23 @@ def test_a_click_on_a_point_opens_its_card(tab, study):
     tab.wait(f"{CARD} === 'trial {by_speed(study)[0]}'")
 
 
+def test_the_button_opens_the_card_of_the_picked_candidate(tab, study):
+    button = "document.querySelector('.readout [data-card]')"
+    assert tab.evaluate(f"{button}.getClientRects().length") == 0, "nothing is picked"
+    tab.evaluate(f"{LIST}.focus()")
+    tab.press("Home")
+    tab.wait(f"{button}.getClientRects().length > 0")
+    tab.evaluate(f"{button}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    tab.drag(tab.evaluate(f"(() => {{ const b = {button}.getBoundingClientRect(); return [b.x + 5, b.y + 5]; }})()"))
+    tab.wait(f"{CARD} === 'trial {by_speed(study)[0]}'")
+
+
+def test_the_tables_of_a_desktop_are_not_cut(tab):
+    cut_off = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth)"
+    assert tab.evaluate("innerWidth") == 1280
+    assert tab.evaluate(f"{cut_off}.map(box => box.getAttribute('aria-label'))") == ["Table of all trials"]
+
+
 def test_names_of_10_kb_stay_inside_a_phone(browser, tmp_path):
     write_page(gather_evidence(hostile("".join(ATTACKS) + "W" * 10_000, trials=8)), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")

@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ from nas.analysis.evidence import gather_evidence
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
 from reports.evidence_data import retraining_points, retraining_results
-from reports.figure_data import BASELINE, MARKS
+from reports.figure_data import BASELINE, MARKS, STOPPED, prepare
 from reports.paper_figures import draw, save
 from reports.paper_style import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS
 from reports.summary import summarize
@@ -214,3 +215,24 @@ def test_lines_and_dots_are_those_of_the_study():
     assert found == [[str(to_last[low].trials), f"{to_last[low].tau:.2f}"] for low in (0, 1)]
     dots = sum(len(line.get_xdata()) for line in figures["rungs"].axes[0].lines)
     assert dots == to_last[0].trials
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_label_stands_nearest_to_the_mark_that_it_names(seed):
+    """Trials 126 and 135 of a published front are this close; the label of the one stood over the mark of the other."""
+    study = synthetic.study(60, seed=seed)
+    data = prepare(study, summarize(study))
+    axes = draw(study, summarize(study))["front"].axes[0]
+    drawn = [p for p in data.points if p.kind != STOPPED and p.score is not None]
+    marks = {p.label or p.number: axes.transData.transform((p.ratio, p.score)) for p in drawn}
+    labels = [text for text in axes.texts if text.get_text() in marks]
+    assert labels
+    for label in labels:
+        box = label.get_window_extent()
+
+        def distance(mark, box=box) -> float:
+            sides = zip(mark, box.min, box.max, strict=True)
+            return math.hypot(*(max(low - at, at - high, 0) for at, low, high in sides))
+
+        nearest = min(marks, key=lambda name: distance(marks[name]))
+        assert nearest == label.get_text()

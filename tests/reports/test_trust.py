@@ -157,7 +157,7 @@ def test_retraining_does_not_apply_where_it_takes_no_such_objectives(study, name
 def results(number: int, chance: float | None, seeds: int = 3) -> dict:
     scores = {str(seed): 0.5 for seed in range(seeds)}
     candidate = {"trial": number, "score": 0.5, "half_width": 0.01, "scores": scores, "chance": chance}
-    candidate |= {"change": "still on it", "measurement": None}
+    candidate |= {"change": "still on it", "fronts": "on both", "measurement": None}
     return {"seeds": list(range(seeds)), "steps": 1620, "candidates": [candidate], "untrained": []}
 
 

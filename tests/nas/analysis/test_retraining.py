@@ -65,6 +65,8 @@ def test_candidates_leave_and_join_the_front() -> None:
     assert [row.trial.number for row in s.candidates] == [1, 5, 2, 3]  # fastest first
     changes = {row.trial.number: row.change for row in s.candidates}
     assert changes == {1: "still on it", 2: "left it", 3: "still on it", 5: "joined it"}
+    fronts = {row.trial.number: row.fronts for row in s.candidates}
+    assert fronts == {1: "on both", 2: "left the search's front", 3: "on both", 5: "joined the retrained front"}
     chances = {row.trial.number: row.chance for row in s.candidates}
     assert chances[1] == chances[3] == chances[5] == 1
     assert chances[2] == pytest.approx(0.0, abs=0.03)
@@ -169,7 +171,7 @@ def test_a_failure_leaves_the_other_seeds_and_a_candidate_without_a_measurement_
     rows = {row.trial.number: row for row in s.candidates}
     assert rows[3].scores == {1: 0.70, 3: 0.72}
     assert (rows[3].chance, rows[3].reason) == (pytest.approx(1, abs=0.001), "seed 2: nan")
-    assert (rows[2].mean, rows[2].chance, rows[2].change) == (None, None, "seed 1: out of memory")
+    assert (rows[2].mean, rows[2].chance, rows[2].fronts) == (None, None, "seed 1: out of memory")
     assert (rows[1].chance, rows[1].change) == (None, "crash")
     assert {row.trial.number for row in s.complete} == {3, 5}
     assert "(trials 1, 2)" in retraining_notes(small_study(), s)[0]
@@ -190,7 +192,7 @@ def test_candidates_without_a_right_measurement_are_incomplete() -> None:
 def test_a_baseline_is_shown_and_takes_no_place_on_the_front() -> None:
     s = summary(again=[*retrainings(), *retrained(0, {1: 0.9, 2: 0.9})])
     rows = {row.trial.number: row for row in s.candidates}
-    assert (rows[0].chance, rows[0].on_front, rows[0].change) == (None, False, "baseline")
+    assert (rows[0].chance, rows[0].on_front, rows[0].change, rows[0].fronts) == (None, False, "baseline", "baseline")
     assert rows[3].chance == 1  # slower and worse than the baseline
 
 
@@ -216,7 +218,7 @@ def test_table_and_json_agree(capsys: pytest.CaptureFixture[str]) -> None:
     study, s = small_study(), summary()
     show_retraining(study, s, Console(width=130))
     out = capsys.readouterr().out
-    assert "left it" in out
+    assert "left the search's front" in out
     assert "0.5100 ± 0.0133" in out  # 2.306 * 0.01 / sqrt(3)
     result = json.loads(json.dumps(retraining_json(study, s)))
     (two,) = (c for c in result["candidates"] if c["trial"] == 2)

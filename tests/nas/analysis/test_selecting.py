@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, StudyEvidence, gather_evidence
 from nas.analysis.noise import assumed_scatter
-from nas.analysis.selecting import Answer, answer, answer_notes, confidence_line
+from nas.analysis.selecting import Answer, answer, answer_notes, confidence_line, share_of_draws
 from nas.analysis.trial_choice import SelectionError
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import THROUGHPUT_RUN_DEVIATION
@@ -252,6 +252,14 @@ def test_a_deviation_of_another_study_makes_no_confidence() -> None:
     assert "two seeds" not in confidence_line(measured, {})
     alone = answer_to({"max_params": 100_000})
     assert ": 100%" in confidence_line(alone, {})
+
+
+def test_draws_show_no_certainty_among_several_models() -> None:
+    far = answer_to({}, evidence_of({3: (0.70, 0.71), 4: (0.95, 0.96), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
+    assert far.best is not None
+    assert (far.best.chance_best, far.fitting) == (1, 3), "all of the draws"
+    assert confidence_line(far, {}).endswith(": >99%")
+    assert share_of_draws(replace(far.best, chance_best=0.0), 3) == "<1%"
 
 
 def test_chances_that_are_multiplied_as_independent_are_said_to_be() -> None:

@@ -132,6 +132,7 @@ def test_tables_json_and_picture_show_them(tmp_path: Path) -> None:
         "stopped after 10: joined it",
     )
     assert (rows[1]["stopped_after"], rows[1]["score_of_study"]) == (None, 0.2)
+    assert rows[4]["fronts"] == "stopped after 10, on the retrained front"
     assert rows[2]["change"] == "left it"
     plot_retraining(study, found, tmp_path / "retraining.svg")
     text = (tmp_path / "retraining.svg").read_text()

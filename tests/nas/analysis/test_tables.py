@@ -66,7 +66,7 @@ def test_a_retrained_candidate() -> None:
         "mean score, retrained": "0.5050 ± 0.0172",
         "throughput ratio": "2.10 [2.08, 2.12]",
         "chance on front": "0.63",
-        "front": "still on it",
+        "fronts": "on both",
     }
 
 

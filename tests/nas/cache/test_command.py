@@ -117,6 +117,14 @@ def test_verify_detects_damaged_poses_which_no_manifest_knows(cache, entry, way,
     assert path.name in "".join(capsys.readouterr())
 
 
+def test_a_list_of_no_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for name, words in (("file", "is no folder"), ("missing", "there is no such folder")):
+        assert main(["ls", "--cache", str(tmp_path / name)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: --cache: {tmp_path / name}: {words}")
+
+
 def test_verify_writes_nothing(cache):
     """The cache may be another user's, which this process can only read."""
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}

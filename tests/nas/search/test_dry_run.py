@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from nas.data.cifar import FILES, FOLDER
+from nas.numbers import plural
 from nas.ranges import ConfigError
 from nas.search import dry_run
 from nas.search.__main__ import main
@@ -29,7 +30,14 @@ SMALL = ["--dry-run", "--device", "cpu", "--train-images", "64", "--val-images",
 def checks(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]]]:
     """Return the exit code, and "ok" or "problem" with the details of each check."""
     code = main(arguments)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "warning ", "problem "))]
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if line.startswith(("ok ", "warning ", "problem "))]
+    problems = list(dict.fromkeys(line for line in lines if line.startswith("problem ")))
+    end = (
+        f"nothing was run; {plural(len(problems), 'problem')}:" if problems else "nothing was run; the search can start"
+    )
+    assert printed[-1 - len(problems) :] == [end, *problems]
+    lines = lines[: len(lines) - len(problems)]
     split = [line.split(maxsplit=1) for line in lines]
     return code, {rest.partition(": ")[0]: (state, rest.partition(": ")[2]) for state, rest in split}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -160,6 +161,18 @@ def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
     assert "CUDA_VISIBLE_DEVICES=0" in line
 
 
+def test_a_cluster_that_does_not_answer_is_refused_before_the_teachers_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(session, "open_targets")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # nothing listens at this port
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        assert main(["--run", str(tmp_path / "run"), "--address", address, *SMALL]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: --address: cannot join a Ray cluster at '{address}': ")
+
+
 def test_workers_start_on_a_card_without_what_teachers_left_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +268,7 @@ def test_a_session_gets_the_limits_of_its_command_and_its_workers_share_the_cpus
 
 @pytest.mark.parametrize(
     ("words", "workers", "threads", "announced"),
-    [([], 2, 4, True), (["--workers", "8"], 8, 1, False), (["--address", "10.0.0.1:6379"], None, 1, False)],
+    [([], 2, 4, True), (["--workers", "8"], 8, 1, False), (["--address", "auto"], None, 1, False)],
 )
 def test_a_search_on_little_memory_starts_fewer_workers_and_says_so(
     words: list[str],
