@@ -255,7 +255,7 @@ def test_a_deviation_of_another_study_makes_no_confidence() -> None:
 
 
 def test_draws_show_no_certainty_among_several_models() -> None:
-    far = answer_to({}, evidence_of({3: (0.70, 0.71), 4: (0.95, 0.96), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
+    far = answer_to({}, evidence_of({3: (0.70, 0.71), 4: (9.95, 9.96), 2: (0.5, 0.51)}, {3: 1.0, 4: 1.2, 2: 2.0}))
     assert far.best is not None
     assert (far.best.chance_best, far.fitting) == (1, 3), "all of the draws"
     assert confidence_line(far, {}).endswith(": >99%")
