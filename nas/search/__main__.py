@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas.cli import check_cache, checkpoint_interval_s, exit_code, stderr_console
+from nas.cli import checkpoint_interval_s, exit_code, stderr_console
 from nas.command_log import log_to
 from nas.search.arguments import parse, parser
-from nas.search.preconditions import check_sources
+from nas.search.settings import check_inputs
 from nas.study.redaction import public_text
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def _main(words: Sequence[str], begun: list[SearchCommand]) -> int:
         from nas.search.dry_run import dry_run
 
         return dry_run(command, stderr_console())
-    check_sources(command.config.data, command.config.teachers, command.teacher_weights)
-    check_cache(command.cache)
+    check_inputs(command)
     from nas.search.session import search  # imports torch, which takes seconds: not for --help or a bad flag
 
     begun.append(command)
