@@ -69,19 +69,9 @@ def search(
         SearchFailed: Too many trials failed in a row, or more models than were trained. The study has those that were
             trained: `load_study` opens it.
     """
-    if config is not None and not isinstance(config, SearchConfig):
-        raise ConfigError(f"config: {shown(config)}: must be a SearchConfig, as SearchConfig(budget=20)")
-    if not isinstance(resume, bool | str | Path):
-        raise ConfigError(f"resume: {shown(resume)}: must be True or the folder of a study")
-    if teacher_weights is not None and not isinstance(teacher_weights, Mapping):
-        raise ConfigError(f"teacher_weights: {shown(teacher_weights)}: must be a table of files by teacher")
-    if not isinstance(resume, bool):
-        if run_dir is not None:
-            raise ConfigError("run_dir: not with the folder of a study as resume; give one of them")
-        run_dir = resume
-    folder = LATEST if resume and run_dir is None else run_dir
+    _check_types(config, resume, teacher_weights)
     settings: dict[str, Any] = {
-        "resume" if resume else "run": None if folder is None else str(folder),
+        "run" if resume is False else "resume": _folder(run_dir, resume),
         "recipe": recipe,
         "config": None if config_file is None else str(config_file),
         "extend": extend or None,
@@ -92,6 +82,26 @@ def search(
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
+
+
+def _check_types(config: object, resume: object, teacher_weights: object) -> None:
+    """Raise ConfigError for arguments of `search` that are of a wrong type."""
+    if not isinstance(config, SearchConfig | None):
+        raise ConfigError(f"config: {shown(config)}: must be a SearchConfig, as SearchConfig(budget=20)")
+    if not isinstance(resume, bool | str | Path):
+        raise ConfigError(f"resume: {shown(resume)}: must be True or the folder of a study")
+    if not isinstance(teacher_weights, Mapping | None):
+        raise ConfigError(f"teacher_weights: {shown(teacher_weights)}: must be a table of files by teacher")
+
+
+def _folder(run_dir: str | Path | None, resume: bool | str | Path) -> str | None:
+    """Return the folder of a new study or of that to resume; None for the default of a new one."""
+    if not isinstance(resume, bool):
+        if run_dir is not None:
+            raise ConfigError("run_dir: not with the folder of a study as resume; give one of them")
+        return str(resume)
+    folder = LATEST if resume and run_dir is None else run_dir
+    return None if folder is None else str(folder)
 
 
 def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
