@@ -45,11 +45,9 @@ def search(
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
             equals its default counts as not given: a recipe, the space or the device may choose another value.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
-        recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
-            from their defaults, and the arguments, override.
+        recipe: Name of a packaged recipe, as "cifar10-1gpu"; given settings of `config`, and the arguments, override it.
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
-        resume: Folder of the study to continue, or True for the one in `run_dir`; a search that works on it gets help.
-            Other settings are refused.
+        resume: Folder of a study to continue, or to help with, or True for `run_dir`. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
         workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, or all that a cluster takes.
         cache: Folder of images and teacher outputs; None: that to resume, $BACKBONE_NAS_CACHE or ~/.cache/backbone-nas.
@@ -66,8 +64,7 @@ def search(
         DataError: The images cannot be read.
         TeacherError: There is no such teacher, or its weights cannot be loaded.
         StoreError: There is no study to resume, or already one in the folder, or the study cannot be written.
-        SearchFailed: Too many trials failed in a row, or more models than were trained. The study has those that were
-            trained: `load_study` opens it.
+        SearchFailed: Too many trials failed in a row, or more than were trained; `load_study` opens the study.
     """
     _check_types(config, resume, teacher_weights)
     settings: dict[str, Any] = {
@@ -78,7 +75,7 @@ def search(
         "until_converged": until_converged or None,
         "workers": workers,
         "cache": None if cache is None else str(cache),
-        "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
+        "teacher_weights": _plain("teacher_weights", teacher_weights or None),
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
