@@ -45,7 +45,7 @@ def search(
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
             equals its default counts as not given: a recipe, the space or the device may choose another value.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
-        recipe: Name of a packaged recipe, as "cifar10-1gpu"; given settings of `config`, and the arguments, override it.
+        recipe: Name of a packaged recipe, as "cifar10-1gpu"; given settings of `config` and arguments override it.
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
         resume: Folder of a study to continue, or to help with, or True for `run_dir`. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
