@@ -580,7 +580,7 @@ def columns_page() -> str:
     columns += [(name, *column) for name, column in (EVIDENCE_COLUMNS | NAMED_COLUMNS).items()]
     columns += [(name, NUMBER, about) for name, about in expected.items()]
     about = (
-        "`Study.dataframe()` returns this table; `backbone-nas report --csv FILE` and `--parquet FILE` write it. It has"
+        "`Study.dataframe()` returns this table; `backbone-nas report` writes it with `--csv` or `--parquet`. It has"
         " a row for each trial in the order of their numbers. Comparison networks come last: they have a name in"
         " `scale`, no number and no score. A value that a trial lacks is missing. Names end in their unit; a number"
         " whose name has none is a share, a ratio or a count. The columns whose prefix is `expected/` are what the"
