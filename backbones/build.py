@@ -44,6 +44,7 @@ from backbones.layers.vit_layer import ViTLayer
 from backbones.layers.window import GlobalBlock, WindowBlock
 from search_space import ArchSpec, StageSpec
 from search_space.arch import SHRINKING_GRID, shrinking_heads
+from search_space.checks import SpecError, shown
 from search_space.memory import check_memory
 
 DOWNSAMPLING_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -71,8 +72,11 @@ def build(spec: ArchSpec, drop_path_rate: float = 0.0) -> Backbone:
         drop_path_rate: stochastic depth of the last block; the rate rises linearly from 0 at the first block.
 
     Raises:
-        SpecError: The parameters do not fit into this machine's memory.
+        SpecError: `spec` is no spec, or the parameters do not fit into this machine's memory.
     """
+    if not isinstance(spec, ArchSpec):
+        how = "resolve(NAME) builds a preset, ArchSpec.from_dict(DICT) makes a spec"
+        raise SpecError(f"spec: {shown(spec)}: must be an ArchSpec; {how}")
     check_size(spec)
     return _build(spec, drop_path_rate)
 

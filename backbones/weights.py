@@ -43,8 +43,12 @@ class WeightsError(ValueError):
     """Weights that cannot be used; the message names the file and the error, in one line."""
 
 
-def save(model: Network, path: Path) -> str:
+def save(model: Network, path: str | Path) -> str:
     """Write a model's weights and its spec; an existing file is replaced as a whole or not at all.
+
+    Args:
+        model: The model.
+        path: The file.
 
     Returns:
         The checksum of the file.
@@ -53,6 +57,7 @@ def save(model: Network, path: Path) -> str:
         WeightsError: the model is fused, so that its weights no longer fit its spec, its classifier reads features of
             another pooling than the mean, which a file does not record, or the file cannot be written.
     """
+    path = Path(path)
     if isinstance(model, Backbone) and model.num_classes and model.global_pool.pool_type != "avg":
         pool = model.global_pool.pool_type
         raise _refusal(path, f"a classifier of features pooled by {pool!r}; a file holds those of 'avg' only")
@@ -109,8 +114,9 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     path.chmod(mode)
 
 
-def load(path: Path, spec: NetworkSpec | None = None) -> Network:
+def load(path: str | Path, spec: NetworkSpec | None = None) -> Network:
     """Load a network, in training mode. Raises WeightsError, also for an architecture other than `spec`."""
+    path = Path(path)
     with open_tensors(path) as (file, metadata):
         stored, num_classes = _read_metadata(path, metadata)
         if spec is not None and stored != spec:

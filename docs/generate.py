@@ -565,6 +565,31 @@ def objectives_page() -> str:
     )
 
 
+# --- the table of trials
+
+
+def columns_page() -> str:
+    """Return the page of the columns of `Study.dataframe`, from their tables and the docstrings of the records."""
+    from nas.study.records import Expectation, Measurement
+    from reports.dataframe import EVIDENCE_COLUMNS, MEASUREMENT_COLUMNS, NAMED_COLUMNS, NUMBER, TRIAL_COLUMNS, UNITS
+
+    named = {f"measurement/{UNITS.get(name, name)}": about for name, about in attributes(Measurement).items()}
+    expected = {f"expected/{UNITS.get(name, name)}": about for name, about in attributes(Expectation).items()}
+    columns = [(name, dtype, meaning) for name, (dtype, meaning, _) in TRIAL_COLUMNS.items()]
+    columns += [(name, dtype, named[name]) for name, dtype in MEASUREMENT_COLUMNS.items()]
+    columns += [(name, *column) for name, column in (EVIDENCE_COLUMNS | NAMED_COLUMNS).items()]
+    columns += [(name, NUMBER, about) for name, about in expected.items()]
+    about = (
+        "`Study.dataframe()` returns this table; `backbone-nas report` writes it with `--csv` or `--parquet`. It has"
+        " a row for each trial in the order of their numbers. Comparison networks come last: they have a name in"
+        " `scale`, no number and no score. A value that a trial lacks is missing. Names end in their unit; a number"
+        " whose name has none is a share, a ratio or a count. The columns whose prefix is `expected/` are what the"
+        " sampler expected when it proposed the architecture. The types are those of pandas."
+    )
+    rows = [(f"`{name}`", dtype, f"{meaning[0].lower()}{meaning[1:]}".rstrip(".")) for name, dtype, meaning in columns]
+    return "\n\n".join(["# Columns of the table of trials", about, table(["column", "type", "meaning"], rows)])
+
+
 MAKERS = {
     "cli": cli_page,
     "config": config_page,
@@ -574,6 +599,7 @@ MAKERS = {
     "teachers": teachers_page,
     "objectives_and_limits": objectives_page,
     "downstream_metrics": tasks_page,
+    "columns": columns_page,
 }
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ study. A range ends where a value can only be a slip or would be refused by the 
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -172,6 +173,17 @@ def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], /, prefix:
         if name in hints and (problem := misfit(value, hints[name])):
             shown_name = prefix + (name.replace("_", "-") if prefix == "--" else name)
             raise ConfigError(f"{names.get(name, shown_name)}: {problem}")
+
+
+def no_such_setting(name: object, names: Iterable[str]) -> str:
+    """Return what a message says about a setting that does not exist, with the name that it may be a slip of.
+
+    Args:
+        name: The name that no setting has.
+        names: Names of the settings.
+    """
+    near = get_close_matches(str(name), known := list(names), n=1)
+    return "no such setting; " + (f"did you mean {near[0]}?" if near else f"choose from: {', '.join(known)}")
 
 
 def check_fields(settings: Any, /, prefix: str = "--", **names: str) -> None:

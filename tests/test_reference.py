@@ -30,6 +30,13 @@ def test_every_setting_has_a_meaning() -> None:
         assert set(GENERATE["attributes"](record)) == {field.name for field in dataclasses.fields(record)}, record
 
 
+def test_every_column_of_a_record_has_a_meaning() -> None:
+    from nas.study.records import Expectation, Measurement
+
+    for record in (Expectation, Measurement):
+        assert set(GENERATE["attributes"](record)) == {field.name for field in dataclasses.fields(record)}, record
+
+
 def test_docstring_sections_are_read_by_name() -> None:
     class Example:
         """Stand for a record.

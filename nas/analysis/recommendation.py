@@ -305,7 +305,7 @@ def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int
 
 
 def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trial") -> TrialRecord:
-    """Return the trial that `which` names: "best", a trial's number, or the beginning of one architecture's id.
+    """Return the trial that `which` names: "best", a trial's number or name, or the beginning of its architecture's id.
 
     It has its deciding timing.
 

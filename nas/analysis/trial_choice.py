@@ -155,13 +155,13 @@ def _named(trials: Sequence[TrialRecord], which: str) -> set[int]:
 
 
 def find_by_name(study: StudyRecord, which: str, flag: str = "--trial") -> TrialRecord:
-    """Return the trial that `which` names: a trial's number, or the beginning of one architecture's id.
+    """Return the trial that `which` names: a trial's number or name, or the beginning of one architecture's id.
 
     Digits alone are a number, unless there are MIN_ID_DIGITS or more of them.
 
     Args:
         study: the study.
-        which: the trial's number, or the beginning of an arch_id.
+        which: the trial's number, its name ("trial 7" or that of a baseline), or the beginning of an arch_id.
         flag: the option that an error names.
 
     Raises:
@@ -169,13 +169,14 @@ def find_by_name(study: StudyRecord, which: str, flag: str = "--trial") -> Trial
     """
     trials = [t for t in study.trials if t.state is not TrialState.DUPLICATE]
     digits = which.isascii() and which.isdigit()
-    if digits and (numbered := [t for t in trials if t.number == int(which)]):
-        return numbered[0]
+    if named := [t for t in trials if t.name == which or (digits and t.number == int(which))]:
+        return named[0]
     is_prefix = which and (not digits or len(which) >= MIN_ID_DIGITS)
     matching = [t for t in trials if is_prefix and t.arch_id.startswith(which)]
     if not matching:
         raise SelectionError(
-            f"{flag}: the study has no trial {which!r}; give a number, the beginning of an arch_id, or {BEST}"
+            f"{flag}: the study has no trial {which!r}; give a number, a baseline's name, the beginning of an arch_id,"
+            f" or {BEST}"
         )
     if len(ids := sorted({t.arch_id for t in matching})) > 1:
         some = f"{', '.join(ids[:4])}{', ...' * (len(ids) > 4)}"

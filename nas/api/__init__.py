@@ -16,11 +16,12 @@ that scores at least as high as the best baseline.
 
 These functions are the commands' own: `search` is ``backbone-nas search``, `train` is ``backbone-nas train``,
 `Study.select` is ``backbone-nas select``, and so on. What a command prints as an error is an exception here, with the
-same line: `ConfigError` for an impossible setting, `StoreError` for a study that cannot be read or written,
-`SelectionError` where no model answers, `LimitError` for a limit that is no positive number, `ExportError` for a model
-that cannot be exported, `WeightsError` for a weight file that cannot be loaded, `SearchFailed` for a search that gave
-up or lost most of its models, `TrainingFailed` for a training that broke down. All but the last two are subclasses of
-ValueError.
+same line: `ConfigError` for an impossible setting, or its subclass `LimitError` for a limit that is no positive number,
+`DataError` for images that cannot be read, `TeacherError` for a teacher that does not exist or cannot be loaded,
+`StoreError` for a study that cannot be read or written, `SelectionError` where no model answers, `ExportError` for a
+model that cannot be exported, `WeightsError` for a weight file that cannot be loaded, `SearchFailed` for a search that
+gave up or lost most of its models, `TrainingFailed` for a training that broke down. All but the last two are subclasses
+of ValueError.
 
 Importing this module imports neither PyTorch nor Ray: `Model.load` and `Model.export` need the first, `search` both.
 """
@@ -38,14 +39,17 @@ from nas.ranges import ConfigError
 from nas.storage.errors import StoreError
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import LimitError
+from nas.study.teacher_names import TeacherError
 
 if TYPE_CHECKING:
     from backbones.weights import WeightsError
+    from nas.data import DataError
     from nas.search.session import SearchFailed
     from nas.train.execution import TrainingFailed
 
 __all__ = [
     "ConfigError",
+    "DataError",
     "DistillConfig",
     "ExportError",
     "LimitError",
@@ -56,6 +60,7 @@ __all__ = [
     "SelectionError",
     "StoreError",
     "Study",
+    "TeacherError",
     "TrainingFailed",
     "WeightsError",
     "load_study",
@@ -65,6 +70,7 @@ __all__ = [
 
 # Imported when they are first used: their modules import PyTorch, or as much that takes long.
 _MODULES = {
+    "DataError": "nas.data",
     "SearchFailed": "nas.search.session",
     "TrainingFailed": "nas.train.execution",
     "WeightsError": "backbones.weights",

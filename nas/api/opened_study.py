@@ -75,8 +75,8 @@ class Study:
         StoreError: There is no study, or it cannot be read.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
         self.refresh()
 
     def refresh(self) -> None:
@@ -163,7 +163,8 @@ class Study:
         """Return the model of a trial.
 
         Args:
-            trial: The trial's number, the beginning of the architecture's id, or "best" for the model of `best`.
+            trial: The trial's number, a baseline's name, the beginning of the architecture's id, or "best" for the
+                model of `best`.
 
         Raises:
             SelectionError: There is no such trial, or it was not measured and trained to the last rung, nor retrained.
@@ -221,6 +222,8 @@ class Study:
     def dataframe(self) -> pd.DataFrame:
         """Return a table with one row per trial, typed columns, and units in their names.
 
+        Comparison networks come last: they have a name in `scale`, no number, and the state `measured`;
+        ``df[df.scale.isna()]`` is the table without them.
         `score` is the distillation score at the last rung reached (`score_rung`): compare it only between trials of the
         same rung. `on_front` marks the Pareto front. `retrained/score` is the mean of the longer trainings, and
         `measurement/remeasurement` names the remeasurement that a timing is of. A value that a trial lacks is missing
@@ -514,13 +517,15 @@ class Model:
             overwrite: Replace any other folder too, and delete its content.
 
         Raises:
+            ConfigError: There is no such format or precision, or the format does not take it or `img_size`.
+            StoreError: The study cannot be read.
             ExportError: The folder must not be replaced, the weights are missing or damaged, a package is missing, or
                 the written model computes something else.
         """
         from nas.export.arguments import ExportSettings
         from nas.export.command import export_model
 
-        out = Path(folder)
+        out, heads = Path(folder), (heads,) if isinstance(heads, str) else tuple(heads)
         settings = ExportSettings(
             self.study.run_dir,
             format,
@@ -528,7 +533,7 @@ class Model:
             out=out,
             img_size=img_size,
             precision=precision,
-            heads=tuple(heads),
+            heads=heads,
             overwrite=overwrite,
         )
         more = f", heads={list(heads)!r}" if heads else ""

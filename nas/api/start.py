@@ -8,14 +8,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from nas.api.opened_study import Study, load_study
+from nas.api.opened_study import Model, Study, load_study
 from nas.cli import logged_work
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
+from nas.ranges import ConfigError, no_such_setting
 from nas.redaction import public_text
 from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
 from nas.terminal import stderr_console
 from search_space import NetworkSpec
+from search_space.checks import shown
 
 
 def search(
@@ -24,7 +26,7 @@ def search(
     *,
     recipe: str | None = None,
     config_file: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str | Path = False,
     extend: int = 0,
     workers: int | None = None,
     cache: str | Path | None = None,
@@ -44,10 +46,9 @@ def search(
         config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
             equals its default counts as not given: a recipe, the space or the device may choose another value.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
-        recipe: Name of a packaged recipe, as "cifar10-1gpu", whose settings those of `config` that differ
-            from their defaults, and the arguments, override.
+        recipe: Name of a packaged recipe, as "cifar10-1gpu"; given settings of `config` and arguments override it.
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
-        resume: Continue the study in `run_dir`, or help a search that works on it. Other settings are refused.
+        resume: Folder of a study to continue, or to help with, or True for `run_dir`. Other settings are refused.
         extend: With `resume`: architectures to evaluate in addition to the study's budget.
         workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, or all that a cluster takes.
         cache: Folder of images and teacher outputs; None: that to resume, $BACKBONE_NAS_CACHE or ~/.cache/backbone-nas.
@@ -61,23 +62,44 @@ def search(
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
+        DataError: The images cannot be read.
+        TeacherError: There is no such teacher, or its weights cannot be loaded.
         StoreError: There is no study to resume, or already one in the folder, or the study cannot be written.
-        SearchFailed: Too many trials failed in a row, or more models than were trained. The study has those that were
-            trained: `load_study` opens it.
+        SearchFailed: Too many trials failed in a row, or more than were trained; `load_study` opens the study.
     """
-    folder = LATEST if resume and run_dir is None else run_dir
+    _check_types(config, resume, teacher_weights)
     settings: dict[str, Any] = {
-        "resume" if resume else "run": None if folder is None else str(folder),
+        "run" if resume is False else "resume": _folder(run_dir, resume),
         "recipe": recipe,
         "config": None if config_file is None else str(config_file),
         "extend": extend or None,
         "until_converged": until_converged or None,
         "workers": workers,
         "cache": None if cache is None else str(cache),
-        "teacher_weights": {name: Path(file).expanduser() for name, file in (teacher_weights or {}).items()} or None,
+        "teacher_weights": _plain("teacher_weights", teacher_weights or None),
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
+
+
+def _check_types(config: object, resume: object, teacher_weights: object) -> None:
+    """Raise ConfigError for arguments of `search` that are of a wrong type."""
+    if not isinstance(config, SearchConfig | None):
+        raise ConfigError(f"config: {shown(config)}: must be a SearchConfig, as SearchConfig(budget=20)")
+    if not isinstance(resume, bool | str | Path):
+        raise ConfigError(f"resume: {shown(resume)}: must be True or the folder of a study")
+    if not isinstance(teacher_weights, Mapping | None):
+        raise ConfigError(f"teacher_weights: {shown(teacher_weights)}: must be a table of files by teacher")
+
+
+def _folder(run_dir: str | Path | None, resume: bool | str | Path) -> str | None:
+    """Return the folder of a new study or of that to resume; None for the default of a new one."""
+    if not isinstance(resume, bool):
+        if run_dir is not None:
+            raise ConfigError("run_dir: not with the folder of a study as resume; give one of them")
+        return str(resume)
+    folder = LATEST if resume and run_dir is None else run_dir
+    return None if folder is None else str(folder)
 
 
 def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
@@ -88,11 +110,12 @@ def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
         settings: The other options of the command line by name, without those that were not given.
     """
     from nas.search.session import search as run_search
-    from nas.search.settings import command_of
+    from nas.search.settings import check_inputs, command_of
 
     call = f"nas.api.search({_call_arguments(config, settings)})"
     with CommandLog(), logged_work():
         command = command_of({**_options(config or SearchConfig()), **settings}, public_text(call))
+        check_inputs(command)
         log_to(command.run, "search", command.text)
         run_search(command, stderr_console())
     return command.run
@@ -115,8 +138,7 @@ def _changes(config: SearchConfig | DistillConfig, default: SearchConfig | Disti
 
 def _call_arguments(config: SearchConfig | None, settings: Mapping[str, Any]) -> str:
     """Return the arguments of a call of `search` as code."""
-    names = {"run": "run_dir", "config": "config_file", "resume": "resume=True, run_dir"}
-    names["trial_timeout"] = "trial_timeout_s"
+    names = {"run": "run_dir", "config": "config_file", "trial_timeout": "trial_timeout_s"}
     keywords = [f"{names.get(name, name)}={value!r}" for name, value in settings.items()]
     return ", ".join([*([] if config is None else [_code(config)]), *keywords])
 
@@ -130,7 +152,9 @@ def _code(value: object) -> str:
     return f"{type(value).__name__}({', '.join(f'{name}={_code(v)}' for name, v in changed)})"
 
 
-def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | None = None, **options: Any) -> Study:
+def train(
+    arch: str | Path | NetworkSpec | Model | None = None, run_dir: str | Path | None = None, **options: Any
+) -> Study:
     """Distill one architecture at full length, as ``backbone-nas train`` does, and return its study of this one model.
 
     Ctrl-C, or the interruption of a notebook's kernel, saves the training's state and raises KeyboardInterrupt:
@@ -138,25 +162,55 @@ def train(arch: str | Path | NetworkSpec | None = None, run_dir: str | Path | No
     ``if __name__ == "__main__":``.
 
     Args:
-        arch: A preset, timm:NAME, a spec, a spec's .json file, or the run folder of a search, whose recommended model
-            is trained.
+        arch: A preset, timm:NAME, a spec, a spec's .json file, the run folder of a search, whose recommended model is
+            trained, or a model of a search.
         run_dir: Folder of the training; None for runs/<date>-train-<name>.
         options: Options of the command by name: train_steps or epochs, trial, warm, data, teachers, img_size,
             batch_size, schedule, live, workers, log, ...; distill_settings is a dict of settings of the recipe.
 
     Raises:
-        ConfigError: A setting is impossible.
+        ConfigError: There is no such option, or a setting is impossible.
+        DataError: The images cannot be read.
+        TeacherError: There is no such teacher, or its weights cannot be loaded.
+        SelectionError: The study has no such trial.
         StoreError: There is no study to resume or no such folder, or the study cannot be written.
         TrainingFailed: The training broke down; its last checkpoint is kept.
     """
+    from nas.search.settings import check_inputs
     from nas.train.command import train as run_train
     from nas.train.training_settings import command_of
 
-    given = {"arch": str(arch) if isinstance(arch, Path) else arch, "run": run_dir and str(run_dir), **options}
-    given = {name: value for name, value in given.items() if value is not None}
+    _check_names(options)
+    if isinstance(arch, Model):
+        if "trial" in options:
+            raise ConfigError("trial: not with a model, which is that of a trial")
+        options["trial"] = arch.number
+    named = arch.study.run_dir if isinstance(arch, Model) else arch
+    given = {"arch": named, "run": run_dir, **options}
+    given = {name: _plain(name, value) for name, value in given.items() if value is not None}
     call = ", ".join(f"{name}={value!r}" for name, value in given.items())
     with CommandLog(), logged_work():
         command = command_of(given, public_text(f"nas.api.train({call})"))
+        check_inputs(command.session)
         log_to(command.session.run, "train", command.session.text)
         run_train(command, stderr_console())
     return load_study(command.session.run)
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a name that no option of a training has."""
+    from nas.train.arguments import option_names
+
+    known = {*option_names(), "distill_settings"} - {"arch", "run"}
+    of_recipe = {field.name for field in fields(DistillConfig)}
+    for name in options.keys() - known:
+        if name in of_recipe:
+            raise ConfigError(f"{name}: a setting of the recipe: give distill_settings={{{name!r}: ...}}")
+        raise ConfigError(f"{name}: {no_such_setting(name, sorted(known | of_recipe))}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an option as the command line gives it, where paths and a trial's number are texts."""
+    if name == "teacher_weights" and isinstance(value, Mapping):
+        return {teacher: Path(file).expanduser() for teacher, file in value.items()}
+    return str(value) if isinstance(value, Path) or (name == "trial" and isinstance(value, int)) else value

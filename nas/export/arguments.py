@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
@@ -15,7 +16,7 @@ from nas.extras import install_command
 from nas.flags import add_flag, add_run
 from nas.measure.arms import Arm
 from nas.measure.runtime_traits import PRECISIONS
-from nas.ranges import Pixels, check_fields
+from nas.ranges import ConfigError, OneOf, Pixels, check_fields
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
@@ -42,10 +43,10 @@ RUN may also be a folder of `backbone-nas train`, which trains one architecture 
 """
 
 _TRIAL_HELP = (
-    "trial number, the beginning of an arch_id (at least 8 characters if all are digits), or best, the model "
-    "that the report recommends: the fastest candidate that scores at least as high as the best baseline; without one, "
-    "or if throughput was no objective, the one with the highest score. Retrained scores decide where it and all "
-    "baselines were retrained (default: best)"
+    "trial number, baseline's name, the beginning of an arch_id (at least 8 characters if all are digits), or best, "
+    "the model that the report recommends: the fastest candidate that scores at least as high as the best baseline; "
+    "without one, or if throughput was no objective, the one with the highest score. Retrained scores decide where it "
+    "and all baselines were retrained (default: best)"
 )
 
 
@@ -54,35 +55,33 @@ class ExportSettings:
     """Settings of one ``backbone-nas export`` command.
 
     Raises:
-        ValueError: options contradict each other.
+        ConfigError: A value is impossible, or options contradict each other.
     """
 
     run: Path
-    format: str  # of FORMATS
+    format: Annotated[str, OneOf(FORMATS)]
     trial: str = BEST
     out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
     fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
     img_size: Pixels | None = None  # side of the images that a graph is traced with; None: that of the distillation
-    precision: str = "fp32"  # of PRECISIONS: types of input, weights and outputs of an ONNX graph
+    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"  # types of input, weights and outputs of an ONNX graph
     heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
     overwrite: bool = False  # replace a folder that is no export, or one of longer-trained weights
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.img_size is not None and self.format not in GRAPHS:
-            raise ValueError(
+            raise ConfigError(
                 f"--img-size: only for {' and '.join(GRAPHS)}; a model of the format {self.format} takes any size in "
                 f"multiples of {SIZE_MULTIPLE_PX} px"
             )
         if self.fuse and self.format not in GRAPHS:
-            raise ValueError(
+            raise ConfigError(
                 f"--fuse: the format {self.format} has trainable weights; fuse the loaded model instead, with "
                 "backbones.fuse(model), or model.switch_to_deploy() for hf"
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"--precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
         if self.precision != "fp32" and self.format != "onnx":
-            raise ValueError(
+            raise ConfigError(
                 f"--precision: only for onnx; the format {self.format} is written in fp32, so convert the loaded model "
                 "instead, as with model.to(torch.bfloat16)"
             )

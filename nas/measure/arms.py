@@ -24,7 +24,7 @@ FORMS = ("fused", "unfused")
 UNKNOWN_ON_CPU = frozenset({"energy_j", "reserved_memory_mib", "driver_memory_mib", "launch_share"})
 
 
-class ArmError(ValueError):
+class ArmError(ConfigError):
     """Raised for an arm that does not exist or cannot run here; the message is one line that names the choices."""
 
 

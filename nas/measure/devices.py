@@ -11,6 +11,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from nas.ranges import ConfigError
+
 _NAME = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 _DRIVER = "libcuda.so.1"
 _ARCH = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
@@ -20,7 +22,7 @@ _CU126_OLDEST = (5, 0)
 _CU126_COMMAND = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126"
 
 
-class DeviceError(ValueError):
+class DeviceError(ConfigError):
     """Raised for a device that this machine does not have."""
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from nas.cli import exit_code
 from nas.command_log import log_to
-from nas.machine import check_cache, checkpoint_interval_s
+from nas.machine import checkpoint_interval_s
 from nas.search.arguments import parse, parser
-from nas.search.preconditions import check_sources
+from nas.search.settings import check_inputs
 from nas.terminal import stderr_console
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def _main(words: Sequence[str], begun: list[SearchCommand]) -> int:
         from nas.search.dry_run import dry_run
 
         return dry_run(command, stderr_console())
-    check_sources(command.config.data, command.config.teachers, command.teacher_weights)
-    check_cache(command.cache)
+    check_inputs(command)
     from nas.search.session import search  # imports torch, which takes seconds: not for --help or a bad flag
 
     begun.append(command)

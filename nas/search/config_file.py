@@ -12,7 +12,6 @@ import logging
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +20,21 @@ import tomli_w
 from nas.cli import PROGRAM
 from nas.command_log import announce
 from nas.machine import cache_root
-from nas.ranges import Budget, ConfigError, Hours, MeasureSeconds, Range, Text, Workers, check_values, declared, misfit
+from nas.ranges import (
+    Budget,
+    ConfigError,
+    Hours,
+    MeasureSeconds,
+    Range,
+    Text,
+    Workers,
+    check_values,
+    declared,
+    misfit,
+    no_such_setting,
+)
 from nas.redaction import public_word
-from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
+from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig, check_recipe
 from nas.study.limits import LIMITS, Bound
 from search_space.checks import read_text, shown
 
@@ -120,10 +131,7 @@ def _wrong(prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also
     """Yield what is wrong in a table: a key that is unknown, or a value of another type."""
     for key, value in table.items():
         if key not in hints:
-            names = [*hints, *also]
-            near = get_close_matches(key, names, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"choose from: {', '.join(names)}"
-            yield f"{prefix}{key}: no such setting; {advice}"
+            yield f"{prefix}{key}: {no_such_setting(key, [*hints, *also])}"
         elif problem := misfit(value, hints[key]):
             yield f"{prefix}{key}: {problem}"
 
@@ -133,7 +141,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     names = {name: limit.flag for name, limit in LIMITS.items()}
     check_values(options, _OPTIONS, **names)
     recipe = options.get("distill_settings", {})
-    check_values(recipe, TABLES["distill"], "")
+    check_recipe(recipe)
     for name in RECIPE_FLAGS:
         if name in recipe and name in options and json.dumps(recipe[name]) != json.dumps(options[name]):
             flag = f"--{name.replace('_', '-')}"

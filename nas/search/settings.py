@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from nas.cli import command_line
 from nas.command_log import announce
 from nas.local_workers import check_local_workers
+from nas.machine import check_cache
 from nas.measure.arms import Arm, check_reported, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
 from nas.ranges import ConfigError
@@ -27,7 +29,7 @@ from nas.search.config_file import (
     with_recorded,
 )
 from nas.search.networks import check_networks, check_new_baselines, read_spec_files
-from nas.search.preconditions import check_device
+from nas.search.preconditions import check_device, check_sources
 from nas.study import compatibility
 from nas.study.config import KNOWN_COST, RECIPE_FLAGS, SearchConfig, check_sampler, supports
 from nas.study.limits import given_limits
@@ -64,6 +66,7 @@ class SearchCommand:
         text: Command line or call that the study records, without secrets.
         dry_run: Whether everything is checked and nothing is run.
         device_source: The option, file or study that names the device.
+        is_new_folder: Whether the study's folder was made for this session.
     """
 
     config: SearchConfig
@@ -81,6 +84,7 @@ class SearchCommand:
     text: str = ""
     dry_run: bool = False
     device_source: str = "--device"
+    is_new_folder: bool = False
 
 
 def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
@@ -112,6 +116,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         check_device(config, source, NODE_REMEDY)
     if not resume:
         check_size(options, config)
+    is_new_folder = not resume and not options.get("dry_run") and is_new(options)
     return SearchCommand(
         config=config,
         run=Path(options["resume"]) if resume else _run_folder(options, config),
@@ -121,6 +126,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         trial_timeout_s=options.get("trial_timeout"),
         text=text,
         device_source=source,
+        is_new_folder=is_new_folder,
     )
 
 
@@ -272,6 +278,25 @@ def _resumed_config(options: Mapping[str, Any]) -> SearchConfig:
     return replace(stored, data=asked.data, budget=stored.budget + options.get("extend", 0))
 
 
+def check_inputs(command: SearchCommand) -> None:
+    """Check images, teachers and cache as far as no library is needed; a refused search leaves no empty folder.
+
+    Args:
+        command: The settings.
+
+    Raises:
+        ValueError: Images or teachers are surely not there, or the cache cannot be written.
+    """
+    try:
+        check_sources(command.config.data, command.config.teachers, command.teacher_weights)
+        check_cache(command.cache)
+    except ValueError:
+        if command.is_new_folder:
+            with suppress(OSError):  # it is not empty
+                command.run.rmdir()
+        raise
+
+
 def check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
     """Refuse to spend a GPU or a cluster on the budget of a laptop unless the user names one.
 
@@ -318,6 +343,15 @@ def default_folder(name: str) -> Path:
         name: What the study is, in a word or two.
     """
     return Path(f"runs/{datetime.now(UTC).strftime('%Y-%m-%d-%H%M%S')}-{name}")
+
+
+def is_new(options: Mapping[str, Any]) -> bool:
+    """Return whether the folder of a new study is still to be made.
+
+    Args:
+        options: Options of the command line by name: "run".
+    """
+    return "run" not in options or not Path(options["run"]).exists()
 
 
 def new_folder(options: Mapping[str, Any], default: Path) -> Path:

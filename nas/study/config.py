@@ -25,6 +25,7 @@ from nas.ranges import (
     check_fields,
     check_values,
     declared,
+    no_such_setting,
 )
 from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
@@ -311,6 +312,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if isinstance(recipe := self.distill, Mapping):  # of a call, as in a file
+            check_recipe(recipe)
+            object.__setattr__(self, "distill", DistillConfig(**recipe))
         for name in ("baselines", "scale", "objectives"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "objectives", tuple(sorted(self.objectives, key=lambda name: name != "score")))
@@ -406,6 +410,19 @@ class SearchConfig:
             hidden["data"] = None
         ours, theirs = ({**c.to_dict(), **c.to_dict()["distill"], **hidden} for c in (self, other))
         return [f"{name}: {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+
+
+def check_recipe(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a setting that `DistillConfig` does not have, or whose value it cannot have.
+
+    Args:
+        settings: Settings of the recipe by name, without those that were not given.
+    """
+    check_values({"distill": settings}, {"distill": dict[str, Any]})
+    hints = declared(DistillConfig)
+    if unknown := [name for name in settings if name not in hints]:
+        raise ConfigError(f"--distill {shown(unknown[0])}: {no_such_setting(unknown[0], hints)}")
+    check_values(settings, hints, "--distill ")
 
 
 def check_recorded(settings: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from nas.ranges import Range, misfit
+from nas.ranges import ConfigError, Range, misfit
 from nas.study.records import Measurement
 from nas.study.timing_doubts import (
     LATENCY_RUN_DEVIATION,
@@ -29,7 +29,7 @@ UNKNOWN_EXCESS = 1.0  # in shares of a bound
 _MEASURED = frozenset(field.name for field in fields(Measurement))
 
 
-class LimitError(ValueError):
+class LimitError(ConfigError):
     """A limit that is invalid or cannot be checked; the message is one line with the flag."""
 
 

@@ -149,40 +149,74 @@ REST = "rest"  # in Measurement.stages_s: the time between the stages
 class Measurement(Record):
     """Throughput of one backbone, timed interleaved with a reference backbone in one process.
 
-    `arm` names the runtime, precision, layout, fusion and number of threads. Intervals are 95 % confidence intervals of
-    the median. A value is None if it is unknown: there were too few samples, or the device does not report it.
+    Intervals are 95 % confidence intervals of the median. A value is None if it is unknown: there were too few samples,
+    or the device does not report it.
+
+    Attributes:
+        device: Name of the device.
+        arm: Runtime, precision, layout, form and number of threads.
+        batch: Images per call; fewer than `requested_batch` where those did not fit.
+        resolution: Side of the images in px.
+        throughput_img_s: Images per second.
+        throughput_low_img_s: Lower end of its interval.
+        throughput_high_img_s: Upper end of its interval.
+        ratio: Throughput relative to that of the reference, timed in pairs: the stable number.
+        ratio_low: Lower end of its interval.
+        ratio_high: Upper end of its interval.
+        reference: Name of the reference backbone.
+        reference_img_s: Images per second of the reference.
+        latency_ms: Median milliseconds of one image, timed between the samples of the throughput; at batch 1 on a CPU
+            the inverse of the throughput.
+        peak_memory_mib: Memory of tensors at the peak of a forward pass, in MiB.
+        samples: Number of timed samples.
+        seconds: Duration of the measurement in seconds.
+        verdict: Word on whether the timing can be trusted, as "ok", "contended", or "wide" (half-width of the ratio's
+            interval over 1 %).
+        requested_batch: Images per call that were asked for.
+        latency_p95_ms: 95th percentile of the milliseconds of one image.
+        latency_p99_ms: 99th percentile of the milliseconds of one image.
+        reserved_memory_mib: Memory that PyTorch's allocator reserved on a GPU, in MiB.
+        driver_memory_mib: Memory of the whole process on the GPU, in MiB.
+        output_error: Relative error of the worst output against fp32 in eager mode.
+        compile_s: Seconds of compiling or exporting.
+        stages_s: Seconds of each stage, and of the rest, for a batch in eager mode.
+        launch_share: Host time over device time of a call; near 1 the time is that of the launches.
+        energy_j: Energy of the whole GPU for one image, in joules.
+        tries: Number of attempts; the device slowed down during all but the last.
+        notes: Remarks on the verdict.
+        conditions: Clocks in MHz, power in W, temperatures and other conditions of the measurement.
     """
 
     device: str
     arm: str
-    batch: int  # may be smaller than `requested_batch`
+    batch: int
     resolution: int
     throughput_img_s: float
     throughput_low_img_s: float
     throughput_high_img_s: float
-    ratio: float  # throughput / reference throughput, paired: the stable number
+    ratio: float
     ratio_low: float
     ratio_high: float
-    reference: str  # arch name of the reference backbone
+    reference: str
     reference_img_s: float
-    latency_ms: float  # batch 1, median, timed between the samples of the throughput; at batch 1 on a CPU its inverse
-    peak_memory_mib: float | None  # of tensors
+    latency_ms: float
+    peak_memory_mib: float | None
     samples: int
-    seconds: float  # duration of the measurement
-    verdict: str  # nas.measure.verdicts: "ok", "wide" (half-width of the ratio's interval over 1 %), "contended", ...
+    seconds: float
+    verdict: str
     requested_batch: int | None = None
     latency_p95_ms: float | None = None
     latency_p99_ms: float | None = None
-    reserved_memory_mib: float | None = None  # reserved on a GPU by PyTorch's allocator
-    driver_memory_mib: float | None = None  # of the whole process on the GPU
-    output_error: float | None = None  # relative error of the worst output against fp32 eager
-    compile_s: float | None = None  # duration of compiling or exporting
-    stages_s: dict[str, float] = field(default_factory=dict)  # of each stage, and REST, for a batch in eager mode
-    launch_share: float | None = None  # host time over device time of a call; near 1 the time is that of the launches
-    energy_j: float | None = None  # of the whole GPU for one image
-    tries: int = 1  # the device slowed down during all but the last
-    notes: tuple[str, ...] = ()  # remarks on the verdict
-    conditions: dict[str, Any] = field(default_factory=dict)  # nas.measure.conditions: clocks (MHz), power (W), ...
+    reserved_memory_mib: float | None = None
+    driver_memory_mib: float | None = None
+    output_error: float | None = None
+    compile_s: float | None = None
+    stages_s: dict[str, float] = field(default_factory=dict)
+    launch_share: float | None = None
+    energy_j: float | None = None
+    tries: int = 1
+    notes: tuple[str, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,14 +236,18 @@ class RungResult(Record):
 class Expectation(Record):
     """What a sampler expected of an architecture when it proposed it.
 
-    Gains are hypervolumes. `repeat_gain` is what a second training and timing of a member of the front, a neighbor of
-    the proposal, would seem to gain by chance. A `gain` below it cannot be told from noise.
+    Attributes:
+        score: Distillation score at the last rung.
+        gain: Hypervolume that the architecture adds to the front.
+        repeat_gain: Hypervolume that a second training and timing of a member of the front, a neighbor of the proposal,
+            would seem to gain by chance. A `gain` below it may be noise.
+        ratio: Throughput relative to that of the reference, where the prediction suffices for the first rung.
     """
 
-    score: float  # at the last rung
+    score: float
     gain: float
     repeat_gain: float
-    ratio: float | None = None  # predicted throughput / reference throughput, where it suffices for the first rung
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli import command_line, exit_code
 from nas.command_log import log_to
-from nas.machine import check_cache
-from nas.search.preconditions import check_sources
+from nas.search.settings import check_inputs
 from nas.terminal import stderr_console
 from nas.train.arguments import parse, parser
 from nas.train.processes import is_follower
@@ -61,11 +60,9 @@ def _follow() -> int:
 def _train(words: Sequence[str], session: _Session) -> int:
     """Run a command line; tell `session` what becomes of it."""
     command = parse(words)
-    settings = command.session
-    check_sources(settings.config.data, settings.config.teachers, settings.teacher_weights)
-    check_cache(settings.cache)
+    check_inputs(command.session)
     session.command = command
-    log_to(settings.run, "train", settings.text)
+    log_to(command.session.run, "train", command.session.text)
     from nas.train.command import train  # imports torch, which takes seconds: not for --help or a bad flag
     from nas.train.execution import StateSaved
 

@@ -79,10 +79,17 @@ def parser() -> OneLineParser:
     return built
 
 
+def option_names() -> list[str]:
+    """Return the names of all options, as `command_of` takes them."""
+    return [action.dest for action in parser()._actions if action.dest not in (argparse.SUPPRESS, "help", "verbose")]
+
+
 def _add_what(add: Add) -> None:
     arch = "a preset, timm:NAME, a spec's .json file, or the run folder of a search"
     add("arch", nargs="?", metavar="ARCH", help=arch)
-    trial = f"with a run folder: the trial's number, the beginning of its arch_id, or best (default: {BEST})"
+    trial = (
+        f"with a run folder: a trial number, a baseline's name, the beginning of an arch_id, or best (default: {BEST})"
+    )
     add("--trial", metavar="TRIAL", help=trial)
     warm = "with a run folder: begin with the trial's weights, and the heads that fit (default: initial weights)"
     add("--warm", action="store_true", help=warm)

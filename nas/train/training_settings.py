@@ -13,7 +13,7 @@ from nas.analysis import BEST
 from nas.backend.teacher_gpus import reserved
 from nas.files import parse_json
 from nas.measure.devices import cuda_is_available, without_kernels
-from nas.ranges import ConfigError, Steps, Workers, check_values
+from nas.ranges import ConfigError, Steps, Text, Workers, check_values
 from nas.run_folder import heads_file
 from nas.search.config_file import RECORDED_KEYS, with_recorded
 from nas.search.preconditions import check_device
@@ -24,10 +24,11 @@ from nas.search.settings import (
     changed_config,
     check_address,
     default_folder,
+    is_new,
     new_config,
     new_folder,
 )
-from nas.study.config import SearchConfig
+from nas.study.config import SearchConfig, check_recipe
 from nas.study.records import Record
 from nas.study.training_files import PLAN
 from nas.train.processes import launched_ranks, requested_workers, with_workers
@@ -45,6 +46,14 @@ EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
 KEPT_CHECKPOINTS = 2
 LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 CALIBRATION_IMAGES = 2048  # that are cached at most for the statistics of live teachers, or a batch where that is more
+_VALUES = {
+    **dict.fromkeys(("train_steps", "epochs", "eval_every"), Steps),
+    **dict.fromkeys(("workers", "keep_checkpoints"), Workers),
+    **dict.fromkeys(("warm", "live", "no_augment", "fsdp"), bool),
+    **dict.fromkeys(("trial", "address", "cache", "run"), Text),
+    **dict.fromkeys(("log", "teacher_devices"), tuple[Text, ...]),
+    "teacher_weights": dict[str, Any],
+}  # that options may have, except the settings of a search
 _RESUMED_WITH = ("resume", "workers", "address", "data", "cache", "teacher_weights", "teacher_devices")
 
 
@@ -121,10 +130,10 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         eval_every=options.get("eval_every"),
         epochs=options.get("epochs"),
         kept_checkpoints=options.get("keep_checkpoints", KEPT_CHECKPOINTS),
-        event_logs=options.get("log", ("tensorboard",)),
+        event_logs=tuple(options.get("log", ("tensorboard",))),
         fsdp=options.get("fsdp", False),
         augment=not options.get("no_augment", False),
-        teacher_devices=options.get("teacher_devices", ()),
+        teacher_devices=tuple(options.get("teacher_devices", ())),
     )
     alone = _alone(options)
     config = new_config(alone) if base is None else changed_config(alone, replace(base, limits={}))
@@ -146,18 +155,23 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     _check_cluster_devices(plan, options)
     config = with_workers(config, requested_workers(options), plan.teacher_devices, "address" in options)
     _check_sharding(plan, config)
+    made = is_new(options)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
-    return TrainCommand(_session(config, run, options, text), plan)
+    session = _session(config, run, options, text)
+    return TrainCommand(replace(session, is_new_folder=made), plan)
 
 
 def _check(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for options that are missing, contradict each other, or are out of range."""
-    check_values(options, {"train_steps": Steps, "epochs": Steps, "eval_every": Steps, "keep_checkpoints": Workers})
+    check_values(options, _VALUES)
+    check_recipe(options.get("distill_settings", {}))
     _check_logs(options.get("log", ()))
     for name in options.get("teacher_devices", ()):
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
             raise ConfigError(f"--teacher-devices: {shown(name)}: must be cpu, cuda or cuda:N")
     if "resume" in options:
+        if not isinstance(options["resume"], str | Path):
+            raise ConfigError(f"--resume: {shown(options['resume'])}: must be the run folder of a training")
         if ignored := sorted(set(options) - set(_RESUMED_WITH)):
             flag = "ARCH" if ignored[0] == "arch" else f"--{ignored[0].replace('_', '-')}"
             raise ConfigError(f"{flag}: does not go with --resume, which keeps the training's own settings")
@@ -199,6 +213,8 @@ def _is_run(arch: str | NetworkSpec) -> bool:
 
 
 def _named_spec(arch: str | NetworkSpec) -> tuple[str, NetworkSpec]:
+    if not isinstance(arch, str | NetworkSpec):
+        raise ConfigError(f"ARCH: {shown(arch)}: must be the name of a preset, timm:NAME, a spec, a file or a folder")
     if not isinstance(arch, str):
         return (f"{PREFIX}{arch.name}" if isinstance(arch, TimmSpec) else arch.arch_id), arch
     try:
@@ -365,7 +381,7 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
     if "teacher_devices" in options:
         if plan.live_images is None:
             raise ConfigError(f"--teacher-devices: the training in {run} is not one with --live")
-        plan = replace(plan, teacher_devices=options["teacher_devices"])
+        plan = replace(plan, teacher_devices=tuple(options["teacher_devices"]))
     _check_cluster_devices(plan, options)
     workers = requested_workers(options) or config.distill.ranks
     config = with_workers(config, workers, plan.teacher_devices, "address" in options)

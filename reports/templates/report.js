@@ -14,6 +14,7 @@ const csvCell = value => {
 // The columns have the names of reports/dataframe.py, which writes the same table.
 function csv() {
   const named = (before, values, after = '') => Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [before + k + after, v]));
+  const inUnits = (before, values) => named(before, Object.fromEntries(Object.entries(values || {}).map(([k, v]) => [units[k] ?? k, v])));
   const rows = trials.map(t => {
     const last = lastRung(t), { teachers: heads, losses, metrics: probes } = last || {};
     const { stages_s: times, ...numbers } = t.measurement || {};
@@ -21,10 +22,10 @@ function csv() {
       number: t.number, name: trialName(t), arch_id: t.arch_id, baseline: t.baseline, state: t.state, on_front: onFront.has(t.number),
       reason: t.reason, failure: t.failure, tries: t.tries, worker: t.worker, started_s: t.started_s, finished_s: t.finished_s,
       params: t.params, macs: t.macs, spec_json: JSON.stringify(t.spec), score: score(t), score_rung: last && last.rung, score_steps: last && last.steps,
-      ...Object.fromEntries(Object.entries(numbers).map(([k, v]) => [`measurement/${units[k] ?? k}`, v])),
+      ...inUnits('measurement/', numbers),
       ...Object.assign({}, ...t.rungs.map(r => named(`rung${r.rung}/`, { steps: r.steps, score: r.score, train_s: r.seconds }))),
       ...Object.assign({}, ...Object.entries(heads || {}).map(([teacher, values]) => named(`score/${teacher}/`, values))),
-      ...named('loss/', losses), ...named('metric/', probes), ...named('stage/', times, '_s'), ...named('expected/', t.expected),
+      ...named('loss/', losses), ...named('metric/', probes), ...named('stage/', times, '_s'), ...inUnits('expected/', t.expected),
     };
   });
   const names = [...new Set(rows.flatMap(Object.keys))];

@@ -7,7 +7,7 @@ from backbones import build, resolve
 from backbones.backbone import count_parameters
 from backbones.build import parameters_of
 from backbones.timm_models import _check_size
-from search_space import PRESETS, ArchSpec, SpecError, StageSpec
+from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
 
 
 def test_preset_and_spec_file_give_the_same_architecture(tmp_path):
@@ -71,3 +71,9 @@ def test_parameters_are_counted_exactly_and_draw_no_random_number(name):
 def test_unknown_names_list_the_choices(arch, words):
     with pytest.raises(SpecError, match=words):
         resolve(arch)
+
+
+@pytest.mark.parametrize("spec", ["eradio_pico", preset("eradio_pico").to_dict()])
+def test_what_is_no_spec_is_refused_in_one_line(spec):
+    with pytest.raises(SpecError, match=r"^spec: .*: must be an ArchSpec; resolve\(NAME\) builds a preset"):
+        build(spec)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from backbones import WeightsError, build, fuse, load, save
-from backbones.weights import digest
+from backbones.weights import checksum_of, digest
 from search_space import PRESETS, ArchSpec, StageSpec
 
 FEMTO = PRESETS["eradio_femto"]
@@ -74,6 +74,11 @@ def test_round_trip(model, path):
     assert torch.equal(loaded(x), model(x))
     assert all(torch.equal(a, b) for a, b in zip(loaded.encode(x), model.encode(x), strict=True))
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no half-written file stays behind
+
+
+def test_a_path_may_be_a_text(model, path):
+    assert save(model, str(path.with_name("again.safetensors"))) == checksum_of(path)
+    assert load(str(path)).spec == FEMTO
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(model, path, monkeypatch):

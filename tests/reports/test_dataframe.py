@@ -1,6 +1,8 @@
 import builtins
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,13 +10,20 @@ import pytest
 from nas.analysis.evidence import gather_evidence
 from nas.study.failures import Failure
 from nas.study.records import StudyRecord, TrialRecord, TrialState
-from reports.dataframe import DataFrameError, save_csv, save_parquet, trial_frame
+from reports.dataframe import (
+    NAMED_COLUMNS,
+    DataFrameError,
+    save_csv,
+    save_parquet,
+    trial_frame,
+)
 from reports.summary import summarize
 from search_space import ArchSpec
 from tests.nas.analysis.builders import remeasured, retrained, small_study
 from tests.nas.study.builders import measurement
 from tests.reports import synthetic
 
+ROOT = Path(__file__).parents[2]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings that make a spreadsheet run the rest
 
 
@@ -126,7 +135,9 @@ def test_what_the_sampler_expected_has_columns() -> None:
     study = synthetic.predicted(synthetic.study(30))
     frame = trial_frame(study, summarize(study)).set_index("number")
     late = [t for t in study.trials if t.measured_late]
-    assert [frame.loc[t.number, "expected/ratio"] for t in late] == [t.expected.ratio for t in late if t.expected]
+    assert [frame.loc[t.number, "expected/times_reference"] for t in late] == [
+        t.expected.ratio for t in late if t.expected
+    ]
     assert frame["expected/gain"].notna().sum() == len(late)
 
 
@@ -141,3 +152,13 @@ def test_the_table_names_the_source_of_a_timing_and_has_retrained_scores(tmp_pat
     assert set(frame["retrained/steps"].dropna()) == {90}
     assert json.loads(frame["retrained/scores_by_seed_json"][2]) == {"1": 0.5, "2": 0.6}
     assert "retrained/score" not in trial_frame(small, summarize(small))
+
+
+def test_every_column_has_a_meaning_on_its_page() -> None:
+    study = synthetic.predicted(synthetic.study(30))
+    evidence = gather_evidence(study, (), ())
+    frame = trial_frame(study, summarize(study, evidence), evidence)
+    page = (ROOT / "docs/reference/columns.md").read_text()
+    kinds = [re.compile(re.sub("TEACHER|HEAD|NAME", ".+", name).replace("rung0", r"rung\d")) for name in NAMED_COLUMNS]
+    for name, dtype in frame.dtypes.items():
+        assert f"| `{name}` | {dtype} |" in page or any(kind.fullmatch(name) for kind in kinds), name

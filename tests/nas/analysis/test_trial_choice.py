@@ -73,6 +73,8 @@ def test_a_number_comes_before_a_beginning_and_a_beginning_may_be_anyones() -> N
     assert find_by_name(study, "12345678").number == 3
     assert find_by_name(study, "20c").number == 2
     assert find_by_name(study, "e").number == 5
+    assert find_by_name(study, "trial 3").number == 3
+    assert find_by_name(study, str(study.trials[0].baseline)).number == 0
     # Digits alone are a number, also of a trial that is not there, or that is another's duplicate.
     for which in ("20", "1000", "1234567", "4"):
         with pytest.raises(SelectionError, match=f"no trial '{which}'"):

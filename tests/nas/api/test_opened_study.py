@@ -18,8 +18,9 @@ import torch
 
 import backbones
 import nas.api
-from nas.api import Model, NothingFits, SearchConfig, SelectionError, StoreError, Study, load_study
+from nas.api import ConfigError, Model, NothingFits, SearchConfig, SelectionError, StoreError, Study, load_study
 from nas.export import ExportError
+from nas.measure import ArmError, DeviceError
 from nas.select.__main__ import main as select_command
 from nas.storage.store import Store
 from nas.study.limits import LIMITS, LimitError
@@ -162,6 +163,28 @@ def test_an_export_takes_the_precision_of_a_graph(
     assert call.endswith(".export('tower', 'onnx', precision='bf16')")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "ONNX"}, "--format: 'ONNX': must be one of timm, hf, onnx, torchscript"),
+        ({"format": "onnx", "precision": "int8"}, "--precision: 'int8': must be one of fp32"),
+        ({"precision": "fp16"}, "--precision: only for onnx"),
+        ({"format": "onnx", "img_size": 50}, "--img-size: 50: must be a multiple of 32"),
+        ({"img_size": 64}, "--img-size: only for onnx and torchscript"),
+    ],
+)
+def test_an_export_that_no_format_makes_is_refused(
+    options: dict[str, Any], words: str, study: Study, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        study.model(1).export(tmp_path / "winner", **options)
+
+
+def test_an_export_takes_one_head_by_its_name(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="--heads: the study has no teacher 'nobody'"):
+        study.model(1).export(tmp_path / "winner", heads="nobody")
+
+
 def test_an_exported_model_is_opened_by_timm(study: Study, tmp_path: Path) -> None:
     model = study.model(1)
     with pytest.raises(ExportError, match="its weight file is missing"):
@@ -195,6 +218,7 @@ def test_the_latest_study_stays_the_same_when_the_link_changes(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/latest").symlink_to("../run")
     study = load_study()
+    assert Study("run").info == study.info
     (tmp_path / "runs/latest").unlink()
     study.refresh()
     assert study.run_dir == run
@@ -202,16 +226,19 @@ def test_the_latest_study_stays_the_same_when_the_link_changes(
 
 def test_a_model_is_named_by_number_id_or_best_and_an_error_names_no_flag(study: Study) -> None:
     best = study.best()
-    assert [study.model(which).number for which in (best.number, best.arch_id[:8], "best")] == [best.number] * 3
+    names = (best.number, best.arch_id[:8], "best", best.name)
+    assert [study.model(which).number for which in names] == [best.number] * len(names)
+    assert [study.model(model.name) for model in study.models] == list(study.models), "baselines by their names"
     with pytest.raises(SelectionError, match=r"^trial: the study has no trial '99'; give a number"):
         study.model(99)
 
 
 def test_the_errors_that_are_promised_can_be_caught(study: Study) -> None:
     promised = re.findall(r"`(\w+)` (?:for|where)", nas.api.__doc__ or "")
-    assert {"ConfigError", "ExportError", "LimitError", "SearchFailed", "TrainingFailed", "WeightsError"} < set(
-        promised
-    )
+    some = {"DataError", "ExportError", "LimitError", "SearchFailed", "TeacherError", "TrainingFailed", "WeightsError"}
+    assert {"ConfigError", *some} < set(promised)
+    for error in (LimitError, ArmError, DeviceError):
+        assert issubclass(error, nas.api.ConfigError), "the value of one setting is impossible"
     for name in promised:
         error = getattr(nas.api, name)
         assert name in nas.api.__all__

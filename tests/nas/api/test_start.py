@@ -6,15 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
 import pytest
 
 import nas.api
-from nas.api import ConfigError, SearchConfig, load_study
+from nas.api import ConfigError, DataError, SearchConfig, StoreError, TeacherError, load_study
 from nas.search.settings import SearchCommand
+from nas.train.arguments import option_names
+from nas.train.training_settings import TrainCommand
+from tests.nas.analysis.builders import new_store, small_study
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
@@ -85,6 +90,120 @@ def test_a_search_takes_a_recipe_or_a_file_of_settings(tmp_path: Path, monkeypat
     assert "config_file='mine.toml'" in commands[1].text
     with pytest.raises(ConfigError, match="laptop"):
         nas.api.search(recipe="desktop")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"resume": "runs/a"}, {"resume": Path("runs/a")}, {"resume": True, "run_dir": "runs/a"}]
+)
+def test_a_search_is_resumed_by_its_folder(
+    arguments: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="runs/a"):
+        nas.api.search(extend=50, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": {"budget": 2}}, r"config: \{'budget': 2\}: must be a SearchConfig"),
+        ({"config": 20}, "config: 20: must be a SearchConfig"),
+        ({"resume": 3}, "resume: 3: must be True or the folder"),
+        ({"resume": "runs/a", "run_dir": "runs/b"}, "run_dir: not with"),
+        ({"teacher_weights": "dino.safetensors"}, "teacher_weights: 'dino.safetensors': must be a table"),
+        ({"config": SearchConfig(runtime="magic")}, "magic"),
+        ({"config": SearchConfig(device="gpu")}, "--device: 'gpu'"),
+    ],
+)
+def test_a_search_refuses_what_it_cannot_take_as_a_setting(
+    arguments: Mapping[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        nas.api.search(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"foo": 5}, "foo: no such setting; choose from: accumulate, address, .*batch_size"),
+        ({"batchsize": 5}, "batchsize: no such setting; did you mean batch_size"),
+        ({"learning_rate": 0.1}, "learning_rate: .*distill_settings={'learning_rate': ...}"),
+        ({"distill_settings": {"learning_rat": 1}}, "'learning_rat': no such setting; did you mean learning_rate"),
+        ({"distill_settings": {"learning_rate": -1}}, "learning_rate: -1: must be a number over 0"),
+        ({"distill_settings": 3}, "--distill: 3: must be a table"),
+        ({"log": "wandb"}, "--log: 'wandb': must be a list"),
+        ({"live": True, "teacher_devices": "cuda:0"}, "--teacher-devices: 'cuda:0': must be a list"),
+        ({"teacher_weights": 3}, "--teacher-weights: 3: must be a table"),
+        ({"live": "no"}, "--live: 'no': must be true or false"),
+        ({"arch": {"stages": []}}, "ARCH: .*must be the name of a preset"),
+        ({"arch": None, "train_steps": None, "resume": True}, "--resume: True: must be the run folder"),
+    ],
+)
+def test_a_training_refuses_what_it_would_ignore_or_cannot_take(
+    options: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        nas.api.train(**{"arch": "eradio_pico", "train_steps": 5, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_takes_every_option_of_the_command_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = set(option_names()) - {"arch", "run"}
+    assert {"trial", "train_steps", "data", "batch_size", "live", "distill_settings", "resume"} < names
+    with pytest.raises(ConfigError, match="ARCH: name a preset"):
+        nas.api.train(**dict.fromkeys(names))
+
+
+def test_a_model_is_trained_as_the_trial_of_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arguments(command: TrainCommand, console: object) -> None:
+        commands.append(command)
+
+    commands: list[TrainCommand] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.train.command.train", arguments)
+    monkeypatch.setattr("nas.api.start.load_study", lambda folder: folder)
+    new_store(tmp_path / "search", small_study())
+    model = load_study("search").model(3)
+    nas.api.train(model, "runs/a", train_steps=7, device="cpu", cache=tmp_path / "cache")
+    (command,) = commands
+    assert (command.plan.name, command.plan.architecture) == ("trial3", model.spec)
+    assert command.session.cache == str(tmp_path / "cache")
+    assert "'trial': '3'" in command.session.text or "trial='3'" in command.session.text
+    with pytest.raises(ConfigError, match="trial: not with a model"):
+        nas.api.train(model, trial=2, train_steps=7)
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [
+        (lambda **settings: nas.api.search(SearchConfig(**settings)), TeacherError),
+        (lambda **settings: nas.api.train("eradio_pico", train_steps=5, **settings), TeacherError),
+        (lambda **settings: nas.api.search(SearchConfig(**settings)), DataError),
+    ],
+)
+def test_a_refused_start_leaves_no_folder_of_its_own(
+    start: Any, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path / "cache"))
+    wrong = {"teachers": "nope"} if error is TeacherError else {"data": "imagefolder:none"}
+    with pytest.raises(error):
+        start(device="cpu", **wrong)
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+def test_a_refused_search_leaves_a_folder_that_existed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for folder, stays in (("mine", True), ("new", False)):
+        with pytest.raises(TeacherError):
+            nas.api.search(SearchConfig(teachers="nope", device="cpu"), tmp_path / folder)
+        assert (tmp_path / folder).exists() == stays
 
 
 @pytest.mark.slow

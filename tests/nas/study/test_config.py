@@ -152,3 +152,11 @@ def test_space_and_presets_have_windows_for_the_study_s_images() -> None:
     own = replace(study, specs={"mine": preset("eradio_xt").to_dict()})
     assert own.spec("mine") == preset("eradio_xt")
     assert SearchConfig().search_space is SPACES["laptop"]
+
+
+def test_a_recipe_may_be_a_table_and_its_unknown_keys_are_named() -> None:
+    assert SearchConfig(distill={"img_size": 128}) == SearchConfig(distill=DistillConfig(img_size=128))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'learning_rat': no such setting; did you mean learning_rate"):
+        SearchConfig(distill={"learning_rat": 1e-3})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="settings of another version"):
+        SearchConfig.from_dict({**SearchConfig().to_dict(), "distill": {"learning_rat": 1e-3}})
