@@ -21,11 +21,12 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import hypot
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nas.analysis.noise import lead_half_width, scatter_by_kind
+from nas.analysis.noise import lead_half_widths, scatter_by_kind
 from nas.analysis.recommendation import shortlisted
 from nas.replay.hybrid_rows import hybrid_table
 
@@ -166,7 +167,7 @@ def lead_cells(rows: Row) -> list[str]:
         if scatter is None:
             return False, f"{words}, one seed"
         scores, of_best = [*c["scores"].values()], [*best["scores"].values()]
-        half = lead_half_width(scatter, scores, of_best, len(candidates), len(baselines)) or 0.0
+        half = hypot(*(lead_half_widths(scatter, scores, of_best, len(candidates), len(baselines)) or (0.0,)))
         return lead >= half, f"{words} ± {half:.3f}"
 
     cells = [cell(c) for c in sorted(candidates, key=_ratio, reverse=True) if c["score"] >= best["score"]]

@@ -19,6 +19,7 @@ from reports.summary import StudySummary
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
 
 MAX_SEEDS = 10  # of each training; a lead that needs more is called a tie
+MAX_BASELINE_SEEDS = 20  # likewise, of the baselines alone
 
 
 def retrain_command(
@@ -79,23 +80,30 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
 def _lead_advice(found: Recommendation, shortlist: str | None) -> tuple[str, str | None]:
     """Say how many seeds would show the lead, with their command; that it is a tie where they are too many.
 
-    The half-width of the lead's interval falls with the root of the seeds.
+    Each side of the lead's interval falls with the root of its seeds. The baselines are few, so that more seeds of
+    theirs alone are preferred.
 
     Args:
         found: the recommendation, whose lead is within the noise of seeds.
         shortlist: the command that retrains the shortlist.
     """
     chosen, best = found.fastest_as_good, found.best_baseline
-    half = None if chosen is None else chosen.half_width(found.scatter)
+    sides = None if chosen is None else chosen.half_widths(found.scatter)
     assert chosen is not None
     assert best is not None
-    assert half is not None
-    seeds = math.inf if chosen.score_gain <= 0 else found.model.seeds * (half / chosen.score_gain) ** 2
-    if seeds <= MAX_SEEDS:
-        lead = "Its lead in score over the best baseline is within the noise of seeds"
-        count = math.ceil(seeds)
-        more = f"{lead}; if it keeps its size, about {count} seeds show it. Train it, its rivals and the baselines with"
-        return f"{more} as many:", shortlist and f"{shortlist} --seeds {count}"
+    assert sides is not None
+    lead, (ours, theirs), own, of_best = chosen.score_gain, sides, found.model.seeds, best.seeds
+    within = "Its lead in score over the best baseline is within the noise of seeds; if it keeps its size, about"
+    alone = of_best * theirs**2 / (lead**2 - ours**2) if lead > ours else math.inf
+    if alone <= MAX_BASELINE_SEEDS:
+        more = f"{within} {max(own, math.ceil(alone))} seeds of the baselines show it:"
+        return more, shortlist and f"{shortlist} --seeds {own} --baseline-seeds {max(own, math.ceil(alone))}"
+    both = (own * ours**2 + of_best * theirs**2) / lead**2 if lead > 0 else math.inf
+    if both <= MAX_SEEDS:
+        count = math.ceil(both)
+        more = f"{within} {count} seeds show it. Train it, its rivals and the baselines with as many:"
+        of_baselines = f" --baseline-seeds {of_best}" if of_best > count else ""
+        return more, shortlist and f"{shortlist} --seeds {count}{of_baselines}"
     tie = f"In score it ties with the best baseline, {brief(best.name)}: to tell them apart would take more than"
     larger = found.with_lead
     other = "No retrained candidate leads by more than the noise of seeds."

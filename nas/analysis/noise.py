@@ -30,7 +30,6 @@ CONFIDENCE_LEVEL = 0.95
 DRAWS = 10_000  # a chance is off by 0.01 at most (95 %)
 Z_OF_INTERVAL = 1.959964  # of a 95 % interval
 MIN_REPEATED = 10  # candidates with two seeds: of fewer, how much their deviations differ cannot be told
-MIN_BASELINE_DEGREES = 3  # of freedom: three baselines with two seeds each
 BELIEVED_DEGREES = 5.0  # of the prior, within a factor of e; with this belief seven searches' candidates have 5 to 11
 MIN_SHRUNK = 4  # candidates: of fewer, the spread of their true scores is unknown
 NO_SCORE_INTERVAL = "unknown: one seed only"  # in place of an interval
@@ -64,9 +63,9 @@ class SeedScatter:
     Attributes:
         sd: The standard deviation, pooled over the candidates.
         degrees: Degrees of freedom of its estimate.
-        elsewhere: The other study that it was estimated in; "" for this one, from candidates with two seeds or more.
+        elsewhere: Other models that it was estimated from; "" for those that it is for, with two seeds or more.
         prior: How the candidates' deviations differ; None where too few candidates have two seeds to tell.
-        baselines: The scatter of the baselines, which may be another one; None where it is that of the candidates.
+        baselines: The scatter of the baselines; None where it is that of the candidates.
     """
 
     sd: float
@@ -113,7 +112,8 @@ class SeedScatter:
     @property
     def sd_words(self) -> str:
         """Return the deviation alone, and that of baselines."""
-        return f"{self.sd:.4f}" + ("" if self.baselines is None else f", of baselines {self.baselines.sd:.4f}")
+        of = self.baselines
+        return f"{self.sd:.4f}" + (f", of baselines {of.sd:.4f}" if of and of.measured else "")
 
     @property
     def words(self) -> str:
@@ -122,16 +122,18 @@ class SeedScatter:
             differ = "" if self.prior is None else "; larger for networks whose seeds disagree more"
             words = f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom{differ})"
             of = self.baselines
-            return words if of is None else f"{words}; of baselines {of.sd:.4f} ({of.degrees} degrees of freedom)"
-        return (
-            f"assumed to be {self.sd:.4f}, that of another study ({self.elsewhere}); backbone-nas retrain measures it"
-        )
+            if of is None:
+                return words
+            if not of.measured:
+                return f"{words}; of baselines unknown, which have one seed"
+            return f"{words}; of baselines {of.sd:.4f} ({of.degrees} degrees of freedom)"
+        return f"assumed to be {self.sd:.4f}, that of {self.elsewhere}; backbone-nas retrain measures it"
 
 
 def assumed_scatter(info: StudyInfo) -> SeedScatter:
     """Return the scatter to assume of a study's last rung until the study has measured its own."""
     noise = study_noise(info)
-    return SeedScatter(noise.deviation, noise.architectures, noise.source)
+    return SeedScatter(noise.deviation, noise.architectures, f"another study ({noise.source})")
 
 
 def measured_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
@@ -154,25 +156,30 @@ def measured_scatter(scores: Iterable[Sequence[float]]) -> SeedScatter | None:
     return SeedScatter(math.sqrt(pooled), total, prior=_prior(squares / degrees, degrees, pooled) if told else None)
 
 
-def scatter_by_kind(models: Iterable[tuple[Sequence[float], object]]) -> SeedScatter | None:
-    """Estimate the scatter between seeds, that of baselines by itself where they have enough seeds.
+def scatter_by_kind(
+    models: Iterable[tuple[Sequence[float], object]], assumed: SeedScatter | None = None
+) -> SeedScatter | None:
+    """Estimate the scatter between seeds, that of baselines by itself.
 
     Baselines are few and decide half of every comparison. In retrained searches they scattered more than candidates, up
-    to three times as much; with one deviation for both, 82 to 87 % of their 95 % intervals held
-    (docs/results/index.md, "How sure is a mean over seeds?").
+    to four times as much; with one deviation for both, 82 to 87 % of their 95 % intervals held
+    (docs/results/index.md, "How sure is a mean over seeds?"). A kind without two seeds has no interval.
 
     Args:
         models: Each model's scores, one per seed, and whether it is a baseline.
+        assumed: The scatter of candidates where none of them has two seeds.
 
     Returns:
-        The scatter; None where no model has two seeds.
+        The scatter; None where no model has two seeds, and where no candidate has and none is assumed.
     """
     kinds: dict[bool, list[Sequence[float]]] = {False: [], True: []}
     for scores, baseline in models:
         kinds[bool(baseline)].append(scores)
     candidates, baselines = measured_scatter(kinds[False]), measured_scatter(kinds[True])
-    if candidates is None or baselines is None or baselines.degrees < MIN_BASELINE_DEGREES:
-        return measured_scatter([*kinds[False], *kinds[True]])
+    if candidates is None:
+        return None if baselines is None or assumed is None else replace(assumed, baselines=baselines)
+    if baselines is None and kinds[True]:
+        baselines = replace(candidates, elsewhere="the candidates of this study")
     return replace(candidates, baselines=baselines)
 
 
@@ -198,17 +205,17 @@ def _prior(variances: Array, degrees: NDArray[np.int_], pooled: float) -> Varian
     return VariancePrior(math.sqrt(typical[variance, 0, 0]), float(alike[0, strength, 0]))
 
 
-def lead_half_width(
+def lead_half_widths(
     scatter: SeedScatter,
     candidate: Sequence[float],
     baseline: Sequence[float],
     candidates: int = 1,
     baselines: int = 1,
-) -> float | None:
-    """Return half the 95 % interval of a candidate's mean score less a baseline's; None without a measured scatter.
+) -> tuple[float, float] | None:
+    """Return both sides of half the 95 % interval of a candidate's mean score less a baseline's: their squares add up.
 
     In simulations of 25 candidates and 3 baselines, of which one is compared with all, the intervals of all 25 leads
-    held together in 95 to 97 % (experiments/LOG.md, 2026-12-01).
+    held together in 94 to 98 % (experiments/LOG.md, 2026-12-01).
 
     Args:
         scatter: Between seeds.
@@ -216,10 +223,13 @@ def lead_half_width(
         baseline: Its scores, one per seed.
         candidates: Candidates of which this one was chosen.
         baselines: Baselines of which this one is the best.
+
+    Returns:
+        The candidate's side and the baseline's; None where the scatter of one of them is not measured.
     """
     ours = scatter.of_kind(baseline=False).half_width(candidate, candidates)
     theirs = scatter.of_kind(baseline=True).half_width(baseline, baselines)
-    return None if ours is None or theirs is None else math.hypot(ours, theirs)
+    return None if ours is None or theirs is None else (ours, theirs)
 
 
 @dataclass(frozen=True)

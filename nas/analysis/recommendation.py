@@ -13,7 +13,7 @@ from functools import partial
 
 from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
-from nas.analysis.noise import SeedScatter, lead_half_width
+from nas.analysis.noise import SeedScatter, lead_half_widths
 from nas.analysis.trial_choice import find_by_name, nothing_complete
 from nas.study import pareto
 from nas.study.records import Measurement, TrialRecord
@@ -58,9 +58,14 @@ class BaselineComparison:
 
         It allows for the choice among all candidates whose scores decided, and for that among the baselines.
         """
+        sides = self.half_widths(scatter)
+        return None if sides is None else math.hypot(*sides)
+
+    def half_widths(self, scatter: SeedScatter | None) -> tuple[float, float] | None:
+        """Return the candidate's and the baseline's side of `half_width`, whose squares add up to its square."""
         if scatter is None:
             return None
-        return lead_half_width(scatter, self.candidate.scores, self.baseline.scores, self.compared, self.baselines)
+        return lead_half_widths(scatter, self.candidate.scores, self.baseline.scores, self.compared, self.baselines)
 
     @property
     def shows_difference(self) -> bool:

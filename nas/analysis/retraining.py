@@ -134,6 +134,18 @@ class RetrainingSummary:
         return tuple(sorted({t.seed for c in self.candidates for t in c.trainings}))
 
     @property
+    def candidate_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the candidates' trainings; baselines may have more."""
+        return tuple(sorted({t.seed for c in self.candidates if not c.trial.baseline for t in c.trainings}))
+
+    @property
+    def seed_words(self) -> str:
+        """Name the seeds: "seeds 1, 2", or "seeds 1, 2, of baselines 1, 2, 3" where these have others."""
+        own = self.candidate_seeds or self.seeds
+        words = f"seeds {', '.join(map(str, own))}"
+        return words if own == self.seeds else f"{words}, of baselines {', '.join(map(str, self.seeds))}"
+
+    @property
     def complete(self) -> tuple[RetrainedCandidate, ...]:
         """Return the candidates with a score and a measurement."""
         return tuple(c for c in self.candidates if c.mean is not None and c.measurement is not None)
@@ -173,8 +185,8 @@ def summarize_retraining(
     ]
     if not rows:
         return None
-    measured = scatter_by_kind((list(c.scores.values()), c.trial.baseline) for c in rows)
-    scatter = measured or assumed_scatter(study.info)
+    assumed = assumed_scatter(study.info)
+    scatter = scatter_by_kind(((list(c.scores.values()), c.trial.baseline) for c in rows), assumed) or assumed
     last = study.info.rung_steps[-1]
     falling_rate = steps != last and _schedule(study) != CONSTANT
     at_last = scatter_by_kind(
@@ -250,8 +262,7 @@ def rank_correlations(summary: RetrainingSummary, last_rung: int) -> dict[str, R
     if summary.steps != last_rung and not summary.falling_rate:
         compared[f"{search} and mean of the seeds at {last_rung} steps"] = _of_study, _of_mean_at(last_rung)
         compared[f"mean of the seeds at {last_rung} steps and {longer}"] = _of_mean_at(last_rung), _of_mean
-    # Baselines may have more seeds than the others.
-    seeds = sorted({t.seed for c in summary.candidates if not c.trial.baseline for t in c.trainings})
+    seeds = summary.candidate_seeds
     if len(seeds) > 1:  # of one, the mean is its score
         compared |= {f"{search} and seed {seed} {longer}": (_of_study, _of_seed(seed)) for seed in seeds}
     for a, b in combinations(seeds, 2):

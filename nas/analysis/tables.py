@@ -45,7 +45,7 @@ MAX_RUNNERS_UP = 12  # in the table; --json has all
 
 def show_retraining(study: StudyRecord, summary: RetrainingSummary, console: Console) -> None:
     """Print the retrained candidates, fastest first; rank correlations; notes."""
-    title = f"retraining: {summary.steps} steps, seeds {', '.join(map(str, summary.seeds))}"
+    title = f"retraining: {summary.steps} steps, {summary.seed_words}"
     headings = "score in\nthe search", "seeds", "mean score,\nretrained", "throughput\nratio", "chance\non front"
     table = _table(title, "trial", "<architecture", *headings, "<fronts")
     for candidate in summary.candidates:

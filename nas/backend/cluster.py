@@ -38,12 +38,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import FAILED, OperationFailed
 from nas.command_log import Announce
-from nas.numbers import plural
+from nas.numbers import clock, plural
 from nas.terminal import show_cursor, write_line
 
 _REFRESH_EVERY_S = 2.0
 _ASK_AGAIN_S = 600.0  # after an error on a node: a stale file handle or a full folder may pass
-_ANSWER_TIMEOUT_S = 240.0  # no start waits longer: many nodes that import torch from one disk may take minutes
+_ANSWER_TIMEOUT_S = 240.0  # after which a start waits for a node only where no other one takes trials
+_SAY_AGAIN_S, _GIVE_UP_S = 300.0, 1800.0  # while no node does: many that import torch from one disk may take minutes
 _WATCH_EVERY_S = 2.0
 _HEAD_TIMEOUT_S = 40.0  # Ray tolerates a head that comes back within a minute
 _RAYLET_REFUSALS = 2  # checks in a row: nothing starts a raylet again
@@ -148,16 +149,24 @@ class NodeSlots:
 
     def _wait_for_answers(self) -> None:
         self._refresh()
-        waits = False
+        began_s, said_s = time.monotonic(), -math.inf
         while self._asked.keys() - self._refused.keys() or (self._asked and not any(self._capacities.values())):
-            if not waits and not self._asked.keys() - self._refused.keys():
-                waits = True
-                self._announce(f"no node takes trials yet; waiting for {plural(len(self._asked), 'node')} to answer")
+            now = time.monotonic()
+            if now - began_s > _GIVE_UP_S:
+                break
+            if not self._asked.keys() - self._refused.keys() and now - said_s > _SAY_AGAIN_S:
+                said_s = now
+                waiting = f"waiting for {plural(len(self._asked), 'node')} to answer, for {clock(_GIVE_UP_S)} at most"
+                self._announce(f"no node takes trials yet ({self._reasons()}); {waiting}")
             time.sleep(0.1)
             self._refresh()
         if not any(self._capacities.values()):
-            reasons = "; ".join(f"{node_id}: {reason}" for node_id, reason in self._refused.items())
-            raise ClusterError(f"no node of the cluster can take a trial: {reasons or 'it has no CPUs or GPUs'}")
+            raise ClusterError(f"no node of the cluster can take a trial: {self._reasons()}")
+
+    def _reasons(self) -> str:
+        """Say why each refused node takes no trials."""
+        named = (f"{self._addresses.get(node_id, node_id)}: {reason}" for node_id, reason in self._refused.items())
+        return "; ".join(named) or "it has no CPUs or GPUs"
 
     def _remove_probe_files(self) -> None:
         folder = Path(self._spec.checkpoint_dir)
@@ -249,7 +258,8 @@ def node_facts(spec: WorkerSpec, token: str, node_id: str = "") -> dict[str, str
         "run folder": driver_token,
         "code": code_digest(),
         "versions": compared_versions(config["runtime"]),
-        "teachers' outputs": load_targets(Path(spec.targets_dir), checked=True).fingerprint,
+        # A node may have a copy of the cache, which nobody has checked.
+        "teachers' outputs": load_targets(Path(spec.targets_dir), checked=not node_id).fingerprint,
         "device": device_kind(config["device"]),
     }
 

@@ -288,9 +288,7 @@ class CacheEntry:
             CacheError: A file is missing or altered; the message names the first one.
         """
         files = self.manifest["files"].items()
-        listed = (
-            self._sizes() if arrays else {}
-        )  # network file systems answer a listing faster than a call for each file
+        listed = self._sizes() if arrays else {}
         for name, expected in files:
             path = self.folder / name
             if path.suffix == ARRAY_SUFFIX and not arrays:
@@ -303,10 +301,17 @@ class CacheEntry:
                 raise damage(path, "altered (other content)")
 
     def _sizes(self) -> dict[str, int]:
-        """Return the bytes of every file of the folder by its name; nothing where there is no folder."""
+        """Return the bytes of every file of the folder by its name; nothing where there is no folder.
+
+        Files that vanish meanwhile are left out: others may be written into a complete entry and renamed.
+        """
+        sizes: dict[str, int] = {}
         with suppress(FileNotFoundError), os.scandir(self.folder) as found:
-            return {file.name: file.stat().st_size for file in found if file.is_file()}
-        return {}
+            for file in found:
+                with suppress(FileNotFoundError):
+                    if file.is_file():
+                        sizes[file.name] = file.stat().st_size
+        return sizes
 
 
 def _shard_name(file: str) -> str:

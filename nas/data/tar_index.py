@@ -186,7 +186,8 @@ def label_in(content: bytes, field: str, key: str) -> int | None:
         except ValueError as error:
             raise DataError(f"--data webdataset: {key}.json is not JSON: {error}") from error
         named = [about.get(name) for name in ("label", "cls")] if isinstance(about, dict) else []
-        values = [value for value in named if value is not None]
+        # pandas writes integers of a column with gaps as 5.0
+        values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in named if v is not None]
     indices = [int(value) for value in values if _is_index(value)]
     if field == "cls" and not indices and text != str(NO_INDEX):
         raise DataError(

@@ -15,6 +15,7 @@ from nas.measure.counts import checked_count
 from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
+from nas.measure.verdicts import require_right_outputs
 from nas.profile.network import default_batch, default_resolution
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.study.records import Measurement
@@ -184,6 +185,7 @@ def _measure(
     )
     try:
         measured = service.measure(arch, arch, setting, name_of_reference=f"{profile.arch}, {first.arm}")
+        require_right_outputs(measured.record)
     except FAILURES as error:
         return replace(row, why_not=failure_reason(error), impossible=isinstance(error, ArmError))
     return replace(row, measurement=measured.record)

@@ -72,6 +72,8 @@ class RetrainSettings:
             raise ValueError("near-misses: with a shortlist no near misses are retrained; leave one of them out")
         if self.baseline_seeds is not None and not (self.baselines or self.shortlist):
             raise ValueError("baseline-seeds: no baselines are retrained; add --baselines or --shortlist")
+        if self.baseline_seeds is not None and self.baseline_seeds < self.seeds:
+            raise ValueError(f"baseline-seeds: {self.baseline_seeds}: must be {self.seeds} or more, as --seeds")
         device_type(self.device or "auto")
         check_local_workers(self.workers)
 

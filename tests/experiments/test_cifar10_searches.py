@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import hypot
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiments.cifar10_searches import ROWS, commands, fastest_as_good, pooled_front, report, search_cells, updated
-from nas.analysis.noise import lead_half_width, scatter_by_kind
+from nas.analysis.noise import lead_half_widths, scatter_by_kind
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -164,7 +165,7 @@ def half_widths(rows: Mapping[int, Any], candidate: int, baseline: int) -> list[
     scores = [[*rows[n]["scores"].values()] for n in (candidate, baseline)]
     baselines = sum(c["baseline"] is not None for c in rows.values())
     among = ((1, 1), (len(rows) - baselines, baselines))
-    return [lead_half_width(scatter, *scores, *chosen) or 0.0 for chosen in among]
+    return [hypot(*(lead_half_widths(scatter, *scores, *chosen) or (0.0,))) for chosen in among]
 
 
 def test_the_page_has_each_seed_of_the_third_retrained_front() -> None:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import RETRAINED, StudyEvidence, gather_evidence
+from nas.analysis.noise import SeedScatter
 from nas.study.objectives import objectives
 from nas.study.records import Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.captions import front_caption
 from reports.evidence_data import retraining_results
-from reports.export_advice import MAX_SEEDS, SEED_DIFFERENCE, before_export, export_command, weights_place
+from reports.export_advice import MAX_SEEDS, SEED_DIFFERENCE, _lead_advice, before_export, export_command, weights_place
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
@@ -335,18 +336,30 @@ def test_the_seeds_that_are_advised_show_the_lead():
     scores = {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.508}
     evidence = after_retraining(study, scores)
     found = summarize(evidence.study, evidence).recommendation
-    half, lead = found.fastest_as_good.half_width(found.scatter), found.fastest_as_good.score_gain
-    needed = math.ceil(2 * (half / lead) ** 2)
-    assert 2 < needed <= MAX_SEEDS
+    ours, theirs = found.fastest_as_good.half_widths(found.scatter)
+    needed, lead = 6, found.fastest_as_good.score_gain
+    assert math.hypot(ours, theirs) * math.sqrt(2 / needed) <= lead < math.hypot(ours, theirs) * math.sqrt(2 / 5)
+    assert ours > lead, "more seeds of the baselines alone do not show it"
     ((doubt, command),) = before_export(study.info, summarize(evidence.study, evidence), "RUN")
     assert f"about {needed} seeds show it" in doubt
     assert command == f"backbone-nas retrain RUN --shortlist --seeds {needed}"
-    assert half * math.sqrt(2 / needed) <= lead < half
     level = after_retraining(study, scores | {3: 0.5})
     ((doubt, command),) = before_export(study.info, summarize(level.study, level), "RUN")
     assert "ties with the best baseline" in doubt
     assert doubt.endswith("No retrained candidate leads by more than the noise of seeds.")
     assert command is None
+
+
+def test_more_seeds_of_the_baselines_alone_are_advised_where_they_show_the_lead():
+    evidence = after_retraining(compared(5.0), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.505})
+    found = summarize(evidence.study, evidence).recommendation
+    noisy = replace(found, scatter=SeedScatter(0.002, 50, baselines=SeedScatter(0.004, 6)))
+    ours, theirs = noisy.fastest_as_good.half_widths(noisy.scatter)
+    needed, lead = 11, noisy.fastest_as_good.score_gain
+    assert ours**2 + theirs**2 * 2 / needed <= lead**2 < ours**2 + theirs**2 * 2 / (needed - 1)
+    doubt, command = _lead_advice(noisy, "backbone-nas retrain RUN --shortlist")
+    assert f"about {needed} seeds of the baselines show it" in doubt
+    assert command == f"backbone-nas retrain RUN --shortlist --seeds 2 --baseline-seeds {needed}"
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():

@@ -20,6 +20,7 @@ from nas.analysis.noise import (
     assumed_scatter,
     draw_scores,
     front_chances,
+    lead_half_widths,
     measured_scatter,
     scatter_by_kind,
 )
@@ -238,11 +239,25 @@ def test_intervals_of_baselines_cover_their_true_means_where_they_scatter_more()
     assert np.mean(together) < 0.9
 
 
-def test_two_baselines_with_two_seeds_are_too_few_for_a_scatter_of_their_own() -> None:
-    candidates = [([0.5, 0.51], None), ([0.4, 0.42], None)]
-    few = scatter_by_kind([*candidates, ([0.5, 0.6], "a"), ([0.5, 0.7], "b")])
-    assert few == measured_scatter([[0.5, 0.51], [0.4, 0.42], [0.5, 0.6], [0.5, 0.7]])
-    enough = scatter_by_kind([*candidates, ([0.5, 0.6], "a"), ([0.5, 0.7, 0.6], "b")])
-    assert enough is not None
-    assert enough.baselines == measured_scatter([[0.5, 0.6], [0.5, 0.7, 0.6]])
-    assert "; of baselines 0.0913 (3 degrees of freedom)" in enough.words
+def test_a_kind_without_two_seeds_has_no_interval() -> None:
+    candidates, baselines = [([0.5, 0.51], None), ([0.4, 0.42], None)], [([0.5, 0.6], "a"), ([0.5, 0.7, 0.6], "b")]
+    both = scatter_by_kind([*candidates, *baselines])
+    assert both is not None
+    assert both.baselines == measured_scatter([[0.5, 0.6], [0.5, 0.7, 0.6]])
+    assert "; of baselines 0.0913 (3 degrees of freedom)" in both.words
+    assert both.sd == measured_scatter([[0.5, 0.51], [0.4, 0.42]]).sd  # type: ignore[union-attr]
+
+    alone = scatter_by_kind([*candidates, ([0.5], "a")])
+    assert alone is not None
+    assert alone.of_kind(baseline=False).half_width([0.5, 0.51]) is not None
+    assert alone.of_kind(baseline=True).half_width([0.5]) is None
+    assert lead_half_widths(alone, [0.5, 0.51], [0.5]) is None
+    assert alone.words.endswith("; of baselines unknown, which have one seed")
+
+    assumed = SeedScatter(0.003, 100, "another study")
+    once = scatter_by_kind([([0.5], None), *baselines], assumed)
+    assert once is not None
+    assert not once.measured
+    assert once.of_kind(baseline=False).half_width([0.5]) is None
+    assert once.of_kind(baseline=True).half_width([0.5, 0.6]) is not None
+    assert scatter_by_kind([([0.5], None), ([0.5], "a")], assumed) is None

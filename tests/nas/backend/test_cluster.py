@@ -158,7 +158,11 @@ def test_a_node_that_answers_late_takes_trials_from_then_on(
         assert slots.count(left_out) == slots.count(left_out) == 1
         assert slots.node_ids(left_out) == (node_id,), "there is no other node"
         assert [line.partition(" is ")[2] for line in lines[3:]] == ["left out because of its disk"], "said once"
-    assert waiting == "no node takes trials yet; waiting for 1 node to answer"
+    refused = re.fullmatch(
+        r"no node takes trials yet \([\d.]+: (.*)\); waiting for 1 node to answer, for (.*)", waiting
+    )
+    assert refused is not None
+    assert refused.groups() == ("no answer within 0 s", "30:00 at most")
     assert "left out until it answers" in late
     assert accepted.endswith("takes trials")
 
@@ -178,6 +182,28 @@ def test_a_node_whose_copy_of_the_cache_lacks_the_class_names_gets_their_embeddi
         until_true(lambda: slots.count() == 1)
     assert path.read_bytes() == written
     path.unlink()
+
+
+def test_a_search_gives_up_where_no_node_answers(
+    tmp_path: Path, targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ANSWER_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(cluster, "_GIVE_UP_S", 0.0)
+    with local_ray(1):
+        slots = NodeSlots(spec_of(tmp_path, targets.path), None, None, print)
+        with pytest.raises(ClusterError, match=r"can take a trial: [\d.]+: no answer within 0 s"), slots:
+            pytest.fail("it opened")
+
+
+def test_a_node_with_an_incomplete_copy_of_the_cache_is_refused(tmp_path: Path, targets: Targets) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(targets.path, copy)
+    spec = spec_of(tmp_path, copy)
+    (tmp_path / ".node-token").write_text("token")
+    assert cluster.node_facts(spec, "token", "a")["teachers' outputs"] == targets.fingerprint
+    next(copy.glob("*spatial.npy")).unlink()
+    with pytest.raises(CacheError, match="missing"):
+        cluster.node_facts(spec, "token", "a")
 
 
 def test_a_node_on_which_the_check_failed_is_asked_again(

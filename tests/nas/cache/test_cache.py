@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -259,6 +261,33 @@ def test_a_truncated_shard_is_refused_by_name(copied):
         CacheError, match=r"train-00001-spatial.npy is truncated or altered \(\d+ bytes, not \d+\); del"
     ):
         load_targets(copied[0])
+
+
+def test_a_file_that_vanishes_while_a_cache_is_checked_is_not_missed(copied, monkeypatch):
+    """Another process writes into a complete entry: its temporary file is renamed between the listing and the size."""
+    for folder in copied[1:]:
+        (folder / "texts.npy.tmp").write_bytes(b"under way")
+
+    class Vanishing:
+        def __init__(self, file):
+            self.name, self.file = file.name, file
+
+        def is_file(self):
+            return True
+
+        def stat(self):
+            if self.name.endswith(".tmp"):
+                raise FileNotFoundError(self.name)
+            return self.file.stat()
+
+    @contextmanager
+    def scan(folder):
+        with os_scandir(folder) as found:
+            yield map(Vanishing, found)
+
+    os_scandir = os.scandir
+    monkeypatch.setattr("nas.cache.entry.os.scandir", scan)
+    assert len(load_targets(copied[0]).train)
 
 
 def test_a_missing_file_is_refused_by_name(copied):

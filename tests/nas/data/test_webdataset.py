@@ -203,7 +203,7 @@ def test_a_label_that_is_no_class_index_is_named(tmp_path, label):
         both(whole(tmp_path / "a.tar"))
 
 
-NO_LABELS = [None, "a hen", "", -1, 1.0, True, [3], {"en": 3}, 1_000_000, "9" * 5000]
+NO_LABELS = [None, "a hen", "", -1, 1.5, True, [3], {"en": 3}, 1_000_000, "9" * 5000]
 
 
 @pytest.mark.parametrize("value", NO_LABELS, ids=lambda value: type(value).__name__)
@@ -217,6 +217,13 @@ def test_what_is_no_class_index_in_json_is_no_label(tmp_path, value):
     assert (len(train), train.num_classes, train.read(1).label) == (3, None, None)
     why = ["left out: 1 label other than an integer from 0 to 999,999, as 'a.tar/x'"] if value is not None else []
     assert list(train.notes) == [*why, "labels are not used: 1 of 3 samples has no label, as 'a.tar/x'"]
+
+
+def test_a_whole_number_that_json_has_as_a_float_is_a_label(tmp_path):
+    """pandas writes it so where another row has none."""
+    write_shard(tmp_path / "a.tar", {key: {"png": png(0), "json": b'{"label": %s.0}' % key.encode()} for key in "56"})
+    train, _ = both(whole(tmp_path / "a.tar"))
+    assert {sample.label for sample in train.samples} == {5, 6}
 
 
 def test_minus_one_means_no_label(tmp_path):

@@ -12,7 +12,7 @@ from nas.measure import Arm, ArmError, MeasurementError
 from nas.measure.arms import FORMS, LAYOUTS, named_arms
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
-from nas.study.timing_doubts import TOO_FEW
+from nas.study.timing_doubts import TOO_FEW, WRONG_OUTPUT
 from tests.nas.profile.services import scripted
 from tests.waiting import PATIENCE_S
 
@@ -136,6 +136,17 @@ def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
     assert "tensorrt: tensorrt runs on CUDA devices, not on cpu" in out
     assert "Pareto front" in out
     assert "Pareto front" not in shown(capsys, monkeypatch, "--runtimes", "eager,bf16").out
+
+
+def test_a_runtime_with_wrong_outputs_has_no_speed_and_no_other_is_compared_with_it(capsys, monkeypatch):
+    fault = {"verdict": WRONG_OUTPUT, "output_error": 0.5}
+    wrong = scripted(lambda network, setting: answer(network, setting) | (fault if setting.arm != Arm() else {}))
+    monkeypatch.setattr("nas.profile.command.MeasurementService", wrong)
+    assert main([*PICO, "--runtimes", "nchw,eager", "--json"]) == 1
+    (profile,) = json.loads(capsys.readouterr().out)["profiles"]
+    assert profile["reference"] == "eager"
+    assert profile["arms"][0]["measurement"] is None
+    assert profile["arms"][0]["why_not"] == "wrong output: differs by 0.5 from fp32 eager"
 
 
 def test_rows_are_grouped_by_runtime(capsys, monkeypatch):
