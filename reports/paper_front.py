@@ -110,14 +110,14 @@ def front_figure(data: FigureData, retrained: Sequence[Mapping[str, Any]], addit
     figure.legend(loc="outside upper center", ncols=2, frameon=False, handletextpad=0.1, columnspacing=1)
     corner = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.4", "fontsize": MIN_FONT_POINTS}
     better = axes.annotate("better ↗", (0.99, 0.98), **corner)
-    centers = [(p.ratio, p.score) for p in points if p.score is not None]
-    centers += [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None]
+    centers = [(p.number, p.ratio, p.score) for p in points if p.score is not None]
+    centers += [(r["number"], r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None]
     labeled = [p for kind in (BASELINE, FRONT) for p in points if p.kind == kind and p.label]
     marks = [(p.ratio, p.score) for p in points if p.kind in (BASELINE, FRONT) and p.score is not None]
     figure.draw_without_rendering()  # lays the figure out: the extents of texts are unknown before
     taken = [*_extents(figure, axes, [*marks, *others]), better.get_window_extent()]
     _draw_scale(axes, data, taken)
-    _label(figure, axes, labeled, axes.transData.transform(centers), taken)
+    _label(figure, axes, labeled, centers, taken)
     return figure
 
 
@@ -258,15 +258,28 @@ def _distances(box: Bbox, places: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _label(
-    figure: Figure, axes: Any, points: Sequence[CandidatePoint], centers: NDArray[np.float64], taken: list[Bbox]
+    figure: Figure,
+    axes: Any,
+    points: Sequence[CandidatePoint],
+    centers: Sequence[tuple[int, float, float]],
+    taken: list[Bbox],
 ) -> None:
     """Label the points where a label covers none of `taken`, which are marks and texts; crowded ones stay bare.
 
-    A label stands nearer to its own mark than to those at all other `centers`, in pixels.
+    A label stands nearer to its own mark than to those of all other trials.
+
+    Args:
+        figure: The figure.
+        axes: Its axes.
+        points: Those to label.
+        centers: Trial, ratio and score of every mark; a retrained trial has two.
+        taken: What no label may cover, in pixels; labels are added.
     """
+    numbers = np.asarray([number for number, *_ in centers])
+    places = axes.transData.transform([(x, y) for _, x, y in centers])
     for p in points:
         own = axes.transData.transform((p.ratio, p.score))
-        foreign = centers[np.hypot(*(centers - own).T) > 0]
+        foreign = places[numbers != p.number]
         for (dx, dy), (ha, va) in LABEL_PLACES:
             label = axes.annotate(p.label, (p.ratio, p.score), (dx, dy), textcoords="offset points", ha=ha, va=va)
             label.set(fontsize=MIN_FONT_POINTS, path_effects=HALO, zorder=4, in_layout=False)

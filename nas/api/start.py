@@ -86,8 +86,8 @@ def _check_types(config: object, resume: object, teacher_weights: object) -> Non
     """Raise ConfigError for arguments of `search` that are of a wrong type."""
     if not isinstance(config, SearchConfig | None):
         raise ConfigError(f"config: {shown(config)}: must be a SearchConfig, as SearchConfig(budget=20)")
-    if not isinstance(resume, bool | str | Path):
-        raise ConfigError(f"resume: {shown(resume)}: must be True or the folder of a study")
+    if not isinstance(resume, bool | str | Path) or resume == "":
+        raise ConfigError(f"resume: {shown(resume)}: must be True, False or the folder of a study")
     if not isinstance(teacher_weights, Mapping | None):
         raise ConfigError(f"teacher_weights: {shown(teacher_weights)}: must be a table of files by teacher")
 
@@ -201,7 +201,7 @@ def _check_names(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for a name that no option of a training has."""
     from nas.train.arguments import option_names
 
-    known = {*option_names(), "distill_settings"} - {"arch", "run"}
+    known = {*option_names(), "distill_settings", "reference"} - {"arch", "run"}
     of_recipe = {field.name for field in fields(DistillConfig)}
     for name in options.keys() - known:
         if name in of_recipe:
@@ -212,5 +212,8 @@ def _check_names(options: Mapping[str, Any]) -> None:
 def _plain(name: str, value: Any) -> Any:
     """Return an option as the command line gives it, where paths and a trial's number are texts."""
     if name == "teacher_weights" and isinstance(value, Mapping):
+        for teacher, file in value.items():
+            if not (isinstance(teacher, str) and isinstance(file, str | Path)):
+                raise ConfigError(f"teacher_weights: {shown(teacher)}: {shown(file)}: must be files by teacher")
         return {teacher: Path(file).expanduser() for teacher, file in value.items()}
     return str(value) if isinstance(value, Path) or (name == "trial" and isinstance(value, int)) else value

@@ -97,7 +97,10 @@ def _measured_within_limits(record: TrialRecord, context: TrialContext, limits: 
     try:
         record = replace(record, measurement=record.measurement or _measure_in(record, context))
     except BatchTooLargeError as error:
-        record = replace(record, failure=Failure.OUT_OF_MEMORY, reason=f"memory: {error}")
+        device = context.training.config.device
+        taken = device.startswith("cuda") and shared(device)  # of which the sampler must learn nothing
+        failure = Failure.MEMORY_SHARED if taken else Failure.OUT_OF_MEMORY
+        record = replace(record, failure=failure, reason=f"memory: {error}")
         return replace(record, state=TrialState.INFEASIBLE)
     broken = broken_limit(record, limits)
     return replace(record, state=TrialState.INFEASIBLE, reason=broken) if broken else record

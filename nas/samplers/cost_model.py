@@ -32,6 +32,7 @@ from nas.study.space_protocol import vary
 from nas.study.timing_doubts import RUN_DEVIATION
 from search_space import ArchSpec, Space, StageSpec
 from search_space.genes import StageChoices
+from search_space.windows import padded_maps
 
 Array = NDArray[np.float64]
 Params = dict[str, Any]
@@ -253,9 +254,11 @@ def _work_of(spec: ArchSpec, px: int) -> Work:
 def derived_totals(spec: ArchSpec, px: int) -> Totals:
     """Return MACs and parameters of a spec without those of norms, biases and embeddings of positions.
 
-    Enlarged maps of windows that do not tile count with all of their places. No part is built, as by `totals`, so that
-    it takes a hundredth of the time.
+    No part is built, as by `totals`, so that it takes a hundredth of the time. Windows that do not tile their maps are
+    counted by `totals`: they may compute on a small part of the enlarged map only.
     """
+    if padded_maps(spec, px):
+        return totals(spec, px)
     stages = stage_costs(spec, 1, px)
     return Totals(sum(stage.macs for stage in stages), sum(stage.weights for stage in stages))
 

@@ -11,7 +11,7 @@ from nas.analysis.evidence import gather_evidence
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialState
 from reports.evidence_data import retraining_points, retraining_results
-from reports.figure_data import BASELINE, MARKS, STOPPED, prepare
+from reports.figure_data import BASELINE, FRONT, MARKS, STOPPED, prepare
 from reports.paper_figures import draw, save
 from reports.paper_style import COLUMN_INCHES, DPI, MARK_POINTS, MIN_FONT_POINTS
 from reports.summary import summarize
@@ -215,6 +215,18 @@ def test_lines_and_dots_are_those_of_the_study():
     assert found == [[str(to_last[low].trials), f"{to_last[low].tau:.2f}"] for low in (0, 1)]
     dots = sum(len(line.get_xdata()) for line in figures["rungs"].axes[0].lines)
     assert dots == to_last[0].trials
+
+
+def test_models_keep_their_labels_when_they_are_retrained():
+    """The mark of a model's own longer training is often nearer to its label than the mark of the search."""
+    study = synthetic.study(60, seed=5)
+    wanted = {p.label for p in prepare(study, summarize(study)).points if p.kind in (FRONT, BASELINE)}
+
+    def labels(*retraining) -> int:
+        axes = draw(study, summarize(study), *retraining)["front"].axes[0]
+        return sum(text.get_text() in wanted for text in axes.texts)
+
+    assert labels(retrained(study, 0.004)[1]) >= 0.7 * labels()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -108,9 +108,11 @@ def test_a_search_is_resumed_by_its_folder(
     [
         ({"config": {"budget": 2}}, r"config: \{'budget': 2\}: must be a SearchConfig"),
         ({"config": 20}, "config: 20: must be a SearchConfig"),
-        ({"resume": 3}, "resume: 3: must be True or the folder"),
+        ({"resume": 3}, "resume: 3: must be True, False or the folder"),
         ({"resume": "runs/a", "run_dir": "runs/b"}, "run_dir: not with"),
         ({"teacher_weights": "dino.safetensors"}, "teacher_weights: 'dino.safetensors': must be a table"),
+        ({"teacher_weights": {"lite0": 3}}, "teacher_weights: 'lite0': 3: must be files by teacher"),
+        ({"resume": ""}, "resume: '': must be True, False or the folder"),
         ({"config": SearchConfig(runtime="magic")}, "magic"),
         ({"config": SearchConfig(device="gpu")}, "--device: 'gpu'"),
     ],
@@ -154,7 +156,7 @@ def test_a_training_takes_every_option_of_the_command_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = set(option_names()) - {"arch", "run"}
+    names = {*option_names(), "reference"} - {"arch", "run"}
     assert {"trial", "train_steps", "data", "batch_size", "live", "distill_settings", "resume"} < names
     with pytest.raises(ConfigError, match="ARCH: name a preset"):
         nas.api.train(**dict.fromkeys(names))

@@ -25,6 +25,8 @@ from nas.study.records import TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import RUN_DEVIATION
 from search_space import SPACES, ArchSpec, preset
+from search_space.own_choices import with_choices
+from search_space.windows import padded_maps
 from tests.nas.study.builders import measurement, record, rung, search_config
 from tests.nas.study.searches import drive, new_store
 
@@ -172,6 +174,19 @@ def test_counts_from_the_spec_are_near_those_of_the_network(name: str) -> None:
     assert DERIVED_SHARES[0] < shares.min() < shares.max() < DERIVED_SHARES[1]
     assert shares[:, 1].max() <= 1.0, "of parameters"
     assert np.median(shares, axis=0).min() > 0.98
+
+
+def test_windows_larger_than_their_map_break_no_limit_that_they_keep() -> None:
+    """Their attention computes on a part of the enlarged map only."""
+    space = with_choices(SPACES["laptop"], {"stages": {"windows": [16]}}, 64)
+    rng, asked = random.Random(0), []
+    while len(asked) < 5:
+        spec = space.sample(rng)
+        asked += [spec] if padded_maps(spec, 64) else []
+    for spec in asked:
+        bound = 1.05 * totals(spec, 64).macs / 1e9
+        config = search_config(space="laptop", limits={"max_gmacs": bound})
+        assert not np.isnan(SpaceCostModel(space, config).costs([space.encode(spec)], []))[0]
 
 
 def test_candidates_far_from_a_counted_limit_are_not_built() -> None:
