@@ -160,6 +160,10 @@ def test_blocks_of_a_page_run(page: Path, after_tutorial: Path) -> None:
     run_page(page, after_tutorial)
 
 
+LISTED_LINES = 150  # a longer module is in the tree
+PARTS_OF_A_COMMAND = {"__init__", "__main__", "arguments", "command", "tables", "plots"}  # in many packages
+
+
 def paths_of_tree(tree: str) -> list[str]:
     """Return the paths in a file tree whose entries are indented by two spaces a level."""
     paths, folders = [], [""]
@@ -176,6 +180,12 @@ def test_file_tree_has_every_package_and_no_file_that_is_gone() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
     packages = {f"{path.parent.relative_to(ROOT)}/" for path in (ROOT / "nas").rglob("__init__.py")}
     assert packages - set(paths) == set()
+    sources = [
+        path for folder in ("search_space", "backbones", "nas", "reports") for path in ROOT.glob(f"{folder}/**/*.py")
+    ]
+    long = [path for path in sources if len(path.read_text().splitlines()) >= LISTED_LINES]
+    own = [path for path in long if path.stem not in PARTS_OF_A_COMMAND and path.parent.name != "layers"]
+    assert [path.name for path in own if not re.search(rf"(?<!\w){path.name}", section)] == []
 
 
 def anchors(page: Path) -> set[str]:
