@@ -3,7 +3,7 @@
     python -m experiments.pictures               (draws all)
     python -m experiments.pictures ablation.png  (draws one)
 
-Takes seconds. docs/front.png is not among them: it is a picture of the sample report.
+Takes seconds. docs/front.png is drawn from the data in docs/sample_report.html.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from experiments.full_space import complete
 from experiments.hybrid_findings import first_evaluations, has_attention
 from experiments.hybrid_replays import ROWS as REPLAYS
 from experiments.hybrid_replays import SAMPLERS, SEEDS
+from experiments.sample_front import draw_front
 from nas.replay.hybrid_rows import read_rows
 from nas.replay.plots import COLORS, LINES, STYLE, draw
 from nas.replay.published_study import quantiles
@@ -311,6 +312,7 @@ def _axes(path: Path, panels: int = 1, height: float = 4.4) -> Iterator[Sequence
 
 
 PICTURES = {
+    "front.png": draw_front,
     "replay.png": draw_published_replay,
     "searches.png": draw_searches,
     "hybrid_table.png": draw_hybrid_table,

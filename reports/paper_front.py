@@ -50,6 +50,10 @@ LABEL_PLACES = (  # offset in points, alignment there
     ((5, -3), ("left", "top")),
     ((-4, -4), ("right", "top")),
     ((-4, 3), ("right", "bottom")),
+    ((-5, 0), ("right", "center")),
+    ((5, 0), ("left", "center")),
+    ((0, 4), ("center", "bottom")),
+    ((0, -4), ("center", "top")),
 )
 NamePlace = tuple[tuple[str, float], tuple[str, float]]
 NAME_PLACES: tuple[NamePlace, ...] = tuple(  # side of the line and offset in points, end of the axes and height there
