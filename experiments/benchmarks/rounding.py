@@ -18,9 +18,9 @@ import random
 import torch
 
 from backbones import build
-from nas.measure.arms import Arm
 from nas.measure.output_check import check, expected_outputs, perturbation_error
 from nas.measure.prepare import prepare_subject
+from nas.measure.runtime_spec import Arm
 from search_space import SPACES
 
 SPACINGS = {"bf16": 2**-7, "fp32": 2**-23}  # of the numbers next to 1; on a CPU fp32 is not TF32

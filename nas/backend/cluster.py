@@ -223,8 +223,8 @@ class NodeSlots:
 
 def compared_versions(runtime: str) -> str:
     """Return the versions that all nodes must have for a runtime, as text."""
-    from nas.measure.arms import Arm
     from nas.measure.environment import versions
+    from nas.measure.runtime_spec import Arm
 
     found = {"python": platform.python_version(), "numpy": metadata.version("numpy"), **versions(Arm.parse(runtime))}
     return ", ".join(f"{name} {version}" for name, version in found.items())

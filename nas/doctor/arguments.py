@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, comma_list
 from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, check_fields
 
 # E-RADIO's family and the networks that its paper and this project compare it with, those of timm with random weights.

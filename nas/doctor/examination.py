@@ -15,8 +15,8 @@ from nas.doctor.gpu_readings import GpuReading, read_gpu
 from nas.doctor.readings import Unread
 from nas.local_workers import workers_on
 from nas.machine import cpu_count
-from nas.measure.arms import default_arm
 from nas.measure.runtime_check import read_runtime
+from nas.measure.runtime_spec import default_arm
 from nas.measure.runtime_traits import RUNTIMES
 
 LIMIT_S, HUB_LIMIT_S = 60.0, 10.0  # of a reading, which then counts as hanging

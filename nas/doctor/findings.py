@@ -22,10 +22,10 @@ from nas.doctor.readings import (
 )
 from nas.extras import install_command
 from nas.local_workers import search_bytes, workers_on
-from nas.measure.arms import Arm
 from nas.measure.conditions import restricted_mode
 from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
 from nas.measure.runtime_check import WRONG_OUTPUTS, RuntimeReading, runtime_remedy
+from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, RUNTIMES
 from nas.numbers import format_bytes, plural
 from nas.study.config import MIN_BF16_GAIN, faster_precision

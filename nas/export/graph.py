@@ -16,7 +16,6 @@ from nas.distill.adaptor import module_name
 from nas.export import ExportFailed
 from nas.export.source import ExportSource
 from nas.machine import lock_dir
-from nas.measure.arms import Arm, torch_dtype
 from nas.measure.conditions import watching
 from nas.measure.device_lock import measuring
 from nas.measure.environment import device_key, device_name
@@ -24,6 +23,7 @@ from nas.measure.interleave import compare
 from nas.measure.output_check import check, expected_outputs
 from nas.measure.pair import watch_for
 from nas.measure.prepare import apply_arm
+from nas.measure.runtime_spec import Arm, torch_dtype
 from nas.measure.timers import timer_for
 from nas.measure.verdicts import contended
 from nas.study.timing_doubts import CONTENDED, DOUBTS

@@ -31,7 +31,7 @@ from nas.distill.folded_heads import describe
 from nas.export import ExportError, ExportFailed
 from nas.export.graph import TOLERANCE
 from nas.export.source import MEAN, STD, WEIGHTS, ExportSource, FormatReport
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from nas.scratch import scratch_folder
 
 MODEL_MODULE, MODULE = "nas.export.radio", "modeling_backbone_nas"  # in this project, in the folder

@@ -27,7 +27,7 @@ from nas.export.graph import (
 )
 from nas.export.half_precision import write_rounded
 from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
-from nas.measure.arms import Arm, ArmError
+from nas.measure.runtime_spec import Arm, ArmError
 from nas.measure.runtimes.contract import arm_errors, import_optional
 from nas.measure.runtimes.onnx_graph import INPUT, write_graph
 from nas.measure.runtimes.onnx_runtime import open_session

@@ -17,7 +17,7 @@ from nas.cli import one_line
 from nas.distill.folded_heads import save_heads
 from nas.export import ExportError, ExportFailed
 from nas.export.source import HEADS, MEAN, STD, WEIGHTS, ExportSource, FormatReport
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 
 USAGE = """import backbones  # of backbone-nas, installed from its repository; registers the architecture in timm
 import timm

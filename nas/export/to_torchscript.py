@@ -17,7 +17,7 @@ from nas.export.graph import (
     time_graph,
 )
 from nas.export.source import IMAGES_USAGE, ExportSource, FormatReport
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FILE = "model.pt"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from nas.measure.arms import Arm, ArmError, default_arm
     from nas.measure.devices import DeviceError
     from nas.measure.environment import torch_device
     from nas.measure.measurement_error import MeasurementError
     from nas.measure.pair import Measured, measure_pair
     from nas.measure.prepare import Setting
+    from nas.measure.runtime_spec import Arm, ArmError, default_arm
 
 __all__ = [
     "Arm",
@@ -30,7 +30,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "arms": ["Arm", "ArmError", "default_arm"],
+        "runtime_spec": ["Arm", "ArmError", "default_arm"],
         "devices": ["DeviceError"],
         "environment": ["torch_device"],
         "pair": ["Measured", "measure_pair"],

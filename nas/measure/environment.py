@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from nas.machine import cpu_count
-from nas.measure.arms import Arm
 from nas.measure.conditions import compute_mode, gpu_uuid, nvml, restricted_mode
 from nas.measure.devices import DeviceError, device_type, unavailable, without_kernels
+from nas.measure.runtime_spec import Arm
 from nas.numbers import plural
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from backbones.folding import batch_norms_left
 from nas.measure.allocator import keep_freed_memory
-from nas.measure.arms import Arm
 from nas.measure.conditions import (
     POLL_HZ,
     UNREADABLE,
@@ -41,6 +40,7 @@ from nas.measure.output_check import (
     with_batch_statistics,
 )
 from nas.measure.prepare import PreparedPair, Setting, Subject, images, prepare_pair
+from nas.measure.runtime_spec import Arm
 from nas.measure.stages import seconds_by_stage
 from nas.measure.statistics import Array, percentile
 from nas.measure.timers import Call, Timer, timer_for

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone, fuse
-from nas.measure.arms import Arm
 from nas.measure.measurement_error import BatchTooLargeError, MeasurementError
 from nas.measure.memory import MIB, Peaks, largest_fitting, out_of_memory, peak_memory
 from nas.measure.output_check import Expected, OutputCheck, check
+from nas.measure.runtime_spec import Arm
 from nas.measure.runtimes import runner
 from nas.measure.timers import Call
 from search_space.memory import memory_bytes

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from nas.files import atomic_write, parse_json
-from nas.measure.arms import torch_dtype
 from nas.measure.environment import device_name
+from nas.measure.runtime_spec import torch_dtype
 from nas.measure.timers import Timer, timer_for
 
 # Large products reach the ceiling; on a busy CPU, only small ones end before another process is scheduled.

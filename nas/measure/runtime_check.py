@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nas.cli import one_line
 from nas.extras import install_command
 from nas.machine import cpu_count
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import RUNTIMES
 from nas.ranges import ConfigError
 from nas.study.config import SearchConfig

@@ -21,11 +21,11 @@ from nas.analysis.evidence import timed_before
 from nas.analysis.trial_choice import complete, trials_to_remeasure
 from nas.cli import one_line
 from nas.measure import Arm, ArmError, Measured, Setting, torch_device
-from nas.measure.arms import FORMS, LAYOUTS, check_runs_here
 from nas.measure.device_lock import exclusive_device
 from nas.measure.environment import check_compute_mode, environment
 from nas.measure.measurement_error import MeasurementError
 from nas.measure.memory import release_cached
+from nas.measure.runtime_spec import FORMS, LAYOUTS, check_runs_here
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.measure.service import Arch, MeasurementService, save_samples
 from nas.remeasure.arguments import RemeasureSettings

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
-from nas.measure.arms import Arm
 from nas.measure.counts.totals import network_totals, totals
+from nas.measure.runtime_spec import Arm
 from nas.samplers.known_cost import TrialValues
 from nas.samplers.latency import MIN_MODELS, LatencyPredictor, Observation
 from nas.samplers.latency.stage_costs import stage_costs

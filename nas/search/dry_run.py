@@ -14,9 +14,9 @@ from nas.cli import BAD_INPUT, OperationFailed, one_line
 from nas.files import check_writable, existing_folder
 from nas.local_workers import default_workers, limited_by_memory
 from nas.machine import cache_root
-from nas.measure.arms import Arm
 from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_check import check_runtime
+from nas.measure.runtime_spec import Arm
 from nas.numbers import format_bytes, plural
 from nas.ranges import ConfigError
 from nas.redaction import public_text

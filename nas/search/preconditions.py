@@ -9,8 +9,8 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from nas.measure.arms import Arm, check_runs_here
 from nas.measure.devices import cuda_is_available, without_kernels
+from nas.measure.runtime_spec import Arm, check_runs_here
 from nas.numbers import plural
 from nas.ranges import ConfigError
 from nas.study.config import SearchConfig

@@ -15,8 +15,8 @@ from nas.cli import command_line
 from nas.command_log import announce
 from nas.local_workers import check_local_workers
 from nas.machine import check_cache
-from nas.measure.arms import Arm, check_reported, check_runs_on, default_arm
 from nas.measure.devices import cuda_is_available
+from nas.measure.runtime_spec import Arm, check_reported, check_runs_on, default_arm
 from nas.ranges import ConfigError
 from nas.redaction import public_word
 from nas.search.config_file import (

@@ -167,8 +167,8 @@ def refuse_changes(info: StudyInfo, study_objectives: Sequence[Objective]) -> No
 def describe_study(command: SearchCommand, targets: Targets, teacher_facts: dict[str, TeacherFacts]) -> StudyInfo:
     """Return the description of a new study."""
     from nas.distill.evaluation.reference_scores import chance
-    from nas.measure.arms import Arm
     from nas.measure.environment import environment
+    from nas.measure.runtime_spec import Arm
 
     config = command.config
     return StudyInfo(

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from nas.measure.arms import ArmError, check_runs_here, precision_of
+from nas.measure.runtime_spec import ArmError, check_runs_here, precision_of
 from nas.measure.runtimes.compiled import compiled
 from nas.measure.runtimes.contract import Runner, encoder
 from nas.measure.runtimes.onnx_runtime import onnxruntime

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
-from nas.measure.arms import ArmError
+from nas.measure.runtime_spec import ArmError
 from nas.measure.runtimes.contract import Runner, arm_errors, encoder, synchronize
 
 MODES = {

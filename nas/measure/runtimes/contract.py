@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.extras import install_command
-from nas.measure.arms import ArmError
+from nas.measure.runtime_spec import ArmError
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Failed to allocate memory", "bad_alloc")
 MAX_REASON_LENGTH = 300  # characters of a runtime's own message

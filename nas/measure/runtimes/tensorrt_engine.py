@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.measure.arms import ArmError
+from nas.measure.runtime_spec import ArmError
 from nas.measure.runtimes.contract import Runner, SideStream, arm_errors, import_optional, synchronize
 from nas.measure.runtimes.onnx_graph import INPUT, exported, in_memory_layout, is_channels_last
 

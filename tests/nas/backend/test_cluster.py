@@ -29,7 +29,7 @@ from nas.cache.entry import CacheError
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import Targets
 from nas.distill.evaluation.zero_shot import texts_path
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from nas.storage.store import read_study
 from nas.study.failures import Failure
 from nas.study.records import TrialState

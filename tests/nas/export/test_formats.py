@@ -31,7 +31,7 @@ from nas.export.__main__ import main
 from nas.export.graph import GraphTimes
 from nas.export.source import IMAGES_USAGE, ExportSource
 from nas.export.to_hf import copied_modules
-from nas.measure.arms import Arm, ArmError
+from nas.measure.runtime_spec import Arm, ArmError
 from nas.study.timing_doubts import CONTENDED, TOO_FEW
 from nas.teachers import TEACHERS
 from search_space import ArchSpec, StageSpec

@@ -23,7 +23,7 @@ from nas.export import to_onnx, to_torchscript
 from nas.export.graph import DeployedModel, GraphTimes, outputs
 from nas.export.radio import BackboneNasConfig, BackboneNasModel
 from nas.export.source import ExportSource, open_source
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from nas.study.config import DistillConfig
 from nas.study.timing_doubts import TOO_FEW
 from search_space import ArchSpec, StageSpec, TimmSpec

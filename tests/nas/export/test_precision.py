@@ -16,8 +16,8 @@ from backbones import Backbone, build
 from nas.export import ExportFailed, to_onnx
 from nas.export.__main__ import main
 from nas.export.source import ExportSource
-from nas.measure.arms import Arm
 from nas.measure.prepare import apply_arm
+from nas.measure.runtime_spec import Arm
 from nas.measure.runtimes.onnx_graph import exported
 from search_space import ArchSpec
 from tests.backbones.builders import STAGES

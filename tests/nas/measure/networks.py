@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from nas.measure.arms import ArmError
+from nas.measure.runtime_spec import ArmError
 from nas.measure.runtimes import runner
 
 

@@ -12,10 +12,10 @@ import torch
 
 from nas.analysis.comparable import MEASURED_WITH
 from nas.measure import environment
-from nas.measure.arms import Arm
 from nas.measure.conditions import restricted_mode
 from nas.measure.devices import DeviceError
 from nas.measure.environment import check_compute_mode, check_one_kind, device_kind, device_name
+from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import RUNTIMES
 from nas.study.compatibility import recorded_device_kind
 from tests.nas.doctor import gpus

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from backbones import build
-from nas.measure.arms import Arm
 from nas.measure.output_check import (
     LARGEST_TOLERANCE,
     TOLERANCES,
@@ -17,6 +16,7 @@ from nas.measure.output_check import (
 )
 from nas.measure.pair import measure_pair
 from nas.measure.prepare import Setting
+from nas.measure.runtime_spec import Arm
 from search_space import ArchSpec, StageSpec, preset
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nas.measure import MeasurementError
-from nas.measure.arms import ArmError
 from nas.measure.runtime_check import RuntimeReading, check_runtime, read_runtime
+from nas.measure.runtime_spec import ArmError
 from nas.ranges import ConfigError
 from nas.study.config import SearchConfig
 

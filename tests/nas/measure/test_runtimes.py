@@ -14,9 +14,9 @@ from torch._dynamo.utils import counters
 
 from backbones import build, fuse, resolve
 from nas.measure import prepare
-from nas.measure.arms import Arm, ArmError
 from nas.measure.output_check import expected_outputs
 from nas.measure.prepare import Setting
+from nas.measure.runtime_spec import Arm, ArmError
 from nas.measure.runtime_traits import RUNTIMES
 from nas.measure.runtimes import RUNNERS, contract, runner
 from search_space import ArchSpec

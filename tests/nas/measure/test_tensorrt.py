@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nas.measure.arms import ArmError
+from nas.measure.runtime_spec import ArmError
 from nas.measure.runtimes.tensorrt_engine import engine
 from tests.nas.measure.networks import Net, check, images, ready
 

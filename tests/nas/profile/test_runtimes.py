@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nas.measure import Arm, ArmError, MeasurementError
-from nas.measure.arms import FORMS, LAYOUTS, named_arms
+from nas.measure.runtime_spec import FORMS, LAYOUTS, named_arms
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
 from nas.study.timing_doubts import TOO_FEW, WRONG_OUTPUT

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import nas.api
-from nas.measure.arms import Arm, check_reported
+from nas.measure.runtime_spec import Arm, check_reported
 from nas.measure.runtime_traits import RUNTIMES
 from nas.plan.arguments import parse as plan_settings
 from nas.profile.__main__ import main as profile_main

@@ -18,7 +18,7 @@ from nas.distill import distributed
 from nas.export import to_timm
 from nas.export.__main__ import main as export
 from nas.export.source import ExportSource
-from nas.measure.arms import Arm
+from nas.measure.runtime_spec import Arm
 from nas.remeasure.__main__ import main as remeasure
 from nas.storage.store import read_study
 from nas.study.records import TrialState

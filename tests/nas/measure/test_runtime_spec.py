@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from backbones import build, fuse
-from nas.measure.arms import Arm, ArmError, check_runs_here, default_arm
 from nas.measure.prepare import apply_arm
+from nas.measure.runtime_spec import Arm, ArmError, check_runs_here, default_arm
 from search_space import SPACES, preset
 
 
@@ -74,7 +74,7 @@ def test_defaults_of_the_devices():
     ],
 )
 def test_older_gpus_get_a_runtime_that_they_compile(monkeypatch, capability, default, refused):
-    monkeypatch.setattr("nas.measure.arms.compute_capability", lambda: capability)
+    monkeypatch.setattr("nas.measure.runtime_spec.compute_capability", lambda: capability)
     assert str(default_arm("cuda")) == f"{default}+channels-last+fused"
     others = {"eager+fp32", "eager+bf16", "onnxruntime+fp16"}
     for words in {*others, "compiled+fp16", "compiled+bf16", "tensorrt+bf16", "reduce-overhead+fp32"}:
@@ -96,7 +96,7 @@ def test_older_gpus_get_a_runtime_that_they_compile(monkeypatch, capability, def
     ],
 )
 def test_a_refusal_says_which_library_needs_a_newer_gpu(monkeypatch, capability, words, reason):
-    monkeypatch.setattr("nas.measure.arms.compute_capability", lambda: capability)
+    monkeypatch.setattr("nas.measure.runtime_spec.compute_capability", lambda: capability)
     arm = Arm.parse(words)
     with pytest.raises(ArmError, match=reason):
         check_runs_here("cuda", arm.runtime, arm.precision)
