@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.remeasuring import compare_remeasurement
-from nas.analysis.retraining import summarize_retraining
+from nas.analysis.retraining import retraining_json, summarize_retraining
 from nas.analysis.selecting import answer
 from nas.analysis.tables import show_answer, show_remeasuring, show_retraining
 from tests.nas.analysis.builders import REFERENCE, remeasured, remeasured_for_retraining, retrained, small_study
@@ -68,6 +69,29 @@ def test_a_retrained_candidate() -> None:
         "chance on front": "0.63",
         "fronts": "on both",
     }
+
+
+def test_a_baseline_has_its_own_seeds_and_interval() -> None:
+    """It was retrained with more seeds than the candidates, and scatters ten times as much."""
+    study, console = small_study(), Recording()
+    scores = {0: (0.30, 0.40, 0.50, 0.60), 1: (0.30, 0.31), 2: (0.50, 0.51), 3: (0.505, 0.515)}
+    again = [each for n, values in scores.items() for each in retrained(n, dict(enumerate(values, 1)))]
+    timings = remeasured_for_retraining({0: 1.0, 1: 4.0, 2: 2.1, 3: 2.09})
+    summary = summarize_retraining(study, again, [timings])
+    assert summary is not None
+    assert summary.scatter.baselines is not None
+    half = summary.scatter.baselines.half_width(scores[0])
+    assert half == pytest.approx(3.182 * 0.1291 / 2, rel=1e-3)  # Student's t of 3 degrees of freedom
+    show_retraining(study, summary, console)
+    assert console.tables[0].title == "retraining: 90 steps, seeds 1, 2, of baselines 1, 2, 3, 4"
+    assert row(console.tables[0], 0)["mean score, retrained"] == f"0.4500 ± {half:.4f}"
+    plain = retraining_json(study, summary)
+    assert {c["trial"]: c["half_width"] for c in plain["candidates"]}[0] == half
+    assert not any("seed 3" in correlation["between"] for correlation in plain["correlations"])
+
+    found = answer(gather_evidence(study, again, [timings]), {})
+    drawn = {c.trial.number: c.chance_best or 0.0 for c in (found.best, *found.runners_up) if c is not None}
+    assert drawn[0] > 0.15, "its true score may be far above its mean"
 
 
 def test_a_runner_up() -> None:
