@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -30,6 +32,24 @@ def quality(params):
 
 def costs(candidates, trials):
     return [cost(c) for c in candidates]
+
+
+def test_every_round_varies_the_best_candidates_so_far(monkeypatch):
+    """The best of all is in the first pool; the children of the first round are worse."""
+    asked, made = [], iter(range(10_000))
+
+    def children(parents, count, rng):
+        asked.append(list(parents))
+        return [{"x": next(made) * (1.0 if len(asked) < 2 else 1e-3)} for _ in range(3)]
+
+    sampler = KnownCostSampler(candidates=children, seed=0)
+    monkeypatch.setattr(sampler, "_rows", lambda history, pool: (np.array([[c["x"]] for c in pool]), None))
+    history = SimpleNamespace(unseen=list, single=False)
+    acquisition = SimpleNamespace(gains=lambda rows, costs: rows[:, 0])
+    best, gain = sampler._largest_gain(history, acquisition, [], [{"x": 50.0}], None, random.Random(0))
+    assert (best, gain) == ({"x": 50.0}, 50.0)
+    assert len(asked) == 3
+    assert all({"x": 50.0} in parents for parents in asked[1:])
 
 
 def study_of(sampler, trials, directions=("maximize", "minimize")):
