@@ -362,6 +362,24 @@ def test_more_seeds_of_the_baselines_alone_are_advised_where_they_show_the_lead(
     assert command == f"backbone-nas retrain RUN --shortlist --seeds 2 --baseline-seeds {needed}"
 
 
+def test_baselines_with_more_seeds_keep_them_when_all_are_advised_more():
+    evidence = after_retraining(compared(5.0), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.505})
+    found = summarize(evidence.study, evidence).recommendation
+    best = replace(found.best_baseline, scores=(0.499, 0.501) * 5)
+    noisy = replace(
+        found,
+        scatter=SeedScatter(0.004, 50, baselines=SeedScatter(0.001, 20)),
+        best_baseline=best,
+        fastest_as_good=replace(found.fastest_as_good, baseline=best),
+    )
+    ours, theirs = noisy.fastest_as_good.half_widths(noisy.scatter)
+    assert ours > noisy.fastest_as_good.score_gain, "more seeds of the baselines alone do not show it"
+    needed = math.ceil((2 * ours**2 + 10 * theirs**2) / noisy.fastest_as_good.score_gain**2)
+    assert 2 < needed < 10
+    _, command = _lead_advice(noisy, "backbone-nas retrain RUN --shortlist")
+    assert command == f"backbone-nas retrain RUN --shortlist --seeds {needed} --baseline-seeds 10"
+
+
 def test_the_difference_in_score_is_that_of_the_printed_scores():
     scores = {"eradio_femto": 0.5344, None: 0.6005}  # printed as 0.534 and 0.601; their difference is 0.0661
     study = synthetic.scored(compared(1.2), lambda t: scores.get(t.baseline, 0.1))
