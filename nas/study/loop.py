@@ -403,8 +403,9 @@ class StudyLoop:
         """Return whether this session ends because the search has converged, and note why."""
         ratio = self.gain_over_noise if self._until_converged else None
         if ratio is not None and is_below_noise(ratio):
+            shown = math.floor(100 * ratio) / 100  # below 1, as the ratio is
             self.converged = (
-                f"{CONVERGED}: the next architecture is expected to raise the hypervolume by {ratio:.2f} times what "
+                f"{CONVERGED}: the next architecture is expected to raise the hypervolume by {shown:.2f} times what "
                 "the noise of seeds and timings alone would"
             )
         return self.converged is not None

@@ -82,7 +82,7 @@ def test_networks_of_every_module_give_what_they_declare(name):
 @pytest.mark.slow
 def test_every_module_of_timm_is_tried():
     models = {module: set(timm.list_models(module=module)) for module in timm.list_modules()}
-    ours = {"entrypoints", "gemma4_vit"}  # the latter is below
+    ours = {"entrypoints", "small_mvit", "gemma4_vit"}  # the second is an experiment's, the last is below
     assert [m for m, names in models.items() if m not in ours and not names & {*ODD, *REST}] == []
 
 
