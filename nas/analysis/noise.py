@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaln, stdtrit
 
-from nas.numbers import fixed_interval
+from nas.numbers import fixed_interval, plural
 from nas.study.records import Measurement, StudyInfo
 from nas.study.seed_noise import study_noise
 from nas.study.timing_doubts import repeated_interval
@@ -120,13 +120,13 @@ class SeedScatter:
         """Return the deviation with its source, for notes and cards."""
         if self.measured:
             differ = "" if self.prior is None else "; larger for networks whose seeds disagree more"
-            words = f"{self.sd:.4f} (measured in this study, {self.degrees} degrees of freedom{differ})"
+            words = f"{self.sd:.4f} (measured in this study, {plural(self.degrees, 'degree')} of freedom{differ})"
             of = self.baselines
             if of is None:
                 return words
             if not of.measured:
                 return f"{words}; of baselines unknown, which have one seed"
-            return f"{words}; of baselines {of.sd:.4f} ({of.degrees} degrees of freedom)"
+            return f"{words}; of baselines {of.sd:.4f} ({plural(of.degrees, 'degree')} of freedom)"
         return f"assumed to be {self.sd:.4f}, that of {self.elsewhere}; backbone-nas retrain measures it"
 
 
