@@ -27,7 +27,7 @@ from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
 from nas.cache.entry import CacheError
 from nas.cache.shards import ArrayWriter
-from nas.cache.targets import Targets
+from nas.cache.targets import Targets, read_cache_set
 from nas.distill.evaluation.zero_shot import texts_path
 from nas.measure.runtime_spec import Arm
 from nas.storage.store import read_study
@@ -196,12 +196,12 @@ def test_a_search_gives_up_where_no_node_answers(
 
 
 def test_a_node_with_an_incomplete_copy_of_the_cache_is_refused(tmp_path: Path, targets: Targets) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(targets.path, copy)
+    shutil.copytree(targets.path.parent, tmp_path / "copy")
+    copy = tmp_path / "copy" / targets.path.name
     spec = spec_of(tmp_path, copy)
     (tmp_path / ".node-token").write_text("token")
     assert cluster.node_facts(spec, "token", "a")["teachers' outputs"] == targets.fingerprint
-    next(copy.glob("*spatial.npy")).unlink()
+    next(read_cache_set(copy).teachers["xfeat"].folder.glob("*spatial.npy")).unlink()
     with pytest.raises(CacheError, match="missing"):
         cluster.node_facts(spec, "token", "a")
 
