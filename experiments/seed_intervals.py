@@ -21,10 +21,11 @@ from dataclasses import replace
 from statistics import fmean, median, stdev
 from typing import NamedTuple
 
+from scipy.stats import chi2
 from scipy.stats import t as student
 
 from experiments.score_lead import retrained_searches
-from nas.analysis.noise import SeedScatter, measured_scatter, scatter_by_kind
+from nas.analysis.noise import SeedScatter, lead_half_widths, measured_scatter, scatter_by_kind
 
 LEVELS = (0.95, 0.998)  # the second is that of the best of 25 (Bonferroni)
 METHODS = ("one for all", "weighted", "weighted, baselines apart (ours)", "its own alone")
@@ -143,6 +144,42 @@ def kinds() -> dict[str, tuple[float, int]]:
     return {kind: (found.sd, found.degrees) for kind, found in pooled.items() if found}
 
 
+def shared_baseline() -> list[str]:
+    """Return the lines on leads over eradio_nano by all of its seeds on the images of CIFAR-10."""
+    searches = {name: rows for name, rows in retrained_searches().items() if "CIFAR" in name}
+    pooled: dict[str, dict[str, float]] = {}
+    for rows in searches.values():
+        for c in rows["candidates"]:
+            if c["baseline"]:
+                pooled.setdefault(c["baseline"], {}).update(c["scores"])
+    baselines, nano = measured_scatter([*of.values()] for of in pooled.values()), pooled["eradio_nano"]
+    lines = ["| retrained search | trial | lead over eradio_nano, seven seeds |", "|---|--:|--:|"]
+    for name, number in (("`laptop`, CIFAR-10, seed 3", 196), ("`laptop`, CIFAR-10, seed 4", 186)):
+        own = {c["trial"]: [*c["scores"].values()] for c in searches[name]["candidates"] if not c["baseline"]}
+        scatter = measured_scatter(own.values())
+        assert scatter is not None
+        apart = replace(scatter, baselines=baselines)
+        sides = lead_half_widths(apart, own[number], [*nano.values()], len(own), len(pooled))
+        assert sides is not None
+        lead = fmean(own[number]) - fmean(nano.values())
+        lines.append(f"| {name} | {number} | {lead:.4f} ± {math.hypot(*sides):.4f} |")
+    return lines
+
+
+def search_length() -> str:
+    """Return the deviation of front models of `laptop` on the built-in images after a search's steps, in words."""
+    scores: dict[str, dict[float, float]] = {}
+    for name, rows in retrained_searches().items():
+        for c in rows["candidates"]:
+            if "`laptop`" in name and "CIFAR" not in name and not c["baseline"]:
+                scores.setdefault(c["arch_id"], {}).update({round(s, 9): s for s in c.get("at_last_rung", {}).values()})
+    found = measured_scatter([*of.values()] for of in scores.values())
+    assert found is not None
+    low, high = (found.sd * math.sqrt(found.degrees / chi2.ppf(at, found.degrees)) for at in (0.975, 0.025))
+    interval = f"{found.sd:.4f} ({low:.4f} to {high:.4f})"
+    return f"front models of `laptop` after 270 steps: {interval}, {found.degrees} degrees of freedom"
+
+
 def tables() -> list[str]:
     """Return the lines of both tables, in Markdown."""
     lines = [
@@ -167,7 +204,7 @@ def tables() -> list[str]:
 
 def main() -> None:
     """Print the tables."""
-    print("\n".join(tables()))
+    print("\n".join([*tables(), "", *shared_baseline(), "", search_length()]))
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def lead_half_widths(
     """Return both sides of half the 95 % interval of a candidate's mean score less a baseline's: their squares add up.
 
     In simulations of 25 candidates and 3 baselines, of which one is compared with all, the intervals of all 25 leads
-    held together in 94 to 98 % (experiments/LOG.md, 2026-12-01).
+    held together in 95 to 98 % (`experiments.lead_coverage`).
 
     Args:
         scatter: Between seeds.

@@ -97,7 +97,7 @@ class NodeSlots:
         """Wait until every present node is accepted, refused or late, and one is accepted.
 
         Raises:
-            ClusterError: All nodes are refused, or there is none.
+            ClusterError: All nodes are refused, there is none, or none has answered within half an hour.
         """
         try:
             self._wait_for_answers()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import seed_intervals, timing_repeats
+from experiments import lead_coverage, seed_intervals, timing_repeats
 from nas.analysis.noise import BELIEVED_DEGREES
 from nas.study.timing_doubts import LATENCY_RUN_DEVIATION, RUN_DEVIATION, THROUGHPUT_RUN_DEVIATION
 
@@ -47,3 +48,20 @@ def test_the_tables_on_intervals_of_scores_are_what_the_command_prints() -> None
     assert sd > 2 * of_candidates, "baselines scatter more"
     degrees = [float(line.split("|")[7]) for line in tables if line.startswith("| `")]
     assert min(degrees) <= BELIEVED_DEGREES < max(degrees)
+
+
+def test_the_leads_by_all_seeds_and_the_deviation_of_fronts_are_what_the_command_prints() -> None:
+    index, metrics = (
+        " ".join((DOCS / page).read_text().split()) for page in ("results/index.md", "reference/metrics.md")
+    )
+    first, second = (line.split(" | ")[2].removesuffix(" |") for line in seed_intervals.shared_baseline()[2:])
+    assert f"seeds of eradio_nano on these images they are {first} and {second}" in index
+    deviation, interval = seed_intervals.search_length().split(": ")[1].split(",")[0].split(" (")
+    assert f"models after 270 steps is {deviation} (95 %: {interval.removesuffix(')')};" in metrics
+
+
+def test_intervals_of_leads_hold_and_a_baseline_far_off_breaks_them() -> None:
+    rng = np.random.default_rng(0)
+    candidates, baselines = rng.normal(0.5, 0.002, (25, 3)), rng.normal(0.5, 0.002, (3, 3))
+    assert lead_coverage.held(candidates, baselines) == (True, True)
+    assert lead_coverage.held(candidates, baselines + np.array([[0.05], [0.0], [0.0]])) == (False, False)
