@@ -10,6 +10,7 @@ the process holds on the GPU, context and libraries included.
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,17 +24,16 @@ from torch.utils._pytree import tree_leaves
 from nas.measure.conditions import driver_bytes, gpu_uuid, nvml
 
 MIB = 2**20
-# Of PyTorch, of the system (a file is mapped, a library loaded), of Python (a thread's stack is memory), and of CUDA,
-# Triton, cuBLAS and cuDNN, which take memory beside PyTorch's allocator.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "can't start new thread",
-    "CUDA error: out of memory",
-    "[CUDA]: out of memory",
-    "_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
+# Of PyTorch and its compiler, CUDA and its libraries, NCCL, other runtimes, the system (a file is mapped, a library
+# loaded) and Python (a thread's stack is memory).
+_NO_MEMORY = re.compile(
+    r"out.?of.?memory|can(no|')t allocate memory|failed to allocate memory|bad_alloc|can't start new thread"
+    r"|_ALLOC(ATION)?_FAILED",
+    re.IGNORECASE,
 )
+# Of cuDNN and cuBLAS: of a full card, of shapes that they do not take, and of a broken installation (pytorch#108645).
+_PERHAPS_NO_MEMORY = re.compile(r"unable to find an engine|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED")
+_MAX_FREE_SHARE, _MAX_FREE_BYTES = 0.02, 2**30  # of a full card, added
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,18 @@ def release_cached(device: str) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory of the device or the host ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    """Return whether an error says that memory of the device or the host ran out, whichever library raised it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
+        return True
+    return bool(_PERHAPS_NO_MEMORY.search(str(error))) and _is_card_full()
+
+
+def _is_card_full() -> bool:
+    try:
+        free, whole = torch.cuda.mem_get_info()
+    except (RuntimeError, AssertionError):  # the card answers no more, or there is none
+        return False
+    return free < _MAX_FREE_SHARE * whole + _MAX_FREE_BYTES
 
 
 def largest_fitting(fits: Callable[[int], bool], fitting: int, failing: int) -> int:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from nas.extras import install_command
+from nas.measure.memory import out_of_memory
 from nas.measure.runtime_spec import ArmError
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Failed to allocate memory", "bad_alloc")
 MAX_REASON_LENGTH = 300  # characters of a runtime's own message
 
 
@@ -64,7 +64,7 @@ def arm_errors(runtime: str, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except kinds as error:
         reason = _reason(error)
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+        if out_of_memory(error):
             raise torch.OutOfMemoryError(f"{runtime}: {reason}") from error
         raise ArmError(f"runtime: {runtime} can't run this network here: {reason}") from error
 

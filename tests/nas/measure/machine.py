@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nas.measure.conditions import GpuWatch, HostWatch
 from nas.measure.timers import HostTimer, Timing
+from tests.nas.error_texts import OUT_OF_MEMORY
 
 POLL_S = 1 / 15
 STRANGER = 4_000_001  # over the largest process id of Linux by default
@@ -60,16 +61,23 @@ class Machine:
 
 
 class Net(nn.Module):
-    """Takes `image_s` seconds an image on a `machine`, and no more images at once than fit."""
+    """Takes `image_s` seconds an image on a `machine`; more images at once than fit raise an error of this `text`."""
 
-    def __init__(self, machine: Machine, image_s: float, name: str = "candidate", most_images: int = 10**6) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        image_s: float,
+        name: str = "candidate",
+        most_images: int = 10**6,
+        text: str = OUT_OF_MEMORY[0],
+    ) -> None:
         super().__init__()
-        self.machine, self.image_s, self.name, self.most_images = machine, image_s, name, most_images
+        self.machine, self.image_s, self.name, self.most_images, self.text = machine, image_s, name, most_images, text
         self.scale = nn.Parameter(torch.ones(1))
 
     def encode(self, images: Tensor) -> Tensor:
         if len(images) > self.most_images:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise RuntimeError(self.text)
         self.machine.running = self.name
         self.machine.work(self.image_s * len(images))
         return images.mean((2, 3)) * self.scale

@@ -27,6 +27,7 @@ from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
 from nas.measure.verdicts import device_notes
 from nas.study.timing_doubts import TOO_FEW, has_interval
+from tests.nas.error_texts import OUT_OF_MEMORY, OUT_OF_MEMORY_OF_A_FULL_CARD
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 from tests.waiting import until
 
@@ -442,10 +443,13 @@ def test_a_clock_that_stands_still_gives_no_samples():
     assert caught.value.verdict == "no samples"
 
 
-@pytest.mark.parametrize("most", [0, 1, 5, 8])
-def test_out_of_memory_at_any_batch(most):
+@pytest.mark.parametrize(
+    ("most", "text"), [*((most, OUT_OF_MEMORY[0]) for most in (0, 1, 5, 8)), (5, OUT_OF_MEMORY_OF_A_FULL_CARD[0])]
+)
+def test_out_of_memory_at_any_batch(most, text, monkeypatch):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (0, 80 * 2**30))
     machine = Machine(noise=0.003)
-    nets = (Net(machine, 0.001, most_images=most), Net(machine, 0.002))
+    nets = (Net(machine, 0.001, most_images=most, text=text), Net(machine, 0.002))
     if not most:
         with pytest.raises(MeasurementError, match="memory") as caught:
             measure(machine, nets=nets)
