@@ -14,30 +14,24 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from nas.backend.teacher_gpus import gpus_of_rank
-from nas.backend.training_rank import (
-    MAX_REASON_CHARACTERS,
-    RankSpec,
-    TrainingJob,
-    remove_checkpoint,
-    stopping_s,
-    train_as_rank,
-)
-from nas.cli import one_line
+from nas.backend.training_rank import RankSpec, TrainingJob, remove_checkpoint, stopping_s, train_as_rank
 from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import scratch_folder
 from nas.study.config import DistillConfig
+from nas.study.failures import Failure, RankError, cause_in_ranks
 from nas.study.records import RungResult
 
 STOPPING_S = 30.0  # for a training that is asked to end, to end its step and save its state
+CAUSE_S = 10.0  # for the rank that was at fault to say so, after others have lost it
 STATE_SAVED = 3  # exit code of a process that has ended because it was asked to
 
 
@@ -99,12 +93,14 @@ class TrainingPool:
                 while waiting or running:
                     while waiting and slots:
                         meeting_point = scratch / f"job-{len(waiting)}"
-                        job, sender = self._prepare(waiting.pop(0), slots.pop(0), meeting_point)
+                        job, senders = self._prepare(waiting.pop(0), slots.pop(0), meeting_point)
                         running.append(job)  # before its processes start: an interruption meanwhile ends them, too
-                        with sender, _blocked_signals():
+                        with ExitStack() as stack, _blocked_signals():
+                            for sender in senders:
+                                stack.enter_context(sender)
                             job.start()
-                    ready = wait([source for job in running for source in job.sources])
-                    for job in [job for job in running if not job.sources.isdisjoint(ready)]:
+                    ready = wait([receiver for job in running for receiver in job.receivers])
+                    for job in [job for job in running if not job.receivers.keys().isdisjoint(ready)]:
                         progress = job.receive(ready)
                         if progress.ended:
                             running.remove(job)
@@ -115,17 +111,19 @@ class TrainingPool:
             finally:
                 self.saved = _stop(running)
 
-    def _prepare(self, job: TrainingJob, slot: int, meeting_point: Path) -> tuple[_RunningJob, Connection]:
-        """Return a job whose processes are to be started, and the end of their pipe that this process closes then."""
+    def _prepare(self, job: TrainingJob, slot: int, meeting_point: Path) -> tuple[_RunningJob, list[Connection]]:
+        """Return a job whose processes are to be started, and the ends of their pipes that this process closes then."""
         for name, value in MALLOC_SETTINGS.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
+        specs = self._specs(job, slot, meeting_point)
+        pipes = [context.Pipe(duplex=False) for _ in specs]
         processes = [
-            context.Process(target=_train_rank, args=(spec, None if spec.rank else sender), daemon=True)
-            for spec in self._specs(job, slot, meeting_point)
+            context.Process(target=_train_rank, args=(spec, sender), daemon=True)
+            for spec, (_, sender) in zip(specs, pipes, strict=True)
         ]
-        return _RunningJob(slot, processes, receiver, TrainingProgress(job)), sender
+        receivers = {receiver: rank for rank, (receiver, _) in enumerate(pipes)}
+        return _RunningJob(slot, processes, receivers, TrainingProgress(job)), [sender for _, sender in pipes]
 
     def _specs(self, job: TrainingJob, slot: int, meeting_point: Path) -> list[RankSpec]:
         """Return the settings of each process of a job."""
@@ -152,13 +150,19 @@ class TrainingPool:
 
 @dataclass
 class _RunningJob:
-    """The processes of a job, and the progress that rank 0 has sent so far."""
+    """The processes of a job, and the progress that rank 0 has sent so far.
+
+    Args:
+        slot: Its slot of the pool.
+        processes: One for each rank.
+        receivers: The rank that each pipe's messages come from; of the ranks that have not ended.
+        progress: So far.
+    """
 
     slot: int
     processes: list[Any]
-    receiver: Connection
+    receivers: dict[Connection, int]
     progress: TrainingProgress
-    _finished_ranks: set[int] = field(default_factory=set)  # sentinels of ranks that ended without an error
 
     def start(self) -> None:
         """Start all processes."""
@@ -170,51 +174,58 @@ class _RunningJob:
         """Return the processes that have been started: not all where an interruption came meanwhile."""
         return [process for process in self.processes if process.pid is not None]
 
-    @property
-    def sources(self) -> set[Any]:
-        """Return the objects to wait for: the messages of rank 0, and the ends of the other ranks."""
-        return {self.receiver, *(p.sentinel for p in self.processes[1:] if p.sentinel not in self._finished_ranks)}
-
     def receive(self, ready: Sequence[Any]) -> TrainingProgress:
-        """Return the progress after one message of rank 0, or after the end of another rank."""
-        if self.receiver in ready:
-            return self._update(*self._message())
-        for process in self.processes[1:]:
-            if process.sentinel in ready and process.sentinel in self.sources:
-                process.join()
-                if process.exitcode not in (0, STATE_SAVED):
-                    return self._update(ended=True, reason=_exit_reason(process.exitcode))
-                self._finished_ranks.add(process.sentinel)
+        """Return the progress after a message of each pipe that is ready."""
+        errors = self._take(ready)
+        if errors:
+            self._end(str(self._cause(errors)))
+        elif 0 not in self.receivers.values():
+            self._end(None)
         return self.progress
 
-    def _message(self) -> tuple[Any, bool, str | None]:
-        """Return a message of rank 0, see `_train_rank`, whether it has ended, and the reason of a failure."""
-        try:
-            message = self.receiver.recv()
-        except EOFError:
-            self.processes[0].join()
-            return None, True, _exit_reason(self.processes[0].exitcode)
-        ended = message is None or isinstance(message, str)
-        return (None, True, message) if ended else (message, False, None)
+    def _take(self, ready: Sequence[Any]) -> dict[int, RankError]:
+        """Take a message of each pipe that is ready, see `_train_rank`; return the errors by rank."""
+        errors: dict[int, RankError] = {}
+        for receiver, rank in [item for item in self.receivers.items() if item[0] in ready]:
+            try:
+                message = receiver.recv()
+            except EOFError:
+                self.processes[rank].join()
+                reason = _exit_reason(self.processes[rank].exitcode)
+                message = RankError(Failure.LOST_WORKER, reason, lost_other=False, at_s=time.time())
+            if isinstance(message, RankError):
+                errors[rank] = message
+            elif message is not None:
+                self._advance(message)
+            if message is None or rank in errors:
+                del self.receivers[receiver]
+                receiver.close()
+        return errors
 
-    def _update(
-        self, reached: int | float | RungResult | None = None, ended: bool = False, reason: str | None = None
-    ) -> TrainingProgress:
+    def _cause(self, errors: dict[int, RankError]) -> RankError:
+        """Return the error that ended the job; the others may come after those of ranks that lost their connections."""
+        while (cause := cause_in_ranks(errors)).lost_other and (ready := wait(list(self.receivers), CAUSE_S)):
+            errors |= self._take(ready)
+        return cause
+
+    def _advance(self, reached: int | float | RungResult) -> None:
         p = self.progress
         if isinstance(reached, RungResult):
-            p = replace(p, rungs=(*p.rungs, reached), steps=max(p.steps, reached.steps))
+            self.progress = replace(p, rungs=(*p.rungs, reached), steps=max(p.steps, reached.steps))
         elif isinstance(reached, float):
-            p = replace(p, save_s=reached)
-        elif reached is not None:
-            p = replace(p, steps=reached)
-        if ended:
-            if reason is not None:
-                self.kill()  # the other ranks would wait for the one that failed
-            for process in self.processes:
-                process.join()
-            self.receiver.close()
-        self.progress = replace(p, ended=ended, reason=reason)
-        return self.progress
+            self.progress = replace(p, save_s=reached)
+        else:
+            self.progress = replace(p, steps=reached)
+
+    def _end(self, reason: str | None) -> None:
+        """End all processes; those of a training that failed would wait for the rank that did."""
+        if reason is not None:
+            self.kill()
+        for process in self.processes:
+            process.join()
+        for receiver in self.receivers:
+            receiver.close()
+        self.progress = replace(self.progress, ended=True, reason=reason)
 
     def kill(self) -> None:
         """End all processes."""
@@ -299,31 +310,29 @@ def _wait_for_parent() -> None:
         os._exit(1)
 
 
-def _train_rank(spec: RankSpec, sender: Connection | None) -> None:
+def _train_rank(spec: RankSpec, sender: Connection) -> None:
     """Train one rank of a job; this is all that a process of the pool does.
 
-    Rank 0 has the sender. It sends the steps trained (int), often, the seconds of each checkpoint (float), each
-    RungResult, and None at the end; or the text of an error.
+    Rank 0 sends the steps trained (int), often, the seconds of each checkpoint (float), and each RungResult. Each rank
+    sends None or a RankError at the end.
     """
     if spec.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpus  # before anything initializes CUDA
     end_with_parent()
     try:
         _train(spec, sender)
-        if sender is not None:
-            sender.send(None)
     except Exception as error:
+        from nas.backend.diagnosis import rank_error
         from nas.distill.rungs import TrainingStopped
 
-        if sender is not None:
-            sender.send(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS])
-        if isinstance(error, TrainingStopped):
-            sys.exit(STATE_SAVED)
-        if sender is None:
-            raise
+        stopped = isinstance(error, TrainingStopped)
+        failure = rank_error(error, spec.job.config.device)
+        sender.send(None if stopped and spec.rank else failure)  # rank 0 may still be saving the state
+        sys.exit(STATE_SAVED if stopped else 1)
+    sender.send(None)
 
 
-def _train(spec: RankSpec, sender: Connection | None) -> None:
+def _train(spec: RankSpec, sender: Connection) -> None:
     from nas.distill import distributed
 
     job = spec.job
@@ -333,7 +342,7 @@ def _train(spec: RankSpec, sender: Connection | None) -> None:
         else nullcontext()
     )
     with ranks:
-        send = sender.send if sender is not None else lambda message: None
+        send = sender.send if spec.rank == 0 else lambda message: None
         for result in train_as_rank(spec, send, on_saved=send):
-            if sender is not None:
-                sender.send(result)
+            if result is not None:
+                send(result)

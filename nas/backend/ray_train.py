@@ -26,6 +26,7 @@ from nas.backend.training_rank import MAX_REASON_CHARACTERS, RankSpec, TrainingJ
 from nas.cli import one_line
 from nas.command_log import Announce
 from nas.machine import checkpoint_interval_s, cpu_count, lock_dir
+from nas.study.failures import RankError, cause_in_ranks
 from nas.study.records import RungResult
 
 POLL_S = 0.2
@@ -169,11 +170,10 @@ def _lacking(job: TrainingJob, started: bool) -> str | None:
 
 def _reason(error: Exception) -> str:
     """Return the reason of a failure on one line: the error of a process, where Ray names one."""
-    from nas.backend.trial import cause_in_ranks
-
     failures = getattr(error, "worker_failures", {})
     cause = cause_in_ranks(failures) if failures else error
-    cause = getattr(cause, "_base_exc", None) or getattr(cause, "cause", None) or cause
+    if isinstance(cause, RankError):
+        return str(cause)
     return f"{type(cause).__name__}: {one_line(cause)}"[:MAX_REASON_CHARACTERS]
 
 
@@ -241,7 +241,7 @@ class _Fitting(threading.Thread):
 
 def _train_rank(config: dict[str, Any]) -> None:
     """Train one rank; this is all that a process of the cluster does."""
-    from nas.backend.trial import lost_other_rank
+    from nas.backend.diagnosis import rank_error
     from nas.distill import distributed
     from nas.distill.rungs import TrainingStopped
 
@@ -283,6 +283,7 @@ def _train_rank(config: dict[str, Any]) -> None:
             ray.get(rank.mailbox.note_saved.remote())
         return
     except Exception as error:
-        if not lost_other_rank(error) or rank.job.ranks == 1:
-            ray.get(rank.mailbox.post.remote(f"{type(error).__name__}: {one_line(error)}"[:MAX_REASON_CHARACTERS]))
-        raise
+        failure = rank_error(error, rank.job.config.device)
+        if not failure.lost_other or rank.job.ranks == 1:
+            ray.get(rank.mailbox.post.remote(str(failure)))
+        raise failure from error

@@ -5,27 +5,25 @@ An error of a trial becomes a `Failure` and one line for its record.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from backbones import build
-from nas.cache import CacheError
+from nas.backend.diagnosis import MemoryTakenError, diagnose, shared
 from nas.distill.rungs import Training, TrainingContext, saved_rungs
-from nas.distill.trainer import TrainingError
-from nas.measure import Arm, MeasurementError, Setting
+from nas.measure import Arm, Setting
 from nas.measure.counts import network_totals, totals
 from nas.measure.device_lock import measuring
 from nas.measure.measurement_error import BatchTooLargeError
-from nas.measure.memory import out_of_memory, release_cached
+from nas.measure.memory import release_cached
 from nas.measure.service import MeasurementService, save_samples
 from nas.measure.verdicts import require_right_outputs
 from nas.study.config import SearchConfig
-from nas.study.failures import Failure, is_disk_error
+from nas.study.failures import Failure
 from nas.study.limits import broken_limit
 from nas.study.records import Measurement, RungResult, TrialRecord, TrialState
 from search_space import ArchSpec
@@ -190,103 +188,3 @@ def setting_of(config: SearchConfig) -> Setting:
         seed=config.seed,
         smaller_batch=False,
     )
-
-
-_FAILURE_OF_VERDICT = {
-    "wrong output": Failure.WRONG_OUTPUT,
-    "hang": Failure.HANG,
-    "crash": Failure.LOST_WORKER,
-}
-_FULL_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded")  # also in errors that have no errno
-# Bytes outside this process's allocator that may explain an out-of-memory error: more than this share of a card, and
-# more than the contexts of CUDA in this process and in the driver, 0.3 to 0.5 GiB each, and a screen take.
-_MIN_FOREIGN_SHARE, _MIN_FOREIGN_BYTES = 0.05, 1.5 * 2**30
-
-
-class MemoryTakenError(RuntimeError):
-    """A batch did not fit beside other commands on a GPU."""
-
-
-class RankError(RuntimeError):
-    """An error of a rank, diagnosed in its own process, which alone knows its device; the message is the reason.
-
-    Attributes:
-        failure: The failure that it means.
-        lost_other: See `lost_other_rank`.
-    """
-
-    def __init__(self, failure: Failure, reason: str, lost_other: bool) -> None:
-        super().__init__(reason)
-        self.failure, self.lost_other = failure, lost_other
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.failure, str(self), self.lost_other)
-
-
-def rank_error(error: Exception, device: str) -> RankError:
-    """Return the error of this rank, which trains on `device`, as it is sent to the process of the trial."""
-    return RankError(*diagnose(error, device), lost_other_rank(error))
-
-
-def diagnose(error: Exception, device: str) -> tuple[Failure, str]:
-    """Return the failure that an error of a trial on `device` means, and its reason in one line."""
-    if isinstance(error, RankError):
-        return error.failure, str(error)
-    if isinstance(error, MemoryTakenError):
-        return Failure.MEMORY_SHARED, f"measuring: {error}"
-    if isinstance(error, TrainingError):
-        return Failure.NOT_FINITE, str(error)
-    if isinstance(error, CacheError):
-        return Failure.DAMAGED_CACHE, str(error)
-    if isinstance(error, MeasurementError):
-        failure = _FAILURE_OF_VERDICT.get(error.verdict, Failure.ERROR)
-        if error.verdict == "out of memory":
-            failure = _lack_of_memory(device)
-        return failure, f"measuring: {error.verdict}: {error}"
-    if out_of_memory(error):
-        failure = _lack_of_memory(device)
-        return failure, f"{failure}: {_text(error)}"
-    if any(words in str(cause) for cause in _causes(error) for words in _FULL_DISK_MESSAGES):
-        return Failure.FULL_DISK, f"the disk is full: {_text(error)}"
-    if any(is_disk_error(cause) for cause in _causes(error)):
-        return Failure.DISK_ERROR, f"the disk has an error: {_text(error)}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return Failure.ERROR, f"{type(error).__name__}: {_text(error)} ({Path(frame.filename).name}:{frame.lineno})"
-
-
-def cause_in_ranks(errors: Mapping[int, Exception]) -> Exception:
-    """Return the error of the first rank that did not only lose the others; errors by rank."""
-    return min((errors[rank] for rank in sorted(errors)), key=lost_other_rank)
-
-
-def lost_other_rank(error: Exception) -> bool:
-    """Return whether an error of a rank says no more than that another one is gone, which is no cause.
-
-    gloo has no type for it, and raises plain RuntimeErrors; NCCL's are of `torch.distributed`.
-    """
-    if isinstance(error, RankError):
-        return error.lost_other
-    is_connection = type(error) is RuntimeError or isinstance(error, torch.distributed.DistError)
-    return is_connection and not out_of_memory(error)
-
-
-def _lack_of_memory(device: str) -> Failure:
-    return Failure.MEMORY_SHARED if shared(device) else Failure.OUT_OF_MEMORY
-
-
-def shared(device: str) -> bool:
-    """Return whether other commands use memory of the device too; the host's memory is always shared."""
-    if not device.startswith("cuda"):
-        return True
-    free, whole = torch.cuda.mem_get_info()
-    return whole - free - torch.cuda.memory_reserved() > max(_MIN_FOREIGN_SHARE * whole, _MIN_FOREIGN_BYTES)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

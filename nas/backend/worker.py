@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from nas.backend.worker_spec import WorkerSpec
 from nas.machine import lock_dir
-from nas.study.failures import Failure, is_disk_error
+from nas.study.failures import Failure, cause_in_ranks, is_disk_error
 from nas.study.records import RungResult, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -140,8 +140,6 @@ class _RankConfig(TorchConfig):  # type: ignore[misc]
 
 def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResult:
     """Train one rung of a trial in processes of its own; raise the error of a rank that caused the failure."""
-    from nas.backend.trial import cause_in_ranks
-
     with tempfile.TemporaryDirectory(dir=spec.scratch) as folder:
         trainer = TorchTrainer(
             _train_rank,
@@ -170,7 +168,7 @@ def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResu
 
 def _train_rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     """Train one rank's part of a rung; return the result in rank 0, None in the others."""
-    from nas.backend.trial import rank_error
+    from nas.backend.diagnosis import rank_error
     from nas.distill import distributed
     from nas.distill.rungs import train_rank
 

@@ -16,8 +16,11 @@ from __future__ import annotations
 import errno
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Any, TypeVar
+
+Error = TypeVar("Error", bound=Exception)
 
 _MEDIANS_TO_HANG = 10.0
 _MIN_LIMIT_S = 600.0
@@ -56,6 +59,36 @@ class RetryDecision(StrEnum):
 MET_BY_ALL = (Failure.FULL_DISK, Failure.DISK_ERROR, Failure.DAMAGED_CACHE)
 _TRANSIENT = (Failure.MEMORY_SHARED, Failure.HANG, Failure.LOST_WORKER)
 OF_ITS_NODE = (*MET_BY_ALL, *_TRANSIENT, Failure.ERROR)  # perhaps: on another node the trial may pass
+
+
+class RankError(RuntimeError):
+    """An error of a rank, diagnosed in its own process, which alone knows its device; the message is the reason.
+
+    Attributes:
+        failure: The failure that it means.
+        lost_other: Whether it says no more than that another rank is gone, which is no cause.
+        at_s: When it was raised, in seconds since 1970.
+    """
+
+    def __init__(self, failure: Failure, reason: str, lost_other: bool, at_s: float) -> None:
+        super().__init__(reason)
+        self.failure, self.lost_other, self.at_s = failure, lost_other, at_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.failure, str(self), self.lost_other, self.at_s)
+
+
+def cause_in_ranks(errors: Mapping[int, Error]) -> Error:
+    """Return the earliest error of a rank that did not only lose another one.
+
+    Args:
+        errors: The errors by rank: RankErrors, and those of Ray about a process that died, which come after them.
+    """
+
+    def order(error: Error) -> tuple[bool, float]:
+        return (error.lost_other, error.at_s) if isinstance(error, RankError) else (False, math.inf)
+
+    return min((errors[rank] for rank in sorted(errors)), key=order)
 
 
 def decide_retry(

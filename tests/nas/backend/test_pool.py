@@ -25,6 +25,7 @@ from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.device_lock import measuring
 from nas.run_folder import image_scores_path
 from nas.study.config import DistillConfig
+from tests.nas.backend.breaking import WORDS, breaking
 from tests.nas.backend.processes import blocked_signals, children, gone, trainings
 from tests.nas.backend.real_targets import open_real_targets
 from tests.nas.study.builders import record, search_config
@@ -160,7 +161,7 @@ def test_a_training_whose_process_is_asked_to_end_says_so(targets: Path, tmp_pat
     os.kill(pid, signal.SIGTERM)
     *_, last = updates
     assert last.ended
-    assert last.reason == "TrainingStopped: its process was asked to end; its state is saved"
+    assert last.reason.startswith("TrainingStopped: its process was asked to end; its state is saved")
     assert job.checkpoint.exists()
 
 
@@ -193,8 +194,20 @@ def test_a_rank_that_is_killed_ends_the_job(targets: Path, tmp_path: Path) -> No
     *_, last = updates
     assert len(pids) == 2
     assert last.ended
-    assert last.reason
+    assert last.reason == "the process was ended by SIGKILL"
     assert all(gone(pid) for pid in pids)
+
+
+def test_the_reason_is_that_of_the_rank_that_broke_and_not_of_those_that_lost_it(
+    targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gloo ends rank 0 with "Connection closed by peer"."""
+    monkeypatch.setenv("BREAKING_ATTEMPTS", str(tmp_path / "attempts"))
+    config = replace(CONFIG, distill=replace(CONFIG.distill, ranks=2))
+    job = TrainingJob(breaking(record(1, (), 1.0)), config, tmp_path / "job")
+    *_, last = TrainingPool(targets, workers=1).run([job])
+    assert last.ended
+    assert WORDS in last.reason
 
 
 SCRIPT = """

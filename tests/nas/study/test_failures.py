@@ -6,7 +6,7 @@ import errno
 import math
 import pickle
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.backend.trial import cause_in_ranks, diagnose, rank_error
+from nas.backend.diagnosis import diagnose, rank_error
 from nas.cache import CacheError
 from nas.distill.rungs import Checkpoint
 from nas.distill.trainer import TrainingError
 from nas.measure import MeasurementError
-from nas.study.failures import Failure, RetryDecision, decide_retry, time_limit_s
+from nas.study.failures import Failure, RetryDecision, cause_in_ranks, decide_retry, time_limit_s
+from tests.nas.error_texts import CAUSES, LOST_CONNECTIONS, OUT_OF_MEMORY
 
 OF_DISKS = {Failure.FULL_DISK, Failure.DISK_ERROR, Failure.DAMAGED_CACHE}
 
@@ -159,30 +160,29 @@ def test_the_error_of_a_rank_is_diagnosed_on_its_own_card(monkeypatch: pytest.Mo
     assert diagnose(raised(sent), "cuda") == (Failure.OUT_OF_MEMORY, "out of memory: CUDA out of memory")
 
 
-@pytest.mark.parametrize("as_sent", [lambda error: error, lambda error: rank_error(raised(error), "cpu")])
-@pytest.mark.parametrize(
-    "lost",
-    [
-        torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0"),
-        torch.distributed.DistNetworkError("connection reset"),
-        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
-    ],
-)
+@pytest.mark.parametrize("lost", [torch.distributed.DistNetworkError("failed to recv"), *LOST_CONNECTIONS])
 @pytest.mark.parametrize(
     "cause",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        TrainingError("the loss is not finite"),
-        ValueError("no such block"),
-    ],
+    [TrainingError("the loss is not finite"), ValueError("no such block"), *CAUSES, *OUT_OF_MEMORY],
 )
 def test_the_error_of_a_rank_that_lost_another_one_is_not_the_cause(
-    cause: Exception, lost: Exception, as_sent: Callable[[Exception], Exception]
+    cause: Exception | str, lost: Exception | str
 ) -> None:
-    errors = {2: as_sent(cause), 0: as_sent(lost), 1: as_sent(lost)}
-    assert cause_in_ranks(errors) is errors[2]
-    assert cause_in_ranks({1: errors[1], 0: errors[0]}) is errors[0]
+    first, second, later = (sent(error) for error in (lost, cause, ValueError("of another rank, later")))
+    assert cause_in_ranks({0: first, 1: later, 2: second}) is second
+    assert cause_in_ranks({1: first, 0: sent(lost)}) is first
+    died = RuntimeError("the worker died")  # of Ray
+    assert cause_in_ranks({0: first, 1: died}) is died
+    assert cause_in_ranks({0: died, 1: second}) is second
+
+
+def sent(error: Exception | str) -> Exception:
+    """Return what a rank's process sends of an error; a text is that of a RuntimeError."""
+    return rank_error(raised(RuntimeError(error) if isinstance(error, str) else error), "cpu")
+
+
+def test_an_error_without_a_traceback_is_diagnosed() -> None:
+    assert diagnose(ValueError("no such block"), "cpu") == (Failure.ERROR, "ValueError: no such block")
 
 
 def test_a_checkpoint_that_finds_a_full_disk_ends_the_search(small_disk: Path) -> None:
