@@ -129,8 +129,8 @@ def defaults_that_depend() -> str:
         [
             f'- `space = "full"`: `reference` is `{full.reference}`, `baselines` are {baselines}, and '
             f"`img_size` is {full.image_px}.",
-            "- CUDA: `measure_batch_size` is 128 and `runtime` is `compiled+bf16`; on GPUs below compute capability "
-            "8.0 it is `compiled+fp16`, below 7.0 `eager+fp32`.",
+            "- CUDA: `measure_batch_size` is 128 or, where the CPU would limit the reference's speed, more; `runtime` "
+            "is `compiled+bf16`, on GPUs below compute capability 8.0 `compiled+fp16`, below 7.0 `eager+fp32`.",
             "- Objectives that known-cost does not take: `sampler` is `evolution`.",
         ]
     )

@@ -18,6 +18,7 @@ from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord, 
 from nas.study.seed_noise import study_noise
 from nas.study.timing_doubts import (
     DOUBTS,
+    LAUNCH_BOUND,
     PUBLISHED,
     RUN_DEVIATION,
     SCATTERED,
@@ -44,13 +45,13 @@ MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",
     "clock changed": "the clock differed between a model and the reference",
+    LAUNCH_BOUND: "the CPU, which launches the GPU’s kernels, decided the speed",
     TOO_FEW: "the time ran out before there were enough samples for an interval",
     SCATTERED: "the samples differ too much for an interval",
 }  # of the doubts of timings
 TARGETS = {
     "ok": "the 95 % interval is within ±1 %",
     "wide": "the time ran out before the interval was within ±1 %",
-    "launch-bound": "the CPU, which launches the GPU’s kernels, decided the speed",
 }  # of the verdicts of timings that can be trusted
 
 

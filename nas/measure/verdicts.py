@@ -14,7 +14,7 @@ from nas.measure.measurement_error import MeasurementError
 from nas.measure.statistics import Array
 from nas.numbers import plural
 from nas.study.records import Measurement
-from nas.study.timing_doubts import CONTENDED, SCATTERED, WRONG_OUTPUT
+from nas.study.timing_doubts import CONTENDED, LAUNCH_BOUND, SCATTERED, WRONG_OUTPUT
 
 MAX_WAIT_SHARE = 0.05  # of the time without a core; above it, other processes decide the number
 MAX_OTHER_GPU_SHARE = 0.05  # of the time in which others compute on the GPU; a screen takes about 0.01
@@ -98,7 +98,7 @@ def device_verdict(conditions: Conditions, launch_share: float, clock_change: fl
         (CONTENDED, contended(conditions, launch_share)),
         ("throttled", bool(slowdowns(conditions))),
         ("clock changed", abs(clock_change) > MAX_CLOCK_CHANGE),
-        ("launch-bound", launch_share > MAX_LAUNCH_SHARE),
+        (LAUNCH_BOUND, launch_share > MAX_LAUNCH_SHARE),
     )
     return next((name for name, failed in checks if failed), None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nas.study.timing_doubts import CONTENDED, SCATTERED, TOO_FEW
+from nas.study.timing_doubts import CONTENDED, LAUNCH_BOUND, SCATTERED, TOO_FEW
 
 _COOLER = "cool the GPU, or lock its clocks, as by nvidia-smi --lock-gpu-clocks"
 
@@ -25,7 +25,7 @@ def remedy(verdict: str, seconds: float, graphs: bool = False) -> str | None:
         CONTENDED: "measure again on an idle machine",
         "throttled": _COOLER,
         "clock changed": _COOLER,
-        "launch-bound": "measure a larger batch"
+        LAUNCH_BOUND: "measure a larger batch"
         + (", or with --runtime reduce-overhead (CUDA graphs)" if graphs else ""),
     }
     return remedies.get(verdict)

@@ -232,7 +232,11 @@ def add_measuring_flags(add: Add) -> None:
         "--runtime",
         "eager+fp32+channels-last+fused; on CUDA compiled+bf16, or compiled+fp16 where the GPU has no bf16",
     )
-    add_flag(add, "--measure-batch-size", f"{defaults.measure_batch_size}; 128 on CUDA")
+    add_flag(
+        add,
+        "--measure-batch-size",
+        f"{defaults.measure_batch_size}; on CUDA 128 or, where the CPU would limit the reference's speed, more",
+    )
     more = "; it ends earlier when it is exact to 1 %%; a slow network gets up to five times as long, for an interval"
     add_flag(add, "--measure-seconds", f"{defaults.measure_seconds:g}", more=more)
 

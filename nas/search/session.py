@@ -28,6 +28,7 @@ from nas.measure.runtime_check import check_runtime
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
 from nas.search.live_report import LiveReport, LostModels, end_search
+from nas.search.measure_batch import with_measure_batch
 from nas.search.preconditions import check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
 from nas.search.settings import SearchCommand, resume_command
@@ -106,6 +107,8 @@ def _search(command: SearchCommand, console: Console) -> None:
         from nas.backend.ray_session import check_answers  # imports Ray
 
         check_answers(command.address)
+    if not command.resume:
+        command = with_measure_batch(command, show, console)
     targets, teacher_facts = open_targets(command, console, show, recorded_info(command))
     command, precision_ms = with_precision(command, targets, show)
     config = command.config

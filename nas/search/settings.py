@@ -67,6 +67,7 @@ class SearchCommand:
         dry_run: Whether everything is checked and nothing is run.
         device_source: The option, file or study that names the device.
         is_new_folder: Whether the study's folder was made for this session.
+        grows_batch: Whether the batch of measurements may grow, because the user did not give it.
     """
 
     config: SearchConfig
@@ -85,6 +86,7 @@ class SearchCommand:
     dry_run: bool = False
     device_source: str = "--device"
     is_new_folder: bool = False
+    grows_batch: bool = False
 
 
 def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
@@ -127,6 +129,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         text=text,
         device_source=source,
         is_new_folder=is_new_folder,
+        grows_batch="measure_batch_size" not in options,
     )
 
 

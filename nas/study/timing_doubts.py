@@ -16,7 +16,8 @@ from nas.study.records import Measurement
 TOO_FEW, SCATTERED, CONTENDED = "too few samples", "scattered", "contended"
 WRONG_OUTPUT = "wrong output"  # verdict of a timed graph that does not compute the model
 DISTURBED = (CONTENDED, "throttled", "clock changed")  # verdicts that make even the intervals unreliable
-DOUBTS = (*DISTURBED, TOO_FEW, SCATTERED)  # of which a measurement has the first that applies
+LAUNCH_BOUND = "launch-bound"  # the speed is that of the CPU, which launches the kernels, however narrow its interval
+DOUBTS = (*DISTURBED, LAUNCH_BOUND, TOO_FEW, SCATTERED)  # of which a measurement has the first that applies
 MIN_INTERVAL_SAMPLES = 6  # blocks, or samples of a size in a sweep: fewer give no interval that can be trusted
 # An interval that reaches farther than from half to twice its value says less than that of a single sample, which is
 # given this reach. A widened interval of 6 disturbed blocks reached ±87119830 %.
@@ -64,7 +65,7 @@ def speed_doubt(verdict: str, no_interval: str | None) -> str | None:
         verdict: Their verdict.
         no_interval: Why they have no usable interval, see `interval_doubt`; None if they have one.
     """
-    return verdict if verdict in DISTURBED else no_interval
+    return verdict if verdict in (*DISTURBED, LAUNCH_BOUND) else no_interval
 
 
 def no_interval(m: Measurement) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.measure.conditions import GpuWatch, HostWatch
+from nas.measure.conditions import Conditions, GpuWatch, HostWatch
 from nas.measure.timers import HostTimer, Timing
 from tests.nas.error_texts import OUT_OF_MEMORY
 
@@ -112,6 +112,9 @@ class GpuQueue:
         self.host_s = self.device_s = 0.0
         self.rng = np.random.default_rng(seed)
 
+    def __deepcopy__(self, memo: Any) -> GpuQueue:
+        return self
+
     def now(self) -> float:
         return self.host_s
 
@@ -139,6 +142,31 @@ class GpuQueue:
             timings.append(Timing((self.device_s - began) / n, (self.host_s - host_s) / n))
         self.host_s = max(self.host_s, self.device_s)  # synchronizes
         return timings
+
+
+class QueuedNet(nn.Module):
+    """Takes `image_s` seconds an image on the card of a `queue`, in `kernels` that are launched in `launch_s` each."""
+
+    def __init__(self, queue: GpuQueue, image_s: float, kernels: int, launch_s: float = 7e-6) -> None:
+        super().__init__()
+        self.queue, self.image_s, self.kernels, self.launch_s = queue, image_s, kernels, launch_s
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.queue.net(0.0, self.kernels, self.launch_s, self.image_s * len(images) / self.kernels)()
+        return images.mean((2, 3)) * self.scale
+
+
+class Quiet:
+    """A watch that sees nothing."""
+
+    def begin(self) -> None: ...
+    def poll(self) -> None: ...
+    def end(self) -> Conditions:
+        return Conditions()
+
+    def energy_j(self) -> None:
+        return None
 
 
 class Nvml:

@@ -26,27 +26,15 @@ from nas.measure.pair import MAX_TRIES, PAUSE_S, watch_for
 from nas.measure.statistics import median_interval, ratio_interval
 from nas.measure.timers import HostTimer
 from nas.measure.verdicts import device_notes
-from nas.study.timing_doubts import TOO_FEW, has_interval
+from nas.study.timing_doubts import LAUNCH_BOUND, TOO_FEW, has_interval, timing_doubt
 from tests.nas.error_texts import OUT_OF_MEMORY, OUT_OF_MEMORY_OF_A_FULL_CARD
-from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
+from tests.nas.measure.machine import STRANGER, GpuQueue, Machine, Net, Nvml, QueuedNet, QueuedTimer, Quiet
 from tests.waiting import until
 
 HEAT, POWER_CAP, HARDWARE = 0x40, 0x04, 0x08
 
 
-class Quiet:
-    """A watch that sees nothing."""
-
-    def begin(self) -> None: ...
-    def poll(self) -> None: ...
-    def end(self) -> Conditions:
-        return Conditions()
-
-    def energy_j(self) -> None:
-        return None
-
-
-def measure(machine: Machine, watch: Any = None, timer: Any = None, nets: Any = None, **changes: Any) -> Measured:
+def measure(machine: Any, watch: Any = None, timer: Any = None, nets: Any = None, **changes: Any) -> Measured:
     setting = {"device": "cpu", "batch": 8, "resolution": 32, "budget_s": 3.0, **changes}
     candidate, reference = nets or (Net(machine, 0.001), Net(machine, 0.002, "reference"))
     return measure_pair(
@@ -421,6 +409,18 @@ def test_launching_that_takes_as_long_as_computing_is_the_verdict():
     assert found.launch_share == pytest.approx(0.975, abs=0.02)
     machine = Machine(noise=0.003)
     assert measure(machine, timer=QueuedTimer(machine, host_s=0.001)).record.verdict == "ok"
+
+
+def test_of_equal_work_the_net_of_more_kernels_is_slower_and_the_speed_is_doubtful():
+    """The interval is narrow, around the ratio of the numbers of kernels."""
+    queue = GpuQueue()
+    found = measure(queue, timer=queue, nets=[QueuedNet(queue, 2.5e-5, kernels) for kernels in (150, 50)]).record
+    assert found.ratio == pytest.approx(0.35, abs=0.02)
+    assert found.ratio_high / found.ratio_low < 1.01
+    assert found.verdict == timing_doubt(found) == LAUNCH_BOUND
+    large = measure(queue, timer=queue, nets=[QueuedNet(queue, 2.5e-5, k) for k in (150, 50)], batch=128).record
+    assert (large.verdict, timing_doubt(large)) == ("ok", None)
+    assert large.ratio == pytest.approx(1, abs=0.01)
 
 
 def test_a_reference_whose_launching_takes_as_long_as_computing_is_the_verdict_too():

@@ -17,6 +17,7 @@ from nas.measure.pair import MAX_TRIES, PAUSE_S
 from nas.profile import plots, sweeps
 from nas.profile.profiles import NetworkSettings, Profile, Sweep
 from nas.profile.sweep_tables import show_sweep
+from nas.study.timing_doubts import LAUNCH_BOUND
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
 
 COUNTS = type("Counts", (), {"macs": 7_000_000})
@@ -74,7 +75,7 @@ def test_heat_that_goes_is_not_held_against_the_sizes(monkeypatch: pytest.Monkey
 
 def test_a_size_whose_time_is_that_of_its_launches_says_so(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     sweep = swept(monkeypatch, machine, Nvml(machine), host_s=2e-3)
-    assert [(p.batch, p.verdict, p.doubt) for p in sweep.points] == [(1, "launch-bound", None), (8, "ok", None)]
+    assert [(p.batch, p.verdict, p.doubt) for p in sweep.points] == [(1, LAUNCH_BOUND, LAUNCH_BOUND), (8, "ok", None)]
     assert "The verdict 'launch-bound': measure a larger batch" in shown(sweep)
 
 

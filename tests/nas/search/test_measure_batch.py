@@ -1,0 +1,82 @@
+"""The batch at which a search measures grows until the GPU decides the speed of the reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nas.measure import Setting, measure_pair
+from nas.measure.measurement_error import BatchTooLargeError
+from nas.measure.service import MeasurementService
+from nas.search.arguments import parse
+from nas.search.measure_batch import MAX_BATCH, MAX_REFERENCE_SHARE, grown, with_measure_batch
+from nas.search.settings import SearchCommand
+from nas.study.config import SearchConfig
+from nas.study.records import Measurement
+from tests.nas.measure.machine import GpuQueue, QueuedNet, Quiet
+from tests.nas.study.builders import search_config
+
+GIB = 1024.0  # in MiB
+
+
+def on_queue(image_s: float = 2e-6, kernels: int = 100, fits: int = 10**6) -> Any:
+    """Return a measurement of a network against itself on a card whose kernels cost 7 us each to launch."""
+    net = QueuedNet(queue := GpuQueue(), image_s, kernels)
+
+    def measure(batch: int) -> Measurement:
+        if batch > fits:
+            raise BatchTooLargeError(f"only {fits} images fit")
+        setting = Setting("cpu", batch, 8, budget_s=0.2, energy_s=0)
+        return measure_pair(net, net, setting, name_of_reference="net", timer=queue, watch=Quiet()).record
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("image_s", "batches"),
+    [(1e-4, [128]), (8e-6, [128, 256]), (2e-6, [128, 512, 1024]), (2.5e-7, [128, 512, 2048])],
+)
+def test_the_batch_grows_until_launching_takes_less_than_half_of_the_time(image_s: float, batches: list[int]) -> None:
+    readings = grown(on_queue(image_s), 128, 80 * GIB)
+    assert [m.batch for m in readings] == batches
+    shares = [m.launch_share for m in readings]
+    assert all(share >= MAX_REFERENCE_SHARE for share in shares[:-1])
+    assert (shares[-1] < MAX_REFERENCE_SHARE) == (batches[-1] * image_s > 2 * 7e-4)
+    assert batches[-1] <= MAX_BATCH
+
+
+def test_it_stays_where_more_would_not_fit_or_leave_too_little_to_candidates() -> None:
+    assert [m.batch for m in grown(on_queue(fits=600), 128, 80 * GIB)] == [128, 512]
+    assert [m.batch for m in grown(on_queue(), 128, 0.0)] == [128]
+
+
+@pytest.mark.parametrize(("words", "batch", "said"), [([], 1024, "in batches of 1024"), (["16"], 16, "warning: ")])
+def test_a_search_takes_the_batch_and_says_why(
+    words: list[str], batch: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(total_memory=80 * 2**30, uuid="GPU-1")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: card)
+    monkeypatch.setattr("nas.measure.device_lock.lock_dir", lambda: tmp_path)
+    monkeypatch.setattr("nas.measure.device_lock.device_key", str)
+    net = on_queue()
+    monkeypatch.setattr(MeasurementService, "measure", lambda self, *a, **_: SimpleNamespace(record=net(a[2].batch)))
+    config = search_config(device="cuda", measure_batch_size=int(words[0]) if words else 128)
+    command = SearchCommand(config, tmp_path, grows_batch=not words)
+    lines: list[str] = []
+    chosen = with_measure_batch(command, lines.append, Console(quiet=True))
+    assert chosen == replace(command, config=replace(config, measure_batch_size=batch))
+    assert said in lines[0]
+    assert config.reference in lines[0]
+
+
+def test_a_batch_that_the_user_gave_stays_and_a_cpu_launches_nothing(tmp_path: Path) -> None:
+    run = ["--run", str(tmp_path / "run"), "--device", "cpu"]
+    assert parse(run).grows_batch
+    assert not parse([*run, "--measure-batch-size", "16"]).grows_batch
+    command = SearchCommand(SearchConfig(device="cpu"), tmp_path, grows_batch=True)
+    assert with_measure_batch(command, pytest.fail, Console(quiet=True)) is command
