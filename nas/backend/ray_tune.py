@@ -262,7 +262,7 @@ def open_cluster(
         _check_device(study_device, json.loads(spec.config)["device"])
         number = workers or 1
         gpus = torch.cuda.device_count() if spec.gpus else None
-        with local_ray(number * (1 if spec.ranks == 1 else 1 + spec.ranks), gpus, announce) as scratch:
+        with local_ray(number * int(spec.trial_resources["CPU"]), gpus, announce) as scratch:
             yield RayCluster(replace(spec, scratch=scratch), LocalSlots(number), head_address(), raylet_socket())
         return
     with (

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from ray import train, tune
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from nas.backend.worker_spec import WorkerSpec
+from nas.backend.worker_spec import RANK_RESOURCES, WorkerSpec
 from nas.machine import lock_dir
 from nas.study.failures import Failure, cause_in_ranks, is_disk_error
 from nas.study.records import RungResult, TrialRecord, TrialState
@@ -124,22 +125,19 @@ def trial_context(spec: WorkerSpec) -> TrialContext:
     return TrialContext(training, MeasurementService(spec.measure_threads), Path(spec.samples_dir))
 
 
-class _RankBackend(Backend):  # type: ignore[misc]
-    """Set up nothing: ranks join by themselves (nas.distill.distributed). Each sees the others' GPUs, as NCCL wants."""
-
-    share_cuda_visible_devices = True
-
-
 class _RankConfig(TorchConfig):  # type: ignore[misc]
-    """Replace Train's own configuration, with which PyTorch would listen on all interfaces."""
+    """Set up nothing: ranks take their GPUs and join by themselves, and PyTorch would listen on all interfaces."""
 
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return _RankBackend
+    backend_cls = Backend
+    train_func_context = nullcontext
 
 
 def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResult:
-    """Train one rung of a trial in processes of its own; raise the error of a rank that caused the failure."""
+    """Train one rung of a trial in processes of its own; raise the error of a rank that caused the failure.
+
+    They run on this process's node, where one lock keeps measurements apart, and see its GPUs: NCCL wants to see all.
+    """
+    gpus = {"CUDA_VISIBLE_DEVICES": os.environ["CUDA_VISIBLE_DEVICES"]} if spec.gpus else {}
     with tempfile.TemporaryDirectory(dir=spec.scratch) as folder:
         trainer = TorchTrainer(
             _train_rank,
@@ -152,12 +150,10 @@ def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResu
             torch_config=_RankConfig(),
             scaling_config=train.ScalingConfig(
                 num_workers=spec.ranks,
-                use_gpu=spec.gpus > 0,
-                resources_per_worker=spec.rank_resources,
-                placement_strategy="STRICT_PACK",  # one machine: the lock that keeps measurements apart is a file
-                label_selector=spec.label_selector or None,
+                resources_per_worker=RANK_RESOURCES,
+                label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
             ),
-            run_config=train.RunConfig(name="rung", storage_path=folder),
+            run_config=train.RunConfig(name="rung", storage_path=folder, worker_runtime_env={"env_vars": gpus}),
         )
         try:
             result = trainer.fit()
@@ -168,13 +164,17 @@ def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResu
 
 def _train_rank(settings: dict[str, Any]) -> dict[str, Any] | None:
     """Train one rank's part of a rung; return the result in rank 0, None in the others."""
+    import torch
+
     from nas.backend.diagnosis import rank_error
     from nas.distill import distributed
     from nas.distill.rungs import train_rank
 
-    rank_context, context = train.get_context(), trial_context(WorkerSpec.from_json(settings["spec"])).training
-    record = TrialRecord.from_dict(json.loads(settings["record"]))
-    rank, ranks = rank_context.get_world_rank(), rank_context.get_world_size()
+    spec, record = WorkerSpec.from_json(settings["spec"]), TrialRecord.from_dict(json.loads(settings["record"]))
+    rank, ranks = train.get_context().get_world_rank(), spec.ranks
+    if spec.gpus:
+        torch.cuda.set_device(rank)
+    context = trial_context(spec).training
     try:
         with distributed.process_group(rank, ranks, Path(settings["meeting_point"]), context.config.device):
             result = train_rank(record, settings["rung"], context)

@@ -8,8 +8,8 @@ from typing import Any
 
 from nas.machine import checkpoint_interval_s
 
-# A rank shares its GPU with trials that only measure there: two ranks do not fit, a rank and ten such trials do.
-_GPUS_OF_RANK, _GPUS_OF_MEASURING_TRIAL = 0.9, 0.01
+# Ray's resources of a rank. Its trial has reserved the processors, and Ray wants a resource for it: a byte.
+RANK_RESOURCES = {"memory": 1.0}
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class WorkerSpec:
     """Settings, folders and resources of a worker. Every node sees the folders, except that of the locks.
 
     A measurement has a whole device to itself, without a resource of Ray's for it: a process that trains or measures
-    holds the device's lock (`nas.measure.device_lock`), a measurement alone. On CUDA a trial has its GPU to itself
-    anyway; ranks that train there, and workers of one CPU, wait for the lock. A lock is a file named after the device
-    on its own node. So no process waits for another node, and the kernel releases the lock of a killed process, which a
-    resource that Ray counts could not guarantee. Containers that share a device have to share the folder of the locks.
+    holds the device's lock (`nas.measure.device_lock`), a measurement alone. On CUDA a trial has its GPUs to itself
+    anyway; workers of one CPU wait for the lock. A lock is a file named after the device on its own node. So no process
+    waits for another node, and the kernel releases the lock of a killed process, which a resource that Ray counts could
+    not guarantee. Containers that share a device have to share the folder of the locks.
 
     Args:
         config: The study's `SearchConfig` as JSON.
@@ -69,13 +69,12 @@ class WorkerSpec:
 
     @property
     def trial_resources(self) -> dict[str, float]:
-        """Return Ray's resources of the process that measures, and trains if there is one rank."""
-        return {"CPU": 1, "GPU": self.gpus if self.ranks == 1 else self.gpus * _GPUS_OF_MEASURING_TRIAL}
+        """Return Ray's resources of a trial, which one node has to have: those of all its processes.
 
-    @property
-    def rank_resources(self) -> dict[str, float]:
-        """Return Ray's resources of each process that only trains."""
-        return {"CPU": 1, "GPU": self.gpus * _GPUS_OF_RANK}
+        It keeps them to its end. So no trial that has begun waits for what another one holds, and it measures on a GPU
+        on which its own ranks train.
+        """
+        return {"CPU": 1 if self.ranks == 1 else 1 + self.ranks, "GPU": self.gpus * self.ranks}
 
     @property
     def label_selector(self) -> dict[str, str]:
@@ -84,6 +83,5 @@ class WorkerSpec:
 
     def capacity_of(self, resources: dict[str, Any]) -> int:
         """Return how many trials at a time a node with these resources of Ray's can run."""
-        if self.gpus:
-            return int(resources.get("GPU", 0) // (self.gpus * self.ranks))
-        return int(resources.get("CPU", 0) // (1 if self.ranks == 1 else 1 + self.ranks))
+        needed = self.trial_resources.items()
+        return min(int(resources.get(kind, 0) // number) for kind, number in needed if number)

@@ -158,21 +158,6 @@ def test_an_error_of_the_sampler_is_kept_from_tune_s_wrapping(tmp_path: Path) ->
     assert [type(error) for error in errors] == [SamplerError]
 
 
-@pytest.mark.parametrize(("gpus", "counted"), [(1.0, 2), (0.0, None)])
-def test_ray_counts_the_gpus_that_pytorch_sees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, counted: int | None
-) -> None:
-    """Ray counts by NVML, which some containers lack: trials would wait for GPUs without end."""
-    found: dict[str, object] = {}
-    monkeypatch.setattr("nas.backend.ray_session._init_ray", lambda **settings: found.update(settings))
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    for name in ("head_address", "raylet_socket"):
-        monkeypatch.setattr(f"nas.backend.ray_tune.{name}", lambda: "")
-    spec = replace(worker_spec(tmp_path, json.dumps(search_config().to_dict())), gpus=gpus)
-    with open_cluster(spec, 2):
-        assert (found["num_cpus"], found["num_gpus"]) == (2, counted)
-
-
 def test_a_study_of_another_kind_of_device_is_refused(tmp_path: Path) -> None:
     spec = worker_spec(tmp_path, json.dumps(search_config().to_dict()))
     with (

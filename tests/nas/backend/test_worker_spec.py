@@ -21,22 +21,19 @@ def test_a_trial_of_one_rank_trains_where_it_measures() -> None:
     assert spec_of(1.0).trial_resources == {"CPU": 1, "GPU": 1.0}
 
 
-def test_no_two_ranks_share_a_gpu_but_a_rank_and_trials_that_only_measure_there_do() -> None:
-    spec = spec_of(1.0, ranks=2)
-    trial, rank = spec.trial_resources, spec.rank_resources
-    assert (trial["CPU"], rank["CPU"]) == (1, 1)
-    assert 2 * rank["GPU"] > 1
-    assert 0 < 10 * trial["GPU"] <= 1 - rank["GPU"] + 1e-9
-    on_cpu = spec_of(0.0, ranks=2)
-    assert on_cpu.trial_resources == on_cpu.rank_resources == {"CPU": 1, "GPU": 0.0}
+def test_a_trial_of_several_ranks_has_the_processors_of_all_its_processes() -> None:
+    assert spec_of(1.0, ranks=2).trial_resources == {"CPU": 3, "GPU": 2.0}
+    assert spec_of(0.0, ranks=2).trial_resources == {"CPU": 3, "GPU": 0.0}
 
 
 @pytest.mark.parametrize(
     ("gpus", "ranks", "node", "trials"),
     [
-        (1.0, 1, {"CPU": 2, "GPU": 4}, 4),
+        (1.0, 1, {"CPU": 8, "GPU": 4}, 4),
+        (1.0, 1, {"CPU": 2, "GPU": 4}, 2),
         (1.0, 2, {"CPU": 64, "GPU": 4}, 2),
         (1.0, 2, {"CPU": 64, "GPU": 3}, 1),
+        (1.0, 2, {"CPU": 5, "GPU": 4}, 1),
         (1.0, 2, {"CPU": 64, "GPU": 1}, 0),
         (1.0, 1, {"CPU": 64}, 0),
         (0.0, 1, {"CPU": 5, "GPU": 1}, 5),
