@@ -478,3 +478,13 @@ def test_an_error_of_a_sampler_is_called_one_and_leaves_no_trial(tmp_path: Path)
             StudyLoop(store).next_trial()
         assert store.trials() == ()
         assert store.info.name
+
+
+def test_a_lock_that_is_a_link_is_refused_and_empties_no_file(tmp_path: Path) -> None:
+    with create(tmp_path / "run", None) as store:
+        (tmp_path / "mine").write_text("mine")
+        (tmp_path / "run" / "study.lock").unlink()
+        (tmp_path / "run" / "study.lock").symlink_to(tmp_path / "mine")
+        with pytest.raises(StoreError):
+            store.update_info(lambda info: info)
+    assert (tmp_path / "mine").read_text() == "mine"
