@@ -187,7 +187,7 @@ def test_an_interrupted_search_is_resumed_or_before_its_study_exists_typed_again
     assert "--resume" not in _after_interruption([command])
     assert "type the same command again" in _after_interruption([command])
     (tmp_path / "study.db").touch()
-    write_config(command)  # which keeps the cache
+    write_config(command, command.config.to_dict())  # which keeps the cache
     *_, last = _after_interruption([command]).splitlines()
     assert last == f"resume with: backbone-nas search --resume {tmp_path} --workers 3 --max-hours 24"
 
