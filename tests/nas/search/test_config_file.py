@@ -27,6 +27,7 @@ from nas.search.config_file import (
 )
 from nas.search.settings import SearchCommand, command_of, resume_command
 from nas.search.study_opening import extend_study
+from nas.storage.errors import StoreError
 from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import SPACES
@@ -232,13 +233,18 @@ def test_an_extension_changes_the_budget_of_the_file_alone(tmp_path: Path, elsew
     assert tomllib.loads((run / FILE_NAME).read_text())["run"]["trial_timeout"] == 5.0, "later commands need it"
 
 
-def test_extensions_at_the_same_time_all_count_in_the_study_and_in_its_file(tmp_path: Path, elsewhere: Path) -> None:
+def test_extensions_at_the_same_time_all_count_in_the_study_and_its_file(tmp_path: Path, elsewhere: Path) -> None:
     run, *_ = recorded_run(tmp_path)
     command = parse(["--resume", str(run), "--extend", "3"])
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: extend(run, command), range(12)))
     budgets = read_study(run).info.config["budget"], read_options(run / FILE_NAME)["budget"]
     assert budgets == (search_config().budget + 36,) * 2
+    (run / FILE_NAME).unlink()
+    (run / FILE_NAME).mkdir()
+    with pytest.raises(StoreError):
+        extend(run, command)
+    assert read_study(run).info.config["budget"] == budgets[0]
 
 
 def test_the_command_that_resumes_has_what_the_study_did_not_record(tmp_path: Path, elsewhere: Path) -> None:
