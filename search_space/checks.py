@@ -6,12 +6,14 @@ import errno
 import os
 import reprlib
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**24  # of a file that a person writes: specs and settings take some kilobytes
 _VALUES = reprlib.Repr()
-_VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 80
+_VALUES.maxstring = _VALUES.maxother = sys.maxsize  # no password is found in a part of a URL: `nas.cli` cuts later
+_VALUES.maxlong = 80
 _VALUES.maxlist = _VALUES.maxtuple = _VALUES.maxdict = 12
 
 
@@ -20,7 +22,7 @@ class SpecError(ValueError):
 
 
 def shown(value: object) -> str:
-    """Return a value as a message quotes it: on one line, and short, however long or deep the value is."""
+    """Return a value as a message quotes it: on one line, without the depths and most items of a large one."""
     return " ".join(_VALUES.repr(value).split())
 
 

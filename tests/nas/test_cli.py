@@ -120,12 +120,13 @@ def test_an_error_is_one_line_with_a_mark_where_it_was_cut(
     error: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> int:
-        raise error("a\nb " + 600 * "c")
+        raise error("a\nb " + 600 * "c" + " d")
 
     assert exit_code(fail) == code
     line = capsys.readouterr().err
     assert line.startswith("error: a b ccc")
-    assert line.endswith("c…\n")
+    assert line.endswith("c d\n")
+    assert "c…c" in line
     assert len(line) == len("error: \n") + 500
 
 

@@ -93,6 +93,7 @@ def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Ser
         ("postgres://u:s3cret@h:1/n", "postgresql://u@h:1/n"),
         ("postgresql://u:s3cret@h/n?sslmode=require", "postgresql://u@h/n?sslmode=require"),
         ("postgresql+psycopg://u@h/n?password=s3cret", "postgresql://u@h/n"),
+        ("postgresql://u@h/n?PASSWORD=s3cret&SSLpassword=s3cret", "postgresql://u@h/n"),
     ],
 )
 def test_a_database_is_named_without_passwords(url: str, public: str) -> None:
