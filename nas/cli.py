@@ -78,7 +78,9 @@ def exit_code(
             with logged_work():
                 return _with_output(work)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again: the line is shown all the same
             announce(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", _LOG)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # and later: the process ends without a traceback
             return INTERRUPTED
         except Exception as error:
             if isinstance(error, _BUGS) or not isinstance(error, _ONE_LINE_ERRORS):

@@ -4,6 +4,8 @@ import errno
 import importlib
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -81,6 +83,28 @@ def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys
     finally:
         signal.signal(signal.SIGTERM, before)
     assert capsys.readouterr().err == "interrupted; all is well\n"
+
+
+def test_ctrl_c_again_while_a_command_ends_shows_no_traceback() -> None:
+    code = (
+        "import atexit, sys; from nas.cli import exit_code\n"
+        "def wait(word):\n    print(word, flush=True)\n    return input()\n"
+        "atexit.register(wait, 'exit')\n"
+        "sys.exit(exit_code(lambda: len(wait('work')), lambda: wait('line')))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for answer in ("", "all is well\n", ""):
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            process.stdin.write(answer)
+            process.stdin.flush()
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (-signal.SIGINT, "interrupted; all is well\n")  # 130 in a shell
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
