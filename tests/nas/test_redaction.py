@@ -61,6 +61,9 @@ def test_urls_in_free_text_end_at_spaces_and_quotes() -> None:
     assert public_text("no 'https://u:s3 s3cret@h/a' and \"postgresql://u:s3' s3cret@h/n\" it") == (
         "no 'https://h/a' and \"postgresql://u@h/n\" it"
     )
+    assert (
+        public_text("can't reach postgresql://u@h/n\nfor x@y isn't") == "can't reach postgresql://u@h/n\nfor x@y isn't"
+    )
 
 
 @pytest.mark.parametrize(
