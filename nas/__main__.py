@@ -97,8 +97,7 @@ def _without_command(first: str) -> int:
         write_line(_help(), sys.stderr)
         return BAD_INPUT
     hint = nearest(first, [command.name for command in COMMANDS])
-    write_line(f"error: no command {first!r}{hint} (see {PROGRAM} --help)", sys.stderr)
-    return BAD_INPUT
+    raise ValueError(f"no command {first!r}{hint} (see {PROGRAM} --help)")
 
 
 def _version() -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nas.command_log import CommandLog, VerboseAction, announce
-from nas.redaction import public_text
+from nas.redaction import public_text, public_word
 from nas.terminal import flush_output, open_closed_streams, write_line
 from search_space.checks import shown
 
@@ -78,7 +78,9 @@ def exit_code(
             with logged_work():
                 return _with_output(work)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again: the line is shown all the same
             announce(f"interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", _LOG)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # and later: the process ends without a traceback
             return INTERRUPTED
         except Exception as error:
             if isinstance(error, _BUGS) or not isinstance(error, _ONE_LINE_ERRORS):
@@ -121,7 +123,8 @@ def _print_error(message: str, advice: str = "") -> None:
     """Print "error: MESSAGE" on one line, shortened and without secrets."""
     text = public_text(message).encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
     line = " ".join(text.split())
-    short = line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 1] + "…"
+    half = _MAX_ERROR_CHARS // 2  # a long value is in the middle, its name before it and the reason after it
+    short = line if len(line) <= _MAX_ERROR_CHARS else f"{line[:half]}…{line[1 - half :]}"
     write_line(f"error: {short}{advice}", sys.stderr)
 
 
@@ -198,7 +201,7 @@ class OneLineParser(argparse.ArgumentParser):
         if unknown is not None:
             value = takewhile(lambda word: not word.startswith("-"), words[unknown + 1 :])
             hint = nearest(words[unknown].partition("=")[0], self._option_string_actions)
-            self.error(f"unrecognized arguments: {' '.join([words[unknown], *value])}{hint}")
+            self.error(f"unrecognized arguments: {' '.join(map(public_word, [words[unknown], *value]))}{hint}")
         return super().parse_known_args(words, namespace)
 
     def _is_unknown(self, word: str) -> bool:
@@ -275,7 +278,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 def comma_list(text: str) -> tuple[str, ...]:
     """Parse a comma list of names; argparse.ArgumentTypeError where one is empty."""
-    names = tuple(part.strip() for part in text.split(","))
+    names = tuple(part.strip() for part in public_word(text).split(","))  # a message may quote one part
     if not all(names):
         raise argparse.ArgumentTypeError(f"{shown(text)}: must be names separated by commas")
     return names

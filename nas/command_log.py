@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -23,6 +24,7 @@ from rich.console import Console
 from nas.redaction import public_text
 from nas.run_folder import LOGS
 from nas.terminal import visible, write_line
+from search_space.checks import file_itself
 
 Announce = Callable[[str], None]  # shows a line to the user
 _PACKAGE = logging.getLogger("nas")
@@ -57,10 +59,11 @@ class CommandLog:
                 handler.close()
 
     def write_to(self, path: Path) -> None:
-        """Append the lines to a file from now on; to none where it cannot be written, as on a read-only disk."""
+        """Append the lines to a file from now on; to none where it cannot be written, or it or its folder is a link."""
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._attach(_FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+            if not path.parent.is_symlink():
+                self._attach(_FileHandler(path))
 
     def show(self) -> None:
         """Show the lines on stderr from now on."""
@@ -129,6 +132,10 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class _FileHandler(logging.FileHandler):
+    def _open(self) -> TextIOWrapper:
+        """Return the open file, which is no link."""
+        return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=file_itself)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Drop the line: a full disk ends the command where its result cannot be kept, not here."""
 

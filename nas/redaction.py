@@ -17,19 +17,20 @@ from pathlib import PurePath
 _SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
 _DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?:/)", re.IGNORECASE)  # of a path, // has become /
 _PATH_IN_A_CALL = re.compile(r"(['\"])(/.*?)\1")
+_WORD = re.compile(r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\S)+""")
 _FILE = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
 
 
 def _url_pattern(end: str) -> re.Pattern[str]:
     """Compile the pattern of an http(s) URL that a character of `end` ends too; its groups are what may be shown."""
-    host = rf"(?:(?!https?://)[^/?#{end}])*"
-    path = rf"(?:(?!::|https?://)[^?#{end}])*"
+    host = rf"(?:(?!https?:/)[^/?#{end}])*"
+    path = rf"(?:(?!::|https?:/)[^?#{end}])*"
     query = rf"(?:(?!::)[^#{end}])*"
-    return re.compile(rf"(https?://)(?:[^/?#]*@)?({host}{path})(?:\?{query})?", re.IGNORECASE)
+    return re.compile(rf"(https?:/+)(?:[^/?#]*@)?({host}{path})(?:\?{query})?", re.IGNORECASE)
 
 
 _URL_OF_A_WORD = _url_pattern("")
-_URL_IN_A_TEXT = _url_pattern(r"\s'\"")
+_URL_IN_A_TEXT = _url_pattern(r"'\"")
 
 
 def split_patterns(text: str) -> list[str]:
@@ -48,8 +49,8 @@ def public_word(word: str) -> str:
 
 
 def public_text(text: str) -> str:
-    """Remove the secrets from free text, in which white space or a quote ends a URL as well."""
-    return re.sub(r"\S+", lambda match: _public(match[0], _URL_IN_A_TEXT), text)
+    """Remove the secrets from free text, in which a quote, or white space outside quotes, ends a URL as well."""
+    return _WORD.sub(lambda match: _public(match[0], _URL_IN_A_TEXT), text)
 
 
 def card_command(command: str) -> str:
@@ -86,5 +87,5 @@ def _without_passwords(url: str) -> str:
         return url
     scheme, slashes, rest = re.split(r"(:/+)", url, maxsplit=1)
     rest = re.sub(r"\A([^:/@]*)[:@].*@", r"\1@", rest, flags=re.DOTALL)  # to the last @: an earlier one is a password's
-    rest = re.sub(r"(?<=[?&])(?:ssl)?password=[^&#]*(?:&|(?=#|\Z))", "", rest)
+    rest = re.sub(r"(?i)(?<=[?&])(?:ssl)?password=[^&#]*(?:&|(?=#|\Z))", "", rest)
     return f"{scheme}{slashes}{re.sub(r'[?&](?=#|$)', '', rest)}"

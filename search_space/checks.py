@@ -1,15 +1,19 @@
-"""Checks of single fields, with errors that name the field, its value and the allowed values."""
+"""Checks of single fields, with errors that name the field, its value and the allowed values; checks of files."""
 
 from __future__ import annotations
 
 import errno
+import os
 import reprlib
+import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MAX_TEXT_BYTES = 2**24  # of a file that a person writes: specs and settings take some kilobytes
 _VALUES = reprlib.Repr()
-_VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 80
+_VALUES.maxstring = _VALUES.maxother = sys.maxsize  # no password is found in a part of a URL: `nas.cli` cuts later
+_VALUES.maxlong = 80
 _VALUES.maxlist = _VALUES.maxtuple = _VALUES.maxdict = 12
 
 
@@ -18,7 +22,7 @@ class SpecError(ValueError):
 
 
 def shown(value: object) -> str:
-    """Return a value as a message quotes it: on one line, and short, however long or deep the value is."""
+    """Return a value as a message quotes it: on one line, without the depths and most items of a large one."""
     return " ".join(_VALUES.repr(value).split())
 
 
@@ -44,19 +48,32 @@ def within(field: str, value: object, smallest: float, largest: float) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file that a person writes.
+def regular_file(path: str, flags: int) -> int:
+    """Open a file as an `opener`; OSError for no regular one: a FIFO would wait for its writer, a device never ends."""
+    number = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return number
 
-    Raises:
-        OSError: It cannot be read, or is no regular file: the opening of a FIFO would wait for its writer.
-        ValueError: It is not UTF-8, or larger than any such file.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "Not a regular file", str(path))
-    with path.open("rb") as file:
-        content = file.read(MAX_TEXT_BYTES + 1)
-    if len(content) > MAX_TEXT_BYTES:
-        raise ValueError(f"larger than {MAX_TEXT_BYTES >> 20} MiB")
+
+def file_itself(path: str, flags: int) -> int:
+    """Open a regular file as an `opener`; OSError for a link, which a folder of another user may have, to any file."""
+    return regular_file(path, flags | os.O_NOFOLLOW)
+
+
+def read_bytes(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file; OSError where it cannot be read, ValueError where it has more bytes."""
+    with open(path, "rb", opener=regular_file) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"larger than {limit >> 20} MiB")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that a person writes, as `read_bytes`; ValueError where it is not UTF-8."""
+    content = read_bytes(path)
     try:
         return content.decode()
     except UnicodeDecodeError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +30,14 @@ pytest_plugins = ["tests.nas.storage.postgres"]
 MACHINE = "machine"
 SLOW_LIMIT_S = 3600.0  # the limit of the others is in pyproject.toml
 TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Restore what Ctrl-C does, which an interrupted command changes until its process ends."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

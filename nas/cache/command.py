@@ -12,8 +12,9 @@ from nas.cache.build import STUDY_SEED, open_targets
 from nas.cache.entry import CacheError
 from nas.cache.estimate import summarize
 from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
+from nas.cache.targets import read_cache_set
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
-from nas.cli import one_line
+from nas.cli import FAILED, one_line, report_error
 from nas.command_log import announce
 from nas.machine import cache_root
 from nas.numbers import format_bytes, plural
@@ -67,24 +68,27 @@ def _build(settings: BuildSettings, root: Path) -> int:
 
 def _verify(settings: VerifySettings, root: Path) -> int:
     """Hash the sets' files and run their teachers; return 1 if a set is damaged or a teacher disagrees."""
+    for path in map(Path, settings.sets):
+        read_cache_set(path)  # what is no set is no damage
     paths = [Path(path) for path in settings.sets] or sorted(root.glob("set-*.json"))
     if not paths:
         raise CacheError(f"--cache: no finished cache in {root}; backbone-nas cache build makes one")
-    valid = [_verify_set(path, settings) for path in paths]
-    return int(not all(valid))
+    return max([_verify_set(path, settings) for path in paths])
 
 
-def _verify_set(path: Path, settings: VerifySettings) -> bool:
-    """Verify one set and print every head's agreement; return whether the set is valid."""
+def _verify_set(path: Path, settings: VerifySettings) -> int:
+    """Verify one set and print every head's agreement; return the exit code."""
     write_line(path)
     try:
         agreements = verify_set(path, settings.samples, settings.weights)
-    except ValueError as error:
+    except (CacheError, OSError) as error:
         write_line(f"  error: {public_text(one_line(error))}")
-        return False
+        return FAILED
+    except ValueError as error:  # of images or teachers
+        return report_error(error)
     for agreement in agreements:
         write_line(f"  {agreement_line(agreement)}")
-    return all(agreement.agrees for agreement in agreements)
+    return int(not all(agreement.agrees for agreement in agreements))
 
 
 def agreement_line(agreement: TeacherAgreement) -> str:

@@ -32,9 +32,11 @@ from nas.cli import OperationFailed
 from nas.data import Split
 from nas.data.dataset import digest
 from nas.files import atomic_write, lock_file, parse_json
+from search_space.checks import read_bytes
 
 FORMAT = 2  # version of the content, part of every fingerprint: raise it when other numbers are stored
 LAYOUT = 3  # version of the files, part of the names of entries and sets: raise it when the same numbers lie elsewhere
+MAX_JSON_BYTES = 2**28  # of a manifest, which has under 1 kB a shard: 5,000 shards of ImageNet take 5 MB
 SHARD_ITEMS = 256  # a multiple of the images in a mosaic
 POLL_S = 0.1  # between attempts to claim shards that other processes write
 ARRAY_SUFFIX = ".npy"
@@ -345,7 +347,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CacheError: It is damaged, altered or of another version.
     """
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_bytes(path, MAX_JSON_BYTES))
         written = content.pop("sha256")
         intact = content.pop("layout") == LAYOUT and written == _json_hash({"layout": LAYOUT, **content})
     except (ValueError, KeyError, TypeError, AttributeError):

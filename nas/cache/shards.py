@@ -24,6 +24,7 @@ from torch import Tensor
 from nas.cache.codecs import Codec
 from nas.cache.entry import ARRAY_SUFFIX, damage
 from nas.files import atomic_path
+from search_space.checks import regular_file
 
 Rows = dict[str, NDArray[Any]]  # name of the array -> rows
 Index = slice | NDArray[np.integer[Any]]
@@ -129,7 +130,7 @@ class ArrayFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:  # once: it may lie on a network
+            with open(path, "rb", opener=regular_file) as file:  # once: it may lie on a network
                 array = _map_array(file)
                 file.seek(array.offset + array.nbytes)
                 self._checksums = np.fromfile(file, CHECKSUM)

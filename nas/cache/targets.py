@@ -122,10 +122,10 @@ def set_path(root: Path, fingerprint: str) -> Path:
 
 
 def read_cache_set(path: Path) -> CacheSet:
-    """Read the entries that a set names; CacheError if it cannot be read, or is another file of the cache."""
+    """Read the entries that a set names; OSError if it cannot be read, CacheError if it is damaged or no set."""
     try:
         content = read_json(path)
-    except (OSError, CacheError):
+    except CacheError:
         raise CacheError(f"teacher cache: {path} is damaged or of another version; delete it to rebuild it") from None
     try:
         images = CacheEntry(path.parent / content["images"])

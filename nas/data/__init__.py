@@ -101,7 +101,7 @@ def check_uri(uri: str) -> None:
     elif form == "webdataset" and argument:
         check_pattern(argument)
     elif uri not in ("builtin", "cifar10"):
-        raise DataError(f"--data: unknown source '{uri}'; choices: {', '.join(FORMS)}")
+        raise DataError(f"--data: unknown source {uri!r}; choices: {', '.join(FORMS)}")
 
 
 def absolute_uri(uri: str) -> str:

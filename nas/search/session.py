@@ -36,6 +36,7 @@ from nas.search.study_opening import (
     claimed,
     create_study,
     describe_study,
+    extend_study,
     open_targets,
     recorded_info,
     refuse_changes,
@@ -43,7 +44,6 @@ from nas.search.study_opening import (
     train_threads,
     with_precision,
     workers_here,
-    write_config,
 )
 from nas.stage_progress import StageProgress
 from nas.storage.errors import StoreError
@@ -127,8 +127,7 @@ def _search(command: SearchCommand, console: Console) -> None:
                 return stores.enter_context(create_study(command, info, sampler))
             existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
             if command.extend:
-                write_config(command)
-                _extend(existing, command.extend)
+                extend_study(existing, command)
             return existing
 
         deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
@@ -146,15 +145,6 @@ def show_memory_limit(config: SearchConfig, show: Announce) -> None:
     """
     if line := limited_by_memory(config.device, config.distill.ranks):
         show(f"trials: {line}")
-
-
-def _extend(store: Store, architectures: int) -> None:
-    """Raise the budget of a study."""
-
-    def with_larger_budget(info: StudyInfo) -> StudyInfo:
-        return replace(info, config={**info.config, "budget": info.config["budget"] + architectures})
-
-    store.update_info(with_larger_budget)
 
 
 def _run(

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,7 +21,6 @@ from nas.search.config_file import (
     FILE_NAME,
     RECORDED_KEYS,
     config_text,
-    recorded_data,
     recorded_run,
     run_table,
 )
@@ -208,19 +207,28 @@ def create_study(
     """
     Store.check_free(command.run, command.storage)  # the file of another study stays
     command.run.mkdir(parents=True, exist_ok=True)
-    write_config(command)
+    write_config(command, info.config)
     for name, content in files.items():
         atomic_write(command.run / name, content)
     return Store.create(command.run, info, sampler, command.storage)
 
 
-def write_config(command: SearchCommand) -> None:
+def extend_study(store: Store, command: SearchCommand) -> None:
+    """Raise the study's budget and write its file of settings anew, in one transaction: two extensions both count."""
+
+    def with_larger_budget(info: StudyInfo) -> StudyInfo:
+        config = {**info.config, "budget": info.config["budget"] + command.extend}
+        write_config(command, config)
+        return replace(info, config=config)
+
+    store.update_info(with_larger_budget)
+
+
+def write_config(command: SearchCommand, settings: Mapping[str, Any]) -> None:
     """Write the file that starts the search again; where it has one, an extension keeps what the search recorded."""
-    now, settings = run_table(command), command.config.to_dict()
+    now = run_table(command)
     if command.resume and (earlier := recorded_run(command.run)):
         now = earlier | {name: now[name] for name in RECORDED_KEYS if name in now}
-    if command.resume and (data := recorded_data(command.run)) is not None:
-        settings["data"] = data
     atomic_write(command.run / FILE_NAME, config_text(settings, now))
 
 

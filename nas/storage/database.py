@@ -26,6 +26,7 @@ from sqlalchemy.pool import QueuePool
 from nas.files import lock_file
 from nas.storage.errors import RolledBack, StoreError
 from nas.storage.location import STUDY_FILE, StudyLocation
+from search_space.checks import file_itself
 
 _LOCK_STUDY = "SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE"
 _LOCK_TRIAL = "SELECT 1 FROM trials WHERE trial_id = :id FOR UPDATE"
@@ -160,7 +161,7 @@ class Database(RDBStorage):
         if self._write_lock is None:
             yield
             return
-        with self._write_lock.open("w") as file:
+        with open(self._write_lock, "w", opener=file_itself) as file:
             lock_file(file, fcntl.LOCK_EX, self._write_lock.parent)  # ends with the process
             yield
 

@@ -53,7 +53,7 @@ def translate_errors(failure: str) -> Iterator[None]:
         AssertionError,
     ) as error:
         raise _store_error(error)(f"{failure}: {_cause(error)}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # records of another version or another program
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # rows of another version or another program
         raise StoreError(f"{failure}: {type(error).__name__} {_cause(error)}") from error
 
 

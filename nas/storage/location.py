@@ -15,12 +15,12 @@ from sqlalchemy.exc import ArgumentError
 
 from nas.extras import install_command
 from nas.files import atomic_write, parse_json
+from nas.redaction import public_word
 from nas.run_folder import LOGS
 from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
 LOCATION_FILE = "study.json"
-_SECRETS = ("password", "sslpassword")
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 
@@ -141,8 +141,7 @@ def password_of(text: str) -> str | None:
 
 def _redacted(url: URL) -> str:
     """Format a URL without its secrets."""
-    bare = url.set(drivername="postgresql")._replace(password=None).difference_update_query(_SECRETS)
-    return bare.render_as_string(hide_password=False)
+    return public_word(url.set(drivername="postgresql").render_as_string(hide_password=False))
 
 
 def without_password(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+from nas.redaction import public_word
 from search_space.timm_names import may_be_timm_name, tagged_names
 
 OWN_TEACHERS = ("lite0", "hed", "xfeat")  # the keys of nas.teachers' TEACHERS, those with a module; others are timm's
@@ -38,7 +39,7 @@ def listed(names: str) -> list[str]:
 def check_teacher_names(names: str, files: Mapping[str, Path]) -> None:
     """Raise TeacherError for a name that is surely none of a teacher, or a file that belongs to no chosen teacher."""
     own = _own_teachers()
-    for name in listed(names):
+    for name in listed(public_word(names)):  # the message quotes a part
         if name not in own and not may_be_timm_name(network := name.partition("@")[0]):
             raise TeacherError(f"--teachers: unknown teacher {network!r}; {teacher_choices(network)}")
     check_files(names, files)

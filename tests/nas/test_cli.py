@@ -4,6 +4,8 @@ import errno
 import importlib
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -83,6 +85,28 @@ def test_signals_end_a_command_as_ctrl_c_does_and_get_their_handlers_back(capsys
     assert capsys.readouterr().err == "interrupted; all is well\n"
 
 
+def test_ctrl_c_again_while_a_command_ends_shows_no_traceback() -> None:
+    code = (
+        "import atexit, sys; from nas.cli import exit_code\n"
+        "def wait(word):\n    print(word, flush=True)\n    return input()\n"
+        "atexit.register(wait, 'exit')\n"
+        "sys.exit(exit_code(lambda: len(wait('work')), lambda: wait('line')))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for answer in ("", "all is well\n", ""):
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            process.stdin.write(answer)
+            process.stdin.flush()
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (-signal.SIGINT, "interrupted; all is well\n")  # 130 in a shell
+
+
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -120,12 +144,13 @@ def test_an_error_is_one_line_with_a_mark_where_it_was_cut(
     error: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> int:
-        raise error("a\nb " + 600 * "c")
+        raise error("a\nb " + 600 * "c" + " d")
 
     assert exit_code(fail) == code
     line = capsys.readouterr().err
     assert line.startswith("error: a b ccc")
-    assert line.endswith("c…\n")
+    assert line.endswith("c d\n")
+    assert "c…c" in line
     assert len(line) == len("error: \n") + 500
 
 
@@ -187,7 +212,7 @@ def test_an_interrupted_search_is_resumed_or_before_its_study_exists_typed_again
     assert "--resume" not in _after_interruption([command])
     assert "type the same command again" in _after_interruption([command])
     (tmp_path / "study.db").touch()
-    write_config(command)  # which keeps the cache
+    write_config(command, command.config.to_dict())  # which keeps the cache
     *_, last = _after_interruption([command]).splitlines()
     assert last == f"resume with: backbone-nas search --resume {tmp_path} --workers 3 --max-hours 24"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
+import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -117,9 +119,31 @@ def test_a_command_leaves_nothing_attached(tmp_path: Path) -> None:
     assert len(lines(tmp_path)) == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_costs_the_lines_and_not_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "search.log").symlink_to("/dev/full")
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, allowed[1]))
+    try:
+        assert run(lambda options: log_to(tmp_path, "search", "command") or 0) == 0  # type: ignore[func-returns-value]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert (lines(tmp_path), capsys.readouterr().err) == ([], "")
+
+
+@pytest.mark.parametrize("link", ["logs", "logs/search.log"])
+def test_no_line_goes_through_a_link(tmp_path: Path, link: str) -> None:
+    there = tmp_path / "there" / "search.log"
+    there.parent.mkdir()
+    there.write_text("mine")
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(there if link.endswith(".log") else there.parent)
     assert run(lambda options: log_to(tmp_path, "search", "command") or 0) == 0  # type: ignore[func-returns-value]
-    assert capsys.readouterr().err == ""
+    assert there.read_text() == "mine"
+
+
+def test_a_fifo_in_place_of_a_log_delays_no_command(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    os.mkfifo(tmp_path / "logs" / "search.log")
+    reader = os.open(tmp_path / "logs" / "search.log", os.O_RDONLY | os.O_NONBLOCK)
+    assert run(lambda options: log_to(tmp_path, "search", "command") or 0) == 0  # type: ignore[func-returns-value]
+    assert os.read(reader, 1) == b""
+    os.close(reader)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.__main__ import main
 from nas.redaction import card_command, card_name, public_text, public_word, split_patterns
 
 URI = "webdataset:https://me:pw@host/a-{0..9}.tar?X-Sig=secret::https://host/val.tar?token=t#ignore=255"
@@ -38,6 +39,8 @@ TRICKY = st.lists(
         ("postgresql://u:A@s3cret@h/n", "postgresql://u@h/n"),
         ("postgresql://u@s3cret@h/n", "postgresql://u@h/n"),
         ("postgresql:/u:A@s3cret@h/n", "postgresql:/u@h/n"),
+        ("https:/u:s3cret@h/a?s=1", "https:/h/a"),
+        ("postgresql://u@h/n?PASSWORD=s3cret&a=1", "postgresql://u@h/n?a=1"),
         ("postgresql://u:p@h/n,postgresql://u:p@h/m", "postgresql://u@h/n,postgresql://u@h/m"),
         ("runs/postgresql", "runs/postgresql"),
         ("--budget=3", "--budget=3"),
@@ -55,6 +58,33 @@ def test_urls_in_free_text_end_at_spaces_and_quotes() -> None:
     )
     assert public_text('fetch "http://[::1]/a?s=1", then') == 'fetch "http://[::1]/a", then'
     assert public_text("at postgresql://u:s3cret@h/n it") == "at postgresql://u@h/n it"
+    assert public_text("no 'https://u:s3 s3cret@h/a' and \"postgresql://u:s3' s3cret@h/n\" it") == (
+        "no 'https://h/a' and \"postgresql://u@h/n\" it"
+    )
+    assert (
+        public_text("can't reach postgresql://u@h/n\nfor x@y isn't") == "can't reach postgresql://u@h/n\nfor x@y isn't"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["search", "--storag", f"{scheme}://u:s3' \"s3cret@h/n"] for scheme in ("postgresql", "https")),
+        *([*words, "https://u:s3' \"s3cret@h/n"] for words in ([], ["search", "--budget"])),
+        *(["search", "--budget", f"{scheme}://u:s3cret{99 * 'x'}@h/{99 * 'n'}"] for scheme in ("postgresql", "https")),
+        *(["search", "--resume", f"{scheme}://u:s3cret{99 * 'x'}@h/{99 * 'n'}"] for scheme in ("postgresql", "https")),
+        *(["search", flag, "https://u:s3,s3cret@h/n"] for flag in ("--teachers", "--baselines", "--objectives")),
+        ["cache", "verify", "https://u:s3cret@h/set.json"],
+    ],
+    ids=str,
+)
+def test_no_refusal_shows_a_part_of_a_password(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(words)
+    except SystemExit as ended:
+        code = ended.code
+    shown = "".join(capsys.readouterr())
+    assert (code, "s3" in shown) == (2, False), shown
 
 
 def test_patterns_are_separated_outside_the_hosts_of_urls() -> None:

@@ -243,10 +243,35 @@ def test_gc_keeps_complete_entries_while_another_teacher_is_built(cache):
     assert f"in use, not deleted: {images.name}" in ended[0]
 
 
-def test_verify_takes_the_file_of_a_set_alone(cache, capsys):
+@pytest.mark.parametrize("name", ["set-*.json", "*/manifest.json", "*/poses-*.npy"])
+def test_a_fifo_in_a_cache_is_damage_that_nobody_waits_for(cache, name, capsys):
+    path = next(cache.glob(name))
+    path.unlink()
+    os.mkfifo(path)
+    assert main(["verify", "--cache", str(cache)]) == 1
+    out, err = capsys.readouterr()
+    assert (f"{path}" in out.splitlines()[-1], err) == (True, "")
+    assert main(["ls", "--cache", str(cache)]) == 0
+
+
+def test_verify_reads_no_more_than_a_set_can_have(cache, capsys):
+    """A file that is all hole takes no room on the disk, and all memory where it is read."""
+    with next(cache.glob("set-*.json")).open("r+b") as file:
+        file.truncate(2**40)
+    assert main(["verify", "--cache", str(cache)]) == 1
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_verify_refuses_what_the_command_line_has_wrong(cache, capsys):
     (manifest,) = cache.glob("images-*/manifest.json")
-    assert main(["verify", str(manifest), "--cache", str(cache)]) in (1, 2)
-    assert "is not the file of a set" in "".join(capsys.readouterr())
+    for words, message in (
+        ([str(manifest)], "is not the file of a set"),
+        ([__file__], "is damaged or of another version"),
+        (["--teacher-weights", "resnet18=none"], "--teacher-weights resnet18=none: "),
+    ):
+        assert main(["verify", "--cache", str(cache), *words]) == 2
+        out, err = capsys.readouterr()
+        assert (message in err, err.count("\n"), "error" in out) == (True, 1, False)
 
 
 def test_gc_keeps_entries_that_another_user_reads(cache, monkeypatch, capsys):
@@ -303,6 +328,9 @@ def test_gc_deletes_incomplete_entries(cache):
         (["build", "--share", "1.5"], "--share: 1.5: must be a number over 0, at most 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
         (["verify", "--cache", "/no/such"], "no finished cache in /no/such"),
+        (["verify", "/no/such"], "cannot open '/no/such': No such file"),
+        (["verify", "/"], "cannot open '/': Not a regular file"),
+        (["verify", "/dev/zero"], "cannot open '/dev/zero': Not a regular file"),
         (["gc"], "one of the arguments --days --all --incomplete is required"),
     ],
     ids=str,
@@ -312,7 +340,7 @@ def test_bad_input_is_one_line_and_2(arguments, message, capsys):
         code = main(arguments)
     except SystemExit as ending:
         code = ending.code
-    err = capsys.readouterr().err
-    assert code == 2
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1

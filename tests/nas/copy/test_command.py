@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,17 @@ def test_a_wrong_place_is_refused(out: str, message: str, tmp_path: Path, capsys
     assert code == 2
     assert message in (error := capsys.readouterr().err)
     assert error.count("\n") == 1
+
+
+def test_a_study_with_a_state_that_no_trial_can_have_is_not_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with new_store(tmp_path / "run", CONFIG) as store:
+        drive(StudyLoop(store), stop_after=1)
+    with closing(sqlite3.connect(tmp_path / "run" / "study.db")) as database, database:
+        database.execute("UPDATE trials SET state = 'LOST'")
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "copy")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from nas.export.__main__ import main
 from nas.export.arguments import LIBRARIES
 from nas.export.command import _library_versions
 from nas.export.source import ExportSource, output_shapes
+from nas.storage.store import Store
 from nas.study.records import StudyRecord
 from nas.study.timing_doubts import TOO_FEW
 from nas.teachers import TEACHERS
@@ -198,6 +199,15 @@ def test_a_trial_that_says_another_architectures_id_is_refused(
     trials[1] = replace(trials[1], arch_id="../../elsewhere")
     run = copy_of(made, tmp_path, StudyRecord(made.study.info, tuple(trials)))
     assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
+
+
+def test_a_study_without_the_name_of_its_images_is_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(made, tmp_path)
+    with Store.open(run) as store:
+        store.update_info(lambda info: replace(info, data={"fingerprint": "f"}))
+    assert "info: data: name is missing" in refusal([str(run), *TIMM], capsys)
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

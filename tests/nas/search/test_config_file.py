@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from nas.search.config_file import (
     run_table,
 )
 from nas.search.settings import SearchCommand, command_of, resume_command
-from nas.search.study_opening import write_config
-from nas.storage.store import Store
+from nas.search.study_opening import extend_study
+from nas.storage.errors import StoreError
+from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import SPACES
 from tests.nas.study.builders import search_config, study_info
@@ -201,6 +203,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "elsewhere"
 
 
+def extend(run: Path, command: SearchCommand) -> None:
+    with Store.open(run) as store:
+        extend_study(store, command)
+
+
 def test_a_resumed_search_has_the_cache_of_the_search(tmp_path: Path, elsewhere: Path) -> None:
     run, cache, weights = recorded_run(tmp_path)
     os.chdir(elsewhere)
@@ -216,14 +223,28 @@ def test_a_resumed_search_has_the_cache_of_the_search(tmp_path: Path, elsewhere:
 def test_an_extension_changes_the_budget_of_the_file_alone(tmp_path: Path, elsewhere: Path) -> None:
     run, cache, weights = recorded_run(tmp_path)
     before = tomllib.loads((run / FILE_NAME).read_text())
-    write_config(parse(["--resume", str(run), "--extend", "3", "--workers", "1"]))
+    extend(run, parse(["--resume", str(run), "--extend", "3", "--workers", "1"]))
     after = tomllib.loads((run / FILE_NAME).read_text())
     assert before["run"] == {"cache": str(cache), "workers": 7, "trial_timeout": 900.0, "max_hours": 2.0} | {
         "teacher_weights": {"a": str(weights)}
     }
     assert after == before | {"budget": before["budget"] + 3}
-    write_config(parse(["--resume", str(run), "--extend", "3", "--trial-timeout", "5"]))
+    extend(run, parse(["--resume", str(run), "--extend", "3", "--trial-timeout", "5"]))
     assert tomllib.loads((run / FILE_NAME).read_text())["run"]["trial_timeout"] == 5.0, "later commands need it"
+
+
+def test_extensions_at_the_same_time_all_count_in_the_study_and_its_file(tmp_path: Path, elsewhere: Path) -> None:
+    run, *_ = recorded_run(tmp_path)
+    command = parse(["--resume", str(run), "--extend", "3"])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: extend(run, command), range(12)))
+    budgets = read_study(run).info.config["budget"], read_options(run / FILE_NAME)["budget"]
+    assert budgets == (search_config().budget + 36,) * 2
+    (run / FILE_NAME).unlink()
+    (run / FILE_NAME).mkdir()
+    with pytest.raises(StoreError):
+        extend(run, command)
+    assert read_study(run).info.config["budget"] == budgets[0]
 
 
 def test_the_command_that_resumes_has_what_the_study_did_not_record(tmp_path: Path, elsewhere: Path) -> None:

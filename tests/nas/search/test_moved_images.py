@@ -97,7 +97,8 @@ def test_a_search_is_resumed_with_its_images_in_another_folder(
     targets, _ = study_opening.open_targets(command, Console(quiet=True), print, study_opening.recorded_info(command))
     assert len(targets.train) == IMAGES
     assert f"--data imagefolder:{ben}" in resume_command(command)
-    study_opening.write_config(command)
+    with Store.open(run) as store:
+        study_opening.extend_study(store, command)
     options = read_options(run / FILE_NAME)
     assert (options["data"], options["budget"]) == (f"imagefolder:{anna}", 17)
     assert f"--data imagefolder:{ben}" in resume_command(command), "an extension keeps the recorded place too"

@@ -93,6 +93,7 @@ def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Ser
         ("postgres://u:s3cret@h:1/n", "postgresql://u@h:1/n"),
         ("postgresql://u:s3cret@h/n?sslmode=require", "postgresql://u@h/n?sslmode=require"),
         ("postgresql+psycopg://u@h/n?password=s3cret", "postgresql://u@h/n"),
+        ("postgresql://u@h/n?PASSWORD=s3cret&SSLpassword=s3cret", "postgresql://u@h/n"),
     ],
 )
 def test_a_database_is_named_without_passwords(url: str, public: str) -> None:
@@ -478,3 +479,13 @@ def test_an_error_of_a_sampler_is_called_one_and_leaves_no_trial(tmp_path: Path)
             StudyLoop(store).next_trial()
         assert store.trials() == ()
         assert store.info.name
+
+
+def test_a_lock_that_is_a_link_is_refused_and_empties_no_file(tmp_path: Path) -> None:
+    with create(tmp_path / "run", None) as store:
+        (tmp_path / "mine").write_text("mine")
+        (tmp_path / "run" / "study.lock").unlink()
+        (tmp_path / "run" / "study.lock").symlink_to(tmp_path / "mine")
+        with pytest.raises(StoreError):
+            store.update_info(lambda info: info)
+    assert (tmp_path / "mine").read_text() == "mine"
