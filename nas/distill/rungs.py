@@ -260,7 +260,8 @@ class Training:
             self._save_model(stride)
         if (folder := self._context.image_scores_dir) is not None:
             path = image_scores_path(folder, self._arch_id, self._distiller.step)
-            np.save(path, distillation_score(by_image, config.distill.score))
+            with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+                np.save(file, distillation_score(by_image, config.distill.score))
         result = RungResult(
             rung=rung,
             steps=self._distiller.step,

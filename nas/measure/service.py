@@ -12,6 +12,7 @@ import torch
 
 from backbones import Network, resolve
 from backbones import build_network as build_of_spec
+from nas.files import atomic_write
 from nas.measure import Measured, Setting, measure_pair
 from nas.measure.forkserver import ForkServer
 from search_space import network_spec
@@ -94,7 +95,7 @@ def build_network(arch: Arch) -> Network:
 def save_samples(measured: Measured, path: Path) -> None:
     """Write the raw samples of a measurement as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(measured.samples, separators=(",", ":")))
+    atomic_write(path, json.dumps(measured.samples, separators=(",", ":")))
 
 
 def _measure(candidate: Arch, reference: Arch, setting: Setting, name_of_reference: str, threads: int) -> Measured:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nas.backend.pool import end_with_parent
 from nas.command_log import announce, log_to
+from nas.files import atomic_write
 from nas.machine import cpu_count
 from nas.ranges import ConfigError
 from nas.replay.arguments import SIZES, ReplaySettings
@@ -49,7 +50,7 @@ def replay(settings: ReplaySettings, command: str) -> int:
             shutil.move(file, run_dir / file.name)
     by_sampler = {name: [results[job] for job in jobs if job.sampler == name] for name in settings.samplers}
     result = _result(table, settings, by_sampler)
-    (run_dir / "replay.json").write_text(json.dumps(result, indent=1))
+    atomic_write(run_dir / "replay.json", json.dumps(result, indent=1))
     picture = settings.plot or run_dir / "replay.png"
     draw(result, picture)
     for path in (picture, build_report(run_dir)):
