@@ -129,10 +129,11 @@ def _print_error(message: str, advice: str = "") -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the error's message on one line, or its class name if it has none."""
+    """Return the error's message on one line, without secrets, or its class name if it has none."""
+    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"cannot open {error.filename!r}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"cannot open {error.filename!r}: {error.strerror}" if error.filename else error.strerror
+    return public_text(" ".join(text.split())) or type(error).__name__
 
 
 @contextmanager
@@ -190,6 +191,13 @@ class OneLineParser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return the help of argparse and the exit codes."""
         return f"{super().format_help().rstrip()}\n\n{EXIT_CODES}"
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the options; a word too many is refused without its secrets."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(map(public_word, unknown))}")
+        return options
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Refuse an unknown flag, with the nearest one; argparse would take its value for RUN, and complain of that."""

@@ -17,7 +17,8 @@ from pathlib import PurePath
 _SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
 _DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?:/)", re.IGNORECASE)  # of a path, // has become /
 _PATH_IN_A_CALL = re.compile(r"(['\"])(/.*?)\1")
-_WORD = re.compile(r"""(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\S)+""")
+# With the blanks in quotes. Apostrophes open none; escaped quotes neither, or text of them would take quadratic time.
+_WORD = re.compile(r"""(?:(?<![\w\\])'(?:\\.|[^'\\\n])*'|(?<![\w\\])"(?:\\.|[^"\\\n])*"|\S)+""")
 _FILE = re.compile(r"([^/]*[=:])?(/.*)", re.DOTALL)
 
 

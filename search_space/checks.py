@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import reprlib
-import stat
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,11 +49,9 @@ def within(field: str, value: object, smallest: float, largest: float) -> float:
 
 def regular_file(path: str, flags: int) -> int:
     """Open a file as an `opener`; OSError for no regular one: a FIFO would wait for its writer, a device never ends."""
-    number = os.open(path, flags | os.O_NONBLOCK, 0o666)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
+    if Path(path).exists() and not Path(path).is_file():
         raise OSError(errno.EINVAL, "Not a regular file", path)
-    return number
+    return os.open(path, flags, 0o666)
 
 
 def file_itself(path: str, flags: int) -> int:

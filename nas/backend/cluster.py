@@ -36,7 +36,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import FAILED, OperationFailed
+from nas.cli import FAILED, OperationFailed, one_line
 from nas.command_log import Announce
 from nas.numbers import clock, plural
 from nas.terminal import show_cursor, write_line
@@ -287,7 +287,7 @@ def _find_difference(expected: Mapping[str, str], answer: Any, probe_file: Path)
         facts = ray.get(answer)
     except Exception as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}", True
+        return f"{type(cause).__name__}: {one_line(cause)[:300]}", True
     for fact, value in expected.items():
         if facts[fact] != value:
             return f"{fact}: {facts[fact]}, but the study has {value}", False

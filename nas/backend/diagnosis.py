@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from nas.cache import CacheError
+from nas.cli import one_line
 from nas.distill.trainer import TrainingError
 from nas.measure import MeasurementError
 from nas.measure.memory import out_of_memory
@@ -26,7 +27,6 @@ _LOST_CONNECTION_MESSAGES = (  # of gloo, which has no type for it, and of NCCL;
     "gloo/transport",
     "connection closed",
     "connection reset",
-    "connection refused",
     "broken pipe",
     "timed out waiting",
     "collective operation timeout",
@@ -89,7 +89,10 @@ def shared(device: str) -> bool:
     """Return whether other commands use memory of the device too; the host's memory is always shared."""
     if not device.startswith("cuda"):
         return True
-    free, whole = torch.cuda.mem_get_info()
+    try:
+        free, whole = torch.cuda.mem_get_info()
+    except RuntimeError:  # not even a context fits
+        return True
     return whole - free - torch.cuda.memory_reserved() > max(_MIN_FOREIGN_SHARE * whole, _MIN_FOREIGN_BYTES)
 
 
@@ -100,4 +103,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error)[:300]

@@ -204,7 +204,9 @@ class _RunningJob:
 
     def _cause(self, errors: dict[int, RankError]) -> RankError:
         """Return the error that ended the job; the others may come after those of ranks that lost their connections."""
-        while (cause := cause_in_ranks(errors)).lost_other and (ready := wait(list(self.receivers), CAUSE_S)):
+        while (cause := cause_in_ranks(errors)).lost_other and self.receivers:
+            if not (ready := wait(list(self.receivers), CAUSE_S)):
+                break
             errors |= self._take(ready)
         return cause
 

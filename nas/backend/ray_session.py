@@ -29,6 +29,7 @@ from ray._raylet import (  # type: ignore[attr-defined]
 
 from nas.backend import WORKER_ENVIRONMENT
 from nas.backend.cluster import ClusterError
+from nas.cli import one_line
 from nas.command_log import Announce
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.scratch import environment, guarded, kill_children, scratch_folder
@@ -109,7 +110,7 @@ def joined_ray(address: str, folder: Path, announce: Announce = lambda line: Non
             _connect(address)  # Ray tries for minutes
             _init_ray(address=address, runtime_env={"env_vars": MALLOC_SETTINGS | WORKER_ENVIRONMENT})
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)[:300]
             hint = ""
             if not _has_token() and type(error) in (ConnectionError, RuntimeError):  # it answers, but not to Ray
                 hint = "; if its nodes have RAY_AUTH_MODE=token, this command needs it and their token too"

@@ -30,7 +30,7 @@ from nas.backend.ray_session import head_address, joined_ray, local_ray, raylet_
 from nas.backend.watchdog import NotPickled, TrialWatchdog
 from nas.backend.worker import ArchTrainable, RunTrial, trial_phases
 from nas.backend.worker_spec import WorkerSpec
-from nas.cli import OperationFailed
+from nas.cli import OperationFailed, one_line
 from nas.command_log import Announce
 from nas.measure.environment import device_kind
 from nas.run_folder import checkpoint_path
@@ -297,7 +297,7 @@ def run_study(
             _run(loop, cluster, trial_timeout_s, phases)
             _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment
     except (ray.exceptions.RayError, TuneError) as error:
-        raise RayError(f"Ray: {' '.join(str(error).split())[:300]}; {advice}") from error
+        raise RayError(f"Ray: {one_line(error)[:300]}; {advice}") from error
 
 
 def _check_device(study_device: str | None, device: str) -> None:

@@ -19,6 +19,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas.redaction import public_text
 from nas.study.failures import Failure, time_limit_s
 from nas.study.records import TrialRecord, TrialState
 
@@ -181,4 +182,4 @@ def _death_reason(error: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_MAX_REASON_CHARACTERS]
+    return public_text(" ".join(text.split()))[:_MAX_REASON_CHARACTERS]

@@ -12,13 +12,12 @@ from nas.cache.build import STUDY_SEED, open_targets
 from nas.cache.entry import CacheError
 from nas.cache.estimate import summarize
 from nas.cache.inventory import INCOMPLETE, delete_entries, list_entries
-from nas.cache.targets import read_cache_set
+from nas.cache.targets import check_is_set
 from nas.cache.verify import MIN_COSINE, TeacherAgreement, verify_set
 from nas.cli import FAILED, one_line, report_error
 from nas.command_log import announce
 from nas.machine import cache_root
 from nas.numbers import format_bytes, plural
-from nas.redaction import public_text
 from nas.stage_progress import StageProgress
 from nas.teachers import enlarged_maps, specs
 from nas.terminal import stderr_console, write_line
@@ -69,7 +68,7 @@ def _build(settings: BuildSettings, root: Path) -> int:
 def _verify(settings: VerifySettings, root: Path) -> int:
     """Hash the sets' files and run their teachers; return 1 if a set is damaged or a teacher disagrees."""
     for path in map(Path, settings.sets):
-        read_cache_set(path)  # what is no set is no damage
+        check_is_set(path)  # what is no set is no damage
     paths = [Path(path) for path in settings.sets] or sorted(root.glob("set-*.json"))
     if not paths:
         raise CacheError(f"--cache: no finished cache in {root}; backbone-nas cache build makes one")
@@ -82,7 +81,7 @@ def _verify_set(path: Path, settings: VerifySettings) -> int:
     try:
         agreements = verify_set(path, settings.samples, settings.weights)
     except (CacheError, OSError) as error:
-        write_line(f"  error: {public_text(one_line(error))}")
+        write_line(f"  error: {one_line(error)}")
         return FAILED
     except ValueError as error:  # of images or teachers
         return report_error(error)

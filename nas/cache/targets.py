@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from nas.cache.poses import POSES, poses_file
 from nas.cache.shards import ShardedArray, TargetArray, mapped
 from nas.cache.standardize import HEADS, Standardizer, load_statistics
 from nas.numbers import plural
+from search_space.checks import regular_file
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,13 @@ class CacheSet:
 def set_path(root: Path, fingerprint: str) -> Path:
     """Return the path of a set's file in the cache folder `root`, by the fingerprint of its targets."""
     return root / f"set-{fingerprint}.json"
+
+
+def check_is_set(path: Path) -> None:
+    """Raise OSError where a file cannot be opened, and CacheError where it is no set by its name."""
+    os.close(regular_file(str(path), os.O_RDONLY))
+    if not path.match("set-*.json"):
+        raise CacheError(f"teacher cache: {path} is not the file of a set, set-*.json")
 
 
 def read_cache_set(path: Path) -> CacheSet:

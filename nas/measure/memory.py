@@ -27,7 +27,7 @@ MIB = 2**20
 # Of PyTorch and its compiler, CUDA and its libraries, NCCL, other runtimes, the system (a file is mapped, a library
 # loaded) and Python (a thread's stack is memory).
 _NO_MEMORY = re.compile(
-    r"out.?of.?memory|can(no|')t allocate memory|failed to allocate memory|bad_alloc|can't start new thread"
+    r"(?<![a-z])out.?of.?memory|can(no|')t allocate memory|failed to allocate memory|bad_alloc|can't start new thread"
     r"|_ALLOC(ATION)?_FAILED",
     re.IGNORECASE,
 )

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from nas.cli import one_line
 from nas.command_log import Announce
 from nas.machine import cpu_count
-from nas.measure.measurement_error import BatchTooLargeError, MeasurementError
 from nas.measure.verdicts import MAX_LAUNCH_SHARE
 from nas.search.settings import SearchCommand
 from nas.stage_progress import StageProgress
@@ -24,6 +24,7 @@ MAX_REFERENCE_SHARE = 0.5  # of the reference: a candidate twice as fast, with a
 MAX_BATCH = 4096
 MAX_MEMORY_SHARE = 0.1  # of the GPU, for the reference: candidates that do not fit would be lost
 _MEASURE_S = 0.5
+_NO_READING = (RuntimeError, ValueError, OSError)  # MeasurementError and ArmError are among them
 
 
 def with_measure_batch(command: SearchCommand, show: Announce, console: Console) -> SearchCommand:
@@ -45,6 +46,7 @@ def with_measure_batch(command: SearchCommand, show: Announce, console: Console)
 
     arch, setting = config.arch(config.reference), replace(setting_of(config), budget_s=_MEASURE_S, energy_s=0.0)
     memory_mib = torch.cuda.get_device_properties(config.device).total_memory / MIB
+    grows = command.grows_batch and "max_memory_mib" not in config.limits  # which is that of a batch
     progress = StageProgress(console)
 
     def measure(batch: int) -> Measurement:
@@ -58,9 +60,9 @@ def with_measure_batch(command: SearchCommand, show: Announce, console: Console)
             exclusive_device(config.device),
             MeasurementService(max(1, cpu_count() - 1)) as service,
         ):
-            readings = grown(measure, setting.batch, memory_mib if command.grows_batch else 0.0)
-    except MeasurementError as error:  # the trial of the reference will say so, too
-        show(f"measuring in batches of {setting.batch}, whose launches are unknown: {error.verdict}: {error}")
+            readings = grown(measure, setting.batch, memory_mib if grows else 0.0)
+    except _NO_READING as error:  # on a cluster, the nodes may have what this machine lacks
+        show(f"measuring in batches of {setting.batch}, whose launches are unknown: {one_line(error)}")
         return command
     show(choice_line(config.reference, readings))
     return replace(command, config=replace(config, measure_batch_size=readings[-1].batch))
@@ -75,7 +77,7 @@ def grown(measure: Callable[[int], Measurement], batch: int, memory_mib: float) 
         memory_mib: Memory of the GPU; 0: the batch does not grow.
 
     Raises:
-        MeasurementError: The first measurement gives no number.
+        MeasurementError, RuntimeError, ValueError: The first measurement gives no number.
     """
     readings = [measure(batch)]
     while (last := readings[-1]).launch_share is not None and last.launch_share >= MAX_REFERENCE_SHARE:
@@ -88,7 +90,7 @@ def grown(measure: Callable[[int], Measurement], batch: int, memory_mib: float) 
             break
         try:
             readings.append(measure(batch))
-        except BatchTooLargeError:
+        except _NO_READING:  # the batch before it is the largest that can be measured
             break
     return readings
 

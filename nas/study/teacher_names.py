@@ -61,8 +61,8 @@ def check_files(names: str, files: Mapping[str, Path]) -> None:
         near = get_close_matches(name.partition("@")[0], networks, n=1, cutoff=0.0)
         meant = f"; nearest: {near[0]}" if near else ""
         raise TeacherError(
-            f"--teacher-weights {name}={file}: no chosen teacher of this name takes a file{meant}; chosen teachers that"
-            f" take a file: {', '.join(networks) or 'none'}"
+            f"--teacher-weights {name}={public_word(str(file))}: no chosen teacher of this name takes a file{meant};"
+            f" chosen teachers that take a file: {', '.join(networks) or 'none'}"
         )
 
 

@@ -26,6 +26,7 @@ OUT_OF_MEMORY_OF_A_FULL_CARD = (
 )
 # RuntimeErrors that end one rank, after which the others lose their connections to it.
 CAUSES = (
+    "unexpected layout of memory format",
     "mat1 and mat2 shapes cannot be multiplied (8x64 and 32x64)",
     "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
     "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",

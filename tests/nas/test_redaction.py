@@ -58,6 +58,8 @@ def test_urls_in_free_text_end_at_spaces_and_quotes() -> None:
     )
     assert public_text('fetch "http://[::1]/a?s=1", then') == 'fetch "http://[::1]/a", then'
     assert public_text("at postgresql://u:s3cret@h/n it") == "at postgresql://u@h/n it"
+    assert public_text("it's 'https://u:s3 s3cret@h/n' here") == "it's 'https://h/n' here"
+    assert public_text("can't open https://h/a?s=s3cret it isn't there") == "can't open https://h/a it isn't there"
     assert public_text("no 'https://u:s3 s3cret@h/a' and \"postgresql://u:s3' s3cret@h/n\" it") == (
         "no 'https://h/a' and \"postgresql://u@h/n\" it"
     )
@@ -75,6 +77,8 @@ def test_urls_in_free_text_end_at_spaces_and_quotes() -> None:
         *(["search", "--resume", f"{scheme}://u:s3cret{99 * 'x'}@h/{99 * 'n'}"] for scheme in ("postgresql", "https")),
         *(["search", flag, "https://u:s3,s3cret@h/n"] for flag in ("--teachers", "--baselines", "--objectives")),
         ["cache", "verify", "https://u:s3cret@h/set.json"],
+        ["profile", "https://u:s3 s3cret@h/n"],
+        ["search", "--teacher-weights", "a=https://u:s3 s3cret@h/n"],
     ],
     ids=str,
 )

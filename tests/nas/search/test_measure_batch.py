@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from nas.measure import Setting, measure_pair
-from nas.measure.measurement_error import BatchTooLargeError
+from nas.measure.measurement_error import BatchTooLargeError, MeasurementError
+from nas.measure.runtime_spec import ArmError
 from nas.measure.service import MeasurementService
 from nas.search.arguments import parse
 from nas.search.measure_batch import MAX_BATCH, MAX_REFERENCE_SHARE, grown, with_measure_batch
@@ -50,28 +51,64 @@ def test_the_batch_grows_until_launching_takes_less_than_half_of_the_time(image_
     assert batches[-1] <= MAX_BATCH
 
 
+@pytest.mark.parametrize("error", [RuntimeError("canUse32BitIndexMath"), MeasurementError("hang", "no result")])
+def test_it_is_the_largest_that_could_be_measured(error: Exception) -> None:
+    measure = on_queue()
+
+    def until_512(batch: int) -> Measurement:
+        if batch > 512:
+            raise error
+        return measure(batch)
+
+    assert [m.batch for m in grown(until_512, 128, 80 * GIB)] == [128, 512]
+
+
 def test_it_stays_where_more_would_not_fit_or_leave_too_little_to_candidates() -> None:
     assert [m.batch for m in grown(on_queue(fits=600), 128, 80 * GIB)] == [128, 512]
     assert [m.batch for m in grown(on_queue(), 128, 0.0)] == [128]
 
 
-@pytest.mark.parametrize(("words", "batch", "said"), [([], 1024, "in batches of 1024"), (["16"], 16, "warning: ")])
-def test_a_search_takes_the_batch_and_says_why(
-    words: list[str], batch: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _one_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(total_memory=80 * 2**30, uuid="GPU-1")
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: card)
     monkeypatch.setattr("nas.measure.device_lock.lock_dir", lambda: tmp_path)
     monkeypatch.setattr("nas.measure.device_lock.device_key", str)
+
+
+@pytest.mark.usefixtures("_one_card")
+@pytest.mark.parametrize(
+    ("grows", "limits", "batch", "said"),
+    [
+        (True, {}, 1024, "in batches of 1024"),
+        (False, {}, 128, "warning: "),
+        (True, {"max_memory_mib": 500.0}, 128, "warning: "),
+    ],
+)
+def test_a_search_takes_the_batch_and_says_why(
+    grows: bool, limits: dict[str, float], batch: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = on_queue()
     monkeypatch.setattr(MeasurementService, "measure", lambda self, *a, **_: SimpleNamespace(record=net(a[2].batch)))
-    config = search_config(device="cuda", measure_batch_size=int(words[0]) if words else 128)
-    command = SearchCommand(config, tmp_path, grows_batch=not words)
+    config = search_config(device="cuda", measure_batch_size=128, limits=limits)
+    command = SearchCommand(config, tmp_path, grows_batch=grows)
     lines: list[str] = []
     chosen = with_measure_batch(command, lines.append, Console(quiet=True))
     assert chosen == replace(command, config=replace(config, measure_batch_size=batch))
     assert said in lines[0]
     assert config.reference in lines[0]
+
+
+@pytest.mark.usefixtures("_one_card")
+def test_a_machine_that_cannot_measure_leaves_it_to_the_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(self: MeasurementService, *a: object, **_: object) -> None:
+        raise ArmError("runtime: compiled can't run this network here: no compiler")
+
+    monkeypatch.setattr(MeasurementService, "measure", no_compiler)
+    command = SearchCommand(search_config(device="cuda"), tmp_path, grows_batch=True)
+    lines: list[str] = []
+    assert with_measure_batch(command, lines.append, Console(quiet=True)) is command
+    assert "no compiler" in lines[0]
 
 
 def test_a_batch_that_the_user_gave_stays_and_a_cpu_launches_nothing(tmp_path: Path) -> None:

@@ -181,6 +181,14 @@ def sent(error: Exception | str) -> Exception:
     return rank_error(raised(RuntimeError(error) if isinstance(error, str) else error), "cpu")
 
 
+def test_a_card_that_has_no_room_for_a_context_is_full_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_context() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", no_context)
+    assert diagnose(raised(RuntimeError("CUDA error: out of memory")), "cuda")[0] is Failure.MEMORY_SHARED
+
+
 def test_an_error_without_a_traceback_is_diagnosed() -> None:
     assert diagnose(ValueError("no such block"), "cpu") == (Failure.ERROR, "ValueError: no such block")
 
