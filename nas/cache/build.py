@@ -251,7 +251,7 @@ def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str, 
             if before.get(name) != teachers.get(name)
         ]
         raise CacheError(f"the teachers are not those that the study was trained with: {'; '.join(changed)}")
-    if images != study.data["fingerprint"]:
+    if images != study.data.get("fingerprint"):
         raise CacheError(
             f"the images of {data!r} are not those that the study was trained with: put those back, or name their "
             "place with --data"

@@ -108,7 +108,7 @@ def delete_entries(
     for path in root.glob("set-*.json"):
         try:
             needed = read_cache_set(path).entries
-        except (OSError, CacheError):
+        except CacheError:
             needed = []
         if not needed or not all(entry.folder.exists() for entry in needed):
             path.unlink()

@@ -131,10 +131,10 @@ def check_is_set(path: Path) -> None:
 
 
 def read_cache_set(path: Path) -> CacheSet:
-    """Read the entries that a set names; OSError if it cannot be read, CacheError if it is damaged or no set."""
+    """Read the entries that a set names; CacheError if it cannot be read, or is another file of the cache."""
     try:
         content = read_json(path)
-    except CacheError:
+    except (OSError, CacheError):
         raise CacheError(f"teacher cache: {path} is damaged or of another version; delete it to rebuild it") from None
     try:
         images = CacheEntry(path.parent / content["images"])

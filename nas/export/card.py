@@ -20,7 +20,7 @@ from nas.numbers import fixed, fixed_interval, plural
 from nas.redaction import card_command, card_name
 from nas.study.config import compares_unit_vectors
 from nas.study.objectives import SCORE_LABELS
-from nas.study.records import Measurement, StudyRecord, TrialRecord
+from nas.study.records import Measurement, StudyInfo, StudyRecord, TrialRecord
 from nas.study.timing_doubts import no_interval, order_statistic_interval, throughput_interval, timing_doubt
 from search_space import network_spec
 from search_space.outline import outline
@@ -237,13 +237,17 @@ def _origin(data: CardData, heads: Sequence[str]) -> str:
         f"weights: averaged (EMA), {weights.origin}, {weights.result.steps} steps, seed {weights.seed}",
         *(f"teacher {code(name)}: {code(_description(data, name))}" for name in info.teachers),
         f"teachers' heads in this folder: {_names(heads) + '; a cell of their maps covers 16 px' if heads else 'none'}",
-        f"data: {code(card_name(info.data['name']))}, fingerprint {code(info.data['fingerprint'])}"
-        + (f"; {BUILTIN_DATA}" if info.data["name"] == "builtin" else ""),
+        f"data: {code(card_name(_images(info)))}, fingerprint {code(info.data.get('fingerprint', 'unknown'))}"
+        + (f"; {BUILTIN_DATA}" if _images(info) == "builtin" else ""),
         f"search: {code(card_command(info.command))}, created {code(info.created)}",
         f"export: {code(card_command(data.command))}",
         f"versions: {code(versions)}",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _images(info: StudyInfo) -> str:
+    return str(info.data.get("name", "unknown"))
 
 
 def _description(data: CardData, teacher: str) -> str:
@@ -254,13 +258,13 @@ def _description(data: CardData, teacher: str) -> str:
 def _license(data: CardData) -> str:
     """Return the known facts about licenses."""
     lines = [f"- teacher {code(name)}: {_teacher_license(name)}" for name in data.study.info.teachers]
-    known = BUILTIN_DATA if data.study.info.data["name"] == "builtin" else "their license is not known to this project"
+    known = BUILTIN_DATA if _images(data.study.info) == "builtin" else "their license is not known to this project"
     text = (
         "The code of backbone-nas is Apache-2.0. The weights were distilled from these teachers and on these images; "
         "the list is no legal advice. This card states no license of the weights: whoever publishes them decides on it "
         "and writes it into `license:` at the top of this file."
     )
-    return "\n".join([text, "", *lines, f"- images {code(card_name(data.study.info.data['name']))}: {known}"])
+    return "\n".join([text, "", *lines, f"- images {code(card_name(_images(data.study.info)))}: {known}"])
 
 
 def _teacher_license(name: str) -> str:

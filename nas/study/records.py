@@ -378,15 +378,12 @@ class StudyInfo(Record):
         """Build the description from the result of `to_dict`.
 
         Raises:
-            ValueError: The data has another format or an unknown key, or lacks one.
+            ValueError: The data has another format or an unknown key.
         """
         written = data.get("format") if isinstance(data, Mapping) else None
         if written != FORMAT:
             raise ValueError(f"format {written}: written by another version; this one reads format {FORMAT}")
-        info = super().from_dict(data)
-        if missing := {"name", "fingerprint"} - info.data.keys():
-            raise ValueError(f"data: {missing.pop()} is missing")
-        return info
+        return super().from_dict(data)
 
 
 @dataclass(frozen=True)

@@ -201,13 +201,12 @@ def test_a_trial_that_says_another_architectures_id_is_refused(
     assert "its arch_id is not its architecture's" in refusal([str(run), "--trial", "1", *TIMM], capsys)
 
 
-def test_a_study_without_the_name_of_its_images_is_refused(
-    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_images_of_a_study_that_does_not_name_them_are_unknown(made: Made, tmp_path: Path) -> None:
     run = copy_of(made, tmp_path)
     with Store.open(run) as store:
-        store.update_info(lambda info: replace(info, data={"fingerprint": "f"}))
-    assert "info: data: name is missing" in refusal([str(run), *TIMM], capsys)
+        store.update_info(lambda info: replace(info, data={}))
+    assert main([str(run), *TIMM, "--out", str(tmp_path / "out")]) == 0
+    assert "data: `unknown`, fingerprint `unknown`" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_altered_weights_are_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
