@@ -285,7 +285,7 @@ def test_a_cache_of_the_environment_is_recorded(tmp_path: Path, monkeypatch: pyt
 
 def test_every_run_setting_has_a_key() -> None:
     settings = {field.name for field in fields(SearchCommand)} - {
-        *("config", "resume", "extend", "text", "dry_run", "device_source", "is_new_folder")
+        *("config", "resume", "extend", "text", "dry_run", "device_source", "is_new_folder", "grows_batch")
     }
     assert {name.removesuffix("_s") for name in settings} == set(RUN_KEYS)
 

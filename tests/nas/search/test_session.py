@@ -128,6 +128,7 @@ def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_ru
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     gpus.install_exclusive(monkeypatch)
+    monkeypatch.setattr(session, "with_measure_batch", lambda command, *_: command)
     monkeypatch.delattr(session, "open_targets")
     command = command_of({"device": "cpu", "run": str(tmp_path / "run")}, "")
     command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
