@@ -51,7 +51,9 @@ def public_word(word: str) -> str:
 
 def public_text(text: str) -> str:
     """Remove the secrets from free text, in which a quote, or white space outside quotes, ends a URL as well."""
-    return _WORD.sub(lambda match: _public(match[0], _URL_IN_A_TEXT), text)
+    for words in (r"\S+", _WORD):  # each alone first: a URL in quotes may stand behind another one
+        text = re.sub(words, lambda match: _public(match[0], _URL_IN_A_TEXT), text)
+    return text
 
 
 def card_command(command: str) -> str:

@@ -14,7 +14,6 @@ from rich.console import Console
 from nas.cli import one_line
 from nas.command_log import Announce
 from nas.machine import cpu_count
-from nas.measure.verdicts import MAX_LAUNCH_SHARE
 from nas.search.settings import SearchCommand
 from nas.stage_progress import StageProgress
 from nas.study.records import Measurement
@@ -79,6 +78,8 @@ def grown(measure: Callable[[int], Measurement], batch: int, memory_mib: float) 
     Raises:
         MeasurementError, RuntimeError, ValueError: The first measurement gives no number.
     """
+    from nas.measure.verdicts import MAX_LAUNCH_SHARE  # imports torch
+
     readings = [measure(batch)]
     while (last := readings[-1]).launch_share is not None and last.launch_share >= MAX_REFERENCE_SHARE:
         # Of a call that is launch-bound, the GPU's own time is unknown.
