@@ -214,7 +214,7 @@ def create_study(
 
 
 def extend_study(store: Store, command: SearchCommand) -> None:
-    """Raise the budget and rewrite the file of settings in one transaction, so that extensions at the same time all count."""
+    """Raise the budget and rewrite the file of settings in one transaction, so that all extensions count."""
 
     def with_larger_budget(info: StudyInfo) -> StudyInfo:
         config = {**info.config, "budget": info.config["budget"] + command.extend}
