@@ -32,9 +32,12 @@ BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images",
 
 @pytest.fixture
 def cache(built, tmp_path):
-    """A copy of a cache that no process uses."""
+    """A copy of a cache that no process uses, with one set, whatever other tests added to the original."""
     root = tmp_path / "cache"
     shutil.copytree(built[0].path.parent, root)
+    for path in root.glob("set-*.json"):
+        if path.name != built[0].path.name:
+            path.unlink()
     return root
 
 
