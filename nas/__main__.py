@@ -53,6 +53,7 @@ COMMANDS = (
     ),
     Command("report", "look", "rebuild a report; draw figures for a paper; export trials as a table", "reports"),
     Command("compare", "look", "compare studies on one page", "reports.compare"),
+    Command("race", "decide", "train the plausible candidates for long, and name the one that holds", "nas.race"),
     Command("retrain", "decide", "retrain the Pareto front, longer and with new seeds", "nas.retrain"),
     Command(
         "remeasure", "decide", "measure candidates again, on another device or in another runtime", "nas.remeasure"

@@ -12,6 +12,7 @@ CHECKPOINTS = "checkpoints"  # states of trainings that are not finished
 IMAGE_SCORES = "image_scores"  # the score of each held-out image, in a pilot
 LOGS = "logs"
 PICTURES = "pictures"  # contact sheets
+RACE = "race"
 RETRAINING = "retraining"
 SAMPLES = "samples"  # raw timings
 WEIGHTS = "weights"
@@ -45,6 +46,11 @@ def image_scores_path(folder: Path, arch_id: str, steps: int) -> Path:
 def sheet_path(folder: Path, arch_id: str) -> Path:
     """Return the file of an architecture's contact sheet in a folder of pictures."""
     return folder / f"{arch_id}.png"
+
+
+def race_folder(run_dir: Path, steps: int, seed: int) -> Path:
+    """Return the folder of the trainings of races of one length with one seed."""
+    return run_dir / RACE / f"{steps}-steps" / f"seed-{seed}"
 
 
 def retraining_folder(run_dir: Path, steps: int, seed: int | str) -> Path:

@@ -36,7 +36,6 @@ from nas.measure.environment import device_kind
 from nas.run_folder import checkpoint_path
 from nas.study.failing_nodes import node_to_avoid
 from nas.study.failures import Failure, spoils_process
-from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 
 _IDLE_S = 0.05  # pause of a driver that only waits for other drivers: Tune asks for trials without a pause
@@ -44,6 +43,48 @@ _IDLE_S = 0.05  # pause of a driver that only waits for other drivers: Tune asks
 _LOG = logging.getLogger(__name__)
 
 ExplainLoss = Callable[[Any], tuple[Failure, str]]
+SpecOf = Callable[[TrialRecord], WorkerSpec]  # what a worker needs for a trial
+
+
+class Loop(Protocol):
+    """What decides which trials run: a `StudyLoop` or a `RaceLoop`."""
+
+    @property
+    def finished(self) -> bool:
+        """Return whether no trial runs or is to be started."""
+
+    @property
+    def running(self) -> int:
+        """Return the number of running trials."""
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Return the nodes that get no trial now, and why."""
+
+    @property
+    def running_on_left_out(self) -> Mapping[str, int]:
+        """Return how many trials still run on each node that is left out."""
+
+    def next_trial(self) -> TrialRecord | None:
+        """Return the next trial to run; None while there is none to start."""
+
+    def is_wanted(self, number: int) -> bool:
+        """Return whether the result of a running trial may still matter."""
+
+    def record(self, number: int) -> TrialRecord:
+        """Return the record of a trial."""
+
+    def report(self, record: TrialRecord) -> bool:
+        """Store the record that a worker sent; return False if the trial has to end."""
+
+    def report_lost(self, number: int, failure: Failure, reason: str) -> None:
+        """Report a running trial as failed after its worker was lost."""
+
+    def release(self, number: int) -> None:
+        """Return a trial that no worker could begin."""
+
+    def clean_up(self, delete_all_but: Callable[[Collection[str]], None]) -> None:
+        """Call `delete_all_but` with the ids of the architectures whose checkpoints stay."""
 
 
 class WorkerSlots(Protocol):
@@ -98,18 +139,18 @@ class LoopSearcher(NotPickled, Searcher):
     """A searcher of Tune that suggests the loop's next trial whenever a slot is free.
 
     Args:
-        loop: The loop of the study.
-        spec: What a worker needs.
+        loop: The loop of the study or of its race.
+        spec_of: Returns what a worker needs for a trial.
         slots: The slots in which trials can run.
         phases: Yields a trial's records in the worker.
         errors: Takes an error of the loop.
     """
 
     def __init__(
-        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, phases: RunTrial, errors: list[Exception]
+        self, loop: Loop, spec_of: SpecOf, slots: WorkerSlots, phases: RunTrial, errors: list[Exception]
     ) -> None:
         super().__init__()
-        self._loop, self._spec, self._slots, self._phases, self._errors = loop, spec, slots, phases, errors
+        self._loop, self._spec_of, self._slots, self._phases, self._errors = loop, spec_of, slots, phases, errors
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of a Tune trial, None while there is nothing to start, or FINISHED."""
@@ -126,7 +167,7 @@ class LoopSearcher(NotPickled, Searcher):
                 if not self._loop.running:
                     time.sleep(_IDLE_S)
                 return None
-        spec = replace(self._spec, node_ids=self._slots.node_ids(left_out, node_to_avoid(record)))
+        spec = replace(self._spec_of(record), node_ids=self._slots.node_ids(left_out, node_to_avoid(record)))
         return {"record": json.dumps(record.to_dict()), "spec": spec.to_json(), "phases": self._phases}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -147,18 +188,18 @@ class LoopScheduler(NotPickled, FIFOScheduler):
     again.
 
     Args:
-        loop: The loop of the study.
-        spec: What a worker needs.
+        loop: The loop of the study or of its race.
+        spec_of: Returns what a worker needs for a trial.
         slots: The slots in which trials can run.
         explain_loss: Returns the failure and the reason of a Tune trial whose worker is gone.
         errors: Takes an error of the loop.
     """
 
     def __init__(
-        self, loop: StudyLoop, spec: WorkerSpec, slots: WorkerSlots, explain_loss: ExplainLoss, errors: list[Exception]
+        self, loop: Loop, spec_of: SpecOf, slots: WorkerSlots, explain_loss: ExplainLoss, errors: list[Exception]
     ) -> None:
         super().__init__()
-        self._loop, self._checkpoints, self._errors = loop, Path(spec.checkpoint_dir), errors
+        self._loop, self._spec_of, self._errors = loop, spec_of, errors
         self._slots, self._explain_loss = slots, explain_loss
         self._pending: dict[str, tuple[Any, tuple[str, ...]]] = {}  # trials that did not begin, with their nodes
         self._discarded: set[str] = set()  # finished trials whose worker must not be used again
@@ -210,7 +251,7 @@ class LoopScheduler(NotPickled, FIFOScheduler):
     def _remove_checkpoint_if_over(self, record: TrialRecord) -> None:
         """Remove the checkpoint of a finished training, and the unfinished one of a killed worker."""
         if self._loop.record(record.number).state is not TrialState.RUNNING:
-            for path in self._checkpoints.glob(f"{record.arch_id}.*"):
+            for path in Path(self._spec_of(record).checkpoint_dir).glob(f"{record.arch_id}.*"):
                 path.unlink(missing_ok=True)
 
 
@@ -273,16 +314,22 @@ def open_cluster(
 
 
 def run_study(
-    loop: StudyLoop, cluster: RayCluster, *, trial_timeout_s: float | None = None, phases: RunTrial = trial_phases
+    loop: Loop,
+    cluster: RayCluster,
+    *,
+    trial_timeout_s: float | None = None,
+    phases: RunTrial = trial_phases,
+    spec_of: SpecOf | None = None,
 ) -> None:
     """Run the loop to its end; KeyboardInterrupt passes through.
 
     Args:
-        loop: The loop of the study.
+        loop: The loop of the study or of its race.
         cluster: Runs the trials.
         trial_timeout_s: Seconds after which a phase of a trial (measuring, a rung) hangs; None for a limit that follows
             from earlier trials.
         phases: Yields a trial's records in the worker.
+        spec_of: Returns what a worker needs for a trial; None: the same for all, that of the cluster.
 
     Raises:
         RayError: Ray is gone, as when a cluster's head died.
@@ -294,7 +341,7 @@ def run_study(
     try:
         with ray_watchdog(cluster.head_address, cluster.raylet_socket, advice):
             _remove_stale_checkpoints(loop, checkpoints)
-            _run(loop, cluster, trial_timeout_s, phases)
+            _run(loop, cluster, trial_timeout_s, phases, spec_of or (lambda record: cluster.spec))
             _remove_stale_checkpoints(loop, checkpoints)  # workers of a killed driver write for another moment
     except (ray.exceptions.RayError, TuneError) as error:
         raise RayError(f"Ray: {one_line(error)[:300]}; {advice}") from error
@@ -308,7 +355,7 @@ def _check_device(study_device: str | None, device: str) -> None:
         )
 
 
-def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
+def _remove_stale_checkpoints(loop: Loop, checkpoints: Path) -> None:
     """Remove the files of a killed session: half-written ones, and checkpoints of finished trials."""
 
     def delete_all_but(running: Collection[str]) -> None:
@@ -320,15 +367,15 @@ def _remove_stale_checkpoints(loop: StudyLoop, checkpoints: Path) -> None:
     loop.clean_up(delete_all_but)
 
 
-def _run(loop: StudyLoop, cluster: RayCluster, trial_timeout_s: float | None, phases: RunTrial) -> None:
+def _run(loop: Loop, cluster: RayCluster, trial_timeout_s: float | None, phases: RunTrial, spec_of: SpecOf) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records have the failures
     errors: list[Exception] = []
-    watchdog = TrialWatchdog(trial_timeout_s)
+    watchdog = TrialWatchdog(trial_timeout_s, is_wanted=loop.is_wanted)
     tuner = tune.Tuner(
         ArchTrainable,
         tune_config=tune.TuneConfig(
-            search_alg=LoopSearcher(loop, cluster.spec, cluster.slots, phases, errors),
-            scheduler=LoopScheduler(loop, cluster.spec, cluster.slots, watchdog.explain_loss, errors),
+            search_alg=LoopSearcher(loop, spec_of, cluster.slots, phases, errors),
+            scheduler=LoopScheduler(loop, spec_of, cluster.slots, watchdog.explain_loss, errors),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),

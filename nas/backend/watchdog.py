@@ -44,11 +44,13 @@ class NotPickled:
 
 @dataclass
 class _RunningTrial:
+    number: int  # of its record
     actor: str  # Ray's id of its worker
     measured_before_rung: int
     phase_start_s: float
     phase: int = 0  # records that it has sent
-    hang: str | None = None  # the reason, once its process was killed
+    hang: str | None = None  # the reason, once its process was killed for it
+    unwanted: bool = False  # its process was killed, because the loop needs no result of it
 
     @property
     def rung(self) -> int | None:
@@ -69,10 +71,16 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
     Args:
         limit_s: Time limit of a phase; None for a limit that follows from the same phase of earlier trials.
         now: Returns the time in seconds.
+        is_wanted: Tells whether the result of a trial, by its number, may still matter; else its process is killed.
     """
 
-    def __init__(self, limit_s: float | None, now: Callable[[], float] = time.monotonic) -> None:
-        self._limit_s, self._now = limit_s, now
+    def __init__(
+        self,
+        limit_s: float | None,
+        now: Callable[[], float] = time.monotonic,
+        is_wanted: Callable[[int], bool] = lambda number: True,
+    ) -> None:
+        self._limit_s, self._now, self._is_wanted = limit_s, now, is_wanted
         self._running: dict[str, _RunningTrial] = {}  # by Tune's trial id
         self._phase_seconds: defaultdict[int | None, deque[float]] = defaultdict(
             lambda: deque(maxlen=_MAX_PHASE_SECONDS)
@@ -83,7 +91,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
         """Start the clock of the first phase."""
         record = TrialRecord.from_dict(json.loads(trial.config["record"]))
         self._running[trial.trial_id] = _RunningTrial(
-            trial.temporary_state.ray_actor._actor_id.hex(), record.measured_before_rung, self._now()
+            record.number, trial.temporary_state.ray_actor._actor_id.hex(), record.measured_before_rung, self._now()
         )
 
     def on_trial_result(
@@ -117,6 +125,9 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
         for trial in self._running.values():
             if since_s > _STANDSTILL_S and trial.phase_start_s <= before_s:
                 trial.phase_start_s += since_s
+            if not trial.unwanted and not self._is_wanted(trial.number):
+                trial.unwanted = True
+                _kill_worker(trial.actor)
             limit_s = time_limit_s(self._phase_seconds[trial.rung], self._limit_s)
             if not trial.hang and self._checked_s - trial.phase_start_s > limit_s:
                 trial.hang = f"hang: no result after {limit_s:.0f} s"

@@ -185,6 +185,7 @@ def open_study_targets(
     root: Path,
     *,
     study: StudyInfo | None = None,
+    other_images: bool = False,
     weights: Mapping[str, Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
@@ -196,6 +197,7 @@ def open_study_targets(
         config: The search's settings.
         root: Folder of the cache.
         study: The study whose teachers and images the targets must have; None for a new study.
+        other_images: Whether the images may be others than the study's.
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
         announce: Called with the estimated size and time before a build.
@@ -212,7 +214,8 @@ def open_study_targets(
     def check_plan(plan: CachePlan) -> None:
         if study is not None:
             fingerprints = {teacher.spec.name: teacher.spec.fingerprint for teacher in plan.teachers}
-            _check_recorded(study, fingerprints, plan.images.fingerprint, config.data)
+            images = None if other_images else plan.images.fingerprint
+            _check_recorded(study, fingerprints, images, config.data)
 
     targets = open_targets(
         config.data,
@@ -234,14 +237,16 @@ def open_study_targets(
     )
     if study is not None:  # the files themselves say of what they are
         fingerprints = {name: teacher.fingerprint for name, teacher in targets.teachers.items()}
-        _check_recorded(study, fingerprints, targets.data_fingerprint, config.data)
+        images = None if other_images else targets.data_fingerprint
+        _check_recorded(study, fingerprints, images, config.data)
     return targets
 
 
-def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str, data: str) -> None:
+def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str | None, data: str) -> None:
     """Raise CacheError where teachers, by the fingerprint of each, or images are not those of a study.
 
-    The study's images may lie elsewhere by now, at `data`: their fingerprint decides, and not their path.
+    The study's images may lie elsewhere by now, at `data`: their fingerprint decides, and not their path; None stands
+    for any images.
     """
     if teachers != study.teachers:
         before = study.teachers
@@ -251,7 +256,7 @@ def _check_recorded(study: StudyInfo, teachers: Mapping[str, str], images: str, 
             if before.get(name) != teachers.get(name)
         ]
         raise CacheError(f"the teachers are not those that the study was trained with: {'; '.join(changed)}")
-    if images != study.data.get("fingerprint"):
+    if images not in (None, study.data.get("fingerprint")):
         raise CacheError(
             f"the images of {data!r} are not those that the study was trained with: put those back, or name their "
             "place with --data"

@@ -53,7 +53,16 @@ from nas.storage.liveness import (
 from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
-from nas.study.records import Record, Remeasurement, Retraining, StudyInfo, StudyRecord, TrialRecord, TrialState
+from nas.study.records import (
+    RaceTraining,
+    Record,
+    Remeasurement,
+    Retraining,
+    StudyInfo,
+    StudyRecord,
+    TrialRecord,
+    TrialState,
+)
 from nas.study.space_protocol import ExpectingSampler, Proposal
 from search_space import SpecError
 from search_space.checks import shown
@@ -83,6 +92,7 @@ _DRIVERS = text(
 )
 _REMEASUREMENT = "remeasurement:"
 _RETRAINING = "retraining:"
+_RACE = "race:"
 _SCALE = "scale:"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 _LOG = logging.getLogger(__name__)
@@ -246,6 +256,16 @@ class Store:
     def save_retraining(self, retraining: Retraining) -> None:
         """Write a retraining in place of an earlier one of the same trial, seed and steps."""
         self._save_result(f"{_RETRAINING}{retraining.steps}:{retraining.number}:{retraining.seed}", retraining)
+
+    def race_trainings(self) -> tuple[RaceTraining, ...]:
+        """Read the trainings of all races, also unfinished and failed ones."""
+        with translate_errors("the study's races cannot be read"):
+            return tuple(self._records(RaceTraining, _RACE))
+
+    def save_race_training(self, training: RaceTraining) -> None:
+        """Write a training of a race in place of the earlier record of the same training."""
+        key = f"{_RACE}{training.steps}:{training.images}:{training.number}:{training.seed}"
+        self._save_result(key, training)
 
     def _save_result(self, key: str, record: Record) -> None:
         """Write what a command has found after minutes or hours, in which the database may have been restarted.

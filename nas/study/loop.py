@@ -204,6 +204,10 @@ class StudyLoop:
         self._polled = self._clock()
         return None
 
+    def is_wanted(self, number: int) -> bool:
+        """Return True: what has begun is evaluated."""
+        return True
+
     def record(self, number: int) -> TrialRecord:
         """Return the record of a trial, or of a comparison network."""
         return self.scale[number] if number < 0 else self.trials[number]

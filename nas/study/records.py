@@ -342,6 +342,21 @@ class TeacherFacts(Record):
 
 
 @dataclass(frozen=True)
+class RaceResult(Record):
+    """How the newest race of a study stands, see `nas.study.race`."""
+
+    steps: int  # of each training
+    images: int  # to train on
+    seed: int  # the first one
+    target: int | None  # number of the trial to beat
+    target_score: float | None  # to reach, in place of a trial's
+    winner: int | None = None  # number of the trial that won
+    best: int | None = None  # the winner, or the trained candidate with the highest chance
+    chance: float | None = None  # that `best` is at least as good as the target, or is the best
+    decided: bool = False  # whether the race is over
+
+
+@dataclass(frozen=True)
 class StudyInfo(Record):
     """The description of a study: everything but its trials.
 
@@ -366,6 +381,7 @@ class StudyInfo(Record):
     chance: dict[str, float] = field(default_factory=dict)  # metric -> value of the best constant guess (chance level)
     space: dict[str, list[Any]] = field(default_factory=dict)  # parameter -> choices
     precision_ms: dict[str, float] = field(default_factory=dict)  # precision -> ms of a training step; {} if not timed
+    race: RaceResult | None = None  # the newest one
     format: int = FORMAT  # a version that would read or continue older studies wrongly has a new one
 
     @property
@@ -451,6 +467,17 @@ class Retraining(Record):
     def score(self) -> float | None:
         """Return the score after `steps`; None if the training failed."""
         return self.rungs[-1].score if self.rungs and self.reason is None else None
+
+
+@dataclass(frozen=True)
+class RaceTraining(Record):
+    """A model of a study, trained for a race: longer, with another seed and with more images than in the search."""
+
+    number: int  # of the trial
+    seed: int
+    steps: int
+    images: int  # to train on
+    record: TrialRecord  # of this training; its number is that of the race's job
 
 
 def trial_seconds(trials: Collection[TrialRecord], rung_steps: Sequence[int]) -> dict[str, float]:

@@ -1,0 +1,91 @@
+"""Define the settings of ``backbone-nas race`` and its command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from nas.cli import PROGRAM, OneLineParser
+from nas.flags import add_cache, add_flag, add_run
+from nas.local_workers import check_local_workers
+from nas.ranges import Range, Steps, Workers, check_fields
+
+TIMES_LONGER = 10  # steps and images of a race, in those of the search: as many passes over the images
+
+_EXAMPLES = f"""examples:
+  backbone-nas race runs/mine                          the fastest model that is as good as the best baseline
+  backbone-nas race runs/mine --target eradio_nano     ... as this one
+  backbone-nas race runs/mine --target 0.74            ... as this score
+  backbone-nas race runs/mine --race-steps 8100 --fresh-images 90000
+
+Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on
+{TIMES_LONGER} times its images where the source has as many, with another seed: the fastest plausible one first. The
+first one that is ahead of the target, which is trained in the same way, wins. In a study with limits and without
+--target, the best of the most promising candidates wins. Every training is in the study; the same command continues a
+race that was interrupted. Weights are written to RUN/race/STEPS-steps/seed-N/weights.
+"""
+
+
+@dataclass(frozen=True)
+class RaceSettings:
+    """Settings of one race; None means the default that the help names.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    run: Path
+    race_steps: Steps | None = None
+    fresh_images: Annotated[int, Range(2, 1_000_000_000)] | None = None
+    target: str | None = None
+    workers: Workers | None = None
+    address: str | None = None
+    cache: str | None = None
+    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
+    data: str | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.address is None:
+            check_local_workers(self.workers)
+
+
+def parse(words: Sequence[str]) -> RaceSettings:
+    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
+    return RaceSettings(**vars(parser().parse_args(words)))
+
+
+def parser() -> OneLineParser:
+    """Build the parser."""
+    built = OneLineParser(
+        prog=f"{PROGRAM} race",
+        description="Train the plausible candidates of a finished search for long, the fastest first, and name the "
+        "first one that is at least as good as the target.",
+        epilog=_EXAMPLES,
+    )
+    add = built.add_argument
+    add_run(add)
+    add("--target", metavar="NAME|SCORE", help="a baseline, a trial's number or a score to reach; default: the best "
+        "baseline, or none in a study with limits")  # fmt: skip
+    add_race_flags(add)
+    workers = "trainings at a time (default: one per GPU or group of GPUs, else one per CPU if the memory suffices)"
+    add("--workers", type=int, metavar="N", help=workers)
+    add("--address", metavar="HOST:PORT", help="a running Ray cluster, or auto (default: this machine alone)")
+    data = "where the study's images lie, if they have moved: a source as of search --data (default: where they were)"
+    add("--data", metavar="URI", help=data)
+    add_cache(add, "that of the search; ")
+    add_flag(add, "--teacher-weights", "those of the search; else download from timm", default={})
+    add_flag(add, "--json", "no")
+    return built
+
+
+def add_race_flags(add: object) -> None:
+    """Add the flags that ``search`` has, too."""
+    assert callable(add)
+    steps = f"steps of each training (default: {TIMES_LONGER} times the search's last rung)"
+    add("--race-steps", type=int, metavar="N", help=steps)
+    images = f"images to train on, at most (default: {TIMES_LONGER} times those of the search)"
+    add("--fresh-images", type=int, metavar="N", help=images)

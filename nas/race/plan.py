@@ -1,0 +1,138 @@
+"""Plan a race from a study: who takes part, against whom, with which trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nas.analysis.evidence import ModelEvidence, StudyEvidence
+from nas.analysis.trial_choice import SelectionError, check_trained, find_by_name, nothing_complete
+from nas.race.arguments import TIMES_LONGER, RaceSettings
+from nas.race.horizon import LAPTOP, traits
+from nas.ranges import ConfigError
+from nas.run_folder import race_folder
+from nas.search.settings import absolute_data
+from nas.study.config import SearchConfig
+from nas.study.objectives import check_plane
+from nas.study.race import Race, Runner
+from nas.study.race_loop import RaceLength
+from nas.study.records import TrialRecord
+from nas.study.timing_doubts import timing_doubt
+
+NOTHING = "there is nothing to race for: the study has neither a trained baseline nor limits, and no --target is given"
+
+
+@dataclass(frozen=True)
+class RacePlan:
+    """A race of a study.
+
+    Attributes:
+        race: The rules.
+        trials: The trials that may take part, by number.
+        config: Settings of all trainings but their seeds.
+        length: Of the trainings.
+        run_dir: Folder of the study.
+    """
+
+    race: Race
+    trials: dict[int, TrialRecord]
+    config: SearchConfig
+    length: RaceLength
+    run_dir: Path
+
+    def name(self, number: int) -> str:
+        """Return the name of a trial."""
+        return self.trials[number].name
+
+    @property
+    def target_name(self) -> str | None:
+        """Return the name of the model to beat; None without one."""
+        return None if self.race.target is None else self.name(self.race.target.number)
+
+    def folder(self, seed: int) -> Path:
+        """Return the folder of the trainings with a seed."""
+        return race_folder(self.run_dir, self.length.steps, seed)
+
+
+def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | None:
+    """Return the plan; None where there is nothing to race for.
+
+    Raises:
+        SelectionError: The target is unknown, or no candidate was measured and trained to the last rung.
+        ConfigError: The trainings would be no longer than the study's.
+        ValueError: The study has other objectives than score and throughput.
+    """
+    info = evidence.record.info
+    check_trained(info)
+    check_plane(info.objectives, "backbone-nas race")
+    searched = SearchConfig.from_dict(info.config)
+    last = info.rung_steps[-1]
+    steps = settings.race_steps or TIMES_LONGER * last
+    if steps <= last:
+        raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
+    race = _race(evidence, settings.target)
+    if race is None:
+        return None
+    rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
+    config = replace(
+        searched,
+        train_images=settings.fresh_images or TIMES_LONGER * searched.train_images,
+        distill=replace(searched.distill, rung_steps=rungs),
+        data=searched.data if settings.data is None else absolute_data(settings.data),
+    )
+    models = {model.number: model.trial for model in evidence.searched}
+    taking_part = {runner.number: models[runner.number] for runner in (*race.runners, *filter(None, [race.target]))}
+    length = RaceLength(steps, config.train_images, searched.seed + 1)
+    return RacePlan(race, taking_part, config, length, settings.run)
+
+
+def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
+    """Return the rules by the target that a user named, or by the default one; None without anything to race for."""
+    info = evidence.record.info
+    baselines = [model for model in evidence.searched if model.trial.baseline]
+    candidates = [
+        model for model in evidence.searched if not model.trial.baseline and timing_doubt(model.measurement) is None
+    ]
+    if not candidates:
+        raise nothing_complete(evidence.study)
+    if target is None and info.limits:
+        return Race(tuple(map(_runner, candidates)), LAPTOP)
+    score = None if target is None else _number(target)
+    if score is not None:
+        return Race(tuple(map(_runner, candidates)), LAPTOP, target_score=score)
+    if target is None:
+        beaten = max(baselines, key=lambda model: model.score, default=None)
+    else:
+        beaten = _named(evidence, target, baselines)
+    if beaten is None:
+        return None
+    speed = 1.0 if beaten.trial.baseline == info.reference else beaten.ratio  # against itself, a timing is noise
+    faster = [_runner(model) for model in candidates if model.ratio > speed and model.number != beaten.number]
+    return Race(tuple(faster), LAPTOP, replace(_runner(beaten), speed=speed))
+
+
+def _number(text: str) -> float | None:
+    """Return the score that a text gives; None for a name. A whole number is that of a trial."""
+    try:
+        return None if text.isdigit() else float(text)
+    except ValueError:
+        return None
+
+
+def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEvidence]) -> ModelEvidence:
+    for model in evidence.searched:
+        if target == model.trial.baseline:
+            return model
+    if not target.isdigit():
+        names = ", ".join(model.name for model in baselines) or "none"
+        raise SelectionError(f"--target: no baseline {target!r}; name one of: {names}, a trial's number, or a score")
+    number = find_by_name(evidence.study, target, "--target").number
+    found = next((model for model in evidence.searched if model.number == number), None)
+    if found is None:
+        raise SelectionError(f"--target: trial {number} was not measured and trained to the last rung")
+    return found
+
+
+def _runner(model: ModelEvidence) -> Runner:
+    return Runner(model.number, model.ratio, LAPTOP.predict(model.score, traits(model.trial)))

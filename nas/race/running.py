@@ -1,0 +1,172 @@
+"""Run a planned race on the workers of Ray; every training is in the study before the next one begins."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.backend.worker_spec import WorkerSpec
+from nas.cli import OperationFailed
+from nas.command_log import Announce
+from nas.machine import cpu_count
+from nas.measure.environment import code_digest, device_key
+from nas.race import target_cache
+from nas.race.plan import RacePlan
+from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
+from nas.storage.store import Store
+from nas.study.race import Outcome
+from nas.study.race_loop import Job, RaceLoop
+from nas.study.records import RaceResult, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from nas.backend.ray_tune import RayCluster
+    from nas.cache import Targets
+
+_LOG = logging.getLogger(__name__)
+Progress = Callable[[str, int, int], None]
+
+
+class RaceFailed(RuntimeError, OperationFailed):
+    """A race that cannot go on; the message is one line with the reason."""
+
+
+def with_images(plan: RacePlan, targets: Targets) -> RacePlan:
+    """Return a plan with as many images as the source has."""
+    return replace(plan, length=replace(plan.length, images=len(targets.train) // plan.config.views))
+
+
+def worker_spec(plan: RacePlan, targets: Path, seed: int, workers_per_machine: int) -> WorkerSpec:
+    """Return what a worker needs for the trainings with a seed, whose folders are made."""
+    folder = plan.folder(seed)
+    folders = {name: folder / name for name in (SAMPLES, WEIGHTS, PICTURES, CHECKPOINTS)}
+    for path in folders.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return WorkerSpec(
+        config=json.dumps(replace(plan.config, seed=seed).to_dict()),
+        targets_dir=str(targets.resolve()),
+        samples_dir=str(folders[SAMPLES].resolve()),
+        weights_dir=str(folders[WEIGHTS].resolve()),
+        pictures_dir=str(folders[PICTURES].resolve()),
+        checkpoint_dir=str(folders[CHECKPOINTS].resolve()),
+        train_threads=max(1, cpu_count() // workers_per_machine),
+        measure_threads=1,  # nothing is measured
+        gpus=1.0 if plan.config.device.startswith("cuda") else 0.0,
+    )
+
+
+def run_race(
+    store: Store,
+    plan: RacePlan,
+    targets: Targets,
+    cluster: RayCluster,
+    cache: Path,
+    *,
+    workers_per_machine: int,
+    show: Announce,
+    progress: Progress = lambda stage, done, total: None,
+    deadline_s: float = math.inf,
+) -> RaceResult:
+    """Race until it is decided, or until the deadline, and return how it stands, which the study records.
+
+    Args:
+        store: The study.
+        plan: Of the race, with the images of `targets`.
+        targets: Images and teachers' outputs.
+        cluster: Runs the trainings.
+        cache: Folder of the cache, which keeps the target's trainings.
+        workers_per_machine: Trainings at a time on this machine, which share its CPUs.
+        show: Takes a line about each finished training.
+        progress: Called with the steps that are trained, of those of the trainings that have begun.
+        deadline_s: Time of `time.monotonic` from which on no training is begun or passes a rung.
+
+    Raises:
+        RaceFailed: The target cannot be trained.
+        RayError: Ray is gone.
+        StoreError: The study cannot be written.
+    """
+    from nas.backend.ray_tune import run_study
+
+    length, told = plan.length, set[Job]()
+    origin = f"{device_key(plan.config.device)} {code_digest()}"
+
+    def file_of(arch_id: str, seed: int) -> Path:
+        config = replace(plan.config, seed=seed)
+        return target_cache.training_file(cache, config, arch_id, targets.fingerprint, origin)
+
+    def finished(record: TrialRecord, seed: int) -> TrialRecord | None:
+        return target_cache.read(file_of(record.arch_id, seed), record) if record.baseline else None
+
+    def listen(loop: RaceLoop) -> None:
+        records = loop.trainings
+        for job in [job for job, record in records.items() if record.state is not TrialState.RUNNING]:
+            if job not in told:
+                told.add(job)
+                show(training_words(plan, loop, job))
+                if records[job].baseline and records[job].state is TrialState.COMPLETE:
+                    target_cache.write(file_of(records[job].arch_id, length.seed(job[1])), records[job])
+        steps = sum(record.rungs[-1].steps for record in records.values() if record.rungs)
+        progress("race: steps of the trainings that have begun", steps, length.steps * len(records))
+
+    trainings = [t for t in store.race_trainings() if (t.steps, t.images) == (length.steps, length.images)]
+    loop = RaceLoop(
+        plan.race, length, plan.trials, trainings, store, finished=finished, listener=listen,
+        clock=time.monotonic, deadline_s=deadline_s,
+    )  # fmt: skip
+    specs = {
+        seed: replace(worker_spec(plan, targets.path, seed, workers_per_machine), scratch=cluster.spec.scratch)
+        for seed in map(length.seed, range(3))
+    }
+    _record(store, plan, loop.outcome)
+    run_study(
+        loop,
+        replace(cluster, spec=specs[length.seed(0)]),
+        spec_of=lambda record: specs[length.seed(loop.job(record.number)[1])],
+    )
+    if loop.gave_up:
+        raise RaceFailed(f"the race cannot go on: {loop.gave_up}")
+    outcome = loop.outcome
+    if not outcome.wanted:
+        for seed in specs:
+            shutil.rmtree(plan.folder(seed) / CHECKPOINTS, ignore_errors=True)
+    return _record(store, plan, outcome)
+
+
+def _record(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
+    """Return how a race stands, after writing it into the study."""
+    best, length, race = outcome.best, plan.length, plan.race
+    result = RaceResult(
+        steps=length.steps,
+        images=length.images,
+        seed=length.first_seed,
+        target=None if race.target is None else race.target.number,
+        target_score=race.target_score,
+        winner=None if outcome.winner is None else outcome.winner.runner.number,
+        best=None if best is None else best.runner.number,
+        chance=None if best is None else best.chance,
+        decided=not outcome.wanted,
+    )
+    store.update_info(lambda info: replace(info, race=result))
+    return result
+
+
+def training_words(plan: RacePlan, loop: RaceLoop, job: Job) -> str:
+    """Return a line about a training that has ended."""
+    record, name = loop.trainings[job], plan.name(job[0])
+    words = f"race: {name}, seed {plan.length.seed(job[1])}: "
+    if record.state is not TrialState.COMPLETE:
+        return f"{words}failed: {record.reason}"
+    words += f"{record.final_score:.4f} after {plan.length.steps:,} steps"
+    standing = next((s for s in loop.outcome.standings if s.runner.number == job[0] and s.decided), None)
+    return words if standing is None else f"{words} ({chance_words(standing.chance, plan.target_name)})"
+
+
+def chance_words(chance: float, target: str | None) -> str:
+    """Say what a chance is of."""
+    return f"chance {chance:.2f} that it is {'the best' if target is None else f'at least as good as {target}'}"

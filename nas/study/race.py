@@ -1,0 +1,258 @@
+"""The race at the end of a search: which candidates are trained for long, and which one wins. Pure.
+
+A search scores its candidates after a short training on few images. The order after a long training on images that
+hardly repeat is another one, so the question that the user asked is decided there: which is the fastest candidate that
+is at least as good as a target; or, within limits and without a target, which is the best.
+
+The race goes through the candidates in one order and decides each by its own long trainings, so that its end does not
+depend on how many workers trained them or on when they were killed. A candidate is trained where its predicted chance
+to win is `START` or more. One that is ahead of the target with a chance of `PASS` wins. A second seed, of candidate and
+target, is trained only where the first leaves the decision within the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean
+
+START = 0.3  # predicted chance to win from which on a candidate is trained
+PASS = 0.9  # chance to be ahead from which on a candidate wins
+SEEDS = 2  # trainings of a candidate, at most
+BEST_OF = 5  # candidates that are trained without a target, at most
+
+Scores = Mapping[int, Sequence[float]]  # of each trial's long trainings, in the order of their seeds
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What predicts the gain of a long training beside the score.
+
+    Attributes:
+        blocks: Number of blocks.
+        attention: Number of these that attend.
+        params: Number of parameters.
+    """
+
+    blocks: int
+    attention: int
+    params: int
+
+
+@dataclass(frozen=True)
+class HorizonModel:
+    """A linear model of the score after a long training: what it adds to the score at the search's last rung.
+
+    Attributes:
+        gain: Of a network without any of the following.
+        per_score: Change of the gain with the score at the last rung.
+        per_block: With each block.
+        per_attention: With each block that attends.
+        per_doubling: With each doubling of the parameters.
+        network_sd: Standard deviation of a network about the model.
+        study_sd: Standard deviation of a study's common offset: other images, teachers, recipes.
+        seed_sd: Standard deviation of a long score between seeds.
+    """
+
+    gain: float
+    per_score: float
+    per_block: float
+    per_attention: float
+    per_doubling: float
+    network_sd: float
+    study_sd: float
+    seed_sd: float
+
+    def predict(self, score: float, traits: Traits) -> float:
+        """Return the expected score after a long training, given that at the last rung."""
+        learned = self.per_block * traits.blocks + self.per_attention * traits.attention
+        size = self.per_doubling * math.log2(traits.params)
+        return score + self.gain + self.per_score * score + learned + size
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model that may take part.
+
+    Attributes:
+        number: Of its trial.
+        speed: Its throughput relative to the reference.
+        predicted: Its expected score after a long training, by a `HorizonModel`.
+    """
+
+    number: int
+    speed: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A runner's standing.
+
+    Attributes:
+        runner: The runner.
+        chance: That it is at least as good as the target; without a target, that it is the best. By its own long
+            trainings where it has them, else predicted.
+        trained: Whether it has long trainings.
+        decided: Whether it needs none, or no more.
+    """
+
+    runner: Runner
+    chance: float
+    trained: bool
+    decided: bool
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the runner wins unless a faster one does."""
+        return self.decided and self.trained and self.chance >= PASS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a race stands.
+
+    Attributes:
+        standings: Of the runners up to the winner, in the order in which they are decided.
+        winner: The one that has won; None while the race is open, and where none has passed.
+        wanted: Number of trial and of seed (from 0) of the trainings that may still be needed, the first one first.
+            A later one is needed only if the runners before it do not win.
+    """
+
+    standings: tuple[Standing, ...]
+    winner: Standing | None
+    wanted: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def best(self) -> Standing | None:
+        """Return the winner, or the trained runner that has the highest chance."""
+        trained = [standing for standing in self.standings if standing.trained]
+        return self.winner or max(trained, key=lambda standing: standing.chance, default=None)
+
+
+@dataclass(frozen=True)
+class Race:
+    """The rules of one race.
+
+    Attributes:
+        runners: In any order.
+        model: Predicts long scores.
+        target: The model to beat, which is no runner; None: a score, or the best.
+        target_score: The score to reach; None: that of `target`, or the best.
+    """
+
+    runners: tuple[Runner, ...]
+    model: HorizonModel
+    target: Runner | None = None
+    target_score: float | None = None
+    faster_first: tuple[Runner, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        order = sorted(self.runners, key=lambda runner: (-runner.speed, runner.number))
+        object.__setattr__(self, "faster_first", tuple(order))
+
+    def outcome(self, scores: Scores) -> Outcome:
+        """Decide by the long trainings that there are.
+
+        Args:
+            scores: Of the trials that have any; the score of a training that failed is -inf.
+        """
+        if self.target is None and self.target_score is None:
+            return self._best(scores)
+        wanted: list[tuple[int, int]] = []
+        standings: list[Standing] = []
+        known: dict[int, Sequence[float]] = {}  # by which the next runner is predicted
+        # Without a model to beat, the most promising runner tells what trainings of this length lead to.
+        first = self.target or max(self.runners, key=lambda runner: (runner.predicted, -runner.number), default=None)
+        theirs = () if self.target is None else scores.get(self.target.number, ())
+        if first is not None and (anchor := scores.get(first.number)):
+            known[first.number] = anchor[:1]
+        elif first is not None:
+            wanted.append((first.number, 0))
+        for runner in self.faster_first:
+            ours = scores.get(runner.number, ())
+            standing, needed = self._decide(runner, ours, theirs, known)
+            standings.append(standing)
+            wanted += [each for each in needed if each not in wanted]
+            if standing.passed:
+                return Outcome(tuple(standings), None if wanted else standing, tuple(wanted))
+            if standing.trained and standing.decided:
+                known[runner.number] = ours[:1]
+        return Outcome(tuple(standings), None, tuple(wanted))
+
+    def _decide(
+        self, runner: Runner, ours: Sequence[float], theirs: Sequence[float], known: Scores
+    ) -> tuple[Standing, list[tuple[int, int]]]:
+        """Return a runner's standing against the target, and the trainings that it needs.
+
+        It is compared with as many seeds of the target as it has. What other runners need does not change its standing.
+        """
+        chance = self._predicted_chance(runner, theirs[:1], known)
+        if chance < START:
+            return Standing(runner, chance, trained=False, decided=True), []
+        for seeds in range(1, SEEDS + 1):
+            needed = [(runner.number, seeds - 1)] if len(ours) < seeds else []
+            if self.target is not None and len(theirs) < seeds:
+                needed.append((self.target.number, seeds - 1))
+            if needed:
+                return Standing(runner, chance, trained=seeds > 1, decided=False), needed
+            chance = self.chance_ahead(ours[:seeds], theirs[:seeds])
+            if not 1 - PASS < chance < PASS:
+                break
+        return Standing(runner, chance, trained=True, decided=True), []
+
+    def chance_ahead(self, ours: Sequence[float], theirs: Sequence[float]) -> float:
+        """Return the chance that a model is ahead of the target, or at its score, by long trainings of both."""
+        if -math.inf in ours:
+            return 0.0
+        level = self.target_score if self.target_score is not None else fmean(theirs)
+        variance = 1 / len(ours) + (0.0 if self.target_score is not None else 1 / len(theirs))
+        return NormalDist(0, self.model.seed_sd * math.sqrt(variance)).cdf(fmean(ours) - level)
+
+    def _predicted_chance(self, runner: Runner, theirs: Sequence[float], known: Scores) -> float:
+        offset, offset_variance = self._offset(known)
+        networks = 1
+        level = self.target_score
+        if level is None and theirs:
+            level = fmean(theirs)
+        elif level is None and self.target is not None:  # both are predicted, with one offset
+            level, offset, offset_variance, networks = self.target.predicted, 0.0, 0.0, 2
+        assert level is not None
+        sd = math.sqrt(networks * self.model.network_sd**2 + offset_variance)
+        return NormalDist(0, sd).cdf(runner.predicted + offset - level)
+
+    def _offset(self, known: Scores) -> tuple[float, float]:
+        """Return the study's common offset from the predictions, and its variance, by the known long scores."""
+        predicted = {runner.number: runner.predicted for runner in (*self.runners, *filter(None, [self.target]))}
+        found = [fmean(values) - predicted[n] for n, values in known.items() if values and -math.inf not in values]
+        weight = 1 / (self.model.network_sd**2 + self.model.seed_sd**2)
+        precision = 1 / self.model.study_sd**2 + len(found) * weight
+        return weight * sum(found) / precision, 1 / precision
+
+    def _best(self, scores: Scores) -> Outcome:
+        """Decide which runner is the best: the most promising are trained, until no other is likely to be better."""
+        order = sorted(self.runners, key=lambda runner: (-runner.predicted, runner.number))
+        wanted: list[tuple[int, int]] = []
+        trained: dict[int, Sequence[float]] = {}
+        for runner in order[:BEST_OF]:
+            level = max((fmean(values) for values in trained.values()), default=-math.inf)
+            offset, variance = self._offset(trained)
+            sd = math.sqrt(variance + self.model.network_sd**2)
+            if trained and not wanted and NormalDist(0, sd).cdf(runner.predicted + offset - level) < START:
+                break
+            if ours := scores.get(runner.number, ())[:1]:
+                trained |= {runner.number: ours} if not wanted else {}
+            else:
+                wanted.append((runner.number, 0))
+        by_number = {runner.number: runner for runner in order}
+        best_first = sorted(trained, key=lambda number: -fmean(trained[number]))
+        sd = self.model.seed_sd * math.sqrt(2)
+        standings = []
+        for number in best_first:
+            rivals = [fmean(trained[other]) for other in best_first if other != number]
+            lead = fmean(trained[number]) - max(rivals, default=-math.inf)
+            chance = NormalDist(0, sd).cdf(lead) if math.isfinite(lead) else float(lead > 0)
+            standings.append(Standing(by_number[number], chance, trained=True, decided=not wanted))
+        won = standings[0] if standings and not wanted and math.isfinite(fmean(trained[best_first[0]])) else None
+        return Outcome(tuple(standings), won, tuple(wanted))
