@@ -27,7 +27,6 @@ from statistics import fmean
 from typing import Any
 
 from nas.analysis.noise import lead_half_widths, scatter_by_kind
-from nas.analysis.recommendation import shortlisted
 from nas.replay.hybrid_rows import hybrid_table
 
 RESULTS = Path(__file__).parent / "results"

@@ -70,7 +70,7 @@ _EXAMPLES = f"""examples:
                                                         a quick look, at few images
   {PROGRAM} search --budget 200                      the whole search on this machine
   {PROGRAM} select runs/NAME --max-latency-ms 13     the best candidate within a limit
-  {PROGRAM} retrain runs/NAME --shortlist            which model to choose after longer training?
+  {PROGRAM} race runs/NAME                           which model to choose? Train those that may win for longer
   {PROGRAM} retrain runs/NAME --baselines            does the front hold after longer training?
   {PROGRAM} export runs/NAME --format timm           the recommended model, for others
 """

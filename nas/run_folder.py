@@ -48,8 +48,8 @@ def sheet_path(folder: Path, arch_id: str) -> Path:
     return folder / f"{arch_id}.png"
 
 
-def race_folder(run_dir: Path, steps: int, seed: int) -> Path:
-    """Return the folder of the trainings of races of one length with one seed."""
+def race_folder(run_dir: Path, steps: int, seed: int | str) -> Path:
+    """Return the folder of the trainings of races of one length with one seed; "*" in place of it makes a pattern."""
     return run_dir / RACE / f"{steps}-steps" / f"seed-{seed}"
 
 

@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
+from nas.analysis.evidence import RETRAINED
 from nas.analysis.recommendation import Recommendation, unused_words
-from nas.run_folder import retraining_folder, weights_file
+from nas.run_folder import race_folder, retraining_folder, weights_file
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.seed_noise import study_noise
@@ -18,13 +19,8 @@ from reports.summary import StudySummary
 
 SEED_DIFFERENCE = 1.96 * math.sqrt(2)  # end of the 95 % interval of a difference, in deviations of one score
 
-MAX_SEEDS = 10  # of each training; a lead that needs more is called a tie
-MAX_BASELINE_SEEDS = 20  # likewise, of the baselines alone
 
-
-def retrain_command(
-    info: StudyInfo, summary: StudySummary, run: str, which: str = "--baselines", steps: int | None = None
-) -> str | None:
+def retrain_command(info: StudyInfo, summary: StudySummary, run: str, steps: int | None = None) -> str | None:
     """Return the command that retrains the front of a study and its baselines; None where it refuses the study.
 
     It refuses other objectives, a study of published scores, and one without a complete candidate. Without the
@@ -34,12 +30,17 @@ def retrain_command(
         info: description of the study.
         summary: numbers of the study.
         run: folder of the study.
-        which: the option that retrains baselines; --shortlist retrains few candidates with them.
         steps: steps of each training, as of those that it adds seeds to; None for the command's default.
     """
-    flag = f" {which}" if summary.baselines else ""
+    flag = " --baselines" if summary.baselines else ""
     flag += f" --train-steps {steps}" if steps not in (None, RETRAINED_TIMES_LONGER * info.rung_steps[-1]) else ""
     return f"backbone-nas retrain {run}{flag}" if _has_front_on_plane(info, summary) else None
+
+
+def race_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
+    """Return the command that races the candidates of a study; None where there is nothing to race for."""
+    what = bool(summary.baselines or info.limits)
+    return f"backbone-nas race {run}" if what and _has_front_on_plane(info, summary) else None
 
 
 def remeasure_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
@@ -58,58 +59,19 @@ def before_export(info: StudyInfo, summary: StudySummary, run: str) -> tuple[tup
         return ()
     retrain, remeasure = retrain_command(info, summary, run), remeasure_command(info, summary, run)
     if info.teachers and not found.retrained:
-        what = "it, its closest rivals and the baselines" if summary.baselines else "the front"
-        longer = f" Before you rely on it, train {what} longer, with other seeds:" if retrain else ""
+        race = race_command(info, summary, run)
+        longer = " Before you rely on it, train it and its rivals for longer:" if race else ""
         once = f"It was trained once, for {found.model.steps} steps{_near_tie(info, found)}.{longer}"
-        command = retrain_command(info, summary, run, "--shortlist")
         if why := unused_words(found):
-            once, command = f"Its score is that of the search: {brief(why, 200)}:", retrain
-        settled_by.append((once, command))
-    if found.retrained and found.model.seeds == 1:
+            once, race = f"Its score is that of the search: {brief(why, 200)}:", retrain
+        settled_by.append((once, race))
+    if found.basis == RETRAINED and found.model.seeds == 1:
         again = retrain_command(info, summary, run, steps=found.model.steps)
         settled_by.append(("It was retrained with one seed; train it with more:", again))
-    elif found.lead_may_be_luck:
-        shortlist = retrain_command(info, summary, run, "--shortlist", found.model.steps)
-        settled_by.append(_lead_advice(found, shortlist))
     if doubt := timing_doubt(found.trial.measurement):
         idle = "; measure it on an idle machine:" if remeasure else "."
         settled_by.append((f"† Its timing cannot be trusted ({doubt}){idle}", remeasure))
     return tuple(settled_by)
-
-
-def _lead_advice(found: Recommendation, shortlist: str | None) -> tuple[str, str | None]:
-    """Say how many seeds would show the lead, with their command; that it is a tie where they are too many.
-
-    Each side of the lead's interval falls with the root of its seeds. The baselines are few, so that more seeds of
-    theirs alone are preferred.
-
-    Args:
-        found: the recommendation, whose lead is within the noise of seeds.
-        shortlist: the command that retrains the shortlist.
-    """
-    chosen, best = found.fastest_as_good, found.best_baseline
-    sides = None if chosen is None else chosen.half_widths(found.scatter)
-    assert chosen is not None
-    assert best is not None
-    assert sides is not None
-    lead, (ours, theirs), own, of_best = chosen.score_gain, sides, found.model.seeds, best.seeds
-    within = "Its lead in score over the best baseline is within the noise of seeds; if it keeps its size, about"
-    alone = of_best * theirs**2 / (lead**2 - ours**2) if lead > ours else math.inf
-    if alone <= MAX_BASELINE_SEEDS:
-        more = f"{within} {max(own, math.ceil(alone))} seeds of the baselines show it:"
-        return more, shortlist and f"{shortlist} --seeds {own} --baseline-seeds {max(own, math.ceil(alone))}"
-    both = (own * ours**2 + of_best * theirs**2) / lead**2 if lead > 0 else math.inf
-    if both <= MAX_SEEDS:
-        count = math.ceil(both)
-        more = f"{within} {count} seeds show it. Train it, its rivals and the baselines with as many:"
-        of_baselines = f" --baseline-seeds {of_best}" if of_best > count else ""
-        return more, shortlist and f"{shortlist} --seeds {count}{of_baselines}"
-    tie = f"In score it ties with the best baseline, {brief(best.name)}: to tell them apart would take more than"
-    larger = found.with_lead
-    other = "No retrained candidate leads by more than the noise of seeds."
-    if larger is not None:
-        other = f"To lead by more than the noise of seeds, choose {brief(larger.candidate.name)}."
-    return f"{tie} {MAX_SEEDS} seeds. {other}", None
 
 
 def _near_tie(info: StudyInfo, found: Recommendation) -> str:
@@ -129,7 +91,9 @@ def weights_place(summary: StudySummary) -> str:
     found = summary.recommendation
     if found is None or found.published:
         return ""
-    folder = retraining_folder(Path(), found.model.steps, "*") if found.retrained else Path()
+    folder = retraining_folder(Path(), found.model.steps, "*") if found.basis == RETRAINED else Path()
+    if found.race is not None:
+        folder = race_folder(Path(), found.race.steps, "*")
     return str(weights_file(folder, brief(found.trial.arch_id, 40)))
 
 

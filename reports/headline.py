@@ -6,11 +6,11 @@ They say which candidate is recommended, how it compares with the best baseline,
 
 from __future__ import annotations
 
-from nas.analysis import LASTING_LEAD
 from nas.analysis.recommendation import (
     BaselineComparison,
     Recommendation,
     evidence_words,
+    race_words,
     unused_words,
 )
 from nas.analysis.trial_choice import measurement
@@ -34,40 +34,14 @@ def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...
     """Say which candidate is recommended and why, how it compares with the best baseline, and what the front is.
 
     Where one of the timings behind these sentences cannot be trusted, a sentence before them says so, and no ratio is
-    given that uses it. Where retraining took the search's recommendation back, the first sentence says that.
+    given that uses it.
 
     Args:
         info: description of the study.
         summary: numbers of the study.
         run: folder of the study, for the commands.
     """
-    first = taken_back_sentence(summary), doubt_sentence(info, summary, run)
-    return tuple(filter(None, first)) + _result_sentences(info, summary)
-
-
-def taken_back_sentence(summary: StudySummary) -> str:
-    """Say that retraining took back what the search recommended, with the scores; "" where it did not."""
-    found = summary.recommendation
-    if found is None or not found.taken_back:
-        return ""
-    was, name, now = found.by_search, brief(found.by_search.name), brief(found.model.name)
-    start = f"After retraining for {was.steps:,} steps, "
-    if (best := found.best_baseline) is not None and found.fell_below:
-        score, as_baseline = told_apart(was.score, best.score)
-        replaced = "" if found.model.number == was.number else " and is no longer recommended"
-        return (
-            f"{start}{name}, which the search recommended, scores less than the baseline {brief(best.name)} "
-            f"({score} against {as_baseline}){replaced}."
-        )
-    if best is not None and found.outrun:
-        score, as_baseline = told_apart(was.score, best.score)
-        return (
-            f"{start}the recommendation changed from {name} to {now}. {capitalized(name)} still scores at least as "
-            f"high as the baseline {brief(best.name)} ({score} against {as_baseline}), but {now} is faster and now "
-            f"scores at least as high as {brief(best.name)}, too."
-        )
-    score, recommended_score = told_apart(was.score, found.model.score)
-    return f"{start}the recommendation changed from {name} (score {score}) to {now} ({recommended_score})."
+    return (*filter(None, [doubt_sentence(info, summary, run)]), *_result_sentences(info, summary))
 
 
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
@@ -91,6 +65,8 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
     front = _front_sentence(info, summary)
     if summary.recommendation is None:
         return (front,)
+    if summary.recommendation.race is not None:
+        return race_sentence(summary.recommendation), front
     if summary.recommendation.best_baseline is None:
         found = summary.recommendation
         model = _model_words(found.trial, fixed(found.model.score, 3), info)
@@ -98,7 +74,7 @@ def _result_sentences(info: StudyInfo, summary: StudySummary) -> tuple[str, ...]
         why = f"The highest {kind} is that of {model}. No baseline was trained to the last rung, so none is compared."
         return why, front
     found = summary.recommendation
-    sentences = _speed_sentence(info, summary), lead_words(found), _score_sentence(info, summary), front
+    sentences = _speed_sentence(info, summary), _score_sentence(info, summary), front
     compared = tuple(filter(None, sentences))
     if found.fastest_as_good is None or found.fastest_as_good.candidate.number == found.model.number:
         return compared
@@ -161,6 +137,8 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
     found, (best, _) = summary.recommendation, summary.comparisons
     if found is None:
         return text
+    if found.race is not None:
+        return f"{text}; {brief(found.model.name)}: {race_words(found)}"
     evidence = brief(evidence_words(found), 300)
     if found.best_baseline is None:
         retrained = f"; {brief(found.model.name)} has the highest retrained score ({evidence})"
@@ -277,52 +255,9 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     return f"{capitalized(name)} is the fastest {kind} that scores at least as high as {best} {scores}. {words}"
 
 
-def lead_words(found: Recommendation) -> str:
-    """Say that a small lead in score may not last, and which candidate has a larger one; "" where the lead is large.
-
-    Scores of longer trainings need a lead beyond the noise of seeds. Published ones need none.
-    """
-    if found.lead_may_be_luck:
-        return _luck_words(found)
-    if not found.lead_may_not_last:
-        return ""
-    chosen, larger = found.fastest_as_good, found.with_lead
-    assert chosen is not None
-    gain = printed_gain(chosen)
-    lead = f"{gain:.3f}" if gain < LASTING_LEAD else f"a little less than {LASTING_LEAD:g}"
-    start = (
-        f"{capitalized(brief(chosen.candidate.name))} leads {brief(chosen.baseline.name)} by {lead} in score. When "
-        f"this project’s own searches at 64 px were retrained for longer, leads of {LASTING_LEAD:g} lasted, and "
-        "smaller ones often did not."
-    )
-    if larger is None:
-        return f"{start} No candidate leads by {LASTING_LEAD:g}."
-    model = f"{brief(larger.candidate.name)} (score {fixed(larger.candidate.score, 3)})"
-    if larger.doubtful:
-        return f"{start} Of the candidates that lead by {LASTING_LEAD:g}, {model} was timed as the fastest."
-    baseline = brief(chosen.baseline.name)
-    speed = f"{larger.speedup:.2f} times the throughput of {baseline}"
-    if not larger.shows_difference:
-        speed = f"{NO_DIFFERENCE} in throughput from {baseline}"
-    return f"{start} The fastest candidate that leads by {LASTING_LEAD:g} is {model}, with {speed}."
-
-
-def _luck_words(found: Recommendation) -> str:
-    """Say that a lead in retrained scores is within the noise of seeds, and which candidate has a larger one."""
-    chosen, larger = found.fastest_as_good, found.with_lead
-    assert chosen is not None
-    baseline, name = brief(chosen.baseline.name), brief(chosen.candidate.name)
-    among = "" if chosen.compared == 1 else f", which allows for the choice among {chosen.compared} candidates"
-    start = f"The lead of {name} in score is within the noise of seeds (95 % interval{among})."
-    if larger is None:
-        return f"{start} No retrained candidate leads {baseline} beyond that noise."
-    other = f"{brief(larger.candidate.name)} (score {fixed(larger.candidate.score, 3)})"
-    score = f"The fastest retrained candidate that leads {baseline} beyond that noise is {other}"
-    if larger.doubtful:
-        return f"{start} {score}; its throughput is {UNKNOWN}."
-    if not larger.shows_difference:
-        return f"{start} {score}, with {NO_DIFFERENCE} in throughput from {baseline}."
-    return f"{start} {score}, with {larger.speedup:.2f} times the throughput of {baseline}."
+def race_sentence(found: Recommendation) -> str:
+    """Name the model that a race decided for, with its evidence."""
+    return f"{capitalized(brief(found.model.name))}: {race_words(found)}."
 
 
 def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:

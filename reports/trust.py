@@ -20,7 +20,6 @@ from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor, timing_doubt
 from reports.export_advice import remeasure_command, retrain_command
 from reports.formatting import brief, capitalized
-from reports.headline import taken_back_sentence
 from reports.metric_agreement import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.pace import more_finished_models, retraining_price
 from reports.score_gain import printed_difference
@@ -268,8 +267,6 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
     )
     lead, leads = _lead_words(best)
     sentence += lead
-    if taken_back := taken_back_sentence(summary):
-        return TrustCheck(SEEDS, Outcome.WARN, f"{taken_back} {sentence}")
     if unused := unused_words(best):
         return TrustCheck(SEEDS, Outcome.WARN, f"{sentence} {unused[:1].upper()}{unused[1:]}.", *more)
     on_front = bool(lead) if untrained else found["chance"] >= MIN_CHANCE  # of few models that says nothing

@@ -22,7 +22,7 @@ from nas.analysis.trial_choice import SelectionError, complete, measurement
 from nas.study.records import Measurement, Remeasurement, Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import WRONG_OUTPUT, noise_floor, timing_doubt
 
-RETRAINED, LAST_RUNG = "retraining", "last rung"  # words for the trainings whose scores are compared
+RACED, RETRAINED, LAST_RUNG = "race", "retraining", "last rung"  # words for the trainings whose scores are compared
 
 
 @dataclass(frozen=True)

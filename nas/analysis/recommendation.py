@@ -11,12 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nas.analysis import BEST, LASTING_LEAD, SMALL_SHORTFALL
-from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
+from nas.analysis import BEST
+from nas.analysis.evidence import LAST_RUNG, RACED, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.noise import SeedScatter, lead_half_widths
 from nas.analysis.trial_choice import find_by_name, nothing_complete
-from nas.study import pareto
-from nas.study.records import Measurement, TrialRecord
+from nas.study.records import Measurement, RaceResult, TrialRecord
 from nas.study.timing_doubts import repeated_interval, timing_doubt
 
 
@@ -81,15 +80,16 @@ class BaselineComparison:
 class Recommendation:
     """The candidate that a study recommends, the gain over the best baseline on each axis, and the evidence.
 
-    The recommended model is the fastest candidate that scores at least as high as the best baseline. If there is none,
-    if there is no baseline, or if throughput is no objective, it is the candidate with the highest score.
+    The recommended model is that of the study's race. Before one is decided, it is the fastest candidate that scores at
+    least as high as the best baseline. If there is none, if there is no baseline, or if throughput is no objective, it
+    is the candidate with the highest score.
 
     Attributes:
-        basis: RETRAINED or LAST_RUNG: the trainings whose scores all of it compares.
+        basis: RACED, RETRAINED or LAST_RUNG: the trainings whose scores all of it compares.
         by_search: The candidate that the search's scores recommend, with its score of `basis`.
-        scatter: Standard deviation of the scores between seeds; None where the search's scores are compared.
+        scatter: Standard deviation of the scores between seeds; None where those of the retrainings are not compared.
         missing: Models without which retrained scores do not decide; empty where there are none, or where they decide.
-        was_as_good: Whether `by_search` scored at least as high as the best baseline in the search.
+        race: The race that decided.
     """
 
     model: ModelEvidence
@@ -100,10 +100,9 @@ class Recommendation:
     by_search: ModelEvidence
     scatter: SeedScatter | None = None
     missing: tuple[ModelEvidence, ...] = ()
-    was_as_good: bool = False
     published: bool = False  # the scores are published values: nothing was trained
     for_speed: bool = False  # whether `model` was chosen as the fastest that scores as high as the best baseline
-    with_lead: BaselineComparison | None = None  # the fastest of those with a lead that may be relied on
+    race: RaceResult | None = None
 
     @property
     def trial(self) -> TrialRecord:
@@ -112,50 +111,22 @@ class Recommendation:
 
     @property
     def retrained(self) -> bool:
-        """Tell whether retrained scores decided."""
-        return self.basis == RETRAINED
-
-    @property
-    def lead_may_not_last(self) -> bool:
-        """Tell whether the model was chosen for its speed and its score, of one short training, leads by little."""
-        chosen = self.fastest_as_good if self.for_speed and not (self.published or self.retrained) else None
-        return chosen is not None and chosen.score_gain < LASTING_LEAD
-
-    @property
-    def lead_may_be_luck(self) -> bool:
-        """Tell whether retrained scores chose the model for its speed, and other seeds could take its lead away."""
-        chosen = self.fastest_as_good if self.for_speed and self.retrained else None
-        half = None if chosen is None else chosen.half_width(self.scatter)
-        return chosen is not None and half is not None and chosen.score_gain < half
-
-    @property
-    def fell_below(self) -> bool:
-        """Tell whether the search's recommendation, as good as the best baseline then, scores lower retrained."""
-        best = self.best_baseline
-        return self.retrained and self.was_as_good and best is not None and self.by_search.score < best.score
-
-    @property
-    def outrun(self) -> bool:
-        """Tell whether the search's recommendation is still as good as the best baseline, and a faster one is, too.
-
-        The model is the fastest of those as good: another one than that recommendation is faster.
-        """
-        best = self.best_baseline
-        return self.taken_back and best is not None and self.by_search.score >= best.score
-
-    @property
-    def taken_back(self) -> bool:
-        """Tell whether retraining took back what the search recommended."""
-        return self.fell_below or (self.retrained and self.model.number != self.by_search.number)
+        """Tell whether scores of longer trainings decided."""
+        return self.basis != LAST_RUNG
 
 
 def recommend(evidence: StudyEvidence) -> Recommendation | None:
     """Recommend one candidate of a study; None where no candidate was measured and trained to the last rung.
 
-    Retrained scores decide where the candidate that the search recommends, and every baseline, has one.
+    The race decides. Without one, retrained scores do where the candidate that the search recommends, and every
+    baseline, has one.
     """
     by_search = _recommend(evidence, evidence.searched, LAST_RUNG)
-    if by_search is None or not evidence.retrained:
+    if by_search is None:
+        return None
+    if (raced := _by_race(evidence, by_search)) is not None:
+        return raced
+    if not evidence.retrained:
         return by_search
     baselines = [model for model in evidence.searched if model.trial.baseline]
     if missing := evidence.unretrained([by_search.model, *baselines]):
@@ -164,8 +135,31 @@ def recommend(evidence: StudyEvidence) -> Recommendation | None:
     found = _recommend(evidence, evidence.retrained, RETRAINED, evidence.retraining.scatter)
     assert found is not None
     again = next(model for model in evidence.retrained if model.number == by_search.model.number)
-    as_good = by_search.fastest_as_good is not None and by_search.fastest_as_good.candidate == by_search.model
-    return replace(found, by_search=again, was_as_good=as_good)
+    return replace(found, by_search=again)
+
+
+def _by_race(evidence: StudyEvidence, by_search: Recommendation) -> Recommendation | None:
+    """Recommend the model that won the race, or came closest; None without a decided race that trained a candidate."""
+    race = evidence.record.info.race
+    if race is None or not race.decided or race.best is None:
+        return None
+    scores = evidence.record.race_scores(race.steps, race.images)
+    models = {
+        model.number: replace(model, scores=tuple(scores[model.number]), steps=race.steps)
+        for model in evidence.searched
+        if model.number in scores
+    }
+    model, target = models.get(race.best), None if race.target is None else models.get(race.target)
+    if model is None or (target is None) != (race.target is None):
+        return None  # a newer timing took one of them out
+    compared = None
+    if target is not None:
+        against_reference = target.trial.baseline == evidence.record.info.reference
+        compared = _comparison(model, target, floor=evidence.noise_floor, against_reference=against_reference)
+    by_search_model = by_search.model
+    return Recommendation(
+        model, target, compared, None, RACED, by_search_model, for_speed=target is not None, race=race
+    )
 
 
 def _recommend(
@@ -193,7 +187,6 @@ def _recommend(
         against_reference=against_reference,
     )
     fastest_as_good, best_as_fast = compare(by_score=True), compare(by_score=False)
-    with_lead = compare(by_score=True, reliable=partial(_is_reliable, scatter=scatter))
     by_speed = any(objective.name == "throughput" for objective in info.objectives)
     for_speed = fastest_as_good is not None and by_speed
     chosen = max(candidates, key=lambda model: (model.score, model.ratio))
@@ -210,7 +203,6 @@ def _recommend(
         scatter=scatter,
         published=published,
         for_speed=for_speed,
-        with_lead=with_lead,
     )
 
 
@@ -222,9 +214,8 @@ def _compare(
     baselines: int,
     floor: float,
     against_reference: bool,
-    reliable: Callable[[BaselineComparison], bool] = lambda _: True,
 ) -> BaselineComparison | None:
-    """Compare the baseline with the fastest `reliable` candidate that is as good, or with the best one as fast."""
+    """Compare the baseline with the fastest candidate that is as good, or with the best one as fast."""
     if baseline is None:
         return None
 
@@ -233,32 +224,34 @@ def _compare(
 
     as_good = [model for model in candidates if values(model)[0] >= values(baseline)[0]]
 
-    def compared(candidate: ModelEvidence) -> BaselineComparison:
-        speedup, low, high = _speedup(candidate.measurement, None if against_reference else baseline.measurement)
-        return BaselineComparison(
-            candidate=candidate,
-            baseline=baseline,
-            speedup=speedup,
-            speedup_low=low,
-            speedup_high=high,
-            score_gain=candidate.score - baseline.score,
-            compared=len(candidates if by_score else as_good),
-            baselines=baselines,
-            floor=floor,
-            against_reference=against_reference,
-        )
-
-    best_first = sorted(as_good, key=lambda model: values(model)[::-1], reverse=True)
-    return next(filter(reliable, map(compared, best_first)), None)
+    if not as_good:
+        return None
+    return _comparison(
+        max(as_good, key=lambda model: values(model)[::-1]),
+        baseline,
+        compared=len(candidates if by_score else as_good),
+        baselines=baselines,
+        floor=floor,
+        against_reference=against_reference,
+    )
 
 
-def _is_reliable(result: BaselineComparison, scatter: SeedScatter | None) -> bool:
-    """Tell whether a lead over the best baseline is larger than what is needed to rely on it.
-
-    Retrained scores need a lead beyond the noise of seeds, with their scatter known; those of a search LASTING_LEAD.
-    """
-    needed = LASTING_LEAD if scatter is None else result.half_width(scatter)
-    return needed is not None and result.score_gain >= needed
+def _comparison(
+    candidate: ModelEvidence, baseline: ModelEvidence, *, floor: float, against_reference: bool, **counts: int
+) -> BaselineComparison:
+    """Compare a candidate with a baseline; `counts` are the comparison's `compared` and `baselines`."""
+    speedup, low, high = _speedup(candidate.measurement, None if against_reference else baseline.measurement)
+    return BaselineComparison(
+        candidate=candidate,
+        baseline=baseline,
+        speedup=speedup,
+        speedup_low=low,
+        speedup_high=high,
+        score_gain=candidate.score - baseline.score,
+        floor=floor,
+        against_reference=against_reference,
+        **counts,
+    )
 
 
 def _speedup(ours: Measurement, theirs: Measurement | None) -> tuple[float, float, float]:
@@ -273,40 +266,6 @@ def _speedup(ours: Measurement, theirs: Measurement | None) -> tuple[float, floa
     below = math.hypot(math.log(ours.ratio / low), math.log(their_high / theirs.ratio))
     above = math.hypot(math.log(high / ours.ratio), math.log(theirs.ratio / their_low))
     return speedup, speedup * math.exp(-below), speedup * math.exp(above)
-
-
-def shortlist(evidence: StudyEvidence) -> tuple[TrialRecord, ...]:
-    """Return the candidates that may be recommended after longer training, the fastest first.
-
-    They are `shortlisted` for the score of the best baseline. Where no candidate scores as high, they are those on the
-    front that score less than the highest by at most LASTING_LEAD.
-
-    Args:
-        evidence: The study, of which the scores of the search decide.
-    """
-    found = _recommend(evidence, evidence.searched, LAST_RUNG)
-    if found is None:
-        return ()
-    candidates = [model for model in evidence.searched if not model.trial.baseline]
-    level = max(model.score for model in candidates) - LASTING_LEAD + SMALL_SHORTFALL
-    if found.for_speed and found.best_baseline is not None:
-        level = found.best_baseline.score
-    points = [(model.score, model.ratio) for model in candidates]
-    return tuple(candidates[i].trial for i in shortlisted(points, level))
-
-
-def shortlisted(points: Sequence[tuple[float, float]], level: float) -> list[int]:
-    """Return the indices of those on the front that score `level` or at most SMALL_SHORTFALL less, the fastest first.
-
-    The last one is the fastest that leads by LASTING_LEAD; without such a lead, all of them are returned.
-
-    Args:
-        points: Score and throughput of each candidate.
-        level: Score of the best baseline.
-    """
-    slowest = max((speed for score, speed in points if score >= level + LASTING_LEAD), default=0.0)
-    indices = [i for i in pareto.front(points) if points[i][0] >= level - SMALL_SHORTFALL and points[i][1] >= slowest]
-    return sorted(indices, key=lambda i: -points[i][1])
 
 
 def find_trial(evidence: StudyEvidence, which: str, flag: str = "--trial") -> TrialRecord:
@@ -340,14 +299,12 @@ def trainings_words(seeds: Collection[int], steps: int, retrained: bool) -> str:
 
 
 def evidence_words(recommendation: Recommendation) -> str:
-    """Say in one line which scores and timings a recommendation is from, and what retraining changed."""
+    """Say in one line which scores and timings a recommendation is from."""
     r = recommendation
     if r.published:
         return "published scores"
     models = [m for m in (r.model, r.best_baseline) if m is not None]
-    parts = [trainings_words([m.seeds for m in models], r.model.steps, r.retrained)]
-    if taken := taken_back_words(r):
-        parts.append(taken)
+    parts = [race_words(r)] if r.race else [trainings_words([m.seeds for m in models], r.model.steps, r.retrained)]
     if unused := unused_words(r):
         parts.append(unused)
     if again := [m.name for m in models if m.remeasurement is not None]:
@@ -362,21 +319,26 @@ def recommended_words(evidence: StudyEvidence) -> str:
 
 
 def place_words(evidence: StudyEvidence, number: int) -> str:
-    """Say that the study recommends a trial, or that retraining took that back, and why; "" of any other trial."""
+    """Say that the study recommends a trial, and why; "" of any other trial."""
     found = recommend(evidence)
-    concerned = found is not None and number in (found.model.number, found.by_search.number)
-    return recommended_words(evidence) if concerned else ""
+    return recommended_words(evidence) if found is not None and number == found.model.number else ""
 
 
-def taken_back_words(recommendation: Recommendation) -> str:
-    """Say what became of the model that the search recommended; "" where retraining recommends it too."""
-    r = recommendation
-    if not r.taken_back:
-        return ""
-    name = f"{r.by_search.name}, recommended by the search,"
-    if r.fell_below:
-        return f"{name} fell below the baseline"
-    return f"{name} is slower" if r.outrun else f"{name} was overtaken"
+def race_words(found: Recommendation) -> str:
+    """Return the evidence of a race in one line, without the model's name."""
+    race, best = found.race, found.best_baseline
+    assert race is not None
+    seeds = f", mean of {found.model.seeds} seeds" if found.model.seeds > 1 else ""
+    words = f"{race.steps:,} steps on {race.images:,} images{seeds}: score {found.model.score:.3f}"
+    what = "the best of those trained"
+    if best is not None and found.fastest_as_good is not None:
+        words += f" against {best.score:.3f} of {best.name}"
+        what = "at least as good"
+    elif race.target_score is not None:
+        what = f"at {race.target_score:g} or above"
+    speed = "" if found.fastest_as_good is None else f", {found.fastest_as_good.speedup:.2f} times its throughput"
+    lost = "" if race.winner is not None else "; no candidate passed, this one came closest"
+    return f"{words} (chance {race.chance:.2f} that it is {what}){speed}{lost}"
 
 
 def unused_words(recommendation: Recommendation) -> str:

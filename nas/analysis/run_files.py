@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.analysis.selecting import Latencies
 from nas.files import parse_json
-from nas.run_folder import heads_file, retraining_folder, samples_folder, weights_file
+from nas.run_folder import heads_file, race_folder, retraining_folder, samples_folder, weights_file
 from nas.study.records import Retraining, RungResult, StudyRecord, TrialRecord, TrialState
 from nas.study.training_files import is_training
 
@@ -66,6 +66,10 @@ def trained_weights(
         file = weights_file(retraining_folder(run_dir, steps, seed), trial.arch_id)
         if file.is_file():
             candidates.append(TrainedWeights(file, retraining.rungs[-1], seed, f"retraining, seed {seed}"))
+    for race in (race for race in study.races if race.number == trial.number):
+        file = weights_file(race_folder(run_dir, race.steps, race.seed), trial.arch_id)
+        if race.record.state is TrialState.COMPLETE and file.is_file():
+            candidates.append(TrainedWeights(file, race.record.rungs[-1], race.seed, f"race, seed {race.seed}"))
     return max(candidates, key=lambda w: (w.result.steps, w.result.score), default=None)
 
 

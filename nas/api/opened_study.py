@@ -139,11 +139,11 @@ class Study:
         return tuple(self._model(searched[scored.trial.number]) for scored in self._summary.front)
 
     def best(self) -> Model:
-        """Return the model that the report recommends: the fastest one at least as good as the best baseline.
+        """Return the model that the report recommends: the winner of the race.
 
-        If no model is as good as the best baseline, or if throughput was no objective, it is the model of the highest
-        score. Where the model that the search recommends and all baselines were retrained, the retrained scores
-        decide; `evidence` says which ones did.
+        Before a race, it is the fastest model at least as good as the best baseline or, if there is none or throughput
+        was no objective, the model of the highest score; where that model and all baselines were retrained, by their
+        retrained scores. `evidence` says which scores decided.
 
         Raises:
             SelectionError: No candidate was measured and trained to the last rung.
@@ -155,7 +155,7 @@ class Study:
 
     @property
     def evidence(self) -> str:
-        """Return in words which scores and timings `best` is from, and what retraining changed; "" without a model."""
+        """Return in words which scores and timings `best` is from; "" without a model."""
         found = recommend(self._evidence)
         return "" if found is None else evidence_words(found)
 
@@ -275,9 +275,8 @@ class Study:
         device: str | None = None,
         data: str | None = None,
         cache: str | Path | None = None,
-        shortlist: bool = False,
     ) -> RetrainingSummary:
-        """Train the front and its near misses, or the shortlist alone, again with new seeds, and measure them again.
+        """Train the front and its near misses again with new seeds, and measure them again.
 
         `select` answers by these trainings from then on, and with `baselines=True` `best` too. Ctrl-C raises
         KeyboardInterrupt; the same call continues, even in the middle of a training. Trainings run in processes of
@@ -286,7 +285,7 @@ class Study:
         Args:
             seeds: Trainings of each model.
             baseline_seeds: Trainings of each baseline, which every lead is compared with; None for `seeds`.
-            train_steps: Steps of each training; None for three times the study's last rung.
+            train_steps: Steps of each training; None for those of a race.
             near_misses: Near misses to retrain in addition to the front, at most.
             baselines: Retrain the baselines too.
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
@@ -295,7 +294,6 @@ class Study:
                 on it too: timings on another device than the study's do not decide which model is recommended.
             data: Where the study's images lie, as "imagefolder:PHOTOS"; None for where the search found them.
             cache: Folder of images and teacher outputs; None for that of the search.
-            shortlist: Retrain only the candidates that `best` may name after longer training, and the baselines.
 
         Returns:
             The mean score of each model over its seeds, and its chance to be on the front, after these steps.
@@ -309,10 +307,10 @@ class Study:
 
         settings = RetrainSettings(
             self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, data,
-            cache=None if cache is None else str(cache), shortlist=shortlist, baseline_seeds=baseline_seeds,
+            cache=None if cache is None else str(cache), baseline_seeds=baseline_seeds,
         )  # fmt: skip
-        which = f"baselines={baselines}" if not shortlist else "shortlist=True"
-        call = f"nas.api.load_study({self.run_dir.name!r}).retrain(seeds={seeds}, train_steps={train_steps}, {which})"
+        which = f"seeds={seeds}, train_steps={train_steps}, baselines={baselines}"
+        call = f"nas.api.load_study({self.run_dir.name!r}).retrain({which})"
         return self._retrain(settings, call)
 
     def _retrain(self, settings: RetrainSettings, call: str) -> RetrainingSummary:
@@ -326,6 +324,53 @@ class Study:
         if summary is None or all(candidate.mean is None for candidate in summary.candidates):
             raise SelectionError("every training failed; the study keeps the reasons")
         return summary
+
+    def race(
+        self,
+        *,
+        target: str | float | None = None,
+        race_steps: int | None = None,
+        fresh_images: int | None = None,
+        workers: int | None = None,
+        address: str | None = None,
+        data: str | None = None,
+        cache: str | Path | None = None,
+    ) -> Model:
+        """Train the candidates that may win for long, the fastest first, and return the one that does.
+
+        `best` and reports name it from then on. Ctrl-C raises KeyboardInterrupt; the same call continues.
+
+        Args:
+            target: Name of the baseline or number of the trial to be as good as, or a score; None for the best
+                baseline, or for the best model in a study with limits.
+            race_steps: Steps of each training; None for ten times the study's last rung.
+            fresh_images: Images to train on, at most; None for ten times those of the search.
+            workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
+            address: HOST:PORT of a running Ray cluster, or "auto"; None for this machine alone.
+            data: Where the study's images lie, as "imagefolder:PHOTOS"; None for where the search found them.
+            cache: Folder of images and teacher outputs; None for that of the search.
+
+        Returns:
+            The winner or, where no candidate passes, the one that came closest; `evidence` says which.
+
+        Raises:
+            SelectionError: There is nothing to race for, the target is unknown, or no candidate is likely to win.
+            StoreError: Another command races the study, or the study cannot be written.
+        """
+        from nas.race.arguments import RaceSettings
+        from nas.race.command import race_study
+        from nas.race.plan import NOTHING
+
+        settings = RaceSettings(
+            self.run_dir, race_steps, fresh_images, None if target is None else str(target), workers, address,
+            cache=None if cache is None else str(cache), data=data,
+        )  # fmt: skip
+        with CommandLog(), logged_work():
+            result = race_study(settings, f"nas.api.load_study({self.run_dir.name!r}).race(target={target!r})")
+        self.refresh()
+        if result is None or result.best is None:
+            raise SelectionError(NOTHING if result is None else "no candidate is likely to win")
+        return self.best()
 
     def remeasure(
         self,

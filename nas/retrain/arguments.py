@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from nas.analysis import LASTING_LEAD, RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, SMALL_SHORTFALL
+from nas.analysis import RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, RETRAINED_TIMES_LONGER
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flag, add_run, add_training_flags
 from nas.local_workers import check_local_workers
@@ -17,9 +17,8 @@ from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
 MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder
 
-_EXAMPLES = f"""examples:
-  backbone-nas retrain runs/mine --baselines                3 seeds, 3 times the steps of the study's last rung
-  backbone-nas retrain runs/mine --shortlist                which model to choose after longer training?
+_EXAMPLES = """examples:
+  backbone-nas retrain runs/mine --baselines                3 seeds, as many steps as a race
   backbone-nas retrain runs/mine --baselines --seeds 5 --train-steps 2700 --near-misses 10
   backbone-nas retrain runs/mine --baselines --baseline-seeds 9  narrower intervals of all leads, by a few trainings
   backbone-nas retrain runs/mine --plot retrained-front.pdf
@@ -32,12 +31,8 @@ given the noise of seeds and measurements. Trainings and measurements are saved 
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds, --near-misses or --early-stopped add trainings; another --train-steps starts separate ones.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
-reports and exports recommend, among candidates that the search had stopped early, too. --shortlist decides the same
-with fewer trainings, but not which model of at least the baseline's speed scores highest, and it can miss a faster
-model that scored still less in the search. It retrains the baselines and the shortlist: the candidates of the front
-that score as high as the best baseline or at most {SMALL_SHORTFALL:g} less,
-from the fastest down to the first one that leads by {LASTING_LEAD:g}, or to the last one if none does. If no candidate
-scores as high, they are those of the front that score at most {LASTING_LEAD:g} less than the highest.
+reports and exports recommend, among candidates that the search had stopped early, too, unless a race has decided
+(backbone-nas race): it trains fewer models, on more images.
 """
 
 
@@ -51,7 +46,7 @@ class RetrainSettings:
 
     run: Path
     seeds: Annotated[int, Range(1, 1_000)] = RETRAINED_SEEDS
-    train_steps: Steps | None = None  # None: three times the study's last rung
+    train_steps: Steps | None = None  # None: as a race
     near_misses: Annotated[int, Range(0, 1_000_000)] = RETRAINED_NEAR_MISSES  # near misses, at most
     baselines: bool = False
     early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
@@ -63,15 +58,12 @@ class RetrainSettings:
     measure_seconds: MeasureSeconds | None = None  # None: of earlier timings, else MEASURE_SECONDS
     plot: Path | None = None
     json: bool = False
-    shortlist: bool = False  # and the baselines, in place of the front and its near misses
     baseline_seeds: Annotated[int, Range(1, 1_000)] | None = None  # None: as many as the others
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.shortlist and self.near_misses != RETRAINED_NEAR_MISSES:
-            raise ValueError("near-misses: with a shortlist no near misses are retrained; leave one of them out")
-        if self.baseline_seeds is not None and not (self.baselines or self.shortlist):
-            raise ValueError("baseline-seeds: no baselines are retrained; add --baselines or --shortlist")
+        if self.baseline_seeds is not None and not self.baselines:
+            raise ValueError("baseline-seeds: no baselines are retrained; add --baselines")
         if self.baseline_seeds is not None and self.baseline_seeds < self.seeds:
             raise ValueError(f"baseline-seeds: {self.baseline_seeds}: must be {self.seeds} or more, as --seeds")
         device_type(self.device or "auto")
@@ -94,7 +86,12 @@ def parser() -> OneLineParser:
     add = built.add_argument
     add_run(add)
     add("--seeds", type=int, default=RETRAINED_SEEDS, metavar="N", help="trainings of each candidate (default: 3)")
-    add("--train-steps", type=int, metavar="N", help="steps of each training (default: 3 times the study's last rung)")
+    add(
+        "--train-steps",
+        type=int,
+        metavar="N",
+        help=f"steps of each training (default: {RETRAINED_TIMES_LONGER} times the study's last rung)",
+    )
     add(
         "--near-misses",
         type=int,
@@ -109,11 +106,6 @@ def parser() -> OneLineParser:
         type=int,
         metavar="N",
         help="trainings of each baseline, which every lead is compared with (default: as many as of a candidate)",
-    )
-    add(
-        "--shortlist",
-        action="store_true",
-        help="retrain only the candidates that may be recommended after longer training, and baselines (default: no)",
     )
     add(
         "--early-stopped",

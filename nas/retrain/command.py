@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from nas.analysis.evidence import gather_evidence, timed_before
-from nas.analysis.recommendation import recommend, recommended_words, shortlist
+from nas.analysis.recommendation import recommend, recommended_words
 from nas.analysis.retraining import (
     RETRAINING_TIMINGS,
     RetrainingSummary,
@@ -21,15 +21,12 @@ from nas.analysis.retraining import (
 )
 from nas.analysis.tables import show_retraining
 from nas.analysis.trial_choice import (
-    SelectionError,
     candidates_to_retrain,
     check_trained,
     complete,
     complete_candidates,
     front_candidates,
     front_numbers,
-    measurement,
-    nothing_complete,
     promising_stopped,
 )
 from nas.backend.pool import TrainingPool, TrainingProgress
@@ -120,9 +117,6 @@ def _trials_to_retrain(
     baselines = [t for t in complete(before) if t.baseline]
     others = [again for again in remeasurements if again.name != RETRAINING_TIMINGS]
     newest_study = timed_before(study, others, RETRAINING_TIMINGS)
-    if settings.shortlist:
-        few = _shortlist(before, newest_study, early_stopped, baselines)
-        return _with_recommended(few, recommended, {trial.number for trial in few["shortlist"]})
     candidates = candidates_to_retrain(front_candidates(before), settings.near_misses)
     newest = complete_candidates(newest_study)
     newest_front = front_numbers(newest)
@@ -137,22 +131,6 @@ def _trials_to_retrain(
         groups["front of newer remeasurements"] = came
         known |= {trial.number for trial in came}
     return _with_recommended(groups, recommended, known)
-
-
-def _shortlist(
-    before: StudyRecord,
-    newest: StudyRecord,
-    early_stopped: Sequence[TrialRecord],
-    baselines: Sequence[TrialRecord],
-) -> dict[str, Sequence[TrialRecord]]:
-    """Return the groups of a retraining of the shortlist alone, by the timings from before it and by newer ones."""
-    if not baselines:
-        raise SelectionError("--shortlist: no baseline was trained to the last rung, so that there is nothing to beat")
-    trials = {trial.number: trial for timed in (newest, before) for trial in shortlist(gather_evidence(timed))}
-    if not trials:
-        raise nothing_complete(before)
-    ordered = sorted(trials.values(), key=lambda trial: -measurement(trial).ratio)
-    return {"shortlist": ordered, "early-stopped": early_stopped, "baselines": baselines}
 
 
 def _with_recommended(

@@ -157,7 +157,7 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
 def _show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
     from reports.evidence_data import read_evidence
-    from reports.export_advice import remeasure_command
+    from reports.export_advice import race_command, remeasure_command
     from reports.headline import doubt_sentence, headline
     from reports.sentences import convergence_words
     from reports.summary import summarize
@@ -172,17 +172,16 @@ def _show_result(run_dir: Path, console: Console) -> None:
     if summary.recommendation is None:
         return
     run = str(run_dir)
-    deciding = {command_line("retrain", [run, "--shortlist"]): "which model to choose after longer training?"}
+    racing = race_command(evidence.record.info, summary, run)
     baselines = ["--baselines"] if summary.baselines else []
-    retraining = (deciding if baselines else {}) | {
-        command_line("retrain", [run, *baselines]): "does the front hold after longer training, with new seeds?"
-    }
+    longer = {racing: "which model to choose? Train those that may win for longer"} if racing else {}
+    longer[command_line("retrain", [run, *baselines])] = "does the front hold after longer training, with new seeds?"
     doubtful = bool(remeasure_command(evidence.record.info, summary, run) and doubt_sentence(*of_study))
     remeasuring = {command_line("remeasure", [run]): "time the front again, on an idle machine: see above"}
     following = {
         command_line("report", [run, "--open"]): "open the report",
         **(remeasuring if doubtful else {}),
-        **(retraining if on_plane(evidence.record.info.objectives) else {}),
+        **(longer if on_plane(evidence.record.info.objectives) else {}),
         command_line("train", [run, "--train-steps", "20000"]): "distill the recommended model at full length",
         command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
     }

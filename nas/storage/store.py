@@ -220,7 +220,7 @@ class Store:
 
     def read(self) -> StudyRecord:
         """Read the whole study as plain records."""
-        return StudyRecord(self.info, self.trials(), self.scale())
+        return StudyRecord(self.info, self.trials(), self.scale(), self.race_trainings())
 
     def trials(self) -> tuple[TrialRecord, ...]:
         """Read all trials, in the order of their numbers."""

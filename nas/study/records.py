@@ -403,6 +403,17 @@ class StudyInfo(Record):
 
 
 @dataclass(frozen=True)
+class RaceTraining(Record):
+    """A model of a study, trained for a race: longer, with another seed and with more images than in the search."""
+
+    number: int  # of the trial
+    seed: int
+    steps: int
+    images: int  # to train on
+    record: TrialRecord  # of this training; its number is that of the race's job
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """A study as read from its storage.
 
@@ -410,11 +421,21 @@ class StudyRecord:
         info: Its description.
         trials: Baselines and sampled architectures.
         scale: Comparison networks, which are measured and not trained: none of `trials` is among them.
+        races: Trainings of the study's races, unfinished and failed ones included.
     """
 
     info: StudyInfo
     trials: tuple[TrialRecord, ...]
     scale: tuple[TrialRecord, ...] = ()
+    races: tuple[RaceTraining, ...] = ()
+
+    def race_scores(self, steps: int, images: int) -> dict[int, list[float]]:
+        """Return each trial's scores by the races of one length and number of images, those of the first seed first."""
+        scores: dict[int, list[float]] = {}
+        for race in sorted(self.races, key=lambda race: race.seed):
+            if (race.steps, race.images) == (steps, images) and not math.isnan(race.record.final_score):
+                scores.setdefault(race.number, []).append(race.record.final_score)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -467,17 +488,6 @@ class Retraining(Record):
     def score(self) -> float | None:
         """Return the score after `steps`; None if the training failed."""
         return self.rungs[-1].score if self.rungs and self.reason is None else None
-
-
-@dataclass(frozen=True)
-class RaceTraining(Record):
-    """A model of a study, trained for a race: longer, with another seed and with more images than in the search."""
-
-    number: int  # of the trial
-    seed: int
-    steps: int
-    images: int  # to train on
-    record: TrialRecord  # of this training; its number is that of the race's job
 
 
 def trial_seconds(trials: Collection[TrialRecord], rung_steps: Sequence[int]) -> dict[str, float]:
