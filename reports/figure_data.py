@@ -315,14 +315,14 @@ def attainment_line(front: Iterable[ScoredTrial], ratio: float, score: float) ->
 
 
 def _ring_label(found: Recommendation | None) -> str:
-    """Return the label of the ring; where retraining decides, with the retrained score, as the chart has the search's.
+    """Return the label of the ring; where longer trainings decide, with their score, as the chart has the search's.
 
     Args:
         found: the recommendation.
     """
     if found is None:
         return ""
-    after = f" ({fixed(found.model.score, 3)} after retraining)" if found.retrained else ""
+    after = f" ({fixed(found.model.score, 3)} after longer training)" if found.retrained else ""
     return f"#{found.trial.number} recommended{after}"
 
 

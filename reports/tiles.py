@@ -75,5 +75,7 @@ def _gain_note(result: BaselineComparison, summary: StudySummary) -> str:
     found = summary.recommendation
     if found is None or not found.retrained:
         return "no interval: each trained once"
+    if found.race is not None:
+        return f"race: chance {found.race.chance or 0.0:.2f}"
     half = result.half_width(found.scatter)
     return "retrained with one seed: no interval" if half is None else f"retrained; 95 % interval ± {half:.3f}"

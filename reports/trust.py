@@ -18,8 +18,9 @@ from nas.study.metrics import is_in_tables
 from nas.study.objectives import on_plane
 from nas.study.records import StudyInfo
 from nas.study.timing_doubts import has_interval, no_interval, noise_floor, timing_doubt
-from reports.export_advice import remeasure_command, retrain_command
+from reports.export_advice import race_command, remeasure_command, retrain_command
 from reports.formatting import brief, capitalized
+from reports.headline import race_sentence
 from reports.metric_agreement import AGREEMENT_TAU, MAX_P_VALUE, MetricSummary, trained_models
 from reports.pace import more_finished_models, retraining_price
 from reports.score_gain import printed_difference
@@ -64,6 +65,9 @@ class TrustCheck:
     price: str = ""  # what the command does, and the time it takes
 
 
+RACE_PRICE = "It trains the target and the candidates that may win, the fastest first, until one has."
+
+
 NOISE = CheckKind(
     "Measurement noise",
     "noise",
@@ -79,10 +83,10 @@ RUNGS = CheckKind(
     "At τ = 0.5, three of four pairs of candidates have the same order at both rungs; at τ = 0, half of them.",
 )
 SEEDS = CheckKind(
-    "Retraining with other seeds",
+    "Longer training with other seeds",
     "retraining",
-    "The recommended candidate was retrained with two seeds or more, and retraining still recommends the candidate "
-    "that the search recommended. Its probability of being on the front of the retrained candidates is "
+    "A candidate has passed the race. Or, without a race, the recommended candidate was retrained with two seeds or "
+    "more. Its probability of being on the front of the retrained candidates is "
     f"{MIN_CHANCE:g} or more (judged only if the whole front was retrained). The 95 % interval of its lead over the "
     "best baseline does not reach below 0; this interval allows for the choice among all compared candidates.",
     "A front collects the lucky trainings of many candidates; only new seeds show how much of a score was luck.",
@@ -241,8 +245,12 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
     if retrained is None and summary.recommendation is None:
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
+    if summary.recommendation is not None and (raced := summary.recommendation.race):
+        outcome = Outcome.WARN if raced.winner is None else Outcome.PASS
+        return TrustCheck(SEEDS, outcome, race_sentence(summary.recommendation))
     if retrained is None:
-        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *more)
+        race = race_command(info, summary, run)
+        return TrustCheck(SEEDS, Outcome.NOT_DONE, TRAINED_ONCE, *((race, RACE_PRICE) if race else more))
     best = summary.recommendation
     found = next((c for c in retrained["candidates"] if best and c["trial"] == best.trial.number), None)
     if best is None or found is None:
