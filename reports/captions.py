@@ -29,7 +29,7 @@ def search_scores(info: StudyInfo) -> str:
 
 
 def retrained_ring(summary: StudySummary) -> str:
-    """Say that the ring is by scores of longer trainings, which the chart does not have; "" without a recommendation."""
+    """Say that the ring is by scores that the chart does not have; "" without a recommendation."""
     found = summary.recommendation
     if found is None:
         return ""
@@ -38,8 +38,8 @@ def retrained_ring(summary: StudySummary) -> str:
         score, as_baseline = told_apart(found.model.score, found.best_baseline.score)
         against = f", the baseline {brief(found.best_baseline.name)} {as_baseline}"
     return (
-        f"The ring marks the model that is recommended by scores after longer training ({score}{against}); the chart has "
-        "those of the search."
+        f"The ring marks the model that is recommended by scores after longer training ({score}{against}); the chart "
+        "has those of the search."
     )
 
 
