@@ -344,7 +344,8 @@ class Study:
             target: Name of the baseline or number of the trial to be as good as, or a score; None for the best
                 baseline, or for the best model in a study with limits.
             race_steps: Steps of each training; None for ten times the study's last rung.
-            fresh_images: Images to train on, at most; None for ten times those of the search.
+            fresh_images: Images to train on, at most; None for those of the search, or as many more as
+                are seen 2.88 times.
             workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
             address: HOST:PORT of a running Ray cluster, or "auto"; None for this machine alone.
             data: Where the study's images lie, as "imagefolder:PHOTOS"; None for where the search found them.

@@ -36,6 +36,10 @@ def search(
     trial_timeout_s: float | None = None,
     max_hours: float | None = None,
     until_converged: bool = False,
+    race: bool = True,
+    target: str | float | None = None,
+    race_steps: int | None = None,
+    fresh_images: int | None = None,
 ) -> Study:
     """Run a search to its end and return its study; a terminal and a notebook show its progress.
 
@@ -59,6 +63,11 @@ def search(
             and run again; None for ten times the median of earlier trials, at least 600.
         max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung.
         until_converged: End when known-cost's latest proposals are expected to gain less than noise gives.
+        race: Train the candidates that may win for long at the end, see `Study.race`, which has the next three.
+        target: What the race has to be as good as; None for the best baseline, or for none in a study with limits.
+        race_steps: Steps of each training of the race; None for ten times those of the last rung.
+        fresh_images: Images that the race trains on, at most; None for those of the search, or as many more
+            as are seen 2.88 times.
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
@@ -74,6 +83,10 @@ def search(
         "config": None if config_file is None else str(config_file),
         "extend": extend or None,
         "until_converged": until_converged or None,
+        "no_race": not race or None,
+        "target": None if target is None else str(target),
+        "race_steps": race_steps,
+        "fresh_images": fresh_images,
         "workers": workers,
         "cache": None if cache is None else str(cache),
         "teacher_weights": _plain("teacher_weights", teacher_weights or None),

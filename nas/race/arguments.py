@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_cache, add_flag, add_run
+from nas.flags import Add, add_cache, add_flag, add_run
 from nas.local_workers import check_local_workers
 from nas.ranges import Range, Steps, Workers, check_fields
+from nas.study.config import SearchConfig
 
-TIMES_LONGER = 10  # steps and images of a race, in those of the search: as many passes over the images
+TIMES_LONGER = 10  # steps of a race, in those of the search's last rung
+PASSES = 2.88  # over the images: 30,000 in 2,700 steps of 32, as in the table that the rules of a race come from
 
 _EXAMPLES = f"""examples:
   backbone-nas race runs/mine                          the fastest model that is as good as the best baseline
@@ -20,11 +23,11 @@ _EXAMPLES = f"""examples:
   backbone-nas race runs/mine --target 0.74            ... as this score
   backbone-nas race runs/mine --race-steps 8100 --fresh-images 90000
 
-Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on
-{TIMES_LONGER} times its images where the source has as many, with another seed: the fastest plausible one first. The
-first one that is ahead of the target, which is trained in the same way, wins. In a study with limits and without
---target, the best of the most promising candidates wins. Every training is in the study; the same command continues a
-race that was interrupted. Weights are written to RUN/race/STEPS-steps/seed-N/weights.
+Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on more
+images where the source has them, with another seed: the fastest plausible one first. The first one that is ahead of
+the target, which is trained in the same way, wins. In a study with limits and without --target, the best of the most
+promising candidates wins. Every training is in the study; the same command continues a race that was interrupted.
+Weights are written to RUN/race/STEPS-steps/seed-N/weights.
 """
 
 
@@ -53,6 +56,25 @@ class RaceSettings:
             check_local_workers(self.workers)
 
 
+def race_steps(steps: int | None, config: SearchConfig) -> int:
+    """Return the steps of a race's trainings, given those that the user named or None."""
+    return steps or TIMES_LONGER * config.distill.rung_steps[-1]
+
+
+def race_images(images: int | None, steps: int, config: SearchConfig) -> int:
+    """Return the images that a race trains on for `steps`, given the number that the user named or None."""
+    seen = steps * config.distill.largest_batch
+    return images or max(config.train_images, math.ceil(seen / PASSES / config.views))
+
+
+def is_score(text: str) -> bool:
+    """Return whether a target is a score, and neither a name nor a trial's number."""
+    try:
+        return not text.isdigit() and math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def parse(words: Sequence[str]) -> RaceSettings:
     """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
     return RaceSettings(**vars(parser().parse_args(words)))
@@ -68,8 +90,6 @@ def parser() -> OneLineParser:
     )
     add = built.add_argument
     add_run(add)
-    add("--target", metavar="NAME|SCORE", help="a baseline, a trial's number or a score to reach; default: the best "
-        "baseline, or none in a study with limits")  # fmt: skip
     add_race_flags(add)
     workers = "trainings at a time (default: one per GPU or group of GPUs, else one per CPU if the memory suffices)"
     add("--workers", type=int, metavar="N", help=workers)
@@ -82,10 +102,11 @@ def parser() -> OneLineParser:
     return built
 
 
-def add_race_flags(add: object) -> None:
-    """Add the flags that ``search`` has, too."""
-    assert callable(add)
-    steps = f"steps of each training (default: {TIMES_LONGER} times the search's last rung)"
+def add_race_flags(add: Add) -> None:
+    """Add the flags that say what a race decides, and how."""
+    target = "what the race has to be as good as: a baseline, a trial's number or a score (default: the best baseline, "
+    add("--target", metavar="NAME|SCORE", help=f"{target}or none in a study with limits, whose best wins)")
+    steps = f"steps of each training of the race (default: {TIMES_LONGER} times the search's last rung)"
     add("--race-steps", type=int, metavar="N", help=steps)
-    images = f"images to train on, at most (default: {TIMES_LONGER} times those of the search)"
+    images = f"images that the race trains on, at most (default: those of the search, or more for {PASSES:g} passes)"
     add("--fresh-images", type=int, metavar="N", help=images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import asdict
 from functools import partial
 
@@ -43,18 +44,29 @@ def race(settings: RaceSettings, command: str) -> int:
     return 0
 
 
-def race_study(settings: RaceSettings, command: str) -> RaceResult | None:
-    """Race and return how the race stands, which the study records; None where there is nothing to race for."""
+def race_study(settings: RaceSettings, command: str, deadline_s: float = math.inf) -> RaceResult | None:
+    """Race and return how the race stands, which the study records; None where there is nothing to race for.
+
+    Args:
+        settings: Of the race.
+        command: For the log of the study.
+        deadline_s: Time of `time.monotonic` from which on no training is begun or passes a rung.
+
+    Raises:
+        SelectionError: The target is unknown, or no candidate was measured and trained to the last rung.
+        RaceFailed: The target cannot be trained.
+        StoreError: Another race is under way, or the study cannot be written.
+    """
     with Store.open(settings.run) as store:
         log_to(settings.run, "race", command)
         plan = plan_race(gather_evidence(*store.read_all()), settings)
         if plan is None:
             return None
         with only_command(settings.run / "race.lock", f"another race is under way in {str(settings.run)!r}"):
-            return run_here(store, plan, settings)
+            return run_here(store, plan, settings, deadline_s)
 
 
-def run_here(store: Store, plan: RacePlan, settings: RaceSettings) -> RaceResult:
+def run_here(store: Store, plan: RacePlan, settings: RaceSettings, deadline_s: float) -> RaceResult:
     """Race on workers of this machine or of the cluster that the settings name, and return how the race stands."""
     show = partial(announce, log=_LOG)
     progress = StageProgress(stderr_console())
@@ -73,7 +85,10 @@ def run_here(store: Store, plan: RacePlan, settings: RaceSettings) -> RaceResult
         show("starting the workers")
         store.notify = show
         with open_cluster(spec, workers, address=settings.address, announce=show) as cluster:
-            return run_race(store, plan, targets, cluster, root, workers_per_machine=here, show=show, progress=progress)
+            return run_race(
+                store, plan, targets, cluster, root,
+                workers_per_machine=here, show=show, progress=progress, deadline_s=deadline_s,
+            )  # fmt: skip
 
 
 def plan_words(plan: RacePlan) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.analysis.evidence import ModelEvidence, StudyEvidence
 from nas.analysis.trial_choice import SelectionError, check_trained, find_by_name, nothing_complete
-from nas.race.arguments import TIMES_LONGER, RaceSettings
+from nas.race.arguments import RaceSettings, is_score, race_images, race_steps
 from nas.race.horizon import LAPTOP, traits
 from nas.ranges import ConfigError
 from nas.run_folder import race_folder
@@ -68,7 +68,7 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     check_plane(info.objectives, "backbone-nas race")
     searched = SearchConfig.from_dict(info.config)
     last = info.rung_steps[-1]
-    steps = settings.race_steps or TIMES_LONGER * last
+    steps = race_steps(settings.race_steps, searched)
     if steps <= last:
         raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
     race = _race(evidence, settings.target)
@@ -77,7 +77,7 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
     config = replace(
         searched,
-        train_images=settings.fresh_images or TIMES_LONGER * searched.train_images,
+        train_images=race_images(settings.fresh_images, steps, searched),
         distill=replace(searched.distill, rung_steps=rungs),
         data=searched.data if settings.data is None else absolute_data(settings.data),
     )
@@ -98,9 +98,8 @@ def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
         raise nothing_complete(evidence.study)
     if target is None and info.limits:
         return Race(tuple(map(_runner, candidates)), LAPTOP)
-    score = None if target is None else _number(target)
-    if score is not None:
-        return Race(tuple(map(_runner, candidates)), LAPTOP, target_score=score)
+    if target is not None and is_score(target):
+        return Race(tuple(map(_runner, candidates)), LAPTOP, target_score=float(target))
     if target is None:
         beaten = max(baselines, key=lambda model: model.score, default=None)
     else:
@@ -110,14 +109,6 @@ def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
     speed = 1.0 if beaten.trial.baseline == info.reference else beaten.ratio  # against itself, a timing is noise
     faster = [_runner(model) for model in candidates if model.ratio > speed and model.number != beaten.number]
     return Race(tuple(faster), LAPTOP, replace(_runner(beaten), speed=speed))
-
-
-def _number(text: str) -> float | None:
-    """Return the score that a text gives; None for a name. A whole number is that of a trial."""
-    try:
-        return None if text.isdigit() else float(text)
-    except ValueError:
-        return None
 
 
 def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEvidence]) -> ModelEvidence:

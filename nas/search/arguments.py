@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, comma_list, command_line, whole_numbers
 from nas.flags import LATEST, Add, add_cache, add_choices, add_flag, run_folder
+from nas.race.arguments import add_race_flags
 from nas.ranges import declared, misfit
 from nas.redaction import public_word
 from nas.search.config_file import recipe_names
@@ -257,6 +258,8 @@ def _add_session(add: Add) -> None:
     resume = "resume the study in RUN, or help a search that is working on it"
     shown = f"{resume} (default: start a new study; the bare flag resumes {LATEST})"
     add("--resume", nargs="?", const=LATEST, type=run_folder, metavar="RUN", help=shown)
+    add_race_flags(add)
+    add("--no-race", action="store_true", help="end without the race (default: race)")
     add("--extend", type=int, metavar="M", help="with --resume: raise the budget by M architectures (default: by none)")
     add("--max-hours", type=float, metavar="H", help=_MAX_HOURS_HELP)
     add("--until-converged", action="store_true", help=_UNTIL_CONVERGED_HELP)

@@ -26,6 +26,7 @@ from nas.ranges import (
     Hours,
     MeasureSeconds,
     Range,
+    Steps,
     Text,
     Workers,
     check_values,
@@ -53,6 +54,10 @@ RUN_KEYS: dict[str, Any] = {
     "trial_timeout": Annotated[float, Range(0, 10_000_000, above=True)],
     "max_hours": Hours,
     "until_converged": bool,
+    "no_race": bool,
+    "race_steps": Steps,
+    "fresh_images": Annotated[int, Range(2, 1_000_000_000)],
+    "target": Text,
     "teacher_weights": dict[str, Text],
 }
 PLAN_KEYS: dict[str, Any] = {

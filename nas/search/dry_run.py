@@ -18,6 +18,7 @@ from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_check import check_runtime
 from nas.measure.runtime_spec import Arm
 from nas.numbers import format_bytes, plural
+from nas.race.arguments import race_steps
 from nas.ranges import ConfigError
 from nas.redaction import public_text
 from nas.search.config_file import config_text, run_table
@@ -25,6 +26,7 @@ from nas.search.preconditions import check_device, check_image_count, check_limi
 from nas.search.settings import NODE_REMEDY, SearchCommand
 from nas.stage_progress import StageProgress
 from nas.storage.store import Store
+from nas.study.config import SearchConfig
 from nas.study.teacher_names import TeacherError, check_files
 from nas.terminal import write_line
 
@@ -75,6 +77,8 @@ def _checks(command: SearchCommand, console: Console) -> Iterator[tuple[str, Che
     if command.config.limits and not command.resume:
         yield "limits", lambda command: check_limits(command.config)
     yield "data", lambda command: _data(command, StageProgress(console))
+    if command.races:
+        yield "race", _race
     yield "run folder", _run_folder
     yield "disk", _disk
     if command.storage is not None:
@@ -162,6 +166,14 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
     )
 
 
+def _race(command: SearchCommand) -> str:
+    steps = race_steps(command.race_steps, command.config)
+    what = "the best within the limits" if command.config.limits and not command.target else "the fastest as good as "
+    target = "" if what.endswith("limits") else command.target or "the best baseline"
+    images = f"{command.race_config.train_images:,} images, as far as there are so many"
+    return f"at the end, {what}{target} after {steps:,} steps on {images}; the teachers run on these, too"
+
+
 def _run_folder(command: SearchCommand) -> str:
     if command.resume:
         _check_writable(command.run)
@@ -176,7 +188,11 @@ def _disk(command: SearchCommand) -> str:
     """Compare the free space of the cache's disk with what images and targets take at most."""
     root = cache_root(command.cache)
     _check_writable(root)
-    images, outputs, temporary = _cache_bytes(command)
+    images, outputs, temporary = _cache_bytes(command.config)
+    if command.races:
+        of_race = _cache_bytes(command.race_config)
+        images, temporary = images + of_race[0], max(temporary, of_race[2])
+        outputs = None if outputs is None else outputs + (of_race[1] or 0.0)
     free = shutil.disk_usage(existing_folder(root)).free
     needed = images + (outputs or 0.0) + temporary
     what = "images and teacher outputs" if outputs is not None else "images, and more for teacher outputs"
@@ -187,14 +203,14 @@ def _disk(command: SearchCommand) -> str:
     return figures
 
 
-def _cache_bytes(command: SearchCommand) -> tuple[float, float | None, float]:
+def _cache_bytes(config: SearchConfig) -> tuple[float, float | None, float]:
     """Return the bytes of images, of teacher outputs (None where a teacher is unknown) and of files of the build."""
     from nas.plan.teacher_costs import images_bytes, material_counted
 
     try:
-        material = material_counted(command.config, {}, device=None)
+        material = material_counted(config, {}, device=None)
     except TeacherError:  # an unknown name, which is a problem of its own
-        return images_bytes(command.config), None, 0.0
+        return images_bytes(config), None, 0.0
     outputs = sum(teacher.kept_bytes for teacher in material.teachers)
     return material.images.kept_bytes, outputs, max(teacher.temporary_bytes for teacher in material.teachers)
 

@@ -74,6 +74,7 @@ def end_search(
     ending: str | None,
     console: Console,
     command_s: float,
+    with_result: bool = True,
 ) -> None:
     """Store where the time went, build the report and show how the search ended.
 
@@ -85,6 +86,7 @@ def end_search(
         ending: How the search ended, in a word or two; None where Ctrl-C or an error ended it, which has its own line.
         console: Takes the last lines; the path of the report goes to stdout.
         command_s: Seconds since the command began.
+        with_result: Whether to show the recommended candidate; a race that follows may change it.
     """
     store_time_spent(loop, workers, teacher_seconds)
     announce(_ending_line(loop, ending, command_s), _LOG, console)
@@ -93,8 +95,8 @@ def end_search(
             announce(f"the baseline {trial.baseline} has no result: {trial.reason}", _LOG, console, logging.WARNING)
     if not loop.trials:
         return
-    if ending is not None:
-        _show_result(run_dir, console)
+    if with_result and ending is not None:
+        show_result(run_dir, console)
     write_report(run_dir, console)
 
 
@@ -154,7 +156,7 @@ def _ending_line(loop: StudyLoop, ending: str | None, command_s: float) -> str:
     return f"{line}: {evaluated}; {front_words(loop)}"
 
 
-def _show_result(run_dir: Path, console: Console) -> None:
+def show_result(run_dir: Path, console: Console) -> None:
     """Show the recommended candidate, its gains over the best baseline, and the commands that follow a search."""
     from reports.evidence_data import read_evidence
     from reports.export_advice import race_command, remeasure_command
@@ -172,7 +174,7 @@ def _show_result(run_dir: Path, console: Console) -> None:
     if summary.recommendation is None:
         return
     run = str(run_dir)
-    racing = race_command(evidence.record.info, summary, run)
+    racing = None if summary.recommendation.race else race_command(evidence.record.info, summary, run)
     baselines = ["--baselines"] if summary.baselines else []
     longer = {racing: "which model to choose? Train those that may win for longer"} if racing else {}
     longer[command_line("retrain", [run, *baselines])] = "does the front hold after longer training, with new seeds?"

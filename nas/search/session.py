@@ -27,7 +27,7 @@ from nas.machine import cpu_count
 from nas.measure.runtime_check import check_runtime
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
-from nas.search.live_report import LiveReport, LostModels, end_search
+from nas.search.live_report import LiveReport, LostModels, end_search, show_result, write_report
 from nas.search.measure_batch import with_measure_batch
 from nas.search.preconditions import check_limits, unseen_images
 from nas.search.progress import SearchProgress, recovered
@@ -47,18 +47,20 @@ from nas.search.study_opening import (
 )
 from nas.stage_progress import StageProgress
 from nas.storage.errors import StoreError
+from nas.storage.liveness import CommandUnderWay
 from nas.storage.location import holds_study
 from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
 from nas.study.objectives import objectives
-from nas.study.records import StudyInfo
+from nas.study.records import StudyInfo, TrialState
 
 if TYPE_CHECKING:
     from nas.cache import Targets
 
 _LOG = logging.getLogger(__name__)
+SEARCH_SHARE = 2 / 3  # of --max-hours; the rest is the race's
 
 
 class SearchFailed(RuntimeError):
@@ -78,13 +80,53 @@ def search(command: SearchCommand, console: Console) -> int:
         StoreError: The study cannot be created, resumed or written, or another search is about to create it.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
+    began_s = time.monotonic()
     with claimed(command), linked_as_latest(command.run, holds_study):
-        _search(command, console)
+        if _search(command, console, began_s):
+            race_after(command, console, deadline_s(command, began_s))
     return 0
 
 
-def _search(command: SearchCommand, console: Console) -> None:
-    began_s = time.monotonic()
+def deadline_s(command: SearchCommand, began_s: float, share: float = 1.0) -> float:
+    """Return the time of `time.monotonic` until which a share of --max-hours lasts; infinity without a limit."""
+    return math.inf if command.max_hours is None else began_s + 3600 * command.max_hours * share
+
+
+def race_after(command: SearchCommand, console: Console, until_s: float) -> None:
+    """Race the candidates of a search that has ended, and show the model that it names.
+
+    Raises:
+        RaceFailed: The target cannot be trained.
+    """
+    from nas.race.arguments import RaceSettings
+    from nas.race.command import race_study
+    from nas.race.plan import NOTHING
+
+    settings = RaceSettings(
+        command.run,
+        race_steps=command.race_steps,
+        fresh_images=command.fresh_images,
+        target=command.target,
+        workers=command.workers,
+        address=command.address,
+        cache=command.cache,
+        teacher_weights=command.teacher_weights,
+    )
+    try:
+        result = race_study(settings, command.text, until_s)
+    except CommandUnderWay as error:  # another driver of the study races
+        announce(str(error), _LOG, console)
+        return
+    if result is None:
+        announce(NOTHING, _LOG, console)
+    elif not result.decided:
+        announce(f"the race is not decided: {resume_command(command)}", _LOG, console)
+    show_result(command.run, console)
+    write_report(command.run, console)
+
+
+def _search(command: SearchCommand, console: Console, began_s: float) -> bool:
+    """Run the search and return whether a race is to follow."""
     show = partial(announce, log=_LOG, console=console)
     limits = check_limits(command.config) if command.config.limits and not command.resume else ""
     show_device(command.config, show)
@@ -130,10 +172,10 @@ def _search(command: SearchCommand, console: Console) -> None:
                 extend_study(existing, command)
             return existing
 
-        deadline_s = math.inf if command.max_hours is None else began_s + 3600 * command.max_hours
-        start_loop = partial(StudyLoop, deadline_s=deadline_s, until_converged=command.until_converged)
+        until_s = deadline_s(command, began_s, SEARCH_SHARE if command.races else 1.0)
+        start_loop = partial(StudyLoop, deadline_s=until_s, until_converged=command.until_converged)
         resumed = None if existing is None else existing.info
-        _run(command, targets, resumed, create_or_extend, start_loop, console, show, began_s)
+        return _run(command, targets, resumed, create_or_extend, start_loop, console, show, began_s)
 
 
 def show_memory_limit(config: SearchConfig, show: Announce) -> None:
@@ -156,8 +198,11 @@ def _run(
     console: Console,
     show: Announce,
     began_s: float,
-) -> None:
-    """Run the study on the workers of a Ray cluster, then write the end, also of an interrupted session."""
+) -> bool:
+    """Run the study on the workers of a Ray cluster, then write the end, also of an interrupted session.
+
+    Return whether a race is to follow: the search has ended, and has a candidate that was trained to the last rung.
+    """
     # Ray takes seconds to import, so it is imported when the input is known to be good.
     from nas.backend.ray_tune import open_cluster, run_study
     from nas.measure.memory import release_cached
@@ -169,9 +214,9 @@ def _run(
     device = None if existing is None else compatibility.recorded_device_kind(existing.environment)
     progress = SearchProgress(console)
 
-    def end(loop: StudyLoop, ending: str | None) -> None:
+    def end(loop: StudyLoop, ending: str | None, with_result: bool = True) -> None:
         teacher_s, command_s = targets.build_seconds, time.monotonic() - began_s
-        end_search(loop, counted_workers, teacher_s, command.run, ending, console, command_s)
+        end_search(loop, counted_workers, teacher_s, command.run, ending, console, command_s, with_result)
 
     store: Store | None = None
     loop: StudyLoop | None = None
@@ -199,8 +244,11 @@ def _run(
         raise
     words = {"gave up": loop.gave_up, "converged": loop.converged, "out of time": loop.out_of_time}
     outcome = loop.exhausted or next((word for word, reason in words.items() if reason), "done")
-    end(loop, outcome)
+    complete = any(trial.state is TrialState.COMPLETE and not trial.baseline for trial in loop.trials.values())
+    follows = command.races and complete and not (loop.gave_up or loop.out_of_time)
+    end(loop, outcome, with_result=not follows)
     conclude(loop, resume_command(command), show)
+    return follows
 
 
 def conclude(loop: StudyLoop, resume: str, show: Announce) -> None:

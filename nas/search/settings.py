@@ -17,6 +17,7 @@ from nas.local_workers import check_local_workers
 from nas.machine import check_cache
 from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_spec import Arm, check_reported, check_runs_on, default_arm
+from nas.race.arguments import is_score, race_images, race_steps
 from nas.ranges import ConfigError
 from nas.redaction import public_word
 from nas.search.config_file import (
@@ -33,14 +34,17 @@ from nas.search.preconditions import check_device, check_sources
 from nas.study import compatibility
 from nas.study.config import KNOWN_COST, RECIPE_FLAGS, SearchConfig, check_sampler, supports
 from nas.study.limits import given_limits
-from nas.study.objectives import OBJECTIVES
+from nas.study.objectives import OBJECTIVES, objectives, on_plane
 from nas.study.teacher_names import SETS
 from search_space import SPACES, SpecError
 from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
-RUN_OPTIONS = ("extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run")
+RACE_OPTIONS = ("no_race", "race_steps", "fresh_images", "target")
+RUN_OPTIONS = (
+    "extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run", *RACE_OPTIONS
+)  # fmt: skip
 _TEACHERS_OF_A_LAPTOP = {"builtin", *SETS["builtin"]}
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
 
@@ -62,6 +66,10 @@ class SearchCommand:
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds after which a measurement or a rung hangs; None for a limit from earlier trials.
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
+        no_race: Whether the search ends without a race.
+        race_steps: Steps of each training of the race; None for ten times those of the last rung.
+        fresh_images: Images of the race, at most; None as `nas.race.arguments.race_images` has it.
+        target: What the race has to be as good as; None for the best baseline, or within limits the best.
         until_converged: Whether this session ends when the search has converged, see `nas.study.convergence`.
         text: Command line or call that the study records, without secrets.
         dry_run: Whether everything is checked and nothing is run.
@@ -82,11 +90,27 @@ class SearchCommand:
     trial_timeout_s: float | None = None
     max_hours: float | None = None
     until_converged: bool = False
+    no_race: bool = False
+    race_steps: int | None = None
+    fresh_images: int | None = None
+    target: str | None = None
     text: str = ""
     dry_run: bool = False
     device_source: str = "--device"
     is_new_folder: bool = False
     grows_batch: bool = False
+
+    @property
+    def races(self) -> bool:
+        """Return whether a race ends the search: its objectives are score and throughput, and the user wants one."""
+        config = self.config
+        return not self.no_race and on_plane(objectives(config.objectives, config.distill.score))
+
+    @property
+    def race_config(self) -> SearchConfig:
+        """Return the settings with the images of the race."""
+        steps = race_steps(self.race_steps, self.config)
+        return replace(self.config, train_images=race_images(self.fresh_images, steps, self.config))
 
 
 def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
@@ -116,6 +140,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     source = device_source(given)
     if not options.get("dry_run"):
         check_device(config, source, NODE_REMEDY)
+    _check_race(options, config)
     if not resume:
         check_size(options, config)
     is_new_folder = not resume and not options.get("dry_run") and is_new(options)
@@ -133,15 +158,33 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     )
 
 
+def _check_race(options: Mapping[str, Any], config: SearchConfig) -> None:
+    """Raise ConfigError for a race that the search could not hold at its end."""
+    given = [name for name in RACE_OPTIONS if name in options]
+    if "no_race" in given and len(given) > 1:
+        raise ConfigError(f"--{given[-1].replace('_', '-')}: not with --no-race; leave one of them out")
+    last, steps = config.distill.rung_steps[-1], options.get("race_steps")
+    if steps is not None and steps <= last:
+        raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
+    target = options.get("target")
+    if target is not None and target not in config.baselines and not is_score(target):
+        names = ", ".join(config.baselines) or "none"
+        raise ConfigError(f"--target: no baseline {target!r}; name one of: {names}, or a score to reach")
+
+
 def resume_command(command: SearchCommand) -> str:
     """Return the command line that continues a search as this session ran it; the study's record has the rest."""
     session = {
         "--workers": command.workers,
         "--address": command.address,
         "--max-hours": command.max_hours and f"{command.max_hours:g}",
+        "--race-steps": command.race_steps,
+        "--fresh-images": command.fresh_images,
+        "--target": command.target,
     }
     words = [word for flag, value in session.items() if value is not None for word in (flag, str(value))]
     words += ["--until-converged"] if command.until_converged else []
+    words += ["--no-race"] if command.no_race else []
     return command_line("search", ["--resume", str(command.run), *words, *unrecorded_words(command)])
 
 

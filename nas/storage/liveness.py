@@ -34,6 +34,10 @@ _ACQUIRE = text("SELECT pg_advisory_lock_shared(:key)")  # shared: a process may
 _TRY = text("SELECT pg_try_advisory_xact_lock(:key)")
 
 
+class CommandUnderWay(StoreError):
+    """Another command does the same work."""
+
+
 class DriverLiveness(Protocol):
     """The lock of this driver and the state of the others'."""
 
@@ -186,13 +190,14 @@ def only_command(lock: Path, refusal: str) -> Iterator[None]:
         refusal: Message of the error where another command holds the lock.
 
     Raises:
-        StoreError: Another command holds the lock, or it cannot be written.
+        CommandUnderWay: Another command holds the lock.
+        StoreError: It cannot be written.
     """
     held = FileLock(lock, timeout=0)
     try:
         held.acquire()
     except Timeout:
-        raise StoreError(refusal) from None
+        raise CommandUnderWay(refusal) from None
     except OSError as error:
         raise StoreError(f"cannot write {str(lock.parent)!r}: {error.strerror or error}") from None
     try:

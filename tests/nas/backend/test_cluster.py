@@ -399,7 +399,7 @@ def test_a_raylet_that_is_killed_ends_the_driver_with_one_line(tmp_path: Path, t
 
 @pytest.mark.slow
 def test_the_command_searches_on_a_cluster_and_resumes_there(tmp_path: Path) -> None:
-    run, small = tmp_path / "run", ["--rung-steps", "6,12", "--train-images", "256", "--val-images", "64"]
+    run, small = tmp_path / "run", ["--no-race", "--rung-steps", "6,12", "--train-images", "256", "--val-images", "64"]
     small += ["--teachers", "xfeat", "--baselines", "none", "--scale", "none", "--measure-seconds", "0.3"]
 
     def search(*options: str) -> None:

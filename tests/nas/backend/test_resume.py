@@ -32,7 +32,7 @@ from tests.waiting import PATIENCE_S
 pytestmark = pytest.mark.machine
 
 SMALL = ["--rung-steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1", "--teachers", "xfeat"]
-SMALL += ["--baselines", "eradio_femto", "--scale", "none", "--measure-seconds", "0.3"]
+SMALL += ["--no-race", "--baselines", "eradio_femto", "--scale", "none", "--measure-seconds", "0.3"]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ KINDS = {
 }
 TOGETHER = [KINDS["dinov2"], KINDS["eupe"], KINDS["dinov3"]]
 MIXED = ["lite0", KINDS["dinov2 with registers"], "xfeat", CLIP]
-SMALL = ["--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
+SMALL = ["--no-race", "--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
 QUICK = ["--baselines", "none", "--scale", "none", "--workers", "1", "--measure-seconds", "0.2", "--device", "cpu"]
 FIXED = ["--sampler", "random", "--distill", "precision=fp32"]
 

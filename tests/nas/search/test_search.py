@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 # The proposals of known-cost and the precision "auto" depend on measured times, which differ from run to run.
 REPEATABLE = ["--sampler", "evolution", "--distill", "precision=fp32"]
 IMAGES = ["--train-images", "256", "--val-images", "64"]
-SMALL = ["--rung-steps", "6,12", *IMAGES, "--workers", "1", "--measure-seconds", "0.3"]
+SMALL = ["--no-race", "--rung-steps", "6,12", *IMAGES, "--workers", "1", "--measure-seconds", "0.3"]
 
 
 @pytest.fixture(scope="module")

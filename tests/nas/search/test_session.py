@@ -35,7 +35,7 @@ from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, search_config, study_info
 from tests.nas.study.searches import new_store, reopen, started
 
-SMALL = ["--train-images", "256", "--val-images", "64", "--rung-steps", "6,12", "--device", "cpu"]
+SMALL = ["--no-race", "--train-images", "256", "--val-images", "64", "--rung-steps", "6,12", "--device", "cpu"]
 
 
 class OneSecond(datetime):
@@ -106,7 +106,7 @@ def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
     command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
     error, words = (NameError, "open_targets") if resume else (DeviceError, "several kinds")
     with pytest.raises(error, match=words):
-        session._search(command, Console(quiet=True))
+        session._search(command, Console(quiet=True), 0.0)
 
 
 @pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
@@ -133,7 +133,7 @@ def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_ru
     command = command_of({"device": "cpu", "run": str(tmp_path / "run")}, "")
     command = replace(command, config=replace(command.config, device="cuda"), resume=resume)
     with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
-        session._search(command, Console(quiet=True))
+        session._search(command, Console(quiet=True), 0.0)
     with pytest.raises(NameError, match="open_targets"):  # the nodes of a cluster measure, and each is asked
         session._search(replace(command, address="10.0.0.1:6379"), Console(quiet=True))
 

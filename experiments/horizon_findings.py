@@ -1,0 +1,178 @@
+"""What the table to the horizon shows: which rung orders as 2,700 steps do, and what a long training adds to a score.
+
+    python -m experiments.horizon_findings
+
+Reads experiments/results/horizon_table.json.gz and prints, for the trainings with 30,000 images:
+
+- Kendall's tau of each rung with the horizon, by depth and attention, and among the best tenth at the horizon;
+- the named networks with 3,000 and with 30,000 images, and what became of each lead over eradio_nano;
+- the deviation of a score at the horizon between seeds;
+- the linear model of the gain that chooses the candidates of a race (`nas.race.horizon`), with its error on families of
+  architectures that it was not fitted to, against a constant gain.
+
+Hardware:  none; seconds
+Expected:  see experiments/LOG.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.distillation.parallel import load_rows
+from experiments.horizon_table import FEW, MANY, NAMED_SEED, ROWS, RUNGS
+from nas.analysis.agreement import rank_correlation
+from nas.race.horizon import ATTENTION
+from nas.study.race import HorizonModel
+
+Row = Mapping[str, Any]
+LAST = RUNGS.index(270)  # the last rung of a search
+DEEP = 6  # blocks
+FEATURES = ("score", "blocks", "attention", "log2 params")
+TARGET = "eradio_nano"
+
+
+def family(row: Row) -> str:
+    """Return where an architecture comes from: "random", "front", "deep", "preset" or "sample"."""
+    return {"eradio": "preset"}.get(row["source"].split("_")[0], row["source"].split()[0])
+
+
+def blocks(row: Row) -> int:
+    """Return the number of blocks."""
+    return sum(stage["depth"] for stage in row["spec"]["stages"])
+
+
+def attending(row: Row) -> int:
+    """Return the number of blocks that attend."""
+    return sum(stage["depth"] for stage in row["spec"]["stages"] if stage["block"] in ATTENTION)
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows by group."""
+    best = sorted(rows, key=lambda row: -row["scores"][-1])
+    return {
+        "all": list(rows),
+        f"fewer than {DEEP} blocks": [row for row in rows if blocks(row) < DEEP],
+        f"{DEEP} blocks or more": [row for row in rows if blocks(row) >= DEEP],
+        "with attention": [row for row in rows if attending(row)],
+        "without attention": [row for row in rows if not attending(row)],
+        "the best tenth": best[: max(3, math.ceil(len(best) / 10))],
+        "the best third": best[: max(3, math.ceil(len(best) / 3))],
+    }
+
+
+def features(row: Row) -> list[float]:
+    """Return the values of FEATURES of an architecture, after the constant 1."""
+    return [1.0, row["scores"][LAST], blocks(row), attending(row), math.log2(row["params"])]
+
+
+def gain(row: Row) -> float:
+    """Return what the steps after the last rung of a search add to the score."""
+    return float(row["scores"][-1] - row["scores"][LAST])
+
+
+def fitted(rows: Sequence[Row], used: Sequence[int] = range(5)) -> NDArray[np.float64]:
+    """Return the coefficients of a linear model of the gain, fitted by least squares; 0 for features not used."""
+    matrix = np.asarray([features(row) for row in rows])[:, list(used)]
+    coefficients = np.zeros(5)
+    coefficients[list(used)] = np.linalg.lstsq(matrix, np.asarray([gain(row) for row in rows]), rcond=None)[0]
+    return coefficients
+
+
+def left_out_errors(rows: Sequence[Row], used: Sequence[int] = range(5)) -> list[float]:
+    """Return the errors of the gain of each row by a model fitted to the other families."""
+    errors = []
+    for name in sorted({family(row) for row in rows}):
+        model = fitted([row for row in rows if family(row) != name], used)
+        errors += [gain(row) - float(np.dot(features(row), model)) for row in rows if family(row) == name]
+    return errors
+
+
+def rms(values: Sequence[float]) -> float:
+    """Return the root of the mean square."""
+    return math.sqrt(fmean(value**2 for value in values))
+
+
+def seed_deviation(rows: Sequence[Row], rung: int) -> tuple[float, int]:
+    """Return the deviation of a score between seeds, pooled over the architectures with several, and its degrees."""
+    scores = defaultdict(list)
+    for row in rows:
+        scores[row["arch_id"]].append(row["scores"][rung])
+    several = [values for values in scores.values() if len(values) > 1]
+    degrees = sum(len(values) - 1 for values in several)
+    squares = sum((value - fmean(values)) ** 2 for values in several for value in values)
+    return (math.sqrt(squares / degrees) if degrees else math.nan), degrees
+
+
+def horizon_model(rows: Sequence[Row]) -> HorizonModel:
+    """Return the model that the rows give, rounded as the program has it."""
+    constant, *slopes = (round(float(value), 4) for value in fitted(rows))
+    deviation, degrees = seed_deviation(rows, -1)
+    noise = round(deviation, 4) if degrees else 0.003
+    return HorizonModel(
+        constant, *slopes, network_sd=round(rms(left_out_errors(rows)), 4), study_sd=0.15, seed_sd=noise
+    )
+
+
+def first_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Return one row of each architecture, that of its first training."""
+    return list({row["arch_id"]: row for row in reversed(rows)}.values())
+
+
+def lines() -> list[str]:
+    """Return the lines to print."""
+    rows = [row for row in load_rows(ROWS) if "reason" not in row]
+    many = [row for row in rows if row["images"] == MANY]
+    once = first_seeds(many)
+    found = [
+        "| group | networks | " + " | ".join(f"{steps} steps" for steps in RUNGS[:-1]) + " |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, group in groups(once).items():
+        cells = []
+        for rung in range(len(RUNGS) - 1):
+            tau = rank_correlation([(row["scores"][rung], row["scores"][-1]) for row in group])
+            interval = f" ({tau.low:.2f} to {tau.high:.2f})" if tau.low is not None else ""
+            cells.append("-" if tau.tau is None else f"{tau.tau:.2f}{interval}")
+        found.append(f"| {name} | {len(group)} | {' | '.join(cells)} |")
+    found += ["", "| network | blocks | 270 steps | 2,700, 3,000 images | 2,700, 30,000 | lead, 3,000 | lead, 30,000 |",
+              "|---|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    named = {(row["source"], row["images"]): row for row in rows if row["seed"] == NAMED_SEED}
+    for source in dict.fromkeys(source for source, _ in named):
+        if (source, FEW) in named and (source, MANY) in named:
+            short, long = named[source, FEW]["scores"], named[source, MANY]["scores"]
+            leads = [
+                scores[-1] - named[TARGET, images]["scores"][-1] for scores, images in ((short, FEW), (long, MANY))
+            ]
+            cells = f"{long[LAST]:.3f} | {short[-1]:.3f} | {long[-1]:.3f} | {leads[0]:+.3f} | {leads[1]:+.3f}"
+            found.append(f"| {source} | {blocks(named[source, MANY])} | {cells} |")
+    for rung, steps in enumerate(RUNGS):
+        deviation, degrees = seed_deviation(many, rung)
+        found.append(f"deviation between seeds after {steps} steps: {deviation:.4f} ({degrees} degrees of freedom)")
+    for name, used in (
+        ("constant", (0,)),
+        ("score", (0, 1)),
+        ("score, blocks, attention", (0, 1, 2, 3)),
+        ("all", range(5)),
+    ):
+        errors = left_out_errors(once, used)
+        found.append(f"error of the gain, left out by family, by {name}: {rms(errors):.4f}")
+    found.append(str(horizon_model(once)))
+    return found
+
+
+def main() -> None:
+    """Print the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print("\n".join(lines()))
+
+
+if __name__ == "__main__":
+    main()
