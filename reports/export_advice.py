@@ -39,7 +39,7 @@ def retrain_command(info: StudyInfo, summary: StudySummary, run: str, steps: int
 
 def race_command(info: StudyInfo, summary: StudySummary, run: str) -> str | None:
     """Return the command that races the candidates of a study; None where there is nothing to race for."""
-    what = bool(summary.baselines or info.limits)
+    what = bool(summary.baselines or info.limits) and not (info.race and info.race.decided)
     return f"backbone-nas race {run}" if what and _has_front_on_plane(info, summary) else None
 
 

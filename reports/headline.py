@@ -41,7 +41,8 @@ def headline(info: StudyInfo, summary: StudySummary, run: str) -> tuple[str, ...
         summary: numbers of the study.
         run: folder of the study, for the commands.
     """
-    return (*filter(None, [doubt_sentence(info, summary, run)]), *_result_sentences(info, summary))
+    first = doubt_sentence(info, summary, run), _hopeless_race_sentence(info)
+    return (*filter(None, first), *_result_sentences(info, summary))
 
 
 def doubt_sentence(info: StudyInfo, summary: StudySummary, run: str) -> str:
@@ -253,6 +254,13 @@ def _speed_sentence(info: StudyInfo, summary: StudySummary) -> str:
     timings = "the timing" if result.against_reference else "both timings"
     words = _throughput_words(result, info, f", from the noise of {timings}, not of the scores")
     return f"{capitalized(name)} is the fastest {kind} that scores at least as high as {best} {scores}. {words}"
+
+
+def _hopeless_race_sentence(info: StudyInfo) -> str:
+    """Say that a race trained no candidate, because none was likely to win; "" where it trained one."""
+    if info.race is None or not info.race.decided or info.race.best is not None:
+        return ""
+    return f"No candidate is likely to be as good as the target after {info.race.steps:,} steps: the race trained none."
 
 
 def race_sentence(found: Recommendation) -> str:

@@ -174,7 +174,7 @@ def show_result(run_dir: Path, console: Console) -> None:
     if summary.recommendation is None:
         return
     run = str(run_dir)
-    racing = None if summary.recommendation.race else race_command(evidence.record.info, summary, run)
+    racing = race_command(evidence.record.info, summary, run)
     baselines = ["--baselines"] if summary.baselines else []
     longer = {racing: "which model to choose? Train those that may win for longer"} if racing else {}
     longer[command_line("retrain", [run, *baselines])] = "does the front hold after longer training, with new seeds?"
