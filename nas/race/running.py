@@ -164,9 +164,12 @@ def training_words(plan: RacePlan, loop: RaceLoop, job: Job) -> str:
         return f"{words}failed: {record.reason}"
     words += f"{record.final_score:.4f} after {plan.length.steps:,} steps"
     standing = next((s for s in loop.outcome.standings if s.runner.number == job[0] and s.decided), None)
-    return words if standing is None else f"{words} ({chance_words(standing.chance, plan.target_name)})"
+    return words if standing is None else f"{words} ({chance_words(standing.chance, plan)})"
 
 
-def chance_words(chance: float, target: str | None) -> str:
+def chance_words(chance: float, plan: RacePlan) -> str:
     """Say what a chance is of."""
-    return f"chance {chance:.2f} that it is {'the best' if target is None else f'at least as good as {target}'}"
+    what = "the best" if plan.target_name is None else f"at least as good as {plan.target_name}"
+    if plan.race.target_score is not None:
+        what = f"at {plan.race.target_score:g} or above"
+    return f"chance {chance:.2f} that it is {what}"
