@@ -1,19 +1,17 @@
 """The words on the recommended candidate: a difference is claimed where it is shown, a tie is called one."""
 
-import math
 import re
 from dataclasses import replace
 
 import pytest
 
 from nas.analysis.evidence import RETRAINED, StudyEvidence, gather_evidence
-from nas.analysis.noise import SeedScatter
 from nas.study.objectives import objectives
-from nas.study.records import Retraining, StudyRecord, TrialState
+from nas.study.records import RaceResult, RaceTraining, Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.captions import front_caption
 from reports.evidence_data import retraining_results
-from reports.export_advice import MAX_SEEDS, SEED_DIFFERENCE, _lead_advice, before_export, export_command, weights_place
+from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, race_command, weights_place
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
@@ -98,17 +96,16 @@ def test_the_recommended_model_shows_its_doubts_with_their_commands(verdict):
     summary = summarize(study)
     commands = [command for _, command in before_export(study.info, summary, "RUN")]
     remedies = ["backbone-nas remeasure RUN"] * (verdict != "ok")
-    assert commands == ["backbone-nas retrain RUN --shortlist", *remedies]
+    assert commands == ["backbone-nas race RUN", *remedies]
     assert recommended(study.info, summary).count("†") == 2 * len(remedies)
     assert doubts_of_a_near_tie(0.6) == (
-        "It was trained once, for 540 steps. Before you rely on it, train it, its closest rivals and the baselines "
-        "longer, with other seeds:"
+        "It was trained once, for 540 steps. Before you rely on it, train it and its rivals for longer:"
     )
     assert "scores 0.010 higher than eradio_femto. Two trainings of one model differ by up to 0.02" in (
         doubts_of_a_near_tie(0.51)
     )
     again = "backbone-nas retrain RUN --baselines"
-    for seeds, steps, more in ((1, 1620, [again]), (1, 5400, [f"{again} --train-steps 5400"]), (2, 1620, [])):
+    for seeds, steps, more in ((1, 5400, [again]), (1, 1620, [f"{again} --train-steps 1620"]), (2, 1620, [])):
         retrained = after_retraining(study, {0: 0.6, 1: 0.5, 2: 0.4, 3: 0.7}, seeds, steps)
         doubts = before_export(study.info, summarize(retrained.study, retrained), "RUN")
         assert [command for _, command in doubts] == [*more, *remedies]
@@ -146,35 +143,17 @@ def with_trial_4(study: StudyRecord, ratio: float, score: float) -> StudyRecord:
     return replace(study, trials=(*study.trials, other))
 
 
-def test_a_faster_model_that_became_as_good_is_said_to_be_faster() -> None:
-    study = with_trial_4(compared(1.2), ratio=1.4, score=0.3)
-    evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.85, 4: 0.81})
-    first, second, *_ = headline(study.info, summarize(evidence.study, evidence), "RUN")
-    assert first == (
-        "After retraining for 1,620 steps, the recommendation changed from trial 3 to trial 4. Trial 3 still scores at "
-        "least as high as the baseline eradio_femto (0.851 against 0.801), but trial 4 is faster and now scores at "
-        "least as high as eradio_femto, too."
-    )
-    assert second.startswith("Trial 4 is the fastest retrained candidate that scores at least as high as")
-
-
-def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_the_other_model_the_recommended():
+def test_the_words_on_a_model_that_retrained_scores_recommend():
     study = with_trial_4(compared(1.2), ratio=1.1, score=0.55)
     evidence = after_retraining(study, {0: 0.8, 1: 0.5, 2: 0.4, 3: 0.7, 4: 0.81})
     summary = summarize(evidence.study, evidence)
-    first, second, third, front = headline(study.info, summary, "RUN")
-    assert first == (
-        "After retraining for 1,620 steps, trial 3, which the search recommended, scores less than the baseline "
-        "eradio_femto (0.701 against 0.801) and is no longer recommended."
-    )
+    second, third, front = headline(study.info, summary, "RUN")
     assert second.startswith("Trial 4 is the fastest retrained candidate that scores at least as high as")
     assert "(0.811 against 0.801). Its throughput is 1.10 times that of" in second
     assert "retrained candidates" in third
     assert "These scores are means of longer trainings (2 seeds, 1,620 steps); the 95 % interval of the diff" in third
     assert "The Pareto front by the search’s scores (after 540 steps) " in front
-    line = result_line(study.info, summary)
-    assert "trial 4 scores at least as high as eradio_femto: 1.10 times" in line
-    assert line.endswith("; trial 3, recommended by the search, fell below the baseline)")
+    assert "trial 4 scores at least as high as eradio_femto: 1.10 times" in result_line(study.info, summary)
     assert recommended(study.info, summary).startswith("score 0.811 (mean of 2 longer trainings, 1,620 steps each); ")
     assert "no interval" not in tiles(study.info, summary)[1].note
     assert export_command(summary, "RUN").startswith("backbone-nas export RUN --trial 4 ")
@@ -184,6 +163,57 @@ def test_a_recommendation_that_retraining_took_back_is_the_first_sentence_and_th
     of_one, of_two = (replace(best, compared=n).half_width(summary.recommendation.scatter) for n in (1, 2))
     assert of_two == pytest.approx(best.half_width(summary.recommendation.scatter))
     assert of_two > 1.1 * of_one, "the best of two needs a wider interval"
+
+
+def with_race(study: StudyRecord, scores: dict[int, float], **result: object) -> StudyEvidence:
+    """Return the evidence of a study with a race of 5,400 steps on 9,000 images, which trained each trial once."""
+    race = RaceResult(**({"steps": 5400, "images": 9000, "seed": 1, "target": 0, "target_score": None,
+                          "winner": 3, "best": 3, "chance": 0.97, "decided": True} | result))  # fmt: skip
+    trainings = tuple(
+        RaceTraining(
+            n, 1, 5400, 9000, replace(study.trials[n], rungs=(replace(study.trials[n].rungs[-1], score=score),))
+        )
+        for n, score in scores.items()
+    )
+    return gather_evidence(replace(synthetic.with_info(study, race=race), races=trainings))
+
+
+def test_a_race_is_the_first_sentence_and_leaves_nothing_in_doubt():
+    evidence = with_race(compared(1.2), {0: 0.8, 3: 0.81})
+    info, summary = evidence.record.info, summarize(evidence.study, evidence)
+    first, front = headline(info, summary, "RUN")
+    words = (
+        "5,400 steps on 9,000 images: score 0.810 against 0.800 of eradio_femto (chance 0.97 that it is at least as "
+    )
+    words += "good), 1.20 times its throughput"
+    assert first == f"Trial 3: {words}."
+    assert "The Pareto front by the search’s scores (after 540 steps) " in front
+    assert result_line(info, summary).endswith(f"; trial 3: {words}")
+    assert recommended(info, summary).startswith("score 0.810 (one longer training, 5,400 steps); ")
+    assert weights_place(summary) == f"race/5400-steps/seed-*/weights/{evidence.study.trials[3].arch_id}.safetensors"
+    assert tiles(info, summary)[0].note.endswith("(race: chance 0.97)")
+    assert before_export(info, summary, "RUN") == ()
+    lost = with_race(compared(1.2), {0: 0.8, 3: 0.79}, winner=None, chance=0.3)
+    first, _ = headline(info, summarize(lost.study, lost), "RUN")
+    assert first.endswith("1.20 times its throughput; no candidate passed, this one came closest.")
+    hopeless = with_race(compared(1.2), {}, winner=None, best=None, chance=None)
+    first, second, *_ = headline(hopeless.record.info, summarize(hopeless.study, hopeless), "RUN")
+    assert first.endswith("to be as good as the target after 5,400 steps: the race trained none.")
+    assert second.startswith("Trial 3 is the fastest candidate that scores at least as high as")
+
+
+def test_a_study_with_neither_baselines_nor_limits_is_offered_no_race():
+    study = compared(1.2)
+    alone = replace(study, info=replace(study.info, baselines=(), limits={}), trials=study.trials[3:])
+    for of_study, command in (
+        (study, "backbone-nas race RUN"),
+        (replace(alone, info=replace(alone.info, limits={"max_params": 2e6})), "backbone-nas race RUN"),
+        (alone, None),
+    ):
+        summary = summarize(of_study)
+        assert race_command(of_study.info, summary, "RUN") == command
+        ((doubt, settled_by),) = before_export(of_study.info, summary, "RUN")
+        assert (settled_by, "train it and its rivals" in doubt) == (command, command is not None)
 
 
 def test_one_sentence_compares_with_the_best_baseline_and_with_the_reference():
@@ -226,44 +256,6 @@ def test_the_reference_as_the_best_baseline_has_one_ratio_and_the_interval_of_th
     assert summarize(slower).comparisons[1].speedup == 1.01
 
 
-@pytest.mark.parametrize(
-    ("larger", "verdict", "shown"),
-    [
-        (
-            0.54,
-            "ok",
-            "The fastest candidate that leads by 0.04 is trial 4 (score 0.540), with 2.00 times the throughput",
-        ),
-        (0.54, "contended", "Of the candidates that lead by 0.04, trial 4 (score 0.540) was timed as the fastest."),
-        (0.53, "ok", "No candidate leads by 0.04."),
-    ],
-)
-def test_a_small_lead_names_the_fastest_candidate_of_a_lead_that_lasted(larger, verdict, shown):
-    """Retrained scores decide by themselves."""
-    study = compared(3.0)
-    chosen = study.trials[3]
-    slower = replace(chosen.measurement, ratio=2.0, ratio_low=1.99, ratio_high=2.01, verdict=verdict)
-    study = replace(study, trials=(*study.trials, replace(chosen, number=4, arch_id="4" * 12, measurement=slower)))
-    rungs = {3: 0.51, 4: larger}
-    study = replace(
-        study,
-        trials=tuple(
-            replace(t, rungs=(*t.rungs[:-1], replace(t.rungs[-1], score=rungs.get(t.number, t.score))))
-            for t in study.trials
-        ),
-    )
-    said = " ".join(headline(study.info, summarize(study), "RUN"))
-    assert "Trial 3 leads eradio_femto by 0.010 in score." in said
-    assert shown in said
-    evidence = after_retraining(study, {0: 0.6, 1: 0.5, 2: 0.4, 3: 0.61, 4: larger})
-    assert "lead" not in " ".join(headline(study.info, summarize(evidence.study, evidence), "RUN"))
-
-
-def test_a_large_lead_needs_no_larger_one():
-    study = compared(1.2)
-    assert "lead" not in " ".join(headline(study.info, summarize(study), "RUN"))
-
-
 def test_one_candidate_that_is_best_on_both_axes_is_named_once():
     study = compared(1.2)
     _, second, _ = headline(study.info, summarize(study), "RUN")
@@ -302,26 +294,11 @@ def test_retrained_scores_at_which_a_throughput_is_compared_have_their_interval(
     assert f"(0.503 against 0.501; the 95 % interval of this difference is ± {half})" in first
     assert "from the noise of the timing, not of the scores)" in first
     data = prepare(study, summary)
-    ring = "The ring marks the model that is recommended by scores after retraining (0.503, the baseline eradio_"
+    ring = "The ring marks the model that is recommended by scores after longer training (0.503, the baseline"
     assert front_caption(study.info, data, summary, retrained=True).startswith(ring)
     wide = [label.text for label in data.labels if label.number == 3 and not label.narrow]
-    assert wide == ["#3 recommended (0.503 after retraining)"], "the chart has the search's score, 0.5"
-    second = headline(study.info, summary, "RUN")[1]
-    assert second.startswith("The lead of trial 3 in score is within the noise of seeds (95 % interval, which allows")
-    assert "the choice among 2 candidates). The fastest retrained candidate that leads eradio_" in second
-    assert "beyond that noise is trial 4 (score 0.70" in second
-    result = summary.comparisons[0]
-    seeds = 2 * (result.half_width(summary.recommendation.scatter) / result.score_gain) ** 2
-    assert seeds > MAX_SEEDS
-    tie = (
-        f"In score it ties with the best baseline, {result.baseline.name}: to tell them apart would take more than "
-        "10 seeds. To lead by more than the noise of seeds, choose trial 4.", None,
-    )  # fmt: skip
-    assert before_export(study.info, summary, "RUN") == (tie,)
-    sure = after_retraining(study, scores | {3: 0.6})
-    sure_summary = summarize(sure.study, sure)
-    assert "noise of seeds" not in " ".join(headline(study.info, sure_summary, "RUN"))
-    assert before_export(study.info, sure_summary, "RUN") == ()
+    assert wide == ["#3 recommended (0.503 after longer training)"], "the chart has the search's score, 0.5"
+    assert before_export(study.info, summary, "RUN") == ()
 
 
 def test_of_timings_that_cannot_be_trusted_the_fastest_is_one_of_those_that_score_as_high():
@@ -329,55 +306,6 @@ def test_of_timings_that_cannot_be_trusted_the_fastest_is_one_of_those_that_scor
     words = " ".join(headline(study.info, summarize(study), "RUN"))
     assert "Of the candidates that score at least as high as the best of the E" in words
     assert "eradio_femto, trial 3 was timed as the fastest (0.6" in words
-
-
-def test_the_seeds_that_are_advised_show_the_lead():
-    study = compared(5.0)
-    scores = {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.508}
-    evidence = after_retraining(study, scores)
-    found = summarize(evidence.study, evidence).recommendation
-    ours, theirs = found.fastest_as_good.half_widths(found.scatter)
-    needed, lead = 6, found.fastest_as_good.score_gain
-    assert math.hypot(ours, theirs) * math.sqrt(2 / needed) <= lead < math.hypot(ours, theirs) * math.sqrt(2 / 5)
-    assert ours > lead, "more seeds of the baselines alone do not show it"
-    ((doubt, command),) = before_export(study.info, summarize(evidence.study, evidence), "RUN")
-    assert f"about {needed} seeds show it" in doubt
-    assert command == f"backbone-nas retrain RUN --shortlist --seeds {needed}"
-    level = after_retraining(study, scores | {3: 0.5})
-    ((doubt, command),) = before_export(study.info, summarize(level.study, level), "RUN")
-    assert "ties with the best baseline" in doubt
-    assert doubt.endswith("No retrained candidate leads by more than the noise of seeds.")
-    assert command is None
-
-
-def test_more_seeds_of_the_baselines_alone_are_advised_where_they_show_the_lead():
-    evidence = after_retraining(compared(5.0), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.505})
-    found = summarize(evidence.study, evidence).recommendation
-    noisy = replace(found, scatter=SeedScatter(0.002, 50, baselines=SeedScatter(0.004, 6)))
-    ours, theirs = noisy.fastest_as_good.half_widths(noisy.scatter)
-    needed, lead = 11, noisy.fastest_as_good.score_gain
-    assert ours**2 + theirs**2 * 2 / needed <= lead**2 < ours**2 + theirs**2 * 2 / (needed - 1)
-    doubt, command = _lead_advice(noisy, "backbone-nas retrain RUN --shortlist")
-    assert f"about {needed} seeds of the baselines show it" in doubt
-    assert command == f"backbone-nas retrain RUN --shortlist --seeds 2 --baseline-seeds {needed}"
-
-
-def test_baselines_with_more_seeds_keep_them_when_all_are_advised_more():
-    evidence = after_retraining(compared(5.0), {0: 0.5, 1: 0.4, 2: 0.3, 3: 0.505})
-    found = summarize(evidence.study, evidence).recommendation
-    best = replace(found.best_baseline, scores=(0.499, 0.501) * 5)
-    noisy = replace(
-        found,
-        scatter=SeedScatter(0.004, 50, baselines=SeedScatter(0.001, 20)),
-        best_baseline=best,
-        fastest_as_good=replace(found.fastest_as_good, baseline=best),
-    )
-    ours, theirs = noisy.fastest_as_good.half_widths(noisy.scatter)
-    assert ours > noisy.fastest_as_good.score_gain, "more seeds of the baselines alone do not show it"
-    needed = math.ceil((2 * ours**2 + 10 * theirs**2) / noisy.fastest_as_good.score_gain**2)
-    assert 2 < needed < 10
-    _, command = _lead_advice(noisy, "backbone-nas retrain RUN --shortlist")
-    assert command == f"backbone-nas retrain RUN --shortlist --seeds {needed} --baseline-seeds 10"
 
 
 def test_the_difference_in_score_is_that_of_the_printed_scores():
@@ -519,8 +447,6 @@ def test_the_ends_of_the_front_are_those_of_its_objectives(names):
 def test_one_retrained_model_without_baselines():
     study = compared(1.2)
     study = replace(study, info=replace(study.info, baselines=()), trials=study.trials[3:])
-    commands = [command for _, command in before_export(study.info, summarize(study), "RUN")]
-    assert commands == ["backbone-nas retrain RUN"]
     trainings = [
         Retraining(3, seed, 1620, "2026-01-01", "cpu", (replace(study.trials[0].rungs[-1], steps=1620),))
         for seed in range(2)

@@ -18,7 +18,7 @@ REFERENCE = "eradio_femto"
 # By trial number, (score, ratio): 0 is the reference; 1, 2, 3 are the front, 4 is behind 2, 5 within 2's interval.
 POINTS = {0: (0.3, 1.0), 1: (0.2, 4.0), 2: (0.4, 2.0), 3: (0.6, 1.0), 4: (0.35, 1.5), 5: (0.38, 1.99)}
 
-# As in the sample report: the search recommends 1; after retraining it falls below the baseline, and 2 is as good.
+# The search recommends 1; after retraining it falls below the baseline, and 2 is as good.
 # By trial (score, ratio), and the retrained scores of seeds 1 and 2.
 SEARCHED = {0: (0.534, 1.0), 1: (0.541, 5.94), 2: (0.56, 3.3), 3: (0.601, 1.7), 4: (0.4, 7.0)}
 OVERTURNED = {0: (0.633, 0.635), 1: (0.606, 0.608), 2: (0.639, 0.641), 3: (0.66, 0.662), 4: (0.5, 0.51)}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nas.analysis.evidence import (
     LAST_RUNG,
+    RACED,
     RETRAINED,
     ModelEvidence,
     StudyEvidence,
@@ -25,11 +26,12 @@ from nas.analysis.recommendation import (
     evidence_words,
     find_trial,
     place_words,
+    race_words,
     recommend,
 )
 from nas.analysis.trial_choice import SelectionError, measurement
 from nas.study.objectives import objectives
-from nas.study.records import Remeasurement, StudyRecord
+from nas.study.records import RaceResult, RaceTraining, Remeasurement, StudyRecord
 from nas.study.timing_doubts import RUN_DEVIATION, WRONG_OUTPUT
 from tests.nas.analysis.builders import (
     OVERTURNED,
@@ -41,6 +43,7 @@ from tests.nas.analysis.builders import (
     small_study,
 )
 from tests.nas.study.builders import measurement as timing
+from tests.nas.study.builders import rung
 
 
 def evidence_of(scores: Mapping[int, tuple[float, ...]], **ratios: Mapping[int, float]) -> StudyEvidence:
@@ -50,41 +53,72 @@ def evidence_of(scores: Mapping[int, tuple[float, ...]], **ratios: Mapping[int, 
     return gather_evidence(small_study(SEARCHED), trainings, again)
 
 
-def test_retrained_scores_take_back_what_the_short_trainings_recommend() -> None:
+def test_retrained_scores_decide_in_place_of_those_of_the_short_trainings() -> None:
     short = recommend(evidence_of({}))
     assert short is not None
-    assert (short.model.number, short.basis, short.taken_back) == (1, LAST_RUNG, False)
+    assert (short.model.number, short.basis) == (1, LAST_RUNG)
     assert evidence_words(short) == "scores of one training each, 30 steps"
     found = recommend(evidence_of(OVERTURNED))
     assert found is not None
     assert (found.model.number, found.basis, found.by_search.number) == (2, RETRAINED, 1)
     assert found.fastest_as_good is not None
     assert (found.fastest_as_good.speedup, found.fastest_as_good.score_gain) == (3.3, pytest.approx(0.006))
-    assert (found.by_search.score, found.fell_below, found.taken_back) == (pytest.approx(0.607), True, True)
-    assert evidence_words(found) == (
-        "scores of 2 longer trainings each, 90 steps; trial 1, recommended by the search, fell below the baseline"
-    )
-
-
-def test_a_recommendation_that_holds_is_not_taken_back() -> None:
-    found = recommend(evidence_of({**OVERTURNED, 1: (0.634, 0.636)}))
-    assert found is not None
-    assert (found.model.number, found.basis, found.taken_back) == (1, RETRAINED, False)
+    assert found.by_search.score == pytest.approx(0.607)
     assert evidence_words(found) == "scores of 2 longer trainings each, 90 steps"
+    alone = recommend(evidence_of({0: (0.7, 0.7), 1: (0.6, 0.6), 2: (0.5, 0.5), 3: (0.6, 0.59)}))
+    assert alone is not None
+    assert (alone.model.number, alone.fastest_as_good) == (1, None), "of the highest score, where none is as good"
 
 
-def test_a_faster_model_that_became_as_good_overtakes_the_recommended_one() -> None:
-    found = recommend(evidence_of({**OVERTURNED, 1: (0.65, 0.65), 4: (0.64, 0.64)}))
+def raced(evidence: StudyEvidence, scores: Mapping[int, tuple[float, ...]], **result: Any) -> StudyEvidence:
+    """Return the evidence with a race of 300 steps on 500 images: these scores by trial, a seed each."""
+    race = RaceResult(**({"steps": 300, "images": 500, "seed": 1, "target": 0, "target_score": None,
+                          "winner": 2, "best": 2, "chance": 0.95, "decided": True} | result))  # fmt: skip
+    trainings = tuple(
+        RaceTraining(n, seed, 300, 500, replace(evidence.record.trials[n], rungs=(replace(rung(0, q), steps=300),)))
+        for n, values in scores.items()
+        for seed, q in enumerate(values, 1)
+    )
+    record = replace(evidence.record, info=replace(evidence.record.info, race=race), races=trainings)
+    return replace(evidence, record=record)
+
+
+def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> None:
+    """The search recommends 1, the retrainings 2; the baseline, the target of the race, is the reference."""
+    found = recommend(raced(evidence_of(OVERTURNED), {0: (0.7,), 3: (0.71, 0.73)}, winner=3, best=3))
     assert found is not None
-    assert (found.model.number, found.fell_below, found.taken_back) == (4, False, True)
-    assert found.outrun
-    assert evidence_words(found).endswith("; trial 1, recommended by the search, is slower")
+    assert (found.model.number, found.model.score, found.basis) == (3, pytest.approx(0.72), RACED)
+    assert found.fastest_as_good is not None
+    assert (found.fastest_as_good.speedup, found.fastest_as_good.against_reference) == (1.7, True)
+    assert evidence_words(found) == (
+        "300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that it is "
+        "at least as good), 1.70 times its throughput"
+    )
+    open_race = recommend(raced(evidence_of({}), {0: (0.7,), 3: (0.72,)}, decided=False))
+    assert open_race is not None
+    assert (open_race.model.number, open_race.basis) == (1, LAST_RUNG)
 
 
-def test_where_no_retrained_candidate_is_as_good_the_highest_score_is_recommended_and_said_to_have_fallen() -> None:
-    found = recommend(evidence_of({0: (0.7, 0.7), 1: (0.6, 0.6), 2: (0.5, 0.5), 3: (0.6, 0.59)}))
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (
+            {"winner": None, "chance": 0.4},
+            "score 0.690 against 0.700 of eradio_femto (chance 0.40 that it is at least as good), 3.30 times its "
+            "throughput; no candidate passed, this one came closest",
+        ),
+        ({"target": None, "target_score": 0.65}, "score 0.690 (chance 0.95 that it is at 0.65 or above)"),
+        ({"target": None}, "score 0.690 (chance 0.95 that it is the best of those trained)"),
+        (
+            {"target": 3},
+            "score 0.690 against 0.680 of trial 3 (chance 0.95 that it is at least as good), 1.94 times its throughput",
+        ),
+    ],
+)
+def test_a_race_names_what_it_was_for_and_the_nearest_where_none_passed(result: dict[str, Any], words: str) -> None:
+    found = recommend(raced(evidence_of({}), {0: (0.7,), 2: (0.69,), 3: (0.68,)}, **result))
     assert found is not None
-    assert (found.model.number, found.fastest_as_good, found.fell_below) == (1, None, True)
+    assert (found.model.number, race_words(found)) == (2, f"300 steps on 500 images: {words}")
 
 
 @pytest.mark.parametrize(
@@ -230,11 +264,11 @@ def test_retrained_models_have_their_trusted_timing() -> None:
         assert source_words(found.model, True) == f"mean score of 2 longer trainings, 90 steps each; throughput {words}"
 
 
-def test_the_place_of_a_model_is_said_of_the_recommended_and_the_taken_back_one() -> None:
+def test_the_place_of_a_model_is_said_of_the_recommended_one() -> None:
     evidence = evidence_of(OVERTURNED)
     said = [bool(place_words(evidence, number)) for number in (0, 1, 2, 3)]
-    assert said == [False, True, True, False]
-    assert place_words(evidence, 1).startswith("recommended model: trial 2 (scores of 2 longer trainings")
+    assert said == [False, False, True, False]
+    assert place_words(evidence, 2).startswith("recommended model: trial 2 (scores of 2 longer trainings")
 
 
 def recommended(study: StudyRecord) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.analysis.run_files import all_weight_files, trained_weights
-from nas.study.records import TrialState
+from nas.study.records import RaceTraining, TrialState
 from tests.nas.analysis.builders import failed, retrained, small_study
 
 
@@ -48,5 +48,12 @@ def test_the_longest_trained_weights_that_are_there_are_taken(tmp_path: Path) ->
     assert kept.weights == second, "a training that failed has written no weights"
     found = all_weight_files(tmp_path, trial.arch_id, 90, (1, 2, 3))
     assert found == [own, second.parents[2] / "seed-1/weights" / own.name, second]
+    in_race = replace(trial, rungs=(replace(trial.rungs[-1], steps=900, score=0.5),))
+    lost = replace(in_race, state=TrialState.FAILED)
+    races = tuple(RaceTraining(2, seed, 900, 64, each) for seed, each in ((1, in_race), (2, lost)))
+    of_race, _ = put("race/900-steps/seed-1"), put("race/900-steps/seed-2")
+    kept = trained_weights(tmp_path, replace(study, races=races), trial, retrainings)
+    assert kept is not None
+    assert (kept.weights, kept.result.steps, kept.origin) == (of_race, 900, "race, seed 1")
     stopped = replace(trial, state=TrialState.STOPPED)
     assert trained_weights(tmp_path, study, stopped, ()) is None

@@ -151,7 +151,6 @@ def test_retrained_ones_may_be_recommended_with_the_timing_of_the_retraining() -
     found = recommend(evidence)
     assert found is not None
     assert (found.model.number, found.model.score, found.by_search.number) == (4, 0.5, 2)
-    assert found.taken_back
     # Of another batch: no timing of the search's setting, so that the model stays without one.
     other = replace(remeasured_for_retraining({**RATIOS, 4: 2.5}).measurements[4], batch=3)
     elsewhere = replace(

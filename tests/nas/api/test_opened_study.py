@@ -125,7 +125,7 @@ def test_retrain_returns_the_trainings_of_its_own_steps(study: Study, run: Path)
             store.save_retraining(retrained(number, {1: 0.5}, steps=60)[0])
         for number in (1, 2, 3):
             store.save_retraining(retrained(number, {1: 0.8})[0])
-    summary = study.retrain(seeds=1, near_misses=0)  # for 90 steps
+    summary = study.retrain(seeds=1, near_misses=0, train_steps=90)
     assert (summary.steps, [c.mean for c in summary.candidates]) == (90, [0.8, 0.8, 0.8])
 
 

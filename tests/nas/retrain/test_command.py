@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.analysis.trial_choice import SelectionError
 from nas.backend.training_rank import TrainingJob
 from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
@@ -46,8 +45,9 @@ CONFIG = search_config(
     reference=REFERENCE, baselines=(REFERENCE,), train_images=64, val_images=32, teachers="hed", measure_batch_size=2,
     distill=DistillConfig(rung_steps=(2, 4), precision="fp32"),
 )  # fmt: skip
-WORDS = ["--seeds", "2", "--near-misses", "0", "--workers", "2", "--measure-seconds", "0.2"]
-STEPS = 12  # three times the last rung
+STEPS = 12
+LENGTH = ["--train-steps", str(STEPS)]
+WORDS = [*LENGTH, "--seeds", "2", "--near-misses", "0", "--workers", "2", "--measure-seconds", "0.2"]
 STOPPED = len(POINTS)  # number of the trial that early stopping ended
 
 
@@ -210,7 +210,7 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     blocked.write_text("a file where the folder should be")
     (run / FILE_NAME).write_text(f'[run]\ncache = "{cache}"')
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path / "user"))
-    words = [str(run), "--seeds", "1", "--workers", "1"]
+    words = [str(run), *LENGTH, "--seeds", "1", "--workers", "1"]
     assert main(words) == 1
     assert not (tmp_path / "user").exists(), "the cache that the search recorded is read"
     error = capsys.readouterr().err
@@ -239,6 +239,8 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert numbers_and_seeds(plan.remaining([])) == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
     done = [*retrained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *retrained(2, {2: 0.5}, steps=90)]
     assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
+    by_default = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run")))
+    assert by_default.config.distill.rung_steps == (2, 4, 40), "as long as a race"
 
 
 def test_baselines_may_have_more_seeds_than_candidates(study: StudyRecord) -> None:
@@ -274,10 +276,9 @@ def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
     assert [job.config.seed for job in plan.remaining([])] == list(plan.seeds)
 
 
-def plan_of(run: Path, capsys: pytest.CaptureFixture[str], shortlist: bool = False) -> tuple[list[int], str]:
+def plan_of(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:
     """Return the numbers of the trials that the command retrains, and what it announces."""
-    settings = RetrainSettings(run, shortlist=True) if shortlist else RetrainSettings(run, near_misses=0)
-    _, plan = begin_retraining(Store.open(run), settings, "test")
+    _, plan = begin_retraining(Store.open(run), RetrainSettings(run, near_misses=0), "test")
     return [trial.number for trial in plan.trials], capsys.readouterr().err
 
 
@@ -291,36 +292,6 @@ def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: py
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
 
 
-def test_the_shortlist_has_those_of_the_front_that_may_stay_ahead_and_the_baselines(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Trial 4 scores far less than the baseline, 6 is behind 2, and 3 is slower than 5, which leads by 0.04.
-
-    Trial 7 scores a little less than the baseline.
-    """
-    points = SEARCHED | {3: (0.601, 1.7), 5: (0.58, 2.0), 6: (0.55, 3.0), 7: (0.525, 6.5)}
-    new_store(tmp_path / "run", small_study(points))
-    numbers, announced = plan_of(tmp_path / "run", capsys, shortlist=True)
-    assert numbers == [7, 1, 2, 5, 0]
-    assert "shortlist 4, early-stopped 0, baselines 1" in announced
-    new_store(tmp_path / "below", small_study({0: (0.7, 1.0), 1: (0.5, 2.0), 2: (0.6, 1.0), 3: (0.57, 1.5)}))
-    assert plan_of(tmp_path / "below", capsys, shortlist=True)[0] == [3, 2, 0], "none scores as high as the baseline"
-    alone = small_study(POINTS)
-    lost = replace(alone.trials[0], state=TrialState.FAILED, rungs=(), measurement=None)
-    new_store(tmp_path / "alone", replace(alone, trials=(lost, *alone.trials[1:])))
-    with pytest.raises(SelectionError, match="no baseline"):
-        plan_of(tmp_path / "alone", capsys, shortlist=True)
-
-
-def test_newer_timings_add_to_the_shortlist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Trial 4 was slow in the search; its later timing puts it on the front."""
-    store = new_store(tmp_path / "run", small_study(SEARCHED | {4: (0.55, 1.2)}))
-    assert plan_of(tmp_path / "run", capsys, shortlist=True)[0] == [1, 2, 3, 0]
-    store.save_remeasurement(remeasured_for_retraining({1: 5.94}))
-    store.save_remeasurement(replace(remeasured({4: 4.5}, name="quiet"), created="2026-01-02"))
-    assert plan_of(tmp_path / "run", capsys, shortlist=True)[0] == [1, 4, 2, 3, 0]
-
-
 def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,16 +301,11 @@ def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_s
             store.save_retraining(training)
     for number in (0, 1, 2):
         store.save_retraining(*retrained(number, {1: 0.7}, steps=900))
-    settings = RetrainSettings(tmp_path / "run", train_steps=900, shortlist=True)
+    settings = RetrainSettings(tmp_path / "run", train_steps=900, baselines=True)
     study = store.read_all()[0]
     _show(store, study, 900, settings)
     used = "; this uses the retrainings of 90 steps and not those of 900, because at least as many models have them"
     assert used in capsys.readouterr().out
-
-
-def test_the_shortlist_has_no_near_misses() -> None:
-    with pytest.raises(ValueError, match="near-misses"):
-        RetrainSettings(Path("run"), near_misses=2, shortlist=True)
 
 
 def test_the_front_of_a_later_remeasurement_is_retrained_too(
