@@ -11,6 +11,9 @@ the search's own where the rows have them, else the retraining's. The table of h
 longer training: the scores of one rung give the lead, and those of a later rung of the same training decide whether it
 lasted. 267 of its candidates come from the neighborhoods of three fronts, so that they are no independent networks.
 
+The retrainings pass 9 or 29 times over the same 3,000 images. With images that hardly repeat the order is another one:
+`experiments.horizon_table`.
+
 Hardware:  none; reads saved rows
 Expected:  docs/results/index.md, "Which lead lasts?"
 """
@@ -86,17 +89,6 @@ def choose(rows: Row, lead: float) -> Choice | None:
     chosen = max(leading, key=_ratio)
     after = chosen["score"] - max(c["score"] for c in baselines)
     return Choice(chosen["trial"], _ratio(chosen) / _ratio(best), after)
-
-
-def recommended_after(rows: Row) -> tuple[list[int], int | None, int | None]:
-    """Return the shortlist, and whom the retrained scores recommend: of all that were retrained, of the shortlist."""
-    candidates, baselines = _models(rows)
-    level = max(float(c["score_of_study"]) for c in baselines)
-    some = [candidates[i] for i in shortlisted([(c["score_of_study"], _ratio(c)) for c in candidates], level)]
-    after = max(float(c["score"]) for c in baselines)
-    found = [max((c for c in which if c["score"] >= after), key=_ratio, default=None) for which in (candidates, some)]
-    every, few = (None if c is None else int(c["trial"]) for c in found)
-    return [c["trial"] for c in some], every, few
 
 
 def _ratio(candidate: Row) -> float:
@@ -226,15 +218,6 @@ def tables(searches: Mapping[str, Row]) -> list[str]:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {' | '.join(lead_cells(rows))} |" for name, rows in searches.items()]
-    lines += [
-        "",
-        "| retrained search | retrained candidates | recommended | shortlist | recommended |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    for name, rows in searches.items():
-        few, *numbers = recommended_after(rows)
-        every, of_few = ("none" if number is None else f"trial {number}" for number in numbers)
-        lines.append(f"| {name} | {len(_models(rows)[0])} | {every} | {len(few)} | {of_few} |")
     return lines
 
 
