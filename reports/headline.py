@@ -139,7 +139,7 @@ def result_line(info: StudyInfo, summary: StudySummary) -> str:
     if found is None:
         return text
     if found.race is not None:
-        return f"{text}; {brief(found.model.name)}: {race_words(found)}"
+        return f"{text}; {brief(found.model.name)} {race_words(found)}"
     evidence = brief(evidence_words(found), 300)
     if found.best_baseline is None:
         retrained = f"; {brief(found.model.name)} has the highest retrained score ({evidence})"
@@ -265,7 +265,7 @@ def _hopeless_race_sentence(info: StudyInfo) -> str:
 
 def race_sentence(found: Recommendation) -> str:
     """Name the model that a race decided for, with its evidence."""
-    return f"{capitalized(brief(found.model.name))}: {race_words(found)}."
+    return f"{capitalized(brief(found.model.name))} {race_words(found)}."
 
 
 def _highest_sentence(info: StudyInfo, found: Recommendation) -> str:

@@ -26,6 +26,10 @@ def tiles(info: StudyInfo, summary: StudySummary) -> tuple[Tile, ...]:
     front = _front_tile(info, summary)
     if summary.best_baseline is None or not summary.complete:
         return (front,)
+    found = summary.recommendation
+    if found is not None and found.race is not None and found.best_baseline is None:
+        label = f"score of {brief(found.model.name)} after {found.race.steps:,} steps"
+        return Tile(label, f"{found.model.score:.3f}", f"race: chance {found.race.chance or 0.0:.2f}"), front
     best = summary.recommendation and summary.recommendation.best_baseline
     name = brief((best or summary.best_baseline).name)
     return _speed_tile(summary, name), _score_tile(summary, name), front

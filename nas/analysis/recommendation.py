@@ -156,10 +156,8 @@ def _by_race(evidence: StudyEvidence, by_search: Recommendation) -> Recommendati
     if target is not None:
         against_reference = target.trial.baseline == evidence.record.info.reference
         compared = _comparison(model, target, floor=evidence.noise_floor, against_reference=against_reference)
-    by_search_model = by_search.model
-    return Recommendation(
-        model, target, compared, None, RACED, by_search_model, for_speed=target is not None, race=race
-    )
+    by_speed = target is not None
+    return Recommendation(model, target, compared, compared, RACED, by_search.model, for_speed=by_speed, race=race)
 
 
 def _recommend(
@@ -329,7 +327,7 @@ def race_words(found: Recommendation) -> str:
     race, best = found.race, found.best_baseline
     assert race is not None
     seeds = f", mean of {found.model.seeds} seeds" if found.model.seeds > 1 else ""
-    words = f"{race.steps:,} steps on {race.images:,} images{seeds}: score {found.model.score:.3f}"
+    words = f"after {race.steps:,} steps on {race.images:,} images{seeds}: score {found.model.score:.3f}"
     what = "the best of those trained"
     if best is not None and found.fastest_as_good is not None:
         words += f" against {best.score:.3f} of {best.name}"

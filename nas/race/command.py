@@ -109,4 +109,4 @@ def result_words(evidence: StudyEvidence, result: RaceResult) -> str:
     found = recommend(evidence)
     if found is None or found.race is None:
         return f"no candidate is likely to win after {result.steps:,} steps, so none was trained"
-    return f"{found.model.name}: {race_words(found)}"
+    return f"{found.model.name} {race_words(found)}"

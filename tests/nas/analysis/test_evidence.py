@@ -91,7 +91,7 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
     assert found.fastest_as_good is not None
     assert (found.fastest_as_good.speedup, found.fastest_as_good.against_reference) == (1.7, True)
     assert evidence_words(found) == (
-        "300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that it is "
+        "after 300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that it is "
         "at least as good), 1.70 times its throughput"
     )
     open_race = recommend(raced(evidence_of({}), {0: (0.7,), 3: (0.72,)}, decided=False))
@@ -118,7 +118,7 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
 def test_a_race_names_what_it_was_for_and_the_nearest_where_none_passed(result: dict[str, Any], words: str) -> None:
     found = recommend(raced(evidence_of({}), {0: (0.7,), 2: (0.69,), 3: (0.68,)}, **result))
     assert found is not None
-    assert (found.model.number, race_words(found)) == (2, f"300 steps on 500 images: {words}")
+    assert (found.model.number, race_words(found)) == (2, f"after 300 steps on 500 images: {words}")
 
 
 @pytest.mark.parametrize(
