@@ -91,8 +91,8 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
     assert found.fastest_as_good is not None
     assert (found.fastest_as_good.speedup, found.fastest_as_good.against_reference) == (1.7, True)
     assert evidence_words(found) == (
-        "after 300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that it is "
-        "at least as good), 1.70 times its throughput"
+        "after 300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that "
+        "it is at least as good), 1.70 times its throughput"
     )
     open_race = recommend(raced(evidence_of({}), {0: (0.7,), 3: (0.72,)}, decided=False))
     assert open_race is not None

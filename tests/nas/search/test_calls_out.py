@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.machine, pytest.mark.slow]
 _ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
 _CALLS = "connect,bind,listen,sendto,sendmsg,sendmmsg"
 SMALL = ["--budget", "1", "--rung-steps", "6,12", "--train-images", "256", "--val-images", "64", "--workers", "1"]
-SMALL += ["--no-race", "--measure-seconds", "0.3", "--distill", "precision=fp32", "--sampler", "random", "--device", "cpu"]
-SMALL += ["--baselines", "none"]
+SMALL += ["--measure-seconds", "0.3", "--distill", "precision=fp32", "--sampler", "random", "--device", "cpu"]
+SMALL += ["--no-race", "--baselines", "none"]
 
 
 def addresses(trace: str) -> set[str]:

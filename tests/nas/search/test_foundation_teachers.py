@@ -39,8 +39,20 @@ KINDS = {
 }
 TOGETHER = [KINDS["dinov2"], KINDS["eupe"], KINDS["dinov3"]]
 MIXED = ["lite0", KINDS["dinov2 with registers"], "xfeat", CLIP]
-SMALL = ["--no-race", "--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
-QUICK = ["--baselines", "none", "--scale", "none", "--workers", "1", "--measure-seconds", "0.2", "--device", "cpu"]
+SMALL = ["--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
+QUICK = [
+    "--no-race",
+    "--baselines",
+    "none",
+    "--scale",
+    "none",
+    "--workers",
+    "1",
+    "--measure-seconds",
+    "0.2",
+    "--device",
+    "cpu",
+]
 FIXED = ["--sampler", "random", "--distill", "precision=fp32"]
 
 
