@@ -7,8 +7,8 @@ Reads experiments/results/horizon_table.json.gz and prints, for the trainings wi
 - Kendall's tau of each rung with the horizon, by depth and attention, and among the best tenth at the horizon;
 - the named networks with 3,000 and with 30,000 images, and what became of each lead over eradio_nano;
 - the deviation of a score at the horizon between seeds;
-- the linear model of the gain that chooses the candidates of a race (`nas.race.horizon`), with its error on families of
-  architectures that it was not fitted to, against a constant gain.
+- the linear model of the gain that chooses the candidates of a race (`nas.race.horizon`), with its error on networks
+  that it was not fitted to, against other sets of features.
 
 Hardware:  none; seconds
 Expected:  see experiments/LOG.md
@@ -27,9 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.distillation.parallel import load_rows
-from experiments.horizon_table import FEW, MANY, NAMED_SEED, ROWS, RUNGS
+from experiments.horizon_table import ATTENTION, FEW, MANY, NAMED_SEED, ROWS, RUNGS
 from nas.analysis.agreement import rank_correlation
-from nas.race.horizon import ATTENTION
 from nas.study.race import HorizonModel
 
 Row = Mapping[str, Any]
@@ -37,6 +36,10 @@ LAST = RUNGS.index(270)  # the last rung of a search
 DEEP = 6  # blocks
 FEATURES = ("score", "blocks", "attention", "log2 params")
 TARGET = "eradio_nano"
+MIN_SCORE = 0.5  # at the last rung of a search; what scores less takes part in no race
+MODELS = {"none": (0,), "score": (0, 1), "score, blocks, attention": (0, 1, 2, 3), "score, params": (0, 1, 4),
+          "all": (0, 1, 2, 3, 4)}  # fmt: skip
+USED = "score, params"
 
 
 def family(row: Row) -> str:
@@ -78,7 +81,7 @@ def gain(row: Row) -> float:
     return float(row["scores"][-1] - row["scores"][LAST])
 
 
-def fitted(rows: Sequence[Row], used: Sequence[int] = range(5)) -> NDArray[np.float64]:
+def fitted(rows: Sequence[Row], used: Sequence[int]) -> NDArray[np.float64]:
     """Return the coefficients of a linear model of the gain, fitted by least squares; 0 for features not used."""
     matrix = np.asarray([features(row) for row in rows])[:, list(used)]
     coefficients = np.zeros(5)
@@ -86,13 +89,12 @@ def fitted(rows: Sequence[Row], used: Sequence[int] = range(5)) -> NDArray[np.fl
     return coefficients
 
 
-def left_out_errors(rows: Sequence[Row], used: Sequence[int] = range(5)) -> list[float]:
-    """Return the errors of the gain of each row by a model fitted to the other families."""
-    errors = []
-    for name in sorted({family(row) for row in rows}):
-        model = fitted([row for row in rows if family(row) != name], used)
-        errors += [gain(row) - float(np.dot(features(row), model)) for row in rows if family(row) == name]
-    return errors
+def left_out_errors(rows: Sequence[Row], used: Sequence[int]) -> list[float]:
+    """Return the error of the gain of each row by a model fitted to the others."""
+    others = [[other for other in rows if other is not row] for row in rows]
+    return [
+        gain(row) - float(np.dot(features(row), fitted(left, used))) for row, left in zip(rows, others, strict=True)
+    ]
 
 
 def rms(values: Sequence[float]) -> float:
@@ -111,14 +113,11 @@ def seed_deviation(rows: Sequence[Row], rung: int) -> tuple[float, int]:
     return (math.sqrt(squares / degrees) if degrees else math.nan), degrees
 
 
-def horizon_model(rows: Sequence[Row]) -> HorizonModel:
+def horizon_model(rows: Sequence[Row], seed_sd: float) -> HorizonModel:
     """Return the model that the rows give, rounded as the program has it."""
-    constant, *slopes = (round(float(value), 4) for value in fitted(rows))
-    deviation, degrees = seed_deviation(rows, -1)
-    noise = round(deviation, 4) if degrees else 0.003
-    return HorizonModel(
-        constant, *slopes, network_sd=round(rms(left_out_errors(rows)), 4), study_sd=0.15, seed_sd=noise
-    )
+    found = [round(float(value), 4) for value in fitted(rows, MODELS[USED])]
+    sd = round(rms(left_out_errors(rows, MODELS[USED])), 4)
+    return HorizonModel(found[0], found[1], found[4], network_sd=sd, study_sd=0.15, seed_sd=seed_sd)
 
 
 def first_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -156,15 +155,12 @@ def lines() -> list[str]:
     for rung, steps in enumerate(RUNGS):
         deviation, degrees = seed_deviation(many, rung)
         found.append(f"deviation between seeds after {steps} steps: {deviation:.4f} ({degrees} degrees of freedom)")
-    for name, used in (
-        ("constant", (0,)),
-        ("score", (0, 1)),
-        ("score, blocks, attention", (0, 1, 2, 3)),
-        ("all", range(5)),
-    ):
-        errors = left_out_errors(once, used)
-        found.append(f"error of the gain, left out by family, by {name}: {rms(errors):.4f}")
-    found.append(str(horizon_model(once)))
+    near = [row for row in once if row["scores"][LAST] >= MIN_SCORE]
+    for name, used in MODELS.items():
+        error = rms(left_out_errors(near, used))
+        found.append(f"error of the gain of {len(near)} networks by a model of the others, with {name}: {error:.4f}")
+    deviation, degrees = seed_deviation(many, -1)
+    found.append(str(horizon_model(near, round(deviation, 4) if degrees else 0.003)))
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from nas.analysis.evidence import ModelEvidence, StudyEvidence
 from nas.analysis.trial_choice import SelectionError, check_trained, find_by_name, nothing_complete
 from nas.race.arguments import RaceSettings, is_score, race_images, race_steps
-from nas.race.horizon import LAPTOP, traits
+from nas.race.horizon import LAPTOP
 from nas.ranges import ConfigError
 from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
@@ -126,4 +126,4 @@ def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEviden
 
 
 def _runner(model: ModelEvidence) -> Runner:
-    return Runner(model.number, model.ratio, LAPTOP.predict(model.score, traits(model.trial)))
+    return Runner(model.number, model.ratio, LAPTOP.predict(model.score, model.trial.params or 1))

@@ -26,29 +26,12 @@ Scores = Mapping[int, Sequence[float]]  # of each trial's long trainings, in the
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What predicts the gain of a long training beside the score.
-
-    Attributes:
-        blocks: Number of blocks.
-        attention: Number of these that attend.
-        params: Number of parameters.
-    """
-
-    blocks: int
-    attention: int
-    params: int
-
-
-@dataclass(frozen=True)
 class HorizonModel:
-    """A linear model of the score after a long training: what it adds to the score at the search's last rung.
+    """A linear model of what a long training adds to the score at the search's last rung.
 
     Attributes:
-        gain: Of a network without any of the following.
+        gain: Of a network of one parameter and score 0.
         per_score: Change of the gain with the score at the last rung.
-        per_block: With each block.
-        per_attention: With each block that attends.
         per_doubling: With each doubling of the parameters.
         network_sd: Standard deviation of a network about the model.
         study_sd: Standard deviation of a study's common offset: other images, teachers, recipes.
@@ -57,18 +40,14 @@ class HorizonModel:
 
     gain: float
     per_score: float
-    per_block: float
-    per_attention: float
     per_doubling: float
     network_sd: float
     study_sd: float
     seed_sd: float
 
-    def predict(self, score: float, traits: Traits) -> float:
-        """Return the expected score after a long training, given that at the last rung."""
-        learned = self.per_block * traits.blocks + self.per_attention * traits.attention
-        size = self.per_doubling * math.log2(traits.params)
-        return score + self.gain + self.per_score * score + learned + size
+    def predict(self, score: float, params: int) -> float:
+        """Return the expected score after a long training, given that at the last rung and the parameters."""
+        return score + self.gain + self.per_score * score + self.per_doubling * math.log2(params)
 
 
 @dataclass(frozen=True)

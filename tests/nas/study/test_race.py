@@ -7,12 +7,9 @@ from statistics import fmean
 
 import pytest
 
-from nas.study.race import PASS, HorizonModel, Race, Runner, Traits
+from nas.study.race import PASS, HorizonModel, Race, Runner
 
-MODEL = HorizonModel(
-    gain=0.1, per_score=0.0, per_block=0.01, per_attention=0.0, per_doubling=0.0,
-    network_sd=0.01, study_sd=0.1, seed_sd=0.003,
-)  # fmt: skip
+MODEL = HorizonModel(gain=0.1, per_score=0.0, per_doubling=0.01, network_sd=0.01, study_sd=0.1, seed_sd=0.003)
 TARGET = Runner(0, 1.0, 0.7)
 
 
@@ -110,6 +107,5 @@ def test_nine_of_ten_winners_are_ahead():
     assert fmean(won) >= 0.9
 
 
-def test_depth_and_attention_are_predicted_to_gain():
-    shallow, deep = Traits(3, 0, 10**6), Traits(7, 3, 10**6)
-    assert MODEL.predict(0.5, deep) - MODEL.predict(0.5, shallow) == pytest.approx(0.04)
+def test_larger_networks_are_predicted_to_gain_more():
+    assert MODEL.predict(0.5, 2**20) - MODEL.predict(0.5, 2**17) == pytest.approx(0.03)
