@@ -36,10 +36,7 @@ def search(
     trial_timeout_s: float | None = None,
     max_hours: float | None = None,
     until_converged: bool = False,
-    race: bool = True,
-    target: str | float | None = None,
-    race_steps: int | None = None,
-    fresh_images: int | None = None,
+    race: bool | Mapping[str, Any] = True,
 ) -> Study:
     """Run a search to its end and return its study; a terminal and a notebook show its progress.
 
@@ -59,15 +56,10 @@ def search(
         teacher_weights: safetensors files of timm teachers by name; others are those to resume, or are downloaded.
         storage: URL of a PostgreSQL database, on which several machines can work; None for RUN/study.db.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
-        trial_timeout_s: Seconds for the measurement of a candidate and for each rung, after which the trial is killed
-            and run again; None for ten times the median of earlier trials, at least 600.
+        trial_timeout_s: Seconds of a measurement or a rung after which it hangs; None for a limit from earlier trials.
         max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung.
         until_converged: End when known-cost's latest proposals are expected to gain less than noise gives.
-        race: Train the candidates that may win for long at the end, see `Study.race`, which has the next three.
-        target: What the race has to be as good as; None for the best baseline, or for none in a study with limits.
-        race_steps: Steps of each training of the race; None for ten times those of the last rung.
-        fresh_images: Images that the race trains on, at most; None for those of the search, or as many more
-            as are seen 2.88 times.
+        race: Whether to race at the end; or by name `target`, `race_steps`, `fresh_images`, as of `Study.race`.
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
@@ -83,15 +75,12 @@ def search(
         "config": None if config_file is None else str(config_file),
         "extend": extend or None,
         "until_converged": until_converged or None,
-        "no_race": not race or None,
-        "target": None if target is None else str(target),
-        "race_steps": race_steps,
-        "fresh_images": fresh_images,
         "workers": workers,
         "cache": None if cache is None else str(cache),
         "teacher_weights": _plain("teacher_weights", teacher_weights or None),
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
+    settings |= _race_options(race)
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
 
 
@@ -103,6 +92,15 @@ def _check_types(config: object, resume: object, teacher_weights: object) -> Non
         raise ConfigError(f"resume: {shown(resume)}: must be True, False or the folder of a study")
     if not isinstance(teacher_weights, Mapping | None):
         raise ConfigError(f"teacher_weights: {shown(teacher_weights)}: must be a table of files by teacher")
+
+
+def _race_options(race: bool | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the search command that say whether and what it races."""
+    if isinstance(race, bool):
+        return {} if race else {"no_race": True}
+    if unknown := sorted(set(race) - {"target", "race_steps", "fresh_images"}):
+        raise ConfigError(f"race: {shown(unknown[0])}: choose from target, race_steps, fresh_images")
+    return {name: str(value) if name == "target" else value for name, value in race.items()}
 
 
 def _folder(run_dir: str | Path | None, resume: bool | str | Path) -> str | None:

@@ -18,7 +18,7 @@ from nas.measure.environment import device_line, torch_device
 from nas.numbers import plural
 from nas.race.arguments import RaceSettings
 from nas.race.plan import NOTHING, RacePlan, plan_race
-from nas.race.running import run_race, with_images, worker_spec
+from nas.race.running import RaceContext, run_race, with_images, worker_spec
 from nas.search.config_file import recorded_sources
 from nas.search.live_report import write_report
 from nas.stage_progress import StageProgress
@@ -85,21 +85,18 @@ def run_here(store: Store, plan: RacePlan, settings: RaceSettings, deadline_s: f
         show("starting the workers")
         store.notify = show
         with open_cluster(spec, workers, address=settings.address, announce=show) as cluster:
-            return run_race(
-                store, plan, targets, cluster, root,
-                workers_per_machine=here, show=show, progress=progress, deadline_s=deadline_s,
-            )  # fmt: skip
+            return run_race(RaceContext(store, plan, targets, root, here, show, progress), cluster, deadline_s)
 
 
 def plan_words(plan: RacePlan) -> str:
     """Say what a race decides, and how."""
-    runners, target = plural(len(plan.race.runners), "candidate"), plan.target_name
+    entrants, target = plural(len(plan.race.entrants), "candidate"), plan.target_name
     length = f"{plan.length.steps:,} steps on up to {plan.length.images:,} images"
     if target is not None:
-        return f"race: the fastest of {runners} faster than {target} that is as good after {length}"
+        return f"race: the fastest of {entrants} faster than {target} that is as good after {length}"
     if plan.race.target_score is not None:
-        return f"race: the fastest of {runners} that scores {plan.race.target_score:g} after {length}"
-    return f"race: the best of {runners} within the limits after {length}"
+        return f"race: the fastest of {entrants} that scores {plan.race.target_score:g} after {length}"
+    return f"race: the best of {entrants} within the limits after {length}"
 
 
 def result_words(evidence: StudyEvidence, result: RaceResult) -> str:

@@ -15,7 +15,7 @@ from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
 from nas.study.objectives import check_plane
-from nas.study.race import Race, Runner
+from nas.study.race import Entrant, Race
 from nas.study.race_loop import RaceLength
 from nas.study.records import TrialRecord
 from nas.study.timing_doubts import timing_doubt
@@ -82,7 +82,7 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
         data=searched.data if settings.data is None else absolute_data(settings.data),
     )
     models = {model.number: model.trial for model in evidence.searched}
-    taking_part = {runner.number: models[runner.number] for runner in (*race.runners, *filter(None, [race.target]))}
+    taking_part = {entrant.number: models[entrant.number] for entrant in (*race.entrants, *filter(None, [race.target]))}
     length = RaceLength(steps, config.train_images, searched.seed + 1)
     return RacePlan(race, taking_part, config, length, settings.run)
 
@@ -97,9 +97,9 @@ def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
     if not candidates:
         raise nothing_complete(evidence.study)
     if target is None and info.limits:
-        return Race(tuple(map(_runner, candidates)), LAPTOP)
+        return Race(tuple(map(_entrant, candidates)), LAPTOP)
     if target is not None and is_score(target):
-        return Race(tuple(map(_runner, candidates)), LAPTOP, target_score=float(target))
+        return Race(tuple(map(_entrant, candidates)), LAPTOP, target_score=float(target))
     if target is None:
         beaten = max(baselines, key=lambda model: model.score, default=None)
     else:
@@ -107,8 +107,8 @@ def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
     if beaten is None:
         return None
     speed = 1.0 if beaten.trial.baseline == info.reference else beaten.ratio  # against itself, a timing is noise
-    faster = [_runner(model) for model in candidates if model.ratio > speed and model.number != beaten.number]
-    return Race(tuple(faster), LAPTOP, replace(_runner(beaten), speed=speed))
+    faster = [_entrant(model) for model in candidates if model.ratio > speed and model.number != beaten.number]
+    return Race(tuple(faster), LAPTOP, replace(_entrant(beaten), speed=speed))
 
 
 def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEvidence]) -> ModelEvidence:
@@ -125,5 +125,5 @@ def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEviden
     return found
 
 
-def _runner(model: ModelEvidence) -> Runner:
-    return Runner(model.number, model.ratio, LAPTOP.predict(model.score, model.trial.params or 1))
+def _entrant(model: ModelEvidence) -> Entrant:
+    return Entrant(model.number, model.ratio, LAPTOP.predict(model.score, model.trial.params or 1))

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from nas.race import target_cache
 from nas.race.plan import RacePlan
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.storage.store import Store
-from nas.study.race import Outcome
+from nas.study.race import SEEDS, Outcome
 from nas.study.race_loop import Job, RaceLoop
 from nas.study.records import RaceResult, TrialRecord, TrialState
 
@@ -61,29 +61,58 @@ def worker_spec(plan: RacePlan, targets: Path, seed: int, workers_per_machine: i
     )
 
 
-def run_race(
-    store: Store,
-    plan: RacePlan,
-    targets: Targets,
-    cluster: RayCluster,
-    cache: Path,
-    *,
-    workers_per_machine: int,
-    show: Announce,
-    progress: Progress = lambda stage, done, total: None,
-    deadline_s: float = math.inf,
-) -> RaceResult:
-    """Race until it is decided, or until the deadline, and return how it stands, which the study records.
+@dataclass(frozen=True)
+class RaceContext:
+    """What a race works with.
 
-    Args:
+    Attributes:
         store: The study.
         plan: Of the race, with the images of `targets`.
         targets: Images and teachers' outputs.
-        cluster: Runs the trainings.
         cache: Folder of the cache, which keeps the target's trainings.
         workers_per_machine: Trainings at a time on this machine, which share its CPUs.
         show: Takes a line about each finished training.
         progress: Called with the steps that are trained, of those of the trainings that have begun.
+    """
+
+    store: Store
+    plan: RacePlan
+    targets: Targets
+    cache: Path
+    workers_per_machine: int
+    show: Announce
+    progress: Progress = lambda stage, done, total: None
+    told: set[Job] = field(default_factory=set)
+
+    def finished(self, record: TrialRecord, seed: int) -> TrialRecord | None:
+        """Return the record of a baseline that another study has trained; None without one."""
+        return target_cache.read(self._file(record.arch_id, seed), record) if record.baseline else None
+
+    def listen(self, loop: RaceLoop) -> None:
+        """Show what has ended, keep the trainings of baselines, and show the progress."""
+        records, length = loop.trainings, self.plan.length
+        for job, record in records.items():
+            if record.state is TrialState.RUNNING or job in self.told:
+                continue
+            self.told.add(job)
+            self.show(training_words(self.plan, loop, job))
+            if record.baseline and record.state is TrialState.COMPLETE:
+                target_cache.write(self._file(record.arch_id, length.seed(job[1])), record)
+        steps = sum(record.rungs[-1].steps for record in records.values() if record.rungs)
+        self.progress("race: steps of the trainings that have begun", steps, length.steps * len(records))
+
+    def _file(self, arch_id: str, seed: int) -> Path:
+        config = replace(self.plan.config, seed=seed)
+        origin = f"{device_key(config.device)} {code_digest()}"
+        return target_cache.training_file(self.cache, config, arch_id, self.targets.fingerprint, origin)
+
+
+def run_race(context: RaceContext, cluster: RayCluster, deadline_s: float = math.inf) -> RaceResult:
+    """Race until it is decided, or until the deadline, and return how it stands, which the study records.
+
+    Args:
+        context: The race.
+        cluster: Runs the trainings.
         deadline_s: Time of `time.monotonic` from which on no training is begun or passes a rung.
 
     Raises:
@@ -93,35 +122,16 @@ def run_race(
     """
     from nas.backend.ray_tune import run_study
 
-    length, told = plan.length, set[Job]()
-    origin = f"{device_key(plan.config.device)} {code_digest()}"
-
-    def file_of(arch_id: str, seed: int) -> Path:
-        config = replace(plan.config, seed=seed)
-        return target_cache.training_file(cache, config, arch_id, targets.fingerprint, origin)
-
-    def finished(record: TrialRecord, seed: int) -> TrialRecord | None:
-        return target_cache.read(file_of(record.arch_id, seed), record) if record.baseline else None
-
-    def listen(loop: RaceLoop) -> None:
-        records = loop.trainings
-        for job in [job for job, record in records.items() if record.state is not TrialState.RUNNING]:
-            if job not in told:
-                told.add(job)
-                show(training_words(plan, loop, job))
-                if records[job].baseline and records[job].state is TrialState.COMPLETE:
-                    target_cache.write(file_of(records[job].arch_id, length.seed(job[1])), records[job])
-        steps = sum(record.rungs[-1].steps for record in records.values() if record.rungs)
-        progress("race: steps of the trainings that have begun", steps, length.steps * len(records))
-
+    store, plan, length = context.store, context.plan, context.plan.length
     trainings = [t for t in store.race_trainings() if (t.steps, t.images) == (length.steps, length.images)]
     loop = RaceLoop(
-        plan.race, length, plan.trials, trainings, store, finished=finished, listener=listen,
+        plan.race, length, plan.trials, trainings, store, finished=context.finished, listener=context.listen,
         clock=time.monotonic, deadline_s=deadline_s,
     )  # fmt: skip
+    workers, folder = context.workers_per_machine, context.targets.path
     specs = {
-        seed: replace(worker_spec(plan, targets.path, seed, workers_per_machine), scratch=cluster.spec.scratch)
-        for seed in map(length.seed, range(3))
+        seed: replace(worker_spec(plan, folder, seed, workers), scratch=cluster.spec.scratch)
+        for seed in map(length.seed, range(SEEDS))
     }
     _record(store, plan, loop.outcome)
     run_study(
@@ -130,12 +140,11 @@ def run_race(
         spec_of=lambda record: specs[length.seed(loop.job(record.number)[1])],
     )
     if loop.gave_up:
-        raise RaceFailed(f"the race cannot go on: {loop.gave_up}")
-    outcome = loop.outcome
-    if not outcome.wanted:
+        raise RaceFailed(f"the race cannot continue: {loop.gave_up}")
+    if not loop.outcome.wanted:
         for seed in specs:
             shutil.rmtree(plan.folder(seed) / CHECKPOINTS, ignore_errors=True)
-    return _record(store, plan, outcome)
+    return _record(store, plan, loop.outcome)
 
 
 def _record(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
@@ -147,8 +156,8 @@ def _record(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
         seed=length.first_seed,
         target=None if race.target is None else race.target.number,
         target_score=race.target_score,
-        winner=None if outcome.winner is None else outcome.winner.runner.number,
-        best=None if best is None else best.runner.number,
+        winner=None if outcome.winner is None else outcome.winner.entrant.number,
+        best=None if best is None else best.entrant.number,
         chance=None if best is None else best.chance,
         decided=not outcome.wanted,
     )
@@ -163,7 +172,7 @@ def training_words(plan: RacePlan, loop: RaceLoop, job: Job) -> str:
     if record.state is not TrialState.COMPLETE:
         return f"{words}failed: {record.reason}"
     words += f"{record.final_score:.4f} after {plan.length.steps:,} steps"
-    standing = next((s for s in loop.outcome.standings if s.runner.number == job[0] and s.decided), None)
+    standing = next((s for s in loop.outcome.standings if s.entrant.number == job[0] and s.decided), None)
     return words if standing is None else f"{words} ({chance_words(standing.chance, plan)})"
 
 

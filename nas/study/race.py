@@ -51,7 +51,7 @@ class HorizonModel:
 
 
 @dataclass(frozen=True)
-class Runner:
+class Entrant:
     """A model that may take part.
 
     Attributes:
@@ -67,24 +67,24 @@ class Runner:
 
 @dataclass(frozen=True)
 class Standing:
-    """A runner's standing.
+    """An entrant's standing.
 
     Attributes:
-        runner: The runner.
+        entrant: The entrant.
         chance: That it is at least as good as the target; without a target, that it is the best. By its own long
             trainings where it has them, else predicted.
         trained: Whether it has long trainings.
         decided: Whether it needs none, or no more.
     """
 
-    runner: Runner
+    entrant: Entrant
     chance: float
     trained: bool
     decided: bool
 
     @property
     def passed(self) -> bool:
-        """Return whether the runner wins unless a faster one does."""
+        """Return whether the entrant wins unless a faster one does."""
         return self.decided and self.trained and self.chance >= PASS
 
 
@@ -93,10 +93,10 @@ class Outcome:
     """Where a race stands.
 
     Attributes:
-        standings: Of the runners up to the winner, in the order in which they are decided.
+        standings: Of the entrants up to the winner, in the order in which they are decided.
         winner: The one that has won; None while the race is open, and where none has passed.
         wanted: Number of trial and of seed (from 0) of the trainings that may still be needed, the first one first.
-            A later one is needed only if the runners before it do not win.
+            A later one is needed only if the entrants before it do not win.
     """
 
     standings: tuple[Standing, ...]
@@ -105,7 +105,7 @@ class Outcome:
 
     @property
     def best(self) -> Standing | None:
-        """Return the winner, or the trained runner that has the highest chance."""
+        """Return the winner, or the trained entrant that has the highest chance."""
         trained = [standing for standing in self.standings if standing.trained]
         return self.winner or max(trained, key=lambda standing: standing.chance, default=None)
 
@@ -115,20 +115,20 @@ class Race:
     """The rules of one race.
 
     Attributes:
-        runners: In any order.
+        entrants: In any order.
         model: Predicts long scores.
-        target: The model to beat, which is no runner; None: a score, or the best.
+        target: The model to beat, which is no entrant; None: a score, or the best.
         target_score: The score to reach; None: that of `target`, or the best.
     """
 
-    runners: tuple[Runner, ...]
+    entrants: tuple[Entrant, ...]
     model: HorizonModel
-    target: Runner | None = None
+    target: Entrant | None = None
     target_score: float | None = None
-    faster_first: tuple[Runner, ...] = field(init=False)
+    faster_first: tuple[Entrant, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        order = sorted(self.runners, key=lambda runner: (-runner.speed, runner.number))
+        order = sorted(self.entrants, key=lambda entrant: (-entrant.speed, entrant.number))
         object.__setattr__(self, "faster_first", tuple(order))
 
     def outcome(self, scores: Scores) -> Outcome:
@@ -141,45 +141,47 @@ class Race:
             return self._best(scores)
         wanted: list[tuple[int, int]] = []
         standings: list[Standing] = []
-        known: dict[int, Sequence[float]] = {}  # by which the next runner is predicted
-        # Without a model to beat, the most promising runner tells what trainings of this length lead to.
-        first = self.target or max(self.runners, key=lambda runner: (runner.predicted, -runner.number), default=None)
+        known: dict[int, Sequence[float]] = {}  # by which the next entrant is predicted
+        # Without a model to beat, the most promising entrant tells what trainings of this length lead to.
+        first = self.target or max(
+            self.entrants, key=lambda entrant: (entrant.predicted, -entrant.number), default=None
+        )
         theirs = () if self.target is None else scores.get(self.target.number, ())
         if first is not None and (anchor := scores.get(first.number)):
             known[first.number] = anchor[:1]
         elif first is not None:
             wanted.append((first.number, 0))
-        for runner in self.faster_first:
-            ours = scores.get(runner.number, ())
-            standing, needed = self._decide(runner, ours, theirs, known)
+        for entrant in self.faster_first:
+            ours = scores.get(entrant.number, ())
+            standing, needed = self._decide(entrant, ours, theirs, known)
             standings.append(standing)
             wanted += [each for each in needed if each not in wanted]
             if standing.passed:
                 return Outcome(tuple(standings), None if wanted else standing, tuple(wanted))
             if standing.trained and standing.decided:
-                known[runner.number] = ours[:1]
+                known[entrant.number] = ours[:1]
         return Outcome(tuple(standings), None, tuple(wanted))
 
     def _decide(
-        self, runner: Runner, ours: Sequence[float], theirs: Sequence[float], known: Scores
+        self, entrant: Entrant, ours: Sequence[float], theirs: Sequence[float], known: Scores
     ) -> tuple[Standing, list[tuple[int, int]]]:
-        """Return a runner's standing against the target, and the trainings that it needs.
+        """Return an entrant's standing against the target, and the trainings that it needs.
 
-        It is compared with as many seeds of the target as it has. What other runners need does not change its standing.
+        It is compared with as many seeds of the target as it has. What others need does not change its standing.
         """
-        chance = self._predicted_chance(runner, theirs[:1], known)
+        chance = self._predicted_chance(entrant, theirs[:1], known)
         if chance < START:
-            return Standing(runner, chance, trained=False, decided=True), []
+            return Standing(entrant, chance, trained=False, decided=True), []
         for seeds in range(1, SEEDS + 1):
-            needed = [(runner.number, seeds - 1)] if len(ours) < seeds else []
+            needed = [(entrant.number, seeds - 1)] if len(ours) < seeds else []
             if self.target is not None and len(theirs) < seeds:
                 needed.append((self.target.number, seeds - 1))
             if needed:
-                return Standing(runner, chance, trained=seeds > 1, decided=False), needed
+                return Standing(entrant, chance, trained=seeds > 1, decided=False), needed
             chance = self.chance_ahead(ours[:seeds], theirs[:seeds])
             if not 1 - PASS < chance < PASS:
                 break
-        return Standing(runner, chance, trained=True, decided=True), []
+        return Standing(entrant, chance, trained=True, decided=True), []
 
     def chance_ahead(self, ours: Sequence[float], theirs: Sequence[float]) -> float:
         """Return the chance that a model is ahead of the target, or at its score, by long trainings of both."""
@@ -189,7 +191,7 @@ class Race:
         variance = 1 / len(ours) + (0.0 if self.target_score is not None else 1 / len(theirs))
         return NormalDist(0, self.model.seed_sd * math.sqrt(variance)).cdf(fmean(ours) - level)
 
-    def _predicted_chance(self, runner: Runner, theirs: Sequence[float], known: Scores) -> float:
+    def _predicted_chance(self, entrant: Entrant, theirs: Sequence[float], known: Scores) -> float:
         offset, offset_variance = self._offset(known)
         networks = 1
         level = self.target_score
@@ -199,32 +201,32 @@ class Race:
             level, offset, offset_variance, networks = self.target.predicted, 0.0, 0.0, 2
         assert level is not None
         sd = math.sqrt(networks * self.model.network_sd**2 + offset_variance)
-        return NormalDist(0, sd).cdf(runner.predicted + offset - level)
+        return NormalDist(0, sd).cdf(entrant.predicted + offset - level)
 
     def _offset(self, known: Scores) -> tuple[float, float]:
         """Return the study's common offset from the predictions, and its variance, by the known long scores."""
-        predicted = {runner.number: runner.predicted for runner in (*self.runners, *filter(None, [self.target]))}
+        predicted = {entrant.number: entrant.predicted for entrant in (*self.entrants, *filter(None, [self.target]))}
         found = [fmean(values) - predicted[n] for n, values in known.items() if values and -math.inf not in values]
         weight = 1 / (self.model.network_sd**2 + self.model.seed_sd**2)
         precision = 1 / self.model.study_sd**2 + len(found) * weight
         return weight * sum(found) / precision, 1 / precision
 
     def _best(self, scores: Scores) -> Outcome:
-        """Decide which runner is the best: the most promising are trained, until no other is likely to be better."""
-        order = sorted(self.runners, key=lambda runner: (-runner.predicted, runner.number))
+        """Decide which entrant is the best: the most promising are trained, until no other is likely to be better."""
+        order = sorted(self.entrants, key=lambda entrant: (-entrant.predicted, entrant.number))
         wanted: list[tuple[int, int]] = []
         trained: dict[int, Sequence[float]] = {}
-        for runner in order[:BEST_OF]:
+        for entrant in order[:BEST_OF]:
             level = max((fmean(values) for values in trained.values()), default=-math.inf)
             offset, variance = self._offset(trained)
             sd = math.sqrt(variance + self.model.network_sd**2)
-            if trained and not wanted and NormalDist(0, sd).cdf(runner.predicted + offset - level) < START:
+            if trained and not wanted and NormalDist(0, sd).cdf(entrant.predicted + offset - level) < START:
                 break
-            if ours := scores.get(runner.number, ())[:1]:
-                trained |= {runner.number: ours} if not wanted else {}
+            if ours := scores.get(entrant.number, ())[:1]:
+                trained |= {entrant.number: ours} if not wanted else {}
             else:
-                wanted.append((runner.number, 0))
-        by_number = {runner.number: runner for runner in order}
+                wanted.append((entrant.number, 0))
+        by_number = {entrant.number: entrant for entrant in order}
         best_first = sorted(trained, key=lambda number: -fmean(trained[number]))
         sd = self.model.seed_sd * math.sqrt(2)
         standings = []

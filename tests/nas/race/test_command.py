@@ -123,16 +123,16 @@ def test_the_targets_training_is_kept_and_a_worker_is_lost(study: StudyRecord, c
 def test_a_race_takes_the_fastest_first_against_the_best_baseline(study: StudyRecord) -> None:
     plan = plan_race(gather_evidence(study), RaceSettings(Path("run")))
     assert plan is not None
-    assert ([runner.number for runner in plan.race.faster_first], plan.target_name) == ([1, 2, 3], REFERENCE)
+    assert ([entrant.number for entrant in plan.race.faster_first], plan.target_name) == ([1, 2, 3], REFERENCE)
     assert plan.config.distill.rung_steps == (4, 12, 36, 40)
-    assert (plan.config.train_images, plan.length.first_seed) == (640, 1)
+    assert (plan.config.train_images, plan.length.first_seed) == (445, 1), "32 images a step, 2.88 passes"
     by_score = plan_race(gather_evidence(study), RaceSettings(Path("run"), target="0.7"))
     assert by_score is not None
     assert (by_score.race.target, by_score.race.target_score) == (None, 0.7)
     limited = replace(study, info=replace(study.info, limits={"max_params": 1e7}))
     within = plan_race(gather_evidence(limited), RaceSettings(Path("run")))
     assert within is not None
-    assert (within.race.target, within.race.target_score, len(within.race.runners)) == (None, None, 3)
+    assert (within.race.target, within.race.target_score, len(within.race.entrants)) == (None, None, 3)
 
 
 def test_without_a_baseline_limits_or_a_target_there_is_nothing_to_race_for(study: StudyRecord, tmp_path: Path) -> None:

@@ -7,16 +7,16 @@ from statistics import fmean
 
 import pytest
 
-from nas.study.race import PASS, HorizonModel, Race, Runner
+from nas.study.race import PASS, Entrant, HorizonModel, Race
 
 MODEL = HorizonModel(gain=0.1, per_score=0.0, per_doubling=0.01, network_sd=0.01, study_sd=0.1, seed_sd=0.003)
-TARGET = Runner(0, 1.0, 0.7)
+TARGET = Entrant(0, 1.0, 0.7)
 
 
 def race(*predicted, **options):
-    """Return a race of runners 1, 2, ..., the fastest first, against TARGET."""
-    runners = tuple(Runner(n, 10.0 - n, value) for n, value in enumerate(predicted, 1))
-    return Race(runners[::-1], MODEL, **({"target": TARGET} | options))
+    """Return a race of entrants 1, 2, ..., the fastest first, against TARGET."""
+    entrants = tuple(Entrant(n, 10.0 - n, value) for n, value in enumerate(predicted, 1))
+    return Race(entrants[::-1], MODEL, **({"target": TARGET} | options))
 
 
 def run(rules, truth, workers=1, rng=None, seeds=(0.0, 0.0)):
@@ -35,19 +35,19 @@ def run(rules, truth, workers=1, rng=None, seeds=(0.0, 0.0)):
 
 def test_the_fastest_that_is_ahead_wins_and_no_slower_one_is_trained():
     outcome, trained = run(race(0.705, 0.72, 0.75), {0: 0.7, 1: 0.68, 2: 0.71, 3: 0.76})
-    assert (outcome.winner.runner.number, trained) == (2, [(0, 0), (1, 0), (2, 0)])
+    assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (1, 0), (2, 0)])
     assert outcome.winner.chance >= PASS
 
 
 def test_a_runner_that_is_unlikely_to_win_is_not_trained():
     outcome, trained = run(race(0.6, 0.75), {0: 0.7, 1: 0.9, 2: 0.74})
-    assert (outcome.winner.runner.number, trained) == (2, [(0, 0), (2, 0)])
+    assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (2, 0)])
 
 
 def test_predictions_follow_what_the_study_has_shown():
     """The target scores 0.2 more than was predicted, as all do here: the others are expected to, too."""
     outcome, trained = run(race(0.705), {0: 0.9, 1: 0.91})
-    assert (outcome.winner.runner.number, trained) == (1, [(0, 0), (1, 0)])
+    assert (outcome.winner.entrant.number, trained) == (1, [(0, 0), (1, 0)])
 
 
 def test_a_second_seed_is_trained_only_within_the_noise():
@@ -60,32 +60,32 @@ def test_a_second_seed_is_trained_only_within_the_noise():
 
 def test_without_a_passing_runner_the_best_chance_is_named():
     outcome, _ = run(race(0.7, 0.7), {0: 0.7, 1: 0.69, 2: 0.699})
-    assert (outcome.winner, outcome.best.runner.number) == (None, 2)
+    assert (outcome.winner, outcome.best.entrant.number) == (None, 2)
 
 
 def test_a_failed_training_has_lost():
     outcome, _ = run(race(0.72, 0.72), {0: 0.7, 1: -math.inf, 2: 0.72})
-    assert outcome.winner.runner.number == 2
+    assert outcome.winner.entrant.number == 2
 
 
 def test_a_score_is_reached_without_a_model_to_beat():
     """The most promising one is trained first: it tells what trainings of this length lead to."""
     rules = race(0.70, 0.72, target=None, target_score=0.8)
     outcome, trained = run(rules, {1: 0.82, 2: 0.85})
-    assert (outcome.winner.runner.number, trained) == (1, [(2, 0), (1, 0)])
+    assert (outcome.winner.entrant.number, trained) == (1, [(2, 0), (1, 0)])
 
 
 def test_within_limits_the_best_of_the_most_promising_wins():
     rules = race(0.70, 0.72, 0.757, 0.76, target=None)
     outcome, trained = run(rules, {1: 0.9, 2: 0.72, 3: 0.77, 4: 0.756})
-    assert (outcome.winner.runner.number, trained) == (3, [(4, 0), (3, 0)])
+    assert (outcome.winner.entrant.number, trained) == (3, [(4, 0), (3, 0)])
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_end_does_not_depend_on_the_order_of_trainings(seed):
     rng = random.Random(seed)
     rules = race(*(rng.gauss(0.7, 0.015) for _ in range(8)))
-    truth = {0: 0.7} | {runner.number: rng.gauss(runner.predicted, 0.012) for runner in rules.runners}
+    truth = {0: 0.7} | {entrant.number: rng.gauss(entrant.predicted, 0.012) for entrant in rules.entrants}
     noise = [rng.gauss(0, 0.003), rng.gauss(0, 0.003)]
     expected, alone = run(rules, truth, seeds=noise)
     for workers in (2, 3, 8):
@@ -99,10 +99,10 @@ def test_nine_of_ten_winners_are_ahead():
     rng, won = random.Random(0), []
     for _ in itertools.repeat(None, 400):
         rules = race(*(rng.gauss(0.7, 0.01) for _ in range(6)))
-        truth = {0: 0.7} | {runner.number: rng.gauss(runner.predicted, 0.01) for runner in rules.runners}
+        truth = {0: 0.7} | {entrant.number: rng.gauss(entrant.predicted, 0.01) for entrant in rules.entrants}
         scores = {n: [value + rng.gauss(0, 0.003) for _ in range(2)] for n, value in truth.items()}
         winner = rules.outcome(scores).winner
-        won += [] if winner is None else [truth[winner.runner.number] >= truth[0]]
+        won += [] if winner is None else [truth[winner.entrant.number] >= truth[0]]
     assert len(won) > 100
     assert fmean(won) >= 0.9
 

@@ -5,14 +5,14 @@ import random
 import pytest
 
 from nas.study.failures import Failure
-from nas.study.race import Race, Runner
+from nas.study.race import Entrant, Race
 from nas.study.race_loop import RaceLength, RaceLoop
 from nas.study.records import RaceTraining, RungResult, TrialRecord, TrialState
 from tests.nas.study.test_race import MODEL, TARGET
 
 RUNGS = (10, 30, 100)
 TRUTH = {0: 0.7, 1: 0.68, 2: 0.702, 3: 0.71, 4: 0.76}  # the second one needs more seeds, the third wins
-RUNNERS = tuple(Runner(n, 10.0 - n, 0.71) for n in (1, 2, 3, 4))
+ENTRANTS = tuple(Entrant(n, 10.0 - n, 0.71) for n in (1, 2, 3, 4))
 LENGTH = RaceLength(steps=100, images=1000, first_seed=1)
 TRIALS = {n: TrialRecord(n, f"arch{n}", {}, TrialState.COMPLETE, baseline=None if n else "target") for n in TRUTH}
 
@@ -25,7 +25,7 @@ class Kept(dict):
 
 
 def race_loop(stored, **options):
-    return RaceLoop(Race(RUNNERS, MODEL, TARGET), LENGTH, TRIALS, list(stored.values()), stored, **options)
+    return RaceLoop(Race(ENTRANTS, MODEL, TARGET), LENGTH, TRIALS, list(stored.values()), stored, **options)
 
 
 def score(job, rung):
@@ -62,7 +62,7 @@ def run(stored, workers=1, kill=lambda: False, rng=None, **options):
 def test_a_race_trains_what_it_needs_and_names_the_winner():
     stored = Kept()
     loop, trained = run(stored)
-    assert loop.outcome.winner.runner.number == 3
+    assert loop.outcome.winner.entrant.number == 3
     assert {job for job, _ in trained} == {(0, 0), (1, 0), (2, 0), (2, 1), (0, 1), (3, 0)}
     assert len(trained) == len(set(trained)) == 6 * len(RUNGS)
     assert {training.seed for training in stored.values()} == {1, 2}
@@ -88,7 +88,7 @@ def test_what_nobody_wants_any_more_ends(monkeypatch):
         for _ in RUNGS:
             assert loop.is_wanted(third.number)
             record, _ = next_rung(loop, record, [])
-    assert loop.outcome.winner.runner.number == 1
+    assert loop.outcome.winner.entrant.number == 1
     assert (loop.is_wanted(second.number), loop.next_trial(), loop.running) == (False, None, 2)
     assert next_rung(loop, second, [])[1] is False
     loop.report_lost(third.number, Failure.LOST_WORKER, "killed")
@@ -119,7 +119,7 @@ def test_a_race_without_its_target_gives_up_and_goes_on_when_it_is_resumed():
     loop = race_loop(stored)
     loop.report(failed(loop.next_trial(), Failure.NOT_FINITE))
     assert (loop.gave_up, loop.finished, loop.next_trial()) == ("not finite", True, None)
-    assert run(stored)[0].outcome.winner.runner.number == 3
+    assert run(stored)[0].outcome.winner.entrant.number == 3
 
 
 def test_at_the_deadline_nothing_is_begun_and_nothing_lost():
@@ -132,7 +132,7 @@ def test_at_the_deadline_nothing_is_begun_and_nothing_lost():
     record, goes_on = next_rung(loop, record, [])
     assert (goes_on, loop.next_trial(), loop.finished, loop.out_of_time) == (False, None, True, True)
     loop, trained = run(stored)
-    assert (loop.outcome.winner.runner.number, trained[0]) == (3, ((0, 0), 2))
+    assert (loop.outcome.winner.entrant.number, trained[0]) == (3, ((0, 0), 2))
 
 
 def test_another_study_may_have_trained_the_target():
@@ -141,5 +141,5 @@ def test_another_study_may_have_trained_the_target():
         return record.baseline and TrialRecord.from_dict(record.to_dict() | {"state": "complete", "rungs": rungs})
 
     loop, trained = run(Kept(), finished=finished)
-    assert loop.outcome.winner.runner.number == 3
+    assert loop.outcome.winner.entrant.number == 3
     assert not [job for job, _ in trained if job[0] == 0]
