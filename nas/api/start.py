@@ -40,12 +40,10 @@ def search(
 ) -> Study:
     """Run a search to its end and return its study; a terminal and a notebook show its progress.
 
-    Ctrl-C, or the interruption of a notebook's kernel, raises KeyboardInterrupt. Every finished trial is in the study
-    then, the report is written, and Ray has ended: the same call with `resume=True` continues.
+    Ctrl-C raises KeyboardInterrupt. Every finished trial is in the study; the same call with `resume=True` continues.
 
     Args:
-        config: Settings of the search; None for the defaults, or for those of the study to resume. A setting that
-            equals its default counts as not given: a recipe, the space or the device may choose another value.
+        config: Settings of the search; one that equals its default counts as not given. None as the study to resume.
         run_dir: Folder of the study; None for runs/<date>-<sampler>-s<seed>.
         recipe: Name of a packaged recipe, as "cifar10-1gpu"; given settings of `config` and arguments override it.
         config_file: TOML file of settings, as RUN/config.toml of every search, in place of a recipe.
@@ -75,12 +73,12 @@ def search(
         "config": None if config_file is None else str(config_file),
         "extend": extend or None,
         "until_converged": until_converged or None,
-        "workers": workers,
         "cache": None if cache is None else str(cache),
         "teacher_weights": _plain("teacher_weights", teacher_weights or None),
+        "workers": workers,
+        **_race_options(race),
     }
     settings |= {"storage": storage, "address": address, "trial_timeout": trial_timeout_s, "max_hours": max_hours}
-    settings |= _race_options(race)
     return load_study(_run(config, {name: each for name, each in settings.items() if each is not None}))
 
 
