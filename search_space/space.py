@@ -32,7 +32,7 @@ class Space:
         layouts: the choices of stem and neck, one for each stride of stems.
         image_px: side of the images that the space is designed for.
         reference: preset that the throughputs of its searches are relative to by default.
-        baselines: presets that its searches train and measure for comparison by default.
+        baselines: presets and networks of timm that its searches train and measure for comparison by default.
     """
 
     name: str

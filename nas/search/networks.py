@@ -28,7 +28,8 @@ def add_network_flags(add: Callable[..., object]) -> None:
     baselines = (
         "comma list of networks, named as --reference, that are trained and measured like candidates, or none; those "
         "of timm get a neck, so that their maps have the stride of the others' "
-        f"(default: {','.join(defaults.baselines)}; {','.join(full.baselines)} with --space full)"
+        f"(default: {','.join(defaults.baselines)}; without timm's with --space micro; {','.join(full.baselines)} with "
+        "--space full)"
     )
     add("--baselines", type=_names_or_none, metavar="A,B", help=baselines)
     scale = (
