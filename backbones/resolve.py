@@ -29,4 +29,4 @@ def build_network(spec: NetworkSpec) -> Network:
     Raises:
         SpecError: Its parameters do not fit into this machine's memory, or timm cannot build it.
     """
-    return TimmBackbone(spec.name) if isinstance(spec, TimmSpec) else build(spec)
+    return TimmBackbone(spec.name, spec.neck_dim) if isinstance(spec, TimmSpec) else build(spec)

@@ -14,25 +14,36 @@ from torch import Tensor, nn
 
 from backbones.backbone import Features, StaysInEval, count_parameters
 from backbones.folding import batch_norms_left, fold_batch_norms
+from backbones.layers.neck import Neck
 from search_space import SpecError, TimmSpec
 from search_space.arch import SIZE_MULTIPLE_PX
 from search_space.memory import check_memory
 from search_space.spaces import PHOTO_PX
 from search_space.timm_names import unknown_network
 
+NECK_STRIDE = 16  # of the first map that a neck fuses: teachers' targets have a cell for every 16 px
+
 
 class TimmBackbone(StaysInEval):
     """A timm model with random weights. Image sizes are restricted by the model; many accept any multiple of 32.
 
-    The spatial map is the last feature map, the summary is the output of the model's own pooling. Models without a head
-    (timm's encoders) or without `forward_intermediates` have feature maps only; their summary is the map's mean.
+    The spatial map is the last feature map, or that of a neck over the last map of stride 16 and those of the strides
+    after it. The summary is the output of the model's own pooling. Models without a head (timm's encoders) or without
+    `forward_intermediates` have feature maps only; their summary is the map's mean.
+
+    Args:
+        name: Its name in timm.
+        neck_dim: Channels of the neck; None: no neck.
+
+    Raises:
+        SpecError: timm cannot build it, it does not fit into the memory, or it has no maps for a neck.
     """
 
     fuses_parts = True
     num_classes = 0
     traces_any_size = False  # as far as is known here, see `Backbone.traces_any_size`
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, neck_dim: int | None = None) -> None:
         super().__init__()
         self.model: Any
         check_name(name)
@@ -47,6 +58,9 @@ class TimmBackbone(StaysInEval):
         self.strides = tuple(int(i["reduction"]) for i in info)
         self.spatial_dim, self.spatial_stride = self.widths[-1], self.strides[-1]
         self.num_features = int(self.model.num_features) if self.has_head else self.spatial_dim
+        self.neck = None if neck_dim is None else Neck([self.widths[i] for i in self._fused_maps()], neck_dim)
+        if neck_dim is not None:
+            self.spatial_dim, self.spatial_stride = neck_dim, NECK_STRIDE
         self.summary_dim = int(getattr(self.model, "head_hidden_size", None) or self.num_features)
         self.input_px = int(self.model.default_cfg["input_size"][-1])
         self.batch_norms_left: int | None = None  # set by `fuse`; 0 if every BatchNorm is folded
@@ -54,7 +68,7 @@ class TimmBackbone(StaysInEval):
     @property
     def spec(self) -> TimmSpec:
         """The network as a spec."""
-        return TimmSpec(self.name)
+        return TimmSpec(self.name, None if self.neck is None else self.spatial_dim)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -63,9 +77,9 @@ class TimmBackbone(StaysInEval):
         return list(info if isinstance(info, Sequence) else info.get_dicts())
 
     def encode(self, x: Tensor) -> Features:
-        """Return summary (B, summary_dim) and last map (B, spatial_dim, h, w) of images (B, 3, H, W)."""
-        last, (spatial,) = self.forward_intermediates(x, indices=1)
-        return Features(self.forward_head(last), spatial)
+        """Return summary (B, summary_dim) and spatial map (B, spatial_dim, h, w) of images (B, 3, H, W)."""
+        last, maps = self.forward_intermediates(x, indices=1 if self.neck is None else self._fused_maps())
+        return Features(self.forward_head(last), maps[-1] if self.neck is None else self.neck(maps))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the output of timm's `forward_features`, or the last map of models without a head."""
@@ -124,8 +138,16 @@ class TimmBackbone(StaysInEval):
         return self
 
     def stage_modules(self) -> list[tuple[str, nn.Module]]:
-        """Return names and modules of the model's direct children."""
-        return list(self.model.named_children())
+        """Return names and modules of the model's direct children, and the neck."""
+        return [*self.model.named_children(), *([] if self.neck is None else [("neck", self.neck)])]
+
+    def _fused_maps(self) -> list[int]:
+        """Return the indices of the maps that a neck fuses: the last one of each stride from 16 on."""
+        last = {stride: i for i, stride in enumerate(self.strides) if stride >= NECK_STRIDE}
+        if list(last) != [NECK_STRIDE * 2**i for i in range(len(last))] or not last:
+            strides = ", ".join(map(str, dict.fromkeys(self.strides)))
+            raise SpecError(f"arch: timm:{self.name}: a neck needs maps of stride 16, 32 and so on; it has {strides}")
+        return list(last.values())
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.model(x)

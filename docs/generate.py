@@ -123,12 +123,12 @@ def defaults_that_depend() -> str:
     """Return the defaults of a search that differ from those of `SearchConfig`, as a list."""
     from search_space import SPACES
 
-    full = SPACES["full"]
-    baselines = ", ".join(f"`{name}`" for name in full.baselines)
+    micro, full = (", ".join(f"`{name}`" for name in SPACES[space].baselines) for space in ("micro", "full"))
     return "\n".join(
         [
-            f'- `space = "full"`: `reference` is `{full.reference}`, `baselines` are {baselines}, and '
-            f"`img_size` is {full.image_px}.",
+            f'- `space = "micro"`: `baselines` are {micro}.',
+            f'- `space = "full"`: `reference` is `{SPACES["full"].reference}`, `baselines` are {full}, and '
+            f"`img_size` is {SPACES['full'].image_px}.",
             "- CUDA: `measure_batch_size` is 128 or, where the CPU would limit the reference's speed, more; `runtime` "
             "is `compiled+bf16`, on GPUs below compute capability 8.0 `compiled+fp16`, below 7.0 `eager+fp32`.",
             "- Objectives that known-cost does not take: `sampler` is `evolution`.",

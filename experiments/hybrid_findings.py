@@ -34,6 +34,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from experiments.hybrid_table import BASELINES
 from nas.replay.hybrid import SPACE, table_objectives
 from nas.replay.hybrid_rows import read_rows
 from nas.study.config import SearchConfig
@@ -236,7 +237,7 @@ def _print_front(rows: Sequence[Row], every: Sequence[Row]) -> None:
 def leads(rows: Sequence[Row], among: Sequence[Row]) -> dict[str, float]:
     """Return by baseline the throughput of the fastest of some models that scores as high, over the baseline's."""
     found = {}
-    for name in SearchConfig().baselines:
+    for name in BASELINES:
         arch_id = find_spec(name)[1].arch_id
         for row in rows:
             if row["arch_id"] == arch_id:

@@ -43,7 +43,7 @@ from nas.measure.service import MeasurementService
 from nas.replay.hybrid_rows import TABLE
 from nas.study.config import SearchConfig
 from nas.study.records import Measurement, TrialRecord, TrialState
-from search_space import SPACES, ArchSpec, find_spec
+from search_space import SPACES, ArchSpec, NetworkSpec, find_spec
 
 FRONTS = Path(__file__).parent / "archs" / "fronts" / "laptop.json"
 SPACE = "laptop"
@@ -51,7 +51,7 @@ RANDOM, OF_A_FRONT = 330, 90  # architectures
 SECOND, THIRD = 100, 30  # of them with a second seed, and with a third
 LAG = 200
 PRECISION = "bf16"  # as default searches train where bf16 is the faster; fixed, so that all rows are alike
-BASELINES = SearchConfig().baselines
+BASELINES = SPACES["micro"].baselines  # our presets of both spaces
 
 
 class Entry(NamedTuple):
@@ -99,7 +99,7 @@ def jobs() -> list[tuple[str, ArchSpec, int]]:
     return [(*listed[i], seed) for _, seed, i in sorted(order)]
 
 
-def evaluate(source: str, spec: ArchSpec, seed: int) -> dict[str, Any]:
+def evaluate(source: str, spec: NetworkSpec, seed: int) -> dict[str, Any]:
     """Evaluate one architecture as a search does; return its row."""
     torch.set_num_threads(1)
     default = SearchConfig()

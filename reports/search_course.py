@@ -14,7 +14,7 @@ from statistics import median
 
 from nas.analysis.agreement import kendall
 from nas.study import pareto
-from nas.study.config import OPTUNA_SAMPLERS, RANDOM_TRIALS
+from nas.study.config import OPTUNA_SAMPLERS, RANDOM_TRIALS, is_of_timm
 from nas.study.ending import is_finished, is_open
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
@@ -185,8 +185,8 @@ def random_trials(info: StudyInfo) -> int | None:
     sampler = str(info.config.get("sampler"))
     if sampler not in RANDOM_TRIALS:
         return None
-    learned = len(info.baselines) if sampler in OPTUNA_SAMPLERS else 0  # Optuna's samplers learn from baselines, too
-    return max(0, RANDOM_TRIALS[sampler] - learned)
+    learned = [name for name in info.baselines if not is_of_timm(name)] if sampler in OPTUNA_SAMPLERS else ()
+    return max(0, RANDOM_TRIALS[sampler] - len(learned))  # Optuna's samplers learn from baselines of the space, too
 
 
 def random_start(

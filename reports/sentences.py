@@ -10,7 +10,7 @@ from statistics import median
 from nas.analysis.comparable import measuring_threads, without_threads
 from nas.analysis.trial_choice import measurement
 from nas.numbers import fixed, plural
-from nas.study.config import compares_unit_vectors
+from nas.study.config import compares_unit_vectors, is_of_timm
 from nas.study.convergence import convergence, is_below_noise
 from nas.study.ending import is_exhausted
 from nas.study.objectives import on_plane
@@ -40,7 +40,9 @@ BELOW_ZERO = "Below 0, a model predicts worse than the mean of the targets does.
 MAX_NAMED_TEACHERS = 5  # teachers; more are counted
 OWN_STYLE = "E\u2011RADIO-style"  # a hyphen at which no line breaks
 # Our small presets: the baselines of the spaces for images of that side.
-OWN_BASELINES = {name for space in SPACES.values() if space.image_px == SMALL_PX for name in space.baselines}
+OWN_BASELINES = {
+    name for space in SPACES.values() if space.image_px == SMALL_PX for name in space.baselines if not is_of_timm(name)
+}
 MEANINGS = {
     "contended": "other work ran at the same time",
     "throttled": "the processor slowed down, from heat or for lack of power",
@@ -159,9 +161,11 @@ def trained_once(info: StudyInfo) -> str:
 
 
 def baseline_words(info: StudyInfo) -> str:
-    """Say what a study's baselines are: our small presets in E-RADIO's style, its presets, or networks of timm."""
-    kind = baseline_kind(info)
-    return f"{kind} (small presets of this program)" if kind.startswith(OWN_STYLE) else kind
+    """Say what a study's baselines are: our small presets, presets of E-RADIO, networks of timm, or some of each."""
+    others = set(info.baselines) - OWN_BASELINES
+    if others == set(info.baselines) or not all(map(is_of_timm, others)):
+        return baseline_kind(info)
+    return f"{baseline_kind(info)} (small presets of this program{' and networks of timm' * bool(others)})"
 
 
 def baseline_kind(info: StudyInfo) -> str:
@@ -172,7 +176,7 @@ def baseline_kind(info: StudyInfo) -> str:
         return f"{OWN_STYLE}{size} baselines"
     if info.baselines and all(name.startswith("eradio") for name in info.baselines):
         return "E\u2011RADIO baselines" + (f" at{size}" if size else "")
-    if info.baselines and all(name.startswith("timm:") for name in info.baselines):
+    if info.baselines and all(map(is_of_timm, info.baselines)):
         return f"{size.strip()} baselines of timm".strip()
     return f"{size.strip()} baselines".strip()
 

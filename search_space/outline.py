@@ -7,14 +7,14 @@ from search_space.timm_spec import NetworkSpec, TimmSpec
 
 
 def outline(spec: NetworkSpec) -> str:
-    """Return stem, stages, neck and summary in one line; of a network of timm, its name.
+    """Return stem, stages, neck and summary in one line; of a network of timm, its name and neck.
 
     A stage has its block, depth, width, heads, windows, kernel and registers.
 
     Example: "conv stem 16 | c2f x1 16 | mbconv x2 48 | mr_window x2 128 (4 heads, window 2) | vit x1 256 (8 heads)".
     """
     if isinstance(spec, TimmSpec):
-        return f"timm's {spec.name}"
+        return f"timm's {spec.name}" + (f" | neck {spec.neck_dim}" if spec.neck_dim else "")
     parts = [f"{spec.stem} stem" + (f" {spec.stem_width}" if spec.stem_width else ""), *map(_stage, spec.stages)]
     if spec.neck != "none":
         parts.append(f"neck {spec.neck} {spec.neck_dim}")

@@ -13,6 +13,7 @@ from search_space.arch import STAGES, STEM_STRIDES, ArchSpec
 from search_space.checks import SpecError, within_choices
 from search_space.genes import LAST_STRIDE, Choice, Gene, Layout, StageChoices, count, layout_genes, stage_genes
 from search_space.stage import MR_RATIOS, UNGROUPED_PRE_CONVS, StageSpec
+from search_space.timm_spec import NetworkSpec
 from search_space.windows import eradio_window, fitted, is_cut_into_windows
 
 _stage = lru_cache(maxsize=20_000, typed=True)(StageSpec)  # a search repeats the same stages many times
@@ -31,7 +32,7 @@ class Space:
         layouts: the choices of stem and neck, one for each stride of stems.
         image_px: side of the images that the space is designed for.
         reference: preset that the throughputs of its searches are relative to by default.
-        baselines: presets that its searches train and measure for comparison by default.
+        baselines: presets and networks of timm that its searches train and measure for comparison by default.
     """
 
     name: str
@@ -177,10 +178,10 @@ class Space:
         """Build a spec from the data of `ArchSpec.to_dict`. Raises SpecError."""
         return ArchSpec.from_dict(plain)
 
-    def contains(self, spec: ArchSpec) -> bool:
+    def contains(self, spec: NetworkSpec) -> bool:
         """Tell whether `spec` is in the space."""
         try:
-            return self.decode(self.encode(spec)) == spec
+            return isinstance(spec, ArchSpec) and self.decode(self.encode(spec)) == spec
         except SpecError:
             return False
 

@@ -105,7 +105,7 @@ LAPTOP = Space(
     ),
     image_px=64,
     reference="eradio_pico",
-    baselines=("eradio_femto", "eradio_pico", "eradio_nano"),
+    baselines=(*MICRO.baselines, "timm:starnet_s050", "timm:resnet10t"),  # see experiments.timm_baselines
 )
 
 # For 224 px inputs: maps of 56, 28, 14 and 7 tokens a side; of 14, 7 and 4 for stems of stride 16.

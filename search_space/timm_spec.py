@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from search_space.arch import ArchSpec
-from search_space.checks import SpecError, shown
+from search_space.checks import SpecError, shown, whole
 from search_space.presets import PRESETS, read_spec
 from search_space.timm_names import PREFIX, check_timm_name, is_other_name
 
-FIELD = "timm"
+FIELD, NECK = "timm", "neck_dim"  # of plain data
 MAX_CHARACTERS = 100  # of a name
 
 
@@ -24,12 +24,14 @@ class TimmSpec:
 
     Args:
         name: Its name in timm, as in ``timm.create_model(name)``, without a tag of pretrained weights.
+        neck_dim: Channels of a neck, which fuses its maps from stride 16 on; None: no neck.
 
     Raises:
-        SpecError: timm has no such network, or the name has a tag.
+        SpecError: timm has no such network, the name has a tag, or the width is none.
     """
 
     name: str
+    neck_dim: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or len(self.name) > MAX_CHARACTERS:
@@ -42,15 +44,17 @@ class TimmSpec:
             raise SpecError(
                 f"arch: {PREFIX}{self.name}: this process has registered it; timm itself has no such network"
             )
+        if self.neck_dim is not None:
+            whole(NECK, self.neck_dim, 8192)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return {FIELD: self.name}
+        """Return plain JSON data, without a neck that it does not have."""
+        return {FIELD: self.name} | ({} if self.neck_dim is None else {NECK: self.neck_dim})
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TimmSpec:
         """Return the network of the result of `to_dict`; SpecError where there is none."""
-        return cls(plain[FIELD])
+        return cls(plain[FIELD], plain.get(NECK))
 
     def to_json(self) -> str:
         """Return the canonical JSON text."""
@@ -66,12 +70,12 @@ NetworkSpec = ArchSpec | TimmSpec
 
 
 def network_spec(plain: Mapping[str, Any]) -> NetworkSpec:
-    """Return the architecture of plain JSON data, which has only a name where it is a network of timm.
+    """Return the architecture of plain JSON data, which is a name, perhaps with a neck, where it is a network of timm.
 
     Raises:
         SpecError: There is no such architecture; the message names the field.
     """
-    return TimmSpec.from_dict(plain) if set(plain) == {FIELD} else ArchSpec.from_dict(plain)
+    return TimmSpec.from_dict(plain) if {FIELD} <= set(plain) <= {FIELD, NECK} else ArchSpec.from_dict(plain)
 
 
 def find_network(arch: str) -> tuple[str, NetworkSpec]:
@@ -95,5 +99,4 @@ def network_spec_from_json(text: str) -> NetworkSpec:
         plain = json.loads(text)
     except (ValueError, RecursionError):
         plain = None  # ArchSpec says what is wrong with the text
-    is_timm = isinstance(plain, dict) and set(plain) == {FIELD}
-    return TimmSpec.from_dict(plain) if is_timm else ArchSpec.from_json(text)
+    return network_spec(plain) if isinstance(plain, dict) else ArchSpec.from_json(text)

@@ -12,11 +12,11 @@ from typing import cast
 
 import torch
 
-from backbones import build
+from backbones import build_network
 from nas.backend.diagnosis import MemoryTakenError, diagnose, shared
 from nas.distill.rungs import Training, TrainingContext, saved_rungs
 from nas.measure import Arm, Setting
-from nas.measure.counts import network_totals, totals
+from nas.measure.counts import network_totals
 from nas.measure.device_lock import measuring
 from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.memory import release_cached
@@ -26,7 +26,7 @@ from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.limits import broken_limit
 from nas.study.records import Measurement, RungResult, TrialRecord, TrialState
-from search_space import ArchSpec
+from search_space import network_spec
 
 TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
@@ -71,8 +71,7 @@ def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
         yield _measured_only(record, context)
         return
     config = context.training.config
-    spec = ArchSpec.from_dict(record.spec)
-    counted = totals(spec, config.distill.img_size)
+    counted = network_totals(record.spec, config.distill.img_size)
     record = replace(record, params=counted.params, macs=counted.macs)
     limits = {} if record.baseline else config.limits  # baselines are trained for comparison
     if broken := broken_limit(record, limits):  # of those that need no measurement
@@ -167,7 +166,7 @@ def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
         yield from (context.train_in_ranks(record, rung) for rung in rungs[len(done) :])
         return
     torch.manual_seed(config.seed)
-    training = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context.training)
+    training = Training(record.arch_id, build_network(network_spec(record.spec)), context.training)
     try:
         yield from (cast(RungResult, training.rung(rung)) for rung in rungs)
     finally:

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 
-from backbones import Network, build
+from backbones import Network, build_network
 from backbones.weights import save as save_weights
 from nas.cache.targets import Targets
 from nas.distill import distributed
@@ -35,7 +35,7 @@ from nas.measure.memory import out_of_memory
 from nas.run_folder import checkpoint_path, heads_file, image_scores_path, sheet_path, weights_in
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
-from search_space import ArchSpec
+from search_space import network_spec
 
 if TYPE_CHECKING:
     from nas.distill.live import LiveSource, LiveTeachers
@@ -382,7 +382,7 @@ def _mean(values: Sequence[_Number]) -> _Number:
 def train_rank(record: TrialRecord, rung: int, context: TrainingContext) -> RungResult | None:
     """Train this rank's part of one rung of a record; the result in rank 0, None in the others."""
     torch.manual_seed(context.config.seed)
-    run = Training(record.arch_id, build(ArchSpec.from_dict(record.spec)), context)
+    run = Training(record.arch_id, build_network(network_spec(record.spec)), context)
     try:
         return run.rung(rung)
     finally:

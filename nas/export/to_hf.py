@@ -76,7 +76,8 @@ save_file({"summary": summary.contiguous(), "features": features.contiguous()}, 
 def write(source: ExportSource, folder: Path, arm: Arm) -> FormatReport:
     """Write weights, config and code, and open them in a process that cannot import this project."""
     if not isinstance(source.model, Backbone):
-        raise ExportError(f"--format hf: {source.model.name} is a network of timm; choose timm, onnx or torchscript")
+        others = "timm, onnx or torchscript" if source.model.neck is None else "onnx or torchscript"
+        raise ExportError(f"--format hf: {source.model.name} is a network of timm; choose {others}")
     for name, text in copied_modules(MODEL_MODULE, MODULE).items():
         (folder / name).write_text(text)
     (folder / "config.json").write_text(json.dumps(_config(source), indent=2) + "\n")

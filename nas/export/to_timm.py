@@ -95,6 +95,8 @@ def _config(model: Backbone, image_px: int) -> dict[str, Any]:
 
 def _save_timm(model: TimmBackbone, folder: Path) -> str:
     """Write the weights of a network of timm under timm's own names; return their checksum."""
+    if model.neck is not None:
+        raise ExportError(f"--format timm: timm's {model.name} has no neck, as here; choose onnx or torchscript")
     if not model.has_head:
         raise ExportError(f"--format timm: timm's {model.name} has feature maps only; choose onnx or torchscript")
     return save_checked(folder / WEIGHTS, to_write(model.model.state_dict()), {"format": "pt"})

@@ -51,6 +51,7 @@ from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, broken_limit
 from nas.study.objectives import objectives
+from search_space import ArchSpec
 from search_space.own_choices import choice_words
 
 _PROBED, _COUNTED = 3, 64  # random architectures
@@ -126,11 +127,12 @@ def workers_per_device(config: SearchConfig, workers: int) -> int:
 def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
     """Return named and random architectures, and the share of the space that breaks a limit on counted costs.
 
-    The named ones are the reference, unless it is a network of timm, and the baselines.
+    The named ones are the reference and the baselines, without networks of timm.
     """
     rng, space = random.Random(f"plan/{config.seed}"), config.search_space
     names = dict.fromkeys((config.reference, *config.baselines))
-    named: NamedSpecs = [(name, config.spec(name)) for name in names if not is_of_timm(name)]
+    of_names = ((name, config.spec(name)) for name in names if not is_of_timm(name))
+    named: NamedSpecs = [(name, spec) for name, spec in of_names if isinstance(spec, ArchSpec)]
     feasible: NamedSpecs = []
     for drawn in range(1, _MAX_DRAWS + 1):
         spec = space.sample(rng)

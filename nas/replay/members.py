@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.space_protocol import SearchSpace
-from search_space import ArchSpec, Space
+from search_space import ArchSpec, NetworkSpec, Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class MemberSpace(Space):
         """Return the number of members."""
         return len(self.members)
 
-    def contains(self, spec: ArchSpec) -> bool:
+    def contains(self, spec: NetworkSpec) -> bool:
         """Return whether `spec` is a member."""
         return spec in self._positions
 

@@ -23,15 +23,16 @@ from nas.measure.runtime_spec import Arm
 from nas.samplers.known_cost import TrialValues
 from nas.samplers.latency import MIN_MODELS, LatencyPredictor, Observation
 from nas.samplers.latency.stage_costs import stage_costs
-from nas.study.config import SearchConfig, is_of_timm
+from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.halving import TRUSTED_DEVIATION, WIDTH
 from nas.study.limits import LIMITS, Limit, Totals, broken_limit
 from nas.study.records import TrialState
 from nas.study.space_protocol import vary
 from nas.study.timing_doubts import RUN_DEVIATION
-from search_space import ArchSpec, Space, StageSpec
+from search_space import ArchSpec, Space, StageSpec, network_spec
 from search_space.genes import StageChoices
+from search_space.timm_spec import FIELD
 from search_space.windows import padded_maps
 
 Array = NDArray[np.float64]
@@ -156,6 +157,8 @@ class SpaceCostModel:
             if not record or not record.get("measurement"):
                 unsettled = unsettled if trial.state.is_finished() else min(unsettled, trial.number)
                 continue
+            if FIELD in record["spec"]:
+                continue  # a baseline of timm: its stages are none of the space's
             measurement = record["measurement"]
             if measurement.get("requested_batch") not in (None, measurement["batch"]):
                 continue  # of a smaller batch than all others
@@ -269,9 +272,10 @@ def _work_of_reference(config: SearchConfig) -> Work:
     Of a network of timm only MACs are counted. They stand in for the elements moved, which only shift a feature.
     """
     px = config.distill.img_size
-    if not is_of_timm(config.reference):
-        return _work_of(config.spec(config.reference), px)
-    macs = network_totals(config.reference, px).macs
+    arch = config.arch(config.reference)
+    if isinstance(arch, dict) and isinstance(spec := network_spec(arch), ArchSpec):
+        return _work_of(spec, px)
+    macs = network_totals(arch, px).macs
     return macs, macs
 
 

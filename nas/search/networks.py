@@ -8,8 +8,8 @@ from typing import Any
 
 from nas.cli import comma_list
 from nas.ranges import ConfigError
-from nas.study.config import OPTUNA_SAMPLERS, SearchConfig, is_of_timm
-from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec
+from nas.study.config import SearchConfig, is_of_timm
+from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec, network_spec
 from search_space.presets import unknown_preset
 from search_space.timm_names import PREFIX
 from search_space.timm_spec import check_arch, find_network
@@ -26,8 +26,10 @@ def add_network_flags(add: Callable[..., object]) -> None:
     )
     add("--reference", metavar="ARCH", help=reference)
     baselines = (
-        "comma list of presets and specs' .json files, which are trained and measured like candidates, or none "
-        f"(default: {','.join(defaults.baselines)}; {','.join(full.baselines)} with --space full)"
+        "comma list of networks, named as --reference, that are trained and measured like candidates, or none; those "
+        "of timm get a neck, so that their maps have the stride of the others' "
+        f"(default: {','.join(defaults.baselines)}; without timm's with --space micro; {','.join(full.baselines)} with "
+        "--space full)"
     )
     add("--baselines", type=_names_or_none, metavar="A,B", help=baselines)
     scale = (
@@ -61,8 +63,8 @@ def read_spec_files(config: SearchConfig) -> SearchConfig:
         try:
             file_name, spec = find_network(arch)
         except SpecError as error:
-            raise ConfigError(f"--{flag}: {_reason(error)}") from None
-        if isinstance(spec, TimmSpec):
+            raise ConfigError(f"--{flag}: {str(error).removeprefix('arch: ')}") from None
+        if isinstance(spec, TimmSpec) and spec.neck_dim is None:
             return f"{PREFIX}{spec.name}"
         name = f"{file_name}-{spec.arch_id[:_ID_CHARACTERS]}"
         specs[name] = spec.to_dict()
@@ -75,77 +77,48 @@ def read_spec_files(config: SearchConfig) -> SearchConfig:
 
 
 def check_networks(config: SearchConfig) -> None:
-    """Check that every named network exists, and that the reference takes the study's images.
+    """Check that every named network exists, and that the reference and the baselines take the study's images.
 
     Raises:
-        ConfigError: A network does not, or a baseline is one of timm.
+        ConfigError: A network does not, or a baseline has no map for a neck.
     """
     for flag, names in (("reference", (config.reference,)), ("baselines", config.baselines), ("scale", config.scale)):
         for name in names:
-            _check_network(flag, name, config)
-    if is_of_timm(config.reference):
-        _check_image_size(config.reference, config.distill.img_size)
+            try:
+                _check_network(flag, name, config)
+            except ValueError as error:
+                raise ConfigError(f"--{flag}: {str(error).removeprefix('arch: ')}") from None
 
 
 def check_new_baselines(config: SearchConfig) -> None:
     """Check what a new study needs of its baselines together.
 
     Raises:
-        ConfigError: Two are one architecture, whose results would be mixed up; or one is outside the space, and the
-            sampler is one of Optuna's: those sample parameters jointly only if all complete trials have them.
+        ConfigError: Two are one architecture, whose results would be mixed up.
     """
     names: dict[str, str] = {}
-    space = config.search_space
     for name in config.baselines:
         spec = config.spec(name)
         if config.baselines.count(name) > 1:
             raise ConfigError(f"--baselines: {name} is named twice")
         if (earlier := names.setdefault(spec.arch_id, name)) != name:
             raise ConfigError(f"--baselines: {earlier} and {name} are one architecture; name it once")
-        if config.sampler in OPTUNA_SAMPLERS and not space.contains(spec):
-            raise ConfigError(
-                f"--baselines: {name} is outside the space {space.name}, where --sampler {config.sampler} would sample"
-                " each choice at random; leave it out, or take known-cost or evolution"
-            )
 
 
 def _check_network(flag: str, name: str, config: SearchConfig) -> None:
-    try:
-        if name in config.specs:
-            _check_spec(config.spec(name))
-        elif is_of_timm(name):
-            _check_timm_network(flag, name)
-        elif name not in PRESETS:
-            raise unknown_preset(name, *(["a spec's .json file"] if flag == "baselines" else []))
-    except SpecError as error:
-        raise ConfigError(f"--{flag}: {_reason(error)}") from None
+    """Raise ValueError for a network that does not exist, does not fit into the memory or, if needed, the images."""
+    if name in PRESETS:
+        return
+    if is_of_timm(name):
+        check_arch(name)
+    elif name not in config.specs:
+        raise unknown_preset(name)
+    arch = config.arch(name)
+    if isinstance(arch, dict) and isinstance(spec := network_spec(arch), ArchSpec):
+        from backbones.build import check_size  # imports torch
 
+        check_size(spec)
+    elif flag != "scale" and name not in SPACES[config.space].baselines:  # which take images of any size
+        from nas.measure.counts import network_totals  # imports torch and timm
 
-def _check_spec(spec: ArchSpec) -> None:
-    """Raise SpecError for an architecture that does not fit into the memory."""
-    from backbones.build import check_size  # imports torch
-
-    check_size(spec)
-
-
-def _check_timm_network(flag: str, name: str) -> None:
-    """Raise SpecError for a network that timm surely does not have, ConfigError for one as a baseline."""
-    check_arch(name)
-    if flag == "baselines":
-        raise ConfigError(
-            f"--baselines: {name}: a baseline is trained, and must be a preset or a spec's .json file; "
-            f"--scale {name} measures it"
-        )
-
-
-def _check_image_size(name: str, px: int) -> None:
-    from nas.measure.counts import network_totals  # imports torch and timm
-
-    try:
-        network_totals(name, px)
-    except ValueError as error:
-        raise ConfigError(f"--reference: {error}") from None
-
-
-def _reason(error: SpecError) -> str:
-    return str(error).removeprefix("arch: ")
+        network_totals(arch, config.distill.img_size)

@@ -491,6 +491,8 @@ class Store:
         """End a trial as `Study.tell` does, which would also read it again and check `values`."""
         storage, sampler = self._study._storage, self._study.sampler
         trial = storage.get_trial(trial_id)
+        if not trial.params:  # a baseline outside the space: after it, Optuna would sample no choices jointly
+            state, values = OptunaState.FAIL, None
         with sampler_errors(sampler):
             sampler.after_trial(self._study, trial, state, values)
         storage.set_trial_state_values(trial_id, state, values)

@@ -29,9 +29,10 @@ from nas.ranges import (
 )
 from nas.study.limits import LIMITS, check_bounds
 from nas.study.objectives import OBJECTIVES
-from search_space import SPACES, ArchSpec, Space, preset
+from search_space import SPACES, NetworkSpec, Space, TimmSpec, network_spec, preset
 from search_space.checks import shown
 from search_space.own_choices import plain_choices, with_choices
+from search_space.timm_names import PREFIX
 from search_space.windows import fit_windows
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -70,7 +71,7 @@ def compares_unit_vectors(settings: Mapping[str, Any]) -> bool:
 
 def is_of_timm(name: str) -> bool:
     """Return whether an arch name is that of a network of timm."""
-    return name.startswith("timm:")
+    return name.startswith(PREFIX)
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ class SearchConfig:
         last_rung_chance: Smallest chance to be on the Pareto front for which a candidate that halving continues also
             trains to the last rung; 0: halving alone decides.
         reference: Network that every throughput is relative to: a preset, a key of `specs` or timm:NAME.
-        baselines: Presets and keys of `specs` that are trained and measured in the same study, for comparison.
+        baselines: Networks that are trained and measured in the same study, for comparison; named as `reference`.
         scale: Networks that are measured and not trained, for comparison; named as `reference`.
         specs: Architectures by name, as ArchSpec.to_dict(); the command line reads them from the files that it names.
         limits: Hard limits, by their names.
@@ -366,18 +367,22 @@ class SearchConfig:
         names = dict.fromkeys((self.reference, *self.scale)) if self.scale else ()
         return tuple(name for name in names if name not in self.baselines)
 
-    def spec(self, name: str) -> ArchSpec:
-        """Return the architecture of a name of this study; SpecError for a network of timm and an unknown name.
+    def spec(self, name: str) -> NetworkSpec:
+        """Return the architecture of a name of this study; SpecError for an unknown name.
 
-        The windows of a preset tile the maps of the study's images, as those of its space do.
+        The windows of a preset tile the maps of the study's images, as those of its space do. A network of timm has a
+        neck, as wide as that of the space's own reference: its map has a cell for each of the targets, like those of
+        the presets.
         """
+        if is_of_timm(name):
+            return TimmSpec(name.removeprefix(PREFIX), preset(SPACES[self.space].reference).neck_dim)
         if name in self.specs:
-            return ArchSpec.from_dict(self.specs[name])
+            return network_spec(self.specs[name])
         return fit_windows(preset(name), self.distill.img_size)
 
     def arch(self, name: str) -> str | dict[str, Any]:
-        """Return what measures a network of this study by its name: the spec, or the name of a network of timm."""
-        return name if is_of_timm(name) else self.spec(name).to_dict()
+        """Return what measures a network of this study by its name: the spec; of timm's, the name unless a baseline."""
+        return name if is_of_timm(name) and name not in self.baselines else self.spec(name).to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON data."""

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from backbones import folding, fuse, resolve
+from backbones import TimmBackbone, build_network, folding, fuse, resolve
 from backbones.folding import batch_norms_left, fold_batch_norms
+from search_space import SpecError
 
 ODD = (  # among them: NHWC maps, fixed sizes, two branches, hybrids, tokens beside the image's, no head
     *("convnext_atto", "resnet10t", "efficientformerv2_s0", "efficientvit_b0", "fastvit_t8", "hiera_tiny_224"),
@@ -101,6 +102,29 @@ def test_a_vit_takes_other_sizes():
         assert model.encode(torch.zeros(1, 3, 64, 96)).spatial.shape == (1, 192, 4, 6)
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "dla46_c", "vit_tiny_patch16_224"])
+def test_a_neck_gives_a_map_of_stride_16_and_leaves_the_summary(name):
+    torch.manual_seed(0)
+    plain = TimmBackbone(name).eval()
+    model = TimmBackbone(name, 48).eval()
+    model.model.load_state_dict(plain.model.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        summary, spatial = model.encode(images)
+        assert torch.equal(summary, plain.encode(images).summary)
+    assert spatial.shape == (2, 48, 4, 6)
+    assert (model.spatial_dim, model.spatial_stride, model.summary_dim) == (48, 16, plain.summary_dim)
+    assert isinstance(build_network(model.spec), TimmBackbone)
+    assert build_network(model.spec).spec == model.spec != plain.spec
+    assert model.stage_modules()[-1][0] == "neck"
+    assert {name for name in model.state_dict() if not name.startswith("neck.")} == set(plain.state_dict())
+
+
+def test_a_network_without_a_map_of_stride_16_gets_no_neck():
+    with pytest.raises(SpecError, match=r"a neck needs maps of stride 16, 32 and so on; it has 32$"):
+        TimmBackbone("vit_small_patch32_224", 48)
+
+
 def statistics(model):
     """As after training: fresh statistics would fold to nothing."""
     for module in model.modules():
@@ -119,7 +143,7 @@ LEFT = {
 @pytest.mark.parametrize("name", LEFT)
 def test_fused_networks_are_the_same_function_and_tell_what_stays(name):
     torch.manual_seed(0)
-    model = resolve(f"timm:{name}")[1].eval()
+    model = TimmBackbone(name, 48).eval()  # all of its maps of stride 16 and more, and the neck
     statistics(model)
     assert model.batch_norms_left is None
     fused = fuse(model)

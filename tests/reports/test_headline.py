@@ -491,9 +491,9 @@ def test_a_recommendation_of_an_unfinished_study_is_one_so_far():
 
 
 @pytest.mark.parametrize("space", [space for space in SPACES.values() if space.image_px == 64])
-def test_the_baselines_of_spaces_for_64_px_are_ours(space: Space) -> None:
+def test_the_baselines_of_spaces_for_64_px_are_ours_and_those_of_timm(space: Space) -> None:
     words = baseline_words(study_info(search_config(baselines=space.baselines)))
-    assert words.endswith("(small presets of this program)")
+    assert re.search(r"\(small presets of this program( and networks of timm)?\)$", words)
 
 
 @pytest.mark.parametrize(
@@ -503,6 +503,11 @@ def test_the_baselines_of_spaces_for_64_px_are_ours(space: Space) -> None:
         (("eradio_xt", "eradio_s"), "E\u2011RADIO baselines at 64 px"),
         (("eradio_pico", "eradio_xt"), "E\u2011RADIO baselines at 64 px"),
         (("timm:resnet18",), "64 px baselines of timm"),
+        (("eradio_xt", "timm:resnet18"), "64 px baselines"),
+        (
+            ("eradio_pico", "timm:resnet18"),
+            "64 px baselines (small presets of this program and networks of timm)",
+        ),
     ],
 )
 def test_only_our_small_presets_are_in_the_style_of_e_radio(baselines: tuple[str, ...], words: str) -> None:

@@ -19,6 +19,14 @@ def test_plain_data_and_text_give_the_network_back() -> None:
     assert outline(spec) == "timm's convnext_atto"
 
 
+def test_a_neck_is_part_of_the_network() -> None:
+    spec = TimmSpec("convnext_atto", 192)
+    assert spec.to_dict() == {"timm": "convnext_atto", "neck_dim": 192}
+    assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
+    assert spec.arch_id != TimmSpec("convnext_atto").arch_id
+    assert outline(spec) == "timm's convnext_atto | neck 192"
+
+
 def test_a_spec_with_stages_is_a_spec_with_stages() -> None:
     spec = preset("eradio_femto")
     assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
@@ -39,6 +47,7 @@ def test_different_networks_have_different_ids() -> None:
         ({"timm": "x" * 101}, "must be the name of a network of timm"),
         ({"timm": ["resnet18"]}, "must be the name of a network of timm"),
         ({"timm": "resnet18", "stem": "conv"}, "timm"),
+        ({"timm": "resnet18", "neck_dim": 0}, "neck_dim: 0 is not a whole number"),
         ({}, "stages"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import InputSizeError, resolve
+from backbones import InputSizeError, build_network, resolve
 from backbones.build import build_downsampling, build_stage, build_stem
 from backbones.layers.neck import Neck
 from backbones.skip_init import skip_init
@@ -62,13 +62,11 @@ def network_totals(arch: str | Mapping[str, Any], resolution: int) -> Totals:
         SpecError: There is no such architecture.
         ValueError: It cannot take the resolution; the message is one line.
     """
-    if not isinstance(arch, str):
-        spec = network_spec(arch)
-        if isinstance(spec, ArchSpec):
-            return totals(spec, resolution)
-        arch = f"{PREFIX}{spec.name}"
+    spec = None if isinstance(arch, str) else network_spec(arch)
+    if isinstance(spec, ArchSpec):
+        return totals(spec, resolution)
     with skip_init():
-        name, model = resolve(arch)
+        name, model = resolve(str(arch)) if spec is None else (f"{PREFIX}{spec.name}", build_network(spec))
     counts = checked_count(name, model, resolution)
     return Totals(counts.macs, counts.params)
 

@@ -108,7 +108,7 @@ def test_a_single_worker_without_overheads_is_never_idle() -> None:
 
 def test_baselines_train_to_the_end_and_do_not_count() -> None:
     worst = Candidate(1.0, (1.0, 1.0, 1.0), (-9.0,) * 3, speed=-9.0)
-    three = config(1, SearchConfig().baselines)
+    three = config(1, SPACES["micro"].baselines)
     result = simulate_candidates(three, Workload(TIMES).draw, Cluster(1), baselines=[worst] * 3)
     assert result.reached[0] == 1
     assert [counts for _, counts in result.trial_ends] == [False, False, False, True]

@@ -10,10 +10,11 @@ from nas.backend.simulated import Cluster
 from nas.plan.forecast import Basis, PlanCosts, TrialTimes, forecasts, search_figures, simulate_search, weaker
 from nas.plan.tables import bar, seconds
 from nas.study.config import SearchConfig
+from search_space import SPACES
 
 TIMES = (TrialTimes(2.0, (10.0, 20.0, 60.0)), TrialTimes(2.0, (20.0, 40.0, 120.0)))
 COSTS = PlanCosts(TIMES, TIMES[:1], 1e6, 0.0, Basis.MEASURED, 3600.0, Basis.MEASURED)
-CONFIG = SearchConfig(budget=60)
+CONFIG = SearchConfig(budget=60, baselines=SPACES["micro"].baselines)
 
 
 def test_deadline_takes_the_teachers_first() -> None:

@@ -24,7 +24,7 @@ from nas.study.objectives import objectives
 from nas.study.records import TrialRecord, TrialState
 from nas.study.seed_noise import assumed_noise
 from nas.study.timing_doubts import RUN_DEVIATION
-from search_space import SPACES, ArchSpec, preset
+from search_space import SPACES, ArchSpec, TimmSpec, preset
 from search_space.own_choices import with_choices
 from search_space.windows import padded_maps
 from tests.nas.study.builders import measurement, record, rung, search_config
@@ -68,6 +68,14 @@ def test_predicted_costs_are_the_measured_ones() -> None:
     truth = np.log2([t.measurement.ratio for t in unseen if t.measurement])
     assert np.median(np.abs(costs - truth)) < 0.15
     assert np.corrcoef(costs, truth)[0, 1] > 0.95
+
+
+def test_timings_of_networks_of_timm_are_left_out() -> None:
+    known, unseen = timed(60), [MICRO.encode(MICRO.sample(random.Random(99)))]
+    of_timm = TimmSpec("resnet18", 192)
+    baseline = replace(record(60, (0.1,), 50.0), spec=of_timm.to_dict(), arch_id=of_timm.arch_id)
+    costs = [SpaceCostModel(MICRO, search_config()).costs(unseen, trials_of(t)) for t in (known, [*known, baseline])]
+    assert np.array_equal(*costs)
 
 
 def test_stages_times_make_predictions_more_exact_and_are_used_in_eager_mode_alone() -> None:

@@ -43,10 +43,6 @@ from nas.search.__main__ import main
         ("--objectives=", "error: --objectives: '': must be names separated by commas"),
         ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico is named twice"),
         (
-            "--sampler gp --baselines like_resnet18",
-            "error: --baselines: like_resnet18 is outside the space laptop, where",
-        ),
-        (
             "--device cpu --runtime onnxruntime --objectives score,memory",
             "error: --objectives: memory: peak memory is unknown on cpu with the runtime onnxruntime: choose",
         ),

@@ -17,7 +17,7 @@ from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
 from nas.study.config import SearchConfig
-from search_space import SPACES, preset
+from search_space import SPACES, TimmSpec, preset
 
 
 def config_of(*words: str) -> SearchConfig:
@@ -36,7 +36,9 @@ def spec_file(folder: Path, name: str = "winner.json", arch: str = "eradio_femto
         ("--reference timm:resnet5", ("--reference", "'resnet5'", "resnet50")),
         ("--reference timm:levit_128", ("--reference", "timm:levit_128", "64 px")),
         ("--reference eradio_nanoo", ("--reference", "'eradio_nanoo'", "eradio_nano", "timm:NAME", ".json")),
-        ("--baselines eradio_pico,timm:resnet18", ("--baselines", "timm:resnet18", "--scale timm:resnet18")),
+        ("--baselines timm:resnet18.a1_in1k", ("--baselines", "random weights", "write timm:resnet18")),
+        ("--baselines eradio_pico,timm:levit_128", ("--baselines", "timm:levit_128", "64 px")),
+        ("--baselines timm:vit_small_patch32_224", ("--baselines", "a neck needs maps of stride 16", "it has 32")),
         ("--baselines eradio_pico,nowhere.json", ("--baselines", "'nowhere.json'")),
         ("--scale timm:resnet18,timm:convnext_at", ("--scale", "'convnext_at'", "convnext_atto")),
     ],
@@ -66,11 +68,21 @@ def test_a_file_of_a_baseline_is_no_other_baseline(tmp_path: Path) -> None:
         config_of("--baselines", f"eradio_femto,{spec_file(tmp_path)}")
 
 
-def test_baselines_outside_the_space_suit_samplers_of_ours_alone() -> None:
-    for sampler in ("known-cost", "evolution", "random"):
-        assert config_of("--sampler", sampler, "--baselines", "eradio_pico,like_resnet18").sampler == sampler
-    with pytest.raises(ConfigError, match="like_resnet18 is outside the space laptop"):
-        config_of("--sampler", "tpe", "--baselines", "eradio_pico,like_resnet18")
+def test_a_baseline_of_timm_has_the_neck_of_the_space_s_own_reference() -> None:
+    config = config_of("--baselines", "timm:resnet18", "--reference", "timm:resnet18", "--scale", "timm:resnet34")
+    spec = TimmSpec("resnet18", preset("eradio_pico").neck_dim)
+    assert config.spec("timm:resnet18") == spec
+    assert config.arch("timm:resnet18") == spec.to_dict()
+    assert config.comparison_networks == ("timm:resnet34",)
+    assert config.arch("timm:resnet34") == "timm:resnet34"
+
+
+def test_a_spec_file_with_a_neck_keeps_it(tmp_path: Path) -> None:
+    file, spec = tmp_path / "best.json", TimmSpec("resnet18", 64)
+    file.write_text(spec.to_json())
+    config = config_of("--baselines", str(file))
+    assert config.baselines == (f"best-{spec.arch_id[:8]}",)
+    assert config.spec(config.baselines[0]) == spec
 
 
 def test_a_spec_file_of_a_network_of_timm_stands_for_its_name(tmp_path: Path) -> None:
@@ -107,6 +119,14 @@ def test_none_is_no_network() -> None:
 def test_the_default_comparison_networks_exist_and_take_the_images_of_both_spaces() -> None:
     for name in SearchConfig().scale:
         assert network_totals(name, 64).macs < network_totals(name, 224).macs
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_default_baselines_take_images_of_any_size(space: str) -> None:
+    config = SearchConfig(space=space, baselines=SPACES[space].baselines)
+    for spec in map(config.spec, config.baselines):
+        counted = [network_totals(spec.to_dict(), px).macs for px in (32, 64, 96, 224, 288)]
+        assert counted == sorted(counted)
 
 
 @pytest.mark.parametrize("space", SPACES)

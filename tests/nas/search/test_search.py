@@ -66,12 +66,15 @@ def losses(study: StudyRecord) -> dict[str, list[dict[str, float]]]:
     return {t.arch_id: [r.losses for r in t.rungs] for t in study.trials if t.rungs}
 
 
-def test_a_budget_of_four_evaluates_four_and_three_baselines(whole: Path) -> None:
+def test_a_budget_of_four_evaluates_four_and_the_baselines(whole: Path) -> None:
     study = read_study(whole)
     counted = [t for t in study.trials if t.counts]
     assert len(counted) == len({t.arch_id for t in counted}) == 4
     baselines = [t for t in study.trials if t.baseline]
-    assert [t.state for t in baselines] == [TrialState.COMPLETE] * 3
+    config = SearchConfig.from_dict(study.info.config)
+    assert [(t.state, t.spec) for t in baselines] == [
+        (TrialState.COMPLETE, config.spec(name).to_dict()) for name in SearchConfig().baselines
+    ]
     assert all(t.measurement and t.measurement.throughput_img_s > 0 and t.macs and t.params for t in counted)
     complete = [t for t in study.trials if t.state is TrialState.COMPLETE]
     asked = {"glyph_retrieval", "figure_iou", "edge_ap", *(f"retrieval/{teacher}" for teacher in study.info.teachers)}

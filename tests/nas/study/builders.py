@@ -48,4 +48,5 @@ def study_info(config: SearchConfig) -> StudyInfo:
 def search_config(**settings: object) -> SearchConfig:
     recipe = DistillConfig(rung_steps=(10, 30))
     plain = {"budget": 12, "space": "micro", "sampler": "evolution", "device": "cpu", "scale": (), "distill": recipe}
-    return SearchConfig(**{**plain, **settings})  # type: ignore[arg-type]
+    presets = SPACES["micro"].baselines
+    return SearchConfig(**{**plain, "baselines": presets, **settings})  # type: ignore[arg-type]
