@@ -336,6 +336,8 @@ def race_words(found: Recommendation) -> str:
         what = f"at {race.target_score:g} or above"
     speed = "" if found.fastest_as_good is None else f", {found.fastest_as_good.speedup:.2f} times its throughput"
     lost = "" if race.winner is not None else "; no candidate passed, this one came closest"
+    if race.out_of_reach:
+        lost += f"; {' and '.join(race.out_of_reach)} scored higher in the search, which no faster candidate may reach"
     return f"{words} (chance {race.chance:.2f} that it is {what}){speed}{lost}"
 
 

@@ -92,6 +92,8 @@ def plan_words(plan: RacePlan) -> str:
     """Say what a race decides, and how."""
     entrants, target = plural(len(plan.race.entrants), "candidate"), plan.target_name
     length = f"{plan.length.steps:,} steps on up to {plan.length.images:,} images"
+    if target is not None and plan.out_of_reach:
+        target += f" (no faster candidate is likely to reach {' or '.join(plan.out_of_reach)})"
     if target is not None:
         return f"race: the fastest of {entrants} faster than {target} that is as good after {length}"
     if plan.race.target_score is not None:

@@ -33,6 +33,7 @@ class RacePlan:
         config: Settings of all trainings but their seeds.
         length: Of the trainings.
         run_dir: Folder of the study.
+        out_of_reach: Names of baselines that score higher than the target, which no candidate is likely to reach.
     """
 
     race: Race
@@ -40,6 +41,7 @@ class RacePlan:
     config: SearchConfig
     length: RaceLength
     run_dir: Path
+    out_of_reach: tuple[str, ...] = ()
 
     def name(self, number: int) -> str:
         """Return the name of a trial."""
@@ -71,7 +73,7 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     steps = race_steps(settings.race_steps, searched)
     if steps <= last:
         raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
-    race = _race(evidence, settings.target)
+    race, out_of_reach = _race(evidence, settings.target)
     if race is None:
         return None
     rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
@@ -84,11 +86,14 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     models = {model.number: model.trial for model in evidence.searched}
     taking_part = {entrant.number: models[entrant.number] for entrant in (*race.entrants, *filter(None, [race.target]))}
     length = RaceLength(steps, config.train_images, searched.seed + 1)
-    return RacePlan(race, taking_part, config, length, settings.run)
+    return RacePlan(race, taking_part, config, length, settings.run, out_of_reach)
 
 
-def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
-    """Return the rules by the target that a user named, or by the default one; None without anything to race for."""
+def _race(evidence: StudyEvidence, target: str | None) -> tuple[Race | None, tuple[str, ...]]:
+    """Return the rules by the target that a user named, or by the default one, and the baselines out of reach.
+
+    The default is the baseline of the highest score that a faster candidate may reach. There is none without baselines.
+    """
     info = evidence.record.info
     baselines = [model for model in evidence.searched if model.trial.baseline]
     candidates = [
@@ -97,16 +102,20 @@ def _race(evidence: StudyEvidence, target: str | None) -> Race | None:
     if not candidates:
         raise nothing_complete(evidence.study)
     if target is None and info.limits:
-        return Race(tuple(map(_entrant, candidates)), LAPTOP)
+        return Race(tuple(map(_entrant, candidates)), LAPTOP), ()
     if target is not None and is_score(target):
-        return Race(tuple(map(_entrant, candidates)), LAPTOP, target_score=float(target))
-    if target is None:
-        beaten = max(baselines, key=lambda model: model.score, default=None)
-    else:
-        beaten = _named(evidence, target, baselines)
-    if beaten is None:
-        return None
-    speed = 1.0 if beaten.trial.baseline == info.reference else beaten.ratio  # against itself, a timing is noise
+        return Race(tuple(map(_entrant, candidates)), LAPTOP, target_score=float(target)), ()
+    if target is not None:
+        return _against(_named(evidence, target, baselines), candidates, info.reference), ()
+    best_first = sorted(baselines, key=lambda model: -model.score)
+    races = [_against(model, candidates, info.reference) for model in best_first]
+    reachable = next((i for i, race in enumerate(races) if race.outcome({}).may_be_won), 0)
+    return (races[reachable] if races else None), tuple(model.name for model in best_first[:reachable])
+
+
+def _against(beaten: ModelEvidence, candidates: Sequence[ModelEvidence], reference: str) -> Race:
+    """Return the rules of a race against a model."""
+    speed = 1.0 if beaten.trial.baseline == reference else beaten.ratio  # against itself, a timing is noise
     faster = [_entrant(model) for model in candidates if model.ratio > speed and model.number != beaten.number]
     return Race(tuple(faster), LAPTOP, replace(_entrant(beaten), speed=speed))
 

@@ -160,6 +160,7 @@ def _record(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
         best=None if best is None else best.entrant.number,
         chance=None if best is None else best.chance,
         decided=not outcome.wanted,
+        out_of_reach=plan.out_of_reach,
     )
     store.update_info(lambda info: replace(info, race=result))
     return result

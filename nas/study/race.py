@@ -104,6 +104,11 @@ class Outcome:
     wanted: tuple[tuple[int, int], ...] = ()
 
     @property
+    def may_be_won(self) -> bool:
+        """Return whether an entrant may still win."""
+        return any(standing.chance >= START for standing in self.standings)
+
+    @property
     def best(self) -> Standing | None:
         """Return the winner, or the trained entrant that has the highest chance."""
         trained = [standing for standing in self.standings if standing.trained]

@@ -354,6 +354,7 @@ class RaceResult(Record):
     best: int | None = None  # the winner, or the trained candidate with the highest chance
     chance: float | None = None  # that `best` is at least as good as the target, or is the best
     decided: bool = False  # whether the race is over
+    out_of_reach: tuple[str, ...] = ()  # baselines that score higher than the target, and that no candidate may reach
 
 
 @dataclass(frozen=True)
