@@ -18,7 +18,7 @@ from nas.measure.environment import device_line, torch_device
 from nas.numbers import plural
 from nas.race.arguments import RaceSettings
 from nas.race.plan import NOTHING, RacePlan, plan_race
-from nas.race.running import RaceContext, run_race, with_images, worker_spec
+from nas.race.running import RaceContext, race_loop, record_result, run_race, with_images, worker_spec
 from nas.search.config_file import recorded_sources
 from nas.search.live_report import write_report
 from nas.stage_progress import StageProgress
@@ -80,12 +80,16 @@ def run_here(store: Store, plan: RacePlan, settings: RaceSettings, deadline_s: f
         )
         plan = with_images(plan, targets)
         here = workers or default_workers(config.device, config.distill.ranks, settings.address is not None)
-        spec = worker_spec(plan, targets.path, plan.length.first_seed, here)
-        workers = workers or (None if settings.address else here)
-        show("starting the workers")
-        store.notify = show
-        with open_cluster(spec, workers, address=settings.address, announce=show) as cluster:
-            return run_race(RaceContext(store, plan, targets, root, here, show, progress), cluster, deadline_s)
+        context = RaceContext(store, plan, targets, root, here, show, progress)
+        loop = race_loop(context, deadline_s)
+        if not loop.finished:
+            spec = worker_spec(plan, targets.path, plan.length.first_seed, here)
+            workers = workers or (None if settings.address else here)
+            show("starting the workers")
+            store.notify = show
+            with open_cluster(spec, workers, address=settings.address, announce=show) as cluster:
+                run_race(context, loop, cluster)
+    return record_result(store, plan, loop.outcome)
 
 
 def plan_words(plan: RacePlan) -> str:

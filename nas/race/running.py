@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,13 +106,34 @@ class RaceContext:
         return target_cache.training_file(self.cache, config, arch_id, self.targets.fingerprint, origin)
 
 
-def run_race(context: RaceContext, cluster: RayCluster, deadline_s: float = math.inf) -> RaceResult:
-    """Race until it is decided, or until the deadline, and return how it stands, which the study records.
+def race_loop(context: RaceContext, deadline_s: float = math.inf) -> RaceLoop:
+    """Return the loop of a race with the trainings that the study has.
 
     Args:
         context: The race.
-        cluster: Runs the trainings.
         deadline_s: Time of `time.monotonic` from which on no training is begun or passes a rung.
+    """
+    plan, length = context.plan, context.plan.length
+    stored = context.store.race_trainings()
+    return RaceLoop(
+        plan.race,
+        length,
+        plan.trials,
+        [t for t in stored if (t.steps, t.images) == (length.steps, length.images)],
+        context.store,
+        finished=context.finished,
+        listener=context.listen,
+        deadline_s=deadline_s,
+    )
+
+
+def run_race(context: RaceContext, loop: RaceLoop, cluster: RayCluster) -> None:
+    """Race until it is decided, or until the loop's deadline.
+
+    Args:
+        context: The race.
+        loop: Of the race.
+        cluster: Runs the trainings.
 
     Raises:
         RaceFailed: The target cannot be trained.
@@ -122,18 +142,13 @@ def run_race(context: RaceContext, cluster: RayCluster, deadline_s: float = math
     """
     from nas.backend.ray_tune import run_study
 
-    store, plan, length = context.store, context.plan, context.plan.length
-    trainings = [t for t in store.race_trainings() if (t.steps, t.images) == (length.steps, length.images)]
-    loop = RaceLoop(
-        plan.race, length, plan.trials, trainings, store, finished=context.finished, listener=context.listen,
-        clock=time.monotonic, deadline_s=deadline_s,
-    )  # fmt: skip
+    plan, length = context.plan, context.plan.length
     workers, folder = context.workers_per_machine, context.targets.path
     specs = {
         seed: replace(worker_spec(plan, folder, seed, workers), scratch=cluster.spec.scratch)
         for seed in map(length.seed, range(SEEDS))
     }
-    _record(store, plan, loop.outcome)
+    record_result(context.store, plan, loop.outcome)
     run_study(
         loop,
         replace(cluster, spec=specs[length.seed(0)]),
@@ -144,10 +159,9 @@ def run_race(context: RaceContext, cluster: RayCluster, deadline_s: float = math
     if not loop.outcome.wanted:
         for seed in specs:
             shutil.rmtree(plan.folder(seed) / CHECKPOINTS, ignore_errors=True)
-    return _record(store, plan, loop.outcome)
 
 
-def _record(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
+def record_result(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
     """Return how a race stands, after writing it into the study."""
     best, length, race = outcome.best, plan.length, plan.race
     result = RaceResult(

@@ -111,6 +111,7 @@ def race_after(command: SearchCommand, console: Console, until_s: float) -> None
         address=command.address,
         cache=command.cache,
         teacher_weights=command.teacher_weights,
+        data=command.config.data,
     )
     try:
         result = race_study(settings, command.text, until_s)

@@ -135,6 +135,18 @@ def test_a_race_takes_the_fastest_first_against_the_best_baseline(study: StudyRe
     assert (within.race.target, within.race.target_score, len(within.race.entrants)) == (None, None, 3)
 
 
+def test_a_baseline_that_no_candidate_may_reach_is_no_target_unless_it_is_named(study: StudyRecord) -> None:
+    best = replace(study.trials[0], number=9, arch_id="f" * 12, baseline="resnet", rungs=study.trials[0].rungs)
+    best = replace(best, rungs=(*best.rungs[:-1], replace(best.rungs[-1], score=0.9)))
+    evidence = gather_evidence(replace(study, trials=(*study.trials, best)))
+    plan = plan_race(evidence, RaceSettings(Path("run")))
+    assert plan is not None
+    assert (plan.target_name, plan.out_of_reach) == (REFERENCE, ("resnet",))
+    named = plan_race(evidence, RaceSettings(Path("run"), target="resnet"))
+    assert named is not None
+    assert (named.target_name, named.out_of_reach, named.race.outcome({}).may_be_won) == ("resnet", (), False)
+
+
 def test_without_a_baseline_limits_or_a_target_there_is_nothing_to_race_for(study: StudyRecord, tmp_path: Path) -> None:
     alone = replace(study, trials=tuple(trial for trial in study.trials if not trial.baseline))
     assert plan_race(gather_evidence(alone), RaceSettings(Path("run"))) is None
