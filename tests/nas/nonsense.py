@@ -46,6 +46,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "replay": ("nasbench201", "--latency", "no.csv:column"),
     "report": ("RUN",),
     "compare": ("RUN", "RUN"),
+    "race": ("RUN",),
     "retrain": ("RUN",),
     "remeasure": ("RUN", "--device", "cpu"),
     "select": ("RUN",),

@@ -152,7 +152,7 @@ def test_an_error_of_the_sampler_is_kept_from_tune_s_wrapping(tmp_path: Path) ->
     errors: list[Exception] = []
     spec = worker_spec(tmp_path, json.dumps(config.to_dict()))
     with Store.open(tmp_path / "run", BrokenSampler()) as store:
-        searcher = LoopSearcher(StudyLoop(store), spec, LocalSlots(1), misbehaving, errors)
+        searcher = LoopSearcher(StudyLoop(store), lambda record: spec, LocalSlots(1), misbehaving, errors)
         with pytest.raises(SamplerError, match="no idea"):
             searcher.suggest("t")
     assert [type(error) for error in errors] == [SamplerError]
@@ -202,8 +202,8 @@ def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_released(tmp_path:
     config = search_config(budget=1, baselines=(), sampler="random")
     store = Store.create(tmp_path / "run", study_info(config), make_sampler(config, SPACES["micro"], OBJECTIVES))
     loop, slots, spec = StudyLoop(store), TwoNodes(), worker_spec(tmp_path, json.dumps(config.to_dict()))
-    scheduler = LoopScheduler(loop, spec, slots, lambda trial: (Failure.LOST_WORKER, ""), [])
-    given = LoopSearcher(loop, spec, slots, misbehaving, []).suggest("t")
+    scheduler = LoopScheduler(loop, lambda record: spec, slots, lambda trial: (Failure.LOST_WORKER, ""), [])
+    given = LoopSearcher(loop, lambda record: spec, slots, misbehaving, []).suggest("t")
     trial = SimpleNamespace(trial_id="t", config=given, status="PENDING")
     trial.temporary_state = SimpleNamespace(ray_actor=None)
     controller = SimpleNamespace(stop_trial=lambda stopped: scheduler.on_trial_remove(None, stopped))
@@ -224,7 +224,7 @@ def test_a_trial_whose_nodes_are_all_gone_before_it_begins_is_released(tmp_path:
 def test_trials_on_a_node_that_is_left_out_take_no_slot_of_the_others(tmp_path: Path) -> None:
     (loop, _), slots = new_loop(), TwoNodes()
     leave_out_a_busy_node(loop)
-    searcher = LoopSearcher(loop, worker_spec(tmp_path, "{}"), slots, misbehaving, [])
+    searcher = LoopSearcher(loop, lambda record: worker_spec(tmp_path, "{}"), slots, misbehaving, [])
     assert (loop.running, searcher.suggest("t")) == (3, None), "the other node's slot is taken"
     slots.slots = 2
     assert searcher.suggest("t") is not None

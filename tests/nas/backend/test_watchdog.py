@@ -18,7 +18,7 @@ from tests.nas.study.builders import measurement, rung
 def test_phases_of_one_kind_share_their_times_whenever_a_trial_is_measured():
     orders = []
     for late in (False, True):
-        trial = _RunningTrial("actor", int(late), 0.0)
+        trial = _RunningTrial(1, "actor", int(late), 0.0)
         orders.append([trial.rung])
         for _ in range(3):
             trial.phase += 1
@@ -31,10 +31,10 @@ def test_the_time_in_which_the_driver_stood_still_counts_for_no_trial(monkeypatc
     monkeypatch.setattr("nas.backend.watchdog._kill_worker", killed.append)
     now_s = 0.0
     watchdog = TrialWatchdog(100.0, lambda: now_s)
-    watchdog._running = {"a": _RunningTrial("actor a", 0, now_s)}
+    watchdog._running = {"a": _RunningTrial(1, "actor a", 0, now_s)}
     for now_s in (50.0, 4050.0, 4090.0):  # stopped for more than an hour by Ctrl-Z
         watchdog.on_step_end(0, [])
-        watchdog._running.setdefault("b", _RunningTrial("actor b", 0, now_s))
+        watchdog._running.setdefault("b", _RunningTrial(2, "actor b", 0, now_s))
     assert killed == []
     for now_s in (4105.0, 4160.0):
         watchdog.on_step_end(0, [])
@@ -76,6 +76,16 @@ class Run:
         for _ in range(seconds):
             self.now_s += 1
             self.watchdog.on_step_end(0, [])
+
+
+def test_a_trial_that_nobody_wants_any_more_is_killed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, killed = [0.0], []
+    monkeypatch.setattr("nas.backend.watchdog._kill_worker", killed.append)
+    watchdog = TrialWatchdog(None, lambda: now[0], lambda number: number != 2)
+    watchdog._running = {"a": _RunningTrial(1, "actor a", 0, 0.0), "b": _RunningTrial(2, "actor b", 0, 0.0)}
+    for now[0] in (2.0, 4.0):
+        watchdog.on_step_end(0, [])
+    assert killed == ["actor b"]
 
 
 def test_stored_results_that_a_resumed_search_reports_at_once_do_not_kill_the_long_rungs_of_new_trials(

@@ -66,6 +66,7 @@ def test_a_search_that_can_start(here: Path, tmp_path: Path, capsys: pytest.Capt
             "teachers",
             *(f"teacher {name}" for name in ("lite0", "hed", "xfeat")),
             "data",
+            "race",
             "run folder",
             "disk",
         ),

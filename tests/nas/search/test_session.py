@@ -119,7 +119,7 @@ def test_a_runtime_is_tried_where_networks_are_measured(
     monkeypatch.delattr(session, "open_targets")
     command = command_of({"device": "cpu", "runtime": "compiled", "run": str(tmp_path / "run")}, "")
     with pytest.raises(NameError, match="open_targets"):
-        session._search(replace(command, address=address), Console(quiet=True))
+        session._search(replace(command, address=address), Console(quiet=True), 0.0)
     assert tried == ([False] if address is None else [])
 
 
@@ -135,7 +135,7 @@ def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_ru
     with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
         session._search(command, Console(quiet=True), 0.0)
     with pytest.raises(NameError, match="open_targets"):  # the nodes of a cluster measure, and each is asked
-        session._search(replace(command, address="10.0.0.1:6379"), Console(quiet=True))
+        session._search(replace(command, address="10.0.0.1:6379"), Console(quiet=True), 0.0)
 
 
 def test_a_node_whose_gpus_take_one_process_gets_no_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
