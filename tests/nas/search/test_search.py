@@ -84,6 +84,23 @@ def test_a_budget_of_four_evaluates_four_and_the_baselines(whole: Path) -> None:
     assert study.info.time_spent["measure"] > 0
 
 
+@pytest.mark.slow
+def test_a_search_ends_with_its_race(cache: Path, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", [word for word in SMALL if word != "--no-race"]
+    race = ["--race-steps", "24", "--fresh-images", "256", "--target", "-1.5"]  # so low that a candidate reaches it
+    result = search(["--budget", "2", *REPEATABLE, *words, "--baselines", "none", *race, "--run", str(run)], cache)
+    assert result.returncode == 0, result.stderr
+    study = read_study(run)
+    assert study.info.race
+    assert (study.info.race.decided, study.info.race.target_score, study.info.race.steps) == (True, -1.5, 24)
+    assert study.info.race.winner in {training.number for training in study.races}
+    assert f"Trial {study.info.race.winner} after 24 steps on 256 images: score" in result.stderr
+    assert "backbone-nas race" not in result.stderr, "it is decided"
+    again = search(["--resume", str(run), *race], cache)
+    assert again.returncode == 0, again.stderr
+    assert read_study(run).races == study.races
+
+
 def test_the_default_comparison_networks_are_measured_against_the_reference(whole: Path) -> None:
     study = read_study(whole)
     assert [t.scale for t in study.scale] == list(SearchConfig().scale)
