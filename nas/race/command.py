@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 
@@ -87,7 +89,10 @@ def run_here(store: Store, plan: RacePlan, settings: RaceSettings, deadline_s: f
             workers = workers or (None if settings.address else here)
             show("starting the workers")
             store.notify = show
-            with open_cluster(spec, workers, address=settings.address, announce=show) as cluster:
+            with (
+                redirect_stdout(sys.stderr),  # Ray reports a lost worker on stdout, which has the result
+                open_cluster(spec, workers, address=settings.address, announce=show) as cluster,
+            ):
                 run_race(context, loop, cluster)
     return record_result(store, plan, loop.outcome)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 COMMAND_LINES = (
     *("search --teachers nonsense", "search --data nonsense", "search --data imagefolder:no/such"),
     *("search --device nonsense", "search --device cuda:7", "search --sampler tpe --runtime nonsense"),
-    *("search --reference timm:nonsense", "search --baselines timm:resnet18", "search --scale timm:resnet18.zzz"),
+    *("search --reference timm:nonsense", "search --baselines timm:nonsense", "search --scale timm:resnet18.zzz"),
     *("search --reference nonsense", "search --baselines no/such.json", "search --teacher-weights a=b"),
     *("search --device cpu --runtime tensorrt", "search --config bad.toml", "search --device cpu --max-peak-memory 1"),
     *("search --max-params 1", "search --max-gmacs 1e-9 --space full"),
@@ -26,6 +26,13 @@ COMMAND_LINES = (
     *("doctor --gpu --device nonsense", "doctor --gpu --device cpu --archs timm:nonsense,eradio_pico"),
     *("retrain RUN", "retrain RUN --device nonsense", "remeasure RUN", "remeasure RUN --device nonsense"),
     *("remeasure RUN --runtime nonsense", "export RUN --format onnx", "export RUN --format timm --trials 3"),
+    *(
+        "race RUN",
+        "race RUN --workers 0",
+        "search --target x",
+        "search --race-steps 9",
+        "search --no-race --target 1.0",
+    ),
     *("select RUN", "report RUN", "copy RUN --out copied", "replay nasbench201 --latency nonsense"),
 )
 # Runs the command lines in one process, and prints each one's exit code and the slow imports so far.
