@@ -91,7 +91,7 @@ _TRIAL_TIMEOUT_HELP = (
 )
 _MAX_HOURS_HELP = (
     "end this session after H hours: no new candidate starts, a training under way stops at its next rung, and "
-    "--resume continues the search (default: run until the budget is spent)"
+    "--resume continues the search; a third of them is the race's (default: run until the budget is spent)"
 )
 _UNTIL_CONVERGED_HELP = (
     "end this session when the search has converged: known-cost's latest proposals are expected to gain less "
