@@ -154,6 +154,7 @@ def _by_race(evidence: StudyEvidence, by_search: Recommendation) -> Recommendati
         return None  # a newer timing took one of them out
     compared = None
     if target is not None:
+        target = replace(target, scores=target.scores[: model.seeds])  # those that the chance is by
         against_reference = target.trial.baseline == evidence.record.info.reference
         compared = _comparison(model, target, floor=evidence.noise_floor, against_reference=against_reference)
     by_speed = target is not None
@@ -338,7 +339,7 @@ def race_words(found: Recommendation) -> str:
     lost = "" if race.winner is not None else "; no candidate passed, this one came closest"
     if race.out_of_reach:
         lost += f"; {' and '.join(race.out_of_reach)} scored higher in the search, which no faster candidate may reach"
-    return f"{words} (chance {race.chance:.2f} that it is {what}){speed}{lost}"
+    return f"{words} (chance {race.chance or 0.0:.2f} that it is {what}){speed}{lost}"
 
 
 def unused_words(recommendation: Recommendation) -> str:

@@ -170,7 +170,7 @@ def _race(command: SearchCommand) -> str:
     steps = race_steps(command.race_steps, command.config)
     what = "the best within the limits" if command.config.limits and not command.target else "the fastest as good as "
     target = "" if what.endswith("limits") else command.target or "the best baseline"
-    images = f"{command.race_config.train_images:,} images, as far as there are so many"
+    images = f"{command.race_config.train_images:,} images, or all that there are"
     return f"at the end, {what}{target} after {steps:,} steps on {images}; the teachers run on these, too"
 
 

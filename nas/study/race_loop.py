@@ -1,6 +1,6 @@
 """The loop of a race, free of Ray and torch: it has the calls of `StudyLoop` that workers are driven by.
 
-Every call stores its outcome before it returns. A race that was killed goes on with the trainings that ran, from their
+Every call stores its outcome before it returns. A killed race continues the trainings that ran from their
 checkpoints. A failed training is run again by the rules of a trial; the target is needed as a baseline is. One that
 fails for good has lost.
 """
@@ -89,6 +89,9 @@ class RaceLoop:
             if training.seed in index_of and training.number in trials:
                 self._jobs[training.number, index_of[training.seed]] = training.record
         self._by_number = {record.number: job for job, record in self._jobs.items()}
+        self._next_number = 1 + max(
+            (training.record.number for training in stored), default=-1
+        )  # of other targets, too
         self._running: set[int] = set()
         self._failing_nodes = FailingNodes()
         self.gave_up: str | None = None
@@ -195,14 +198,15 @@ class RaceLoop:
         return self._jobs[job].number if job in self._jobs else None
 
     def _start(self, job: Job) -> TrialRecord:
-        """Return the stored record of a training that begins or goes on, or that another study has finished."""
+        """Return the stored record of a training that begins or continues, or that another study has finished."""
         if job in self._jobs:
             return self._jobs[job]
         trial = self._trials[job[0]]
         record = replace(
-            trial, number=len(self._jobs), state=TrialState.RUNNING, reason=None, rungs=(), tries=1, failure=None,
+            trial, number=self._next_number, state=TrialState.RUNNING, reason=None, rungs=(), tries=1, failure=None,
             started_s=None, finished_s=None, worker=None, expected=None,
         )  # fmt: skip
+        self._next_number += 1
         record = self._finished(record, self.length.seed(job[1])) or record
         self._by_number[record.number] = job
         self._save(record)

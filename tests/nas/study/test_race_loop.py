@@ -143,3 +143,18 @@ def test_another_study_may_have_trained_the_target():
     loop, trained = run(Kept(), finished=finished)
     assert loop.outcome.winner.entrant.number == 3
     assert not [job for job, _ in trained if job[0] == 0]
+
+
+def test_a_race_against_another_target_mixes_up_no_trainings():
+    """It keeps an unfinished training of the race before, and leaves out that race's target."""
+    stored = Kept()
+    before = race_loop(stored)
+    target, first = before.next_trial(), before.next_trial()
+    next_rung(before, target, [])
+    trials = {n: trial for n, trial in TRIALS.items() if n} | {5: TrialRecord(5, "arch5", {}, TrialState.COMPLETE)}
+    race = Race(ENTRANTS, MODEL, Entrant(5, 1.0, 0.7))
+    loop = RaceLoop(race, LENGTH, trials, list(stored.values()), stored)
+    numbers = {loop.job(record.number): record.number for record in iter(loop.next_trial, None)}
+    assert len(set(numbers.values())) == len(numbers) == 5
+    assert numbers[1, 0] == first.number
+    assert target.number not in numbers.values()
