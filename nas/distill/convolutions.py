@@ -1,8 +1,9 @@
 """Convolutions of a training on a CPU, where oneDNN has no fast gradient of the weights for small maps.
 
 For a kernel that is larger than the map it multiplies one matrix for each image and group, and takes up to 50 times
-the time of the forward pass; for a smaller one with a stride, two to five times. Here the same sums are a few large
-products, or a convolution that oneDNN is fast at. Results differ by rounding alone.
+the time of the forward pass; in bf16 any depthwise kernel larger than 3x3 takes as long. A smaller dense one with a
+stride takes two to five times. Here the same sums are a few large products, or a convolution that oneDNN is fast at.
+Results differ by rounding alone.
 """
 
 from __future__ import annotations
@@ -13,27 +14,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_DEPTHWISE_SIDE = 32  # of a map up to which the gradient of a large depthwise kernel is a convolution
 _COLUMNS_PLACES = 16  # places of the output of a strided convolution up to which the columns of its patches pay
 _gradients = torch.ops.aten.convolution_backward
 
 
 class TrainedConv2d(nn.Conv2d):
-    """A convolution that computes the gradients in fp32 on a CPU in the faster of several ways.
+    """A convolution that computes the gradients on a CPU in the faster of several ways.
 
     The shapes alone decide which way is taken, so that a resumed training repeats the numbers.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of maps (B, C, H, W)."""
-        if not _is_trained_in_fp32(input, self.weight):
+        if not _is_trained_on_cpu(input, self.weight):
             return super().forward(input)
+        if torch.is_autocast_enabled("cpu"):
+            if not _is_slow_depthwise(self, input):
+                return super().forward(input)
+            lower = torch.get_autocast_dtype("cpu")
+            return self._own(input.to(lower), self.weight.to(lower))
         if _is_product(self, input):
             return _patch_product(self, input)
         if not _is_slow(self, input):
             return super().forward(input)
-        geometry = self.stride[0], self.padding[0], self.groups
-        y: Tensor = _Convolution.apply(input, self.weight, *geometry)  # type: ignore[no-untyped-call]
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        return self._own(input, self.weight)
+
+    def _own(self, x: Tensor, weight: Tensor) -> Tensor:
+        y: Tensor = _Convolution.apply(x, weight, self.stride[0], self.padding[0], self.groups)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y)
 
 
 def train_convolutions(module: nn.Module) -> None:
@@ -50,16 +59,9 @@ def _is_square(conv: nn.Conv2d) -> bool:
     return all(pair[0] == pair[1] for pair in (conv.kernel_size, conv.stride, conv.padding))
 
 
-def _is_trained_in_fp32(x: Tensor, weight: Tensor) -> bool:
-    """Return whether gradients of fp32 maps will be computed on a CPU; images need none and stay with oneDNN."""
-    return (
-        x.device.type == "cpu"
-        and x.requires_grad
-        and torch.is_grad_enabled()
-        and weight.requires_grad
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-    )
+def _is_trained_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Return whether gradients of maps will be computed on a CPU; images need none and stay with oneDNN."""
+    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and weight.requires_grad
 
 
 def _is_product(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -81,12 +83,20 @@ def _patch_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _is_slow(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return whether oneDNN's gradient of the weights is slower than that of `_Convolution`."""
-    kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
-    larger = min(x.shape[2:]) < kernel  # than the map
-    if conv.groups == 1:
-        return larger if stride == 1 else (x.shape[2] // stride) * (x.shape[3] // stride) <= _COLUMNS_PLACES
-    depthwise = conv.groups == conv.in_channels == conv.out_channels
-    return larger and depthwise and stride == 1 and kernel == 2 * padding + 1  # type: ignore[operator]
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if conv.groups > 1:
+        return _is_slow_depthwise(conv, x)
+    if stride == 1:
+        return min(x.shape[2:]) < kernel
+    return (x.shape[2] // stride) * (x.shape[3] // stride) <= _COLUMNS_PLACES
+
+
+def _is_slow_depthwise(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Return whether the kernel is depthwise, and larger than 3x3 or than the map."""
+    kernel, sides = conv.kernel_size[0], x.shape[2:]
+    depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.stride[0] == 1
+    small = 1 < min(sides) and max(sides) <= _DEPTHWISE_SIDE
+    return depthwise and kernel == 2 * conv.padding[0] + 1 and small and kernel > min(3, *sides)  # type: ignore[operator]
 
 
 class _Convolution(torch.autograd.Function):
@@ -107,7 +117,7 @@ class _Convolution(torch.autograd.Function):
         (grad_x, _, _) = _call(grad, x, weight, stride, padding, groups, (True, False, False))
         if groups == 1:
             return grad_x, _by_columns(x, grad, weight.shape[2], stride, padding), None, None, None
-        return grad_x, _depthwise(x, grad, weight, padding), None, None, None
+        return grad_x, _depthwise(x, grad, weight.shape[2], padding), None, None, None
 
 
 def _call(
@@ -133,13 +143,9 @@ def _by_columns(x: Tensor, grad: Tensor, kernel: int, stride: int, padding: int)
     return weight.view(grad.shape[1], kernel, kernel, c).permute(0, 3, 1, 2)
 
 
-def _depthwise(x: Tensor, grad: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Return the gradient of a depthwise kernel that is larger than the map."""
+def _depthwise(x: Tensor, grad: Tensor, kernel: int, padding: int) -> Tensor:
+    """Return the gradient of a depthwise kernel: each channel of each image is convolved with its gradient."""
     b, c, h, w = x.shape
-    kernel = weight.shape[2]
-    if kernel == 3:  # padded before, the map is as large as the kernel, and oneDNN has a kernel of its own for it
-        return _call(grad, F.pad(x, [padding] * 4), weight, 1, 0, c, (False, True, False))[1]
-    # Each channel of each image is a channel: the convolution of its map with its gradient.
     maps = x.permute(2, 3, 0, 1).reshape(1, h, w, b * c).permute(0, 3, 1, 2)
     kernels = grad.permute(2, 3, 0, 1).reshape(h, w, b * c).permute(2, 0, 1).unsqueeze(1)
     each: Tensor = F.conv2d(maps, kernels, padding=padding, groups=b * c)

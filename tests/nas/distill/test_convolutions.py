@@ -28,7 +28,9 @@ SLOW_ONES = {
     "depthwise 3x3 on 2x2": (8, 2, (8, 3, 1, 1, 1, 8)),
     "depthwise 7x7 on 4x4": (8, 4, (8, 7, 1, 3, 1, 8, True)),
     "depthwise 5x5 on 3x3": (8, 3, (8, 5, 1, 2, 1, 8)),
+    "depthwise 5x5 on 9x9": (8, 9, (8, 5, 1, 2, 1, 8)),
 }
+SLOW_IN_BF16 = [name for name in SLOW_ONES if name.startswith("depthwise")]
 
 
 class WeightGradients(TorchDispatchMode):
@@ -74,6 +76,21 @@ def test_outputs_and_gradients_are_pytorchs_but_not_its_slow_gradient_of_the_wei
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SLOW_IN_BF16)
+def test_gradients_of_depthwise_kernels_in_bf16(name: str) -> None:
+    width, side, arguments = SLOW_ONES[name]
+    conv = convolution(width, arguments)
+    images = torch.randn(3, width, side, side, generator=torch.Generator().manual_seed(1))
+    exact = run(copy.deepcopy(conv).double(), images.double())
+    train_convolutions(conv)
+    with WeightGradients() as asked, torch.autocast("cpu", torch.bfloat16):
+        found = run(conv, images)
+    assert not asked.shapes
+    assert [x.dtype for x in found] == [torch.bfloat16, *[torch.float32] * (len(found) - 1)]
+    for ours, theirs in zip(found, exact, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
 def test_what_pytorch_is_fast_at_stays_with_it() -> None:
     conv = convolution(6, (10, 3, 1, 1))
     images = torch.randn(3, 6, 8, 8)
@@ -83,7 +100,7 @@ def test_what_pytorch_is_fast_at_stays_with_it() -> None:
     assert asked.shapes == [tuple(images.shape)]
 
 
-def test_only_a_training_in_fp32_takes_other_ways() -> None:
+def test_only_a_training_takes_other_ways() -> None:
     plain = convolution(6, (10, 2, 2))
     conv = copy.deepcopy(plain)
     train_convolutions(conv)
