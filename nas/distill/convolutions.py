@@ -95,7 +95,7 @@ def _is_slow_depthwise(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return whether the kernel is depthwise, and larger than 3x3 or than the map."""
     kernel, sides = conv.kernel_size[0], x.shape[2:]
     depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.stride[0] == 1
-    small = 1 < min(sides) and max(sides) <= _DEPTHWISE_SIDE
+    small = min(sides) > 1 and max(sides) <= _DEPTHWISE_SIDE
     return depthwise and kernel == 2 * conv.padding[0] + 1 and small and kernel > min(3, *sides)  # type: ignore[operator]
 
 
