@@ -22,7 +22,7 @@ import argparse
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -95,17 +95,17 @@ def jobs() -> list[tuple[str, ArchSpec, int, int]]:
     ]
 
 
-def settings(seed: int, images: int) -> SearchConfig:
-    """Return the settings of a search whose rungs reach the horizon."""
+def settings(seed: int, images: int, recipe: Mapping[str, Any] = {}) -> SearchConfig:
+    """Return the settings of a search whose rungs reach the horizon, or those of another recipe."""
     default = SearchConfig()
-    distill = replace(default.distill, precision=PRECISION, rung_steps=RUNGS)
+    distill = replace(default.distill, **({"precision": PRECISION, "rung_steps": RUNGS} | dict(recipe)))
     return replace(default, space=SPACE, seed=seed, train_images=images, device="cpu", distill=distill)
 
 
-def train(source: str, spec: ArchSpec, seed: int, images: int) -> dict[str, Any]:
+def train(source: str, spec: ArchSpec, seed: int, images: int, recipe: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Train an architecture through all rungs as a search does; return its row."""
     torch.set_num_threads(1)
-    config = settings(seed, images)
+    config = settings(seed, images, recipe)
     counted = totals(spec, config.distill.img_size)
     row: dict[str, Any] = {
         "source": source, "arch_id": spec.arch_id, "seed": seed, "images": images, "spec": spec.to_dict(),
@@ -121,7 +121,7 @@ def train(source: str, spec: ArchSpec, seed: int, images: int) -> dict[str, Any]
         torch.manual_seed(seed)
         training = Training(spec.arch_id, build(spec), context)
         try:
-            results = [training.rung(rung) for rung in range(len(RUNGS))]
+            results = [training.rung(rung) for rung in range(len(config.distill.rung_steps))]
         except Exception as error:
             return row | {"reason": diagnose(error, "cpu")[1]}
         finally:
