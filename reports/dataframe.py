@@ -64,6 +64,7 @@ MEASUREMENT_COLUMNS = {
 NAMED_COLUMNS = {
     "rung0/steps": (WHOLE, "training steps at the first rung; `rung1/`, `rung2/`, ... are the next ones"),
     "rung0/score": (NUMBER, "distillation score at that rung"),
+    "rung0/train_score": (NUMBER, "distillation score on 128 train images at that rung"),
     "rung0/train_s": (NUMBER, "seconds of the steps since the rung before, with the evaluation"),
     "score/TEACHER/HEAD": (
         NUMBER,
@@ -166,7 +167,8 @@ def _scores(trial: TrialRecord) -> dict[str, Any]:
 
 def _rung(rung: RungResult) -> dict[str, Any]:
     prefix = f"rung{rung.rung}/"
-    return {f"{prefix}steps": rung.steps, f"{prefix}score": rung.score, f"{prefix}train_s": rung.seconds}
+    values = {"steps": rung.steps, "score": rung.score, "train_score": rung.train_score, "train_s": rung.seconds}
+    return {prefix + name: value for name, value in values.items()}
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nas.analysis.comparable import setting_words
 from nas.analysis.evidence import LAST_RUNG, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
 from nas.analysis.noise import DRAWS, SeedScatter, assumed_scatter, draw_scores
-from nas.analysis.recommendation import recommend
+from nas.analysis.recommendation import race_words, recommend
 from nas.analysis.trial_choice import (
     NEGLIGIBLE_CHANCE,
     SelectionError,
@@ -103,6 +103,7 @@ class Answer:
     replayed: bool = False  # the study's results are a table's, and nothing can be retrained
     only: str | None = None  # the remeasurement whose timings alone count
     untimed: int = 0  # complete models that it did not time
+    raced: str = ""  # what the study's race decided; "" without one
     lacks_baselines: bool = False  # retrained scores decide, and none of the study's baselines has one
 
     def chosen_among(self, c: MeasuredCandidate) -> int:
@@ -142,7 +143,10 @@ def answer(evidence: StudyEvidence, limits: Limits, latencies: Latencies = lambd
     not_retrained = evidence.unretrained(c for c in last if c.fits(limits)) if by_retraining else ()
     baselines_not_retrained = sum(model.trial.baseline is not None for model in not_retrained)
     compliances = [_compliance(t, limits) for t in stopped]
+    recommended = recommend(evidence)
+    raced = recommended if recommended is not None and recommended.race is not None else None
     return Answer(
+        raced="" if raced is None else f"the study's race: {raced.model.name} {race_words(raced)}",
         basis=RETRAINED if by_retraining else LAST_RUNG,
         steps=summary.steps if summary and by_retraining else study.info.rung_steps[-1],
         scatter=scatter,
@@ -271,7 +275,8 @@ def confidence_line(a: Answer, limits: Limits) -> str:
 def answer_notes(a: Answer, limits: Limits) -> list[str]:
     """Return notes for the reader of the numbers, a phrase each."""
     basis = "mean score of retrainings" if a.basis == RETRAINED else "score of one training each"
-    notes = [f"models are compared by {basis}, {a.steps} steps; those trained for other numbers of steps are left out"]
+    notes = [a.raced] if a.raced else []
+    notes += [f"models are compared by {basis}, {a.steps} steps; those trained for other numbers of steps are left out"]
     notes.append(f"standard deviation of the score between seeds: {a.scatter.words}")
     if a.best is not None and a.fitting > 1:
         notes.append(CHANCES)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nas.cache.codecs import CODECS, Codec
 from nas.cache.entry import CacheEntry, CacheError, damage, mark_in_use, read_json
 from nas.cache.poses import POSES, poses_file
@@ -37,6 +39,12 @@ class SplitTargets:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def spread(self, count: int) -> SplitTargets:
+        """Return at most `count` images, evenly spread over the split, with their targets in memory."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+        summary, spatial = ({name: a[rows] for name, a in of.items()} for of in (self.summary, self.spatial))
+        return SplitTargets(self.images[rows], None, None, summary, spatial)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ class History:
             for head, value in heads.items()
         }
         probes = {f"probes/{name}": value for name, value in result.metrics.items()}
-        self._add_events({"score": result.score, **explained, **probes}, result.steps)
+        fit = {} if result.train_score is None else {"train_score": result.train_score}
+        self._add_events({"score": result.score, **fit, **explained, **probes}, result.steps)
         self._restart_clock(distiller)
 
     def close(self) -> None:

@@ -230,6 +230,7 @@ class RungResult(Record):
     losses: dict[str, float]  # "teacher/head" -> mean training loss over the last third of the rung's steps
     metrics: dict[str, float]  # other metrics, e.g. "knn" (accuracy), "miou"; empty if not evaluated
     seconds: float  # duration of the steps since the rung before, with the evaluation
+    train_score: float | None = None  # score on some train images; above `score` by what the model has memorized
 
 
 @dataclass(frozen=True)

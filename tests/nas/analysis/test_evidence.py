@@ -29,6 +29,7 @@ from nas.analysis.recommendation import (
     race_words,
     recommend,
 )
+from nas.analysis.selecting import answer, answer_notes
 from nas.analysis.trial_choice import SelectionError, measurement
 from nas.study.objectives import objectives
 from nas.study.records import RaceResult, RaceTraining, Remeasurement, StudyRecord
@@ -94,6 +95,8 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
         "after 300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that "
         "it is at least as good), 1.70 times its throughput"
     )
+    selected = answer(raced(evidence_of(OVERTURNED), {0: (0.7,), 3: (0.71, 0.73)}, winner=3, best=3), {})
+    assert answer_notes(selected, {})[0] == f"the study's race: {found.model.name} {race_words(found)}"
     open_race = recommend(raced(evidence_of({}), {0: (0.7,), 3: (0.72,)}, decided=False))
     assert open_race is not None
     assert (open_race.model.number, open_race.basis) == (1, LAST_RUNG)

@@ -478,6 +478,22 @@ def test_a_rung_compares_summaries_as_their_loss_does(tmp_path: Path, loss: str)
     assert result.score == pytest.approx((found["summary"] + found["spatial"]) / 2)
 
 
+def test_a_rung_tells_what_the_model_has_memorized(tmp_path: Path) -> None:
+    context = context_of(tmp_path, replace(CONFIG, rung_steps=(4, 60)))
+    run, train = begin(context), context.targets.train
+    gaps = []
+    for rung in range(2):
+        result = run.rung(rung)
+        assert result is not None
+        explained = explained_variance(run._distiller.averaged, train, "cpu")["colour"]
+        assert result.train_score == pytest.approx(explained["spatial"], abs=1e-6)
+        gaps.append(result.train_score - result.score)
+    run.close()
+    assert gaps[1] > gaps[0] + 0.03
+    rows = (0, (len(train) - 1) // 2, len(train) - 1)
+    assert np.array_equal(train.spread(3).images, [train.images[row] for row in rows])
+
+
 def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path) -> None:
     def trained(folder: Path) -> Training:
         torch.manual_seed(0)
