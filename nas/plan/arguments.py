@@ -13,10 +13,20 @@ from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.command_log import announce
 from nas.flags import add_flag
 from nas.local_workers import check_local_workers, default_workers, limited_by_memory
+from nas.race.arguments import add_race_flags
 from nas.ranges import ConfigError
 from nas.search.arguments import add_settings
 from nas.search.preconditions import check_device
-from nas.search.settings import NODE_REMEDY, check_size, device_source, new_config, with_file
+from nas.search.settings import (
+    NODE_REMEDY,
+    RACE_OPTIONS,
+    check_race,
+    check_size,
+    device_source,
+    final_race,
+    new_config,
+    with_file,
+)
 from nas.study.config import SearchConfig
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +45,7 @@ PILOT_MODELS = 12
 MAX_BUDGET = 5_000  # 6 s of simulation for each size of cluster, and the seconds grow with the budget's square
 _OF_A_PLAN = (
     *("gpus", "max_hours", "probe", "assume_tflops", "mfu", "assume_measure_seconds", "usd_per_hour"),
-    *("start_seconds", "ask_seconds", "read_gb_per_second"),
+    *("start_seconds", "ask_seconds", "read_gb_per_second", *RACE_OPTIONS),
 )
 _PILOT_HELP = (
     "A plan trains its probes for a few steps only. A pilot trains its models to the last rung and keeps them; the same"
@@ -68,6 +78,7 @@ class PlanSettings:
         read_gb_s: GB (1e9 bytes) that the cache's disk gives all workers in a second; None: as many as they ask for.
         json: Whether to print one JSON object instead of tables.
         plot: File of the picture of the simulated search; None: no picture.
+        race: Settings of the trainings of the race that ends the search; None: there is none.
 
     Raises:
         ConfigError: A number would be ignored, or the budget is too large to simulate.
@@ -89,6 +100,7 @@ class PlanSettings:
     read_gb_s: float | None = None
     json: bool = False
     plot: Path | None = None
+    race: SearchConfig | None = None
 
     def __post_init__(self) -> None:
         _check_budget(self.config)
@@ -198,7 +210,11 @@ def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
     named = {"assume_measure_s": "assume_measure_seconds", "start_s": "start_seconds", "ask_s": "ask_seconds"}
     named |= {"read_gb_s": "read_gb_per_second"}
     settings |= {name: options[flag] for name, flag in named.items() if flag in options}
-    return PlanSettings(config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, **settings)
+    check_race(options, config)
+    race = final_race(config, *(options.get(name) for name in ("no_race", "race_steps", "fresh_images")))
+    return PlanSettings(
+        config, workers, options.get("teacher_weights", {}), gpus=gpus, plot=plot, race=race, **settings
+    )
 
 
 def _workers(options: Mapping[str, Any], device: str, ranks: int) -> int:
@@ -266,5 +282,7 @@ def add_plan(add: Any) -> None:
     add("--ask-seconds", type=float, metavar="S", help=ask)
     disk = "read rate of the cache's disk in GB/s, shared by all workers (default: no limit)"
     add("--read-gb-per-second", type=float, metavar="X", help=disk)
+    add_race_flags(add)
+    add("--no-race", action="store_true", help="plan a search without the race at its end (default: with it)")
     add_flag(add, "--json", "no")
     add_flag(add, "--plot", "none", more=", of the simulated search, worker by worker, or of the pilot's scores")

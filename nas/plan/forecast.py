@@ -15,13 +15,18 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from statistics import fmean, median
+from typing import TYPE_CHECKING
 
 from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, SimulatedSearch, simulate
 from nas.backend.simulated_study import MemoryStore, NumberedSpace
 from nas.backend.simulated_trial import exact_measurement, trial_phases
+from nas.race.arguments import SEARCH_SHARE
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
 from nas.study.records import Expectation, Objective, StudyInfo, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    from nas.plan.race_costs import RaceCosts
 
 # Standard deviations by which both objectives of new candidates rise whenever the number of finished trials grows by
 # a factor of e. Fitted to recorded searches of 200 trials (python -m experiments.benchmarks.simulated_wall --fit): with
@@ -207,6 +212,7 @@ class PlanCosts:
         basis: Source of the times.
         teachers_s: Seconds of the teachers on one device; None: unknown.
         teachers_basis: Source of `teachers_s`.
+        race: Of the race that ends the search; None without one.
     """
 
     candidates: tuple[TrialTimes, ...]
@@ -216,6 +222,7 @@ class PlanCosts:
     basis: Basis
     teachers_s: float | None
     teachers_basis: Basis
+    race: RaceCosts | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,7 @@ class Forecast:
         teachers_s: Wall time of the teachers in seconds; None: unknown.
         fits: Largest budget that ends by the deadline; None: there is no deadline.
         extrapolated: Whether `fits` is extrapolated.
+        race_s: Seconds of the race that ends the search, with its teachers; None without one.
     """
 
     planned: bool
@@ -237,15 +245,16 @@ class Forecast:
     teachers_s: float | None
     fits: int | None = None
     extrapolated: bool = False
+    race_s: float | None = None
 
     @property
     def wall_s(self) -> float:
-        """Return the seconds of the search, and of the teachers where they are known."""
-        return self.simulated.wall_s + (self.teachers_s or 0.0)
+        """Return the seconds of the search with its race, and of the teachers where they are known."""
+        return self.simulated.wall_s + (self.teachers_s or 0.0) + (self.race_s or 0.0)
 
     @property
     def device_hours(self) -> float:
-        """Return the hours of all devices, from the first teacher pass to the last trial."""
+        """Return the hours of all devices, from the first teacher pass to the end of the race."""
         return self.wall_s * self.devices / 3600
 
 
@@ -306,10 +315,12 @@ def _forecast(
     cluster: Cluster, devices: int, planned: bool, config: SearchConfig, costs: PlanCosts, max_hours: float | None
 ) -> Forecast:
     teachers_s = None if costs.teachers_s is None else costs.teachers_s / devices
-    whole = Forecast(planned, devices, simulate_search(config, costs, cluster), teachers_s)
+    race_s = None if costs.race is None else costs.race.wall_s(devices, cluster.workers)
+    whole = Forecast(planned, devices, simulate_search(config, costs, cluster), teachers_s, race_s=race_s)
     if max_hours is None:
         return whole
-    left_s = max(0.0, max_hours * 3600 - (teachers_s or 0.0))
+    share = 1.0 if costs.race is None else SEARCH_SHARE
+    left_s = max(0.0, max_hours * 3600 * share - (teachers_s or 0.0))
     run = simulate_search(replace(config, budget=MAX_SIMULATED), costs, cluster, until_s=left_s)
     if (fits := run.within(left_s)) < MAX_SIMULATED:
         return replace(whole, fits=fits)

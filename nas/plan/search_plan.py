@@ -45,6 +45,7 @@ from nas.plan.probe import (
     probe,
     synthetic_targets,
 )
+from nas.plan.race_costs import RaceCosts
 from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
 from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.stage_progress import StageProgress
@@ -72,21 +73,24 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         check_compute_mode(config.device)
     number = settings.probe or (_PROBED if settings.here else _COUNTED)
     chosen, infeasible = _sampled(config, number)
+    material = _material(settings, config, progress)
     if settings.here:
-        material = material_here(config, settings.weights, cache_root(settings.cache), progress)
         config = replace(config, val_images=material.val_images)
         probed, precision = _measured(config, settings.workers, material, chosen, progress)
         basis, device = Basis.MEASURED, device_name(torch_device(config.device))
     else:
         assumed = _assumed_device(settings)
-        material = material_counted(config, settings.weights, assumed)
         probed, precision = count_costs(config, chosen, assumed, material.widths), None
         basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
     reading = CacheReading.of(config, material.widths, settings.read_gb_s)
+    of_race = None if settings.race is None else _material(settings, settings.race, progress)
 
     def costs_of(workers: int) -> PlanCosts:
-        return _costs(config, material, probed, infeasible, basis, reading.step_s(workers))
+        step_s, race = reading.step_s(workers), None
+        if settings.race is not None and of_race is not None:
+            race = _race_costs(settings.race, of_race, probed, basis, step_s)
+        return _costs(config, material, probed, infeasible, basis, step_s, race)
 
     by_device = workers_per_device(config, settings.workers) if settings.here else 1
     start = settings.start_s, driver.ask_s if settings.ask_s is None else settings.ask_s, driver.tell_s
@@ -101,12 +105,19 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
+        *(costs.race.figures(planned.devices, cluster.workers) if costs.race else ()),
         *_cost_figures(settings.usd_per_hour, planned),
     ]
     notes = _notes(config, material, settings.here, planned) + _deadline_notes(clusters, settings.max_hours)
     notes += reading_notes(config, reading, probed, cluster.workers)
     price = settings.usd_per_hour
     return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes, price)
+
+
+def _material(settings: PlanSettings, config: SearchConfig, progress: StageProgress) -> Material:
+    if settings.here:
+        return material_here(config, settings.weights, cache_root(settings.cache), progress)
+    return material_counted(config, settings.weights, _assumed_device(settings))
 
 
 def _assumed_device(settings: PlanSettings) -> AssumedDevice:
@@ -169,21 +180,31 @@ def _costs(
     infeasible: float,
     basis: Basis,
     reading_s: float,
+    race: RaceCosts | None,
 ) -> PlanCosts:
     recipe, presets = config.distill, {config.reference, *config.baselines}
     times = {costs.name: costs.times(recipe.rung_steps, recipe.ranks, reading_s) for costs in probed}
     sampled = [costs for costs in probed if costs.name not in presets] or list(probed)
     reference = times.get(config.reference, times[sampled[0].name])
-    seconds = [teacher.seconds for teacher in material.teachers if teacher.seconds is not None]
+    teachers_s, teachers_basis = material.teachers_s
     return PlanCosts(
         candidates=tuple(times[costs.name] for costs in sampled),
         baselines=tuple(times.get(name, reference) for name in config.baselines),
         params=fmean(costs.params for costs in sampled),
         infeasible=infeasible,
         basis=basis,
-        teachers_s=sum(seconds) + material.images.seconds if len(seconds) == len(material.teachers) else None,
-        teachers_basis=weaker(*(teacher.basis for teacher in material.teachers)),
+        teachers_s=teachers_s,
+        teachers_basis=teachers_basis,
+        race=race,
     )
+
+
+def _race_costs(
+    config: SearchConfig, material: Material, probed: Sequence[ProbedCosts], basis: Basis, reading_s: float
+) -> RaceCosts:
+    recipe, (teachers_s, teachers_basis) = config.distill, material.teachers_s
+    trainings = tuple(sum(each.times(recipe.rung_steps, recipe.ranks, reading_s).rung_s) for each in probed)
+    return RaceCosts(recipe.rung_steps[-1], config.train_images, teachers_s, teachers_basis, trainings, weaker(basis))
 
 
 def _teacher_figures(material: Material, costs: PlanCosts) -> list[PlanFigure]:
@@ -339,7 +360,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
     notes.append(
         "The column 'teachers' assumes that all devices share the teachers' forward passes equally. For this, run"
         " `backbone-nas cache build` on each device before the search: a search runs its teachers on one device only."
-        " The column 'search' is the time after that. Device-hours, US dollars and the budget include both: every"
-        " device counts from the first forward pass to the last trial."
+        " The column 'search' is the time after that. Device-hours and US dollars include the race; every device counts"
+        " to the end."
     )
     return tuple(notes)

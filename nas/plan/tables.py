@@ -49,7 +49,9 @@ def show(plan: SearchPlan, console: Console) -> None:
 
 def _clusters(plan: SearchPlan) -> Table:
     table = Table(title="Simulated clusters", title_justify="left", box=SIMPLE_HEAD)
-    columns = ["devices", "workers", "teachers", "search", "device-\nhours"]
+    columns = ["devices", "workers", "teachers", "search"]
+    columns += ["race"] if any(forecast.race_s is not None for forecast in plan.forecasts) else []
+    columns += ["device-\nhours"]
     columns += ["USD"] if plan.usd_per_hour is not None else []
     columns += [f"budget in\n{plan.max_hours:g} h"] if plan.max_hours is not None else []
     for column in (*columns, "workers\nbusy", "trials at\neach rung"):
@@ -62,6 +64,7 @@ def _clusters(plan: SearchPlan) -> Table:
             str(run.cluster.workers),
             "unknown" if forecast.teachers_s is None else seconds(forecast.teachers_s),
             seconds(run.wall_s),
+            *([] if forecast.race_s is None else [seconds(forecast.race_s)]),
             _rounded(forecast.device_hours),
             *([_rounded(plan.usd_per_hour * forecast.device_hours)] if plan.usd_per_hour is not None else []),
             *([_fits(forecast)] if plan.max_hours is not None else []),
@@ -146,6 +149,7 @@ def _cluster(forecast: Forecast, usd_per_hour: float | None) -> dict[str, Any]:
         "workers": run.cluster.workers,
         "teachers_s": forecast.teachers_s,
         "search_s": run.wall_s,
+        "race_s": forecast.race_s,
         "device_hours": forecast.device_hours,
         "usd": None if usd_per_hour is None else usd_per_hour * forecast.device_hours,
         "utilization": run.utilization,

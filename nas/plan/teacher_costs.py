@@ -17,7 +17,7 @@ from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.targets import Targets, load_targets
 from nas.cache.teacher_features import CALIBRATION_SHARDS, Compression, TeacherCacheBuilder
 from nas.measure.counts.macs import MacCountingMode
-from nas.plan.forecast import Basis
+from nas.plan.forecast import Basis, weaker
 from nas.plan.probe import AssumedDevice
 from nas.search.preconditions import check_image_count
 from nas.stage_progress import StageProgress
@@ -72,6 +72,13 @@ class Material:
     val_images: int
     targets: Targets | None = None
     warning: str = ""
+
+    @property
+    def teachers_s(self) -> tuple[float | None, Basis]:
+        """Return the seconds of all teachers and images on one device, None where unknown, and their source."""
+        seconds = [teacher.seconds for teacher in self.teachers]
+        known = None if None in seconds else sum(filter(None, seconds)) + self.images.seconds
+        return known, weaker(*(teacher.basis for teacher in self.teachers))
 
 
 def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path, progress: StageProgress) -> Material:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import Add, add_cache, add_flag, add_run
 from nas.local_workers import check_local_workers
-from nas.ranges import Range, Steps, Workers, check_fields
+from nas.ranges import ConfigError, Range, Steps, Workers, check_fields
 from nas.study.config import SearchConfig
 
 TIMES_LONGER = 10  # steps of a race, in those of the search's last rung
+SEARCH_SHARE = 2 / 3  # of --max-hours; the rest is the race's
 PASSES = 2.88  # over the images: 30,000 in 2,700 steps of 32, as in the table that the rules of a race come from
 
 _EXAMPLES = f"""examples:
@@ -56,15 +57,25 @@ class RaceSettings:
             check_local_workers(self.workers)
 
 
-def race_steps(steps: int | None, config: SearchConfig) -> int:
-    """Return the steps of a race's trainings, given those that the user named or None."""
-    return steps or TIMES_LONGER * config.distill.rung_steps[-1]
+def race_config(config: SearchConfig, steps: int | None = None, images: int | None = None) -> SearchConfig:
+    """Return the settings of a race's trainings but their seeds.
 
+    Args:
+        config: Of the search.
+        steps: That the user named.
+        images: That the user named.
 
-def race_images(images: int | None, steps: int, config: SearchConfig) -> int:
-    """Return the images that a race trains on for `steps`, given the number that the user named or None."""
+    Raises:
+        ConfigError: The trainings would be no longer than the search's.
+    """
+    last = config.distill.rung_steps[-1]
+    steps = steps or TIMES_LONGER * last
+    if steps <= last:
+        raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
     seen = steps * config.distill.largest_batch
-    return images or max(config.train_images, math.ceil(seen / PASSES / config.views))
+    images = images or max(config.train_images, math.ceil(seen / PASSES / config.views))
+    rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
+    return replace(config, train_images=images, distill=replace(config.distill, rung_steps=rungs))
 
 
 def is_score(text: str) -> bool:

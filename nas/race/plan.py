@@ -8,9 +8,8 @@ from pathlib import Path
 
 from nas.analysis.evidence import ModelEvidence, StudyEvidence
 from nas.analysis.trial_choice import SelectionError, check_trained, find_by_name, nothing_complete
-from nas.race.arguments import RaceSettings, is_score, race_images, race_steps
+from nas.race.arguments import RaceSettings, is_score, race_config
 from nas.race.horizon import LAPTOP
-from nas.ranges import ConfigError
 from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
@@ -69,23 +68,15 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     check_trained(info)
     check_plane(info.objectives, "backbone-nas race")
     searched = SearchConfig.from_dict(info.config)
-    last = info.rung_steps[-1]
-    steps = race_steps(settings.race_steps, searched)
-    if steps <= last:
-        raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
+    config = race_config(searched, settings.race_steps, settings.fresh_images)
     race, out_of_reach = _race(evidence, settings.target)
     if race is None:
         return None
-    rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
-    config = replace(
-        searched,
-        train_images=race_images(settings.fresh_images, steps, searched),
-        distill=replace(searched.distill, rung_steps=rungs),
-        data=searched.data if settings.data is None else absolute_data(settings.data),
-    )
+    if settings.data is not None:
+        config = replace(config, data=absolute_data(settings.data))
     models = {model.number: model.trial for model in evidence.searched}
     taking_part = {entrant.number: models[entrant.number] for entrant in (*race.entrants, *filter(None, [race.target]))}
-    length = RaceLength(steps, config.train_images, searched.seed + 1)
+    length = RaceLength(config.distill.rung_steps[-1], config.train_images, searched.seed + 1)
     return RacePlan(race, taking_part, config, length, settings.run, out_of_reach)
 
 

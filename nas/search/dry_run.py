@@ -18,7 +18,6 @@ from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_check import check_runtime
 from nas.measure.runtime_spec import Arm
 from nas.numbers import format_bytes, plural
-from nas.race.arguments import race_steps
 from nas.ranges import ConfigError
 from nas.redaction import public_text
 from nas.search.config_file import config_text, run_table
@@ -167,10 +166,12 @@ def _data(command: SearchCommand, progress: StageProgress) -> str:
 
 
 def _race(command: SearchCommand) -> str:
-    steps = race_steps(command.race_steps, command.config)
+    config = command.race_config
+    assert config is not None
     what = "the best within the limits" if command.config.limits and not command.target else "the fastest as good as "
     target = "" if what.endswith("limits") else command.target or "the best baseline"
-    images = f"{command.race_config.train_images:,} images, or all that there are"
+    images = f"{config.train_images:,} images, or all that there are"
+    steps = config.distill.rung_steps[-1]
     return f"at the end, {what}{target} after {steps:,} steps on {images}; the teachers run on these, too"
 
 
@@ -189,7 +190,7 @@ def _disk(command: SearchCommand) -> str:
     root = cache_root(command.cache)
     _check_writable(root)
     images, outputs, temporary = _cache_bytes(command.config)
-    if command.races:
+    if command.race_config is not None:
         of_race = _cache_bytes(command.race_config)
         images, temporary = images + of_race[0], max(temporary, of_race[2])
         outputs = None if outputs is None else outputs + (of_race[1] or 0.0)

@@ -25,6 +25,7 @@ from nas.flags import linked_as_latest
 from nas.local_workers import limited_by_memory
 from nas.machine import cpu_count
 from nas.measure.runtime_check import check_runtime
+from nas.race.arguments import SEARCH_SHARE
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.samplers import make_sampler
 from nas.search.live_report import LiveReport, LostModels, end_search, show_result, write_report
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from nas.cache import Targets
 
 _LOG = logging.getLogger(__name__)
-SEARCH_SHARE = 2 / 3  # of --max-hours; the rest is the race's
 
 
 class SearchFailed(RuntimeError):

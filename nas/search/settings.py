@@ -17,7 +17,7 @@ from nas.local_workers import check_local_workers
 from nas.machine import check_cache
 from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_spec import Arm, check_reported, check_runs_on, default_arm
-from nas.race.arguments import is_score, race_images, race_steps
+from nas.race.arguments import is_score, race_config
 from nas.ranges import ConfigError
 from nas.redaction import public_word
 from nas.search.config_file import (
@@ -68,7 +68,7 @@ class SearchCommand:
         max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
         no_race: Whether the search ends without a race.
         race_steps: Steps of each training of the race; None for ten times those of the last rung.
-        fresh_images: Images of the race, at most; None as `nas.race.arguments.race_images` has it.
+        fresh_images: Images of the race, at most; None as `nas.race.arguments.race_config` has it.
         target: What the race has to be as good as; None for the best baseline, or within limits the best.
         until_converged: Whether this session ends when the search has converged, see `nas.study.convergence`.
         text: Command line or call that the study records, without secrets.
@@ -102,15 +102,21 @@ class SearchCommand:
 
     @property
     def races(self) -> bool:
-        """Return whether a race ends the search: its objectives are score and throughput, and the user wants one."""
-        config = self.config
-        return not self.no_race and on_plane(objectives(config.objectives, config.distill.score))
+        """Return whether a race ends the search."""
+        return self.race_config is not None
 
     @property
-    def race_config(self) -> SearchConfig:
-        """Return the settings with the images of the race."""
-        steps = race_steps(self.race_steps, self.config)
-        return replace(self.config, train_images=race_images(self.fresh_images, steps, self.config))
+    def race_config(self) -> SearchConfig | None:
+        """Return the settings of the trainings of the race that ends the search."""
+        return final_race(self.config, self.no_race, self.race_steps, self.fresh_images)
+
+
+def final_race(
+    config: SearchConfig, no_race: bool | None = None, steps: int | None = None, images: int | None = None
+) -> SearchConfig | None:
+    """Return the settings of a race at the end of a search; None where its objectives, or the user, want none."""
+    wanted = not no_race and on_plane(objectives(config.objectives, config.distill.score))
+    return race_config(config, steps, images) if wanted else None
 
 
 def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
@@ -140,7 +146,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     source = device_source(given)
     if not options.get("dry_run"):
         check_device(config, source, NODE_REMEDY)
-    _check_race(options, config)
+    check_race(options, config)
     if not resume:
         check_size(options, config)
     is_new_folder = not resume and not options.get("dry_run") and is_new(options)
@@ -158,14 +164,12 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
     )
 
 
-def _check_race(options: Mapping[str, Any], config: SearchConfig) -> None:
+def check_race(options: Mapping[str, Any], config: SearchConfig) -> None:
     """Raise ConfigError for a race that the search could not hold at its end."""
     given = [name for name in RACE_OPTIONS if name in options]
     if "no_race" in given and len(given) > 1:
         raise ConfigError(f"--{given[-1].replace('_', '-')}: not with --no-race; leave one of them out")
-    last, steps = config.distill.rung_steps[-1], options.get("race_steps")
-    if steps is not None and steps <= last:
-        raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
+    race_config(config, options.get("race_steps"))
     target = options.get("target")
     if target is not None and target not in config.baselines and not is_score(target):
         names = ", ".join(config.baselines) or "none"

@@ -199,11 +199,25 @@ def test_every_flag_is_a_setting() -> None:
     """A flag that nothing reads would be ignored."""
     flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--probe", "7", "--json"]
     flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c"]
-    flags += ["--teacher-weights", "lite0=f", "--read-gb-per-second", "1.5"]
+    flags += [
+        "--teacher-weights",
+        "lite0=f",
+        "--read-gb-per-second",
+        "1.5",
+        "--race-steps",
+        "900",
+        "--fresh-images",
+        "77",
+    ]
     settings = parse(flags)
+    race = settings.race
+    assert race is not None
+    assert (race.distill.rung_steps, race.train_images) == ((270, 810, 900), 77)
+    assert parse(["--no-race"]).race is None
+    assert parse(["--objectives", "score,params"]).race is None
     assert settings == PlanSettings(
         settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, read_gb_s=1.5,
-        json=True, plot=Path("p.svg"),
+        json=True, plot=Path("p.svg"), race=race,
     )  # fmt: skip
     assert settings.config.budget == 9
     elsewhere = parse(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])

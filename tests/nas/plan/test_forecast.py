@@ -8,6 +8,7 @@ import pytest
 
 from nas.backend.simulated import Cluster
 from nas.plan.forecast import Basis, PlanCosts, TrialTimes, forecasts, search_figures, simulate_search, weaker
+from nas.plan.race_costs import RaceCosts
 from nas.plan.tables import bar, seconds
 from nas.study.config import SearchConfig
 from search_space import SPACES
@@ -44,6 +45,19 @@ def test_ranks_take_devices_together() -> None:
     clusters = forecasts(config, lambda workers: COSTS, Cluster(1), (2, 8), None)
     assert [(o.devices, o.simulated.cluster.workers) for o in clusters] == [(4, 1), (8, 2)]
     assert clusters[0].device_hours == pytest.approx((clusters[0].simulated.wall_s + 3600 / 4) * 4 / 3600)
+
+
+def test_a_race_ends_the_search_and_takes_a_third_of_the_hours() -> None:
+    race = RaceCosts(2700, 30_000, 1600.0, Basis.MEASURED, (100.0, 300.0, 200.0), Basis.DERIVED)
+    costs = replace(COSTS, race=race)
+    (here, eight) = forecasts(CONFIG, lambda workers: costs, Cluster(1), (8,), max_hours=3.0)
+    (without, _) = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8,), max_hours=2.0)
+    assert (here.race_s, eight.race_s) == (1600 + 4 * 200, 200 + 200)
+    assert here.fits == without.fits
+    assert here.device_hours == pytest.approx(without.device_hours + 2400 / 3600)
+    figures = {figure.key: figure for figure in race.figures(1, 2)}
+    assert (figures["race_s"].low, figures["race_s"].value, figures["race_s"].high) == (1800, 2000, 2200)
+    assert figures["race_s"].basis is Basis.ASSUMED
 
 
 def test_random_search_is_assumed_to_learn_nothing() -> None:
