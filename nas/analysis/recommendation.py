@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 
 from nas.analysis import BEST
 from nas.analysis.evidence import LAST_RUNG, RACED, RETRAINED, ModelEvidence, StudyEvidence
 from nas.analysis.noise import SeedScatter, lead_half_widths
 from nas.analysis.trial_choice import find_by_name, nothing_complete
+from nas.study.metrics import metric_label
 from nas.study.records import Measurement, RaceResult, TrialRecord
 from nas.study.timing_doubts import repeated_interval, timing_doubt
 
@@ -90,6 +92,7 @@ class Recommendation:
         scatter: Standard deviation of the scores between seeds; None where those of the retrainings are not compared.
         missing: Models without which retrained scores do not decide; empty where there are none, or where they decide.
         race: The race that decided.
+        race_metric: Values of the race's other metric, of the model and the target; () without one.
     """
 
     model: ModelEvidence
@@ -103,6 +106,7 @@ class Recommendation:
     published: bool = False  # the scores are published values: nothing was trained
     for_speed: bool = False  # whether `model` was chosen as the fastest that scores as high as the best baseline
     race: RaceResult | None = None
+    race_metric: tuple[float, ...] = ()
 
     @property
     def trial(self) -> TrialRecord:
@@ -143,11 +147,11 @@ def _by_race(evidence: StudyEvidence, by_search: Recommendation) -> Recommendati
     race = evidence.record.info.race
     if race is None or not race.decided or race.best is None:
         return None
-    scores = evidence.record.race_scores(race.steps, race.images)
+    results = evidence.record.race_results(race.steps, race.images)
     models = {
-        model.number: replace(model, scores=tuple(scores[model.number]), steps=race.steps)
+        model.number: replace(model, scores=tuple(each.score for each in results[model.number]), steps=race.steps)
         for model in evidence.searched
-        if model.number in scores
+        if model.number in results
     }
     model, target = models.get(race.best), None if race.target is None else models.get(race.target)
     if model is None or (target is None) != (race.target is None):
@@ -157,8 +161,14 @@ def _by_race(evidence: StudyEvidence, by_search: Recommendation) -> Recommendati
         target = replace(target, scores=target.scores[: model.seeds])  # those that the chance is by
         against_reference = target.trial.baseline == evidence.record.info.reference
         compared = _comparison(model, target, floor=evidence.noise_floor, against_reference=against_reference)
-    by_speed = target is not None
-    return Recommendation(model, target, compared, compared, RACED, by_search.model, for_speed=by_speed, race=race)
+    values: tuple[float, ...] = ()
+    if race.metric is not None and target is not None:
+        raced = (results[each.number][: model.seeds] for each in (model, target))
+        values = tuple(fmean(result.metrics[race.metric] for result in each) for each in raced)
+    return Recommendation(
+        model, target, compared, compared, RACED, by_search.model,
+        for_speed=target is not None, race=race, race_metric=values,
+    )  # fmt: skip
 
 
 def _recommend(
@@ -333,6 +343,8 @@ def race_words(found: Recommendation) -> str:
     if best is not None and found.fastest_as_good is not None:
         words += f" against {best.score:.3f} of {best.name}"
         what = "at least as good"
+        if race.metric is not None and found.race_metric:
+            words += ", {} {:.3f} against {:.3f}".format(metric_label(race.metric), *found.race_metric)
     elif race.target_score is not None:
         what = f"at {race.target_score:g} or above"
     speed = "" if found.fastest_as_good is None else f", {found.fastest_as_good.speedup:.2f} times its throughput"

@@ -329,6 +329,7 @@ class Study:
         self,
         *,
         target: str | float | None = None,
+        race_by: str | None = None,
         race_steps: int | None = None,
         fresh_images: int | None = None,
         workers: int | None = None,
@@ -343,6 +344,7 @@ class Study:
         Args:
             target: Name of the baseline or number of the trial to be as good as, or a score; None for the best
                 baseline, or for the best model in a study with limits.
+            race_by: Metric in which the winner has to be as good as the target, too, as "knn"; None for the score.
             race_steps: Steps of each training; None for ten times the study's last rung.
             fresh_images: Images to train on, at most; None for those of the search, or as many more as
                 are seen 2.88 times.
@@ -363,7 +365,7 @@ class Study:
         from nas.race.plan import NOTHING
 
         settings = RaceSettings(
-            self.run_dir, race_steps, fresh_images, None if target is None else str(target), workers, address,
+            self.run_dir, race_steps, fresh_images, None if target is None else str(target), race_by, workers, address,
             cache=None if cache is None else str(cache), data=data,
         )  # fmt: skip
         with CommandLog(), logged_work():

@@ -57,7 +57,7 @@ def search(
         trial_timeout_s: Seconds of a measurement or a rung after which it hangs; None for a limit from earlier trials.
         max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung.
         until_converged: End when known-cost's latest proposals are expected to gain less than noise gives.
-        race: Whether to race at the end; or by name `target`, `race_steps`, `fresh_images`, as of `Study.race`.
+        race: Whether to race at the end; or by name `target`, `race_by`, `race_steps`, `fresh_images`: `Study.race`.
 
     Raises:
         ConfigError: A setting is impossible; LimitError where it is a limit.
@@ -96,8 +96,8 @@ def _race_options(race: bool | Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the search command that say whether and what it races."""
     if isinstance(race, bool):
         return {} if race else {"no_race": True}
-    if unknown := sorted(set(race) - {"target", "race_steps", "fresh_images"}):
-        raise ConfigError(f"race: {shown(unknown[0])}: choose from target, race_steps, fresh_images")
+    if unknown := sorted(set(race) - {"target", "race_steps", "fresh_images", "race_by"}):
+        raise ConfigError(f"race: {shown(unknown[0])}: choose from target, race_steps, fresh_images, race_by")
     return {name: str(value) if name == "target" else value for name, value in race.items()}
 
 

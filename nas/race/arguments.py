@@ -13,6 +13,7 @@ from nas.flags import Add, add_cache, add_flag, add_run
 from nas.local_workers import check_local_workers
 from nas.ranges import ConfigError, Range, Steps, Workers, check_fields
 from nas.study.config import SearchConfig
+from nas.study.metrics import METRICS, is_in_tables
 
 TIMES_LONGER = 10  # steps of a race, in those of the search's last rung
 SEARCH_SHARE = 2 / 3  # of --max-hours; the rest is the race's
@@ -22,6 +23,7 @@ _EXAMPLES = f"""examples:
   backbone-nas race runs/mine                          the fastest model that is as good as the best baseline
   backbone-nas race runs/mine --target eradio_nano     ... as this one
   backbone-nas race runs/mine --target 0.74            ... as this score
+  backbone-nas race runs/mine --race-by knn            ... in score and in accuracy of nearest neighbors
   backbone-nas race runs/mine --race-steps 8100 --fresh-images 90000
 
 Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on more
@@ -44,6 +46,7 @@ class RaceSettings:
     race_steps: Steps | None = None
     fresh_images: Annotated[int, Range(2, 1_000_000_000)] | None = None
     target: str | None = None
+    race_by: str | None = None
     workers: Workers | None = None
     address: str | None = None
     cache: str | None = None
@@ -53,6 +56,7 @@ class RaceSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_metric(self.race_by)
         if self.address is None:
             check_local_workers(self.workers)
 
@@ -76,6 +80,12 @@ def race_config(config: SearchConfig, steps: int | None = None, images: int | No
     images = images or max(config.train_images, math.ceil(seen / PASSES / config.views))
     rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
     return replace(config, train_images=images, distill=replace(config.distill, rung_steps=rungs))
+
+
+def check_metric(name: str | None) -> None:
+    """Raise ConfigError for a metric that no study has."""
+    if name is not None and not is_in_tables(name):
+        raise ConfigError(f"--race-by: {name!r}: choose from {', '.join(filter(is_in_tables, METRICS))}")
 
 
 def is_score(text: str) -> bool:
@@ -117,6 +127,8 @@ def add_race_flags(add: Add) -> None:
     """Add the flags that say what a race decides, and how."""
     target = "what the race has to be as good as: a baseline, a trial's number or a score (default: the best baseline, "
     add("--target", metavar="NAME|SCORE", help=f"{target}or none in a study with limits, whose best wins)")
+    by = "metric of the study in which the winner has to be as good as the target, too, as knn (default: score alone)"
+    add("--race-by", metavar="METRIC", help=by)
     steps = f"steps of each training of the race (default: {TIMES_LONGER} times the search's last rung)"
     add("--race-steps", type=int, metavar="N", help=steps)
     images = f"images that the race trains on, at most (default: those of the search, or more for {PASSES:g} passes)"

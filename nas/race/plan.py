@@ -13,6 +13,7 @@ from nas.race.horizon import LAPTOP
 from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
+from nas.study.metrics import is_in_tables
 from nas.study.objectives import check_plane
 from nas.study.race import Entrant, Race
 from nas.study.race_loop import RaceLength
@@ -72,11 +73,13 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     race, out_of_reach = _race(evidence, settings.target)
     if race is None:
         return None
+    if settings.race_by is not None:
+        race = replace(race, by_metric=_has_metric(evidence, race, settings.race_by))
     if settings.data is not None:
         config = replace(config, data=absolute_data(settings.data))
     models = {model.number: model.trial for model in evidence.searched}
     taking_part = {entrant.number: models[entrant.number] for entrant in (*race.entrants, *filter(None, [race.target]))}
-    length = RaceLength(config.distill.rung_steps[-1], config.train_images, searched.seed + 1)
+    length = RaceLength(config.distill.rung_steps[-1], config.train_images, searched.seed + 1, settings.race_by)
     return RacePlan(race, taking_part, config, length, settings.run, out_of_reach)
 
 
@@ -102,6 +105,17 @@ def _race(evidence: StudyEvidence, target: str | None) -> tuple[Race | None, tup
     races = [_against(model, candidates, info.reference) for model in best_first]
     reachable = next((i for i, race in enumerate(races) if race.outcome({}).may_be_won), 0)
     return (races[reachable] if races else None), tuple(model.name for model in best_first[:reachable])
+
+
+def _has_metric(evidence: StudyEvidence, race: Race, metric: str) -> bool:
+    """Return True; raise SelectionError where a race has no target, or the study does not evaluate the metric."""
+    if race.target is None:
+        raise SelectionError("--race-by: needs a baseline or a trial as the target; a score has no other metric")
+    of_target = next(model.trial for model in evidence.searched if model.number == race.target.number)
+    if metric not in (known := of_target.rungs[-1].metrics):
+        names = ", ".join(filter(is_in_tables, known)) or "none"
+        raise SelectionError(f"--race-by: the study has no {metric!r}; it evaluates: {names}")
+    return True
 
 
 def _against(beaten: ModelEvidence, candidates: Sequence[ModelEvidence], reference: str) -> Race:

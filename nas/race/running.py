@@ -174,6 +174,7 @@ def record_result(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
         best=None if best is None else best.entrant.number,
         chance=None if best is None else best.chance,
         decided=not outcome.wanted,
+        metric=length.metric,
         out_of_reach=plan.out_of_reach,
     )
     store.update_info(lambda info: replace(info, race=result))

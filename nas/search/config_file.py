@@ -57,6 +57,7 @@ RUN_KEYS: dict[str, Any] = {
     "no_race": bool,
     "race_steps": Steps,
     "fresh_images": Annotated[int, Range(2, 1_000_000_000)],
+    "race_by": Text,
     "target": Text,
     "teacher_weights": dict[str, Text],
 }

@@ -107,6 +107,7 @@ def race_after(command: SearchCommand, console: Console, until_s: float) -> None
         race_steps=command.race_steps,
         fresh_images=command.fresh_images,
         target=command.target,
+        race_by=command.race_by,
         workers=command.workers,
         address=command.address,
         cache=command.cache,

@@ -17,7 +17,7 @@ from nas.local_workers import check_local_workers
 from nas.machine import check_cache
 from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_spec import Arm, check_reported, check_runs_on, default_arm
-from nas.race.arguments import is_score, race_config
+from nas.race.arguments import check_metric, is_score, race_config
 from nas.ranges import ConfigError
 from nas.redaction import public_word
 from nas.search.config_file import (
@@ -41,7 +41,7 @@ from search_space.checks import shown
 
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
-RACE_OPTIONS = ("no_race", "race_steps", "fresh_images", "target")
+RACE_OPTIONS = ("no_race", "race_steps", "fresh_images", "target", "race_by")
 RUN_OPTIONS = (
     "extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run", *RACE_OPTIONS
 )  # fmt: skip
@@ -69,6 +69,7 @@ class SearchCommand:
         no_race: Whether the search ends without a race.
         race_steps: Steps of each training of the race; None for ten times those of the last rung.
         fresh_images: Images of the race, at most; None as `nas.race.arguments.race_config` has it.
+        race_by: Metric in which the winner has to be as good as the target, too; None for the score alone.
         target: What the race has to be as good as; None for the best baseline, or within limits the best.
         until_converged: Whether this session ends when the search has converged, see `nas.study.convergence`.
         text: Command line or call that the study records, without secrets.
@@ -94,6 +95,7 @@ class SearchCommand:
     race_steps: int | None = None
     fresh_images: int | None = None
     target: str | None = None
+    race_by: str | None = None
     text: str = ""
     dry_run: bool = False
     device_source: str = "--device"
@@ -170,6 +172,7 @@ def check_race(options: Mapping[str, Any], config: SearchConfig) -> None:
     if "no_race" in given and len(given) > 1:
         raise ConfigError(f"--{given[-1].replace('_', '-')}: not with --no-race; leave one of them out")
     race_config(config, options.get("race_steps"))
+    check_metric(options.get("race_by"))
     target = options.get("target")
     if target is not None and target not in config.baselines and not is_score(target):
         names = ", ".join(config.baselines) or "none"
@@ -184,6 +187,7 @@ def resume_command(command: SearchCommand) -> str:
         "--max-hours": command.max_hours and f"{command.max_hours:g}",
         "--race-steps": command.race_steps,
         "--fresh-images": command.fresh_images,
+        "--race-by": command.race_by,
         "--target": command.target,
     }
     words = [word for flag, value in session.items() if value is not None for word in (flag, str(value))]

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
+from types import MappingProxyType
 
 START = 0.3  # predicted chance to win from which on a candidate is trained
 PASS = 0.9  # chance to be ahead from which on a candidate wins
@@ -124,23 +125,26 @@ class Race:
         model: Predicts long scores.
         target: The model to beat, which is no entrant; None: a score, or the best.
         target_score: The score to reach; None: that of `target`, or the best.
+        by_metric: Whether a winner has to be as good as `target` in another metric, too.
     """
 
     entrants: tuple[Entrant, ...]
     model: HorizonModel
     target: Entrant | None = None
     target_score: float | None = None
+    by_metric: bool = False
     faster_first: tuple[Entrant, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         order = sorted(self.entrants, key=lambda entrant: (-entrant.speed, entrant.number))
         object.__setattr__(self, "faster_first", tuple(order))
 
-    def outcome(self, scores: Scores) -> Outcome:
+    def outcome(self, scores: Scores, metrics: Scores = MappingProxyType({})) -> Outcome:
         """Decide by the long trainings that there are.
 
         Args:
             scores: Of the trials that have any; the score of a training that failed is -inf.
+            metrics: Values of the other metric of the same trainings; higher is better.
         """
         if self.target is None and self.target_score is None:
             return self._best(scores)
@@ -158,7 +162,7 @@ class Race:
             wanted.append((first.number, 0))
         for entrant in self.faster_first:
             ours = scores.get(entrant.number, ())
-            standing, needed = self._decide(entrant, ours, theirs, known)
+            standing, needed = self._decide(entrant, ours, theirs, known, metrics)
             standings.append(standing)
             wanted += [each for each in needed if each not in wanted]
             if standing.passed:
@@ -168,7 +172,7 @@ class Race:
         return Outcome(tuple(standings), None, tuple(wanted))
 
     def _decide(
-        self, entrant: Entrant, ours: Sequence[float], theirs: Sequence[float], known: Scores
+        self, entrant: Entrant, ours: Sequence[float], theirs: Sequence[float], known: Scores, metrics: Scores
     ) -> tuple[Standing, list[tuple[int, int]]]:
         """Return an entrant's standing against the target, and the trainings that it needs.
 
@@ -183,10 +187,18 @@ class Race:
                 needed.append((self.target.number, seeds - 1))
             if needed:
                 return Standing(entrant, chance, trained=seeds > 1, decided=False), needed
-            chance = self.chance_ahead(ours[:seeds], theirs[:seeds])
+            worse = self._is_worse(entrant.number, seeds, metrics)
+            chance = 0.0 if worse else self.chance_ahead(ours[:seeds], theirs[:seeds])
             if not 1 - PASS < chance < PASS:
                 break
         return Standing(entrant, chance, trained=True, decided=True), []
+
+    def _is_worse(self, number: int, seeds: int, metrics: Scores) -> bool:
+        """Return whether an entrant has less of the other metric than the target, by as many seeds of both."""
+        if not self.by_metric or self.target is None:
+            return False
+        ours, theirs = (fmean(metrics[model][:seeds]) for model in (number, self.target.number))
+        return ours < theirs
 
     def chance_ahead(self, ours: Sequence[float], theirs: Sequence[float]) -> float:
         """Return the chance that a model is ahead of the target, or at its score, by long trainings of both."""

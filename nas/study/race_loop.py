@@ -37,11 +37,13 @@ class RaceLength:
         steps: Of each training.
         images: To train on.
         first_seed: Seed of the first training of each model; the others follow.
+        metric: That decides beside the score; None: the score alone.
     """
 
     steps: int
     images: int
     first_seed: int
+    metric: str | None = None
 
     def seed(self, index: int) -> int:
         """Return the seed of a model's training by its number, from 0."""
@@ -105,12 +107,14 @@ class RaceLoop:
     def outcome(self) -> Outcome:
         """Return where the race stands."""
         scores: dict[int, list[float]] = {}
+        metrics: dict[int, list[float]] = {}
         for (number, _), record in sorted(self._jobs.items()):
             if record.state is not TrialState.RUNNING:
-                scores.setdefault(number, []).append(
-                    -math.inf if math.isnan(record.final_score) else record.final_score
-                )
-        return self.race.outcome(scores)
+                failed = math.isnan(record.final_score)
+                scores.setdefault(number, []).append(-math.inf if failed else record.final_score)
+                values = {} if failed else record.rungs[-1].metrics
+                metrics.setdefault(number, []).append(values.get(self.length.metric or "", -math.inf))
+        return self.race.outcome(scores, metrics)
 
     @property
     def out_of_time(self) -> bool:

@@ -355,6 +355,7 @@ class RaceResult(Record):
     best: int | None = None  # the winner, or the trained candidate with the highest chance
     chance: float | None = None  # that `best` is at least as good as the target, or is the best
     decided: bool = False  # whether the race is over
+    metric: str | None = None  # in which the winner has to be as good as the target, too
     out_of_reach: tuple[str, ...] = ()  # baselines that score higher than the target, and that no candidate may reach
 
 
@@ -431,13 +432,13 @@ class StudyRecord:
     scale: tuple[TrialRecord, ...] = ()
     races: tuple[RaceTraining, ...] = ()
 
-    def race_scores(self, steps: int, images: int) -> dict[int, list[float]]:
-        """Return each trial's scores by the races of one length and number of images, those of the first seed first."""
-        scores: dict[int, list[float]] = {}
+    def race_results(self, steps: int, images: int) -> dict[int, list[RungResult]]:
+        """Return each trial's results by the races of one length and number of images, ordered by their seeds."""
+        results: dict[int, list[RungResult]] = {}
         for race in sorted(self.races, key=lambda race: race.seed):
             if (race.steps, race.images) == (steps, images) and not math.isnan(race.record.final_score):
-                scores.setdefault(race.number, []).append(race.record.final_score)
-        return scores
+                results.setdefault(race.number, []).append(race.record.rungs[-1])
+        return results
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ COMMAND_LINES = (
         "race RUN",
         "race RUN --workers 0",
         "search --target x",
+        "search --race-by depth",
         "search --race-steps 9",
         "search --no-race --target 1.0",
     ),

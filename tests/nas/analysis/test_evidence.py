@@ -32,7 +32,7 @@ from nas.analysis.recommendation import (
 from nas.analysis.selecting import answer, answer_notes
 from nas.analysis.trial_choice import SelectionError, measurement
 from nas.study.objectives import objectives
-from nas.study.records import RaceResult, RaceTraining, Remeasurement, StudyRecord
+from nas.study.records import RaceResult, RaceTraining, Remeasurement, RungResult, StudyRecord
 from nas.study.timing_doubts import RUN_DEVIATION, WRONG_OUTPUT
 from tests.nas.analysis.builders import (
     OVERTURNED,
@@ -71,12 +71,16 @@ def test_retrained_scores_decide_in_place_of_those_of_the_short_trainings() -> N
     assert (alone.model.number, alone.fastest_as_good) == (1, None), "of the highest score, where none is as good"
 
 
+def long_rung(score: float) -> RungResult:
+    return replace(rung(0, score), steps=300, metrics={"knn": 0.45})
+
+
 def raced(evidence: StudyEvidence, scores: Mapping[int, tuple[float, ...]], **result: Any) -> StudyEvidence:
     """Return the evidence with a race of 300 steps on 500 images: these scores by trial, a seed each."""
     race = RaceResult(**({"steps": 300, "images": 500, "seed": 1, "target": 0, "target_score": None,
                           "winner": 2, "best": 2, "chance": 0.95, "decided": True} | result))  # fmt: skip
     trainings = tuple(
-        RaceTraining(n, seed, 300, 500, replace(evidence.record.trials[n], rungs=(replace(rung(0, q), steps=300),)))
+        RaceTraining(n, seed, 300, 500, replace(evidence.record.trials[n], rungs=(long_rung(q),)))
         for n, values in scores.items()
         for seed, q in enumerate(values, 1)
     )
@@ -95,6 +99,10 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
         "after 300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that "
         "it is at least as good), 1.70 times its throughput"
     )
+    by_label = raced(evidence_of(OVERTURNED), {0: (0.7,), 3: (0.71, 0.73)}, winner=3, best=3, metric="knn")
+    found_by_label = recommend(by_label)
+    assert found_by_label is not None
+    assert "against 0.700 of eradio_femto, kNN 0.450 against 0.450 (chance" in race_words(found_by_label)
     selected = answer(raced(evidence_of(OVERTURNED), {0: (0.7,), 3: (0.71, 0.73)}, winner=3, best=3), {})
     assert answer_notes(selected, {})[0] == f"the study's race: {found.model.name} {race_words(found)}"
     open_race = recommend(raced(evidence_of({}), {0: (0.7,), 3: (0.72,)}, decided=False))

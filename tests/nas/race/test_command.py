@@ -159,6 +159,12 @@ def test_without_a_baseline_limits_or_a_target_there_is_nothing_to_race_for(stud
         (["--target", "77"], "--target"),
         (["--race-steps", "4"], "--race-steps: 4: must be above 4, the steps of the search's last rung"),
         (["--fresh-images", "1"], "fresh-images"),
+        (
+            ["--race-by", "depth"],
+            "--race-by: 'depth': choose from glyph_retrieval, figure_iou, edge_ap, knn, probe, miou,",
+        ),
+        (["--race-by", "knn"], "--race-by: the study has no 'knn'; it evaluates: "),
+        (["--race-by", "knn", "--target", "0.7"], "--race-by: needs a baseline or a trial as the target"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_changes_nothing(

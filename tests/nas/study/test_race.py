@@ -68,6 +68,15 @@ def test_a_failed_training_has_lost():
     assert outcome.winner.entrant.number == 2
 
 
+@pytest.mark.parametrize(("one", "two", "winner"), [(0.49, 0.5, 2), (0.51, 0.4, 1), (0.4, 0.4, None)])
+def test_by_another_metric_a_winner_is_as_good_there_too(one, two, winner):
+    rules = race(0.72, 0.72, by_metric=True)
+    outcome = rules.outcome({0: [0.7], 1: [0.72], 2: [0.72]}, {0: [0.5], 1: [one], 2: [two]})
+    assert (outcome.winner and outcome.winner.entrant.number) == winner
+    more = rules.outcome({0: [0.7, 0.7], 1: [0.72, 0.72], 2: [0.72]}, {0: [0.5, 0.1], 1: [one, 0.1], 2: [two]})
+    assert more == outcome, "by the first seed, which decided"
+
+
 def test_a_score_is_reached_without_a_model_to_beat():
     """The most promising one is trained first: it tells what trainings of this length lead to."""
     rules = race(0.70, 0.72, target=None, target_score=0.8)
