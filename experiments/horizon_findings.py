@@ -7,7 +7,7 @@ Reads experiments/results/horizon_table.json.gz and prints, for the trainings wi
 - Kendall's tau of each rung with the horizon, by depth and attention, and among the best tenth at the horizon;
 - the named networks with 3,000 and with 30,000 images, and what became of each lead over eradio_nano;
 - the deviation of a score at the horizon between seeds;
-- the linear model of the gain that chooses the candidates of a race (`nas.race.horizon`), with its error on networks
+- the linear model of the gain that chooses the candidates of a race (`nas.study.horizon`), with its error on networks
   that it was not fitted to, against other sets of features.
 
 Hardware:  none; seconds
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from experiments.distillation.parallel import load_rows
 from experiments.horizon_table import ATTENTION, FEW, MANY, NAMED_SEED, ROWS, RUNGS
 from nas.analysis.agreement import rank_correlation
-from nas.study.race import HorizonModel
+from nas.study.horizon import HorizonModel
 
 Row = Mapping[str, Any]
 LAST = RUNGS.index(270)  # the last rung of a search

@@ -41,9 +41,10 @@ from nas.backend.simulated import Cluster
 from nas.plan.forecast import Candidate, simulate_candidates
 from nas.replay.hybrid_rows import read_rows
 from nas.study.config import SearchConfig
+from nas.study.horizon import HorizonModel
 from nas.study.objectives import objectives
 from nas.study.pareto import front, hypervolume, reference_point
-from nas.study.race import Entrant, HorizonModel, Race
+from nas.study.race import Entrant, Race
 from nas.study.records import TrialRecord
 
 TIMINGS = Path(__file__).parent / "results" / "horizon_timings.json.gz"

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from reports.chart_style import FAINT, GRID, INK, Specification, by_kind, count_axis, specification, tip
+from reports.chart_style import FAINT, GRID, INK, RATIO_TICKS, Specification, by_kind, count_axis, specification, tip
 from reports.figure_data import (
     BASELINE,
     BEST,
@@ -24,6 +24,7 @@ from reports.figure_data import (
 from reports.formatting import brief
 from reports.front_chart import front_chart
 from reports.importance import Importance
+from reports.race_points import CANDIDATE
 from reports.scored_trials import SCORE_WORD
 from reports.timeline import MEASURING, TRAINING, WAITING
 
@@ -79,6 +80,38 @@ def retraining_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specificati
     above = alt.Y("high:Q", title=RETRAINED_SCORE)
     labels = named.mark_text(align="right", dx=4, dy=-6, color=INK, fontSize=10).encode(x=x, y=above, text="name:N")
     return {"retraining": specification(alt.layer(labels, bars, marks).properties(height=CURVE_HEIGHT_PX))}
+
+
+def race_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specification]:
+    """Return the chart of the scores after the race's length: trained ones filled, predicted ones hollow."""
+    if not rows:
+        return {}
+    points = alt.Chart(alt.NamedData(name="race"))
+    x = alt.X("ratio:Q", title="throughput / reference, higher is better", scale=alt.Scale(type="log", base=2))
+    x.axis = alt.Axis(format=RATIO_TICKS, labelOverlap=True)
+    y = alt.Y("score:Q", title="score after the race’s length", scale=alt.Scale(zero=False))
+    kinds = [CANDIDATE, BASELINE]
+    looks = [MARKS[FRONT], MARKS[BASELINE]]
+    legend = alt.Legend(title=None, orient="top")
+    encoded = {
+        "x": x,
+        "y": y,
+        "color": alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[s.css for s in looks]), legend=legend),
+        "shape": alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=[s.vega_shape for s in looks]), legend=legend),
+        "tooltip": [tip("name", "model"), tip("score", "score", ".3f"), tip("ratio", "throughput", ".3f"),
+                    tip("trained", "trained")],
+    }  # fmt: skip
+    trained, predicted = points.transform_filter("datum.trained"), points.transform_filter("!datum.trained")
+    layers = [
+        points.transform_filter("datum.on_front")
+        .mark_line(interpolate="step-before", color=MARKS[FRONT].css, opacity=0.6)
+        .encode(x=x, y=y, order="ratio:Q"),
+        predicted.mark_rule(color=FAINT, opacity=0.35).encode(x=x, y="low:Q", y2="high:Q"),
+        predicted.mark_point(size=40, strokeWidth=1.2, opacity=0.7).encode(**encoded),
+        trained.mark_text(align="left", dx=7, dy=-6, color=INK, fontSize=10).encode(x=x, y=y, text="name:N"),
+        trained.mark_point(filled=True, size=90, opacity=1).encode(**encoded),
+    ]
+    return {"race": specification(alt.layer(*layers).properties(height=CURVE_HEIGHT_PX))}
 
 
 def importance_rows(importances: Sequence[Importance], words: Mapping[str, str]) -> list[dict[str, Any]]:

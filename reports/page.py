@@ -27,6 +27,7 @@ from reports.charts import (
     importance_charts,
     importance_rows,
     page_charts,
+    race_chart,
     retraining_chart,
     small_charts,
 )
@@ -45,6 +46,7 @@ from reports.metric_agreement import (
     summarize_metrics,
     trained_models,
 )
+from reports.race_points import race_points
 from reports.scored_trials import objective_words, value_of
 from reports.search_course import limit_misses
 from reports.summary import StudySummary, summarize
@@ -138,9 +140,10 @@ def render(
     metrics = summarize_metrics(study.info, summary, retraining)
     datasets = data.datasets() | {
         "retraining": retraining_points(study, retraining),
+        "race": race_points(study),
         "importances": importance_rows(choices, words),
     }
-    large = page_charts(data) | retraining_chart(datasets["retraining"])
+    large = page_charts(data) | retraining_chart(datasets["retraining"]) | race_chart(datasets["race"])
     small = small_charts(data) | importance_charts(datasets["importances"])
     stills = {name: _still(chart, datasets, STATIC_WIDTH_PX) for name, chart in large.items()}
     stills |= {name: _still(chart, datasets, STATIC_SMALL_PX) for name, chart in small.items()}

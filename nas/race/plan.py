@@ -9,10 +9,10 @@ from pathlib import Path
 from nas.analysis.evidence import ModelEvidence, StudyEvidence
 from nas.analysis.trial_choice import SelectionError, check_trained, find_by_name, nothing_complete
 from nas.race.arguments import RaceSettings, is_score, race_config
-from nas.race.horizon import LAPTOP
 from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
+from nas.study.horizon import LAPTOP
 from nas.study.metrics import is_in_tables
 from nas.study.objectives import check_plane
 from nas.study.race import Entrant, Race

@@ -18,37 +18,14 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 from types import MappingProxyType
 
+from nas.study.horizon import HorizonModel
+
 START = 0.3  # predicted chance to win from which on a candidate is trained
 PASS = 0.9  # chance to be ahead from which on a candidate wins
 SEEDS = 2  # trainings of a candidate, at most
 BEST_OF = 5  # candidates that are trained without a target, at most
 
 Scores = Mapping[int, Sequence[float]]  # of each trial's long trainings, in the order of their seeds
-
-
-@dataclass(frozen=True)
-class HorizonModel:
-    """A linear model of what a long training adds to the score at the search's last rung.
-
-    Attributes:
-        gain: Of a network of one parameter and score 0.
-        per_score: Change of the gain with the score at the last rung.
-        per_doubling: With each doubling of the parameters.
-        network_sd: Standard deviation of a network about the model.
-        study_sd: Standard deviation of a study's common offset: other images, teachers, recipes.
-        seed_sd: Standard deviation of a long score between seeds.
-    """
-
-    gain: float
-    per_score: float
-    per_doubling: float
-    network_sd: float
-    study_sd: float
-    seed_sd: float
-
-    def predict(self, score: float, params: int) -> float:
-        """Return the expected score after a long training, given that at the last rung and the parameters."""
-        return score + self.gain + self.per_score * score + self.per_doubling * math.log2(params)
 
 
 @dataclass(frozen=True)
@@ -224,9 +201,7 @@ class Race:
         """Return the study's common offset from the predictions, and its variance, by the known long scores."""
         predicted = {entrant.number: entrant.predicted for entrant in (*self.entrants, *filter(None, [self.target]))}
         found = [fmean(values) - predicted[n] for n, values in known.items() if values and -math.inf not in values]
-        weight = 1 / (self.model.network_sd**2 + self.model.seed_sd**2)
-        precision = 1 / self.model.study_sd**2 + len(found) * weight
-        return weight * sum(found) / precision, 1 / precision
+        return self.model.offset(found)
 
     def _best(self, scores: Scores) -> Outcome:
         """Decide which entrant is the best: the most promising are trained, until no other is likely to be better."""

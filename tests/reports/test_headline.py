@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import RETRAINED, StudyEvidence, gather_evidence
+from nas.study.horizon import LAPTOP
 from nas.study.objectives import objectives
 from nas.study.records import RaceResult, RaceTraining, Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
@@ -15,6 +16,7 @@ from reports.export_advice import SEED_DIFFERENCE, before_export, export_command
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
+from reports.race_points import race_points
 from reports.sentences import baseline_kind, baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles
@@ -176,6 +178,23 @@ def with_race(study: StudyRecord, scores: dict[int, float], **result: object) ->
         for n, score in scores.items()
     )
     return gather_evidence(replace(synthetic.with_info(study, race=race), races=trainings))
+
+
+def test_long_scores_are_trained_or_predicted_with_the_offset_of_the_trained_ones():
+    evidence = with_race(compared(1.2), {0: 0.8, 3: 0.81})
+    rows = {row["number"]: row for row in race_points(evidence.study)}
+    assert {number for number, row in rows.items() if row["trained"]} == {0, 3}
+    assert [rows[number]["score"] for number in (0, 3)] == [0.8, 0.81]
+    trials = {number: evidence.study.trials[number] for number in rows}
+    plain = {number: LAPTOP.predict(trial.final_score, trial.params) for number, trial in trials.items()}
+    offset, _ = LAPTOP.offset([0.8 - plain[0], 0.81 - plain[3]])
+    for number in rows.keys() - {0, 3}:
+        assert rows[number]["score"] == pytest.approx(plain[number] + offset)
+        assert rows[number]["low"] < rows[number]["score"] < rows[number]["high"]
+    assert abs(offset - (0.805 - (plain[0] + plain[3]) / 2)) < 0.01
+    page = render(evidence.study, summarize(evidence.study, evidence))
+    assert "Throughput against the score after 5,400 steps on 9,000 images." in page
+    assert race_points(compared(1.2)) == []
 
 
 def test_a_race_is_the_first_sentence_and_leaves_nothing_in_doubt():

@@ -7,7 +7,8 @@ from statistics import fmean
 
 import pytest
 
-from nas.study.race import PASS, Entrant, HorizonModel, Race
+from nas.study.horizon import HorizonModel
+from nas.study.race import PASS, Entrant, Race
 
 MODEL = HorizonModel(gain=0.1, per_score=0.0, per_doubling=0.01, network_sd=0.01, study_sd=0.1, seed_sd=0.003)
 TARGET = Entrant(0, 1.0, 0.7)
