@@ -5,7 +5,8 @@
 
 A default search passes 29 times over its 3,000 images in 2,700 steps; here 30,000 images are passed over 2.9 times.
 First come named networks, each with 3,000 and with 30,000 images: the E-RADIO presets of a search and five models of
-the sample report. Then come 150 architectures of the space laptop, in turn random ones, those around the fronts of
+the sample report. The baselines of a search, those of timm among them, have `len(OF_BASELINES)` seeds with 30,000
+images. Then come 150 architectures of the space laptop, in turn random ones, those around the fronts of
 `experiments.hybrid_table`, and deep hybrids in E-RADIO's order: two stages of convolutions, then attention, seven
 blocks or more. The first `SECOND` of them have a second seed.
 
@@ -30,7 +31,7 @@ from typing import Any
 
 import torch
 
-from backbones import build
+from backbones import build_network
 from experiments.distillation.parallel import load_rows, train_missing
 from experiments.hybrid_table import BASELINES, PRECISION, SPACE, Entry, entries
 from experiments.sample_front import page_data
@@ -41,12 +42,13 @@ from nas.machine import cache_root, lock_dir
 from nas.measure.counts import totals
 from nas.measure.environment import device_key
 from nas.study.config import SearchConfig
-from search_space import SPACES, ArchSpec, find_spec
+from search_space import SPACES, ArchSpec, NetworkSpec, find_spec
 
 ROWS = Path(__file__).parent / "results" / "horizon_table.json.gz"
 RUNGS = (30, 90, 270, 810, 2700)
 FEW, MANY = 3_000, 30_000  # images
 NAMED_SEED = 7  # of no search
+OF_BASELINES = (7, 8, 9, 10, 11)  # seeds
 OF_SAMPLE = (19, 23, 202, 137, 9)  # trials of docs/sample_report.html
 RANDOM, AROUND, DEEP, SECOND = 60, 60, 30, 50
 ATTENTION = ("window", "mr_window", "attention", "single_head", "bn_attention")
@@ -84,15 +86,19 @@ def deep_hybrids() -> Iterator[Entry]:
             yield Entry("deep hybrid", spec)
 
 
-def jobs() -> list[tuple[str, ArchSpec, int, int]]:
+def jobs() -> list[tuple[str, NetworkSpec, int, int]]:
     """Return the trainings in their order, as the arguments of `train`."""
-    listed = table()
-    return [
+    listed, default = table(), SearchConfig()
+    baselines = [(name, default.spec(name)) for name in default.baselines]
+    ordered = [
         *((*entry, NAMED_SEED, images) for entry in named() for images in (MANY, FEW)),
         *((*entry, 1, MANY) for entry in listed[:EARLY]),
+        *((*entry, seed, MANY) for seed in OF_BASELINES[:3] for entry in baselines),
         *((*entry, 0, MANY) for entry in listed),
+        *((*entry, seed, MANY) for seed in OF_BASELINES for entry in baselines),
         *((*entry, 1, MANY) for entry in listed[EARLY:SECOND]),
     ]
+    return list({(job[1].arch_id, *job[2:]): job for job in ordered}.values())
 
 
 def settings(seed: int, images: int, recipe: Mapping[str, Any] = {}) -> SearchConfig:
@@ -102,7 +108,7 @@ def settings(seed: int, images: int, recipe: Mapping[str, Any] = {}) -> SearchCo
     return replace(default, space=SPACE, seed=seed, train_images=images, device="cpu", distill=distill)
 
 
-def train(source: str, spec: ArchSpec, seed: int, images: int, recipe: Mapping[str, Any] = {}) -> dict[str, Any]:
+def train(source: str, spec: NetworkSpec, seed: int, images: int, recipe: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Train an architecture through all rungs as a search does; return its row."""
     torch.set_num_threads(1)
     config = settings(seed, images, recipe)
@@ -119,7 +125,7 @@ def train(source: str, spec: ArchSpec, seed: int, images: int, recipe: Mapping[s
             **{name: Path(scratch) for name in ("weights_dir", "pictures_dir", "checkpoint_dir")},
         )
         torch.manual_seed(seed)
-        training = Training(spec.arch_id, build(spec), context)
+        training = Training(spec.arch_id, build_network(spec), context)
         try:
             results = [training.rung(rung) for rung in range(len(config.distill.rung_steps))]
         except Exception as error:
