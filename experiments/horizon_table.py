@@ -39,7 +39,7 @@ from nas.backend.diagnosis import diagnose
 from nas.cache import open_study_targets
 from nas.distill.rungs import Training, TrainingContext
 from nas.machine import cache_root, lock_dir
-from nas.measure.counts import totals
+from nas.measure.counts.totals import network_totals
 from nas.measure.environment import device_key
 from nas.study.config import SearchConfig
 from search_space import SPACES, ArchSpec, NetworkSpec, find_spec
@@ -112,7 +112,7 @@ def train(source: str, spec: NetworkSpec, seed: int, images: int, recipe: Mappin
     """Train an architecture through all rungs as a search does; return its row."""
     torch.set_num_threads(1)
     config = settings(seed, images, recipe)
-    counted = totals(spec, config.distill.img_size)
+    counted = network_totals(spec.to_dict(), config.distill.img_size)
     row: dict[str, Any] = {
         "source": source, "arch_id": spec.arch_id, "seed": seed, "images": images, "spec": spec.to_dict(),
         "params": counted.params, "macs": counted.macs, "scores": [],
