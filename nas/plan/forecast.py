@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
 from nas.backend.simulated import Cluster, Doing, SimulatedClock, SimulatedPhase, SimulatedSearch, simulate
 from nas.backend.simulated_study import MemoryStore, NumberedSpace
@@ -24,9 +23,6 @@ from nas.race.arguments import SEARCH_SHARE
 from nas.study.config import SearchConfig
 from nas.study.loop import Listener, StudyLoop
 from nas.study.records import Expectation, Objective, StudyInfo, TrialRecord, TrialState
-
-if TYPE_CHECKING:
-    from nas.plan.race_costs import RaceCosts
 
 # Standard deviations by which both objectives of new candidates rise whenever the number of finished trials grows by
 # a factor of e. Fitted to recorded searches of 200 trials (python -m experiments.benchmarks.simulated_wall --fit): with
@@ -212,7 +208,7 @@ class PlanCosts:
         basis: Source of the times.
         teachers_s: Seconds of the teachers on one device; None: unknown.
         teachers_basis: Source of `teachers_s`.
-        race: Of the race that ends the search; None without one.
+        race_s: Returns the seconds of the race that ends the search for (devices, workers); None without one.
     """
 
     candidates: tuple[TrialTimes, ...]
@@ -222,7 +218,7 @@ class PlanCosts:
     basis: Basis
     teachers_s: float | None
     teachers_basis: Basis
-    race: RaceCosts | None = None
+    race_s: Callable[[int, int], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -315,11 +311,11 @@ def _forecast(
     cluster: Cluster, devices: int, planned: bool, config: SearchConfig, costs: PlanCosts, max_hours: float | None
 ) -> Forecast:
     teachers_s = None if costs.teachers_s is None else costs.teachers_s / devices
-    race_s = None if costs.race is None else costs.race.wall_s(devices, cluster.workers)
+    race_s = None if costs.race_s is None else costs.race_s(devices, cluster.workers)
     whole = Forecast(planned, devices, simulate_search(config, costs, cluster), teachers_s, race_s=race_s)
     if max_hours is None:
         return whole
-    share = 1.0 if costs.race is None else SEARCH_SHARE
+    share = 1.0 if race_s is None else SEARCH_SHARE
     left_s = max(0.0, max_hours * 3600 * share - (teachers_s or 0.0))
     run = simulate_search(replace(config, budget=MAX_SIMULATED), costs, cluster, until_s=left_s)
     if (fits := run.within(left_s)) < MAX_SIMULATED:

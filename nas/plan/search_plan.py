@@ -86,18 +86,21 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     reading = CacheReading.of(config, material.widths, settings.read_gb_s)
     of_race = None if settings.race is None else _material(settings, settings.race, progress)
 
+    def race_of(workers: int) -> RaceCosts | None:
+        if settings.race is None or of_race is None:
+            return None
+        return _race_costs(settings.race, of_race, probed, basis, reading.step_s(workers))
+
     def costs_of(workers: int) -> PlanCosts:
-        step_s, race = reading.step_s(workers), None
-        if settings.race is not None and of_race is not None:
-            race = _race_costs(settings.race, of_race, probed, basis, step_s)
-        return _costs(config, material, probed, infeasible, basis, step_s, race)
+        costs, race = _costs(config, material, probed, infeasible, basis, reading.step_s(workers)), race_of(workers)
+        return costs if race is None else replace(costs, race_s=race.wall_s)
 
     by_device = workers_per_device(config, settings.workers) if settings.here else 1
     start = settings.start_s, driver.ask_s if settings.ask_s is None else settings.ask_s, driver.tell_s
     cluster = Cluster(settings.workers // by_device, by_device, *start)
     clusters = forecasts(config, costs_of, cluster, settings.gpus or SIZES, settings.max_hours)
     planned = next(forecast for forecast in clusters if forecast.planned)
-    costs = costs_of(cluster.workers)
+    costs, race = costs_of(cluster.workers), race_of(cluster.workers)
     figures = [
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
@@ -105,7 +108,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         *_precision_figures(precision),
         *_driver_figures(settings, cluster, driver),
         *search_figures(config, costs, planned.simulated),
-        *(costs.race.figures(planned.devices, cluster.workers) if costs.race else ()),
+        *([] if race is None else race.figures(planned.devices, cluster.workers)),
         *_cost_figures(settings.usd_per_hour, planned),
     ]
     notes = _notes(config, material, settings.here, planned) + _deadline_notes(clusters, settings.max_hours)
@@ -180,7 +183,6 @@ def _costs(
     infeasible: float,
     basis: Basis,
     reading_s: float,
-    race: RaceCosts | None,
 ) -> PlanCosts:
     recipe, presets = config.distill, {config.reference, *config.baselines}
     times = {costs.name: costs.times(recipe.rung_steps, recipe.ranks, reading_s) for costs in probed}
@@ -195,7 +197,6 @@ def _costs(
         basis=basis,
         teachers_s=teachers_s,
         teachers_basis=teachers_basis,
-        race=race,
     )
 
 

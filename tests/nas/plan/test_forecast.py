@@ -49,7 +49,7 @@ def test_ranks_take_devices_together() -> None:
 
 def test_a_race_ends_the_search_and_takes_a_third_of_the_hours() -> None:
     race = RaceCosts(2700, 30_000, 1600.0, Basis.MEASURED, (100.0, 300.0, 200.0), Basis.DERIVED)
-    costs = replace(COSTS, race=race)
+    costs = replace(COSTS, race_s=race.wall_s)
     (here, eight) = forecasts(CONFIG, lambda workers: costs, Cluster(1), (8,), max_hours=3.0)
     (without, _) = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8,), max_hours=2.0)
     assert (here.race_s, eight.race_s) == (1600 + 4 * 200, 200 + 200)
