@@ -34,11 +34,11 @@ Row = Mapping[str, Any]
 PROXIES = Path(__file__).parent / "results" / "horizon_proxies.json.gz"
 NETWORKS, SEED = 24, 0
 SHORT = (30, 90, 270)
-RATE = SearchConfig().distill.lr
+RATE = SearchConfig().distill.learning_rate
 RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
-    "half the rate": (MANY, {"rung_steps": SHORT, "lr": RATE / 2}),
-    "twice the rate": (MANY, {"rung_steps": SHORT, "lr": 2 * RATE}),
-    "twice the rate, cosine": (MANY, {"rung_steps": SHORT, "lr": 2 * RATE, "schedule": "cosine"}),
+    "half the rate": (MANY, {"rung_steps": SHORT, "learning_rate": RATE / 2}),
+    "twice the rate": (MANY, {"rung_steps": SHORT, "learning_rate": 2 * RATE}),
+    "twice the rate, cosine": (MANY, {"rung_steps": SHORT, "learning_rate": 2 * RATE, "schedule": "cosine"}),
     "3,000 images": (FEW, {"rung_steps": (*SHORT, 810)}),
 }  # fmt: skip
 DRAWS = 2000  # of the bootstrap
