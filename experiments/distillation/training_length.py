@@ -14,7 +14,7 @@ of that length ends with.
 by up to one cell of the targets. All others have MSE as the loss of the summaries, the default until 2026-11-28:
 `search`, and recipes of `backbone-nas train`. With `long` the learning rate falls to 0 along a cosine, with `constant`
 it does not fall, with `wsd` it falls in the last fifth of the steps, and `-2x` and `-4x` have twice and four times the
-rate. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged
+rate. `fresh` is a search's recipe with 30,000 images, which hardly repeat, and has models of the sample report, too. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged
 weights and the heads. `--steps 8100` trains three times as long as the default.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import time
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -44,6 +45,7 @@ from experiments.distillation.parallel import load_rows, train_missing
 from experiments.distillation.teachers import DATA
 from experiments.distillation.timed import time_missing
 from experiments.distillation.training import LABELS, cifar_targets, metrics_of, seed_weights, train
+from experiments.horizon_table import named
 from nas.cache import open_study_targets
 from nas.distill.folded_heads import fold
 from nas.machine import cache_root
@@ -70,7 +72,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "train": LONG_RECIPE | {"summary_loss": "cosine"},
     "shifts": LONG_RECIPE | {"summary_loss": "cosine", "max_shift": 1},
+    "fresh": {"summary_loss": "cosine", "precision": "bf16"},
 }
+FRESH = 30_000  # images of the recipe of that name
 WARM, SEARCHED = "warm", 270  # steps of the search before a warm start
 
 
@@ -92,24 +96,27 @@ VITS = {
 def architectures() -> dict[str, ArchSpec]:
     """Return all architectures by name: the hybrids first."""
     files = [str(path) for path in sorted(ARCHS.glob("*.json"))]
-    return dict(map(find_spec, (*PRESETS, *files))) | VITS
+    sampled = {entry.source: entry.spec for entry in named() if entry.source.startswith("sample")}
+    return dict(map(find_spec, (*PRESETS, *files))) | VITS | sampled
 
 
 def run(recipe: str, name: str, spec: ArchSpec, seed: int, length: int) -> dict[str, Any]:
     """Train one network for one of `LENGTHS`; return its row."""
-    targets = open_study_targets(SearchConfig(), cache_root(None))
+    config = SearchConfig()
+    images = FRESH if recipe == "fresh" else config.train_images
+    targets = open_study_targets(replace(config, train_images=images), cache_root(None))
     seed_weights(seed)
     began, scores, teachers = time.perf_counter(), [], []
     backbone, adaptors = build(spec), None
     for part, before, steps in _parts(recipe, length):
         rungs = tuple(step - before for step in steps)
-        config = DistillConfig(rung_steps=rungs, precision="fp32", **MSE | RECIPES[part])
-        trained = train(backbone, targets, config, seed, adaptors)
+        distill = DistillConfig(rung_steps=rungs, **{"precision": "fp32"} | MSE | RECIPES[part])
+        trained = train(backbone, targets, distill, seed, adaptors)
         scores += trained.scores
         teachers += trained.teachers
         backbone = deepcopy(trained.student.backbone).requires_grad_(True)
         adaptors = fold(trained.student.heads, targets.teachers, backbone.spatial_stride)
-    counts = totals(spec, config.img_size)
+    counts = totals(spec, config.distill.img_size)
     return {
         "recipe": recipe, "arch": name, "arch_id": spec.arch_id, "seed": seed, "steps": length,
         "macs": counts.macs, "params": counts.params, "scores": scores, "teachers": teachers,
