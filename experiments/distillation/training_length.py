@@ -14,8 +14,9 @@ of that length ends with.
 by up to one cell of the targets. All others have MSE as the loss of the summaries, the default until 2026-11-28:
 `search`, and recipes of `backbone-nas train`. With `long` the learning rate falls to 0 along a cosine, with `constant`
 it does not fall, with `wsd` it falls in the last fifth of the steps, and `-2x` and `-4x` have twice and four times the
-rate. `fresh` is a search's recipe with 30,000 images, which hardly repeat, and has models of the sample report, too. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged
-weights and the heads. `--steps 8100` trains three times as long as the default.
+rate. `warm` trains 270 steps as a search does, and then the other 2,430 with the recipe `long` from the averaged
+weights and the heads. `fresh` is a search's recipe with 30,000 images, which hardly repeat; models of the sample report
+are trained by it, too. `--steps 8100` trains three times as long as the default.
 
 Where ../shared/data has CIFAR-10 and CamVid, a row also has the accuracy of kNN and of a linear probe on 2,000 images
 of the one, at 64 px, and the mIoU of a linear probe on the other, at 96 px: no student sees these images in training.
