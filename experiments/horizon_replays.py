@@ -70,10 +70,10 @@ class Network:
 
 
 def networks() -> tuple[list[Network], float]:
-    """Return the networks that were timed, and the score of the target at the horizon."""
+    """Return the networks that were timed, without the baselines, and the score of the target at the horizon."""
     rows = first_seeds([row for row in load_rows(ROWS) if row["images"] == MANY and "reason" not in row])
     speeds = {row["arch_id"]: row["ratio"][0] for row in (*read_rows(), *load_rows(TIMINGS)) if "ratio" in row}
-    timed = [row for row in rows if row["arch_id"] in speeds]
+    timed = [row for row in rows if row["arch_id"] in speeds and not row["source"].startswith("eradio")]
     predicted = np.array([left_out(timed, rung) for rung in range(len(RUNGS))]).T
     found = [
         Network(tuple(row["scores"]), tuple(p), row["params"], speeds[row["arch_id"]])
