@@ -38,7 +38,9 @@ class HorizonModel:
         return weight * sum(differences) / precision, 1 / precision
 
 
-# From 270 to 2,700 steps on 30,000 images, of 19 networks that score 0.5 or more at 270 (experiments.horizon_findings).
+# From 270 to 2,700 steps on 30,000 images, of 28 networks that score 0.5 or more at 270 (experiments.horizon_findings).
+# Two seeds differ by 0.0018 there (10 degrees of freedom); 0.003 allows for other images, as CIFAR-10, where baselines
+# deviated by 0.0054.
 LAPTOP = HorizonModel(
-    gain=0.3586, per_score=-0.495, per_doubling=0.0043, network_sd=0.0078, study_sd=0.15, seed_sd=0.003
+    gain=0.3864, per_score=-0.533, per_doubling=0.0041, network_sd=0.0083, study_sd=0.15, seed_sd=0.003
 )
