@@ -8,7 +8,7 @@ with few images for longer. Printed are the median seconds of a training by each
 the score after 2,700 steps on 30,000 images, and the interval of that tau less the search's own after 270 steps, by a
 bootstrap over the networks. Rows are saved as they come, and existing ones are not trained again.
 
-Hardware:  two cores; half an hour
+Hardware:  two cores; 45 minutes
 Expected:  see experiments/LOG.md
 """
 
