@@ -174,6 +174,8 @@ def check_race(options: Mapping[str, Any], config: SearchConfig) -> None:
     race_config(config, options.get("race_steps"))
     check_metric(options.get("race_by"))
     target = options.get("target")
+    if options.get("race_by") and (is_score(target or "") or (target is None and config.limits)):
+        raise ConfigError("--race-by: needs a baseline as the target: name one with --target")
     if target is not None and target not in config.baselines and not is_score(target):
         names = ", ".join(config.baselines) or "none"
         raise ConfigError(f"--target: no baseline {target!r}; name one of: {names}, or a score to reach")

@@ -31,6 +31,8 @@ COMMAND_LINES = (
         "race RUN --workers 0",
         "search --target x",
         "search --race-by depth",
+        "search --race-by knn --target 0.7",
+        "search --race-by knn --max-params 1e6",
         "search --race-steps 9",
         "search --no-race --target 1.0",
     ),
