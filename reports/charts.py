@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 
 from reports.chart_style import FAINT, GRID, INK, RATIO_TICKS, Specification, by_kind, count_axis, specification, tip
+from reports.evidence_data import CANDIDATE
 from reports.figure_data import (
     BASELINE,
     BEST,
@@ -24,7 +25,6 @@ from reports.figure_data import (
 from reports.formatting import brief
 from reports.front_chart import front_chart
 from reports.importance import Importance
-from reports.race_points import CANDIDATE
 from reports.scored_trials import SCORE_WORD
 from reports.timeline import MEASURING, TRAINING, WAITING
 

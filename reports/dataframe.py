@@ -64,7 +64,7 @@ MEASUREMENT_COLUMNS = {
 NAMED_COLUMNS = {
     "rung0/steps": (WHOLE, "training steps at the first rung; `rung1/`, `rung2/`, ... are the next ones"),
     "rung0/score": (NUMBER, "distillation score at that rung"),
-    "rung0/train_score": (NUMBER, "distillation score on 128 train images at that rung"),
+    "rung0/train_score": (NUMBER, "distillation score on at most 128 train images at that rung"),
     "rung0/train_s": (NUMBER, "seconds of the steps since the rung before, with the evaluation"),
     "score/TEACHER/HEAD": (
         NUMBER,

@@ -33,7 +33,7 @@ from reports.charts import (
 )
 from reports.dataframe import UNITS
 from reports.document import asset, chart_svg, policy, templates, vega_bundle
-from reports.evidence_data import read_evidence, retimed_trials, retraining_points, retraining_results
+from reports.evidence_data import race_points, read_evidence, retimed_trials, retraining_points, retraining_results
 from reports.export_advice import before_export, export_command, retrain_command, weights_place
 from reports.figure_data import BASELINE, BEST, FRONT, STOPPED, FigureData, prepare
 from reports.formatting import brief, duration, flat, moment, packed_json, rounded, significant
@@ -46,7 +46,6 @@ from reports.metric_agreement import (
     summarize_metrics,
     trained_models,
 )
-from reports.race_points import race_points
 from reports.scored_trials import objective_words, value_of
 from reports.search_course import limit_misses
 from reports.summary import StudySummary, summarize

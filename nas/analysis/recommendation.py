@@ -164,7 +164,7 @@ def _by_race(evidence: StudyEvidence, by_search: Recommendation) -> Recommendati
     values: tuple[float, ...] = ()
     if race.metric is not None and target is not None:
         raced = (results[each.number][: model.seeds] for each in (model, target))
-        values = tuple(fmean(result.metrics[race.metric] for result in each) for each in raced)
+        values = tuple(fmean(result.metrics.get(race.metric, math.nan) for result in each) for each in raced)
     return Recommendation(
         model, target, compared, compared, RACED, by_search.model,
         for_speed=target is not None, race=race, race_metric=values,

@@ -28,6 +28,7 @@ from nas.distill.evaluation.explained_variance import (
     ImageShares,
     explained_by_image,
     explained_variance,
+    images_at_once,
     mean_over_images,
 )
 from nas.distill.evaluation.pictures import contact_sheet
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from nas.distill.live import LiveSource, LiveTeachers
 
 _LOG = logging.getLogger(__name__)
-TRAIN_IMAGES = 128  # that the fit to the train images is computed on: 1 to 2 % of a short search's time
+TRAIN_IMAGES = 128  # at most, that the fit to the train images is computed on; fewer if large
 MIN_INTERVAL = 20.0  # times the seconds of a save, between two checkpoints
 _Number = TypeVar("_Number", float, ImageShares)
 
@@ -187,7 +188,7 @@ class Training:
     ) -> None:
         self._arch_id, self._context, self._on_steps, self._on_saved = arch_id, context, on_steps, on_saved
         self._lease = DeviceLease(context.lock_dir)
-        self._source, self._train = _live_source(context), context.targets.train.spread(TRAIN_IMAGES)
+        self._source = _live_source(context)
         self._rungs: list[RungResult | None] = []  # None in ranks above 0
         self._checkpoint = _checkpoint(arch_id, context, "" if self._source is None else self._source.fingerprint)
         if distributed.rank() == 0:
@@ -255,7 +256,9 @@ class Training:
             by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.angular_transforms)
             fit = None
             if self._source is None:
-                fit = explained_variance(averaged, self._train, config.device, self._distiller.angular_transforms)
+                count = max(8, min(TRAIN_IMAGES, images_at_once(config.distill.img_size)))
+                seen = targets.train.spread(count)
+                fit = explained_variance(averaged, seen, config.device, self._distiller.angular_transforms)
             probed = last or self._context.probes
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None

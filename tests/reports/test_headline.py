@@ -11,12 +11,11 @@ from nas.study.objectives import objectives
 from nas.study.records import RaceResult, RaceTraining, Retraining, StudyRecord, TrialState
 from nas.study.seed_noise import study_noise
 from reports.captions import front_caption
-from reports.evidence_data import retraining_results
+from reports.evidence_data import race_points, retraining_results
 from reports.export_advice import SEED_DIFFERENCE, before_export, export_command, race_command, weights_place
 from reports.figure_data import prepare
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
 from reports.page import render
-from reports.race_points import race_points
 from reports.sentences import baseline_kind, baseline_words
 from reports.summary import summarize
 from reports.tiles import tiles
