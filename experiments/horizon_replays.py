@@ -59,9 +59,6 @@ HEAD = (
 )
 SEEDS, STEPS = 200, 3_000
 WITH_MORE = (((30, 90, 270, 810), 4_900), ((30, 90, 270, 810, 2700), 8_900))  # than the default, races included
-    ((30, 90, 270, 810), 4_900),
-    ((30, 90, 270, 810, 2700), 8_900),
-)  # with the race, more than the default's
 SEED_SD = 0.003
 
 
