@@ -50,7 +50,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--cache": {"metavar": "DIR", "help": "folder of images, teachers' outputs and roofline ceilings"},
     "--teacher-weights": {"action": NamedFile, "metavar": "NAME=FILE", "help": TEACHER_HELP},
     "--teacher-precision": {
-        "help": "precision that the teachers compute in; on GPUs with tensor cores, bf16 is several times faster",
+        "help": "precision that the teachers compute in; where it is the default, bf16 is several times faster",
     },
     "--json": {"action": "store_true", "help": "print one JSON object instead of tables"},
     "--plot": {

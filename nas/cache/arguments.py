@@ -10,6 +10,7 @@ from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_cache, add_flag
+from nas.measure.devices import device_type, fast_precision
 from nas.ranges import HeldOutImages, Images, OneOf, Pixels, Range, Views, check_fields
 from nas.study.config import TARGET_DTYPES, TEACHER_PRECISIONS, SearchConfig
 
@@ -25,6 +26,10 @@ Several builds of the same cache, on one machine or many, share the work.
 DEFAULTS = SearchConfig()
 
 
+def _default_precision() -> str:
+    return fast_precision(device_type("auto"))
+
+
 @dataclass(frozen=True)
 class BuildSettings:
     """Which entries of a cache to build; the fields are the settings of `nas.cache.open_targets`."""
@@ -38,7 +43,7 @@ class BuildSettings:
     img_size: Pixels = DEFAULTS.distill.img_size
     grid: Annotated[int, Range(1, 256)] | None = None  # None: img_size // 16
     views: Views = 1
-    teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] = DEFAULTS.teacher_precision
+    teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] = field(default_factory=_default_precision)
     target_dtype: str = "int8"
     share: Annotated[float, Range(0, 1, above=True)] | None = None  # None: the default of the data type
 
@@ -137,8 +142,8 @@ def _add_build_options(build: argparse.ArgumentParser) -> None:
     add_flag(add, "--img-size", str(px), default=px)
     add("--grid", type=int, metavar="N", help="side of the spatial targets (default: PX / 16)")
     add_flag(add, "--views", "1", default=1)
-    precision = DEFAULTS.teacher_precision
-    add_flag(add, "--teacher-precision", precision, choices=TEACHER_PRECISIONS, default=precision)
+    precision = _default_precision()
+    add_flag(add, "--teacher-precision", "that of a search here", choices=TEACHER_PRECISIONS, default=precision)
     add("--target-dtype", choices=TARGET_DTYPES, default="int8", help="data type of each stored number (default: int8)")
     share = "share of each teacher's numbers that PCA keeps, 1 keeps all (default: 0.5 in int4, else 0.25)"
     add("--share", type=float, metavar="X", help=share)

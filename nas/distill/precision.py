@@ -18,9 +18,7 @@ from backbones import build_network
 from nas.cache.targets import Targets
 from nas.distill.device_lease import DeviceLease
 from nas.distill.trainer import Distiller
-from nas.measure.devices import compute_capability
 from nas.measure.memory import out_of_memory, release_cached
-from nas.measure.runtime_traits import MIN_BF16_CAPABILITY
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, SearchConfig, faster_precision
 from search_space import NetworkSpec
 
@@ -44,16 +42,6 @@ class PrecisionChoice:
         if other not in self.step_ms:
             return f"{own}; memory is too small for {other})"
         return f"{own}, {other} {self.step_ms[other]:,.1f} ms; bf16 is chosen if it saves {MIN_BF16_GAIN:.0%} or more)"
-
-
-def untimed_precision(device: str) -> str:
-    """Return the precision of a student that no single device holds, whose steps cannot be timed in one process.
-
-    Args:
-        device: "cpu" or "cuda".
-    """
-    has_bf16 = device != "cpu" and (compute_capability() or (0, 0)) >= MIN_BF16_CAPABILITY
-    return "bf16" if has_bf16 else "fp32"
 
 
 def choose_precision(

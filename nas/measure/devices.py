@@ -11,9 +11,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from nas.measure.runtime_traits import MIN_BF16_CAPABILITY
 from nas.ranges import ConfigError
 
 _NAME = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+_CPU_INFO = Path("/proc/cpuinfo")
 _DRIVER = "libcuda.so.1"
 _ARCH = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 _EMBEDDED = frozenset({(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)})  # Tegra: the binaries of other GPUs do not run there
@@ -58,6 +60,20 @@ def cuda_is_available() -> bool:
 def compute_capability() -> tuple[int, int] | None:
     """Return CUDA's compute capability of the oldest GPU that PyTorch sees; None where it can compute on none."""
     return min(_capabilities(), default=None) if cuda_is_available() else None
+
+
+def fast_precision(device: str) -> str:
+    """Return "bf16" where a device has units for products in bf16, a GPU's tensor cores or a CPU's AMX, else "fp32".
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if device != "cpu":
+        return "bf16" if (compute_capability() or (0, 0)) >= MIN_BF16_CAPABILITY else "fp32"
+    try:
+        return "bf16" if "amx_bf16" in _CPU_INFO.read_text().split() else "fp32"
+    except OSError:  # not Linux
+        return "fp32"
 
 
 def without_kernels() -> str:

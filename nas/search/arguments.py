@@ -199,7 +199,8 @@ def add_data_flags(add: Add, recorded: str) -> None:
     add_flag(add, "--views", str(defaults.views))
     add("--teachers", metavar="NAMES", help=f"{TEACHERS_HELP} (default: {defaults.teachers})")
     add_flag(add, "--teacher-weights", f"{recorded}download from timm")
-    add_flag(add, "--teacher-precision", defaults.teacher_precision, choices=TEACHER_PRECISIONS)
+    precision = "bf16 on a GPU with tensor cores for it and on a CPU with AMX, else fp32"
+    add_flag(add, "--teacher-precision", precision, choices=TEACHER_PRECISIONS)
     dtype = f"data type of the teachers' stored outputs (default: {defaults.target_dtype})"
     add("--target-dtype", choices=TARGET_DTYPES, help=dtype)
     add_cache(add, recorded)

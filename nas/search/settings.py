@@ -15,7 +15,7 @@ from nas.cli import command_line
 from nas.command_log import announce
 from nas.local_workers import check_local_workers
 from nas.machine import check_cache
-from nas.measure.devices import cuda_is_available
+from nas.measure.devices import cuda_is_available, fast_precision
 from nas.measure.runtime_spec import Arm, check_reported, check_runs_on, default_arm
 from nas.race.arguments import check_metric, is_score, race_config
 from nas.ranges import ConfigError
@@ -456,7 +456,9 @@ def _defaults(options: Mapping[str, Any]) -> SearchConfig:
         base = replace(base, distill=replace(base.distill, img_size=space.image_px))
     if not supports(base.sampler, options.get("objectives", base.objectives)):
         base = replace(base, sampler="evolution")
-    if _resolved_device(options.get("device", base.device)) == "cuda":
+    device = _resolved_device(options.get("device", base.device))
+    base = replace(base, teacher_precision=fast_precision(device))
+    if device == "cuda":
         base = replace(base, measure_batch_size=128, runtime=str(default_arm("cuda")))
     return base
 

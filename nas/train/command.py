@@ -21,6 +21,7 @@ from nas.backend.training_rank import TrainingJob
 from nas.cli import command_line
 from nas.command_log import Announce, announce
 from nas.machine import cache_root, cpu_count, lock_dir
+from nas.measure.devices import fast_precision
 from nas.numbers import clock, plural
 from nas.ranges import ConfigError
 from nas.run_folder import SAMPLES, heads_file
@@ -227,9 +228,7 @@ def _with_precision(
     distill = session.config.distill
     if not plan.fsdp or distill.precision != "auto":
         return with_precision(session, targets, show, plan.architecture)
-    from nas.distill.precision import untimed_precision  # imports torch
-
-    precision = untimed_precision(session.config.device)
+    precision = fast_precision(session.config.device)
     show(f"training precision: {precision} (not timed: with --fsdp, no process has to hold the whole student)")
     return replace(session, config=replace(session.config, distill=replace(distill, precision=precision))), {}
 

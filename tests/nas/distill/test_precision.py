@@ -11,7 +11,7 @@ import torch
 
 from nas.distill import precision
 from nas.distill.device_lease import DeviceLease
-from nas.distill.precision import choose_precision, untimed_precision
+from nas.distill.precision import choose_precision
 from nas.distill.trainer import Distiller
 from nas.study.config import MIN_BF16_GAIN, DistillConfig, Group, SearchConfig, faster_precision
 from search_space import preset
@@ -103,14 +103,3 @@ def test_a_precision_that_does_not_fit_into_memory_is_not_chosen(
     assert choice.step_ms == times_ms
     words = str(choice).replace(" (10.0 ms a step", "").replace(")", "")
     assert words.startswith(f"training precision: {chosen}")
-
-
-@pytest.mark.parametrize(
-    ("device", "capability", "chosen"),
-    [("cuda", (8, 0), "bf16"), ("cuda", (7, 5), "fp32"), ("cuda", None, "fp32"), ("cpu", (8, 0), "fp32")],
-)
-def test_a_student_of_several_devices_gets_bf16_where_the_gpu_has_it(
-    monkeypatch: pytest.MonkeyPatch, device: str, capability: tuple[int, int] | None, chosen: str
-) -> None:
-    monkeypatch.setattr(precision, "compute_capability", lambda: capability)
-    assert untimed_precision(device) == chosen

@@ -1,7 +1,8 @@
-"""GPUs for which a build of PyTorch has no kernels: which they are, and that no command takes them."""
+"""GPUs for which a build of PyTorch has no kernels, which no command takes; the precision that suits a device."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from nas.measure.devices import (
     compute_capability,
     cuda_is_available,
     device_type,
+    fast_precision,
     has_kernels,
     remedy_without_kernels,
 )
@@ -121,3 +123,32 @@ def test_one_gpu_with_kernels_is_enough(monkeypatch: pytest.MonkeyPatch) -> None
     have(monkeypatch, (9, 0), (6, 1))
     assert cuda_is_available()
     assert device_type("auto") == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "flags", "chosen"),
+    [
+        ("cuda", (8, 0), "", "bf16"),
+        ("cuda", (7, 5), "amx_bf16", "fp32"),
+        ("cuda", None, "amx_bf16", "fp32"),
+        ("cpu", (8, 0), "avx512_bf16", "fp32"),
+        ("cpu", None, "avx512_bf16 amx_bf16 amx_tile", "bf16"),
+        ("cpu", None, None, "fp32"),
+    ],
+)
+def test_bf16_is_for_devices_with_units_for_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    capability: tuple[int, int] | None,
+    flags: str | None,
+    chosen: str,
+) -> None:
+    cpu = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpu.write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr("nas.measure.devices._CPU_INFO", cpu)
+    monkeypatch.setattr("nas.measure.devices.compute_capability", lambda: capability)
+    assert fast_precision(device) == chosen
+    if device == "cpu":
+        assert new_config({"device": device}).teacher_precision == chosen
