@@ -151,7 +151,9 @@ def judged(
     place, rng = RUNGS.index(rungs[-1]), random.Random(f"long/{seed}")
     errors = [n.predicted[place] - n.scores[-1] for n in found]
     model = HorizonModel(0.0, 0.0, 0.0, float(np.std(errors)), 0.15, SEED_SD)
-    race = Race(tuple(Entrant(i, found[i].speed, found[i].predicted[place]) for i, _ in done), model, None, target)
+    race = Race(
+        tuple(Entrant(i, found[i].speed, found[i].predicted[place]) for i, _ in done), model, target_score=target
+    )
     long: dict[int, list[float]] = {}
     while (outcome := race.outcome(long)).wanted:
         number, _ = outcome.wanted[0]

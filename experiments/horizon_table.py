@@ -110,11 +110,15 @@ def settings(seed: int, images: int, recipe: Mapping[str, Any] = {}) -> SearchCo
 
 def train(source: str, spec: NetworkSpec, seed: int, images: int, recipe: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Train an architecture through all rungs as a search does; return its row."""
+    return trained({"source": source, "images": images}, spec, settings(seed, images, recipe))
+
+
+def trained(row: dict[str, Any], spec: NetworkSpec, config: SearchConfig) -> dict[str, Any]:
+    """Train an architecture with one thread; return a row with its costs, and the scores and seconds of each rung."""
     torch.set_num_threads(1)
-    config = settings(seed, images, recipe)
     counted = network_totals(spec.to_dict(), config.distill.img_size)
-    row: dict[str, Any] = {
-        "source": source, "arch_id": spec.arch_id, "seed": seed, "images": images, "spec": spec.to_dict(),
+    row = row | {
+        "arch_id": spec.arch_id, "seed": config.seed, "spec": spec.to_dict(),
         "params": counted.params, "macs": counted.macs, "scores": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,7 +128,7 @@ def train(source: str, spec: NetworkSpec, seed: int, images: int, recipe: Mappin
             lock_dir=Path(lock_dir()) / device_key("cpu"),
             **{name: Path(scratch) for name in ("weights_dir", "pictures_dir", "checkpoint_dir")},
         )
-        torch.manual_seed(seed)
+        torch.manual_seed(config.seed)
         training = Training(spec.arch_id, build_network(spec), context)
         try:
             results = [training.rung(rung) for rung in range(len(config.distill.rung_steps))]

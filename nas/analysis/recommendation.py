@@ -350,7 +350,7 @@ def race_words(found: Recommendation) -> str:
     speed = "" if found.fastest_as_good is None else f", {found.fastest_as_good.speedup:.2f} times its throughput"
     lost = "" if race.winner is not None else "; no candidate passed, this one came closest"
     if race.out_of_reach:
-        lost += f"; {' and '.join(race.out_of_reach)} scored higher in the search, which no faster candidate may reach"
+        lost += f"; no faster candidate is likely to reach {' or '.join(race.out_of_reach)}"
     return f"{words} (chance {race.chance or 0.0:.2f} that it is {what}){speed}{lost}"
 
 

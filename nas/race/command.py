@@ -99,12 +99,12 @@ def run_here(store: Store, plan: RacePlan, settings: RaceSettings, deadline_s: f
 
 def plan_words(plan: RacePlan) -> str:
     """Say what a race decides, and how."""
-    entrants, target = plural(len(plan.race.entrants), "candidate"), plan.target_name
+    entrants, target = plural(len(plan.race.entrants), "candidate"), plan.to_beat
     length = f"{plan.length.steps:,} steps on up to {plan.length.images:,} images"
     if target is not None and plan.out_of_reach:
         target += f" (no faster candidate is likely to reach {' or '.join(plan.out_of_reach)})"
     if target is not None:
-        return f"race: the fastest of {entrants} faster than {target} that is as good after {length}"
+        return f"race: the fastest of {entrants} that is as good as {target} after {length}"
     if plan.race.target_score is not None:
         return f"race: the fastest of {entrants} that scores {plan.race.target_score:g} after {length}"
     return f"race: the best of {entrants} within the limits after {length}"

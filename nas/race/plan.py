@@ -33,7 +33,8 @@ class RacePlan:
         config: Settings of all trainings but their seeds.
         length: Of the trainings.
         run_dir: Folder of the study.
-        out_of_reach: Names of baselines that score higher than the target, which no candidate is likely to reach.
+        out_of_reach: Names of baselines that are predicted to score higher than those to beat, and that no faster
+            candidate is likely to reach.
     """
 
     race: Race
@@ -48,9 +49,10 @@ class RacePlan:
         return self.trials[number].name
 
     @property
-    def target_name(self) -> str | None:
-        """Return the name of the model to beat; None without one."""
-        return None if self.race.target is None else self.name(self.race.target.number)
+    def to_beat(self) -> str | None:
+        """Return the name of the model to beat, or several, the best of which is the target; None without one."""
+        names = [self.name(baseline.number) for baseline in self.race.baselines]
+        return f"the best of {', '.join(names)}" if len(names) > 1 else next(iter(names), None)
 
     def folder(self, seed: int) -> Path:
         """Return the folder of the trainings with a seed."""
@@ -78,7 +80,7 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
     if settings.data is not None:
         config = replace(config, data=absolute_data(settings.data))
     models = {model.number: model.trial for model in evidence.searched}
-    taking_part = {entrant.number: models[entrant.number] for entrant in (*race.entrants, *filter(None, [race.target]))}
+    taking_part = {entrant.number: models[entrant.number] for entrant in (*race.entrants, *race.baselines)}
     length = RaceLength(config.distill.rung_steps[-1], config.train_images, searched.seed + 1, settings.race_by)
     return RacePlan(race, taking_part, config, length, settings.run, out_of_reach)
 
@@ -86,43 +88,48 @@ def plan_race(evidence: StudyEvidence, settings: RaceSettings) -> RacePlan | Non
 def _race(evidence: StudyEvidence, target: str | None) -> tuple[Race | None, tuple[str, ...]]:
     """Return the rules by the target that a user named, or by the default one, and the baselines out of reach.
 
-    The default is the baseline of the highest score that a faster candidate may reach. There is none without baselines.
+    The default is the best of the baselines that a faster candidate may reach. There is none without baselines.
     """
     info = evidence.record.info
     baselines = [model for model in evidence.searched if model.trial.baseline]
-    candidates = [
-        model for model in evidence.searched if not model.trial.baseline and timing_doubt(model.measurement) is None
-    ]
+    candidates = tuple(
+        _entrant(model)
+        for model in evidence.searched
+        if not model.trial.baseline and timing_doubt(model.measurement) is None
+    )
     if not candidates:
         raise nothing_complete(evidence.study)
     if target is None and info.limits:
-        return Race(tuple(map(_entrant, candidates)), LAPTOP), ()
+        return Race(candidates, LAPTOP), ()
     if target is not None and is_score(target):
-        return Race(tuple(map(_entrant, candidates)), LAPTOP, target_score=float(target)), ()
+        return Race(candidates, LAPTOP, target_score=float(target)), ()
     if target is not None:
-        return _against(_named(evidence, target, baselines), candidates, info.reference), ()
-    best_first = sorted(baselines, key=lambda model: -model.score)
-    races = [_against(model, candidates, info.reference) for model in best_first]
-    reachable = next((i for i, race in enumerate(races) if race.outcome({}).may_be_won), 0)
-    return (races[reachable] if races else None), tuple(model.name for model in best_first[:reachable])
+        return Race(candidates, LAPTOP, (_to_beat(_named(evidence, target, baselines), info.reference),)), ()
+    promising_first = sorted((_to_beat(model, info.reference) for model in baselines), key=lambda b: -b.predicted)
+    if not promising_first:
+        return None, ()
+    may_be_reached = [b for b in promising_first if Race(candidates, LAPTOP, (b,)).outcome({}).may_be_won]
+    to_beat = may_be_reached or promising_first[:1]
+    names = {model.number: model.name for model in baselines}
+    above = promising_first[: promising_first.index(to_beat[0])]
+    return Race(candidates, LAPTOP, tuple(to_beat)), tuple(names[baseline.number] for baseline in above)
 
 
 def _has_metric(evidence: StudyEvidence, race: Race, metric: str) -> bool:
     """Return True; raise SelectionError where a race has no target, or the study does not evaluate the metric."""
-    if race.target is None:
+    if not race.baselines:
         raise SelectionError("--race-by: needs a baseline or a trial as the target; a score has no other metric")
-    of_target = next(model.trial for model in evidence.searched if model.number == race.target.number)
-    if metric not in (known := of_target.rungs[-1].metrics):
+    to_beat = next(model.trial for model in evidence.searched if model.number == race.baselines[0].number)
+    if metric not in (known := to_beat.rungs[-1].metrics):
         names = ", ".join(filter(is_in_tables, known)) or "none"
         raise SelectionError(f"--race-by: the study has no {metric!r}; it evaluates: {names}")
     return True
 
 
-def _against(beaten: ModelEvidence, candidates: Sequence[ModelEvidence], reference: str) -> Race:
-    """Return the rules of a race against a model."""
-    speed = 1.0 if beaten.trial.baseline == reference else beaten.ratio  # against itself, a timing is noise
-    faster = [_entrant(model) for model in candidates if model.ratio > speed and model.number != beaten.number]
-    return Race(tuple(faster), LAPTOP, replace(_entrant(beaten), speed=speed))
+def _to_beat(model: ModelEvidence, reference: str) -> Entrant:
+    """Return a model to beat; against itself, a reference's timing is noise."""
+    entrant = _entrant(model)
+    return replace(entrant, speed=1.0) if model.trial.baseline == reference else entrant
 
 
 def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEvidence]) -> ModelEvidence:

@@ -20,7 +20,7 @@ from nas.race import target_cache
 from nas.race.plan import RacePlan
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
 from nas.storage.store import Store
-from nas.study.race import SEEDS, Outcome
+from nas.study.race import SEEDS, Entrant, Outcome
 from nas.study.race_loop import Job, RaceLoop
 from nas.study.records import RaceResult, TrialRecord, TrialState
 
@@ -168,7 +168,7 @@ def record_result(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
         steps=length.steps,
         images=length.images,
         seed=length.first_seed,
-        target=None if race.target is None else race.target.number,
+        target=None if outcome.target is None else outcome.target.number,
         target_score=race.target_score,
         winner=None if outcome.winner is None else outcome.winner.entrant.number,
         best=None if best is None else best.entrant.number,
@@ -188,13 +188,14 @@ def training_words(plan: RacePlan, loop: RaceLoop, job: Job) -> str:
     if record.state is not TrialState.COMPLETE:
         return f"{words}failed: {record.reason}"
     words += f"{record.final_score:.4f} after {plan.length.steps:,} steps"
-    standing = next((s for s in loop.outcome.standings if s.entrant.number == job[0] and s.decided), None)
-    return words if standing is None else f"{words} ({chance_words(standing.chance, plan)})"
+    outcome = loop.outcome
+    standing = next((s for s in outcome.standings if s.entrant.number == job[0] and s.decided and s.trained), None)
+    return words if standing is None else f"{words} ({chance_words(standing.chance, plan, outcome.target)})"
 
 
-def chance_words(chance: float, plan: RacePlan) -> str:
+def chance_words(chance: float, plan: RacePlan, target: Entrant | None) -> str:
     """Say what a chance is of."""
-    what = "the best" if plan.target_name is None else f"at least as good as {plan.target_name}"
+    what = "the best" if target is None else f"at least as good as {plan.name(target.number)}"
     if plan.race.target_score is not None:
         what = f"at {plan.race.target_score:g} or above"
     return f"chance {chance:.2f} that it is {what}"

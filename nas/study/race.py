@@ -2,7 +2,8 @@
 
 A search scores its candidates after a short training on few images. The order after a long training on images that
 hardly repeat is another one, so the question that the user asked is decided there: which is the fastest candidate that
-is at least as good as a target; or, within limits and without a target, which is the best.
+is at least as good as the best baseline, or a score; or, within limits and without a target, which is the best. Which
+baseline is the best is decided there, too: the most promising ones are trained first.
 
 The race goes through the candidates in one order and decides each by its own long trainings, so that its end does not
 depend on how many workers trained them or on when they were killed. A candidate is trained where its predicted chance
@@ -73,12 +74,14 @@ class Outcome:
     Attributes:
         standings: Of the entrants up to the winner, in the order in which they are decided.
         winner: The one that has won; None while the race is open, and where none has passed.
+        target: The best of the models to beat, by the long trainings that there are; None without such models.
         wanted: Number of trial and of seed (from 0) of the trainings that may still be needed, the first one first.
             A later one is needed only if the entrants before it do not win.
     """
 
     standings: tuple[Standing, ...]
     winner: Standing | None
+    target: Entrant | None = None
     wanted: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -100,14 +103,15 @@ class Race:
     Attributes:
         entrants: In any order.
         model: Predicts long scores.
-        target: The model to beat, which is no entrant; None: a score, or the best.
-        target_score: The score to reach; None: that of `target`, or the best.
-        by_metric: Whether a winner has to be as good as `target` in another metric, too.
+        baselines: Models to beat. The best of them after the long training is the target, and slower entrants do not
+            take part. Empty: a score, or the best.
+        target_score: The score to reach; None: that of the target, or the best.
+        by_metric: Whether a winner has to be as good as the target in another metric, too.
     """
 
     entrants: tuple[Entrant, ...]
     model: HorizonModel
-    target: Entrant | None = None
+    baselines: tuple[Entrant, ...] = ()
     target_score: float | None = None
     by_metric: bool = False
     faster_first: tuple[Entrant, ...] = field(init=False)
@@ -123,59 +127,58 @@ class Race:
             scores: Of the trials that have any; the score of a training that failed is -inf.
             metrics: Values of the other metric of the same trainings; higher is better.
         """
-        if self.target is None and self.target_score is None:
-            return self._best(scores)
-        wanted: list[tuple[int, int]] = []
-        standings: list[Standing] = []
-        known: dict[int, Sequence[float]] = {}  # by which the next entrant is predicted
+        if not self.baselines and self.target_score is None:
+            return self._best(self.entrants, scores)
+        found = self._best(self.baselines, scores)
+        wanted = list(found.wanted)
+        # By the long scores that are known, the next entrant is predicted.
+        known = {standing.entrant.number: scores[standing.entrant.number][:1] for standing in found.standings}
+        target = found.standings[0].entrant if found.standings else _most_promising(self.baselines)
         # Without a model to beat, the most promising entrant tells what trainings of this length lead to.
-        first = self.target or max(
-            self.entrants, key=lambda entrant: (entrant.predicted, -entrant.number), default=None
-        )
-        theirs = () if self.target is None else scores.get(self.target.number, ())
-        if first is not None and (anchor := scores.get(first.number)):
-            known[first.number] = anchor[:1]
-        elif first is not None:
-            wanted.append((first.number, 0))
+        if target is None and (first := _most_promising(self.entrants)) is not None:
+            if anchor := scores.get(first.number):
+                known[first.number] = anchor[:1]
+            else:
+                wanted.append((first.number, 0))
+        standings: list[Standing] = []
         for entrant in self.faster_first:
-            ours = scores.get(entrant.number, ())
-            standing, needed = self._decide(entrant, ours, theirs, known, metrics)
+            if target is not None and entrant.speed <= target.speed:
+                break
+            standing, needed = self._decide(entrant, target, known, scores, metrics)
             standings.append(standing)
             wanted += [each for each in needed if each not in wanted]
             if standing.passed:
-                return Outcome(tuple(standings), None if wanted else standing, tuple(wanted))
+                return Outcome(tuple(standings), None if wanted else standing, target, tuple(wanted))
             if standing.trained and standing.decided:
-                known[entrant.number] = ours[:1]
-        return Outcome(tuple(standings), None, tuple(wanted))
+                known[entrant.number] = scores[entrant.number][:1]
+        return Outcome(tuple(standings), None, target, tuple(wanted))
 
     def _decide(
-        self, entrant: Entrant, ours: Sequence[float], theirs: Sequence[float], known: Scores, metrics: Scores
+        self, entrant: Entrant, target: Entrant | None, known: Scores, scores: Scores, metrics: Scores
     ) -> tuple[Standing, list[tuple[int, int]]]:
         """Return an entrant's standing against the target, and the trainings that it needs.
 
         It is compared with as many seeds of the target as it has. What others need does not change its standing.
         """
-        chance = self._predicted_chance(entrant, theirs[:1], known)
+        ours, theirs = scores.get(entrant.number, ()), () if target is None else scores.get(target.number, ())
+        chance = self._predicted_chance(entrant, target, theirs[:1], known)
         if chance < START:
             return Standing(entrant, chance, trained=False, decided=True), []
         for seeds in range(1, SEEDS + 1):
             needed = [(entrant.number, seeds - 1)] if len(ours) < seeds else []
-            if self.target is not None and len(theirs) < seeds:
-                needed.append((self.target.number, seeds - 1))
+            if target is not None and len(theirs) < seeds:
+                needed.append((target.number, seeds - 1))
             if needed:
                 return Standing(entrant, chance, trained=seeds > 1, decided=False), needed
-            worse = self._is_worse(entrant.number, seeds, metrics)
+            worse = target is not None and self._is_worse(entrant.number, target.number, seeds, metrics)
             chance = 0.0 if worse else self.chance_ahead(ours[:seeds], theirs[:seeds])
             if not 1 - PASS < chance < PASS:
                 break
         return Standing(entrant, chance, trained=True, decided=True), []
 
-    def _is_worse(self, number: int, seeds: int, metrics: Scores) -> bool:
+    def _is_worse(self, number: int, target: int, seeds: int, metrics: Scores) -> bool:
         """Return whether an entrant has less of the other metric than the target, by as many seeds of both."""
-        if not self.by_metric or self.target is None:
-            return False
-        ours, theirs = (fmean(metrics[model][:seeds]) for model in (number, self.target.number))
-        return ours < theirs
+        return self.by_metric and fmean(metrics[number][:seeds]) < fmean(metrics[target][:seeds])
 
     def chance_ahead(self, ours: Sequence[float], theirs: Sequence[float]) -> float:
         """Return the chance that a model is ahead of the target, or at its score, by long trainings of both."""
@@ -185,27 +188,29 @@ class Race:
         variance = 1 / len(ours) + (0.0 if self.target_score is not None else 1 / len(theirs))
         return NormalDist(0, self.model.seed_sd * math.sqrt(variance)).cdf(fmean(ours) - level)
 
-    def _predicted_chance(self, entrant: Entrant, theirs: Sequence[float], known: Scores) -> float:
+    def _predicted_chance(
+        self, entrant: Entrant, target: Entrant | None, theirs: Sequence[float], known: Scores
+    ) -> float:
         offset, offset_variance = self._offset(known)
         networks = 1
         level = self.target_score
         if level is None and theirs:
             level = fmean(theirs)
-        elif level is None and self.target is not None:  # both are predicted, with one offset
-            level, offset, offset_variance, networks = self.target.predicted, 0.0, 0.0, 2
+        elif level is None and target is not None:  # both are predicted, with one offset
+            level, offset, offset_variance, networks = target.predicted, 0.0, 0.0, 2
         assert level is not None
         sd = math.sqrt(networks * self.model.network_sd**2 + offset_variance)
         return NormalDist(0, sd).cdf(entrant.predicted + offset - level)
 
     def _offset(self, known: Scores) -> tuple[float, float]:
         """Return the study's common offset from the predictions, and its variance, by the known long scores."""
-        predicted = {entrant.number: entrant.predicted for entrant in (*self.entrants, *filter(None, [self.target]))}
+        predicted = {entrant.number: entrant.predicted for entrant in (*self.entrants, *self.baselines)}
         found = [fmean(values) - predicted[n] for n, values in known.items() if values and -math.inf not in values]
         return self.model.offset(found)
 
-    def _best(self, scores: Scores) -> Outcome:
-        """Decide which entrant is the best: the most promising are trained, until no other is likely to be better."""
-        order = sorted(self.entrants, key=lambda entrant: (-entrant.predicted, entrant.number))
+    def _best(self, models: Sequence[Entrant], scores: Scores) -> Outcome:
+        """Decide which model is the best: the most promising are trained, until no other is likely to be better."""
+        order = sorted(models, key=lambda entrant: (-entrant.predicted, entrant.number))
         wanted: list[tuple[int, int]] = []
         trained: dict[int, Sequence[float]] = {}
         for entrant in order[:BEST_OF]:
@@ -228,4 +233,8 @@ class Race:
             chance = NormalDist(0, sd).cdf(lead) if math.isfinite(lead) else float(lead > 0)
             standings.append(Standing(by_number[number], chance, trained=True, decided=not wanted))
         won = standings[0] if standings and not wanted and math.isfinite(fmean(trained[best_first[0]])) else None
-        return Outcome(tuple(standings), won, tuple(wanted))
+        return Outcome(tuple(standings), won, wanted=tuple(wanted))
+
+
+def _most_promising(models: Sequence[Entrant]) -> Entrant | None:
+    return max(models, key=lambda entrant: (entrant.predicted, -entrant.number), default=None)

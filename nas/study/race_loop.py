@@ -228,11 +228,11 @@ class RaceLoop:
         self._listener(self)
 
     def _decide_retry(self, record: TrialRecord) -> RetryDecision:
-        target, number = self.race.target, self._by_number[record.number][0]
+        number = self._by_number[record.number][0]
         stored = self.record(record.number)
         confirmed = stored.failure is record.failure or self._failing_nodes.met_elsewhere(record)
         rungs = max(len(record.rungs), len(stored.rungs))
-        required = target is not None and target.number == number
+        required = any(baseline.number == number for baseline in self.race.baselines)
         decision = decide_retry(record.failure, record.tries, required, confirmed, rungs)
         if required and decision is RetryDecision.FAILED and record.failure not in MET_BY_ALL:
             return RetryDecision.END  # without its score nothing can be decided

@@ -356,7 +356,7 @@ class RaceResult(Record):
     chance: float | None = None  # that `best` is at least as good as the target, or is the best
     decided: bool = False  # whether the race is over
     metric: str | None = None  # in which the winner has to be as good as the target, too
-    out_of_reach: tuple[str, ...] = ()  # baselines that score higher than the target, and that no candidate may reach
+    out_of_reach: tuple[str, ...] = ()  # expected above the target, and to be reached by no candidate
 
 
 @dataclass(frozen=True)

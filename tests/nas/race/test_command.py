@@ -123,16 +123,16 @@ def test_the_targets_training_is_kept_and_a_worker_is_lost(study: StudyRecord, c
 def test_a_race_takes_the_fastest_first_against_the_best_baseline(study: StudyRecord) -> None:
     plan = plan_race(gather_evidence(study), RaceSettings(Path("run")))
     assert plan is not None
-    assert ([entrant.number for entrant in plan.race.faster_first], plan.target_name) == ([1, 2, 3], REFERENCE)
+    assert ([entrant.number for entrant in plan.race.faster_first], plan.to_beat) == ([1, 2, 3], REFERENCE)
     assert plan.config.distill.rung_steps == (4, 12, 36, 40)
     assert (plan.config.train_images, plan.length.first_seed) == (445, 1), "32 images a step, 2.88 passes"
     by_score = plan_race(gather_evidence(study), RaceSettings(Path("run"), target="0.7"))
     assert by_score is not None
-    assert (by_score.race.target, by_score.race.target_score) == (None, 0.7)
+    assert (by_score.race.baselines, by_score.race.target_score) == ((), 0.7)
     limited = replace(study, info=replace(study.info, limits={"max_params": 1e7}))
     within = plan_race(gather_evidence(limited), RaceSettings(Path("run")))
     assert within is not None
-    assert (within.race.target, within.race.target_score, len(within.race.entrants)) == (None, None, 3)
+    assert (within.race.baselines, within.race.target_score, len(within.race.entrants)) == ((), None, 3)
 
 
 def test_a_baseline_that_no_candidate_may_reach_is_no_target_unless_it_is_named(study: StudyRecord) -> None:
@@ -141,10 +141,10 @@ def test_a_baseline_that_no_candidate_may_reach_is_no_target_unless_it_is_named(
     evidence = gather_evidence(replace(study, trials=(*study.trials, best)))
     plan = plan_race(evidence, RaceSettings(Path("run")))
     assert plan is not None
-    assert (plan.target_name, plan.out_of_reach) == (REFERENCE, ("resnet",))
+    assert (plan.to_beat, plan.out_of_reach) == (REFERENCE, ("resnet",))
     named = plan_race(evidence, RaceSettings(Path("run"), target="resnet"))
     assert named is not None
-    assert (named.target_name, named.out_of_reach, named.race.outcome({}).may_be_won) == ("resnet", (), False)
+    assert (named.to_beat, named.out_of_reach, named.race.outcome({}).may_be_won) == ("resnet", (), False)
 
 
 def test_without_a_baseline_limits_or_a_target_there_is_nothing_to_race_for(study: StudyRecord, tmp_path: Path) -> None:

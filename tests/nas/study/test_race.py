@@ -17,7 +17,7 @@ TARGET = Entrant(0, 1.0, 0.7)
 def race(*predicted, **options):
     """Return a race of entrants 1, 2, ..., the fastest first, against TARGET."""
     entrants = tuple(Entrant(n, 10.0 - n, value) for n, value in enumerate(predicted, 1))
-    return Race(entrants[::-1], MODEL, **({"target": TARGET} | options))
+    return Race(entrants[::-1], MODEL, **({"baselines": (TARGET,)} | options))
 
 
 def run(rules, truth, workers=1, rng=None, seeds=(0.0, 0.0)):
@@ -59,6 +59,22 @@ def test_a_second_seed_is_trained_only_within_the_noise():
     assert outcome.best.chance == rules.chance_ahead([0.702] * 2, [0.7] * 2) < PASS
 
 
+@pytest.mark.parametrize(
+    ("predicted", "of_fast", "target", "winner", "trained"),
+    [
+        (0.7, 0.69, 20, 3, [(21, 0), (20, 0), (1, 0), (3, 0)]),
+        (0.7, 0.71, 21, None, [(21, 0), (20, 0), (1, 0)]),  # entrants slower than the target do not take part
+        (0.6, 0.71, 21, None, [(21, 0), (1, 0)]),  # nor is a baseline trained that is unlikely to be the best
+    ],
+)
+def test_the_target_is_the_best_baseline_after_the_long_training(predicted, of_fast, target, winner, trained):
+    fast, slow = Entrant(21, 7.5, 0.702), Entrant(20, 1.0, predicted)
+    rules = race(0.7, 0.6, 0.73, baselines=(slow, fast))
+    outcome, order = run(rules, {20: 0.7, 21: of_fast, 1: 0.65, 2: 0.6, 3: 0.73})
+    assert (outcome.target.number, outcome.winner and outcome.winner.entrant.number) == (target, winner)
+    assert order == trained
+
+
 def test_without_a_passing_runner_the_best_chance_is_named():
     outcome, _ = run(race(0.7, 0.7), {0: 0.7, 1: 0.69, 2: 0.699})
     assert (outcome.winner, outcome.best.entrant.number) == (None, 2)
@@ -80,13 +96,13 @@ def test_by_another_metric_a_winner_is_as_good_there_too(one, two, winner):
 
 def test_a_score_is_reached_without_a_model_to_beat():
     """The most promising one is trained first: it tells what trainings of this length lead to."""
-    rules = race(0.70, 0.72, target=None, target_score=0.8)
+    rules = race(0.70, 0.72, baselines=(), target_score=0.8)
     outcome, trained = run(rules, {1: 0.82, 2: 0.85})
     assert (outcome.winner.entrant.number, trained) == (1, [(2, 0), (1, 0)])
 
 
 def test_within_limits_the_best_of_the_most_promising_wins():
-    rules = race(0.70, 0.72, 0.757, 0.76, target=None)
+    rules = race(0.70, 0.72, 0.757, 0.76, baselines=())
     outcome, trained = run(rules, {1: 0.9, 2: 0.72, 3: 0.77, 4: 0.756})
     assert (outcome.winner.entrant.number, trained) == (3, [(4, 0), (3, 0)])
 
@@ -94,13 +110,15 @@ def test_within_limits_the_best_of_the_most_promising_wins():
 @pytest.mark.parametrize("seed", range(30))
 def test_the_end_does_not_depend_on_the_order_of_trainings(seed):
     rng = random.Random(seed)
-    rules = race(*(rng.gauss(0.7, 0.015) for _ in range(8)))
-    truth = {0: 0.7} | {entrant.number: rng.gauss(entrant.predicted, 0.012) for entrant in rules.entrants}
+    baselines = TARGET, Entrant(20, 3.0, rng.gauss(0.7, 0.01))
+    rules = race(*(rng.gauss(0.7, 0.015) for _ in range(8)), baselines=baselines)
+    models = (*rules.entrants, *baselines)
+    truth = {entrant.number: rng.gauss(entrant.predicted, 0.012) for entrant in models}
     noise = [rng.gauss(0, 0.003), rng.gauss(0, 0.003)]
     expected, alone = run(rules, truth, seeds=noise)
     for workers in (2, 3, 8):
         outcome, trained = run(rules, truth, workers, random.Random(seed), noise)
-        assert outcome.winner == expected.winner
+        assert (outcome.winner, outcome.target) == (expected.winner, expected.target)
         assert set(alone) <= set(trained)
 
 

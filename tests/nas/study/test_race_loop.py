@@ -25,7 +25,7 @@ class Kept(dict):
 
 
 def race_loop(stored, **options):
-    return RaceLoop(Race(ENTRANTS, MODEL, TARGET), LENGTH, TRIALS, list(stored.values()), stored, **options)
+    return RaceLoop(Race(ENTRANTS, MODEL, (TARGET,)), LENGTH, TRIALS, list(stored.values()), stored, **options)
 
 
 def score(job, rung):
@@ -152,7 +152,7 @@ def test_a_race_against_another_target_mixes_up_no_trainings():
     target, first = before.next_trial(), before.next_trial()
     next_rung(before, target, [])
     trials = {n: trial for n, trial in TRIALS.items() if n} | {5: TrialRecord(5, "arch5", {}, TrialState.COMPLETE)}
-    race = Race(ENTRANTS, MODEL, Entrant(5, 1.0, 0.7))
+    race = Race(ENTRANTS, MODEL, (Entrant(5, 1.0, 0.7),))
     loop = RaceLoop(race, LENGTH, trials, list(stored.values()), stored)
     numbers = {loop.job(record.number): record.number for record in iter(loop.next_trial, None)}
     assert len(set(numbers.values())) == len(numbers) == 5

@@ -1,0 +1,158 @@
+"""Train what a race did not, to see whether its winner is the fastest model that holds.
+
+    backbone-nas search --budget 200 --seed 21 --run runs/s21
+    python -m experiments.race_oracle --add runs/s21
+    python -m experiments.race_oracle --report
+
+`--add` takes the race of a finished search over. Then every candidate that is faster than the target and had at least
+its score less `WITHIN` after the search's last rung, and the target, are trained as the race trains, with two seeds
+that it did not use. The oracle's choice is the fastest candidate whose mean score is the target's or above. Rows are
+saved as they come; without the run folder, the trainings continue from them.
+
+Hardware:  two cores; about two hours for a search
+Expected:  see experiments/LOG.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.distillation.parallel import load_rows, save_rows, train_missing
+from experiments.horizon_table import trained
+from nas.analysis.evidence import gather_evidence
+from nas.cache import open_study_targets
+from nas.machine import cache_root
+from nas.race.arguments import RaceSettings
+from nas.race.plan import plan_race
+from nas.storage.store import Store
+from nas.study.config import SearchConfig
+from nas.study.race import SEEDS
+from search_space.timm_spec import network_spec
+
+ROWS = Path(__file__).parent / "results" / "race_oracle.json.gz"
+WITHIN = 0.02
+Row = dict[str, Any]
+
+
+def study_row(run: Path) -> Row:
+    """Return what is to be known of a search and its race."""
+    with Store.open(run, read_only=True) as store:
+        evidence, trainings = gather_evidence(*store.read_all()), store.race_trainings()
+    plan = plan_race(evidence, RaceSettings(run))
+    result = evidence.record.info.race
+    assert plan is not None
+    assert result is not None
+    assert result.decided
+    assert result.target is not None
+    at_last_rung = {model.number: model.score for model in evidence.searched}
+    models = {
+        entrant.number: {
+            "name": plan.name(entrant.number), "speed": entrant.speed, "score": at_last_rung[entrant.number],
+            "predicted": entrant.predicted, "baseline": entrant in plan.race.baselines,
+            "spec": plan.trials[entrant.number].spec.to_dict(),
+        }
+        for entrant in (*plan.race.baselines, *plan.race.faster_first)
+    }  # fmt: skip
+    return {
+        "study": run.name,
+        "config": plan.config.to_dict(),
+        "first_seed": plan.length.first_seed,
+        "target": result.target,
+        "winner": result.winner,
+        "best": result.best,
+        "chance": result.chance,
+        "steps_of_search": sum(t.rungs[-1].steps for t in evidence.record.trials if t.rungs),
+        "race": [[t.number, t.seed, [r.steps for r in t.record.rungs], t.record.final_score] for t in trainings],
+        "models": {str(number): model for number, model in models.items()},
+    }
+
+
+def plausible(study: Row) -> list[int]:
+    """Return the numbers of the baselines to beat and of the candidates to train, the fastest one first."""
+    models, target = study["models"], study["models"][str(study["target"])]
+    level = target["score"] - WITHIN
+    candidates = [int(n) for n, m in models.items() if not m["baseline"] and m["speed"] > target["speed"]]
+    return [
+        *(int(n) for n, m in models.items() if m["baseline"]),
+        *(n for n in candidates if models[str(n)]["score"] >= level),
+    ]
+
+
+def train(study: Row, number: int, seed: int) -> Row:
+    """Train a model of a study as its race does, with a seed; return its row."""
+    config = SearchConfig.from_dict(study["config"] | {"seed": seed})
+    model = study["models"][str(number)]
+    row = {"source": f"{study['study']} {model['name']}", "study_name": study["study"], "number": number}
+    return trained(row, network_spec(model["spec"]), config)
+
+
+def report(study: Row, rows: list[Row]) -> None:
+    """Print the models of a study by speed with all scores, and how far the race and the first guess went."""
+    models, target = study["models"], study["target"]
+    scores: dict[int, list[float]] = {}
+    for row in sorted(rows, key=lambda row: int(row["seed"])):
+        if row.get("study_name") == study["study"] and row["scores"]:
+            scores.setdefault(row["number"], []).append(row["scores"][-1])
+    known = [number for number in plausible(study) if len(scores.get(number, ())) == SEEDS]
+    print(f"{study['study']}: {len(known)} of {len(plausible(study))} trained with {SEEDS} seeds")
+    if target not in known:
+        return
+    print("model, speed, score at the last rung, the race's, the oracle's, lead of their mean")
+    raced = {n: [score for number, _, _, score in study["race"] if number == n] for n in known}
+    for number in known:
+        model, lead = models[str(number)], fmean(scores[number]) - fmean(scores[target])
+        cells = [" ".join(f"{s:.4f}" for s in of) or "-" for of in (raced[number], scores[number])]
+        print(f"{model['name']} | {model['speed']:.2f} | {model['score']:.4f} | {' | '.join(cells)} | {lead:+.4f}")
+    candidates = [number for number in known if not models[str(number)]["baseline"]]
+    ahead = [number for number in candidates if fmean(scores[number]) >= fmean(scores[target])]
+    oracle = max(ahead, key=lambda number: models[str(number)]["speed"], default=target)
+    level = models[str(target)]["score"]
+    guess = next((number for number in candidates if models[str(number)]["score"] >= level), target)
+    for name, pick in (("race", study["winner"]), ("first guess", guess), ("oracle", oracle)):
+        if pick not in scores:
+            print(f"{name}: {pick}")
+            continue
+        pairs = [ours >= theirs for ours, theirs in product(scores[pick], scores[target])]
+        share = models[str(pick)]["speed"] / models[str(oracle)]["speed"]
+        print(
+            f"{name}: {models[str(pick)]['name']}, ahead in {sum(pairs)} of {len(pairs)} pairs, {share:.2f} of the"
+            " oracle's speed"
+        )
+    steps = sum(steps[-1] for _, _, steps, _ in study["race"] if steps)
+    print(f"steps of the race: {steps:,}, of the search: {study['steps_of_search']:,}")
+
+
+def main() -> None:
+    """Add studies, train what lacks, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--add", type=Path, metavar="RUN", help="folder of a raced search to take over")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: 2)")
+    parser.add_argument("--report", action="store_true", help="train nothing (default: no)")
+    arguments = parser.parse_args()
+    rows = load_rows(ROWS)
+    if arguments.add:
+        rows.append(study_row(arguments.add))
+        save_rows(ROWS, rows)
+    studies = [row for row in rows if "study" in row]
+    if not arguments.report:
+        for study in studies:
+            open_study_targets(SearchConfig.from_dict(study["config"]), cache_root(None))  # once, by all cores
+        done = {(row["study_name"], row["number"], row["seed"]) for row in rows if "number" in row}
+        jobs = [
+            (study, number, study["first_seed"] + SEEDS + index)
+            for study in studies
+            for index in range(SEEDS)
+            for number in plausible(study)
+        ]
+        missing = [job for job in jobs if (job[0]["study"], *job[1:]) not in done]
+        train_missing(train, missing, rows, ROWS, arguments.workers)
+    for study in studies:
+        report(study, rows)
+
+
+if __name__ == "__main__":
+    main()
