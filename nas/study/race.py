@@ -214,10 +214,13 @@ class Race:
         wanted: list[tuple[int, int]] = []
         trained: dict[int, Sequence[float]] = {}
         for entrant in order[:BEST_OF]:
-            level = max((fmean(values) for values in trained.values()), default=-math.inf)
-            offset, variance = self._offset(trained)
+            level, (offset, variance) = order[0].predicted, self._offset(trained)
+            if trained:
+                level = max(fmean(values) for values in trained.values()) - offset
+            else:  # the first one is predicted, too, with the same offset
+                variance = self.model.network_sd**2
             sd = math.sqrt(variance + self.model.network_sd**2)
-            if trained and not wanted and NormalDist(0, sd).cdf(entrant.predicted + offset - level) < START:
+            if NormalDist(0, sd).cdf(entrant.predicted - level) < START:
                 break
             if ours := scores.get(entrant.number, ())[:1]:
                 trained |= {entrant.number: ours} if not wanted else {}
