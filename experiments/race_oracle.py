@@ -53,7 +53,7 @@ def study_row(run: Path) -> Row:
         entrant.number: {
             "name": plan.name(entrant.number), "speed": entrant.speed, "score": at_last_rung[entrant.number],
             "predicted": entrant.predicted, "baseline": entrant in plan.race.baselines,
-            "spec": plan.trials[entrant.number].spec.to_dict(),
+            "spec": plan.trials[entrant.number].spec,
         }
         for entrant in (*plan.race.baselines, *plan.race.faster_first)
     }  # fmt: skip
