@@ -5,15 +5,18 @@ hardly repeat is another one, so the question that the user asked is decided the
 is at least as good as the best baseline, or a score; or, within limits and without a target, which is the best. Which
 baseline is the best is decided there, too: the most promising ones are trained first.
 
-The race goes through the candidates in one order and decides each by its own long trainings, so that its end does not
-depend on how many workers trained them or on when they were killed. A candidate is trained where its predicted chance
-to win is `START` or more. One that is ahead of the target with a chance of `PASS` wins. A second seed, of candidate and
-target, is trained only where the first leaves the decision within the noise.
+The race trains the candidate from which it expects most: its chance to be as good as the target, times the logarithm of
+its speed relative to the fastest model that is known to hold, which at first is the target. It ends when no training is
+worth `WORTH`. A candidate that is ahead of the target with a chance of `PASS` holds; a second seed, of candidate and
+target, is trained only where the first leaves the decision within the noise. The course follows from the trainings'
+scores, so its end does not depend on how many workers trained them, or on when they were killed: with several workers,
+the trainings are begun that would follow if what is predicted came true.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
@@ -21,8 +24,10 @@ from types import MappingProxyType
 
 from nas.study.horizon import HorizonModel
 
-START = 0.3  # predicted chance to win from which on a candidate is trained
-PASS = 0.9  # chance to be ahead from which on a candidate wins
+START = 0.3  # predicted chance from which on a model is likely enough: to be reached, or to be the best
+WORTH = 0.05  # expected gain in log throughput from which on a candidate is trained
+PASS = 0.9  # chance to be ahead from which on a candidate holds
+AHEAD = 8  # trainings that are begun ahead, at most
 SEEDS = 2  # trainings of a candidate, at most
 BEST_OF = 5  # candidates that are trained without a target, at most
 
@@ -53,7 +58,7 @@ class Standing:
         chance: That it is at least as good as the target; without a target, that it is the best. By its own long
             trainings where it has them, else predicted.
         trained: Whether it has long trainings.
-        decided: Whether it needs none, or no more.
+        decided: Whether its long trainings have decided.
     """
 
     entrant: Entrant
@@ -63,7 +68,7 @@ class Standing:
 
     @property
     def passed(self) -> bool:
-        """Return whether the entrant wins unless a faster one does."""
+        """Return whether the entrant holds: it wins unless a faster one does."""
         return self.decided and self.trained and self.chance >= PASS
 
 
@@ -72,11 +77,11 @@ class Outcome:
     """Where a race stands.
 
     Attributes:
-        standings: Of the entrants up to the winner, in the order in which they are decided.
+        standings: Of the entrants that are faster than the target, in the order of their speed.
         winner: The one that has won; None while the race is open, and where none has passed.
         target: The best of the models to beat, by the long trainings that there are; None without such models.
         wanted: Number of trial and of seed (from 0) of the trainings that may still be needed, the first one first.
-            A later one is needed only if the entrants before it do not win.
+            Later ones are needed if what is predicted comes true.
     """
 
     standings: tuple[Standing, ...]
@@ -140,43 +145,14 @@ class Race:
                 known[first.number] = anchor[:1]
             else:
                 wanted.append((first.number, 0))
-        standings: list[Standing] = []
-        for entrant in self.faster_first:
-            if target is not None and entrant.speed <= target.speed:
-                break
-            standing, needed = self._decide(entrant, target, known, scores, metrics)
-            standings.append(standing)
-            wanted += [each for each in needed if each not in wanted]
-            if standing.passed:
-                return Outcome(tuple(standings), None if wanted else standing, target, tuple(wanted))
-            if standing.trained and standing.decided:
-                known[entrant.number] = scores[entrant.number][:1]
-        return Outcome(tuple(standings), None, target, tuple(wanted))
+        course = _Course(self, target, known, scores, metrics)
+        wanted += course.run(wanted)
+        if wanted:
+            wanted += _Course(self, target, known, scores, metrics, expects=False).run(wanted)
+        won = next((standing for standing in course.standings if standing.passed), None)
+        return Outcome(course.standings, None if wanted else won, target, tuple(wanted))
 
-    def _decide(
-        self, entrant: Entrant, target: Entrant | None, known: Scores, scores: Scores, metrics: Scores
-    ) -> tuple[Standing, list[tuple[int, int]]]:
-        """Return an entrant's standing against the target, and the trainings that it needs.
-
-        It is compared with as many seeds of the target as it has. What others need does not change its standing.
-        """
-        ours, theirs = scores.get(entrant.number, ()), () if target is None else scores.get(target.number, ())
-        chance = self._predicted_chance(entrant, target, theirs[:1], known)
-        if chance < START:
-            return Standing(entrant, chance, trained=False, decided=True), []
-        for seeds in range(1, SEEDS + 1):
-            needed = [(entrant.number, seeds - 1)] if len(ours) < seeds else []
-            if target is not None and len(theirs) < seeds:
-                needed.append((target.number, seeds - 1))
-            if needed:
-                return Standing(entrant, chance, trained=seeds > 1, decided=False), needed
-            worse = target is not None and self._is_worse(entrant.number, target.number, seeds, metrics)
-            chance = 0.0 if worse else self.chance_ahead(ours[:seeds], theirs[:seeds])
-            if not 1 - PASS < chance < PASS:
-                break
-        return Standing(entrant, chance, trained=True, decided=True), []
-
-    def _is_worse(self, number: int, target: int, seeds: int, metrics: Scores) -> bool:
+    def is_worse(self, number: int, target: int, seeds: int, metrics: Scores) -> bool:
         """Return whether an entrant has less of the other metric than the target, by as many seeds of both."""
         return self.by_metric and fmean(metrics[number][:seeds]) < fmean(metrics[target][:seeds])
 
@@ -188,9 +164,17 @@ class Race:
         variance = 1 / len(ours) + (0.0 if self.target_score is not None else 1 / len(theirs))
         return NormalDist(0, self.model.seed_sd * math.sqrt(variance)).cdf(fmean(ours) - level)
 
-    def _predicted_chance(
+    def predicted_chance(
         self, entrant: Entrant, target: Entrant | None, theirs: Sequence[float], known: Scores
     ) -> float:
+        """Return the chance that an entrant without a long training is as good as the target.
+
+        Args:
+            entrant: The entrant.
+            target: The model to beat; None: `target_score` is to be reached.
+            theirs: Its first long score, if there is one.
+            known: Long scores, which tell the study's offset from the predictions.
+        """
         offset, offset_variance = self._offset(known)
         networks = 1
         level = self.target_score
@@ -237,6 +221,95 @@ class Race:
             standings.append(Standing(by_number[number], chance, trained=True, decided=not wanted))
         won = standings[0] if standings and not wanted and math.isfinite(fmean(trained[best_first[0]])) else None
         return Outcome(tuple(standings), won, wanted=tuple(wanted))
+
+
+class _Course:
+    """The course of a race as far as scores are known, and then as it is predicted.
+
+    Args:
+        race: The rules.
+        target: The model to beat; None: the race's `target_score` is to be reached.
+        known: Long scores of baselines, by which the first entrants are predicted.
+        scores: Of the trials that have any.
+        metrics: Values of the other metric of the same trainings.
+        expects: Whether a training that lacks is assumed to end as is likely; else, as lost.
+    """
+
+    def __init__(
+        self,
+        race: Race,
+        target: Entrant | None,
+        known: Scores,
+        scores: Scores,
+        metrics: Scores,
+        *,
+        expects: bool = True,
+    ) -> None:
+        self._race, self._target, self._known = race, target, dict(known)
+        self._scores, self._metrics, self._expects = scores, metrics, expects
+        self._entrants = [e for e in race.faster_first if target is None or e.speed > target.speed]
+        slowest = min((entrant.speed for entrant in self._entrants), default=1.0)
+        self._speed = slowest / 2 if target is None else target.speed  # of the fastest model that holds
+        self._seeds = Counter[int]()
+        self._trained: dict[int, Standing] = {}
+        self._assumed: set[int] = set()  # the entrants whose next training is wanted
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """Return where all entrants stand, the fastest one first."""
+        return tuple(map(self._standing, self._entrants))
+
+    def run(self, wanted: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Run to the end, and return the trainings that lack and are not wanted yet: `AHEAD` of them with those."""
+        missing: list[tuple[int, int]] = []
+        while len(wanted) + len(missing) < AHEAD and (standing := self._next()) is not None:
+            missing += [job for job in self._train(standing) if job not in (*wanted, *missing)]
+        return missing
+
+    def _next(self) -> Standing | None:
+        """Return the entrant whose next training is worth most; None where no training is worth it."""
+        undecided = [s for s in self.standings if not s.decided and s.entrant.number not in self._assumed]
+        best = max(undecided, key=self._worth, default=None)
+        return None if best is None or self._worth(best) < WORTH else best
+
+    def _train(self, standing: Standing) -> list[tuple[int, int]]:
+        """Decide an entrant by its next training; return what that lacks.
+
+        It is compared with as many seeds of the target as it has.
+        """
+        entrant, target = standing.entrant, self._target
+        ours, theirs = self._scores.get(entrant.number, ()), self._theirs
+        seeds = self._seeds[entrant.number] + 1
+        missing = [(entrant.number, seeds - 1)] if len(ours) < seeds else []
+        if target is not None and len(theirs) < seeds:
+            missing.append((target.number, seeds - 1))
+        if missing:
+            self._assumed.add(entrant.number)
+            passed = self._expects and standing.chance >= 0.5
+        else:
+            worse = target is not None and self._race.is_worse(entrant.number, target.number, seeds, self._metrics)
+            chance = 0.0 if worse else self._race.chance_ahead(ours[:seeds], theirs[:seeds])
+            decided = seeds == SEEDS or not 1 - PASS < chance < PASS
+            result = Standing(entrant, chance, trained=True, decided=decided)
+            self._seeds[entrant.number], self._trained[entrant.number] = seeds, result
+            self._known[entrant.number] = ours[:1]
+            passed = result.passed
+        if passed:
+            self._speed = entrant.speed
+        return missing
+
+    @property
+    def _theirs(self) -> Sequence[float]:
+        return () if self._target is None else self._scores.get(self._target.number, ())
+
+    def _worth(self, standing: Standing) -> float:
+        return standing.chance * math.log(standing.entrant.speed / self._speed)
+
+    def _standing(self, entrant: Entrant) -> Standing:
+        if entrant.number in self._trained:
+            return self._trained[entrant.number]
+        chance = self._race.predicted_chance(entrant, self._target, self._theirs[:1], self._known)
+        return Standing(entrant, chance, trained=False, decided=False)
 
 
 def _most_promising(models: Sequence[Entrant]) -> Entrant | None:

@@ -34,10 +34,22 @@ def run(rules, truth, workers=1, rng=None, seeds=(0.0, 0.0)):
     return outcome, trained
 
 
-def test_the_fastest_that_is_ahead_wins_and_no_slower_one_is_trained():
-    outcome, trained = run(race(0.705, 0.72, 0.75), {0: 0.7, 1: 0.68, 2: 0.71, 3: 0.76})
-    assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (1, 0), (2, 0)])
+def test_the_fastest_that_is_ahead_wins_after_the_trainings_that_promise_most():
+    """The third one is likely to hold and is trained first; then faster ones, from the chance that makes up for it."""
+    outcome, trained = run(race(0.68, 0.705, 0.75, 0.76), {0: 0.7, 2: 0.71, 3: 0.76})
+    assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (3, 0), (2, 0)])
     assert outcome.winner.chance >= PASS
+
+
+def test_a_training_that_would_gain_little_is_not_made():
+    entrants = Entrant(1, 5.1, 0.7), Entrant(2, 5.0, 0.75)
+    outcome, trained = run(Race(entrants, MODEL, (TARGET,)), {0: 0.7, 1: 0.75, 2: 0.75})
+    assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (2, 0)])
+
+
+def test_what_is_trained_ahead_follows_what_is_likely_and_then_its_opposite():
+    rules = race(0.67, 0.705, 0.75, 0.71)
+    assert rules.outcome({0: [0.7]}).wanted == ((3, 0), (2, 0), (4, 0))
 
 
 def test_a_runner_that_is_unlikely_to_win_is_not_trained():
@@ -62,7 +74,7 @@ def test_a_second_seed_is_trained_only_within_the_noise():
 @pytest.mark.parametrize(
     ("predicted", "of_fast", "target", "winner", "trained"),
     [
-        (0.7, 0.69, 20, 3, [(21, 0), (20, 0), (1, 0), (3, 0)]),
+        (0.7, 0.69, 20, 3, [(21, 0), (20, 0), (3, 0), (1, 0)]),
         (0.7, 0.71, 21, None, [(21, 0), (20, 0), (1, 0)]),  # entrants slower than the target do not take part
         (0.6, 0.71, 21, None, [(21, 0), (1, 0)]),  # nor is a baseline trained that is unlikely to be the best
     ],
