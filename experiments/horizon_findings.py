@@ -8,7 +8,8 @@ Reads experiments/results/horizon_table.json.gz and prints, for the trainings wi
 - the named networks with 3,000 and with 30,000 images, and what became of each lead over eradio_nano;
 - the deviation of a score at the horizon between seeds;
 - the linear model of the gain that chooses the candidates of a race (`nas.study.horizon`), with its error on networks
-  that it was not fitted to, against other sets of features.
+  that it was not fitted to, against other sets of features. It is fitted to the candidates of
+  `experiments.race_oracle`, too, by the scores of their searches, in which chance favors what a search has chosen.
 
 Hardware:  none; seconds
 Expected:  see experiments/LOG.md
@@ -28,6 +29,8 @@ from numpy.typing import NDArray
 
 from experiments.distillation.parallel import load_rows
 from experiments.horizon_table import ATTENTION, FEW, MANY, NAMED_SEED, ROWS, RUNGS
+from experiments.race_oracle import ROWS as RACED
+from experiments.race_oracle import long_scores
 from nas.analysis.agreement import rank_correlation
 from nas.study.horizon import HorizonModel
 
@@ -155,10 +158,15 @@ def lines() -> list[str]:
     for rung, steps in enumerate(RUNGS):
         deviation, degrees = seed_deviation(many, rung)
         found.append(f"deviation between seeds after {steps} steps: {deviation:.4f} ({degrees} degrees of freedom)")
-    near = [row for row in once if row["scores"][LAST] >= MIN_SCORE]
+    unknown = [math.nan] * LAST  # the scores at earlier rungs
+    raced = [row | {"scores": [*unknown, row["short"], row["long"]]} for row in long_scores(load_rows(RACED))]
+    near = [row for row in (*once, *raced) if row["scores"][LAST] >= MIN_SCORE]
     for name, used in MODELS.items():
         error = rms(left_out_errors(near, used))
         found.append(f"error of the gain of {len(near)} networks by a model of the others, with {name}: {error:.4f}")
+        coefficients = fitted([row for row in near if "short" not in row], used)
+        errors = [gain(row) - float(np.dot(features(row), coefficients)) for row in raced]
+        found.append(f"  of {len(raced)} candidates of searches by the table: {fmean(errors):+.4f} ± {rms(errors):.4f}")
     deviation, degrees = seed_deviation(many, -1)
     found.append(str(horizon_model(near, round(deviation, 4) if degrees else 0.003)))
     return found

@@ -4,12 +4,13 @@
     python -m experiments.race_oracle --add runs/s21
     python -m experiments.race_oracle --report
 
-`--add` takes the race of a finished search over. Then every candidate that is faster than the target and had at least
-its score less `WITHIN` after the search's last rung, and the target, are trained as the race trains, with two seeds
-that it did not use. The oracle's choice is the fastest candidate whose mean score is the target's or above. Rows are
-saved as they come; without the run folder, the trainings continue from them.
+`--add` takes the race of a finished search over. Then the baselines to beat and every candidate that is as fast as the
+winner and had at least the target's score less `WITHIN` after the search's last rung are trained as the race trains,
+with two seeds that it did not use; a candidate that is behind by `FAR` after the first one gets no second. If the
+winner is behind, the slower candidates follow. The oracle's choice is the fastest candidate whose mean score is the
+target's or above. Rows are saved as they come; without the run folder, the trainings continue from them.
 
-Hardware:  two cores; about two hours for a search
+Hardware:  two cores; about an hour for a search
 Expected:  see experiments/LOG.md
 """
 
@@ -34,7 +35,7 @@ from nas.study.race import SEEDS
 from search_space.timm_spec import network_spec
 
 ROWS = Path(__file__).parent / "results" / "race_oracle.json.gz"
-WITHIN = 0.02
+WITHIN, FAR = 0.02, 0.015
 Row = dict[str, Any]
 
 
@@ -71,6 +72,28 @@ def study_row(run: Path) -> Row:
     }
 
 
+def scores_of(study: Row, rows: list[Row]) -> dict[int, list[float]]:
+    """Return the scores of each model's trainings, in the order of their seeds."""
+    scores: dict[int, list[float]] = {}
+    for row in sorted(rows, key=lambda row: int(row.get("seed", 0))):
+        if row.get("study_name") == study["study"] and row["scores"]:
+            scores.setdefault(row["number"], []).append(row["scores"][-1])
+    return scores
+
+
+def missing(study: Row, rows: list[Row]) -> list[tuple[Row, int, int]]:
+    """Return the trainings that a study needs next, as the arguments of `train`."""
+    models, scores, first = study["models"], scores_of(study, rows), study["first_seed"] + SEEDS
+    target, winner = study["target"], study["winner"]
+    holds = winner is not None and (winner not in scores or fmean(scores[winner]) >= fmean(scores[target]))
+    slowest = models[str(winner)]["speed"] if holds else 0.0
+    needed = [n for n in plausible(study) if models[str(n)]["baseline"] or models[str(n)]["speed"] >= slowest]
+    if untrained := [(study, number, first) for number in needed if number not in scores]:
+        return untrained
+    near = [n for n in needed if n == target or scores[n][0] >= scores[target][0] - FAR]
+    return [(study, number, first + 1) for number in near if len(scores[number]) < SEEDS]
+
+
 def plausible(study: Row) -> list[int]:
     """Return the numbers of the baselines to beat and of the candidates to train, the fastest one first."""
     models, target = study["models"], study["models"][str(study["target"])]
@@ -80,6 +103,20 @@ def plausible(study: Row) -> list[int]:
         *(int(n) for n, m in models.items() if m["baseline"]),
         *(n for n in candidates if models[str(n)]["score"] >= level),
     ]
+
+
+def long_scores(rows: list[Row]) -> list[Row]:
+    """Return the candidates with the study's score after the last rung, and the mean of their long trainings."""
+    found = []
+    for study in (row for row in rows if "study" in row):
+        trained_as = {row["number"]: row for row in rows if row.get("study_name") == study["study"]}
+        last = study["config"]["distill"]["rung_steps"][-1:]
+        for number, scores in scores_of(study, rows).items():
+            model, row = study["models"][str(number)], trained_as[number]
+            raced = [score for n, _, steps, score in study["race"] if n == number and steps[-1:] == last]
+            if not model["baseline"]:
+                found.append(row | {"short": model["score"], "long": fmean([*scores, *raced])})
+    return found
 
 
 def train(study: Row, number: int, seed: int) -> Row:
@@ -93,12 +130,9 @@ def train(study: Row, number: int, seed: int) -> Row:
 def report(study: Row, rows: list[Row]) -> None:
     """Print the models of a study by speed with all scores, and how far the race and the first guess went."""
     models, target = study["models"], study["target"]
-    scores: dict[int, list[float]] = {}
-    for row in sorted(rows, key=lambda row: int(row["seed"])):
-        if row.get("study_name") == study["study"] and row["scores"]:
-            scores.setdefault(row["number"], []).append(row["scores"][-1])
-    known = [number for number in plausible(study) if len(scores.get(number, ())) == SEEDS]
-    print(f"{study['study']}: {len(known)} of {len(plausible(study))} trained with {SEEDS} seeds")
+    scores = scores_of(study, rows)
+    known = [number for number in plausible(study) if number in scores]
+    print(f"{study['study']}: {len(known)} of {len(plausible(study))} trained; {len(missing(study, rows))} lack")
     if target not in known:
         return
     print("model, speed, score at the last rung, the race's, the oracle's, lead of their mean")
@@ -141,15 +175,8 @@ def main() -> None:
     if not arguments.report:
         for study in studies:
             open_study_targets(SearchConfig.from_dict(study["config"]), cache_root(None))  # once, by all cores
-        done = {(row["study_name"], row["number"], row["seed"]) for row in rows if "number" in row}
-        jobs = [
-            (study, number, study["first_seed"] + SEEDS + index)
-            for study in studies
-            for index in range(SEEDS)
-            for number in plausible(study)
-        ]
-        missing = [job for job in jobs if (job[0]["study"], *job[1:]) not in done]
-        train_missing(train, missing, rows, ROWS, arguments.workers)
+        while jobs := [job for study in studies for job in missing(study, rows)]:
+            train_missing(train, jobs, rows, ROWS, arguments.workers)
     for study in studies:
         report(study, rows)
 

@@ -27,9 +27,9 @@ _EXAMPLES = f"""examples:
   backbone-nas race runs/mine --race-steps 8100 --fresh-images 90000
 
 Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on more
-images where the source has them, with another seed: the fastest plausible one first. The first one that is ahead of
-the target, which is trained in the same way, wins. In a study with limits and without --target, the best of the most
-promising candidates wins. Every training is in the study; the same command continues a race that was interrupted.
+images where the source has them, with another seed: that one first from which the most throughput is expected. The
+fastest one that is ahead of the target, which is trained in the same way, wins. In a study with limits and without
+--target, the best of the most promising candidates wins. Every training is in the study; the same command continues a race that was interrupted.
 Weights are written to RUN/race/STEPS-steps/seed-N/weights.
 """
 
@@ -105,8 +105,8 @@ def parser() -> OneLineParser:
     """Build the parser."""
     built = OneLineParser(
         prog=f"{PROGRAM} race",
-        description="Train the plausible candidates of a finished search for long, the fastest first, and name the "
-        "first one that is at least as good as the target.",
+        description="Train the plausible candidates of a finished search for long, and name the fastest one that is "
+        "at least as good as the target.",
         epilog=_EXAMPLES,
     )
     add = built.add_argument

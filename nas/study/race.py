@@ -25,7 +25,7 @@ from types import MappingProxyType
 from nas.study.horizon import HorizonModel
 
 START = 0.3  # predicted chance from which on a model is likely enough: to be reached, or to be the best
-WORTH = 0.05  # expected gain in log throughput from which on a candidate is trained
+WORTH = 0.1  # expected gain in log throughput from which on a candidate is trained
 PASS = 0.9  # chance to be ahead from which on a candidate holds
 AHEAD = 8  # trainings that are begun ahead, at most
 SEEDS = 2  # trainings of a candidate, at most
