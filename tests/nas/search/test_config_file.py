@@ -39,6 +39,7 @@ budget = 7
 space = "micro"
 baselines = ["eradio_pico"]
 measure_seconds = 1
+teacher_precision = "fp32"
 [distill]
 rung_steps = [5, 15]
 learning_rate = 1e-3
