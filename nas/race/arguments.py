@@ -29,8 +29,8 @@ _EXAMPLES = f"""examples:
 Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on more
 images where the source has them, with another seed: that one first from which the most throughput is expected. The
 fastest one that is ahead of the target, which is trained in the same way, wins. In a study with limits and without
---target, the best of the most promising candidates wins. Every training is in the study; the same command continues a race that was interrupted.
-Weights are written to RUN/race/STEPS-steps/seed-N/weights.
+--target, the best of the most promising candidates wins. Every training is in the study; the same command continues a
+race that was interrupted. Weights are written to RUN/race/STEPS-steps/seed-N/weights.
 """
 
 
