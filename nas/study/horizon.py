@@ -39,9 +39,9 @@ class HorizonModel:
 
 
 # From 270 to 2,700 steps on 30,000 images, of 28 networks of a table that score 0.5 or more at 270 and of 14 candidates
-# of a search (experiments.horizon_findings). The table's alone expect 0.013 too much of these, which a search has chosen
-# by their scores. Two seeds differ by 0.0018 there (11 degrees of freedom); 0.003 allows for other images, as CIFAR-10,
-# where baselines deviated by 0.0054.
+# of a search (experiments.horizon_findings). The table's alone expect 0.013 too much of these, which a search has
+# chosen by their scores. Two seeds differ by 0.0018 there (11 degrees of freedom); 0.003 allows for other images, as
+# CIFAR-10, where baselines deviated by 0.0054.
 LAPTOP = HorizonModel(
     gain=0.3229, per_score=-0.5207, per_doubling=0.0068, network_sd=0.0102, study_sd=0.15, seed_sd=0.003
 )
