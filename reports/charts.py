@@ -108,8 +108,10 @@ def race_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Specification]:
         .encode(x=x, y=y, order="ratio:Q"),
         predicted.mark_rule(color=FAINT, opacity=0.35).encode(x=x, y="low:Q", y2="high:Q"),
         predicted.mark_point(size=40, strokeWidth=1.2, opacity=0.7).encode(**encoded),
-        trained.mark_text(align="left", dx=7, dy=-6, color=INK, fontSize=10).encode(x=x, y=y, text="name:N"),
         trained.mark_point(filled=True, size=90, opacity=1).encode(**encoded),
+        points.transform_filter("datum.named")
+        .mark_text(align="left", dx=7, dy=-6, color=INK, fontSize=10)
+        .encode(x=x, y=y, text="name:N"),
     ]
     return {"race": specification(alt.layer(*layers).properties(height=CURVE_HEIGHT_PX))}
 

@@ -99,7 +99,8 @@ def race_points(study: StudyRecord) -> list[dict[str, Any]]:
         score, known = trained.get(trial.number, predicted[trial.number] + offset), trial.number in trained
         rows.append({
             "number": trial.number, "name": trial.name, "kind": BASELINE if trial.baseline else CANDIDATE,
-            "trained": known, "ratio": trial.measurement.ratio if trial.measurement else math.nan, "score": score,
+            "trained": known, "named": trial.number in (race.best, race.target), "score": score,
+            "ratio": trial.measurement.ratio if trial.measurement else math.nan,
             "low": score if known else score - sd, "high": score if known else score + sd,
         })  # fmt: skip
     best = front([(row["score"], math.log2(row["ratio"])) for row in rows])
