@@ -1,15 +1,9 @@
-"""Which lead in score over the best baseline does longer training keep?
+"""By how much is the fastest candidate that scores as high as the best baseline ahead, after longer training?
 
     python -m experiments.score_lead
 
-A search recommends the fastest candidate that scores at least as high as the best baseline after few steps. This asks
-what it would have recommended if the candidate had to lead by more, what became of each choice, and how many of the
-candidates with each lead kept one.
-
 `RETRAINED` are the searches of which the front and the baselines were trained longer, with new seeds. Throughputs are
-the search's own where the rows have them, else the retraining's. The table of hybrid backbones has more networks but no
-longer training: the scores of one rung give the lead, and those of a later rung of the same training decide whether it
-lasted. 267 of its candidates come from the neighborhoods of three fronts, so that they are no independent networks.
+the search's own where the rows have them, else the retraining's.
 
 The retrainings pass 9 or 29 times over the same 3,000 images. With images that hardly repeat the order is another one:
 `experiments.horizon_table`.
@@ -22,15 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from math import hypot
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from nas.analysis.noise import lead_half_widths, scatter_by_kind
-from nas.replay.hybrid_rows import hybrid_table
 
 RESULTS = Path(__file__).parent / "results"
 RETRAINED = {
@@ -46,20 +38,7 @@ RETRAINED = {
     "`micro`, 2026-11-27": ("retrained_study.json", None),
     "`micro`, 2026-11-26": ("known_cost_retrained.json", None),
 }
-LEADS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05)
-BINS = ((0.0, 0.01), (0.01, 0.02), (0.02, 0.03), (0.03, 0.04), (0.04, 1.0))  # of leads
-RUNGS = ((0, 1), (0, 2), (1, 2))  # of the table: the lead is of the first, and the second decides
-Scores = Sequence[tuple[float, float]]  # leads before and after
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The fastest candidate with a lead, how many times as fast as the best baseline, and its lead afterwards."""
-
-    number: int
-    speedup: float
-    lead_after: float
 
 
 def retrained_searches() -> dict[str, Row]:
@@ -79,49 +58,8 @@ def _models(rows: Row) -> tuple[list[Row], list[Row]]:
     return [c for c in done if not c["baseline"]], [c for c in done if c["baseline"]]
 
 
-def choose(rows: Row, lead: float) -> Choice | None:
-    """Return what a search would have recommended with a lead, and what retraining made of it; None if nothing."""
-    candidates, baselines = _models(rows)
-    best = max(baselines, key=lambda c: float(c["score_of_study"]))
-    leading = [c for c in candidates if c["score_of_study"] >= best["score_of_study"] + lead]
-    if not leading:
-        return None
-    chosen = max(leading, key=_ratio)
-    after = chosen["score"] - max(c["score"] for c in baselines)
-    return Choice(chosen["trial"], _ratio(chosen) / _ratio(best), after)
-
-
 def _ratio(candidate: Row) -> float:
     return float(candidate.get("ratio_of_study", candidate["ratio"]))
-
-
-def leads_of_searches(searches: Sequence[Row]) -> Scores:
-    """Return the leads of all retrained candidates in the search and after the longer training."""
-    found: list[tuple[float, float]] = []
-    for rows in searches:
-        candidates, baselines = _models(rows)
-        then, after = (max(float(c[name]) for c in baselines) for name in ("score_of_study", "score"))
-        found += [(c["score_of_study"] - then, c["score"] - after) for c in candidates]
-    return found
-
-
-def leads_of_table(rung: int, later: int) -> Scores:
-    """Return the leads of the candidates of the table of hybrid backbones at two rungs."""
-    rows = hybrid_table()
-    rows = rows[(rows["state"] == "complete") & (rows["seed"] == 0)]
-    then, after = (rows[f"rung{n}/score"].to_numpy(float) for n in (rung, later))
-    baseline = (rows["source"] == "baseline").to_numpy()
-    leads = then - then[baseline].max(), after - after[baseline].max()
-    return list(zip(*(lead[~baseline] for lead in leads), strict=True))
-
-
-def bin_cells(leads: Scores) -> list[str]:
-    """Return, for each of `BINS`, how many of the candidates whose lead lies in it still led or were level."""
-    cells = []
-    for low, high in BINS:
-        after = [later for lead, later in leads if low <= lead < high]
-        cells.append(f"{sum(later >= 0 for later in after)} of {len(after)}")
-    return cells
 
 
 def speedups(rows: Row) -> tuple[float | None, float | None, float | None]:
@@ -177,33 +115,9 @@ def offset_cell(rows: Row, baselines: bool) -> str:
     return "unknown" if not found else f"{fmean(found):+.4f}"
 
 
-def search_cells(rows: Row) -> list[str]:
-    """Return, for each lead, what a search would have recommended: "4.88× −0.007"."""
-    choices = [choose(rows, lead) for lead in LEADS]
-    return ["none" if c is None else f"{c.speedup:.2f}× ({c.lead_after:+.3f})" for c in choices]
-
-
-def lasted_cells(searches: Sequence[Row]) -> list[str]:
-    """Return, for each lead, in how many of the searches with a recommendation the lead lasted."""
-    found = [[c for rows in searches if (c := choose(rows, lead))] for lead in LEADS]
-    return [f"{sum(c.lead_after >= 0 for c in choices)} of {len(choices)}" for choices in found]
-
-
 def tables(searches: Mapping[str, Row]) -> list[str]:
-    """Return the lines of all tables."""
-    heads = " | ".join(f"lead {lead:g}" if lead else "no lead" for lead in LEADS)
-    lines = [f"| retrained search | steps | {heads} |", f"|---|--:|{'--:|' * len(LEADS)}"]
-    lines += [f"| {name} | {rows['steps']:,} | {' | '.join(search_cells(rows))} |" for name, rows in searches.items()]
-    lines.append(f"| leads that lasted | | {' | '.join(lasted_cells(list(searches.values())))} |")
-    bins = " | ".join(f"{low:g} to {high:g}" if high < 1 else f"{low:g} or more" for low, high in BINS)
-    lines += ["", f"| lead of, judged after | {bins} |", f"|---|{'--:|' * len(BINS)}"]
-    lines.append(f"| retrained searches | {' | '.join(bin_cells(leads_of_searches(list(searches.values()))))} |")
-    steps = (30, 90, 270)
-    for rung, later in RUNGS:
-        cells = " | ".join(bin_cells(leads_of_table(rung, later)))
-        lines.append(f"| the table, {steps[rung]} and {steps[later]} steps | {cells} |")
-    lines += [
-        "",
+    """Return the lines of both tables."""
+    lines = [
         "| retrained search | in the search | new seeds, as many steps | longer training | luck of the front "
         "| of the baselines |",
         "|---|--:|--:|--:|--:|--:|",
