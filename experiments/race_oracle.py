@@ -67,8 +67,6 @@ def study_row(run: Path) -> Row:
         "first_seed": plan.length.first_seed,
         "target": result.target,
         "winner": result.winner,
-        "best": result.best,
-        "chance": result.chance,
         "steps_of_search": sum(t.rungs[-1].steps for t in evidence.record.trials if t.rungs),
         "race": [[t.number, t.seed, [r.steps for r in t.record.rungs], t.record.final_score] for t in trainings],
         "models": {str(number): model for number, model in models.items()},

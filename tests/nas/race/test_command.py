@@ -120,7 +120,7 @@ def test_the_targets_training_is_kept_and_a_worker_is_lost(study: StudyRecord, c
     assert found.race is None or found.race.best == again["best"]
 
 
-def test_a_race_takes_the_fastest_first_against_the_best_baseline(study: StudyRecord) -> None:
+def test_a_race_is_planned_against_the_best_baseline(study: StudyRecord) -> None:
     plan = plan_race(gather_evidence(study), RaceSettings(Path("run")))
     assert plan is not None
     assert ([entrant.number for entrant in plan.race.faster_first], plan.to_beat) == ([1, 2, 3], REFERENCE)
