@@ -48,7 +48,7 @@ def test_a_training_that_would_gain_little_is_not_made():
 
 
 def test_what_is_trained_ahead_follows_what_is_likely_and_then_its_opposite():
-    rules = race(0.67, 0.705, 0.75, 0.71)
+    rules = race(0.67, 0.715, 0.75, 0.71)
     assert rules.outcome({0: [0.7]}).wanted == ((3, 0), (2, 0), (4, 0))
 
 
@@ -81,7 +81,7 @@ def test_a_second_seed_is_trained_only_within_the_noise():
 )
 def test_the_target_is_the_best_baseline_after_the_long_training(predicted, of_fast, target, winner, trained):
     fast, slow = Entrant(21, 7.5, 0.702), Entrant(20, 1.0, predicted)
-    rules = race(0.7, 0.6, 0.73, baselines=(slow, fast))
+    rules = race(0.715, 0.6, 0.73, baselines=(slow, fast))
     outcome, order = run(rules, {20: 0.7, 21: of_fast, 1: 0.65, 2: 0.6, 3: 0.73})
     assert (outcome.target.number, outcome.winner and outcome.winner.entrant.number) == (target, winner)
     assert order == trained
