@@ -45,7 +45,7 @@ class NotPickled:
 @dataclass
 class _RunningTrial:
     number: int  # of its record
-    actor: str  # Ray's id of its worker
+    actor: Any  # Ray's handle of its worker
     measured_before_rung: int
     phase_start_s: float
     phase: int = 0  # records that it has sent
@@ -91,7 +91,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
         """Start the clock of the first phase."""
         record = TrialRecord.from_dict(json.loads(trial.config["record"]))
         self._running[trial.trial_id] = _RunningTrial(
-            record.number, trial.temporary_state.ray_actor._actor_id.hex(), record.measured_before_rung, self._now()
+            record.number, trial.temporary_state.ray_actor, record.measured_before_rung, self._now()
         )
 
     def on_trial_result(
@@ -127,7 +127,7 @@ class TrialWatchdog(NotPickled, tune.Callback):  # type: ignore[misc]
                 trial.phase_start_s += since_s
             if not trial.unwanted and not self._is_wanted(trial.number):
                 trial.unwanted = True
-                _kill_worker(trial.actor)
+                ray.kill(trial.actor)  # the driver shows the death of a process that another one kills
             limit_s = time_limit_s(self._phase_seconds[trial.rung], self._limit_s)
             if not trial.hang and self._checked_s - trial.phase_start_s > limit_s:
                 trial.hang = f"hang: no result after {limit_s:.0f} s"
@@ -178,9 +178,9 @@ def _kill_process(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _kill_worker(actor: str) -> None:
+def _kill_worker(actor: Any) -> None:
     """Kill the process of an actor from its own node."""
-    state = ray._private.state.actors(actor)
+    state = ray._private.state.actors(actor._actor_id.hex())
     strategy = NodeAffinitySchedulingStrategy(state["Address"]["NodeID"], soft=False)
     _kill_process.options(scheduling_strategy=strategy).remote(state["Pid"])
 

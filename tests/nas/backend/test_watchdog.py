@@ -47,8 +47,7 @@ MEASURED = measurement(1.0)  # in 0.5 s
 def tune_trial(number: int) -> Any:
     """Return what the watchdog reads of a trial of Tune."""
     record = TrialRecord(number, f"a{number}", {}, TrialState.RUNNING)
-    actor = SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: f"actor {number}"))
-    state = SimpleNamespace(ray_actor=actor)
+    state = SimpleNamespace(ray_actor=f"actor {number}")
     return SimpleNamespace(trial_id=str(number), config={"record": json.dumps(record.to_dict())}, temporary_state=state)
 
 
@@ -80,7 +79,7 @@ class Run:
 
 def test_a_trial_that_nobody_wants_any_more_is_killed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now, killed = [0.0], []
-    monkeypatch.setattr("nas.backend.watchdog._kill_worker", killed.append)
+    monkeypatch.setattr("ray.kill", killed.append)
     watchdog = TrialWatchdog(None, lambda: now[0], lambda number: number != 2)
     watchdog._running = {"a": _RunningTrial(1, "actor a", 0, 0.0), "b": _RunningTrial(2, "actor b", 0, 0.0)}
     for now[0] in (2.0, 4.0):
