@@ -341,9 +341,8 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
     notes += _limit_notes(config)
     if config.measures_late and config.budget > FIRST_LATE:
         notes.append(
-            f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 5 %, so that"
-            " only candidates that pass the first rung are measured. In a recorded search it predicted 60 to 96 % of"
-            " the throughputs to 5 %."
+            f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 8 %, so that"
+            " only candidates that pass the first rung are measured. In one search it did 137 of 166 times."
         )
     if config.last_rung_chance:
         notes.append(

@@ -83,7 +83,7 @@ _LAST_RUNG_HELP = (
 )
 _MEASURE_FIRST_HELP = (
     "measure every candidate before its training (default: measure after the first rung, and only the candidates that "
-    "pass it, where known-cost predicts the throughput to 5 %% and no limit needs a measurement; else before)"
+    "pass it, where known-cost predicts the throughput to 8 %% and no limit needs a measurement; else before)"
 )
 _TRIAL_TIMEOUT_HELP = (
     "seconds for the measurement of a candidate and for each rung, without the start of a worker; a trial that takes "

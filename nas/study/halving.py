@@ -25,7 +25,7 @@ from nas.study.records import Measurement, Objective, TrialRecord, TrialState
 from nas.study.timing_doubts import LATENCY_RUN_DEVIATION, bounded_interval
 
 CHANCE_DRAWS = 256  # a chance is off by 0.06 at most (95 %)
-TRUSTED_DEVIATION = 0.05  # relative, of a predicted throughput: below it a candidate is measured after the first rung
+TRUSTED_DEVIATION = 0.08  # relative, of a predicted throughput: below it a candidate is measured after the first rung
 WIDTH = 2 * 1.959964  # standard deviations in a 95 % interval
 
 
