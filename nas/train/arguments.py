@@ -24,7 +24,7 @@ _EXAMPLES = f"""examples:
   backbone-nas train eradio_pico --train-steps 3000           a preset, on the built-in images and teachers
   backbone-nas train winner.json --epochs 30 --data imagefolder:PHOTOS --train-images 100000
   backbone-nas train timm:convnext_atto --img-size 64 --train-steps 3000    a network of timm, from random weights
-  backbone-nas train runs/mine --train-steps 20000            the model that a search recommends, on the search's images
+  backbone-nas train runs/mine --train-steps 20000            the model that a search recommends, on its race's images
   backbone-nas train runs/mine --trial 17 --warm --train-steps 5000    from the search's weights
   backbone-nas train eradio_xt --img-size 224 --batch-size 256 --workers 8 --distill precision=bf16
   backbone-nas train winner.json --epochs 10 --live --data 'webdataset:/data/{{000..999}}.tar' --train-images 1000000

@@ -294,7 +294,7 @@ def _check_start(plan: TrainingPlan) -> None:
 
 
 def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[str, Any], SearchConfig | None]:
-    """Return what is trained, the options with what the search recorded, and the search's settings."""
+    """Return what is trained, the options with what the search recorded, and its settings, with its race's images."""
     from nas.analysis.evidence import gather_evidence
     from nas.analysis.recommendation import find_trial
     from nas.analysis.run_files import trained_weights
@@ -310,7 +310,9 @@ def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[st
     start = None if weights is None else str(weights.weights.resolve())
     recorded = {name: value for name, value in with_recorded(folder, options).items() if name in RECORDED_KEYS}
     plan = TrainingPlan(trial.baseline or f"trial{trial.number}", dict(trial.spec), start)
-    return plan, {**recorded, **options}, SearchConfig.from_dict(study.info.config)
+    config, race = SearchConfig.from_dict(study.info.config), study.info.race
+    config = config if race is None else replace(config, train_images=race.images)
+    return plan, {**recorded, **options}, config
 
 
 def _alone(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from nas.cli import BAD_INPUT
 from nas.ranges import ConfigError
 from nas.search.preconditions import check_image_count
 from nas.study.config import DistillConfig, Group, SearchConfig
+from nas.study.records import RaceResult
 from nas.terminal import stderr_console
 from nas.train.__main__ import main
 from nas.train.arguments import parse
@@ -94,11 +95,13 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
     study = small_study({0: (0.2, 1.0), 1: (0.3, 2.0), 2: (0.25, 4.0)})
     config = SearchConfig.from_dict(study.info.config)
     config = replace(config, val_images=99, teacher_precision="bf16", limits={"max_params": 1.0})
-    new_store(tmp_path / "search", replace(study, info=replace(study.info, config=config.to_dict())))
+    race = RaceResult(2700, 30_000, 1, None, 0.4)
+    new_store(tmp_path / "search", replace(study, info=replace(study.info, config=config.to_dict(), race=race)))
     best, second = (command("search", "--train-steps", "10", *more) for more in ((), ("--trial", "1")))
     assert best.plan.architecture.arch_id == study.trials[2].arch_id
     assert second.plan.architecture.arch_id == study.trials[1].arch_id
     assert (best.session.config.val_images, best.session.config.limits) == (99, {})
+    assert best.session.config.train_images == 30_000, "as its race"
     assert best.session.config.distill.schedule == "wsd"
     live = command("search", "--train-steps", "10", "--live").session.config
     assert best.session.config.teacher_precision == live.teacher_precision == "bf16"
