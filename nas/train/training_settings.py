@@ -311,7 +311,8 @@ def _of_run(run: str, options: Mapping[str, Any]) -> tuple[TrainingPlan, dict[st
     recorded = {name: value for name, value in with_recorded(folder, options).items() if name in RECORDED_KEYS}
     plan = TrainingPlan(trial.baseline or f"trial{trial.number}", dict(trial.spec), start)
     config, race = SearchConfig.from_dict(study.info.config), study.info.race
-    config = config if race is None else replace(config, train_images=race.images)
+    if race is not None and "data" not in options:  # other data may have fewer
+        config = replace(config, train_images=race.images)
     return plan, {**recorded, **options}, config
 
 

@@ -102,6 +102,8 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
     assert second.plan.architecture.arch_id == study.trials[1].arch_id
     assert (best.session.config.val_images, best.session.config.limits) == (99, {})
     assert best.session.config.train_images == 30_000, "as its race"
+    other = command("search", "--train-steps", "10", "--data", "imagefolder:photos").session.config
+    assert other.train_images == config.train_images, "other data may have fewer"
     assert best.session.config.distill.schedule == "wsd"
     live = command("search", "--train-steps", "10", "--live").session.config
     assert best.session.config.teacher_precision == live.teacher_precision == "bf16"
