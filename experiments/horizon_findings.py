@@ -21,7 +21,8 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from itertools import product
+from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ MIN_SCORE = 0.5  # at the last rung of a search; what scores less takes part in 
 MODELS = {"none": (0,), "score": (0, 1), "score, blocks, attention": (0, 1, 2, 3), "score, params": (0, 1, 4),
           "all": (0, 1, 2, 3, 4)}  # fmt: skip
 USED = "score, params"
+OTHER_IMAGES = ("c10",)  # searches on other images, which test the model; of `experiments.race_oracle`
 
 
 def family(row: Row) -> str:
@@ -74,29 +76,37 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
-def features(row: Row) -> list[float]:
-    """Return the values of FEATURES of an architecture, after the constant 1."""
-    return [1.0, row["scores"][LAST], blocks(row), attending(row), math.log2(row["params"])]
+def features(row: Row, rung: int) -> list[float]:
+    """Return the values of FEATURES of an architecture, with the score at a rung, after the constant 1."""
+    return [1.0, row["scores"][rung], blocks(row), attending(row), math.log2(row["params"])]
 
 
-def gain(row: Row) -> float:
-    """Return what the steps after the last rung of a search add to the score."""
-    return float(row["scores"][-1] - row["scores"][LAST])
+def gain(row: Row, rung: int) -> float:
+    """Return what the steps after a rung add to the score."""
+    return float(row["scores"][-1] - row["scores"][rung])
 
 
-def fitted(rows: Sequence[Row], used: Sequence[int]) -> NDArray[np.float64]:
+def fitted(rows: Sequence[Row], used: Sequence[int], rung: int) -> NDArray[np.float64]:
     """Return the coefficients of a linear model of the gain, fitted by least squares; 0 for features not used."""
-    matrix = np.asarray([features(row) for row in rows])[:, list(used)]
+    matrix = np.asarray([features(row, rung) for row in rows])[:, list(used)]
     coefficients = np.zeros(5)
-    coefficients[list(used)] = np.linalg.lstsq(matrix, np.asarray([gain(row) for row in rows]), rcond=None)[0]
+    gains = np.asarray([gain(row, rung) for row in rows])
+    coefficients[list(used)] = np.linalg.lstsq(matrix, gains, rcond=None)[0]
     return coefficients
 
 
-def left_out_errors(rows: Sequence[Row], used: Sequence[int]) -> list[float]:
+def errors_of(rows: Sequence[Row], coefficients: NDArray[np.float64], rung: int) -> list[float]:
+    """Return the error of the gain of each row."""
+    return [gain(row, rung) - float(np.dot(features(row, rung), coefficients)) for row in rows]
+
+
+def left_out_errors(rows: Sequence[Row], used: Sequence[int], rung: int) -> list[float]:
     """Return the error of the gain of each row by a model fitted to the others."""
     others = [[other for other in rows if other is not row] for row in rows]
     return [
-        gain(row) - float(np.dot(features(row), fitted(left, used))) for row, left in zip(rows, others, strict=True)
+        error
+        for row, left in zip(rows, others, strict=True)
+        for error in errors_of([row], fitted(left, used, rung), rung)
     ]
 
 
@@ -116,10 +126,10 @@ def seed_deviation(rows: Sequence[Row], rung: int) -> tuple[float, int]:
     return (math.sqrt(squares / degrees) if degrees else math.nan), degrees
 
 
-def horizon_model(rows: Sequence[Row], seed_sd: float) -> HorizonModel:
+def horizon_model(rows: Sequence[Row], seed_sd: float, rung: int) -> HorizonModel:
     """Return the model that the rows give, rounded as the program has it."""
-    found = [round(float(value), 4) for value in fitted(rows, MODELS[USED])]
-    sd = round(rms(left_out_errors(rows, MODELS[USED])), 4)
+    found = [round(float(value), 4) for value in fitted(rows, MODELS[USED], rung)]
+    sd = round(rms(left_out_errors(rows, MODELS[USED], rung)), 4)
     return HorizonModel(found[0], found[1], found[4], network_sd=sd, study_sd=0.15, seed_sd=seed_sd)
 
 
@@ -159,16 +169,21 @@ def lines() -> list[str]:
         deviation, degrees = seed_deviation(many, rung)
         found.append(f"deviation between seeds after {steps} steps: {deviation:.4f} ({degrees} degrees of freedom)")
     unknown = [math.nan] * LAST  # the scores at earlier rungs
-    raced = [row | {"scores": [*unknown, row["short"], row["long"]]} for row in long_scores(load_rows(RACED))]
-    near = [row for row in (*once, *raced) if row["scores"][LAST] >= MIN_SCORE]
-    for name, used in MODELS.items():
-        error = rms(left_out_errors(near, used))
-        found.append(f"error of the gain of {len(near)} networks by a model of the others, with {name}: {error:.4f}")
-        coefficients = fitted([row for row in near if "short" not in row], used)
-        errors = [gain(row) - float(np.dot(features(row), coefficients)) for row in raced]
-        found.append(f"  of {len(raced)} candidates of searches by the table: {fmean(errors):+.4f} ± {rms(errors):.4f}")
+    raced = defaultdict(list)
+    for row in long_scores(load_rows(RACED)):
+        scores = [*unknown, row["short"], row["midway"], row["long"]]
+        raced[row["study_name"]].append(row | {"scores": scores})
+    of_table = [row for row in once if row["scores"][LAST] >= MIN_SCORE]
+    near = [*of_table, *(row for name in raced if name not in OTHER_IMAGES for row in raced[name])]
     deviation, degrees = seed_deviation(many, -1)
-    found.append(str(horizon_model(near, round(deviation, 4) if degrees else 0.003)))
+    for rung, (name, used) in product((LAST, LAST + 1), MODELS.items()):
+        error = rms(left_out_errors(near, used, rung))
+        found.append(f"from {RUNGS[rung]} steps, error of {len(near)} networks by the others, with {name}: {error:.4f}")
+        for study, models in raced.items():
+            errors = errors_of(models, fitted(of_table, used, rung), rung)
+            values = f"{fmean(errors):+.4f} ± {pstdev(errors):.4f}"
+            found.append(f"  of {len(models)} candidates of {study} by the table: {values}")
+    found += [str(horizon_model(near, round(deviation, 4), rung)) for rung in (LAST, LAST + 1)]
     return found
 
 

@@ -32,14 +32,16 @@ from nas.race.arguments import RaceSettings
 from nas.race.plan import plan_race
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
-from nas.study.horizon import LAPTOP
+from nas.study.horizon import LAPTOP, MIDWAY
 from nas.study.race import SEEDS, Entrant, Race
 from search_space.timm_spec import network_spec
 
 ROWS = Path(__file__).parent / "results" / "race_oracle.json.gz"
 WITHIN, FAR = 0.02, 0.015
 REPLAYS, SEED_SD = 200, 0.0018
+MIDWAY_RUNG = 1
 Row = dict[str, Any]
+Scores = dict[int, list[float]]
 
 
 def study_row(run: Path) -> Row:
@@ -66,28 +68,29 @@ def study_row(run: Path) -> Row:
         "config": plan.config.to_dict(),
         "first_seed": plan.length.first_seed,
         "target": result.target,
-        "winner": result.winner,
+        "pick": result.best,
+        "chance": result.chance,
         "steps_of_search": sum(t.rungs[-1].steps for t in evidence.record.trials if t.rungs),
         "race": [[t.number, t.seed, [r.steps for r in t.record.rungs], t.record.final_score] for t in trainings],
         "models": {str(number): model for number, model in models.items()},
     }
 
 
-def scores_of(study: Row, rows: list[Row]) -> dict[int, list[float]]:
-    """Return the scores of each model's trainings, in the order of their seeds."""
-    scores: dict[int, list[float]] = {}
+def scores_of(study: Row, rows: list[Row], rung: int = -1) -> Scores:
+    """Return the scores of each model's trainings at a rung, in the order of their seeds."""
+    scores: Scores = {}
     for row in sorted(rows, key=lambda row: int(row.get("seed", 0))):
         if row.get("study_name") == study["study"] and row["scores"]:
-            scores.setdefault(row["number"], []).append(row["scores"][-1])
+            scores.setdefault(row["number"], []).append(row["scores"][rung])
     return scores
 
 
 def missing(study: Row, rows: list[Row]) -> list[tuple[Row, int, int]]:
     """Return the trainings that a study needs next, as the arguments of `train`."""
     models, scores, first = study["models"], scores_of(study, rows), study["first_seed"] + SEEDS
-    target, winner = study["target"], study["winner"]
-    holds = winner is not None and (winner not in scores or fmean(scores[winner]) >= fmean(scores[target]))
-    slowest = models[str(winner)]["speed"] if holds else 0.0
+    target, pick = study["target"], study["pick"]
+    holds = pick is not None and (pick not in scores or fmean(scores[pick]) >= fmean(scores[target]))
+    slowest = models[str(pick)]["speed"] if holds else 0.0
     needed = [n for n in plausible(study) if models[str(n)]["baseline"] or models[str(n)]["speed"] >= slowest]
     if untrained := [(study, number, first) for number in needed if number not in scores]:
         return untrained
@@ -107,20 +110,22 @@ def plausible(study: Row) -> list[int]:
 
 
 def long_scores(rows: list[Row]) -> list[Row]:
-    """Return the candidates with the study's score after the last rung, and the mean of their long trainings."""
+    """Return the candidates with the study's score after the last rung, and their means midway and after long."""
     found = []
     for study in (row for row in rows if "study" in row):
         trained_as = {row["number"]: row for row in rows if row.get("study_name") == study["study"]}
+        midway = scores_of(study, rows, MIDWAY_RUNG)
         last = study["config"]["distill"]["rung_steps"][-1:]
         for number, scores in scores_of(study, rows).items():
-            model, row = study["models"][str(number)], trained_as[number]
+            model = study["models"][str(number)]
             raced = [score for n, _, steps, score in study["race"] if n == number and steps[-1:] == last]
             if not model["baseline"]:
-                found.append(row | {"short": model["score"], "long": fmean([*scores, *raced])})
+                by_length = {"short": model["score"], "midway": fmean(midway[number]), "long": fmean([*scores, *raced])}
+                found.append(trained_as[number] | by_length)
     return found
 
 
-def replayed(study: Row, scores: dict[int, list[float]], oracle: int) -> str:
+def replayed(study: Row, scores: Scores, midway: dict[int, float], oracle: int) -> str:
     """Say how races by today's rules end, whose trainings score as the oracle's do, with the noise of a seed.
 
     A model without long scores has what is predicted of it.
@@ -132,14 +137,19 @@ def replayed(study: Row, scores: dict[int, list[float]], oracle: int) -> str:
     truth = {n: fmean(scores[n]) if n in scores else entrants[n].predicted for n in models}
     held, speeds, trainings = [], [], []
     for seed in range(REPLAYS):
-        rng, found = random.Random(seed), dict[int, list[float]]()
-        while (outcome := race.outcome(found)).wanted:
+        rng, found, at_midway = random.Random(seed), dict[int, list[float]](), dict[int, float]()
+        while (outcome := race.outcome(found, midway=at_midway)).wanted:
             number = outcome.wanted[0][0]
-            found.setdefault(number, []).append(truth[number] + rng.gauss(0, SEED_SD))
-        pick = study["target"] if outcome.winner is None else outcome.winner.entrant.number
+            if number in midway and number not in at_midway:
+                score = midway[number] + rng.gauss(0, SEED_SD)
+                at_midway[number] = LAPTOP.midway.predict(score, models[number]["params"])
+            else:
+                found.setdefault(number, []).append(truth[number] + rng.gauss(0, SEED_SD))
+        pick = study["target"] if outcome.best is None else outcome.best.entrant.number
         held.append(truth[pick] >= truth[study["target"]])
         speeds.append(models[pick]["speed"] / models[oracle]["speed"])
-        trainings.append(sum(map(len, found.values())))
+        waiting = at_midway.keys() - found.keys()
+        trainings.append(sum(map(len, found.values())) + MIDWAY * len(waiting))
     return (
         f"{REPLAYS} replays of the race by today's rules: {fmean(trainings):.1f} trainings, the pick as good as the"
         f" target in {fmean(held):.2f}, {fmean(speeds):.2f} of the oracle's speed"
@@ -173,7 +183,7 @@ def report(study: Row, rows: list[Row]) -> None:
     oracle = max(ahead, key=lambda number: models[str(number)]["speed"], default=target)
     level = models[str(target)]["score"]
     guess = next((number for number in candidates if models[str(number)]["score"] >= level), target)
-    for name, pick in (("race", study["winner"]), ("first guess", guess), ("oracle", oracle)):
+    for name, pick in (("race", study["pick"]), ("first guess", guess), ("oracle", oracle)):
         if pick not in scores:
             print(f"{name}: {pick}")
             continue
@@ -185,7 +195,8 @@ def report(study: Row, rows: list[Row]) -> None:
         )
     steps = sum(steps[-1] for _, _, steps, _ in study["race"] if steps)
     print(f"steps of the race: {steps:,}, of the search: {study['steps_of_search']:,}")
-    print(replayed(study, scores, oracle))
+    midway = {number: fmean(values) for number, values in scores_of(study, rows, MIDWAY_RUNG).items()}
+    print(replayed(study, scores, midway, oracle))
 
 
 def main() -> None:

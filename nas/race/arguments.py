@@ -13,6 +13,7 @@ from nas.flags import Add, add_cache, add_flag, add_run
 from nas.local_workers import check_local_workers
 from nas.ranges import ConfigError, Range, Steps, Workers, check_fields
 from nas.study.config import SearchConfig
+from nas.study.horizon import MIDWAY
 from nas.study.metrics import METRICS, is_in_tables
 
 TIMES_LONGER = 10  # steps of a race, in those of the search's last rung
@@ -78,7 +79,7 @@ def race_config(config: SearchConfig, steps: int | None = None, images: int | No
         raise ConfigError(f"--race-steps: {steps}: must be above {last}, the steps of the search's last rung")
     seen = steps * config.distill.largest_batch
     images = images or max(config.train_images, math.ceil(seen / PASSES / config.views))
-    rungs = tuple(dict.fromkeys((*(last * 3**i for i in range(20) if last * 3**i < steps), steps)))
+    rungs = tuple(sorted({last, steps, max(last, round(MIDWAY * steps))}))
     return replace(config, train_images=images, distill=replace(config.distill, rung_steps=rungs))
 
 

@@ -81,7 +81,7 @@ class RaceContext:
     workers_per_machine: int
     show: Announce
     progress: Progress = lambda stage, done, total: None
-    told: set[Job] = field(default_factory=set)
+    told: set[tuple[Job, TrialState]] = field(default_factory=set)
 
     def finished(self, record: TrialRecord, seed: int) -> TrialRecord | None:
         """Return the record of a baseline that another study has trained; None without one."""
@@ -89,16 +89,18 @@ class RaceContext:
 
     def listen(self, loop: RaceLoop) -> None:
         """Show what has ended, keep the trainings of baselines, and show the progress."""
-        records, length = loop.trainings, self.plan.length
+        records, length, wanted = loop.trainings, self.plan.length, set(loop.outcome.wanted)
         for job, record in records.items():
-            if record.state is TrialState.RUNNING or job in self.told:
+            told = job, record.state
+            if told in self.told or (record.state is TrialState.RUNNING and (job in wanted or not record.rungs)):
                 continue
-            self.told.add(job)
+            self.told.add(told)
             self.show(training_words(self.plan, loop, job))
             if record.baseline and record.state is TrialState.COMPLETE:
                 target_cache.write(self._file(record.arch_id, length.seed(job[1])), record)
-        steps = sum(record.rungs[-1].steps for record in records.values() if record.rungs)
-        self.progress("race: steps of the trainings that have begun", steps, length.steps * len(records))
+        done = {job: record.rungs[-1].steps if record.rungs else 0 for job, record in records.items()}
+        total = sum(length.steps if job in wanted else steps for job, steps in done.items())
+        self.progress("race: steps of the trainings that have begun", sum(done.values()), total)
 
     def _file(self, arch_id: str, seed: int) -> Path:
         config = replace(self.plan.config, seed=seed)
@@ -182,15 +184,17 @@ def record_result(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
 
 
 def training_words(plan: RacePlan, loop: RaceLoop, job: Job) -> str:
-    """Return a line about a training that has ended."""
+    """Return a line about a training that has ended, or that the race has left."""
     record, name = loop.trainings[job], plan.name(job[0])
     words = f"race: {name}, seed {plan.length.seed(job[1])}: "
-    if record.state is not TrialState.COMPLETE:
+    if record.state not in (TrialState.COMPLETE, TrialState.RUNNING):
         return f"{words}failed: {record.reason}"
-    words += f"{record.final_score:.4f} after {plan.length.steps:,} steps"
-    outcome = loop.outcome
-    standing = next((s for s in outcome.standings if s.entrant.number == job[0] and s.decided and s.trained), None)
-    return words if standing is None else f"{words} ({chance_words(standing.chance, plan, outcome.target)})"
+    words += f"{record.rungs[-1].score:.4f} after {record.rungs[-1].steps:,} steps"
+    outcome, waits = loop.outcome, record.state is TrialState.RUNNING
+    words += ", which waits" if waits else ""
+    standing = next((s for s in outcome.standings if s.entrant.number == job[0]), None)
+    known = standing is not None and (waits or (standing.decided and standing.trained))
+    return f"{words} ({chance_words(standing.chance, plan, outcome.target)})" if known and standing else words
 
 
 def chance_words(chance: float, plan: RacePlan, target: Entrant | None) -> str:

@@ -6,8 +6,9 @@ is at least as good as the best baseline, or a score; or, within limits and with
 baseline is the best is decided there, too: the most promising ones are trained first.
 
 The race trains the candidate from which it expects most: its chance to be as good as the target, times the logarithm of
-its speed relative to the fastest model that is known to hold, which at first is the target. It ends when no training is
-worth `WORTH`. A candidate that is ahead of the target with a chance of `PASS` holds; a second seed, of candidate and
+its speed relative to the fastest model that holds, which at first is the target; a trained candidate holds with its own
+chance. Midway, the candidate is predicted again, and goes on if it still promises most. The race ends when no training
+is worth `WORTH`. A candidate that is ahead of the target with a chance of `PASS` wins; a second seed, of candidate and
 target, is trained only where the first leaves the decision within the noise. The course follows from the trainings'
 scores, so its end does not depend on how many workers trained them, or on when they were killed: with several workers,
 the trainings are begun that would follow if what is predicted came true.
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 from types import MappingProxyType
 
-from nas.study.horizon import HorizonModel
+from nas.study.horizon import MIDWAY, HorizonModel
 
 START = 0.3  # predicted chance from which on a model is likely enough: to be reached, or to be the best
 WORTH = 0.1  # expected gain in log throughput from which on a candidate is trained
@@ -32,6 +33,7 @@ SEEDS = 2  # trainings of a candidate, at most
 BEST_OF = 5  # candidates that are trained without a target, at most
 
 Scores = Mapping[int, Sequence[float]]  # of each trial's long trainings, in the order of their seeds
+Predicted = Mapping[int, float]  # long score of each trial
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,23 @@ class Race:
     target_score: float | None = None
     by_metric: bool = False
     faster_first: tuple[Entrant, ...] = field(init=False)
+    _predicted: Predicted = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         order = sorted(self.entrants, key=lambda entrant: (-entrant.speed, entrant.number))
         object.__setattr__(self, "faster_first", tuple(order))
+        predicted = {entrant.number: entrant.predicted for entrant in (*self.entrants, *self.baselines)}
+        object.__setattr__(self, "_predicted", predicted)
 
-    def outcome(self, scores: Scores, metrics: Scores = MappingProxyType({})) -> Outcome:
+    def outcome(
+        self, scores: Scores, metrics: Scores = MappingProxyType({}), midway: Predicted = MappingProxyType({})
+    ) -> Outcome:
         """Decide by the long trainings that there are.
 
         Args:
             scores: Of the trials that have any; the score of a training that failed is -inf.
             metrics: Values of the other metric of the same trainings; higher is better.
+            midway: What `model.midway` predicts from the first training of each trial that is midway or has ended.
         """
         if not self.baselines and self.target_score is None:
             return self._best(self.entrants, scores)
@@ -145,10 +153,10 @@ class Race:
                 known[first.number] = anchor[:1]
             else:
                 wanted.append((first.number, 0))
-        course = _Course(self, target, known, scores, metrics)
+        course = _Course(self, target, known, scores, metrics, midway)
         wanted += course.run(wanted)
         if wanted:
-            wanted += _Course(self, target, known, scores, metrics, expects=False).run(wanted)
+            wanted += _Course(self, target, known, scores, metrics, midway, expects=False).run(wanted)
         won = next((standing for standing in course.standings if standing.passed), None)
         return Outcome(course.standings, None if wanted else won, target, tuple(wanted))
 
@@ -165,7 +173,7 @@ class Race:
         return NormalDist(0, self.model.seed_sd * math.sqrt(variance)).cdf(fmean(ours) - level)
 
     def predicted_chance(
-        self, entrant: Entrant, target: Entrant | None, theirs: Sequence[float], known: Scores
+        self, entrant: Entrant, target: Entrant | None, theirs: Sequence[float], known: Scores, midway: Predicted
     ) -> float:
         """Return the chance that an entrant without a long training is as good as the target.
 
@@ -174,8 +182,12 @@ class Race:
             target: The model to beat; None: `target_score` is to be reached.
             theirs: Its first long score, if there is one.
             known: Long scores, which tell the study's offset from the predictions.
+            midway: Predictions from the trainings that the race has brought midway.
         """
-        offset, offset_variance = self._offset(known)
+        model, predicted = self.model, self._predicted
+        if model.midway is not None and entrant.number in midway and (theirs or target is None):
+            model, predicted = model.midway, midway
+        offset, offset_variance = _offset(model, predicted, known)
         networks = 1
         level = self.target_score
         if level is None and theirs:
@@ -183,14 +195,8 @@ class Race:
         elif level is None and target is not None:  # both are predicted, with one offset
             level, offset, offset_variance, networks = target.predicted, 0.0, 0.0, 2
         assert level is not None
-        sd = math.sqrt(networks * self.model.network_sd**2 + offset_variance)
-        return NormalDist(0, sd).cdf(entrant.predicted + offset - level)
-
-    def _offset(self, known: Scores) -> tuple[float, float]:
-        """Return the study's common offset from the predictions, and its variance, by the known long scores."""
-        predicted = {entrant.number: entrant.predicted for entrant in (*self.entrants, *self.baselines)}
-        found = [fmean(values) - predicted[n] for n, values in known.items() if values and -math.inf not in values]
-        return self.model.offset(found)
+        sd = math.sqrt(networks * model.network_sd**2 + offset_variance)
+        return NormalDist(0, sd).cdf(predicted[entrant.number] + offset - level)
 
     def _best(self, models: Sequence[Entrant], scores: Scores) -> Outcome:
         """Decide which model is the best: the most promising are trained, until no other is likely to be better."""
@@ -198,7 +204,7 @@ class Race:
         wanted: list[tuple[int, int]] = []
         trained: dict[int, Sequence[float]] = {}
         for entrant in order[:BEST_OF]:
-            level, (offset, variance) = order[0].predicted, self._offset(trained)
+            level, (offset, variance) = order[0].predicted, _offset(self.model, self._predicted, trained)
             if trained:
                 level = max(fmean(values) for values in trained.values()) - offset
             else:  # the first one is predicted, too, with the same offset
@@ -232,6 +238,7 @@ class _Course:
         known: Long scores of baselines, by which the first entrants are predicted.
         scores: Of the trials that have any.
         metrics: Values of the other metric of the same trainings.
+        midway: What is predicted from the trainings that are midway or have ended.
         expects: Whether a training that lacks is assumed to end as is likely; else, as lost.
     """
 
@@ -242,14 +249,17 @@ class _Course:
         known: Scores,
         scores: Scores,
         metrics: Scores,
+        midway: Predicted,
         *,
         expects: bool = True,
     ) -> None:
         self._race, self._target, self._known = race, target, dict(known)
-        self._scores, self._metrics, self._expects = scores, metrics, expects
+        self._scores, self._metrics, self._ahead, self._expects = scores, metrics, midway, expects
+        self._midway = {number: midway[number] for number in known if number in midway}
         self._entrants = [e for e in race.faster_first if target is None or e.speed > target.speed]
         slowest = min((entrant.speed for entrant in self._entrants), default=1.0)
-        self._speed = slowest / 2 if target is None else target.speed  # of the fastest model that holds
+        self._speed = slowest / 2 if target is None else target.speed  # of what is known to hold
+        self._leaders: dict[Entrant, float] = {}  # chances that trained entrants hold
         self._seeds = Counter[int]()
         self._trained: dict[int, Standing] = {}
         self._assumed: set[int] = set()  # the entrants whose next training is wanted
@@ -278,6 +288,9 @@ class _Course:
         It is compared with as many seeds of the target as it has.
         """
         entrant, target = standing.entrant, self._target
+        if entrant.number in self._ahead and entrant.number not in self._midway:
+            self._midway[entrant.number] = self._ahead[entrant.number]
+            return []
         ours, theirs = self._scores.get(entrant.number, ()), self._theirs
         seeds = self._seeds[entrant.number] + 1
         missing = [(entrant.number, seeds - 1)] if len(ours) < seeds else []
@@ -285,7 +298,7 @@ class _Course:
             missing.append((target.number, seeds - 1))
         if missing:
             self._assumed.add(entrant.number)
-            passed = self._expects and standing.chance >= 0.5
+            self._leaders[entrant] = float(self._expects and standing.chance >= 0.5)
         else:
             worse = target is not None and self._race.is_worse(entrant.number, target.number, seeds, self._metrics)
             chance = 0.0 if worse else self._race.chance_ahead(ours[:seeds], theirs[:seeds])
@@ -293,9 +306,7 @@ class _Course:
             result = Standing(entrant, chance, trained=True, decided=decided)
             self._seeds[entrant.number], self._trained[entrant.number] = seeds, result
             self._known[entrant.number] = ours[:1]
-            passed = result.passed
-        if passed:
-            self._speed = entrant.speed
+            self._leaders[entrant] = chance
         return missing
 
     @property
@@ -303,13 +314,31 @@ class _Course:
         return () if self._target is None else self._scores.get(self._target.number, ())
 
     def _worth(self, standing: Standing) -> float:
-        return standing.chance * math.log(standing.entrant.speed / self._speed)
+        """Return an entrant's chance times the gain in log speed if it holds, per training that it takes.
+
+        One that is midway takes less than a whole training.
+        """
+        gain, none_yet = 0.0, 1.0
+        for leader, chance in sorted(self._leaders.items(), key=lambda item: -item[0].speed):
+            if leader != standing.entrant:
+                gain += none_yet * chance * max(0.0, math.log(standing.entrant.speed / leader.speed))
+                none_yet *= 1 - chance
+        gain += none_yet * math.log(standing.entrant.speed / self._speed)
+        lacking = 1 - MIDWAY if standing.entrant.number in self._midway and not standing.trained else 1.0
+        return standing.chance * gain / lacking
 
     def _standing(self, entrant: Entrant) -> Standing:
         if entrant.number in self._trained:
             return self._trained[entrant.number]
-        chance = self._race.predicted_chance(entrant, self._target, self._theirs[:1], self._known)
+        theirs = self._theirs[:1]
+        chance = self._race.predicted_chance(entrant, self._target, theirs, self._known, self._midway)
         return Standing(entrant, chance, trained=False, decided=False)
+
+
+def _offset(model: HorizonModel, predicted: Predicted, known: Scores) -> tuple[float, float]:
+    """Return a study's common offset from a model's predictions, and its variance, by the known long scores."""
+    long = {n: fmean(values) for n, values in known.items() if n in predicted and values}
+    return model.offset([score - predicted[n] for n, score in long.items() if math.isfinite(score)])
 
 
 def _most_promising(models: Sequence[Entrant]) -> Entrant | None:

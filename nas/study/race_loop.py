@@ -16,6 +16,7 @@ from typing import Protocol
 
 from nas.study.failing_nodes import FailingNodes
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
+from nas.study.horizon import MIDWAY
 from nas.study.race import Outcome, Race
 from nas.study.records import RaceTraining, TrialRecord, TrialState
 
@@ -44,6 +45,11 @@ class RaceLength:
     images: int
     first_seed: int
     metric: str | None = None
+
+    @property
+    def midway(self) -> int:
+        """Return the steps after which a training is predicted again."""
+        return round(MIDWAY * self.steps)
 
     def seed(self, index: int) -> int:
         """Return the seed of a model's training by its number, from 0."""
@@ -108,13 +114,18 @@ class RaceLoop:
         """Return where the race stands."""
         scores: dict[int, list[float]] = {}
         metrics: dict[int, list[float]] = {}
-        for (number, _), record in sorted(self._jobs.items()):
+        midway: dict[int, float] = {}
+        for (number, index), record in sorted(self._jobs.items()):
+            if index == 0 and (model := self.race.model.midway) is not None:
+                for rung in record.rungs:
+                    if rung.steps == self.length.midway:
+                        midway[number] = model.predict(rung.score, record.params or 1)
             if record.state is not TrialState.RUNNING:
                 failed = math.isnan(record.final_score)
                 scores.setdefault(number, []).append(-math.inf if failed else record.final_score)
                 values = {} if failed else record.rungs[-1].metrics
                 metrics.setdefault(number, []).append(values.get(self.length.metric or "", -math.inf))
-        return self.race.outcome(scores, metrics)
+        return self.race.outcome(scores, metrics, midway)
 
     @property
     def out_of_time(self) -> bool:

@@ -124,7 +124,7 @@ def test_a_race_is_planned_against_the_best_baseline(study: StudyRecord) -> None
     plan = plan_race(gather_evidence(study), RaceSettings(Path("run")))
     assert plan is not None
     assert ([entrant.number for entrant in plan.race.faster_first], plan.to_beat) == ([1, 2, 3], REFERENCE)
-    assert plan.config.distill.rung_steps == (4, 12, 36, 40)
+    assert plan.config.distill.rung_steps == (4, 12, 40)
     assert (plan.config.train_images, plan.length.first_seed) == (445, 1), "32 images a step, 2.88 passes"
     by_score = plan_race(gather_evidence(study), RaceSettings(Path("run"), target="0.7"))
     assert by_score is not None

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -11,6 +12,7 @@ from nas.study.horizon import HorizonModel
 from nas.study.race import PASS, Entrant, Race
 
 MODEL = HorizonModel(gain=0.1, per_score=0.0, per_doubling=0.01, network_sd=0.01, study_sd=0.1, seed_sd=0.003)
+FROM_MIDWAY = replace(MODEL, network_sd=0.004)
 TARGET = Entrant(0, 1.0, 0.7)
 
 
@@ -50,6 +52,32 @@ def test_a_training_that_would_gain_little_is_not_made():
 def test_what_is_trained_ahead_follows_what_is_likely_and_then_its_opposite():
     rules = race(0.67, 0.715, 0.75, 0.71)
     assert rules.outcome({0: [0.7]}).wanted == ((3, 0), (2, 0), (4, 0))
+
+
+def test_midway_an_entrant_is_predicted_again_and_may_have_to_wait():
+    """The third one promises most; midway it promises less than the second, and is taken up when that has failed."""
+    rules = race(0.65, 0.705, 0.73)
+    rules = replace(rules, model=replace(MODEL, midway=FROM_MIDWAY))
+    target, falls, stays = {0: 0.7}, {3: 0.698}, {3: 0.75}
+
+    def wanted(scores, midway):
+        return rules.outcome({n: [score] for n, score in scores.items()}, {}, {0: 0.7} | midway).wanted[:1]
+
+    assert wanted(target, {}) == ((3, 0),)
+    assert wanted(target, stays) == ((3, 0),)
+    assert wanted(target, falls) == ((2, 0),)
+    assert wanted(target | {2: 0.69}, falls | {2: 0.69}) == ((3, 0),)
+    assert wanted(target, {3: 0.67, 2: 0.67}) == (), "neither can reach the target any more"
+
+
+def test_a_leader_that_has_not_passed_counts_with_its_chance():
+    """The last one is worth a training where the leader has failed, not where that is ahead by the noise."""
+    leader, last = Entrant(1, 3.0, 0.7), Entrant(2, 2.9, 0.688)
+    rules = Race((leader, last), MODEL, (TARGET,))
+    close = {0: [0.7, 0.7], 1: [0.702, 0.702]}
+    assert rules.outcome({0: [0.7], 1: [-math.inf]}).wanted == ((2, 0),)
+    outcome = rules.outcome(close)
+    assert (outcome.wanted, outcome.winner, outcome.best.entrant) == ((), None, leader)
 
 
 def test_a_runner_that_is_unlikely_to_win_is_not_trained():

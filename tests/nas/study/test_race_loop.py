@@ -1,6 +1,7 @@
 """The loop of a race: every kill leaves it with the same trainings and the same winner."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -8,11 +9,13 @@ from nas.study.failures import Failure
 from nas.study.race import Entrant, Race
 from nas.study.race_loop import RaceLength, RaceLoop
 from nas.study.records import RaceTraining, RungResult, TrialRecord, TrialState
-from tests.nas.study.test_race import MODEL, TARGET
+from tests.nas.study.test_race import FROM_MIDWAY, MODEL, TARGET
 
-RUNGS = (10, 30, 100)
-TRUTH = {0: 0.7, 1: 0.68, 2: 0.702, 3: 0.71, 4: 0.76}  # the second one needs more seeds, the third wins
+RUNGS = (10, 30, 100)  # the second one is midway
+# The first one falls behind midway, the second one needs more seeds, and the third one wins.
+TRUTH = {0: 0.7, 1: 0.68, 2: 0.702, 3: 0.71, 4: 0.76}
 ENTRANTS = tuple(Entrant(n, 10.0 - n, 0.71) for n in (1, 2, 3, 4))
+RACE = Race(ENTRANTS, replace(MODEL, midway=FROM_MIDWAY), (TARGET,))
 LENGTH = RaceLength(steps=100, images=1000, first_seed=1)
 TRIALS = {n: TrialRecord(n, f"arch{n}", {}, TrialState.COMPLETE, baseline=None if n else "target") for n in TRUTH}
 
@@ -25,7 +28,7 @@ class Kept(dict):
 
 
 def race_loop(stored, **options):
-    return RaceLoop(Race(ENTRANTS, MODEL, (TARGET,)), LENGTH, TRIALS, list(stored.values()), stored, **options)
+    return RaceLoop(RACE, LENGTH, TRIALS, list(stored.values()), stored, **options)
 
 
 def score(job, rung):
@@ -64,7 +67,8 @@ def test_a_race_trains_what_it_needs_and_names_the_winner():
     loop, trained = run(stored)
     assert loop.outcome.winner.entrant.number == 3
     assert {job for job, _ in trained} == {(0, 0), (1, 0), (2, 0), (2, 1), (0, 1), (3, 0)}
-    assert len(trained) == len(set(trained)) == 6 * len(RUNGS)
+    assert len(trained) == len(set(trained)) == 6 * len(RUNGS) - 1
+    assert max(rung for job, rung in trained if job == (1, 0)) == RUNGS.index(LENGTH.midway)
     assert {training.seed for training in stored.values()} == {1, 2}
 
 
@@ -137,7 +141,7 @@ def test_at_the_deadline_nothing_is_begun_and_nothing_lost():
 
 def test_another_study_may_have_trained_the_target():
     def finished(record, seed):
-        rungs = [RungResult(i, steps, 0.7, {}, {}, {}, 1.0).to_dict() for i, steps in enumerate(RUNGS)]
+        rungs = [RungResult(i, steps, score((0, 0), i), {}, {}, {}, 1.0).to_dict() for i, steps in enumerate(RUNGS)]
         return record.baseline and TrialRecord.from_dict(record.to_dict() | {"state": "complete", "rungs": rungs})
 
     loop, trained = run(Kept(), finished=finished)
@@ -152,7 +156,7 @@ def test_a_race_against_another_target_mixes_up_no_trainings():
     target, first = before.next_trial(), before.next_trial()
     next_rung(before, target, [])
     trials = {n: trial for n, trial in TRIALS.items() if n} | {5: TrialRecord(5, "arch5", {}, TrialState.COMPLETE)}
-    race = Race(ENTRANTS, MODEL, (Entrant(5, 1.0, 0.7),))
+    race = replace(RACE, baselines=(Entrant(5, 1.0, 0.7),))
     loop = RaceLoop(race, LENGTH, trials, list(stored.values()), stored)
     numbers = {loop.job(record.number): record.number for record in iter(loop.next_trial, None)}
     assert len(set(numbers.values())) == len(numbers) == 5
