@@ -172,7 +172,8 @@ def report(study: Row, rows: list[Row]) -> None:
     print(f"{study['study']}: {len(known)} of {len(plausible(study))} trained; {len(missing(study, rows))} lack")
     if target not in known:
         return
-    print("model, speed, score at the last rung, the race's, the oracle's, lead of their mean")
+    models = {n: m | {"speed": m["speed"] / models[str(target)]["speed"]} for n, m in models.items()}
+    print("model, multiple of the target's speed, score at the last rung, the race's, the oracle's, lead of their mean")
     raced = {n: [score for number, _, _, score in study["race"] if number == n] for n in known}
     for number in known:
         model, lead = models[str(number)], fmean(scores[number]) - fmean(scores[target])
@@ -193,6 +194,9 @@ def report(study: Row, rows: list[Row]) -> None:
             f"{name}: {models[str(pick)]['name']}, ahead in {sum(pairs)} of {len(pairs)} pairs, {share:.2f} of the"
             " oracle's speed"
         )
+    pairs = [values for values in scores.values() if len(values) == SEEDS]
+    deviation = fmean((one - two) ** 2 / 2 for one, two in pairs) ** 0.5
+    print(f"deviation between seeds: {deviation:.4f} ({len(pairs)} degrees of freedom)")
     steps = sum(steps[-1] for _, _, steps, _ in study["race"] if steps)
     print(f"steps of the race: {steps:,}, of the search: {study['steps_of_search']:,}")
     midway = {number: fmean(values) for number, values in scores_of(study, rows, MIDWAY_RUNG).items()}
