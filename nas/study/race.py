@@ -8,10 +8,11 @@ baseline is the best is decided there, too: the most promising ones are trained 
 The race trains the candidate from which it expects most: its chance to be as good as the target, times the logarithm of
 its speed relative to the fastest model that holds, which at first is the target; a trained candidate holds with its own
 chance. After `MIDWAY` of its steps, the score of a training is predicted again; the training goes on if its candidate
-still promises most. The race ends when no training is worth `WORTH`. A candidate that is ahead of the target with a chance of `PASS` wins; a second seed, of candidate and
-target, is trained only where the first leaves the decision within the noise. The course follows from the trainings'
-scores, so its end does not depend on how many workers trained them, or on when they were killed: with several workers,
-the trainings are begun that would follow if what is predicted came true.
+still promises most. The race ends when no training is worth `WORTH`. A candidate that is ahead of the target with a
+chance of `PASS` wins; a second seed, of candidate and target, is trained only where the first leaves the decision
+within the noise. The course follows from the trainings' scores, so its end does not depend on how many workers trained
+them, or on when they were killed: with several workers, the trainings are begun that would follow if what is predicted
+came true.
 """
 
 from __future__ import annotations
