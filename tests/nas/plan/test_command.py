@@ -212,7 +212,7 @@ def test_every_flag_is_a_setting() -> None:
     settings = parse(flags)
     race = settings.race
     assert race is not None
-    assert (race.distill.rung_steps, race.train_images) == ((270, 810, 900), 77)
+    assert (race.distill.rung_steps, race.train_images) == ((270, 900), 77)
     assert parse(["--no-race"]).race is None
     assert parse(["--objectives", "score,params"]).race is None
     assert settings == PlanSettings(
