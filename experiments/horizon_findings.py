@@ -38,12 +38,12 @@ from nas.study.horizon import HorizonModel
 Row = Mapping[str, Any]
 LAST = RUNGS.index(270)  # the last rung of a search
 DEEP = 6  # blocks
-FEATURES = ("score", "blocks", "attention", "log2 params")
+FEATURES = ("score", "blocks", "attention", "log2 params", "slope")
 TARGET = "eradio_nano"
 MIN_SCORE = 0.5  # at the last rung of a search; what scores less takes part in no race
 MODELS = {"none": (0,), "score": (0, 1), "score, blocks, attention": (0, 1, 2, 3), "score, params": (0, 1, 4),
-          "all": (0, 1, 2, 3, 4)}  # fmt: skip
-USED = "score, params"
+          "score, slope": (0, 1, 5), "score, params, slope": (0, 1, 4, 5), "all": (0, 1, 2, 3, 4, 5)}  # fmt: skip
+USED = {LAST: "score, params", LAST + 1: "score, params, slope"}
 OTHER_IMAGES = ("c10",)  # searches on other images, which test the model; of `experiments.race_oracle`
 
 
@@ -77,19 +77,25 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def features(row: Row, rung: int) -> list[float]:
-    """Return the values of FEATURES of an architecture, with the score at a rung, after the constant 1."""
-    return [1.0, row["scores"][rung], blocks(row), attending(row), math.log2(row["params"])]
+    """Return the values of FEATURES of an architecture, with the score at a rung, after the constant 1.
+
+    The slope is the rise of the score from the rung before, in the same training, per tenfold steps; 0 if unknown.
+    """
+    before = row["begun"] if rung == LAST + 1 and "begun" in row else row["scores"][rung - 1]
+    slope = (row["scores"][rung] - before) / math.log10(RUNGS[rung] / RUNGS[rung - 1])
+    slope = 0.0 if math.isnan(slope) else slope
+    return [1.0, row["scores"][rung], blocks(row), attending(row), math.log2(row["params"]), slope]
 
 
 def gain(row: Row, rung: int) -> float:
-    """Return what the steps after a rung add to the score."""
-    return float(row["scores"][-1] - row["scores"][rung])
+    """Return what the steps after a rung add to the score, or are expected to add where that is the end."""
+    return float(row.get("later", row["scores"][-1]) - row["scores"][rung])
 
 
 def fitted(rows: Sequence[Row], used: Sequence[int], rung: int) -> NDArray[np.float64]:
     """Return the coefficients of a linear model of the gain, fitted by least squares; 0 for features not used."""
     matrix = np.asarray([features(row, rung) for row in rows])[:, list(used)]
-    coefficients = np.zeros(5)
+    coefficients = np.zeros(1 + len(FEATURES))
     gains = np.asarray([gain(row, rung) for row in rows])
     coefficients[list(used)] = np.linalg.lstsq(matrix, gains, rcond=None)[0]
     return coefficients
@@ -128,9 +134,10 @@ def seed_deviation(rows: Sequence[Row], rung: int) -> tuple[float, int]:
 
 def horizon_model(rows: Sequence[Row], seed_sd: float, rung: int) -> HorizonModel:
     """Return the model that the rows give, rounded as the program has it."""
-    found = [round(float(value), 4) for value in fitted(rows, MODELS[USED], rung)]
-    sd = round(rms(left_out_errors(rows, MODELS[USED], rung)), 4)
-    return HorizonModel(found[0], found[1], found[4], network_sd=sd, study_sd=0.15, seed_sd=seed_sd)
+    used = MODELS[USED[rung]]
+    found = [round(float(value), 4) for value in fitted(rows, used, rung)]
+    sd = round(rms(left_out_errors(rows, used, rung)), 4)
+    return HorizonModel(found[0], found[1], found[4], sd, study_sd=0.15, seed_sd=seed_sd, per_slope=found[5])
 
 
 def first_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -177,14 +184,23 @@ def lines() -> list[str]:
     near = [*of_table, *(row for name in raced if name not in OTHER_IMAGES for row in raced[name])]
     deviation, degrees = seed_deviation(many, -1)
     for rung, (name, used) in product((LAST, LAST + 1), MODELS.items()):
+        if rung == LAST and 5 in used:  # no slope: the score at that rung is of another training
+            if name != "all":
+                continue
+            used = used[:-1]
         error = rms(left_out_errors(near, used, rung))
         found.append(f"from {RUNGS[rung]} steps, error of {len(near)} networks by the others, with {name}: {error:.4f}")
         for study, models in raced.items():
             errors = errors_of(models, fitted(of_table, used, rung), rung)
             values = f"{fmean(errors):+.4f} ± {pstdev(errors):.4f}"
             found.append(f"  of {len(models)} candidates of {study} by the table: {values}")
-    found += [str(horizon_model(near, round(deviation, 4), rung)) for rung in (LAST, LAST + 1)]
-    return found
+    models = [horizon_model(near, round(deviation, 4), rung) for rung in (LAST, LAST + 1)]
+    later = [
+        row | {"later": models[1].predict(row["scores"][-1], row["params"], features(row, len(RUNGS) - 1)[5])}
+        for row in near
+    ]
+    models += [horizon_model(later, round(deviation, 4), rung) for rung in (LAST, LAST + 1)]
+    return [*found, *map(str, models)]
 
 
 def main() -> None:

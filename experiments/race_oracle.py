@@ -17,6 +17,7 @@ Expected:  see experiments/LOG.md
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from itertools import product
 from pathlib import Path
@@ -28,18 +29,17 @@ from experiments.horizon_table import trained
 from nas.analysis.evidence import gather_evidence
 from nas.cache import open_study_targets
 from nas.machine import cache_root
-from nas.race.arguments import RaceSettings
+from nas.race.arguments import TIMES_LONGER, RaceSettings
 from nas.race.plan import plan_race
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
-from nas.study.horizon import LAPTOP, MIDWAY
+from nas.study.horizon import LAPTOP_LATER, MIDWAY
 from nas.study.race import SEEDS, Entrant, Race
 from search_space.timm_spec import network_spec
 
 ROWS = Path(__file__).parent / "results" / "race_oracle.json.gz"
 WITHIN, FAR = 0.02, 0.015
 REPLAYS, SEED_SD = 200, 0.0018
-MIDWAY_RUNG = 1
 Row = dict[str, Any]
 Scores = dict[int, list[float]]
 
@@ -110,39 +110,55 @@ def plausible(study: Row) -> list[int]:
 
 
 def long_scores(rows: list[Row]) -> list[Row]:
-    """Return the candidates with the study's score after the last rung, and their means midway and after long."""
+    """Return the candidates with the study's score after the last rung, and their means then, midway and after long."""
     found = []
     for study in (row for row in rows if "study" in row):
         trained_as = {row["number"]: row for row in rows if row.get("study_name") == study["study"]}
-        midway = scores_of(study, rows, MIDWAY_RUNG)
+        begun, midway = scores_of(study, rows, 0), scores_of(study, rows, 1)
         last = study["config"]["distill"]["rung_steps"][-1:]
         for number, scores in scores_of(study, rows).items():
             model = study["models"][str(number)]
             raced = [score for n, _, steps, score in study["race"] if n == number and steps[-1:] == last]
             if not model["baseline"]:
-                by_length = {"short": model["score"], "midway": fmean(midway[number]), "long": fmean([*scores, *raced])}
+                by_length = {"short": model["score"], "begun": fmean(begun[number]), "midway": fmean(midway[number]),
+                             "long": fmean([*scores, *raced])}  # fmt: skip
                 found.append(trained_as[number] | by_length)
     return found
 
 
-def replayed(study: Row, scores: Scores, midway: dict[int, float], oracle: int) -> str:
+def expected(study: Row, rows: list[Row]) -> tuple[dict[int, float], dict[int, float]]:
+    """Return what the trained models are expected to score later, from midway and from the end of the trainings."""
+    model = LAPTOP_LATER
+    assert model.midway is not None
+    assert model.later is not None
+    begun, midway, last = ({n: fmean(s) for n, s in scores_of(study, rows, rung).items()} for rung in (0, 1, -1))
+    params = {number: study["models"][str(number)]["params"] for number in last}
+    slope = {n: (midway[n] - begun[n]) / math.log10(MIDWAY * TIMES_LONGER) for n in last}
+    final_slope = {n: (last[n] - midway[n]) / math.log10(1 / MIDWAY) for n in last}
+    return (
+        {n: model.midway.predict(midway[n], params[n], slope[n]) for n in last},
+        {n: model.later.predict(last[n], params[n], final_slope[n]) for n in last},
+    )
+
+
+def replayed(study: Row, rows: list[Row], oracle: int) -> str:
     """Say how races by today's rules end, whose trainings score as the oracle's do, with the noise of a seed.
 
     A model without long scores has what is predicted of it.
     """
+    midway, later = expected(study, rows)
     models = {int(number): model for number, model in study["models"].items()}
-    entrants = {n: Entrant(n, m["speed"], LAPTOP.predict(m["score"], m["params"])) for n, m in models.items()}
+    entrants = {n: Entrant(n, m["speed"], LAPTOP_LATER.predict(m["score"], m["params"])) for n, m in models.items()}
     to_beat = tuple(entrants[n] for n, m in models.items() if m["baseline"])
-    race = Race(tuple(e for e in entrants.values() if e not in to_beat), LAPTOP, to_beat)
-    truth = {n: fmean(scores[n]) if n in scores else entrants[n].predicted for n in models}
+    race = Race(tuple(e for e in entrants.values() if e not in to_beat), LAPTOP_LATER, to_beat)
+    truth = {n: later.get(n, entrants[n].predicted) for n in models}
     held, speeds, trainings = [], [], []
     for seed in range(REPLAYS):
         rng, found, at_midway = random.Random(seed), dict[int, list[float]](), dict[int, float]()
         while (outcome := race.outcome(found, midway=at_midway)).wanted:
             number = outcome.wanted[0][0]
             if number in midway and number not in at_midway:
-                score = midway[number] + rng.gauss(0, SEED_SD)
-                at_midway[number] = LAPTOP.midway.predict(score, models[number]["params"])
+                at_midway[number] = midway[number] + rng.gauss(0, SEED_SD)
             else:
                 found.setdefault(number, []).append(truth[number] + rng.gauss(0, SEED_SD))
         pick = study["target"] if outcome.best is None else outcome.best.entrant.number
@@ -199,8 +215,7 @@ def report(study: Row, rows: list[Row]) -> None:
     print(f"deviation between seeds: {deviation:.4f} ({len(pairs)} degrees of freedom)")
     steps = sum(steps[-1] for _, _, steps, _ in study["race"] if steps)
     print(f"steps of the race: {steps:,}, of the search: {study['steps_of_search']:,}")
-    midway = {number: fmean(values) for number, values in scores_of(study, rows, MIDWAY_RUNG).items()}
-    print(replayed(study, scores, midway, oracle))
+    print(replayed(study, rows, oracle))
 
 
 def main() -> None:

@@ -260,7 +260,8 @@ def _hopeless_race_sentence(info: StudyInfo) -> str:
     """Say that a race trained no candidate, because none was likely to win; "" where it trained one."""
     if info.race is None or not info.race.decided or info.race.best is not None:
         return ""
-    return f"No candidate is likely to be as good as the target after {info.race.steps:,} steps: the race trained none."
+    steps = f"{info.race.decides_at:,} steps"
+    return f"No candidate is likely to be as good as the target after {steps}: the race trained none."
 
 
 def race_sentence(found: Recommendation) -> str:

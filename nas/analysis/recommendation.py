@@ -351,7 +351,8 @@ def race_words(found: Recommendation) -> str:
     lost = "" if race.winner is not None else "; no candidate passed, this one came closest"
     if race.out_of_reach:
         lost += f"; no faster candidate is likely to reach {' or '.join(race.out_of_reach)}"
-    return f"{words} (chance {race.chance or 0.0:.2f} that it is {what}){speed}{lost}"
+    chance = f"chance {race.chance or 0.0:.2f} that it is {what} after {race.decides_at:,} steps"
+    return f"{words} ({chance}){speed}{lost}"
 
 
 def unused_words(recommendation: Recommendation) -> str:

@@ -101,6 +101,8 @@ def plan_words(plan: RacePlan) -> str:
     """Say what a race decides, and how."""
     entrants, target = plural(len(plan.race.entrants), "candidate"), plan.to_beat
     length = f"{plan.length.steps:,} steps on up to {plan.length.images:,} images"
+    if plan.later_steps is not None:
+        length = f"{plan.later_steps:,} steps, as expected after {length}"
     if target is not None and plan.out_of_reach:
         target += f" (no faster candidate is likely to reach {' or '.join(plan.out_of_reach)})"
     if target is not None:
@@ -116,5 +118,5 @@ def result_words(evidence: StudyEvidence, result: RaceResult) -> str:
         return "the race is not decided; the same command continues it"
     found = recommend(evidence)
     if found is None or found.race is None:
-        return f"no candidate is likely to win after {result.steps:,} steps, so none was trained"
+        return f"no candidate is likely to win after {result.decides_at:,} steps, so none was trained"
     return f"{found.model.name} {race_words(found)}"

@@ -12,7 +12,7 @@ from nas.race.arguments import RaceSettings, is_score, race_config
 from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
-from nas.study.horizon import LAPTOP
+from nas.study.horizon import LAPTOP, LAPTOP_LATER, HorizonModel
 from nas.study.metrics import is_in_tables
 from nas.study.objectives import check_plane
 from nas.study.race import Entrant, Race
@@ -54,6 +54,11 @@ class RacePlan:
         names = [self.name(baseline.number) for baseline in self.race.baselines]
         return f"the best of {', '.join(names)}" if len(names) > 1 else next(iter(names), None)
 
+    @property
+    def later_steps(self) -> int | None:
+        """Return the steps after which the winner is to be as good; None: after those of the trainings."""
+        return None if self.race.model.later is None else self.length.later
+
     def folder(self, seed: int) -> Path:
         """Return the folder of the trainings with a seed."""
         return race_folder(self.run_dir, self.length.steps, seed)
@@ -92,27 +97,25 @@ def _race(evidence: StudyEvidence, target: str | None) -> tuple[Race | None, tup
     """
     info = evidence.record.info
     baselines = [model for model in evidence.searched if model.trial.baseline]
-    candidates = tuple(
-        _entrant(model)
-        for model in evidence.searched
-        if not model.trial.baseline and timing_doubt(model.measurement) is None
-    )
+    candidates = [model for model in evidence.searched if not model.trial.baseline]
+    candidates = [model for model in candidates if timing_doubt(model.measurement) is None]
     if not candidates:
         raise nothing_complete(evidence.study)
-    if target is None and info.limits:
-        return Race(candidates, LAPTOP), ()
     if target is not None and is_score(target):
-        return Race(candidates, LAPTOP, target_score=float(target)), ()
+        return Race(tuple(_entrant(model, LAPTOP) for model in candidates), LAPTOP, target_score=float(target)), ()
+    rules = Race(tuple(_entrant(model, LAPTOP_LATER) for model in candidates), LAPTOP_LATER)
+    if target is None and info.limits:
+        return rules, ()
     if target is not None:
-        return Race(candidates, LAPTOP, (_to_beat(_named(evidence, target, baselines), info.reference),)), ()
+        return replace(rules, baselines=(_to_beat(_named(evidence, target, baselines), info.reference),)), ()
     promising_first = sorted((_to_beat(model, info.reference) for model in baselines), key=lambda b: -b.predicted)
     if not promising_first:
         return None, ()
-    may_be_reached = [b for b in promising_first if Race(candidates, LAPTOP, (b,)).outcome({}).may_be_won]
+    may_be_reached = [b for b in promising_first if replace(rules, baselines=(b,)).outcome({}).may_be_won]
     to_beat = may_be_reached or promising_first[:1]
     names = {model.number: model.name for model in baselines}
     above = promising_first[: promising_first.index(to_beat[0])]
-    return Race(candidates, LAPTOP, tuple(to_beat)), tuple(names[baseline.number] for baseline in above)
+    return replace(rules, baselines=tuple(to_beat)), tuple(names[baseline.number] for baseline in above)
 
 
 def _has_metric(evidence: StudyEvidence, race: Race, metric: str) -> bool:
@@ -128,7 +131,7 @@ def _has_metric(evidence: StudyEvidence, race: Race, metric: str) -> bool:
 
 def _to_beat(model: ModelEvidence, reference: str) -> Entrant:
     """Return a model to beat; against itself, a reference's timing is noise."""
-    entrant = _entrant(model)
+    entrant = _entrant(model, LAPTOP_LATER)
     return replace(entrant, speed=1.0) if model.trial.baseline == reference else entrant
 
 
@@ -146,5 +149,5 @@ def _named(evidence: StudyEvidence, target: str, baselines: Sequence[ModelEviden
     return found
 
 
-def _entrant(model: ModelEvidence) -> Entrant:
-    return Entrant(model.number, model.ratio, LAPTOP.predict(model.score, model.trial.params or 1))
+def _entrant(model: ModelEvidence, by: HorizonModel) -> Entrant:
+    return Entrant(model.number, model.ratio, by.predict(model.score, model.trial.params or 1))

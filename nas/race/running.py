@@ -175,6 +175,7 @@ def record_result(store: Store, plan: RacePlan, outcome: Outcome) -> RaceResult:
         winner=None if outcome.winner is None else outcome.winner.entrant.number,
         best=None if best is None else best.entrant.number,
         chance=None if best is None else best.chance,
+        later_steps=plan.later_steps,
         decided=not outcome.wanted,
         metric=length.metric,
         out_of_reach=plan.out_of_reach,
@@ -202,4 +203,4 @@ def chance_words(chance: float, plan: RacePlan, target: Entrant | None) -> str:
     what = "the best" if target is None else f"at least as good as {plan.name(target.number)}"
     if plan.race.target_score is not None:
         what = f"at {plan.race.target_score:g} or above"
-    return f"chance {chance:.2f} that it is {what}"
+    return f"chance {chance:.2f} that it is {what} after {plan.later_steps or plan.length.steps:,} steps"

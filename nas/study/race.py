@@ -33,7 +33,8 @@ AHEAD = 8  # trainings that are begun ahead, at most
 SEEDS = 2  # trainings of a candidate, at most
 BEST_OF = 5  # candidates that are trained without a target, at most
 
-Scores = Mapping[int, Sequence[float]]  # of each trial's long trainings, in the order of their seeds
+# Of each trial's long trainings, in the order of their seeds; with `HorizonModel.later`, what it expects from them.
+Scores = Mapping[int, Sequence[float]]
 Predicted = Mapping[int, float]  # long score of each trial
 
 
@@ -169,9 +170,27 @@ class Race:
         """Return the chance that a model is ahead of the target, or at its score, by long trainings of both."""
         if -math.inf in ours:
             return 0.0
-        level = self.target_score if self.target_score is not None else fmean(theirs)
-        variance = 1 / len(ours) + (0.0 if self.target_score is not None else 1 / len(theirs))
-        return NormalDist(0, self.model.seed_sd * math.sqrt(variance)).cdf(fmean(ours) - level)
+        lead, seeds_sd = self._lead(ours, theirs)
+        return NormalDist(0, math.hypot(seeds_sd, self._later_sd)).cdf(lead)
+
+    def is_open(self, ours: Sequence[float], theirs: Sequence[float]) -> bool:
+        """Return whether more seeds may decide whether a model passes, by long trainings of it and of the target."""
+        if -math.inf in ours:
+            return False
+        lead, seeds_sd = self._lead(ours, theirs)
+        needed = NormalDist().inv_cdf(PASS) * self._later_sd
+        return 1 - PASS < NormalDist(needed, seeds_sd).cdf(lead) < PASS
+
+    @property
+    def _later_sd(self) -> float:
+        """Return the deviation of the difference of two networks from what is expected of it after the race."""
+        return 0.0 if self.model.later is None else self.model.later.network_sd * math.sqrt(2)
+
+    def _lead(self, ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+        """Return a model's mean lead over the target, and its deviation between seeds."""
+        if self.target_score is not None:
+            return fmean(ours) - self.target_score, self.model.seed_sd / math.sqrt(len(ours))
+        return fmean(ours) - fmean(theirs), self.model.seed_sd * math.sqrt(1 / len(ours) + 1 / len(theirs))
 
     def predicted_chance(
         self, entrant: Entrant, target: Entrant | None, theirs: Sequence[float], known: Scores, midway: Predicted
@@ -196,7 +215,7 @@ class Race:
         elif level is None and target is not None:  # both are predicted, with one offset
             level, offset, offset_variance, networks = target.predicted, 0.0, 0.0, 2
         assert level is not None
-        sd = math.sqrt(networks * model.network_sd**2 + offset_variance)
+        sd = math.sqrt(networks * model.network_sd**2 + offset_variance + self._later_sd**2)
         return NormalDist(0, sd).cdf(predicted[entrant.number] + offset - level)
 
     def _best(self, models: Sequence[Entrant], scores: Scores) -> Outcome:
@@ -219,7 +238,7 @@ class Race:
                 wanted.append((entrant.number, 0))
         by_number = {entrant.number: entrant for entrant in order}
         best_first = sorted(trained, key=lambda number: -fmean(trained[number]))
-        sd = self.model.seed_sd * math.sqrt(2)
+        sd = math.hypot(self.model.seed_sd * math.sqrt(2), self._later_sd)
         standings = []
         for number in best_first:
             rivals = [fmean(trained[other]) for other in best_first if other != number]
@@ -303,7 +322,7 @@ class _Course:
         else:
             worse = target is not None and self._race.is_worse(entrant.number, target.number, seeds, self._metrics)
             chance = 0.0 if worse else self._race.chance_ahead(ours[:seeds], theirs[:seeds])
-            decided = seeds == SEEDS or not 1 - PASS < chance < PASS
+            decided = worse or seeds == SEEDS or not self._race.is_open(ours[:seeds], theirs[:seeds])
             result = Standing(entrant, chance, trained=True, decided=decided)
             self._seeds[entrant.number], self._trained[entrant.number] = seeds, result
             self._known[entrant.number] = ours[:1]

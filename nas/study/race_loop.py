@@ -16,7 +16,7 @@ from typing import Protocol
 
 from nas.study.failing_nodes import FailingNodes
 from nas.study.failures import MET_BY_ALL, Failure, RetryDecision, decide_retry
-from nas.study.horizon import MIDWAY
+from nas.study.horizon import LATER, MIDWAY, HorizonModel
 from nas.study.race import Outcome, Race
 from nas.study.records import RaceTraining, TrialRecord, TrialState
 
@@ -51,9 +51,27 @@ class RaceLength:
         """Return the steps after which a training is predicted again."""
         return round(MIDWAY * self.steps)
 
+    @property
+    def later(self) -> int:
+        """Return the steps for which the winner is chosen where the race looks beyond its own, rounded."""
+        return int(float(f"{LATER * self.steps:.2g}"))
+
     def seed(self, index: int) -> int:
         """Return the seed of a model's training by its number, from 0."""
         return (self.first_seed + index) % 2**32  # NumPy's seeds
+
+
+def predicted(model: HorizonModel, record: TrialRecord, steps: int) -> float | None:
+    """Return what a model expects of a training from the rung after `steps`; None without it, or an earlier rung.
+
+    The slope is that from the last rung of at most half of the steps.
+    """
+    score = {rung.steps: rung.score for rung in record.rungs}
+    if steps not in score or (first := min(score)) == steps:
+        return None
+    before = max((other for other in score if other <= steps / 2), default=first)
+    slope = (score[steps] - score[before]) / math.log10(steps / before)
+    return model.predict(score[steps], record.params or 1, slope)
 
 
 class RaceLoop:
@@ -112,17 +130,20 @@ class RaceLoop:
     @property
     def outcome(self) -> Outcome:
         """Return where the race stands."""
+        model = self.race.model
         scores: dict[int, list[float]] = {}
         metrics: dict[int, list[float]] = {}
         midway: dict[int, float] = {}
         for (number, index), record in sorted(self._jobs.items()):
-            if index == 0 and (model := self.race.model.midway) is not None:
-                for rung in record.rungs:
-                    if rung.steps == self.length.midway:
-                        midway[number] = model.predict(rung.score, record.params or 1)
+            if index == 0 and model.midway is not None:
+                expected = predicted(model.midway, record, self.length.midway)
+                midway |= {} if expected is None else {number: expected}
             if record.state is not TrialState.RUNNING:
                 failed = math.isnan(record.final_score)
-                scores.setdefault(number, []).append(-math.inf if failed else record.final_score)
+                score: float | None = None if failed else record.final_score
+                if model.later is not None and not failed:
+                    score = predicted(model.later, record, self.length.steps)
+                scores.setdefault(number, []).append(-math.inf if score is None else score)
                 values = {} if failed else record.rungs[-1].metrics
                 metrics.setdefault(number, []).append(values.get(self.length.metric or "", -math.inf))
         return self.race.outcome(scores, metrics, midway)

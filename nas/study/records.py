@@ -354,9 +354,15 @@ class RaceResult(Record):
     winner: int | None = None  # number of the trial that won
     best: int | None = None  # the winner, or the trained candidate with the highest chance
     chance: float | None = None  # that `best` is at least as good as the target, or is the best
+    later_steps: int | None = None  # after which the chance is expected; None: after `steps`
     decided: bool = False  # whether the race is over
     metric: str | None = None  # in which the winner has to be as good as the target, too
     out_of_reach: tuple[str, ...] = ()  # expected above the target, and to be reached by no candidate
+
+    @property
+    def decides_at(self) -> int:
+        """Return the steps after which the winner is to be as good."""
+        return self.later_steps or self.steps
 
 
 @dataclass(frozen=True)

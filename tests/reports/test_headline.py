@@ -201,7 +201,7 @@ def test_a_race_is_the_first_sentence_and_leaves_nothing_in_doubt():
     info, summary = evidence.record.info, summarize(evidence.study, evidence)
     first, front = headline(info, summary, "RUN")
     words = "after 5,400 steps on 9,000 images: score 0.810 against 0.800 of eradio_femto"
-    words += " (chance 0.97 that it is at least as good), 1.20 times its throughput"
+    words += " (chance 0.97 that it is at least as good after 5,400 steps), 1.20 times its throughput"
     assert first == f"Trial 3 {words}."
     assert "The Pareto front by the search’s scores (after 540 steps) " in front
     assert result_line(info, summary).endswith(f"; trial 3 {words}")

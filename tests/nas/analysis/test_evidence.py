@@ -97,7 +97,7 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
     assert (found.fastest_as_good.speedup, found.fastest_as_good.against_reference) == (1.7, True)
     assert evidence_words(found) == (
         "after 300 steps on 500 images, mean of 2 seeds: score 0.720 against 0.700 of eradio_femto (chance 0.95 that "
-        "it is at least as good), 1.70 times its throughput"
+        "it is at least as good after 300 steps), 1.70 times its throughput"
     )
     by_label = raced(evidence_of(OVERTURNED), {0: (0.7,), 3: (0.71, 0.73)}, winner=3, best=3, metric="knn")
     found_by_label = recommend(by_label)
@@ -115,14 +115,21 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
     [
         (
             {"winner": None, "chance": 0.4},
-            "score 0.690 against 0.700 of eradio_femto (chance 0.40 that it is at least as good), 3.30 times its "
-            "throughput; no candidate passed, this one came closest",
+            "score 0.690 against 0.700 of eradio_femto (chance 0.40 that it is at least as good after 300 steps), "
+            "3.30 times its throughput; no candidate passed, this one came closest",
         ),
-        ({"target": None, "target_score": 0.65}, "score 0.690 (chance 0.95 that it is at 0.65 or above)"),
-        ({"target": None}, "score 0.690 (chance 0.95 that it is the best of those trained)"),
+        (
+            {"target": None, "target_score": 0.65},
+            "score 0.690 (chance 0.95 that it is at 0.65 or above after 300 steps)",
+        ),
+        (
+            {"target": None, "later_steps": 2200},
+            "score 0.690 (chance 0.95 that it is the best of those trained after 2,200 steps)",
+        ),
         (
             {"target": 3},
-            "score 0.690 against 0.680 of trial 3 (chance 0.95 that it is at least as good), 1.94 times its throughput",
+            "score 0.690 against 0.680 of trial 3 (chance 0.95 that it is at least as good after 300 steps), 1.94 times its "
+            "throughput",
         ),
     ],
 )

@@ -91,6 +91,15 @@ def test_predictions_follow_what_the_study_has_shown():
     assert (outcome.winner.entrant.number, trained) == (1, [(0, 0), (1, 0)])
 
 
+def test_what_is_not_known_of_longer_trainings_is_not_for_a_second_seed_to_decide():
+    rules = race(0.7)
+    rules = replace(rules, model=replace(MODEL, later=replace(MODEL, network_sd=0.01)))
+    outcome, trained = run(rules, {0: 0.7, 1: 0.707})
+    assert (outcome.winner, outcome.best.entrant.number, trained) == (None, 1, [(0, 0), (1, 0)])
+    assert 0.6 < outcome.best.chance < 0.75
+    assert run(rules, {0: 0.7, 1: 0.75})[0].winner.entrant.number == 1
+
+
 def test_a_second_seed_is_trained_only_within_the_noise():
     rules = race(0.7)
     close = {0: 0.7, 1: 0.702}

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from nas.study.failures import Failure
+from nas.study.horizon import HorizonModel
 from nas.study.race import Entrant, Race
-from nas.study.race_loop import RaceLength, RaceLoop
+from nas.study.race_loop import RaceLength, RaceLoop, predicted
 from nas.study.records import RaceTraining, RungResult, TrialRecord, TrialState
 from tests.nas.study.test_race import FROM_MIDWAY, MODEL, TARGET
 
@@ -162,3 +163,22 @@ def test_a_race_against_another_target_mixes_up_no_trainings():
     assert len(set(numbers.values())) == len(numbers) == 5
     assert numbers[1, 0] == first.number
     assert target.number not in numbers.values()
+
+
+def test_of_equal_scores_the_one_that_rises_is_ahead_later():
+    """The rise is that from the last rung of at most half of the steps: the rungs of older studies lie close."""
+    later = HorizonModel(0.0, 0.0, 0.0, network_sd=0.001, per_slope=0.5)
+    trials = {n: TrialRecord(n, f"arch{n}", {}, TrialState.COMPLETE, params=1) for n in (1, 2)}
+    race = Race((Entrant(1, 9.0, 0.7), Entrant(2, 8.0, 0.7)), replace(MODEL, later=later), target_score=0.75)
+    stored = [
+        RaceTraining(n, 1, 100, 1000, replace(trials[n], number=n, rungs=tuple(map(rung, scores))))
+        for n, *scores in ((1, (10, 0.5), (30, 0.66), (100, 0.7)), (2, (10, 0.5), (30, 0.6), (90, 0.72), (100, 0.7)))
+    ]
+    loop = RaceLoop(race, LENGTH, trials, stored, Kept())
+    assert [round(predicted(later, record, 100), 3) for record in loop.trainings.values()] == [0.738, 0.796]
+    assert loop.outcome.winner.entrant.number == 2
+
+
+def rung(of):
+    steps, score = of
+    return RungResult(0, steps, score, {}, {}, {}, 1.0)
