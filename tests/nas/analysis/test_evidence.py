@@ -128,8 +128,8 @@ def test_a_decided_race_recommends_before_the_search_and_its_retrainings() -> No
         ),
         (
             {"target": 3},
-            "score 0.690 against 0.680 of trial 3 (chance 0.95 that it is at least as good after 300 steps), 1.94 times its "
-            "throughput",
+            "score 0.690 against 0.680 of trial 3 (chance 0.95 that it is at least as good after 300 steps), "
+            "1.94 times its throughput",
         ),
     ],
 )
