@@ -43,6 +43,7 @@ TARGET = "eradio_nano"
 MIN_SCORE = 0.5  # at the last rung of a search; what scores less takes part in no race
 MODELS = {"none": (0,), "score": (0, 1), "score, blocks, attention": (0, 1, 2, 3), "score, params": (0, 1, 4),
           "score, slope": (0, 1, 5), "score, params, slope": (0, 1, 4, 5), "all": (0, 1, 2, 3, 4, 5)}  # fmt: skip
+NEAR = 0.03  # to the best candidate after the long training
 USED = {LAST: "score, params", LAST + 1: "score, params, slope"}
 OTHER_IMAGES = ("c10",)  # searches on other images, which test the model; of `experiments.race_oracle`
 
@@ -194,6 +195,12 @@ def lines() -> list[str]:
             errors = errors_of(models, fitted(of_table, used, rung), rung)
             values = f"{fmean(errors):+.4f} ± {pstdev(errors):.4f}"
             found.append(f"  of {len(models)} candidates of {study} by the table: {values}")
+    for study, candidates in raced.items():
+        others = [*of_table, *(row for name in raced if name not in (study, *OTHER_IMAGES) for row in raced[name])]
+        best = [row for row in candidates if row["long"] > max(other["long"] for other in candidates) - NEAR]
+        errors = errors_of(best, fitted(others, MODELS[USED[LAST + 1]], LAST + 1), LAST + 1)
+        values = f"{fmean(errors):+.4f} ± {pstdev(errors):.4f}"
+        found.append(f"from 810 steps, of {len(best)} of the best of {study} by the others: {values}")
     models = [horizon_model(near, round(deviation, 4), rung) for rung in (LAST, LAST + 1)]
     later = [
         row | {"later": models[1].predict(row["scores"][-1], row["params"], features(row, len(RUNGS) - 1)[5])}

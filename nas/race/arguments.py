@@ -13,7 +13,7 @@ from nas.flags import Add, add_cache, add_flag, add_run
 from nas.local_workers import check_local_workers
 from nas.ranges import ConfigError, Range, Steps, Workers, check_fields
 from nas.study.config import SearchConfig
-from nas.study.horizon import MIDWAY
+from nas.study.horizon import LATER, MIDWAY
 from nas.study.metrics import METRICS, is_in_tables
 
 TIMES_LONGER = 10  # steps of a race, in those of the search's last rung
@@ -29,9 +29,10 @@ _EXAMPLES = f"""examples:
 
 Candidates faster than the target are trained for {TIMES_LONGER} times the steps of the search's last rung, on more
 images where the source has them, with another seed: that one first from which the most throughput is expected. The
-fastest one that is ahead of the target, which is trained in the same way, wins. In a study with limits and without
---target, the best of the most promising candidates wins. Every training is in the study; the same command continues a
-race that was interrupted. Weights are written to RUN/race/STEPS-steps/seed-N/weights.
+fastest one wins that is expected to be ahead of the target, which is trained in the same way, after {LATER:g} times as
+many steps: after 20,000 where a race takes 2,700. In a study with limits and without --target, the best of the most
+promising candidates wins. Every training is in the study; the same command continues a race that was interrupted.
+Weights are written to RUN/race/STEPS-steps/seed-N/weights.
 """
 
 

@@ -191,11 +191,13 @@ def training_words(plan: RacePlan, loop: RaceLoop, job: Job) -> str:
     if record.state not in (TrialState.COMPLETE, TrialState.RUNNING):
         return f"{words}failed: {record.reason}"
     words += f"{record.rungs[-1].score:.4f} after {record.rungs[-1].steps:,} steps"
-    outcome, waits = loop.outcome, record.state is TrialState.RUNNING
-    words += ", which waits" if waits else ""
+    outcome = loop.outcome
     standing = next((s for s in outcome.standings if s.entrant.number == job[0]), None)
-    known = standing is not None and (waits or (standing.decided and standing.trained))
-    return f"{words} ({chance_words(standing.chance, plan, outcome.target)})" if known and standing else words
+    if record.state is TrialState.RUNNING:
+        return f"{words}, which waits" + (f" (chance {standing.chance:.2f} that it passes)" if standing else "")
+    if standing is None or not standing.decided or not standing.trained:
+        return words
+    return f"{words} ({chance_words(standing.chance, plan, outcome.target)})"
 
 
 def chance_words(chance: float, plan: RacePlan, target: Entrant | None) -> str:

@@ -5,14 +5,13 @@ hardly repeat is another one, so the question that the user asked is decided the
 is at least as good as the best baseline, or a score; or, within limits and without a target, which is the best. Which
 baseline is the best is decided there, too: the most promising ones are trained first.
 
-The race trains the candidate from which it expects most: its chance to be as good as the target, times the logarithm of
-its speed relative to the fastest model that holds, which at first is the target; a trained candidate holds with its own
-chance. After `MIDWAY` of its steps, the score of a training is predicted again; the training goes on if its candidate
-still promises most. The race ends when no training is worth `WORTH`. A candidate that is ahead of the target with a
-chance of `PASS` wins; a second seed, of candidate and target, is trained only where the first leaves the decision
-within the noise. The course follows from the trainings' scores, so its end does not depend on how many workers trained
-them, or on when they were killed: with several workers, the trainings are begun that would follow if what is predicted
-came true.
+The race trains the candidate from which it expects most: its chance to pass, times the logarithm of its speed relative
+to the fastest model that has passed, which at first is the target. After `MIDWAY` of its steps, the score of a training
+is predicted again; the training goes on if its candidate still promises most. The race ends when no training is worth
+`WORTH`. A candidate passes that is as good as the target with a chance of `PASS`, and the fastest one that has passed
+wins. A second seed, of candidate and target, is trained only where the noise leaves open whether it passes. The course
+follows from the trainings' scores, so its end does not depend on how many workers trained them, or on when they were
+killed: with several workers, the trainings are begun that would follow if what is predicted came true.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ class Standing:
 
     Attributes:
         entrant: The entrant.
-        chance: That it is at least as good as the target; without a target, that it is the best. By its own long
-            trainings where it has them, else predicted.
+        chance: That it is at least as good as the target; without a target, that it is the best. Before its long
+            training, that it passes.
         trained: Whether it has long trainings.
         decided: Whether its long trainings have decided.
     """
@@ -178,13 +177,17 @@ class Race:
         if -math.inf in ours:
             return False
         lead, seeds_sd = self._lead(ours, theirs)
-        needed = NormalDist().inv_cdf(PASS) * self._later_sd
-        return 1 - PASS < NormalDist(needed, seeds_sd).cdf(lead) < PASS
+        return 1 - PASS < NormalDist(self._needed, seeds_sd).cdf(lead) < PASS
 
     @property
     def _later_sd(self) -> float:
         """Return the deviation of the difference of two networks from what is expected of it after the race."""
         return 0.0 if self.model.later is None else self.model.later.network_sd * math.sqrt(2)
+
+    @property
+    def _needed(self) -> float:
+        """Return the expected lead at which a model passes, were there no noise of seeds."""
+        return NormalDist().inv_cdf(PASS) * self._later_sd
 
     def _lead(self, ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
         """Return a model's mean lead over the target, and its deviation between seeds."""
@@ -195,7 +198,7 @@ class Race:
     def predicted_chance(
         self, entrant: Entrant, target: Entrant | None, theirs: Sequence[float], known: Scores, midway: Predicted
     ) -> float:
-        """Return the chance that an entrant without a long training is as good as the target.
+        """Return the chance that an entrant without a long training passes.
 
         Args:
             entrant: The entrant.
@@ -215,8 +218,8 @@ class Race:
         elif level is None and target is not None:  # both are predicted, with one offset
             level, offset, offset_variance, networks = target.predicted, 0.0, 0.0, 2
         assert level is not None
-        sd = math.sqrt(networks * model.network_sd**2 + offset_variance + self._later_sd**2)
-        return NormalDist(0, sd).cdf(predicted[entrant.number] + offset - level)
+        sd = math.sqrt(networks * model.network_sd**2 + offset_variance)
+        return NormalDist(level + self._needed, sd).cdf(predicted[entrant.number] + offset)
 
     def _best(self, models: Sequence[Entrant], scores: Scores) -> Outcome:
         """Decide which model is the best: the most promising are trained, until no other is likely to be better."""
@@ -279,7 +282,7 @@ class _Course:
         self._entrants = [e for e in race.faster_first if target is None or e.speed > target.speed]
         slowest = min((entrant.speed for entrant in self._entrants), default=1.0)
         self._speed = slowest / 2 if target is None else target.speed  # of what is known to hold
-        self._leaders: dict[Entrant, float] = {}  # chances that trained entrants hold
+        self._leaders: dict[Entrant, float] = {}  # chances of trained entrants to hold; 0 of those that did not pass
         self._seeds = Counter[int]()
         self._trained: dict[int, Standing] = {}
         self._assumed: set[int] = set()  # the entrants whose next training is wanted
@@ -326,7 +329,7 @@ class _Course:
             result = Standing(entrant, chance, trained=True, decided=decided)
             self._seeds[entrant.number], self._trained[entrant.number] = seeds, result
             self._known[entrant.number] = ours[:1]
-            self._leaders[entrant] = chance
+            self._leaders[entrant] = 0.0 if decided and not result.passed else chance
         return missing
 
     @property

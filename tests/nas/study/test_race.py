@@ -38,7 +38,8 @@ def run(rules, truth, workers=1, rng=None, seeds=(0.0, 0.0)):
 
 def test_the_fastest_that_is_ahead_wins_after_the_trainings_that_promise_most():
     """The third one is likely to hold and is trained first; then faster ones, from the chance that makes up for it."""
-    outcome, trained = run(race(0.68, 0.705, 0.75, 0.76), {0: 0.7, 2: 0.71, 3: 0.76})
+    entrants = Entrant(1, 20.0, 0.68), Entrant(2, 12.0, 0.705), Entrant(3, 7.0, 0.75), Entrant(4, 6.0, 0.76)
+    outcome, trained = run(Race(entrants, MODEL, (TARGET,)), {0: 0.7, 2: 0.71, 3: 0.76})
     assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (3, 0), (2, 0)])
     assert outcome.winner.chance >= PASS
 
@@ -70,14 +71,13 @@ def test_midway_an_entrant_is_predicted_again_and_may_have_to_wait():
     assert wanted(target, {3: 0.67, 2: 0.67}) == (), "neither can reach the target any more"
 
 
-def test_a_leader_that_has_not_passed_counts_with_its_chance():
-    """The last one is worth a training where the leader has failed, not where that is ahead by the noise."""
-    leader, last = Entrant(1, 3.0, 0.7), Entrant(2, 2.9, 0.688)
-    rules = Race((leader, last), MODEL, (TARGET,))
-    close = {0: [0.7, 0.7], 1: [0.702, 0.702]}
-    assert rules.outcome({0: [0.7], 1: [-math.inf]}).wanted == ((2, 0),)
-    outcome = rules.outcome(close)
-    assert (outcome.wanted, outcome.winner, outcome.best.entrant) == ((), None, leader)
+def test_where_the_first_has_not_passed_a_slower_one_is_wanted_that_may():
+    first, last = Entrant(1, 3.0, 0.7), Entrant(2, 2.9, 0.688)
+    rules = Race((first, last), MODEL, (TARGET,))
+    assert rules.outcome({0: [0.7], 1: [0.72]}).wanted == ()
+    for close in ([0.702, 0.702], [-math.inf]):
+        outcome = rules.outcome({0: [0.7, 0.7], 1: close})
+        assert (outcome.wanted, outcome.winner, outcome.best.entrant) == (((2, 0),), None, first)
 
 
 def test_a_runner_that_is_unlikely_to_win_is_not_trained():
@@ -111,14 +111,14 @@ def test_a_second_seed_is_trained_only_within_the_noise():
 @pytest.mark.parametrize(
     ("predicted", "of_fast", "target", "winner", "trained"),
     [
-        (0.7, 0.69, 20, 3, [(21, 0), (20, 0), (3, 0), (1, 0)]),
+        (0.7, 0.69, 20, 3, [(21, 0), (20, 0), (1, 0), (3, 0)]),
         (0.7, 0.71, 21, None, [(21, 0), (20, 0), (1, 0)]),  # entrants slower than the target do not take part
         (0.6, 0.71, 21, None, [(21, 0), (1, 0)]),  # nor is a baseline trained that is unlikely to be the best
     ],
 )
 def test_the_target_is_the_best_baseline_after_the_long_training(predicted, of_fast, target, winner, trained):
     fast, slow = Entrant(21, 7.5, 0.702), Entrant(20, 1.0, predicted)
-    rules = race(0.715, 0.6, 0.73, baselines=(slow, fast))
+    rules = race(0.73, 0.6, 0.73, baselines=(slow, fast))
     outcome, order = run(rules, {20: 0.7, 21: of_fast, 1: 0.65, 2: 0.6, 3: 0.73})
     assert (outcome.target.number, outcome.winner and outcome.winner.entrant.number) == (target, winner)
     assert order == trained

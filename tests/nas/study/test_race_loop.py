@@ -169,7 +169,7 @@ def test_of_equal_scores_the_one_that_rises_is_ahead_later():
     """The rise is that from the last rung of at most half of the steps: the rungs of older studies lie close."""
     later = HorizonModel(0.0, 0.0, 0.0, network_sd=0.001, per_slope=0.5)
     trials = {n: TrialRecord(n, f"arch{n}", {}, TrialState.COMPLETE, params=1) for n in (1, 2)}
-    race = Race((Entrant(1, 9.0, 0.7), Entrant(2, 8.0, 0.7)), replace(MODEL, later=later), target_score=0.75)
+    race = Race((Entrant(1, 9.0, 0.76), Entrant(2, 8.0, 0.76)), replace(MODEL, later=later), target_score=0.75)
     stored = [
         RaceTraining(n, 1, 100, 1000, replace(trials[n], number=n, rungs=tuple(map(rung, scores))))
         for n, *scores in ((1, (10, 0.5), (30, 0.66), (100, 0.7)), (2, (10, 0.5), (30, 0.6), (90, 0.72), (100, 0.7)))
