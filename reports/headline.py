@@ -261,7 +261,7 @@ def _hopeless_race_sentence(info: StudyInfo) -> str:
     if info.race is None or not info.race.decided or info.race.best is not None:
         return ""
     steps = f"{info.race.decides_at:,} steps"
-    return f"No candidate is likely to be as good as the target after {steps}: the race trained none."
+    return f"No candidate is likely to be as good as the target after {steps}: the race trained none to the end."
 
 
 def race_sentence(found: Recommendation) -> str:

@@ -118,5 +118,5 @@ def result_words(evidence: StudyEvidence, result: RaceResult) -> str:
         return "the race is not decided; the same command continues it"
     found = recommend(evidence)
     if found is None or found.race is None:
-        return f"no candidate is likely to win after {result.decides_at:,} steps, so none was trained"
+        return f"no candidate is likely to win after {result.decides_at:,} steps, so none was trained to the end"
     return f"{found.model.name} {race_words(found)}"

@@ -27,6 +27,7 @@ from nas.study.horizon import MIDWAY, HorizonModel
 
 START = 0.3  # predicted chance from which on a model is likely enough: to be reached, or to be the best
 WORTH = 0.1  # expected gain in log throughput from which on a candidate is trained
+CHANCE = 0.02  # least chance to pass of a candidate that is trained
 PASS = 0.9  # chance to be ahead from which on a candidate holds
 AHEAD = 8  # trainings that are begun ahead, at most
 SEEDS = 2  # trainings of a candidate, at most
@@ -300,10 +301,15 @@ class _Course:
         return missing
 
     def _next(self) -> Standing | None:
-        """Return the entrant whose next training is worth most; None where no training is worth it."""
+        """Return the entrant whose next training is worth most; None where no training is worth it.
+
+        The first training to the end needs a `CHANCE` alone: it tells how close a candidate comes.
+        """
         undecided = [s for s in self.standings if not s.decided and s.entrant.number not in self._assumed]
         best = max(undecided, key=self._worth, default=None)
-        return None if best is None or self._worth(best) < WORTH else best
+        if best is None or self._worth(best) >= WORTH:
+            return best
+        return None if self._trained or self._assumed or best.chance < CHANCE else best
 
     def _train(self, standing: Standing) -> list[tuple[int, int]]:
         """Decide an entrant by its next training; return what that lacks.

@@ -214,7 +214,7 @@ def test_a_race_is_the_first_sentence_and_leaves_nothing_in_doubt():
     assert first.endswith("1.20 times its throughput; no candidate passed, this one came closest.")
     hopeless = with_race(compared(1.2), {}, winner=None, best=None, chance=None)
     first, second, *_ = headline(hopeless.record.info, summarize(hopeless.study, hopeless), "RUN")
-    assert first.endswith("to be as good as the target after 5,400 steps: the race trained none.")
+    assert first.endswith("to be as good as the target after 5,400 steps: the race trained none to the end.")
     assert second.startswith("Trial 3 is the fastest candidate that scores at least as high as")
 
 

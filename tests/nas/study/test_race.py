@@ -80,6 +80,14 @@ def test_where_the_first_has_not_passed_a_slower_one_is_wanted_that_may():
         assert (outcome.wanted, outcome.winner, outcome.best.entrant) == (((2, 0),), None, first)
 
 
+def test_one_is_trained_to_tell_how_close_it_comes():
+    """A small gain in speed is worth no training; the one from which most is expected is trained all the same."""
+    entrants = Entrant(1, 1.08, 0.7), Entrant(2, 1.05, 0.69)
+    outcome, trained = run(Race(entrants, MODEL, (TARGET,)), {0: 0.7, 1: 0.68})
+    assert (outcome.winner, outcome.best.entrant.number, trained) == (None, 1, [(0, 0), (1, 0)])
+    assert run(Race((Entrant(1, 9.0, 0.6),), MODEL, (TARGET,)), {0: 0.7})[1] == [(0, 0)], "that one has no chance"
+
+
 def test_a_runner_that_is_unlikely_to_win_is_not_trained():
     outcome, trained = run(race(0.6, 0.75), {0: 0.7, 1: 0.9, 2: 0.74})
     assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (2, 0)])
