@@ -209,9 +209,16 @@ class Race:
             midway: Predictions from the trainings that the race has brought midway.
         """
         model, predicted = self.model, self._predicted
-        if model.midway is not None and entrant.number in midway and (theirs or target is None):
-            model, predicted = model.midway, midway
-        offset, offset_variance = _offset(model, predicted, known)
+        offset, offset_variance = 0.0, 0.0
+        if model.midway is not None and (theirs or target is None):
+            offset, offset_variance = _offset(model.midway, midway, known)
+            if entrant.number in midway:
+                model, predicted = model.midway, midway
+            else:  # what is known midway tells the offset, too
+                known = {n: [value + offset] for n, value in midway.items()} | dict(known)
+        if predicted is self._predicted:
+            offset, variance = _offset(model, predicted, known)
+            offset_variance += variance
         networks = 1
         level = self.target_score
         if level is None and theirs:
