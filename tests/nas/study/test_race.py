@@ -57,9 +57,9 @@ def test_what_is_trained_ahead_follows_what_is_likely_and_then_its_opposite():
 
 def test_midway_an_entrant_is_predicted_again_and_may_have_to_wait():
     """The third one promises most; midway it promises less than the second, and is taken up when that has failed."""
-    rules = race(0.65, 0.705, 0.73)
+    rules = race(0.65, 0.715, 0.73)
     rules = replace(rules, model=replace(MODEL, midway=FROM_MIDWAY))
-    target, falls, stays = {0: 0.7}, {3: 0.698}, {3: 0.75}
+    target, falls, stays = {0: 0.7}, {3: 0.695}, {3: 0.75}
 
     def wanted(scores, midway):
         return rules.outcome({n: [score] for n, score in scores.items()}, {}, {0: 0.7} | midway).wanted[:1]
