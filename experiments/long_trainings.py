@@ -7,7 +7,8 @@
 
 `--add` takes finished trainings over. Then, for each study of `experiments.race_oracle`, its models are compared with
 its target: the lead after the race's steps by all trainings of the oracle, what `nas.study.horizon` expects of it after
-20,000, and what it is there, by each pair of seeds.
+20,000, and what it is there, by each pair of seeds. Of a model that the oracle did not train, the score of the search
+tells what is expected.
 
 Hardware:  two cores; 20 to 45 minutes for a training, two at a time
 Expected:  see experiments/LOG.md
@@ -25,6 +26,8 @@ from experiments.distillation.parallel import load_rows, save_rows
 from experiments.race_oracle import ROWS as RACED
 from experiments.race_oracle import expected, scores_of
 from nas.storage.store import Store
+from nas.study.horizon import LAPTOP_LATER
+from search_space.timm_spec import network_spec
 
 ROWS = Path(__file__).parent / "results" / "long_trainings.json"
 Row = dict[str, Any]
@@ -51,20 +54,22 @@ def lines() -> list[str]:
     ]
     for study in (row for row in raced if "study" in row):
         models, target = study["models"], study["target"]
-        of_study = [row for row in raced if row.get("study_name") == study["study"]]
-        numbers = {row["arch_id"]: row["number"] for row in of_study}
+        numbers = {network_spec(model["spec"]).arch_id: int(number) for number, model in models.items()}
         scores, later = scores_of(study, raced), expected(study, raced)[1]
+        first = {int(number): LAPTOP_LATER.predict(model["score"], model["params"]) for number, model in models.items()}
         long: dict[int, list[Row]] = {}
         for row in rows:
             if row["data"] == study["config"]["data"].split(":")[0] and row["arch_id"] in numbers:
                 long.setdefault(numbers[row["arch_id"]], []).append(row)
         for number in sorted(long.keys() - {target}):
-            gained = later[number] - later[target]
-            lead = fmean(scores[number]) - fmean(scores[target])
+            by = later if number in later else first
+            gained, lead = by[number] - by[target], "-"
+            if number in scores:
+                lead = f"{fmean(scores[number]) - fmean(scores[target]):+.4f}"
             leads = [a["scores"][-1] - b["scores"][-1] for a, b in product(long[number], long[target])]
             errors.append(fmean(leads) - gained)
             speed, params = models[str(number)]["speed"] / models[str(target)]["speed"], models[str(number)]["params"]
-            cells = f"{speed:.2f} | {params / 1e6:.2f} | {lead:+.4f} | {gained:+.4f}"
+            cells = f"{speed:.2f} | {params / 1e6:.2f} | {lead} | {gained:+.4f}"
             pairs = f"{sum(lead >= 0 for lead in leads)} of {len(leads)}"
             found.append(
                 f"| {study['study']} | {models[str(number)]['name']} | {cells} | {fmean(leads):+.4f} | {pairs} |"
