@@ -8,7 +8,7 @@ from statistics import median
 
 from nas.plan.forecast import Basis, PlanFigure, spread, weaker
 
-FEWEST, USUAL, MOST = 2, 4, 6  # trainings of a race, its target's among them
+FEWEST, USUAL, MOST = 3, 5, 8  # trainings of a race, its target's among them
 
 
 @dataclass(frozen=True)
