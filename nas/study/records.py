@@ -408,6 +408,8 @@ class StudyInfo(Record):
         written = data.get("format") if isinstance(data, Mapping) else None
         if written != FORMAT:
             raise ValueError(f"format {written}: written by another version; this one reads format {FORMAT}")
+        if data.get("rung_steps") == []:
+            raise ValueError("rung_steps: a study has at least one")
         return super().from_dict(data)
 
 

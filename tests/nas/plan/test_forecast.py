@@ -52,11 +52,11 @@ def test_a_race_ends_the_search_and_takes_a_third_of_the_hours() -> None:
     costs = replace(COSTS, race_s=race.wall_s)
     (here, eight) = forecasts(CONFIG, lambda workers: costs, Cluster(1), (8,), max_hours=3.0)
     (without, _) = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8,), max_hours=2.0)
-    assert (here.race_s, eight.race_s) == (1600 + 4 * 200, 200 + 200)
+    assert (here.race_s, eight.race_s) == (1600 + 5 * 200, 200 + 200)
     assert here.fits == without.fits
-    assert here.device_hours == pytest.approx(without.device_hours + 2400 / 3600)
+    assert here.device_hours == pytest.approx(without.device_hours + 2600 / 3600)
     figures = {figure.key: figure for figure in race.figures(1, 2)}
-    assert (figures["race_s"].low, figures["race_s"].value, figures["race_s"].high) == (1800, 2000, 2200)
+    assert (figures["race_s"].low, figures["race_s"].value, figures["race_s"].high) == (2000, 2200, 2400)
     assert figures["race_s"].basis is Basis.ASSUMED
 
 
