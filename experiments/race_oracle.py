@@ -35,12 +35,14 @@ from nas.race.plan import plan_race
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.horizon import LAPTOP_LATER, MIDWAY
+from nas.study.pareto import hypervolume
 from nas.study.race import SEEDS, Entrant, Race
 from search_space.timm_spec import network_spec
 
 ROWS = Path(__file__).parent / "results" / "race_oracle.json.gz"
 WITHIN, FAR = 0.02, 0.015
 REPLAYS, SEED_SD = 200, 0.0018
+LEADS = (-0.005, 0.0, 0.005, 0.01)
 Row = dict[str, Any]
 Scores = dict[int, list[float]]
 
@@ -169,6 +171,24 @@ def replayed(study: Row, rows: list[Row]) -> str:
     return f"{REPLAYS} races by today's rules: {fmean(trainings):.1f} trainings; winners: {named}"
 
 
+def expected_front(study: Row) -> str:
+    """Say what the search's own scores expect of its candidates after 20,000 steps, relative to eradio_nano."""
+    models = study["models"].values()
+    base = next(model for model in models if model["name"] == "eradio_nano")
+    level = LAPTOP_LATER.predict(base["score"], base["params"])
+    points = [
+        (LAPTOP_LATER.predict(m["score"], m["params"]) - level, math.log2(m["speed"] / base["speed"]))
+        for m in models
+        if not m["baseline"]
+    ]
+    fastest = [2 ** max((speed for lead, speed in points if lead >= least), default=0.0) for least in LEADS]
+    named = ", ".join(f"{speed:.2f} by {least:+g}" for speed, least in zip(fastest, LEADS, strict=True))
+    return (
+        f"of {len(points)} candidates, the fastest that are expected ahead after 20,000 steps: {named}; hypervolume"
+        f" above a lead of -0.05 and half the speed: {hypervolume(points, (-0.05, -1.0)):.3f}"
+    )
+
+
 def train(study: Row, number: int, seed: int) -> Row:
     """Train a model of a study as its race does, with a seed; return its row."""
     config = SearchConfig.from_dict(study["config"] | {"seed": seed})
@@ -183,7 +203,9 @@ def report(study: Row, rows: list[Row]) -> None:
     scores = scores_of(study, rows)
     known = [number for number in plausible(study) if number in scores]
     print(f"{study['study']}: {len(known)} of {len(plausible(study))} trained; {len(missing(study, rows))} lack")
+    print(expected_front(study))
     if target not in known:
+        print(replayed(study, rows))
         return
     models = {n: m | {"speed": m["speed"] / models[str(target)]["speed"]} for n, m in models.items()}
     print("model, multiple of the target's speed, score at the last rung, the race's, the oracle's, lead of their mean")

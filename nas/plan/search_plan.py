@@ -344,12 +344,6 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
             f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 8 %, so that"
             " only candidates that pass the first rung are measured. In one search it did 161 of 200 times."
         )
-    if config.last_rung_chance:
-        notes.append(
-            "A simulated candidate has the same score at every rung, so --last-rung-chance stops more candidates here"
-            " than in the search. The search will take longer than planned here, and less long than planned without"
-            " --last-rung-chance."
-        )
     if config.distill.ranks > 1:
         notes.append(f"{config.distill.ranks} ranks are assumed to take 1/{config.distill.ranks} of a step's time.")
     if here and config.device == "cpu":

@@ -77,10 +77,6 @@ _FRONT_GAIN_HELP = (
     "let a candidate continue that successive halving would stop, if its final score, predicted from all scores so "
     "far, would raise the hypervolume of the front by this share or more; 0: halving alone decides (default: 0.02)"
 )
-_LAST_RUNG_HELP = (
-    "train a candidate to the last rung only if its chance to be on the Pareto front, predicted from all scores so "
-    "far, is P or more. This saves steps, but leaves fewer models on the front (default: 0, halving alone)"
-)
 _MEASURE_FIRST_HELP = (
     "measure every candidate before its training (default: measure after the first rung, and only the candidates that "
     "pass it, where known-cost predicts the throughput to 8 %% and no limit needs a measurement; else before)"
@@ -215,7 +211,6 @@ def _add_training(add: Add) -> None:
     factor = f"at a rung, the best 1/N of the candidates continue (default: {defaults.reduction_factor})"
     add("--reduction-factor", type=int, metavar="N", help=factor)
     add("--front-gain", type=float, metavar="SHARE", help=_FRONT_GAIN_HELP)
-    add("--last-rung-chance", type=float, metavar="P", help=_LAST_RUNG_HELP)
 
 
 def add_recipe_flags(add: Add) -> None:

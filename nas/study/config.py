@@ -243,6 +243,9 @@ def _group(group: Group | Mapping[str, Any]) -> Group:
         raise ConfigError(f"groups: {shown(group)}: must be like {like}") from None
 
 
+_RETIRED = (("last_rung_chance", 0.0),)  # settings of earlier studies, with the values that are as without them
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """The settings that a study's numbers depend on, and the budget.
@@ -272,8 +275,6 @@ class SearchConfig:
         reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
         front_gain: Share of the front's hypervolume that a candidate has to add, predicted from the scores so far, to
             continue although halving would stop it; 0: halving alone decides.
-        last_rung_chance: Smallest chance to be on the Pareto front for which a candidate that halving continues also
-            trains to the last rung; 0: halving alone decides.
         reference: Network that every throughput is relative to: a preset, a key of `specs` or timm:NAME.
         baselines: Networks that are trained and measured in the same study, for comparison; named as `reference`.
         scale: Networks that are measured and not trained, for comparison; named as `reference`.
@@ -302,7 +303,6 @@ class SearchConfig:
     measure_first: bool = False
     reduction_factor: Annotated[int, Range(2, 1_000)] = 3
     front_gain: Annotated[float, Range(0, 1)] = 0.02
-    last_rung_chance: Annotated[float, Range(0, 1)] = 0.0
     reference: Text = SPACES[DEFAULT_SPACE].reference
     baselines: tuple[Text, ...] = SPACES[DEFAULT_SPACE].baselines
     scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
@@ -396,6 +396,7 @@ class SearchConfig:
         Raises:
             ConfigError: A setting is unknown or invalid.
         """
+        data = {name: value for name, value in data.items() if (name, value) not in _RETIRED}
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")

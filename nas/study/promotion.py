@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nas.numbers import plural
 from nas.study.config import SearchConfig
-from nas.study.halving import ScoreCurve, front_chance, front_gain, score_curve, should_continue
+from nas.study.halving import front_gain, score_curve, should_continue
 from nas.study.objectives import value_or_prediction
 from nas.study.pareto import coordinates, reference_point
 from nas.study.records import StudyInfo, TrialRecord
@@ -33,18 +33,15 @@ def reason_to_stop(
     timed = any(objective.name == "throughput" for objective in info.objectives)
     if record.baseline or (again and not (timed and just_measured)):
         return None
-    rung, least = len(record.rungs) - 1, config.last_rung_chance
+    rung = len(record.rungs) - 1
     point, eta = coordinates(record, info.objectives, rung), config.reduction_factor
     steps = f"after {plural(info.rung_steps[rung], 'step')}"
     if missing := [o.name for o in info.objectives if value_or_prediction(record, o.name, rung) is None]:
         return f"has no value of {', '.join(missing)} {steps}"
     others = trials.points(rung, exclude=record.number)
-    if point is None or not (should_continue(point, others, eta) or _gains_much(record, trials, info, config)):
-        return f"not among the best 1/{eta} {steps}"
-    if not least or rung != len(info.rung_steps) - 2:
+    if point is not None and (should_continue(point, others, eta) or _gains_much(record, trials, info, config)):
         return None
-    chance = _front_chance(record, trials, info, config)
-    return f"{steps}, its chance to be on the front was {chance:.2f}, below {least:g}" if chance < least else None
+    return f"not among the best 1/{eta} {steps}"
 
 
 def _gains_much(record: TrialRecord, trials: TrialTable, info: StudyInfo, config: SearchConfig) -> bool:
@@ -56,21 +53,10 @@ def _gains_much(record: TrialRecord, trials: TrialTable, info: StudyInfo, config
     least = config.front_gain
     if not least or len(info.objectives) == 1:  # by score alone, the best third is the front's
         return False
-    own, others = _curves(record, trials, info)
-    if own is None:
-        return False
-    objectives = sorted(info.objectives, key=lambda objective: objective.name != "score")
-    return front_gain(own, others, len(info.rung_steps), reference_point(objectives)) >= least
-
-
-def _front_chance(record: TrialRecord, trials: TrialTable, info: StudyInfo, config: SearchConfig) -> float:
-    """Return a trial's chance to be on the front if it trains to the last rung."""
-    own, others = _curves(record, trials, info)
-    return 0.0 if own is None else front_chance(own, others, len(info.rung_steps), config.seed)
-
-
-def _curves(record: TrialRecord, trials: TrialTable, info: StudyInfo) -> tuple[ScoreCurve | None, list[ScoreCurve]]:
-    """Return the scores of a trial so far, and those of the others, as far as they have values."""
     curves = {t.number: score_curve(t, info.objectives) for t in (*trials.values(), record)}
     own = curves.pop(record.number)
-    return own, [curve for curve in curves.values() if curve is not None]
+    if own is None:
+        return False
+    others = [curve for curve in curves.values() if curve is not None]
+    objectives = sorted(info.objectives, key=lambda objective: objective.name != "score")
+    return front_gain(own, others, len(info.rung_steps), reference_point(objectives)) >= least

@@ -121,11 +121,9 @@ def _continuing(config: Mapping[str, Any]) -> str:
     """Describe who continues at a rung; "" where the settings lack it."""
     if "reduction_factor" not in config:
         return ""
-    gain, chance = config.get("front_gain"), config.get("last_rung_chance")
+    gain = config.get("front_gain")
     also = f", and those that would add {gain:.0%} to the front" if gain else ""
-    return f"1/{config['reduction_factor']}{also}" + (
-        f", to the last one with a chance of {chance:g}" if chance else ""
-    )
+    return f"1/{config['reduction_factor']}{also}"
 
 
 def _fingerprints(fingerprints: dict[str, str]) -> str:

@@ -72,16 +72,6 @@ def test_random_search_is_assumed_to_learn_nothing() -> None:
     assert figures["run_bytes"].value == learning.complete * 4e6
 
 
-def test_a_chance_for_the_last_rung_is_simulated() -> None:
-    config = replace(CONFIG, sampler="known-cost", budget=200)
-    halving, both = (
-        simulate_search(replace(config, last_rung_chance=chance), COSTS, Cluster(1)) for chance in (0.0, 0.5)
-    )
-    assert both.reached[:2] == halving.reached[:2]
-    assert 0.3 * halving.complete < both.complete < 0.8 * halving.complete
-    assert both.wall_s < 0.95 * halving.wall_s
-
-
 @pytest.mark.parametrize(
     ("bases", "result"),
     [

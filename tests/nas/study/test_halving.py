@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.study.halving import ScoreCurve, front_chance, front_gain, ladder, score_curve, should_continue
-from nas.study.objectives import objectives
+from nas.study.halving import ScoreCurve, front_gain, ladder, score_curve, should_continue
 from nas.study.pareto import best_first
 from nas.study.records import TrialState
-from nas.study.timing_doubts import LATENCY_RUN_DEVIATION
-from tests.nas.study.builders import OBJECTIVES, measurement, record
+from tests.nas.study.builders import OBJECTIVES, record
 
 
 def test_first_trials_continue() -> None:
@@ -61,85 +59,15 @@ def test_ladder() -> None:
     assert ladder(60, 3, 3) == (60, 180, 540)
 
 
-def curve(number: int, *scores: float, cost: float = 0.0, deviation: float = 0.0, alive: bool = True) -> ScoreCurve:
-    return ScoreCurve(number, scores, (cost,), (deviation,), alive)
+def curve(number: int, *scores: float, cost: float = 0.0, alive: bool = True) -> ScoreCurve:
+    return ScoreCurve(number, scores, (cost,), alive)
 
 
-# The second rung is the first one plus 0.1, within 0.02.
-PAIRS = [curve(i, 0.3 + i / 100, 0.4 + i / 100 + 0.02 * (-1) ** i, cost=-float(i)) for i in range(10)]
-
-
-def test_the_only_trial_is_certain_to_be_on_the_front() -> None:
-    assert front_chance(curve(0, 0.5), [], rungs=2, seed=0) == 1.0
-    early_stopped = [curve(1, 0.9, cost=1.0, alive=False)]
-    assert front_chance(curve(0, 0.5), early_stopped, rungs=2, seed=0) == 1.0, "a trial that has ended is no rival"
-
-
-@pytest.mark.parametrize(("score", "low", "high"), [(0.2, 0.0, 0.0), (0.4, 0.3, 0.7), (0.6, 1.0, 1.0)])
-def test_the_chance_follows_the_expected_final_score(score: float, low: float, high: float) -> None:
-    """The best rival has 0.50 at the last rung, and the line through all pairs predicts that of 0.40 at the first."""
-    trial = curve(99, score, cost=-9.0)
-    assert low <= front_chance(trial, PAIRS, rungs=2, seed=0) <= high
-
-
-def test_a_trial_that_costs_less_than_all_rivals_is_on_the_front() -> None:
-    assert front_chance(curve(99, 0.1, cost=1.0), PAIRS, rungs=2, seed=0) == 1.0
-
-
-def test_an_uncertain_cost_leaves_a_chance() -> None:
-    better = [*PAIRS, curve(50, 0.8, 0.9, cost=1.0)]
-    exact = curve(99, 0.5, cost=0.9)
-    assert front_chance(exact, better, rungs=2, seed=0) == 0.0
-    timed = front_chance(exact._replace(deviations=(0.1,)), better, rungs=2, seed=0)
-    assert 0.08 < timed < 0.25, "0.16: the chance that the cost is one deviation better"
-    both = [*PAIRS, curve(50, 0.8, 0.9, cost=1.0, deviation=0.1)]
-    assert timed < front_chance(exact._replace(deviations=(0.1,)), both, rungs=2, seed=0) < 0.4
-
-
-def test_equal_trials_do_not_dominate_each_other() -> None:
-    twins = [curve(number, 0.5, 0.6) for number in (1, 2)]
-    assert front_chance(curve(0, 0.5, 0.6), twins, rungs=2, seed=0) == 1.0
-
-
-def test_trials_of_a_single_objective_compare_scores() -> None:
-    rivals = [rival._replace(costs=(), deviations=()) for rival in PAIRS]
-    trial = curve(99, 0.2)._replace(costs=(), deviations=())
-    assert front_chance(trial, rivals, rungs=2, seed=0) == 0.0
-    assert front_chance(trial._replace(scores=(0.7,)), rivals, rungs=2, seed=0) == 1.0
-
-
-_CURVES = st.lists(
-    st.tuples(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=3), st.integers(0, 3), st.booleans()),
-    min_size=1,
-    max_size=12,
-)
-
-
-@given(_CURVES, st.randoms(use_true_random=False))
-def test_a_chance_depends_on_the_set_of_trials_alone(
-    rows: list[tuple[list[float], int, bool]], rng: random.Random
-) -> None:
-    others = [curve(i, *scores, cost=float(cost), alive=alive) for i, (scores, cost, alive) in enumerate(rows)]
-    trial = curve(99, *rows[0][0][:2], cost=float(rows[0][1]))
-    chance = front_chance(trial, others, rungs=3, seed=1)
-    assert 0.0 <= chance <= 1.0
-    rng.shuffle(others)
-    assert front_chance(trial, others, rungs=3, seed=1) == chance
-
-
-def test_a_curve_has_the_scores_the_costs_and_the_deviations_of_its_trial() -> None:
+def test_a_curve_has_the_scores_and_the_costs_of_its_trial() -> None:
     trial = record(3, (0.2, 0.4), ratio=2.0)
     made = score_curve(trial, OBJECTIVES)
     assert made is not None
     assert (made.number, made.scores, made.costs, made.alive) == (3, (0.2, 0.4), (1.0,), True)
-    assert made.deviations == pytest.approx((math.log2(1.01 / 0.99) / 3.92,), rel=1e-4)
-    timing = replace(measurement(2.0), ratio_low=1e-6, ratio_high=1e6)
-    wild = score_curve(replace(trial, measurement=timing), OBJECTIVES)
-    assert wild is not None
-    assert wild.deviations == pytest.approx((math.log2(2 / 0.5) / 3.92,), rel=1e-4), "no more than a single sample's"
-    costly = score_curve(trial, objectives(("score", "latency", "params"), "spatial"))
-    assert costly is not None
-    assert costly.deviations == pytest.approx((math.log2(1 + LATENCY_RUN_DEVIATION), 0.0)), "a count is exact"
     stopped = replace(trial, state=TrialState.STOPPED, rungs=trial.rungs[:1])
     assert score_curve(stopped, OBJECTIVES) == made._replace(scores=(0.2,), alive=False)
     under_way = replace(stopped, state=TrialState.RUNNING)

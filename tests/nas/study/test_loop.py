@@ -46,23 +46,6 @@ def test_halving_stops_trials_and_never_baselines(tmp_path: Path) -> None:
     assert all(t.state is TrialState.COMPLETE for t in loop.trials.values() if t.baseline)
 
 
-def test_a_chance_for_the_last_rung_stops_more_trials_and_says_so(tmp_path: Path) -> None:
-    """The sampler is random, so that both searches have the same trials."""
-    loops = []
-    for chance in (0.0, 0.5):
-        config = search_config(budget=60, sampler="random", last_rung_chance=chance)
-        loops.append(StudyLoop(new_store(tmp_path / str(chance), config)))
-        drive(loops[-1])
-    halving, both = ({n for n, t in loop.trials.items() if t.state is TrialState.COMPLETE} for loop in loops)
-    assert both < halving
-    volumes = [loop.front_summary()[1] for loop in loops]
-    assert 0.95 * volumes[0] < volumes[1] < volumes[0]
-    reasons = {loops[1].trials[n].reason for n in halving - both}
-    steps = loops[1].info.rung_steps[0]
-    words = rf"after {steps} steps, its chance to be on the front was 0\.[0-4]\d, below 0\.5"
-    assert all(re.fullmatch(words, r or "") for r in reasons)
-
-
 def run_as(loop: StudyLoop, ratio: float, score: float) -> TrialState:
     """Run the next trial with a throughput and a score, which doubles from rung to rung; return how it ended."""
     record = replace(started(loop), params=1, macs=1, measurement=measurement(ratio))
@@ -99,20 +82,6 @@ def test_trials_that_would_add_much_to_the_front_are_added_to_those_of_halving(t
     assert halving < both
     assert len(both) < 2 * len(halving)
     assert loops[1].front_summary()[1] >= loops[0].front_summary()[1]
-
-
-def test_a_resumed_study_decides_by_the_same_chances(tmp_path: Path) -> None:
-    config = search_config(budget=40, sampler="random", last_rung_chance=0.5)
-    whole = StudyLoop(new_store(tmp_path / "whole", config))
-    drive(whole)
-    first = StudyLoop(new_store(tmp_path / "cut", config))
-    drive(first, stop_after=20)
-    assert first.next_trial() is not None, "the driver dies while it runs"
-    second = StudyLoop(reopen(tmp_path / "cut"))
-    drive(second)
-    ends = [{n: (t.state, t.reason, t.rungs) for n, t in loop.trials.items()} for loop in (whole, second)]
-    assert ends[0] == ends[1]
-    assert any("chance" in (t.reason or "") for n, t in whole.trials.items() if n > 20), "decided after the kill"
 
 
 def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
