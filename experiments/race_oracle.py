@@ -8,7 +8,8 @@
 winner and had at least the target's score less `WITHIN` after the search's last rung are trained as the race trains,
 with two seeds that it did not use; a candidate that is behind by `FAR` after the first one gets no second. If the
 winner is behind, the slower candidates follow. The oracle's choice is the fastest candidate whose mean score is the
-target's or above. Rows are saved as they come; without the run folder, the trainings continue from them.
+target's or above. Rows are saved as they come; without the run folder, the trainings continue from them. Rows with
+"variant" are of a search whose comparisons added a bonus for size to the scores (experiments/LOG.md, 2026-12-02).
 
 Hardware:  two cores; about an hour for a search
 Expected:  see experiments/LOG.md
@@ -203,9 +204,7 @@ def report(study: Row, rows: list[Row]) -> None:
     scores = scores_of(study, rows)
     known = [number for number in plausible(study) if number in scores]
     print(f"{study['study']}: {len(known)} of {len(plausible(study))} trained; {len(missing(study, rows))} lack")
-    print(expected_front(study))
     if target not in known:
-        print(replayed(study, rows))
         return
     models = {n: m | {"speed": m["speed"] / models[str(target)]["speed"]} for n, m in models.items()}
     print("model, multiple of the target's speed, score at the last rung, the race's, the oracle's, lead of their mean")
@@ -256,6 +255,8 @@ def main() -> None:
             train_missing(train, jobs, rows, ROWS, arguments.workers)
     for study in studies:
         report(study, rows)
+    for search in (row for row in rows if "models" in row):
+        print(f"{search.get('study', search.get('variant'))}: {expected_front(search)}")
 
 
 if __name__ == "__main__":
