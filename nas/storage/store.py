@@ -469,11 +469,10 @@ class Store:
 
     def _save_constraints(self, trial_id: int, record: TrialRecord) -> None:
         """Write what a trial's limits say as Optuna's constraints, of which none is positive where it is feasible."""
-        limits = {} if record.baseline else self._limits
-        if not limits or (record.params is None and record.macs is None and record.measurement is None):
+        if record.params is None and record.macs is None and record.measurement is None:
             return
         trial = optuna.Trial(self._study, trial_id)
-        for name, excess in excesses(record, limits).items():
+        for name, excess in excesses(record, self._limits).items():
             trial.set_constraint(name, excess)
 
     @cached_property
