@@ -1,0 +1,1 @@
+"""What the program does today, recorded: numbers and settings that a change of its structure must not change."""
