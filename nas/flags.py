@@ -1,6 +1,6 @@
-"""Flags and arguments that several commands take, each with one text; and ``runs/latest``, the default study.
+"""The command line of settings: options from the fields of a class, see `nas.settings`; and the default study.
 
-A command's parser adds them by `add_flag` with its own default; everything else about a flag is the same everywhere.
+``runs/latest`` is a link to the search last started or resumed from the current folder.
 """
 
 from __future__ import annotations
@@ -8,120 +8,155 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from nas.cli import DEVICES, PICTURE_SUFFIXES, TEACHER_HELP, NamedFile, file_to_write, not_empty
+from pydantic import AfterValidator, ValidationError
+
+from nas.cli import PICTURE_SUFFIXES, PROGRAM, NamedFile, OneLineParser
 from nas.command_log import announce
+from nas.settings import Flag, adapter, declared, flag_of, problem
 from search_space.checks import shown
 
-LATEST = "runs/latest"  # a link to the search last started or resumed from the current folder
+LATEST = "runs/latest"
 _LOG = logging.getLogger(__name__)
-
-Add = Callable[..., object]  # the method `add_argument` of a parser or a group
-
-_CHOICES_HELP = (
-    "other choices in the space, may be given several times: PART is stageN or layoutN, or stages or layouts for all "
-    "of them; FIELD is one of search_space.genes.StageChoices or Layout, as stages.blocks=mbconv,convnext or "
-    "stage1.widths=16,32 (default: those of the space)"
-)
-
-FLAGS: dict[str, dict[str, Any]] = {
-    "--device": {
-        "metavar": "NAME",
-        "help": "cpu, cuda, or auto for a GPU that PyTorch sees, else the CPU",
-    },
-    "--img-size": {"type": int, "metavar": "PX", "help": "side of the input images in pixels, a multiple of 32"},
-    "--views": {
-        "type": int,
-        "metavar": "N",
-        "help": "stored versions of each training image: the plain one and N - 1 augmented ones",
-    },
-    "--measure-batch-size": {"type": int, "metavar": "N", "help": "images per call when a network is measured"},
-    "--runtime": {
-        "metavar": "WORDS",
-        "help": "how networks run when they are measured: runtime, precision, layout and form joined by +, as "
-        "compiled+bf16 or nchw",
-    },
-    "--measure-seconds": {"type": float, "metavar": "S", "help": "longest timing of a network, in seconds"},
-    "--threads": {"type": int, "metavar": "N", "help": "CPU threads of the process that measures"},
-    "--cache": {"metavar": "DIR", "help": "folder of images, teachers' outputs and roofline ceilings"},
-    "--teacher-weights": {"action": NamedFile, "metavar": "NAME=FILE", "help": TEACHER_HELP},
-    "--teacher-precision": {
-        "help": "precision that the teachers compute in; where it is the default, bf16 is several times faster",
-    },
-    "--json": {"action": "store_true", "help": "print one JSON object instead of tables"},
-    "--plot": {
-        "type": file_to_write(*PICTURE_SUFFIXES),
-        "metavar": "FILE",
-        "help": "picture to draw, as .png, .svg or .pdf",
-    },
-}
+T = TypeVar("T")
 
 
-def add_flag(
-    add: Add, flag: str, default: str, /, *, names: tuple[str, ...] = (), more: str = "", **settings: Any
-) -> None:
-    """Add a shared flag to a parser.
+def shared(name: str, default: str | None = None, more: str = "", **changes: Any) -> Flag:
+    """Return a flag of `SHARED` with a default, the rest of its help, and other changes."""
+    flag = SHARED[name]
+    return replace(flag, help=flag.help + more, default=default or flag.default, **changes)
+
+
+def parser_of(settings: type, name: str, about: str, examples: str, **more: Any) -> OneLineParser:
+    """Return the parser of a command; an option that is not given is not in its namespace.
 
     Args:
-        add: The method `add_argument` of a parser or a group.
-        flag: A key of `FLAGS`.
-        default: The default, as the help shows it.
-        names: Spellings of the flag; empty for `flag` alone.
-        more: Continues the help text.
-        settings: Further arguments of `add`.
+        settings: A class of `nas.settings.checked`, whose fields with a `Flag` are the options.
+        name: Name of the command.
+        about: What it does.
+        examples: Text at the end of the help.
+        more: Further arguments of `OneLineParser`.
     """
-    shared = FLAGS[flag]
-    add(*(names or (flag,)), **{**shared, "help": f"{shared['help']}{more} (default: {default})", **settings})
+    built = OneLineParser(
+        prog=f"{PROGRAM} {name}", description=about, epilog=examples, argument_default=argparse.SUPPRESS, **more
+    )
+    add_flags(built, settings)
+    return built
 
 
-def add_cache(add: Add, first: str = "") -> None:
-    """Add --cache; `first` names the default that comes before the user's own."""
-    add_flag(add, "--cache", f"{first}$BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas")
+def parse_as(settings: type[T], parser: argparse.ArgumentParser, words: Sequence[str]) -> T:
+    """Return the settings of a command line; ConfigError or SystemExit(2), after one line, where it is wrong."""
+    return settings(**vars(parser.parse_args(words)))
 
 
-def add_batch_size(add: Add, default: str) -> None:
-    """Add --batch-size to a command that measures and does not train, where --measure-batch-size is the same."""
-    add_flag(add, "--measure-batch-size", default, names=("--batch-size", "--measure-batch-size"), dest="batch_size")
+def add_flags(parser: argparse.ArgumentParser, settings: Any, *only: str, **changed: Flag) -> None:
+    """Add the options of a class of settings to a parser.
+
+    Args:
+        parser: The parser.
+        settings: The class.
+        only: Names of the fields; empty for all that have a flag.
+        changed: Flags in place of the fields' own, by name.
+    """
+    groups = {group.title: group for group in parser._action_groups}
+    for field in fields(settings):
+        hint = declared(settings)[field.name]
+        flag = changed.get(field.name) or flag_of(hint)
+        if flag is None or (only and field.name not in only):
+            continue
+        if flag.group and flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        add_flag(groups[flag.group] if flag.group else parser, field.name, hint, flag, default)
 
 
-def add_measuring_device(add: Add, **settings: Any) -> None:
-    """Add --device to a command that measures and does not train, which may choose one of several GPUs."""
-    add_flag(add, "--device", "auto", more="; cuda:N for the GPU of that number", **settings)
+def add_flag(group: Any, name: str, hint: Any, flag: Flag, default: object = None) -> None:
+    """Add one option to a parser or a group of one.
+
+    Args:
+        group: The parser or the group.
+        name: Name of the setting.
+        hint: Its declaration.
+        flag: Its flag.
+        default: Its value where it is not given.
+    """
+    names = flag.names or (f"--{name.replace('_', '-')}",)
+    shown_default = flag.default or ("" if default is MISSING else in_words(default))
+    more: dict[str, Any] = {"help": f"{flag.help} (default: {shown_default})" if shown_default else flag.help}
+    kind = kind_of(hint)
+    if kind is bool and "action" not in flag.more:
+        more["action"] = "store_true"
+    elif flag.more.get("action", "append") == "append":
+        more |= {"metavar": flag.metavar, "type": reader(hint)}
+        if kind is Literal:
+            more["choices"] = _choices(hint)
+    else:
+        more["metavar"] = flag.metavar
+    if names[0].startswith("-"):
+        more["dest"] = name
+        more |= {"required": True} if default is MISSING else {}
+        group.add_argument(*names, **more | dict(flag.more))
+    else:
+        nargs = {} if default is MISSING else {"nargs": "?"}
+        group.add_argument(name, **more | {"metavar": names[0]} | nargs | dict(flag.more))
 
 
-def add_training_flags(add: Add) -> None:
-    """Add --device, --cache and --teacher-weights to a command that trains the models of a study."""
-    add_flag(add, "--device", "auto", choices=DEVICES)
-    add_cache(add, "that of the search; ")
-    add_flag(add, "--teacher-weights", "those of the search; else download from timm", default={})
+def in_words(default: object) -> str:
+    """Return a default as a help text shows it."""
+    if default is None or default is False or default == () or default == {}:
+        return "no" if default is False else "none"
+    if isinstance(default, list | tuple):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def add_choices(add: Add) -> None:
-    """Add --choices, which gathers the changes of a space as `search_space.own_choices` takes them."""
-    add("--choices", action=_Choices, metavar="PART.FIELD=A,B", help=_CHOICES_HELP)
+def kind_of(hint: Any) -> Any:
+    """Return the plain type in a declaration: int, float, str, bool, Path, tuple, dict or Literal."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return kind_of(parts[0])
+    if origin in (Union, UnionType):
+        return kind_of(next(part for part in parts if part is not type(None)))
+    return origin or hint
 
 
-class _Choices(argparse.Action):
-    """Gathers PART.FIELD=A,B changes of a space in nested dicts; a value is a number, or else text."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        name, equals, text = str(values).partition("=")
-        part, dot, field = name.partition(".")
-        if not (equals and dot and part and field and text):
-            raise argparse.ArgumentError(self, f"{shown(values)}: must be PART.FIELD=A,B, as stage1.widths=16,32")
-        found = {**(getattr(namespace, self.dest, None) or {})}
-        found[part] = {**found.get(part, {}), field: [_number_or_text(word.strip()) for word in text.split(",")]}
-        setattr(namespace, self.dest, found)
+def _choices(hint: Any) -> tuple[Any, ...]:
+    parts = get_args(hint)
+    return parts if get_origin(hint) is Literal else next(found for part in parts if (found := _choices(part)))
 
 
-def _number_or_text(word: str) -> int | float | str:
-    for convert in (int, float):
+def reader(hint: Any) -> Callable[[str], Any]:
+    """Return the type of an option for argparse: the value that a text gives, of lists with commas; "none" is empty."""
+    several = kind_of(hint) is tuple
+
+    def read(text: str) -> Any:
+        if not text.strip():
+            raise argparse.ArgumentTypeError(f"{text!r}: must not be empty")
+        try:
+            if not several:
+                return adapter(hint).validate_python(number_or_text(text, hint))
+            words = () if text == "none" else tuple(word.strip() for word in text.split(","))
+            if not all(words):
+                raise argparse.ArgumentTypeError(f"{shown(text)}: must be separated by commas")
+            return adapter(hint).validate_python(tuple(number_or_text(word, hint) for word in words))
+        except ValidationError as error:
+            raise argparse.ArgumentTypeError(problem(error)) from None
+
+    return read
+
+
+def number_or_text(word: str, hint: Any = float) -> int | float | str:
+    """Return a word as the number that it is; as it stands where it is none, or the setting is no number."""
+    inner = hint
+    while kind_of(inner) is tuple:
+        inner = next(part for part in _unwrapped(inner) if part is not Ellipsis)
+    for convert in (int, float) if kind_of(inner) in (int, float) else ():
         try:
             return convert(word)
         except ValueError:
@@ -129,10 +164,26 @@ def _number_or_text(word: str) -> int | float | str:
     return word
 
 
-def add_run(add: Add) -> None:
-    """Add the argument RUN, the folder of a study."""
-    about = f"folder of the study (default: {LATEST}, the search last started or resumed from the current folder)"
-    add("run", nargs="?", type=run_folder, default=LATEST, metavar="RUN", help=about)
+def _unwrapped(hint: Any) -> tuple[Any, ...]:
+    """Return the parts of the tuple in a declaration."""
+    origin, parts = get_origin(hint), get_args(hint)
+    return parts if origin is tuple else _unwrapped(next(part for part in parts if kind_of(part) is tuple))
+
+
+class GatherChoices(argparse.Action):
+    """Gathers PART.FIELD=A,B changes of a space in nested dicts; a value is a number, or else text."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Add one change to the dict."""
+        name, equals, text = str(values).partition("=")
+        part, dot, field = name.partition(".")
+        if not (equals and dot and part and field and text):
+            raise argparse.ArgumentError(self, f"{shown(values)}: must be PART.FIELD=A,B, as stage1.widths=16,32")
+        found = {**(getattr(namespace, self.dest, None) or {})}
+        found[part] = {**found.get(part, {}), field: [number_or_text(word.strip()) for word in text.split(",")]}
+        setattr(namespace, self.dest, found)
 
 
 def run_folder(text: str) -> Path:
@@ -141,8 +192,8 @@ def run_folder(text: str) -> Path:
     Raises:
         argparse.ArgumentTypeError: There is no such folder.
     """
-    path = Path(not_empty(text))
-    if path.is_dir():
+    path = Path(text)
+    if text.strip() and path.is_dir():
         return _without_link(path) if path.is_symlink() else path
     if path.is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name the run folder that has it")
@@ -153,6 +204,79 @@ def run_folder(text: str) -> Path:
             f"{text} is missing, because no search that was started in this folder has begun a trial; name a run folder"
         )
     raise argparse.ArgumentTypeError(f"no such run folder: {text!r}")
+
+
+# Flags that several commands have, by the name of the field.
+SHARED = {
+    "device": Flag("cpu, cuda, or auto for a GPU that PyTorch sees, else the CPU", "NAME"),
+    "img_size": Flag("side of the input images in pixels, a multiple of 32", "PX"),
+    "views": Flag("stored versions of each training image: the plain one and N - 1 augmented ones", "N"),
+    "measure_batch_size": Flag("images per call when a network is measured", "N"),
+    "batch_size": Flag(
+        "images per call when a network is measured", "N", names=("--batch-size", "--measure-batch-size")
+    ),
+    "runtime": Flag(
+        "how networks run when they are measured: runtime, precision, layout and form joined by +, as compiled+bf16 or "
+        "nchw",
+        "WORDS",
+    ),
+    "measure_seconds": Flag("longest timing of a network, in seconds", "S"),
+    "threads": Flag("CPU threads of the process that measures", "N"),
+    "cache": Flag(
+        "folder of images, teachers' outputs and roofline ceilings",
+        "DIR",
+        "$BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas",
+    ),
+    "teacher_weights": Flag(
+        "safetensors file with the weights of a timm teacher; may be given several times",
+        "NAME=FILE",
+        more={"action": NamedFile},
+    ),
+    "teacher_precision": Flag(
+        "precision that the teachers compute in; where it is the default, bf16 is several times faster"
+    ),
+    "json": Flag("print one JSON object instead of tables"),
+    "plot": Flag("picture to draw, as .png, .svg or .pdf", "FILE"),
+    "choices": Flag(
+        "other choices in the space, may be given several times: PART is stageN or layoutN, or stages or layouts for "
+        "all of them; FIELD is one of search_space.genes.StageChoices or Layout, as stages.blocks=mbconv,convnext or "
+        "stage1.widths=16,32",
+        "PART.FIELD=A,B",
+        "those of the space",
+        more={"action": GatherChoices},
+    ),
+}
+MOVED_DATA = Flag(
+    "where the study's images lie, if they have moved: a source as of search --data", "URI", "where they were"
+)
+RUN = Flag(
+    "folder of the study",
+    default=f"{LATEST}, the search last started or resumed from the current folder",
+    names=("RUN",),
+    more={"nargs": "?", "default": LATEST, "type": run_folder},
+)
+
+
+def file_to_write(*suffixes: str) -> Callable[[Path], Path]:
+    """Return the check of a file to write, which is made before the command starts its work.
+
+    Args:
+        suffixes: What the file's name may end in. A study's own files end in others, and are not overwritten by a slip.
+    """
+
+    def check(path: Path) -> Path:
+        if path.suffix not in suffixes:
+            raise ValueError(f"must end in {' or '.join(suffixes)}")
+        if path.exists() and not path.is_file():
+            raise ValueError("is a folder; name a file")
+        if not path.parent.is_dir():
+            raise ValueError(f"no such folder {str(path.parent)!r}")
+        return path
+
+    return check
+
+
+Picture = Annotated[Path, AfterValidator(file_to_write(*PICTURE_SUFFIXES))]
 
 
 def _without_link(path: Path) -> Path:

@@ -14,13 +14,10 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from nas.settings import ConfigError
 from search_space.checks import shown
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-class ConfigError(ValueError):
-    """An invalid setting; the message has its name, its value and the allowed values."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_cache, add_flag
 from nas.measure.devices import device_type, fast_precision
+from nas.old_flags import add_cache, add_flag
 from nas.ranges import HeldOutImages, Images, OneOf, Pixels, Range, Views, check_fields
 from nas.study.config import TARGET_DTYPES, TEACHER_PRECISIONS, SearchConfig
 

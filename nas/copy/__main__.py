@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from nas.cli import PROGRAM, OneLineParser, exit_code, folder_to_write
 from nas.command_log import announce
 from nas.files import atomic_write
-from nas.flags import add_run
 from nas.numbers import plural
+from nas.old_flags import add_run
 from nas.scratch import scratch_folder
 from nas.stage_progress import StageProgress
 from nas.terminal import stderr_console, write_line

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, comma_list
-from nas.flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.measure.runtime_spec import Arm
+from nas.old_flags import add_batch_size, add_cache, add_flag, add_measuring_device
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, check_fields
 
 # E-RADIO's family and the networks that its paper and this project compare it with, those of timm with random weights.

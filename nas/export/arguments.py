@@ -13,9 +13,9 @@ from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser
 from nas.export import ExportError
 from nas.extras import install_command
-from nas.flags import add_flag, add_run
 from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import PRECISIONS
+from nas.old_flags import add_flag, add_run
 from nas.ranges import ConfigError, OneOf, Pixels, check_fields
 from search_space.arch import SIZE_MULTIPLE_PX
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, whole_numbers
 from nas.command_log import announce
-from nas.flags import add_flag
 from nas.local_workers import check_local_workers, default_workers, limited_by_memory
+from nas.old_flags import add_flag
 from nas.race.arguments import add_race_flags
 from nas.ranges import ConfigError
 from nas.search.arguments import add_settings

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser, whole_numbers
-from nas.flags import add_batch_size, add_cache, add_choices, add_flag, add_measuring_device
 from nas.machine import cache_root, check_cache
 from nas.measure.devices import device_type
 from nas.measure.runtime_spec import (
@@ -22,6 +21,7 @@ from nas.measure.runtime_spec import (
     named_arms,
 )
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
+from nas.old_flags import add_batch_size, add_cache, add_choices, add_flag, add_measuring_device
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Range, Seed, Threads, check_values
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, given_limits
 from search_space import SPACES

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import Add, add_cache, add_flag, add_run
 from nas.local_workers import check_local_workers
+from nas.old_flags import Add, add_cache, add_flag, add_run
 from nas.ranges import ConfigError, Range, Steps, Workers, check_fields
 from nas.study.config import SearchConfig
 from nas.study.horizon import LATER, MIDWAY

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_batch_size, add_flag, add_measuring_device, add_run
 from nas.measure.devices import device_type
 from nas.measure.runtime_spec import Arm
+from nas.old_flags import add_batch_size, add_flag, add_measuring_device, add_run
 from nas.ranges import BatchSize, MeasureSeconds, Pixels, Threads, check_fields
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")

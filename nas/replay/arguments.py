@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from nas.cli import PROGRAM, OneLineParser, comma_list
 from nas.extras import install_command
-from nas.flags import add_flag
+from nas.old_flags import add_flag
 from nas.ranges import Budget, ConfigError, Range, Seed, Workers, check_fields
 from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SAMPLERS
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
+
 from nas.analysis import RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, RETRAINED_TIMES_LONGER
-from nas.cli import PROGRAM, OneLineParser
-from nas.flags import add_flag, add_run, add_training_flags
+from nas.cli import OneLineParser
+from nas.flags import MOVED_DATA, RUN, Picture, parse_as, parser_of, shared
 from nas.local_workers import check_local_workers
-from nas.measure.devices import device_type
-from nas.ranges import MeasureSeconds, Range, Steps, Workers, check_fields
+from nas.settings import ConfigError, Device, Files, Flag, MeasureSeconds, Steps, Workers, checked
 
 MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder
@@ -36,6 +37,7 @@ reports and exports recommend, among candidates that the search had stopped earl
 """
 
 
+@checked
 @dataclass(frozen=True)
 class RetrainSettings:
     """Settings of one ``backbone-nas retrain`` command; None means as in the study.
@@ -44,85 +46,66 @@ class RetrainSettings:
         ValueError: a number is out of range.
     """
 
-    run: Path
-    seeds: Annotated[int, Range(1, 1_000)] = RETRAINED_SEEDS
-    train_steps: Steps | None = None  # None: as a race
-    near_misses: Annotated[int, Range(0, 1_000_000)] = RETRAINED_NEAR_MISSES  # near misses, at most
-    baselines: bool = False
-    early_stopped: Annotated[int, Range(0, 1_000_000)] = 0  # of each rung at which candidates ended, at most
-    workers: Workers | None = None  # trainings at a time; None: as the help says
-    device: str | None = None  # None: auto
-    data: str | None = None  # where the study's images lie; None: where the search found them
-    cache: str | None = None
-    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    measure_seconds: MeasureSeconds | None = None  # None: of earlier timings, else MEASURE_SECONDS
-    plot: Path | None = None
-    json: bool = False
-    baseline_seeds: Annotated[int, Range(1, 1_000)] | None = None  # None: as many as the others
+    run: Annotated[Path, RUN]
+    seeds: Annotated[int, Field(ge=1, le=1_000), Flag("trainings of each candidate", "N")] = RETRAINED_SEEDS
+    train_steps: Annotated[
+        Steps | None, Flag("steps of each training", "N", f"{RETRAINED_TIMES_LONGER} times the study's last rung")
+    ] = None
+    near_misses: Annotated[
+        int,
+        Field(ge=0, le=1_000_000),
+        Flag(
+            "candidates to retrain in addition to the front: at most N that may belong on it, given the noise of "
+            "scores and timings",
+            "N",
+        ),
+    ] = RETRAINED_NEAR_MISSES
+    baselines: Annotated[bool, Flag("retrain the study's baselines too, for comparison")] = False
+    baseline_seeds: Annotated[
+        Annotated[int, Field(ge=1, le=1_000)] | None,
+        Flag("trainings of each baseline, which every lead is compared with", "N", "as many as of a candidate"),
+    ] = None
+    early_stopped: Annotated[
+        int,
+        Field(ge=0, le=1_000_000),
+        Flag("also retrain the N early-stopped candidates of each rung that came closest to the front", "N"),
+    ] = 0
+    workers: Annotated[
+        Workers | None,
+        Flag(
+            "trainings at a time",
+            "N",
+            "one per GPU, or per group of GPUs that a training takes; else one per CPU if the memory suffices",
+        ),
+    ] = None
+    data: Annotated[str | None, MOVED_DATA] = None
+    device: Annotated[Device | None, shared("device", "auto")] = None
+    cache: Annotated[str | None, shared("cache", "that of the search")] = None
+    teacher_weights: Annotated[Files, shared("teacher_weights", "those of the search")] = field(default_factory=dict)
+    measure_seconds: Annotated[
+        MeasureSeconds | None,
+        shared("measure_seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}"),
+    ] = None
+    plot: Annotated[Picture | None, shared("plot", f"RUN/{PICTURE}")] = None
+    json: Annotated[bool, shared("json")] = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.baseline_seeds is not None and not self.baselines:
-            raise ValueError("baseline-seeds: no baselines are retrained; add --baselines")
+            raise ConfigError("--baseline-seeds: no baselines are retrained; add --baselines")
         if self.baseline_seeds is not None and self.baseline_seeds < self.seeds:
-            raise ValueError(f"baseline-seeds: {self.baseline_seeds}: must be {self.seeds} or more, as --seeds")
-        device_type(self.device or "auto")
+            raise ConfigError(f"--baseline-seeds: {self.baseline_seeds}: must be {self.seeds} or more, as --seeds")
         check_local_workers(self.workers)
-
-
-def parse(words: Sequence[str]) -> RetrainSettings:
-    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    return RetrainSettings(**vars(parser().parse_args(words)))
 
 
 def parser() -> OneLineParser:
     """Build the parser."""
-    built = OneLineParser(
-        prog=f"{PROGRAM} retrain",
-        description="Retrain the front of a study and its near misses, longer and with new seeds, measure them again, "
-        "and show each candidate's chance to be on the front.",
-        epilog=_EXAMPLES,
+    about = (
+        "Retrain the front of a study and its near misses, longer and with new seeds, measure them again, and show "
+        "each candidate's chance to be on the front."
     )
-    add = built.add_argument
-    add_run(add)
-    add("--seeds", type=int, default=RETRAINED_SEEDS, metavar="N", help="trainings of each candidate (default: 3)")
-    add(
-        "--train-steps",
-        type=int,
-        metavar="N",
-        help=f"steps of each training (default: {RETRAINED_TIMES_LONGER} times the study's last rung)",
-    )
-    add(
-        "--near-misses",
-        type=int,
-        default=RETRAINED_NEAR_MISSES,
-        metavar="N",
-        help="candidates to retrain in addition to the front: at most N that may belong on it, given the noise of "
-        "scores and timings (default: 6)",
-    )
-    add("--baselines", action="store_true", help="retrain the study's baselines too, for comparison (default: no)")
-    add(
-        "--baseline-seeds",
-        type=int,
-        metavar="N",
-        help="trainings of each baseline, which every lead is compared with (default: as many as of a candidate)",
-    )
-    add(
-        "--early-stopped",
-        type=int,
-        default=0,
-        metavar="N",
-        help="also retrain the N early-stopped candidates of each rung that came closest to the front (default: 0)",
-    )
-    workers = (
-        "trainings at a time (default: one per GPU, or per group of GPUs that a training takes; else one per CPU if "
-        "the memory suffices)"
-    )
-    add("--workers", type=int, metavar="N", help=workers)
-    data = "where the study's images lie, if they have moved: a source as of search --data (default: where they were)"
-    add("--data", metavar="URI", help=data)
-    add_training_flags(add)
-    add_flag(add, "--measure-seconds", f"that of the study's retraining, if there is one; else {MEASURE_SECONDS:g}")
-    add_flag(add, "--plot", f"RUN/{PICTURE}")
-    add_flag(add, "--json", "no")
-    return built
+    return parser_of(RetrainSettings, "retrain", about, _EXAMPLES)
+
+
+def parse(words: Sequence[str]) -> RetrainSettings:
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
+    return parse_as(RetrainSettings, parser(), words)

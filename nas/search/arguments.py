@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from nas.cli import PROGRAM, OneLineParser, comma_list, command_line, whole_numbers
-from nas.flags import LATEST, Add, add_cache, add_choices, add_flag, run_folder
+from nas.old_flags import LATEST, Add, add_cache, add_choices, add_flag, run_folder
 from nas.race.arguments import add_race_flags
 from nas.ranges import declared, misfit
 from nas.redaction import public_word

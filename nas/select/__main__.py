@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import PROGRAM, OneLineParser, exit_code
-from nas.flags import add_flag, add_run
+from nas.old_flags import add_flag, add_run
 from nas.study.limits import add_limit_flags, given_limits
 from nas.terminal import stdout_console, write_line
 

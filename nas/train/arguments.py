@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nas.analysis import BEST
 from nas.cli import PROGRAM, OneLineParser, comma_list, command_line
-from nas.flags import Add, add_flag, run_folder
+from nas.old_flags import Add, add_flag, run_folder
 from nas.redaction import public_word
 from nas.search.arguments import add_data_flags, add_measuring_flags, add_recipe_flags
 from nas.study.config import SCHEDULES
