@@ -140,7 +140,7 @@ def config_page() -> str:
     """Return the page of all settings, from the docstrings of their classes."""
     from nas.plan.arguments import parser as plan_parser
     from nas.search.arguments import parser as search_parser
-    from nas.search.config_file import PLAN_KEYS, RUN_KEYS
+    from nas.search.config_file import TABLES
     from nas.study.config import DistillConfig, Group, SearchConfig
     from nas.study.limits import LIMITS
 
@@ -166,7 +166,7 @@ def config_page() -> str:
             table(["key", "meaning"], limits),
             "## run",
             "Keys of the table `[run]`: settings of one run on which no number depends.",
-            options_table(RUN_KEYS, search_parser()),
+            options_table(TABLES["run"], search_parser()),
             "`teacher_weights` is a table from names of networks, in quotes because they have dots, to files. The names"
             " are those of `--teachers` without `@PX/N`:",
             "```toml\n[run.teacher_weights]\n"
@@ -174,14 +174,14 @@ def config_page() -> str:
             '"samvit_huge_patch16.sa1b" = "/shared/weights/sam_h.safetensors"\n```',
             "## plan",
             "Keys of the table `[plan]`: the device that `backbone-nas plan` assumes. A search ignores them.",
-            options_table(PLAN_KEYS, plan_parser()),
+            options_table(TABLES["plan"], plan_parser()),
         ]
     )
 
 
 def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
-    """Return the table of a dataclass's fields: name, values, default, and the meaning from the class's docstring."""
-    from nas.ranges import declared, described
+    """Return the table of a dataclass's fields: name, values, default, meaning (a flag's help or a docstring)."""
+    from nas.settings import adapter, declared, flag_of
 
     meanings, hints = attributes(record), declared(record)
     rows = []
@@ -190,8 +190,26 @@ def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "required" if default is dataclasses.MISSING else f"`{json.dumps(default)}`"
-        rows.append((f"`{field.name}`", described(hints[field.name]), shown, meanings[field.name]))
+        flag = flag_of(hints[field.name])
+        meaning = meanings[field.name] if flag is None else flag.help.replace("%%", "%")
+        rows.append((f"`{field.name}`", allowed(adapter(hints[field.name]).json_schema()), shown, meaning))
     return table(["key", "value", "default", "meaning"], rows)
+
+
+def allowed(schema: dict[str, Any]) -> str:
+    """Return in words the values that a JSON schema allows."""
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "$ref" in schema or schema.get("type") == "object":
+        inner = schema.get("additionalProperties")
+        return f"a table, each value {allowed(inner)}" if isinstance(inner, dict) and inner else "a table"
+    if schema["type"] == "array":
+        return f"a list, each item {allowed(schema['items'])}"
+    words = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+    ends = {"minimum": "from", "exclusiveMinimum": "over", "maximum": "to", "exclusiveMaximum": "below"}
+    limits = [f"{word} {schema[key]:,.15g}" for key, word in ends.items() if key in schema]
+    step = [f"in steps of {schema['multipleOf']}"] if "multipleOf" in schema else []
+    return " ".join([words[schema["type"]], *limits, *step])
 
 
 def attributes(record: type) -> dict[str, str]:
@@ -223,7 +241,7 @@ def options_table(keys: Iterable[str], parser: argparse.ArgumentParser) -> str:
 
 def recipes_page() -> str:
     """Return the page of the recipes, from the comments at their beginning."""
-    from nas.search.config_file import recipe_names, recipe_path
+    from nas.search.options import recipe_names, recipe_path
 
     parts = [
         "# Recipes",

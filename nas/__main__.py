@@ -61,7 +61,6 @@ COMMANDS = (
     Command("select", "decide", "show the best candidate within limits, and how sure that is", "nas.select"),
     Command("train", "ship", "distill one architecture at full length", "nas.train"),
     Command("export", "ship", "write a trained model for timm, transformers, ONNX or TorchScript", "nas.export"),
-    Command("copy", "ship", "copy a run folder with its study, also one in PostgreSQL, to share it", "nas.copy"),
 )
 
 _EXAMPLES = f"""examples:

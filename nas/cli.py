@@ -15,6 +15,7 @@ import argparse
 import difflib
 import errno
 import logging
+import re
 import shlex
 import signal
 import sys
@@ -22,13 +23,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, NoReturn
 
 from nas.command_log import CommandLog, VerboseAction, announce
 from nas.redaction import public_text, public_word
 from nas.terminal import flush_output, open_closed_streams, write_line
-from search_space.checks import shown
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 EXIT_CODES = """exit codes:
@@ -45,10 +44,6 @@ _PATH_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 _MAX_ERROR_CHARS = 500
 
 PROGRAM = "backbone-nas"
-DEVICES = ("auto", "cpu", "cuda")
-TEACHER_HELP = "safetensors file with the weights of a timm teacher; may be given several times"
-PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
-PAGE_SUFFIXES = (".html", ".htm")
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,10 +176,6 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(**{"formatter_class": formatter, "allow_abbrev": False, **settings})
-        self.register("type", int, _whole_number)  # argparse would say: invalid int value
-        self.register("type", float, _number)
-        self.register("type", None, not_empty)  # of options without a type
-        self.register("type", Path, lambda text: Path(not_empty(text)))
         shown = "show the log's lines on stderr, with time, level and module (default: progress only)"
         self.add_argument("--verbose", action=VerboseAction, help=shown)
 
@@ -217,7 +208,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end the program."""
-        _print_error(message.removeprefix("argument "), " (see --help)")
+        _print_error(re.sub(r"^argument (--[\w-]+)?(/--[\w-]+)*", r"\1", message), " (see --help)")
         raise SystemExit(BAD_INPUT)
 
 
@@ -229,93 +220,3 @@ def nearest(word: str, choices: Iterable[str]) -> str:
         name, by_name, n=1
     )
     return f"; did you mean {by_name[found[0]]}?" if found else ""
-
-
-class NamedFile(argparse.Action):
-    """Collects the ``NAME=FILE`` values of a repeatable option in a dict of paths; a repeated name is an error."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Add one value of the option to the dict."""
-        files: dict[str, Path] = getattr(namespace, self.dest, None) or {}
-        name, _, file = str(values).partition("=")
-        if not (name and file):
-            parser.error(f"{option_string}: {values!r}: must be NAME=FILE")
-        if name in files:
-            parser.error(f"{option_string}: {name}: a file was given twice")
-        setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
-
-
-def not_empty(text: str) -> str:
-    """Return the value of an option; argparse.ArgumentTypeError for an empty one, as of --out=$FORGOTTEN."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r}: must not be empty")
-    return text
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: must be a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: must be a number") from None
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Parse a comma list of whole numbers.
-
-    Raises:
-        argparse.ArgumentTypeError: A part is no whole number.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: must be whole numbers with commas, as 1,4,16") from None
-
-
-def comma_list(text: str) -> tuple[str, ...]:
-    """Parse a comma list of names; argparse.ArgumentTypeError where one is empty."""
-    names = tuple(part.strip() for part in public_word(text).split(","))  # a message may quote one part
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{shown(text)}: must be names separated by commas")
-    return names
-
-
-def file_to_write(*suffixes: str) -> Callable[[str], Path]:
-    """Return the type of an option that names a file to write, which is checked before the command starts its work.
-
-    Args:
-        suffixes: What the file's name may end in. A study's own files end in others, and are not overwritten by a slip.
-    """
-
-    def check(text: str) -> Path:
-        path = Path(not_empty(text))
-        if path.suffix not in suffixes:
-            allowed = f"one of {', '.join(suffixes)}" if len(suffixes) > 1 else suffixes[0]
-            raise argparse.ArgumentTypeError(f"{text!r} must end in {allowed}")
-        if path.exists() and not path.is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
-        if not path.parent.is_dir():
-            raise argparse.ArgumentTypeError(f"no such folder {str(path.parent)!r}")
-        return path
-
-    return check
-
-
-def folder_to_write(text: str) -> Path:
-    """Return the folder that an option names; argparse.ArgumentTypeError where it is a file."""
-    path = Path(not_empty(text))
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
-    return path

@@ -11,15 +11,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, ValidationError
 
-from nas.cli import PICTURE_SUFFIXES, PROGRAM, NamedFile, OneLineParser
+from nas.cli import PROGRAM, OneLineParser
 from nas.command_log import announce
-from nas.settings import Flag, adapter, declared, flag_of, problem
+from nas.settings import Flag, OneOf, adapter, declared, flag_of, problem
 from search_space.checks import shown
 
 LATEST = "runs/latest"
@@ -50,16 +51,16 @@ def parser_of(settings: type, name: str, about: str, examples: str, **more: Any)
     return built
 
 
-def parse_as(settings: type[T], parser: argparse.ArgumentParser, words: Sequence[str]) -> T:
+def parse_as(settings: type[T], parser: argparse.ArgumentParser, words: Sequence[str] | None) -> T:
     """Return the settings of a command line; ConfigError or SystemExit(2), after one line, where it is wrong."""
     return settings(**vars(parser.parse_args(words)))
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: Any, *only: str, **changed: Flag) -> None:
+def add_flags(parser: argparse._ActionsContainer, settings: Any, *only: str, **changed: Flag) -> None:
     """Add the options of a class of settings to a parser.
 
     Args:
-        parser: The parser.
+        parser: The parser, or a group of one.
         settings: The class.
         only: Names of the fields; empty for all that have a flag.
         changed: Flags in place of the fields' own, by name.
@@ -94,8 +95,8 @@ def add_flag(group: Any, name: str, hint: Any, flag: Flag, default: object = Non
         more["action"] = "store_true"
     elif flag.more.get("action", "append") == "append":
         more |= {"metavar": flag.metavar, "type": reader(hint)}
-        if kind is Literal:
-            more["choices"] = _choices(hint)
+        if kind is not tuple and (choices := choices_of(hint)):
+            more["choices"] = choices
     else:
         more["metavar"] = flag.metavar
     if names[0].startswith("-"):
@@ -126,37 +127,49 @@ def kind_of(hint: Any) -> Any:
     return origin or hint
 
 
-def _choices(hint: Any) -> tuple[Any, ...]:
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """Return the words that a setting may be; none where it is free."""
+    if isinstance(hint, OneOf):
+        return hint.words
     parts = get_args(hint)
-    return parts if get_origin(hint) is Literal else next(found for part in parts if (found := _choices(part)))
+    return parts if get_origin(hint) is Literal else next(filter(None, map(choices_of, parts)), ())
 
 
 def reader(hint: Any) -> Callable[[str], Any]:
-    """Return the type of an option for argparse: the value that a text gives, of lists with commas; "none" is empty."""
-    several = kind_of(hint) is tuple
+    """Return the type of an option for argparse, see `value_of`."""
+    return partial(value_of, hint)
 
-    def read(text: str) -> Any:
-        if not text.strip():
-            raise argparse.ArgumentTypeError(f"{text!r}: must not be empty")
-        try:
-            if not several:
-                return adapter(hint).validate_python(number_or_text(text, hint))
-            words = () if text == "none" else tuple(word.strip() for word in text.split(","))
-            if not all(words):
-                raise argparse.ArgumentTypeError(f"{shown(text)}: must be separated by commas")
-            return adapter(hint).validate_python(tuple(number_or_text(word, hint) for word in words))
-        except ValidationError as error:
-            raise argparse.ArgumentTypeError(problem(error)) from None
 
-    return read
+def value_of(hint: Any, text: str) -> Any:
+    """Return the value of a setting that a text gives, of lists with commas, where "none" is an empty one.
+
+    Args:
+        hint: Declaration of the setting.
+        text: The text.
+
+    Raises:
+        argparse.ArgumentTypeError: The setting cannot have this value.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: must not be empty")
+    value: Any = number_or_text(text, hint)
+    if kind_of(hint) is tuple:
+        words = () if text == "none" else tuple(word.strip() for word in text.split(","))
+        if not all(words):
+            raise argparse.ArgumentTypeError(f"{shown(text)}: must be separated by commas")
+        value = tuple(number_or_text(word, hint) for word in words)
+    try:
+        return adapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(problem(error)) from None
 
 
 def number_or_text(word: str, hint: Any = float) -> int | float | str:
     """Return a word as the number that it is; as it stands where it is none, or the setting is no number."""
-    inner = hint
-    while kind_of(inner) is tuple:
-        inner = next(part for part in _unwrapped(inner) if part is not Ellipsis)
-    for convert in (int, float) if kind_of(inner) in (int, float) else ():
+    while kind_of(hint) is tuple:
+        hint = item_of(hint)
+    kind = kind_of(hint)
+    for convert in (int, float) if kind is float else (int,) if kind is int else ():
         try:
             return convert(word)
         except ValueError:
@@ -164,10 +177,30 @@ def number_or_text(word: str, hint: Any = float) -> int | float | str:
     return word
 
 
-def _unwrapped(hint: Any) -> tuple[Any, ...]:
-    """Return the parts of the tuple in a declaration."""
-    origin, parts = get_origin(hint), get_args(hint)
-    return parts if origin is tuple else _unwrapped(next(part for part in parts if kind_of(part) is tuple))
+def item_of(hint: Any) -> Any:
+    """Return the declaration of the items of a list."""
+    parts = get_args(hint)
+    return parts[0] if get_origin(hint) is tuple else item_of(next(part for part in parts if kind_of(part) is tuple))
+
+
+class NamedFile(argparse.Action):
+    """Collects the ``NAME=FILE`` values of a repeatable option in a dict of paths; a repeated name is an error."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add one value of the option to the dict."""
+        files: dict[str, Path] = getattr(namespace, self.dest, None) or {}
+        name, _, file = str(values).partition("=")
+        if not (name and file):
+            parser.error(f"{option_string}: {values!r}: must be NAME=FILE")
+        if name in files:
+            parser.error(f"{option_string}: {name}: a file was given twice")
+        setattr(namespace, self.dest, {**files, name: Path(file).expanduser()})
 
 
 class GatherChoices(argparse.Action):
@@ -249,6 +282,7 @@ SHARED = {
 MOVED_DATA = Flag(
     "where the study's images lie, if they have moved: a source as of search --data", "URI", "where they were"
 )
+MEASURING_DEVICE = shared("device", "auto", "; cuda:N for the GPU of that number")
 RUN = Flag(
     "folder of the study",
     default=f"{LATEST}, the search last started or resumed from the current folder",
@@ -276,7 +310,8 @@ def file_to_write(*suffixes: str) -> Callable[[Path], Path]:
     return check
 
 
-Picture = Annotated[Path, AfterValidator(file_to_write(*PICTURE_SUFFIXES))]
+Picture = Annotated[Path, AfterValidator(file_to_write(".png", ".svg", ".pdf"))]
+Page = Annotated[Path, AfterValidator(file_to_write(".html", ".htm"))]
 
 
 def _without_link(path: Path) -> Path:

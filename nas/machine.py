@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from nas.files import check_writable
-from nas.ranges import ConfigError
 from nas.scratch import private_folder
+from nas.settings import ConfigError
 
 
 def cache_root(folder: str | None = None) -> Path:

@@ -7,14 +7,15 @@ a number that pydantic checks, whoever gives it, and the option ``--seeds N`` of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
+from pydantic_core import core_schema
 
 from search_space.checks import shown
 
@@ -33,19 +34,32 @@ def _not_empty(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_not_empty)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # those of NumPy
-Budget = Annotated[int, Field(ge=1, le=1_000_000)]
-Images = Annotated[int, Field(ge=1, le=1_000_000_000)]
-HeldOutImages = Annotated[int, Field(ge=2, le=10_000_000)]  # a variance needs two
-Views = Annotated[int, Field(ge=1, le=1_000)]
-BatchSize = Annotated[int, Field(ge=1, le=65_536)]
-Pixels = Annotated[int, Field(ge=32, le=4_096, multiple_of=32)]
-Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Workers = Annotated[int, Field(ge=1, le=10_000)]
-Threads = Annotated[int, Field(ge=1, le=1_024)]
-MeasureSeconds = Annotated[float, Field(gt=0, le=86_400)]
-Hours = Annotated[float, Field(gt=0, le=100_000)]
-Device = Literal["auto", "cpu", "cuda"]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # those of NumPy
+Budget = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Images = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+HeldOutImages = Annotated[int, Field(strict=True, ge=2, le=10_000_000)]  # a variance needs two
+Views = Annotated[int, Field(strict=True, ge=1, le=1_000)]
+BatchSize = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+Pixels = Annotated[int, Field(strict=True, ge=32, le=4_096, multiple_of=32)]
+Steps = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+Workers = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Threads = Annotated[int, Field(strict=True, ge=1, le=1_024)]
+MeasureSeconds = Annotated[float, Field(strict=True, gt=0, le=86_400)]
+Hours = Annotated[float, Field(strict=True, gt=0, le=100_000)]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The words that a text may be."""
+
+    words: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let pydantic take these words alone."""
+        return core_schema.literal_schema(list(self.words))
+
+
+Device = Annotated[str, OneOf(("auto", "cpu", "cuda"))]
 Files = dict[str, Annotated[Path, AfterValidator(Path.expanduser)]]
 
 
@@ -109,24 +123,30 @@ def explained(error: ValidationError, settings: Any) -> ConfigError:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return cause
+    if cause and not first["loc"]:
+        return ConfigError(str(cause))  # of several settings
     name, *inner = [str(part) for part in first["loc"] if isinstance(part, str)] or [""]
-    path = ".".join([spelled(settings, name), *inner])
-    if first["type"] == "unexpected_keyword_argument":
-        return ConfigError(f"{path}: {no_such_setting(name, declared(settings))}")
-    return ConfigError(f"{path}: {problem(error)}".removeprefix(": "))
+    if first["type"] == "unexpected_keyword_argument" and not inner:
+        return ConfigError(f"{name}: {no_such_setting(name, declared(settings))}")
+    return ConfigError(f"{' '.join([spelled(settings, name), *inner])}: {problem(error)}".removeprefix(": "))
 
 
 def problem(error: ValidationError) -> str:
     """Return the first error of pydantic as "VALUE: must be ..."."""
     first = error.errors(include_url=False)[0]
-    said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    said = (
+        first["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should be", "must be")
+        .replace("String should", "must")
+    )
     return said if first["type"] in ("missing", "missing_argument") else f"{shown(first['input'])}: {said}"
 
 
 @cache
 def adapter(hint: Any) -> TypeAdapter[Any]:
     """Return what checks and converts values of a declaration."""
-    return TypeAdapter(hint, config=None if is_dataclass(hint) else CONFIG)
+    return TypeAdapter(hint)
 
 
 def misfit(value: Any, hint: Any) -> str | None:
@@ -138,17 +158,17 @@ def misfit(value: Any, hint: Any) -> str | None:
     return None
 
 
-def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
+def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "--") -> None:
     """Raise ConfigError, "NAME: VALUE: must be ...", for a value that does not fit its declaration.
 
     Args:
         values: Values by the names of their settings; a name that `hints` lacks is not checked.
         hints: Declarations of the settings.
-        prefix: What messages put before a name.
+        prefix: What messages put before a name; with "--", the settings are flags, which have - for _.
     """
     for name, value in values.items():
         if name in hints and (wrong := misfit(value, hints[name])):
-            raise ConfigError(f"{prefix}{name}: {wrong}")
+            raise ConfigError(f"{prefix}{name.replace('_', '-') if prefix == '--' else name}: {wrong}")
 
 
 def no_such_setting(name: object, names: Iterable[str]) -> str:

@@ -6,42 +6,70 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from nas.cli import PAGE_SUFFIXES, PROGRAM, OneLineParser, exit_code, file_to_write, folder_to_write
-from nas.flags import add_run
+from pydantic import AfterValidator
+
+from nas.cli import OneLineParser, exit_code
+from nas.flags import RUN, Page, file_to_write, parse_as, parser_of
+from nas.settings import ConfigError, Flag, checked
 from nas.terminal import write_line
 
 if TYPE_CHECKING:
     from nas.study.records import StudyRecord
 
+_EXAMPLES = """examples:
+  backbone-nas report runs/mine --open
+  backbone-nas report runs/mine --figures figures
+  backbone-nas report runs/mine --figures figures --behind runs/random
+  backbone-nas report runs/mine --csv trials.csv --parquet trials.parquet"""
 
+
+def _folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise ValueError("is a file; name a folder")
+    return path
+
+
+@checked
 @dataclass(frozen=True)
 class ReportOptions:
-    """Options of the command; a path of None is not written.
+    """Options of the command; a path of None is not written."""
 
-    Raises:
-        ValueError: an option needs another one.
-    """
-
-    run: Path
-    out: Path | None
-    figures: Path | None
-    behind: Path | None
-    csv: Path | None
-    parquet: Path | None
-    open: bool
+    run: Annotated[Path, RUN]
+    out: Annotated[Page | None, Flag("file of the report", "FILE", "RUN/report.html")] = None
+    figures: Annotated[
+        Annotated[Path, AfterValidator(_folder)] | None,
+        Flag("write figures as PDF, PNG and SVG", "DIR", "not written"),
+    ] = None
+    behind: Annotated[
+        Path | None,
+        Flag(
+            "with --figures: draw the front of another study in gray behind this one, such as that of a random search; "
+            "a study that compare shows in no common chart is refused",
+            "RUN",
+        ),
+    ] = None
+    csv: Annotated[
+        Annotated[Path, AfterValidator(file_to_write(".csv"))] | None,
+        Flag("write the trials as CSV, one per row", "FILE", "not written"),
+    ] = None
+    parquet: Annotated[
+        Annotated[Path, AfterValidator(file_to_write(".parquet", ".pq"))] | None,
+        Flag("write the trials as Parquet, exact and typed; needs pyarrow", "FILE", "not written"),
+    ] = None
+    open: Annotated[bool, Flag("open the report in the browser")] = False
 
     def __post_init__(self) -> None:
         if self.behind is not None and self.figures is None:
-            raise ValueError("--behind: only for figures; add --figures DIR, or remove it")
+            raise ConfigError("--behind: only for figures; add --figures DIR, or remove it")
         if self.csv is not None and self.csv.resolve() == (self.run / "history.csv").resolve():
-            raise ValueError(f"--csv: {str(self.csv)!r} is the history of this training; choose another file")
+            raise ConfigError(f"--csv: {str(self.csv)!r} is the history of this training; choose another file")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 with one line on stderr for bad input."""
-    return exit_code(lambda: _report(ReportOptions(**vars(parser().parse_args(arguments)))), "the study is unchanged")
+    return exit_code(lambda: _report(parse_as(ReportOptions, parser(), arguments)), "the study is unchanged")
 
 
 def _check_comparable(study: StudyRecord, behind: StudyRecord) -> tuple[str, ...]:
@@ -97,42 +125,8 @@ def _report(options: ReportOptions) -> int:
 
 def parser() -> OneLineParser:
     """Build the parser."""
-    built = OneLineParser(
-        prog=f"{PROGRAM} report",
-        description="Rebuild the HTML report of a study, draw its figures for a paper, export its trials as a table.",
-        epilog="examples:\n  backbone-nas report runs/mine --open\n  backbone-nas report runs/mine --figures figures\n"
-        "  backbone-nas report runs/mine --figures figures --behind runs/random\n"
-        "  backbone-nas report runs/mine --csv trials.csv --parquet trials.parquet",
-    )
-    none = "(default: not written)"
-    add_run(built.add_argument)
-    built.add_argument(
-        "--out",
-        type=file_to_write(*PAGE_SUFFIXES),
-        metavar="FILE",
-        help="file of the report (default: RUN/report.html)",
-    )
-    built.add_argument(
-        "--figures", type=folder_to_write, metavar="DIR", help=f"write figures as PDF, PNG and SVG {none}"
-    )
-    built.add_argument(
-        "--behind",
-        type=Path,
-        metavar="RUN",
-        help="with --figures: draw the front of another study in gray behind this one, such as that of a random "
-        "search; a study that compare shows in no common chart is refused (default: none)",
-    )
-    built.add_argument(
-        "--csv", type=file_to_write(".csv"), metavar="FILE", help=f"write the trials as CSV, one per row {none}"
-    )
-    built.add_argument(
-        "--parquet",
-        type=file_to_write(".parquet", ".pq"),
-        metavar="FILE",
-        help=f"write the trials as Parquet, exact and typed; needs pyarrow {none}",
-    )
-    built.add_argument("--open", action="store_true", help="open the report in the browser (default: no)")
-    return built
+    about = "Rebuild the HTML report of a study, draw its figures for a paper, export its trials as a table."
+    return parser_of(ReportOptions, "report", about, _EXAMPLES)
 
 
 if __name__ == "__main__":

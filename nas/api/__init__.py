@@ -35,7 +35,7 @@ from nas.analysis.trial_choice import SelectionError
 from nas.api.opened_study import Model, NothingFits, Study, load_study
 from nas.api.start import search, train
 from nas.export import ExportError
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.storage.errors import StoreError
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import LimitError

@@ -306,8 +306,8 @@ class Study:
         from nas.retrain.arguments import RetrainSettings
 
         settings = RetrainSettings(
-            self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped, workers, device, data,
-            cache=None if cache is None else str(cache), baseline_seeds=baseline_seeds,
+            self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped=early_stopped, workers=workers,
+            device=device, data=data, cache=None if cache is None else str(cache), baseline_seeds=baseline_seeds,
         )  # fmt: skip
         which = f"seeds={seeds}, train_steps={train_steps}, baselines={baselines}"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain({which})"

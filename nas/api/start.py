@@ -12,9 +12,9 @@ from nas.api.opened_study import Model, Study, load_study
 from nas.cli import logged_work
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
-from nas.ranges import ConfigError, no_such_setting
 from nas.redaction import public_text
-from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig
+from nas.settings import ConfigError, no_such_setting
+from nas.study.config import DistillConfig, SearchConfig
 from nas.terminal import stderr_console
 from search_space import NetworkSpec
 from search_space.checks import shown
@@ -123,26 +123,20 @@ def _run(config: SearchConfig | None, settings: Mapping[str, Any]) -> Path:
 
     call = f"nas.api.search({_call_arguments(config, settings)})"
     with CommandLog(), logged_work():
-        command = command_of({**_options(config or SearchConfig()), **settings}, public_text(call))
+        command = command_of({**_changes(config or SearchConfig()), **settings}, public_text(call))
         check_inputs(command)
         log_to(command.run, "search", command.text)
         run_search(command, stderr_console())
     return command.run
 
 
-def _options(config: SearchConfig) -> dict[str, Any]:
-    """Return the settings without their default value as options of the search command, by name."""
-    options = _changes(config, SearchConfig())
-    options |= options.pop("limits", {})
-    distill = _changes(config.distill, DistillConfig()) if options.pop("distill", None) else {}
-    options |= {name: distill.pop(name) for name in RECIPE_FLAGS if name in distill}
-    return options | ({"distill_settings": distill} if distill else {})
-
-
-def _changes(config: SearchConfig | DistillConfig, default: SearchConfig | DistillConfig) -> dict[str, Any]:
+def _changes(config: SearchConfig | DistillConfig) -> dict[str, Any]:
     """Return the settings that differ from their defaults, as plain data."""
-    plain, of_default = (json.loads(json.dumps(asdict(each))) for each in (config, default))
-    return {name: value for name, value in plain.items() if value != of_default[name]}
+    plain, of_default = (json.loads(json.dumps(asdict(each))) for each in (config, type(config)()))
+    changes = {name: value for name, value in plain.items() if value != of_default[name]}
+    if isinstance(config, SearchConfig) and "distill" in changes:
+        changes["distill"] = _changes(config.distill)
+    return changes
 
 
 def _call_arguments(config: SearchConfig | None, settings: Mapping[str, Any]) -> str:
@@ -175,7 +169,7 @@ def train(
             trained, or a model of a search.
         run_dir: Folder of the training; None for runs/<date>-train-<name>.
         options: Options of the command by name: train_steps or epochs, trial, warm, data, teachers, img_size,
-            batch_size, schedule, live, workers, log, ...; distill_settings is a dict of settings of the recipe.
+            batch_size, schedule, live, workers, log, ...; distill is a dict of settings of the recipe.
 
     Raises:
         ConfigError: There is no such option, or a setting is impossible.
@@ -208,13 +202,13 @@ def train(
 
 def _check_names(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for a name that no option of a training has."""
-    from nas.train.arguments import option_names
+    from nas.train.options import OPTIONS
 
-    known = {*option_names(), "distill_settings", "reference"} - {"arch", "run"}
+    known = OPTIONS - {"arch", "run"}
     of_recipe = {field.name for field in fields(DistillConfig)}
     for name in options.keys() - known:
         if name in of_recipe:
-            raise ConfigError(f"{name}: a setting of the recipe: give distill_settings={{{name!r}: ...}}")
+            raise ConfigError(f"{name}: a setting of the recipe: give distill={{{name!r}: ...}}")
         raise ConfigError(f"{name}: {no_such_setting(name, sorted(known | of_recipe))}")
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 from nas.analysis import BEST
-from nas.cli import PROGRAM, OneLineParser
+from nas.cli import OneLineParser
 from nas.export import ExportError
 from nas.extras import install_command
+from nas.flags import RUN, parse_as, parser_of, shared
 from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import PRECISIONS
-from nas.old_flags import add_flag, add_run
-from nas.ranges import ConfigError, OneOf, Pixels, check_fields
+from nas.settings import ConfigError, Flag, OneOf, Pixels, checked
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")
@@ -42,34 +42,55 @@ training steps are exported; all weights are averaged ones (EMA).
 RUN may also be a folder of `backbone-nas train`, which trains one architecture at full length.
 """
 
-_TRIAL_HELP = (
-    "trial number, baseline's name, the beginning of an arch_id (at least 8 characters if all are digits), or best, "
-    "the model that the report recommends: the fastest candidate that scores at least as high as the best baseline; "
-    "without one, or if throughput was no objective, the one with the highest score. Retrained scores decide where it "
-    "and all baselines were retrained (default: best)"
-)
 
-
+@checked
 @dataclass(frozen=True)
 class ExportSettings:
-    """Settings of one ``backbone-nas export`` command.
+    """Settings of one ``backbone-nas export`` command."""
 
-    Raises:
-        ConfigError: A value is impossible, or options contradict each other.
-    """
-
-    run: Path
-    format: Annotated[str, OneOf(FORMATS)]
-    trial: str = BEST
-    out: Path | None = None  # None: RUN/exports/ARCH_ID-FORMAT
-    fuse: bool | None = None  # fold BatchNorm; None: in GRAPHS
-    img_size: Pixels | None = None  # side of the images that a graph is traced with; None: that of the distillation
-    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"  # types of input, weights and outputs of an ONNX graph
-    heads: tuple[str, ...] = ()  # teachers whose heads are exported, or ALL_HEADS
-    overwrite: bool = False  # replace a folder that is no export, or one of longer-trained weights
+    run: Annotated[Path, RUN]
+    format: Annotated[str, OneOf(FORMATS), Flag("timm, hf (transformers), onnx or torchscript (required)")]
+    trial: Annotated[
+        str,
+        Flag(
+            "trial number, baseline's name, the beginning of an arch_id (at least 8 characters if all are digits), or "
+            "best, the model that the report recommends: the fastest candidate that scores at least as high as the "
+            "best baseline; without one, or if throughput was no objective, the one with the highest score. Retrained "
+            "scores decide where it and all baselines were retrained",
+            "TRIAL",
+        ),
+    ] = BEST
+    out: Annotated[Path | None, Flag("folder to write", "DIR", f"RUN/{FOLDER}/ARCH_ID-FORMAT")] = None
+    fuse: Annotated[
+        bool | None,
+        Flag(
+            "fold BatchNorm into convolutions",
+            default="yes for onnx and torchscript, impossible for the other formats",
+            more={"action": argparse.BooleanOptionalAction},
+        ),
+    ] = None
+    img_size: Annotated[
+        Pixels | None,
+        shared(
+            "img_size",
+            "that of the distillation",
+            "; a graph is traced with it, and a TorchScript graph often takes no other (only onnx and torchscript)",
+        ),
+    ] = None
+    precision: Annotated[str, OneOf(PRECISIONS), Flag("types of an ONNX graph's input, weights and outputs")] = "fp32"
+    heads: Annotated[
+        tuple[str, ...],
+        Flag("comma-separated teachers whose adaptor heads are exported too, or all", "NAMES"),
+    ] = ()
+    overwrite: Annotated[
+        bool,
+        Flag(
+            "replace a folder even if it is no export, has other files or weights that were trained longer; its "
+            "content is deleted"
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.img_size is not None and self.format not in GRAPHS:
             raise ConfigError(
                 f"--img-size: only for {' and '.join(GRAPHS)}; a model of the format {self.format} takes any size in "
@@ -93,39 +114,15 @@ class ExportSettings:
         return Arm(precision=self.precision, form="fused" if fused else "unfused")
 
 
-def parse(words: Sequence[str]) -> ExportSettings:
-    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    options = vars(parser().parse_args(words))
-    heads = tuple(name.strip() for name in (options.pop("heads") or "").split(",") if name.strip())
-    return ExportSettings(**options, heads=heads)
-
-
 def parser() -> OneLineParser:
     """Build the parser."""
-    built = OneLineParser(
-        prog=f"{PROGRAM} export",
-        description="Write a trained model of a study as a folder that others can use, with a model card.",
-        epilog=_EXAMPLES,
-    )
-    add = built.add_argument
-    add_run(add)
-    add("--trial", default=BEST, metavar="TRIAL", help=_TRIAL_HELP)
-    add("--format", required=True, choices=FORMATS, help="timm, hf (transformers), onnx or torchscript (required)")
-    add("--out", type=Path, metavar="DIR", help=f"folder to write (default: RUN/{FOLDER}/ARCH_ID-FORMAT)")
-    fuse = "fold BatchNorm into convolutions (default: yes for onnx and torchscript, impossible for the other formats)"
-    add("--fuse", action=argparse.BooleanOptionalAction, help=fuse)
-    graphs = "; a graph is traced with it, and a TorchScript graph often takes no other (only onnx and torchscript)"
-    add_flag(add, "--img-size", "that of the distillation", more=graphs)
-    precision = "types of an ONNX graph's input, weights and outputs: fp32, fp16 or bf16 (default: fp32)"
-    add("--precision", choices=PRECISIONS, default="fp32", help=precision)
-    heads = "comma-separated teachers whose adaptor heads are exported too, or all (default: none)"
-    add("--heads", metavar="NAMES", help=heads)
-    overwrite = (
-        "replace a folder even if it is no export, has other files or weights that were trained longer; its content is "
-        "deleted (default: no)"
-    )
-    add("--overwrite", action="store_true", help=overwrite)
-    return built
+    about = "Write a trained model of a study as a folder that others can use, with a model card."
+    return parser_of(ExportSettings, "export", about, _EXAMPLES)
+
+
+def parse(words: Sequence[str]) -> ExportSettings:
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
+    return parse_as(ExportSettings, parser(), words)
 
 
 def check_installed(kind: str) -> None:

@@ -11,7 +11,7 @@ from nas.extras import install_command
 from nas.machine import cpu_count
 from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import RUNTIMES
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 
 WRONG_OUTPUTS = "its outputs are wrong"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nas.measure.devices import compute_capability, dotted
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, PRECISIONS, RUNTIMES, RuntimeTraits
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.limits import LIMITS, LimitError
 from nas.study.objectives import OBJECTIVES
 

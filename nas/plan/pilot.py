@@ -21,12 +21,13 @@ from nas.analysis.rung_choice import (
     size_correlation,
 )
 from nas.backend.simulated import Cluster
-from nas.plan.arguments import START_S, PilotSettings
+from nas.plan.arguments import PilotSettings
 from nas.plan.forecast import Basis, PlanCosts, TrialTimes, simulate_search
 from nas.plan.pilot_trainings import has_targets, pilot_folder, pilot_recipe, train_models
 from nas.plan.probe import driver_times
 from nas.plan.search_plan import workers_per_device
 from nas.run_folder import IMAGE_SCORES, image_scores_path
+from nas.search.options import START_S
 from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig
 from nas.study.objectives import objectives

@@ -34,10 +34,10 @@ from nas.measure.counts.totals import totals
 from nas.measure.environment import device_key, device_line, torch_device
 from nas.numbers import plural
 from nas.plan.arguments import PilotSettings
-from nas.ranges import ConfigError
 from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
+from nas.settings import ConfigError
 from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.study.config import DistillConfig, SearchConfig

@@ -15,7 +15,7 @@ from nas.distill.precision import PrecisionChoice, choose_precision
 from nas.machine import cache_root, lock_dir
 from nas.measure.counts.totals import totals
 from nas.measure.environment import check_compute_mode, device_key, device_name, environment, torch_device
-from nas.plan.arguments import MFU, PlanSettings
+from nas.plan.arguments import PlanSettings
 from nas.plan.cache_reading import CacheReading, reading_figures, reading_notes
 from nas.plan.forecast import (
     DEFAULT_LEARNING,
@@ -47,6 +47,7 @@ from nas.plan.probe import (
 )
 from nas.plan.race_costs import RaceCosts
 from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
+from nas.search.options import MFU
 from nas.search.preconditions import check_limits, too_few_within_limits
 from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig, is_of_timm
@@ -83,7 +84,7 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         probed, precision = count_costs(config, chosen, assumed, material.widths), None
         basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
     driver = driver_times(config, objectives(config.objectives, config.distill.score))
-    reading = CacheReading.of(config, material.widths, settings.read_gb_s)
+    reading = CacheReading.of(config, material.widths, settings.read_gb_per_second)
     of_race = None if settings.race is None else _material(settings, settings.race, progress)
 
     def race_of(workers: int) -> RaceCosts | None:
@@ -96,7 +97,11 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         return costs if race is None else replace(costs, race_s=race.wall_s)
 
     by_device = workers_per_device(config, settings.workers) if settings.here else 1
-    start = settings.start_s, driver.ask_s if settings.ask_s is None else settings.ask_s, driver.tell_s
+    start = (
+        settings.start_seconds,
+        driver.ask_s if settings.ask_seconds is None else settings.ask_seconds,
+        driver.tell_s,
+    )
     cluster = Cluster(settings.workers // by_device, by_device, *start)
     clusters = forecasts(config, costs_of, cluster, settings.gpus or SIZES, settings.max_hours)
     planned = next(forecast for forecast in clusters if forecast.planned)
@@ -124,7 +129,9 @@ def _material(settings: PlanSettings, config: SearchConfig, progress: StageProgr
 
 
 def _assumed_device(settings: PlanSettings) -> AssumedDevice:
-    measure_s = settings.config.measure_seconds if settings.assume_measure_s is None else settings.assume_measure_s
+    measure_s = (
+        settings.config.measure_seconds if settings.assume_measure_seconds is None else settings.assume_measure_seconds
+    )
     return AssumedDevice(settings.assume_tflops or 0.0, MFU if settings.mfu is None else settings.mfu, measure_s)
 
 
@@ -261,7 +268,7 @@ def _cost_figures(usd_per_hour: float | None, planned: Forecast) -> list[PlanFig
 
 def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTimes) -> list[PlanFigure]:
     ask, tell = "search process: proposing a candidate", "search process: storing a result"
-    measured = settings.ask_s is None
+    measured = settings.ask_seconds is None
     note = f"{TUNE_S * 1e3:g} ms of it, for Ray Tune, are assumed; grows with the number of trials" if measured else ""
     return [
         PlanFigure("ask_s", ask, cluster.ask_s, "s", Basis.MEASURED if measured else Basis.ASSUMED, note),

@@ -16,10 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
 
     def work() -> int:
-        command = parse(words)
+        settings = parse(words)
         from nas.profile.command import profile
 
-        return profile(command)
+        return profile(settings)
 
     return exit_code(work, "nothing was measured yet")
 

@@ -22,13 +22,13 @@ from nas.measure.allocator import keep_freed_memory
 from nas.measure.environment import check_compute_mode
 from nas.measure.service import MeasurementService
 from nas.numbers import clock
-from nas.profile.arguments import ProfileCommand
+from nas.profile.arguments import ProfileSettings
 from nas.profile.network import profile_network
 from nas.profile.network_tables import show_networks
-from nas.profile.profiles import NetworkSettings, Profile
-from nas.profile.runtime_comparison import RuntimeSettings, RuntimesProfile, compare_runtimes
+from nas.profile.profiles import Profile, planned_s
+from nas.profile.runtime_comparison import RuntimesProfile, compare_runtimes
 from nas.profile.runtime_tables import show_runtimes
-from nas.profile.space_sample import SpaceProfile, SpaceRequest, sample_space
+from nas.profile.space_sample import SpaceProfile, sample_space
 from nas.profile.space_tables import show_space
 from nas.terminal import stderr_console, stdout_console, write_line
 
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 Report = Callable[[str, float], None]  # (step, seconds that are left)
 
 
-def profile(command: ProfileCommand) -> int:
+def profile(settings: ProfileSettings) -> int:
     """Run the command and return its exit code, which is 1 also where a network could not be measured.
 
     Results from before an error or an interruption are printed.
@@ -47,15 +47,13 @@ def profile(command: ProfileCommand) -> int:
         DeviceError: The GPU takes one process, but a second one measures.
     """
     keep_freed_memory()  # stages, layers and sweeps are timed in this process
-    if command.settings.seconds is not None:  # else a sample is counted only
-        check_compute_mode(str(command.settings.device))
-    if command.threads:
-        torch.set_num_threads(command.threads)
-    if isinstance(command.settings, SpaceRequest):
-        return _space(command, command.settings)
-    if isinstance(command.settings, RuntimeSettings):
-        return _runtimes(command, command.settings)
-    return _networks(command, command.settings)
+    if settings.measure_seconds or not settings.space:  # else a sample is counted only
+        check_compute_mode(str(settings.torch_device))
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.space:
+        return _space(settings)
+    return _runtimes(settings) if settings.runtimes else _networks(settings)
 
 
 class TimeLeftColumn(ProgressColumn):
@@ -106,70 +104,70 @@ class ProfileProgress:
             self._console.print(f"{step}; ETA {clock(left_s)}", soft_wrap=True)
 
 
-def _networks(command: ProfileCommand, settings: NetworkSettings) -> int:
-    for arch in (*command.archs, settings.reference):
+def _networks(settings: ProfileSettings) -> int:
+    for arch in (*settings.archs, settings.against):
         _check(arch)
     profiles: list[Profile] = []
 
     def steps(arch: str, service: MeasurementService, progress: Report) -> Iterator[Profile]:
         return profile_network(arch, settings, service, progress)
 
-    code = _one_by_one(command.archs, steps, settings.planned_s, profiles)
-    if command.json:
+    code = _one_by_one(settings.archs, steps, planned_s(settings), profiles)
+    if settings.json:
         plain = [p.to_dict() for p in profiles]
-        _print_json(plain[0] if len(command.archs) == 1 else {"profiles": plain})
+        _print_json(plain[0] if len(settings.archs) == 1 else {"profiles": plain})
     else:
-        show_networks(profiles, settings, stdout_console(), command.layers, command.top)
-    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
-    if command.plot:
+        show_networks(profiles, settings, stdout_console())
+    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(settings.archs[len(profiles) :]))
+    if settings.plot:
         from nas.profile.plots import plot_networks  # matplotlib takes a second to import
 
-        _say_plotted(plot_networks(profiles, command.plot), command.plot)
+        _say_plotted(plot_networks(profiles, settings.plot), settings.plot)
     return code or (FAILED if any(p.failure for p in profiles) else 0)
 
 
-def _runtimes(command: ProfileCommand, settings: RuntimeSettings) -> int:
-    for arch in command.archs:
+def _runtimes(settings: ProfileSettings) -> int:
+    for arch in settings.archs:
         _check(arch)
     profiles: list[RuntimesProfile] = []
 
     def steps(arch: str, service: MeasurementService, progress: Report) -> Iterator[RuntimesProfile]:
         return compare_runtimes(arch, settings, service, progress)
 
-    code = _one_by_one(command.archs, steps, settings.seconds * len(settings.arms), profiles)
-    if command.json:
-        arms = {name: str(arm) for name, arm in settings.arms.items()}
+    code = _one_by_one(settings.archs, steps, settings.seconds * len(settings.arms()), profiles)
+    if settings.json:
+        arms = {name: str(arm) for name, arm in settings.arms().items()}
         _print_json({"arms": arms, "profiles": [p.to_dict() for p in profiles]})
     else:
         show_runtimes(profiles, settings, stdout_console())
-    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(command.archs[len(profiles) :]))
-    if command.plot:
+    _warn([f"{p.arch}: {m}" for p in profiles for m in p.missing] + list(settings.archs[len(profiles) :]))
+    if settings.plot:
         from nas.profile.plots import plot_runtimes
 
-        _say_plotted(plot_runtimes(profiles, settings.base, command.plot), command.plot)
+        _say_plotted(plot_runtimes(profiles, settings.arm, settings.plot), settings.plot)
     return code or (FAILED if any(p.failed for p in profiles) else 0)
 
 
-def _space(command: ProfileCommand, request: SpaceRequest) -> int:
-    _check(request.reference)
+def _space(settings: ProfileSettings) -> int:
+    _check(settings.against)
     profiles: list[SpaceProfile] = []
 
     def work(progress: ProfileProgress) -> None:
-        with MeasurementService(torch.get_num_threads()) if request.seconds else nullcontext() as service:
-            for profile in sample_space(request, service, progress):
+        with MeasurementService(torch.get_num_threads()) if settings.measure_seconds else nullcontext() as service:
+            for profile in sample_space(settings, service, progress):
                 profiles[:] = [profile]
 
     code = _run(work, profiles)
     (profile,) = profiles
-    if command.json:
+    if settings.json:
         _print_json(profile.to_dict())
     else:
         show_space(profile, stdout_console())
     _warn(profile.missing)
-    if command.plot:
+    if settings.plot:
         from nas.profile.plots import plot_space
 
-        _say_plotted(plot_space(profile, command.plot), command.plot)
+        _say_plotted(plot_space(profile, settings.plot), settings.plot)
     none_measured = profile.failed and not profile.values("ratio")
     return code or (FAILED if none_measured else 0)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from backbones import Network, resolve
+from nas.machine import cache_root
 from nas.measure import Setting
 from nas.measure.counts import CounterResult, checked_count, compare_counters
 from nas.measure.counts.compare import format_macs
@@ -25,21 +26,21 @@ from nas.measure.service import MeasurementService
 from nas.measure.stages import StageTimes, called_modules, self_times, stage_times
 from nas.measure.timers import timer_for
 from nas.measure.verdicts import device_verdict
+from nas.profile.arguments import ProfileSettings
 from nas.profile.profiles import (
     FAILURES,
     PARTS_SHARE,
-    NetworkSettings,
     OutputShape,
     PartRow,
     Profile,
     Roofline,
     failure_reason,
+    planned_s,
 )
 from nas.profile.sweeps import SWEEPS, images
 from search_space import ArchSpec, NetworkSpec
 from search_space.spaces import PHOTO_PX, space_of
 
-SMALL_PX = 128
 TIMING, PARTS = "timing", "stages and layers"
 
 
@@ -125,7 +126,7 @@ Progress = Callable[[str, float], None]  # (step, seconds that this network stil
 
 
 def profile_network(
-    arch: str, settings: NetworkSettings, service: MeasurementService, progress: Progress
+    arch: str, settings: ProfileSettings, service: MeasurementService, progress: Progress
 ) -> Iterator[Profile]:
     """Yield the profile of a network after each step.
 
@@ -141,20 +142,20 @@ def profile_network(
     Raises:
         ValueError: There is no such network, or it does not accept the resolution.
     """
-    progress(f"{arch}: building and counting", settings.planned_s)
+    progress(f"{arch}: building and counting", planned_s(settings))
     with shared_device("cpu"):  # which builds and counts, whatever the network is timed on
         name, model = resolve(arch)
         profile = count_network(name, model, settings)
     yield profile
-    progress(f"{name}: waiting for its turn on {settings.device}", settings.planned_s)
-    with exclusive_device(str(settings.device)):
+    progress(f"{name}: waiting for its turn on {settings.torch_device}", planned_s(settings))
+    with exclusive_device(str(settings.torch_device)):
         try:
             for step in _measure(arch, model, profile, settings, service, progress):
                 profile = step
                 yield profile
         except FAILURES as error:
             yield replace(profile, failure=f"{profile.missing[0]}: {failure_reason(error)}")
-    if settings.device.type == "cuda":
+    if settings.torch_device.type == "cuda":
         torch.cuda.empty_cache()  # the next network is measured by another process
 
 
@@ -162,18 +163,18 @@ def _measure(
     arch: str,
     model: nn.Module,
     profile: Profile,
-    settings: NetworkSettings,
+    settings: ProfileSettings,
     service: MeasurementService,
     progress: Progress,
 ) -> Iterator[Profile]:
     """Time the whole network on its runtime in another process, then its parts eagerly in this process."""
-    left_s, name = settings.planned_s, profile.arch
-    progress(f"{name}: timing {profile.batch} x {profile.resolution} px against {settings.reference}", left_s)
+    left_s, name = planned_s(settings), profile.arch
+    progress(f"{name}: timing {profile.batch} x {profile.resolution} px against {settings.against}", left_s)
     profile = _time_network(arch, profile, settings, service)
     yield profile
     left_s -= settings.seconds
     progress(f"{name}: timing stages and layers", left_s)
-    ready = apply_arm(model, settings.arm, settings.device)
+    ready = apply_arm(model, settings.arm, settings.torch_device)
     profile = _time_fitting_parts(profile, ready, settings)
     yield profile
     left_s -= 2 * PARTS_SHARE * settings.seconds
@@ -191,63 +192,56 @@ def default_resolution(spec: NetworkSpec) -> int:
     return PHOTO_PX if space is None else space.image_px
 
 
-def default_batch(device: torch.device, resolution: int) -> int:
-    """Return the search's batch size; 4 on a CPU over 128 px, where 16 images may take ten seconds."""
-    if device.type == "cuda":
-        return 128
-    return 16 if resolution <= SMALL_PX else 4
-
-
-def count_network(name: str, model: Network, settings: NetworkSettings) -> Profile:
+def count_network(name: str, model: Network, settings: ProfileSettings) -> Profile:
     """Count a network without timing it.
 
     Raises:
         ValueError: The network does not accept the resolution.
     """
-    resolution = settings.resolution or default_resolution(model.spec)
+    resolution = settings.img_size or default_resolution(model.spec)
     counts = checked_count(name, model, resolution)
     return Profile(
         arch=name,
         arch_id=model.spec.arch_id,
-        batch=settings.batch or default_batch(settings.device, resolution),
+        batch=settings.batch_at(resolution),
         resolution=resolution,
         counts=counts,
         counters=compare_counters(model, resolution, counts),
-        environment=environment(str(settings.device), settings.arm),
+        environment=environment(str(settings.torch_device), settings.arm),
         missing=(TIMING, PARTS, *map(_sweep_step, settings.sweeps)),
         output=OutputShape(model.spatial_stride, model.spatial_dim, model.summary_dim),
     )
 
 
-def _time_network(arch: str, profile: Profile, settings: NetworkSettings, service: MeasurementService) -> Profile:
+def _time_network(arch: str, profile: Profile, settings: ProfileSettings, service: MeasurementService) -> Profile:
     setting = Setting(
-        device=str(settings.device),
+        device=str(settings.torch_device),
         batch=profile.batch,
         resolution=profile.resolution,
         arm=settings.arm,
         budget_s=settings.seconds,
     )
-    record = service.measure(arch, settings.reference, setting, name_of_reference=settings.reference).record
+    record = service.measure(arch, settings.against, setting, name_of_reference=settings.against).record
     return _complete(profile, TIMING, measurement=record, batch=record.batch)  # less, where memory was too small
 
 
-def _time_fitting_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
+def _time_fitting_parts(profile: Profile, ready: nn.Module, settings: ProfileSettings) -> Profile:
     """Time stages and layers; leave them out, with a note, where memory is too small for the network in eager mode."""
     try:
         return _time_parts(profile, ready, settings)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    release_cached(settings.device.type)  # after the handler, for the error holds the tensors
+    release_cached(settings.torch_device.type)  # after the handler, for the error holds the tensors
     note = f"no stages and layers: memory is too small for a batch of {profile.batch} in eager mode, which times them"
     return _complete(profile, PARTS, parts_note=note)
 
 
-def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -> Profile:
+def _time_parts(profile: Profile, ready: nn.Module, settings: ProfileSettings) -> Profile:
     """Time stages and layers and compare them with the ceilings."""
     drawn = images(profile.batch, profile.resolution, settings)
     parts = called_modules(ready, ready.stage_modules(), drawn[:1])  # type: ignore[operator]
-    timer, encode = timer_for(settings.device), encoder(ready)
+    timer, encode = timer_for(settings.torch_device), encoder(ready)
 
     def take() -> tuple[StageTimes, StageTimes, float | None]:
         stages = stage_times(ready, parts, drawn, PARTS_SHARE * settings.seconds)
@@ -255,13 +249,13 @@ def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -
         with torch.inference_mode():
             return stages, layers, launch_share(lambda: encode(drawn), stages.whole_s, timer)
 
-    (stages, layers, share), conditions, _ = take_watched(take, timer, watch_for(settings.device))
+    (stages, layers, share), conditions, _ = take_watched(take, timer, watch_for(settings.torch_device))
     calls = operators(ready, profile.batch, profile.resolution, settings.arm.dtype)
     names = {id(module): name for name, module in ready.named_modules()}
     labels = [(label, names[id(m)], sum(p.numel() for p in m.parameters())) for label, m in parts]
 
     # On a CPU stages process a few images at a time, so that their outputs stay in the caches: one image at least.
-    pieces = profile.batch if settings.device.type == "cpu" else 1
+    pieces = profile.batch if settings.torch_device.type == "cpu" else 1
 
     def tables(ceilings: Ceilings) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...]]:
         return (
@@ -286,17 +280,18 @@ def _time_parts(profile: Profile, ready: nn.Module, settings: NetworkSettings) -
 
 
 def compare_with_ceilings(
-    tables: Callable[[Ceilings], tuple[tuple[PartRow, ...], tuple[PartRow, ...]]], settings: NetworkSettings
+    tables: Callable[[Ceilings], tuple[tuple[PartRow, ...], tuple[PartRow, ...]]], settings: ProfileSettings
 ) -> tuple[tuple[PartRow, ...], tuple[PartRow, ...], Roofline]:
     """Return rows of stages and layers at the device's ceilings, which are measured again if a row exceeds them."""
-    ceilings = None if settings.new_ceilings else load_ceilings(settings.device, settings.arm.precision, settings.cache)
+    device, precision, cache = settings.torch_device, settings.arm.precision, cache_root(settings.cache)
+    ceilings = None if settings.new_ceilings else load_ceilings(device, precision, cache)
     if ceilings is None:
-        ceilings = measure_ceilings(settings.device, settings.arm.precision)
-        save_ceilings(ceilings, settings.cache)
+        ceilings = measure_ceilings(device, precision)
+        save_ceilings(ceilings, cache)
     over = _over(tables(ceilings))
     if over:
-        ceilings = ceilings.highest(measure_ceilings(settings.device, settings.arm.precision))
-        save_ceilings(ceilings, settings.cache)
+        ceilings = ceilings.highest(measure_ceilings(device, precision))
+        save_ceilings(ceilings, cache)
     stages, layers = tables(ceilings)
     return stages, layers, Roofline(ceilings, measured_again=bool(over), over=_over((stages, layers)))
 

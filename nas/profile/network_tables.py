@@ -11,7 +11,8 @@ from rich.text import Text
 
 from nas.measure.verdicts import MAX_LAUNCH_SHARE
 from nas.numbers import plural
-from nas.profile.profiles import NetworkSettings, PartRow, Profile, Roofline
+from nas.profile.arguments import ProfileSettings
+from nas.profile.profiles import PartRow, Profile, Roofline
 from nas.profile.sweep_tables import show_sweep
 from nas.profile.timing_words import advice, half_width, interval, remedies, remedy
 from nas.study.records import Measurement
@@ -30,17 +31,13 @@ ITSELF = "(the network itself)"  # operators that belong to no submodule
 MIB = 2**20
 
 
-def show_networks(
-    profiles: Sequence[Profile], settings: NetworkSettings, console: Console, layers: bool, top: int | None
-) -> None:
+def show_networks(profiles: Sequence[Profile], settings: ProfileSettings, console: Console) -> None:
     """Print one profile in full or several as a comparison.
 
     Args:
         profiles: Profiles, complete or not.
         settings: Settings that they were made with.
         console: Console to print to.
-        layers: Whether to print a table of all layers of each network.
-        top: Number of the slowest layers of each network to print; None: no such table.
     """
     if len(profiles) == 1:
         p = profiles[0]
@@ -50,7 +47,7 @@ def show_networks(
     else:
         console.print(comparison_table(profiles, settings))
     for p in profiles:
-        _show_layers(p, settings, console, layers, top)
+        _show_layers(p, settings, console)
         for kind, sweep in p.sweeps.items():
             show_sweep(p, kind, sweep, settings, console)
     for number, p in enumerate(profiles):
@@ -59,7 +56,7 @@ def show_networks(
     console.print(_environment_line(profiles, settings), style="dim")
 
 
-def headline(p: Profile, settings: NetworkSettings) -> Table:
+def headline(p: Profile, settings: ProfileSettings) -> Table:
     """Tabulate the counts and the measurement of one network."""
     table = Table(title=f"{p.arch}, {p.resolution} px", box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("parameters", f"{p.counts.params / 1e6:.2f} M")
@@ -73,7 +70,7 @@ def headline(p: Profile, settings: NetworkSettings) -> Table:
     return table
 
 
-def _measurement_rows(m: Measurement, settings: NetworkSettings) -> Iterator[tuple[str, str]]:
+def _measurement_rows(m: Measurement, settings: ProfileSettings) -> Iterator[tuple[str, str]]:
     if m.verdict != WRONG_OUTPUT:  # the speed of another computation is none of the network's
         yield from _speed_rows(m)
     memory = ", ".join(f"{mib:.1f} MiB {kind}" for kind, mib in _memories(m).items())
@@ -101,7 +98,7 @@ def _speed_rows(m: Measurement) -> Iterator[tuple[str, str]]:
     yield "latency", f"{_latencies(m)} ms, batch 1"
 
 
-def _graphs_may_help(settings: NetworkSettings) -> bool:
+def _graphs_may_help(settings: ProfileSettings) -> bool:
     """Return whether a runtime with CUDA graphs would be another than that of the settings."""
     return settings.arm.runtime != "reduce-overhead"
 
@@ -123,7 +120,7 @@ def _memories(m: Measurement) -> dict[str, float]:
     return {kind: mib for kind, mib in kinds.items() if mib is not None}
 
 
-def comparison_table(profiles: Sequence[Profile], settings: NetworkSettings) -> Table:
+def comparison_table(profiles: Sequence[Profile], settings: ProfileSettings) -> Table:
     """Tabulate several networks, one row each."""
     sizes = {f"batch {p.batch}, {p.resolution} px" for p in profiles}
     references = {p.measurement.reference for p in profiles if p.measurement}
@@ -222,7 +219,7 @@ def _utilization(r: PartRow) -> Text:
     return Text(f"{r.utilization:.0%}{' !' if over else ''}", style="bold red" if over else "")
 
 
-def _stages_caption(p: Profile, settings: NetworkSettings) -> str:
+def _stages_caption(p: Profile, settings: ProfileSettings) -> str:
     eager = "" if settings.arm.runtime == "eager" else f", in eager mode instead of {settings.arm.runtime}"
     form = ", in the fused form" if settings.arm.form == "fused" else ""
     return (
@@ -233,7 +230,7 @@ def _stages_caption(p: Profile, settings: NetworkSettings) -> str:
     )
 
 
-def _doubts(p: Profile, settings: NetworkSettings) -> str:
+def _doubts(p: Profile, settings: ProfileSettings) -> str:
     """Return the end of a caption of parts: their verdict, and whether their times are those of their launches."""
     share = p.parts_launch_share
     if share is None or share <= MAX_LAUNCH_SHARE:
@@ -244,17 +241,17 @@ def _doubts(p: Profile, settings: NetworkSettings) -> str:
     )
 
 
-def _show_layers(p: Profile, settings: NetworkSettings, console: Console, layers: bool, top: int | None) -> None:
+def _show_layers(p: Profile, settings: ProfileSettings, console: Console) -> None:
     if not p.layers:
         return
     note = f"A row is a module without its submodules. The timing hooks changed the total by {p.layers_slowed:+.0%}."
     note += _doubts(p, settings)
     whole = sum(r.share for r in p.layers)
-    if layers:
+    if settings.layers:
         caption = f"In the order of execution; together {whole:.1%} of the time. {note}"
         console.print(parts_table(f"{p.arch}: layers", p.layers, caption, console.width))
-    if top:
-        slowest = sorted(p.layers, key=lambda r: -r.time_ms)[:top]
+    if settings.top:
+        slowest = sorted(p.layers, key=lambda r: -r.time_ms)[: settings.top]
         caption = f"Together {sum(r.share for r in slowest):.1%} of the time. {note}"
         console.print(parts_table(f"{p.arch}: the {len(slowest)} slowest layers", slowest, caption, console.width))
 
@@ -295,7 +292,7 @@ def _show_problems(profiles: Sequence[Profile], console: Console) -> None:
             console.print(f"{p.arch}: failed: {p.failure}", style="bold red")
 
 
-def _environment_line(profiles: Sequence[Profile], settings: NetworkSettings) -> str:
+def _environment_line(profiles: Sequence[Profile], settings: ProfileSettings) -> str:
     e = profiles[0].environment
     measured = next((p.measurement for p in profiles if p.measurement), None)
     arm = f"{measured.device}; {measured.arm}" if measured else f"{e['device_name']}; {settings.arm}"

@@ -66,7 +66,7 @@ def plot_space(profile: SpaceProfile, path: Path) -> bool:
     ]
     r = profile.request
     if panels:
-        _draw(panels, f"space {r.name}, {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", path)
+        _draw(panels, f"space {r.space_name}, {len(profile.specs)} specs, seed {r.seed}, {r.sample_px} px", path)
     return bool(panels)
 
 

@@ -1,17 +1,15 @@
-"""The settings and the results of profiling one network: frozen data, and JSON from it."""
+"""The results of profiling one network: frozen data, and JSON from it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas.cli import one_line
-from nas.measure import Arm, MeasurementError
+from nas.measure import MeasurementError
 from nas.measure.counts import CounterResult, Counts
 from nas.measure.roofline import Ceilings
+from nas.profile.arguments import ProfileSettings
 from nas.study.records import Measurement
 
 # Errors of networks and libraries; a programming error of this project is not among them.
@@ -30,36 +28,9 @@ def failure_reason(error: Exception) -> str:
     return message if message.startswith(verdict) else f"{verdict}: {message}"
 
 
-@dataclass(frozen=True)
-class NetworkSettings:
-    """Settings of profiling networks.
-
-    Attributes:
-        device: Device that the networks run on.
-        cache: Folder that keeps the ceilings.
-        batch: Images a call; None: the device's default.
-        resolution: Input size in pixels; None: the network's default.
-        arm: Runtime, precision, layout and form of the networks.
-        seconds: Budget of each timing.
-        reference: Network that the networks are timed against.
-        sweeps: Sizes of the sweeps, by "batch" and "resolution".
-        new_ceilings: Whether to measure the ceilings again.
-    """
-
-    device: torch.device
-    cache: Path
-    batch: int | None = None
-    resolution: int | None = None
-    arm: Arm = Arm()  # noqa: RUF009  frozen
-    seconds: float = 30.0
-    reference: str = "timm:resnet18"
-    sweeps: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    new_ceilings: bool = False
-
-    @property
-    def planned_s(self) -> float:
-        """Return the seconds that timing one network takes at most."""
-        return self.seconds * (1 + 2 * PARTS_SHARE + len(self.sweeps))
+def planned_s(settings: ProfileSettings) -> float:
+    """Return the seconds that timing one network takes at most."""
+    return settings.seconds * (1 + 2 * PARTS_SHARE + len(settings.sweeps))
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import torch
 
 from backbones import Network, resolve
 from nas.measure import Arm, ArmError, Setting
@@ -16,33 +14,13 @@ from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
 from nas.measure.verdicts import require_right_outputs
-from nas.profile.network import default_batch, default_resolution
+from nas.profile.arguments import ProfileSettings
+from nas.profile.network import default_resolution
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.study.records import Measurement
 from nas.study.timing_doubts import compared_ratio_interval, has_interval
 
 Progress = Callable[[str, float], None]  # (step, seconds that this network still takes)
-
-
-@dataclass(frozen=True)
-class RuntimeSettings:
-    """Settings of comparing runtimes.
-
-    Attributes:
-        device: Device that the networks run on.
-        base: Arm that completes the names of runtimes.
-        arms: Runtimes that are compared, by the name that the user gives them.
-        batch: Images a call; None: the device's default.
-        resolution: Input size in pixels; None: the network's default.
-        seconds: Timing budget of each runtime of each network.
-    """
-
-    device: torch.device
-    base: Arm
-    arms: Mapping[str, Arm]
-    batch: int | None = None
-    resolution: int | None = None
-    seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +104,7 @@ class RuntimesProfile:
 
 
 def compare_runtimes(
-    arch: str, settings: RuntimeSettings, service: MeasurementService, progress: Progress
+    arch: str, settings: ProfileSettings, service: MeasurementService, progress: Progress
 ) -> Iterator[RuntimesProfile]:
     """Yield the profile of a network after counting, and again after each runtime.
 
@@ -141,42 +119,43 @@ def compare_runtimes(
     Raises:
         ValueError: There is no such network, or it does not accept the resolution.
     """
-    progress(f"{arch}: building", settings.seconds * len(settings.arms))
+    arms = settings.arms()
+    progress(f"{arch}: building", settings.seconds * len(arms))
     with shared_device("cpu"):
         profile = _count_network(*resolve(arch), settings)
     yield profile
-    with exclusive_device(str(settings.device)):
+    with exclusive_device(str(settings.torch_device)):
         began = time.monotonic()
-        for done, (name, arm) in enumerate(settings.arms.items()):
+        for done, (name, arm) in enumerate(arms.items()):
             each_s = (time.monotonic() - began) / done if done else settings.seconds
-            step = f"{profile.arch}: {name} ({done + 1} of {len(settings.arms)})"
-            progress(step, each_s * (len(settings.arms) - done))
+            step = f"{profile.arch}: {name} ({done + 1} of {len(arms)})"
+            progress(step, each_s * (len(arms) - done))
             row = _measure(arch, RuntimeRow(name, arm), profile, settings, service)
             profile = replace(profile, rows=(*profile.rows, row), missing=profile.missing[1:])
             yield profile
 
 
-def _count_network(name: str, model: Network, settings: RuntimeSettings) -> RuntimesProfile:
-    resolution = settings.resolution or default_resolution(model.spec)
-    counts = checked_count(name, model, resolution)
+def _count_network(name: str, model: Network, settings: ProfileSettings) -> RuntimesProfile:
+    resolution = settings.img_size or default_resolution(model.spec)
+    counts, arms = checked_count(name, model, resolution), settings.arms()
     return RuntimesProfile(
         arch=name,
         arch_id=model.spec.arch_id,
         params=counts.params,
         macs=counts.macs,
-        batch=settings.batch or default_batch(settings.device, resolution),
+        batch=settings.batch_at(resolution),
         resolution=resolution,
-        environment=environment(str(settings.device), *settings.arms.values()),
-        missing=tuple(settings.arms),
+        environment=environment(str(settings.torch_device), *arms.values()),
+        missing=tuple(arms),
     )
 
 
 def _measure(
-    arch: str, row: RuntimeRow, profile: RuntimesProfile, settings: RuntimeSettings, service: MeasurementService
+    arch: str, row: RuntimeRow, profile: RuntimesProfile, settings: ProfileSettings, service: MeasurementService
 ) -> RuntimeRow:
     first = profile.first or row
     setting = Setting(
-        device=str(settings.device),
+        device=str(settings.torch_device),
         batch=profile.batch,
         resolution=profile.resolution,
         arm=row.arm,

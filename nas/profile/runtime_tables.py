@@ -11,7 +11,8 @@ from rich.text import Text
 
 from nas.measure.interleave import MIN_BLOCKS
 from nas.numbers import plural
-from nas.profile.runtime_comparison import RuntimeRow, RuntimeSettings, RuntimesProfile
+from nas.profile.arguments import ProfileSettings
+from nas.profile.runtime_comparison import RuntimeRow, RuntimesProfile
 from nas.profile.timing_words import advice, half_width, interval, remedy
 from nas.study.records import Measurement
 from nas.study.timing_doubts import SCATTERED, compared_ratio_interval, interval_doubt, no_interval, throughput_interval
@@ -45,7 +46,7 @@ COSTS: tuple[RuntimeColumn, ...] = (
 )
 
 
-def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings, console: Console) -> None:
+def show_runtimes(profiles: Sequence[RuntimesProfile], settings: ProfileSettings, console: Console) -> None:
     """Print the speed and the cost of the runtimes of each network, and notes."""
     for p in profiles:
         console.print(_speed_table(p, console.width, settings.seconds))
@@ -59,7 +60,7 @@ def show_runtimes(profiles: Sequence[RuntimesProfile], settings: RuntimeSettings
         console.print("Do not mix the numbers of different runtimes in one Pareto front.", style="dim")
     e = profiles[0].environment
     versions = f"torch {e['torch']}, timm {e['timm']}, Python {e['python']}"
-    defaults = f"what the name of a runtime leaves out is as in {settings.base}"
+    defaults = f"what the name of a runtime leaves out is as in {settings.arm}"
     console.print(f"{defaults}; {e['device_name']}; {versions}", style="dim")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,12 @@ from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
 from nas.measure.service import MeasurementService
 from nas.measure.verdicts import require_right_outputs
+from nas.profile.arguments import ProfileSettings
 from nas.profile.profiles import FAILURES, failure_reason
 from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement
-from search_space import PRESETS, SPACES, ArchSpec
-from search_space.own_choices import choice_words, with_choices
-from search_space.space import Space
+from search_space import PRESETS, ArchSpec
 from search_space.windows import fit_windows
 
 MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
@@ -90,33 +89,6 @@ def worth_timing(
 
 
 @dataclass(frozen=True)
-class SpaceRequest:
-    """Settings of sampling a space. With `seconds` None nothing is timed."""
-
-    space: str
-    samples: int
-    seed: int
-    limits: dict[str, float]  # by the names of nas.study.limits
-    device: torch.device
-    resolution: int
-    batch: int
-    arm: Arm
-    seconds: float | None
-    reference: str
-    choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # that differ, see search_space.own_choices
-
-    @property
-    def search_space(self) -> Space:
-        """Return the space, for images of this size."""
-        return with_choices(SPACES[self.space].at(self.resolution), self.choices, self.resolution)
-
-    @property
-    def name(self) -> str:
-        """Return the space in words: its name and the choices that differ, as "laptop, stages.blocks=mbconv"."""
-        return ", ".join((self.space, *choice_words(self.choices)))
-
-
-@dataclass(frozen=True)
 class SampledSpec:
     """One spec of the sample."""
 
@@ -138,7 +110,7 @@ class SampledSpec:
 class SpaceProfile:
     """The sample as far as it was counted and timed."""
 
-    request: SpaceRequest
+    request: ProfileSettings
     specs: tuple[SampledSpec, ...]
     environment: dict[str, Any]
     missing: tuple[str, ...] = ()
@@ -173,13 +145,23 @@ class SpaceProfile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that --json prints."""
-        request = asdict(self.request) | {"device": str(self.request.device), "arm": str(self.request.arm)}
+        request = self.request
         fits = {
             name: {"fit": fit, "of": count, "interval": share_interval(fit, count)}
             for name, (fit, count) in self.fits().items()
         }
         return {
-            **request,
+            "space": request.space,
+            "samples": request.samples,
+            "seed": request.seed,
+            "limits": request.limits,
+            "device": str(request.torch_device),
+            "resolution": request.sample_px,
+            "batch": request.batch_at(request.sample_px),
+            "arm": str(request.arm),
+            "seconds": request.measure_seconds,
+            "reference": request.against,
+            "choices": request.choices,
             "ranges": self.ranges(),
             "fits": fits,
             "specs": [asdict(spec) for spec in self.specs],
@@ -197,7 +179,7 @@ def share_interval(fit: int, count: int) -> tuple[float, float]:
 
 
 def sample_space(
-    request: SpaceRequest, service: MeasurementService | None, progress: Callable[[str, float], None]
+    request: ProfileSettings, service: MeasurementService | None, progress: Callable[[str, float], None]
 ) -> Iterator[SpaceProfile]:
     """Count all specs, then time as many of them as the budget allows; yield the profile after each step.
 
@@ -207,7 +189,7 @@ def sample_space(
         progress: Receives each step and the seconds that are left.
     """
     rng, began = random.Random(request.seed), time.monotonic()
-    profile = SpaceProfile(request, (), environment(str(request.device), request.arm), ("counting", "timing"))
+    profile = SpaceProfile(request, (), environment(str(request.torch_device), request.arm), ("counting", "timing"))
     specs: list[ArchSpec] = []
     counted: list[SampledSpec] = []
     for spec in _distinct(request, rng):
@@ -216,7 +198,7 @@ def sample_space(
             counted.append(_count(spec, request))
         if len(counted) % SPECS_PER_STEP == 0:
             left_s = (time.monotonic() - began) * (request.samples / len(counted) - 1)
-            progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.seconds or 0.0))
+            progress(f"counting: {len(counted)} of {request.samples}", left_s + (request.measure_seconds or 0.0))
             yield replace(profile, specs=tuple(counted))
     profile = replace(profile, specs=tuple(counted), missing=("timing",) if service else ())
     yield profile
@@ -227,16 +209,16 @@ def sample_space(
 def _time_sample(
     profile: SpaceProfile,
     specs: Sequence[ArchSpec],
-    request: SpaceRequest,
+    request: ProfileSettings,
     service: MeasurementService,
     progress: Callable[[str, float], None],
 ) -> Iterator[SpaceProfile]:
     """Time specs until the budget is spent. Their order is random, so that the first few are a sample as well."""
-    assert request.seconds is not None
-    with exclusive_device(str(request.device)):
-        deadline = time.monotonic() + request.seconds
+    assert request.measure_seconds is not None
+    with exclusive_device(str(request.torch_device)):
+        deadline = time.monotonic() + request.measure_seconds
         for i, spec in enumerate(specs):
-            progress(f"timing: {i} of {len(specs)} against {request.reference}", deadline - time.monotonic())
+            progress(f"timing: {i} of {len(specs)} against {request.against}", deadline - time.monotonic())
             timed = _time(profile.specs[i], spec, request, service)
             profile = replace(profile, specs=(*profile.specs[:i], timed, *profile.specs[i + 1 :]))
             yield profile
@@ -253,16 +235,16 @@ def _worth_timing(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> WorthTimi
     return worth_timing(
         [(spec, sampled.measurement) for spec, sampled in pairs if sampled.measurement],
         [spec for spec, sampled in pairs if not sampled.measurement and not sampled.failure],
-        batch=request.batch,
-        resolution=request.resolution,
+        batch=request.batch_at(request.sample_px),
+        resolution=request.sample_px,
         arm=request.arm,
         limit_img_s=request.limits.get("min_throughput_img_s"),
     )
 
 
-def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
+def _distinct(request: ProfileSettings, rng: random.Random) -> Iterator[ArchSpec]:
     """Yield different specs, drawn uniformly; fewer than requested where the space has no more."""
-    space, seen = request.search_space, set[str]()
+    space, seen = request.sampled_space(), set[str]()
     repeats = 0
     while len(seen) < request.samples and repeats < MAX_REPEATS:
         spec = space.sample(rng)
@@ -272,27 +254,27 @@ def _distinct(request: SpaceRequest, rng: random.Random) -> Iterator[ArchSpec]:
             yield spec
 
 
-def _count(spec: ArchSpec, request: SpaceRequest) -> SampledSpec:
+def _count(spec: ArchSpec, request: ProfileSettings) -> SampledSpec:
     with torch.device("meta"):
         model = build(spec)
-    calls = operators(model, 1, request.resolution)
+    calls = operators(model, 1, request.sample_px)
     params = sum(p.numel() for p in model.parameters())
     return SampledSpec(spec.arch_id, params, sum(o.macs for o in calls), sum(o.written for o in calls))
 
 
-def _time(counted: SampledSpec, spec: ArchSpec, request: SpaceRequest, service: MeasurementService) -> SampledSpec:
+def _time(counted: SampledSpec, spec: ArchSpec, request: ProfileSettings, service: MeasurementService) -> SampledSpec:
     """Return the spec with its measurement, or with the reason why there is none."""
     setting = Setting(
-        device=str(request.device),
-        batch=request.batch,
-        resolution=request.resolution,
+        device=str(request.torch_device),
+        batch=request.batch_at(request.sample_px),
+        resolution=request.sample_px,
         arm=request.arm,
         budget_s=SPEC_S,
         smaller_batch=False,
     )
     try:
-        reference = _at(request.reference, request.resolution)
-        measured = service.measure(spec.to_dict(), reference, setting, name_of_reference=request.reference)
+        reference = _at(request.against, request.sample_px)
+        measured = service.measure(spec.to_dict(), reference, setting, name_of_reference=request.against)
         require_right_outputs(measured.record)
     except FAILURES as error:
         return replace(counted, failure=failure_reason(error))

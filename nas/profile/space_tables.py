@@ -17,7 +17,7 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
     """Print the ranges of a sample of a space, and the share within the limits."""
     r = profile.request
     table = Table(
-        title=f"Space {r.name}: {len(profile.specs)} specs, seed {r.seed}, {r.resolution} px", box=box.SIMPLE_HEAD
+        title=f"Space {r.space_name}: {len(profile.specs)} specs, seed {r.seed}, {r.sample_px} px", box=box.SIMPLE_HEAD
     )
     table.add_column("", no_wrap=True)
     for heading in ("specs", "min", "25 %", "median", "75 %", "max"):
@@ -53,8 +53,8 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
     if timed:
         verdicts = Counter(m.verdict for m in timed)
         verdict = ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
-        how = f"batch {r.batch}; {timed[0].device}; {timed[0].arm}; verdicts: {verdict}"
-        ratio = f"ratio: throughput over that of {r.reference}, timed interleaved"
+        how = f"batch {r.batch_at(r.sample_px)}; {timed[0].device}; {timed[0].arm}; verdicts: {verdict}"
+        ratio = f"ratio: throughput over that of {r.against}, timed interleaved"
         console.print(f"{ratio}; {how}", style="dim")
     if not profile.failed:
         return

@@ -9,21 +9,22 @@ from rich.text import Text
 
 from nas.measure.counts.compare import format_macs
 from nas.numbers import plural
-from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
+from nas.profile.arguments import ProfileSettings
+from nas.profile.profiles import Point, Profile, Sweep, WindowCost
 from nas.profile.timing_words import interval, remedies
 from nas.study.timing_doubts import CONTENDED
 
 PERCENTILES = ("p50", "p95", "p99")
 
 
-def show_sweep(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings, console: Console) -> None:
+def show_sweep(p: Profile, kind: str, sweep: Sweep, settings: ProfileSettings, console: Console) -> None:
     """Print a sweep's table, and the best batch size of a batch sweep."""
     console.print(sweep_table(p, kind, sweep, settings))
     if kind == "batch" and sweep.best:
         console.print(best_line(sweep))
 
 
-def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: NetworkSettings) -> Table:
+def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: ProfileSettings) -> Table:
     """Tabulate a sweep, one row for each size; the caption has the sizes that were not timed."""
     other = f"{p.resolution} px, {p.counts.macs / 1e9:.4g} GMACs" if kind == "batch" else f"batch {p.batch}"
     table = Table(title=f"{p.arch}: {kind} sweep, {other}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -72,7 +73,7 @@ def best_line(sweep: Sweep) -> str:
     return "; ".join(phrases)
 
 
-def _timed_twice(p: Profile, sweep: Sweep, settings: NetworkSettings) -> list[str]:
+def _timed_twice(p: Profile, sweep: Sweep, settings: ProfileSettings) -> list[str]:
     """Explain two different throughputs of one size: that of the sweep, and that against the reference."""
     m = p.measurement
     again = next(
@@ -88,7 +89,7 @@ def _timed_twice(p: Profile, sweep: Sweep, settings: NetworkSettings) -> list[st
     ]
 
 
-def _sweep_caption(p: Profile, sweep: Sweep, settings: NetworkSettings, misfits: bool, percentiles: bool) -> str:
+def _sweep_caption(p: Profile, sweep: Sweep, settings: ProfileSettings, misfits: bool, percentiles: bool) -> str:
     sentences = ["All sizes are timed interleaved" + ("" if settings.arm.runtime == "eager" else ", in eager mode")]
     sentences += _timed_twice(p, sweep, settings)
     if percentiles:

@@ -20,7 +20,8 @@ from nas.measure.round_robin import CallTimes, interleaved_times
 from nas.measure.runtimes.contract import encoder
 from nas.measure.timers import Call, timer_for
 from nas.measure.verdicts import device_notes
-from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep, WindowCost
+from nas.profile.arguments import ProfileSettings
+from nas.profile.profiles import Point, Profile, Sweep, WindowCost
 from nas.study.timing_doubts import speed_doubt
 from search_space import BLOCK_FIELDS, StageSpec
 
@@ -74,13 +75,13 @@ def _up(side: int, step: int) -> int:
     return -(-side // step) * step
 
 
-def images(batch: int, resolution: int, settings: NetworkSettings) -> Tensor:
+def images(batch: int, resolution: int, settings: ProfileSettings) -> Tensor:
     """Return normally distributed images (batch, 3, resolution, resolution) as the settings' arm takes them."""
-    drawn = torch.randn(batch, 3, resolution, resolution).to(settings.device, settings.arm.dtype)
+    drawn = torch.randn(batch, 3, resolution, resolution).to(settings.torch_device, settings.arm.dtype)
     return drawn.contiguous(memory_format=settings.arm.memory_format)
 
 
-def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
+def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: ProfileSettings) -> Sweep:
     """Time all batch sizes at the profile's resolution, and the largest that fits where memory is too small.
 
     Args:
@@ -113,7 +114,7 @@ def batch_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: 
     return Sweep(_points(calls, settings, lambda size: (used[size], profile.resolution, macs, ())), refused)
 
 
-def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: NetworkSettings) -> Sweep:
+def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, settings: ProfileSettings) -> Sweep:
     """Time all resolutions at the profile's batch, except those that the network does not accept.
 
     Args:
@@ -143,7 +144,7 @@ def resolution_sweep(model: nn.Module, ready: nn.Module, profile: Profile, setti
 
 def _points(
     calls: dict[int, Call],
-    settings: NetworkSettings,
+    settings: ProfileSettings,
     about: Callable[[int], tuple[int, int, int, tuple[WindowCost, ...]]],
 ) -> tuple[Point, ...]:
     """Return the timed points of `calls`.
@@ -153,14 +154,14 @@ def _points(
         settings: How to profile.
         about: Returns (batch, resolution, MACs, windows) of a requested size.
     """
-    timer = timer_for(settings.device)
+    timer = timer_for(settings.torch_device)
 
     def take() -> list[tuple[int, CallTimes, float | None]]:
         times = interleaved_times(calls, timer, settings.seconds, np.random.default_rng(0))
         return [(size, timed, launch_share(calls[size], timed.time_s.value, timer)) for size, timed in times.items()]
 
     with torch.inference_mode():
-        taken, conditions, tries = take_watched(take, timer, watch_for(settings.device))
+        taken, conditions, tries = take_watched(take, timer, watch_for(settings.torch_device))
     return tuple(_point(size, about(size), times, share, conditions, tries) for size, times, share in taken)
 
 
@@ -204,7 +205,7 @@ def _call(ready: nn.Module, *drawn: Tensor) -> Call:
     return lambda: encode(next(turn))
 
 
-def _fitting_call(ready: nn.Module, batch: int, resolution: int, settings: NetworkSettings) -> Call | None:
+def _fitting_call(ready: nn.Module, batch: int, resolution: int, settings: ProfileSettings) -> Call | None:
     """Return the call that is timed, with its inputs, after it has run once; None where memory is too small for both.
 
     Raises:
@@ -218,11 +219,11 @@ def _fitting_call(ready: nn.Module, batch: int, resolution: int, settings: Netwo
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    release_cached(settings.device.type)  # after the handler, for the error holds the tensors
+    release_cached(settings.torch_device.type)  # after the handler, for the error holds the tensors
     return None
 
 
-SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, NetworkSettings], Sweep]] = {
+SWEEPS: dict[str, Callable[[nn.Module, nn.Module, Profile, ProfileSettings], Sweep]] = {
     "batch": batch_sweep,
     "resolution": resolution_sweep,
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from nas.cli import PROGRAM, OneLineParser
+from pydantic import Field
+
+from nas.cli import OneLineParser
+from nas.flags import MOVED_DATA, RUN, parse_as, parser_of, shared
 from nas.local_workers import check_local_workers
-from nas.old_flags import Add, add_cache, add_flag, add_run
-from nas.ranges import ConfigError, Range, Steps, Workers, check_fields
+from nas.settings import ConfigError, Files, Flag, Steps, Text, Workers, checked
 from nas.study.config import SearchConfig
 from nas.study.horizon import LATER, MIDWAY
 from nas.study.metrics import METRICS, is_in_tables
@@ -36,6 +39,31 @@ Weights are written to RUN/race/STEPS-steps/seed-N/weights.
 """
 
 
+_race = partial(Flag, group="the race")
+RaceSteps = Annotated[
+    Steps | None, _race("steps of each training of the race", "N", f"{TIMES_LONGER} times the search's last rung")
+]
+FreshImages = Annotated[
+    Annotated[int, Field(strict=True, ge=2, le=1_000_000_000)] | None,
+    _race("images that the race trains on, at most", "N", f"those of the search, or more for {PASSES:g} passes"),
+]
+Target = Annotated[
+    Text | None,
+    _race(
+        "what the race has to be as good as: a baseline, a trial's number or a score",
+        "NAME|SCORE",
+        "the best baseline, or none in a study with limits, whose best wins",
+    ),
+]
+RaceBy = Annotated[
+    Text | None,
+    _race(
+        "metric of the study in which the winner has to be as good as the target, too, as knn", "METRIC", "score alone"
+    ),
+]
+
+
+@checked
 @dataclass(frozen=True)
 class RaceSettings:
     """Settings of one race; None means the default that the help names.
@@ -44,20 +72,22 @@ class RaceSettings:
         ValueError: A number is out of range.
     """
 
-    run: Path
-    race_steps: Steps | None = None
-    fresh_images: Annotated[int, Range(2, 1_000_000_000)] | None = None
-    target: str | None = None
-    race_by: str | None = None
-    workers: Workers | None = None
-    address: str | None = None
-    cache: str | None = None
-    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    data: str | None = None
-    json: bool = False
+    run: Annotated[Path, RUN]
+    race_steps: RaceSteps = None
+    fresh_images: FreshImages = None
+    target: Target = None
+    race_by: RaceBy = None
+    workers: Annotated[
+        Workers | None,
+        Flag("trainings at a time", "N", "one per GPU or group of GPUs, else one per CPU if the memory suffices"),
+    ] = None
+    address: Annotated[Text | None, Flag("a running Ray cluster, or auto", "HOST:PORT", "this machine alone")] = None
+    cache: Annotated[str | None, shared("cache", "that of the search")] = None
+    teacher_weights: Annotated[Files, shared("teacher_weights", "those of the search")] = field(default_factory=dict)
+    data: Annotated[str | None, MOVED_DATA] = None
+    json: Annotated[bool, shared("json")] = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
         check_metric(self.race_by)
         if self.address is None:
             check_local_workers(self.workers)
@@ -98,40 +128,15 @@ def is_score(text: str) -> bool:
         return False
 
 
-def parse(words: Sequence[str]) -> RaceSettings:
-    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    return RaceSettings(**vars(parser().parse_args(words)))
-
-
 def parser() -> OneLineParser:
     """Build the parser."""
-    built = OneLineParser(
-        prog=f"{PROGRAM} race",
-        description="Train the plausible candidates of a finished search for long, and name the fastest one that is "
-        "at least as good as the target.",
-        epilog=_EXAMPLES,
+    about = (
+        "Train the plausible candidates of a finished search for long, and name the fastest one that is at least as "
+        "good as the target."
     )
-    add = built.add_argument
-    add_run(add)
-    add_race_flags(add)
-    workers = "trainings at a time (default: one per GPU or group of GPUs, else one per CPU if the memory suffices)"
-    add("--workers", type=int, metavar="N", help=workers)
-    add("--address", metavar="HOST:PORT", help="a running Ray cluster, or auto (default: this machine alone)")
-    data = "where the study's images lie, if they have moved: a source as of search --data (default: where they were)"
-    add("--data", metavar="URI", help=data)
-    add_cache(add, "that of the search; ")
-    add_flag(add, "--teacher-weights", "those of the search; else download from timm", default={})
-    add_flag(add, "--json", "no")
-    return built
+    return parser_of(RaceSettings, "race", about, _EXAMPLES)
 
 
-def add_race_flags(add: Add) -> None:
-    """Add the flags that say what a race decides, and how."""
-    target = "what the race has to be as good as: a baseline, a trial's number or a score (default: the best baseline, "
-    add("--target", metavar="NAME|SCORE", help=f"{target}or none in a study with limits, whose best wins)")
-    by = "metric of the study in which the winner has to be as good as the target, too, as knn (default: score alone)"
-    add("--race-by", metavar="METRIC", help=by)
-    steps = f"steps of each training of the race (default: {TIMES_LONGER} times the search's last rung)"
-    add("--race-steps", type=int, metavar="N", help=steps)
-    images = f"images that the race trains on, at most (default: those of the search, or more for {PASSES:g} passes)"
-    add("--fresh-images", type=int, metavar="N", help=images)
+def parse(words: Sequence[str]) -> RaceSettings:
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
+    return parse_as(RaceSettings, parser(), words)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from nas.cli import PROGRAM, OneLineParser
+from pydantic import Field
+
+from nas.cli import OneLineParser
+from nas.flags import MEASURING_DEVICE, RUN, Picture, parse_as, parser_of, shared
 from nas.measure.devices import device_type
 from nas.measure.runtime_spec import Arm
-from nas.old_flags import add_batch_size, add_flag, add_measuring_device, add_run
-from nas.ranges import BatchSize, MeasureSeconds, Pixels, Threads, check_fields
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+from nas.settings import BatchSize, Flag, MeasureSeconds, Pixels, Threads, checked
 
 _EXAMPLES = """examples:
   backbone-nas remeasure runs/mine --device cuda:0              the front, with the study's settings on this GPU
@@ -29,65 +29,49 @@ report, select and export take each candidate's newest timing that can be truste
 """
 
 
+@checked
 @dataclass(frozen=True)
 class RemeasureSettings:
-    """Settings of one ``backbone-nas remeasure`` command; None means as in the study.
+    """Settings of one ``backbone-nas remeasure`` command; None means as in the study."""
 
-    Raises:
-        ValueError: a value is impossible.
-    """
-
-    run: Path
-    trials: str = "front"  # of nas.analysis.WHICH, or comma-separated trial numbers
-    device: str = "auto"
-    batch_size: BatchSize | None = None  # images per call
-    img_size: Pixels | None = None
-    runtime: str | None = None
-    measure_seconds: MeasureSeconds = 3.0  # of timing per candidate
-    threads: Threads | None = None  # CPU threads of the measuring process; None: one less than CPUs
-    name: str | None = None  # None: device, batch size, image size and runtime
-    overwrite: bool = False
-    json: bool = False
-    plot: Path | None = None
+    run: Annotated[Path, RUN]
+    trials: Annotated[
+        str,
+        Flag(
+            "front, near (the front and the next two Pareto ranks), all, or comma-separated trial numbers; baselines "
+            "are always measured too",
+            "TRIALS",
+        ),
+    ] = "front"
+    device: Annotated[str, MEASURING_DEVICE] = "auto"
+    batch_size: Annotated[BatchSize | None, shared("batch_size", "the study's")] = None
+    img_size: Annotated[Pixels | None, shared("img_size", "the study's")] = None
+    runtime: Annotated[str | None, shared("runtime", "each part as in the study")] = None
+    measure_seconds: Annotated[MeasureSeconds, shared("measure_seconds")] = 3.0
+    threads: Annotated[Threads | None, shared("threads", "the number of CPUs minus one")] = None
+    name: Annotated[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")] | None,
+        Flag("name of the remeasurement in the study", "NAME", "from device, batch size, image size and runtime"),
+    ] = None
+    overwrite: Annotated[bool, Flag("replace existing measurements of this name", default="keep them")] = False
+    json: Annotated[bool, shared("json")] = False
+    plot: Annotated[Picture | None, shared("plot", more=", with both fronts")] = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
         device_type(self.device)
         if self.runtime:
             Arm.parse(self.runtime)
-        if self.name is not None and not NAME.fullmatch(self.name):
-            raise ValueError(f"--name: {self.name!r}: must be up to 100 letters, digits and . _ + -, as laptop-b1")
-
-
-def parse(words: Sequence[str]) -> RemeasureSettings:
-    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
-    return RemeasureSettings(**vars(parser().parse_args(words)))
 
 
 def parser() -> OneLineParser:
     """Build the parser."""
-    built = OneLineParser(
-        prog=f"{PROGRAM} remeasure",
-        description="Measure candidates of a finished study again, on another device or with other settings, and show "
-        "how their order by speed and the Pareto front change.",
-        epilog=_EXAMPLES,
+    about = (
+        "Measure candidates of a finished study again, on another device or with other settings, and show how their "
+        "order by speed and the Pareto front change."
     )
-    add = built.add_argument
-    add_run(add)
-    trials = (
-        "front, near (the front and the next two Pareto ranks), all, or comma-separated trial numbers; baselines are "
-        "always measured too (default: front)"
-    )
-    add("--trials", default="front", metavar="TRIALS", help=trials)
-    add_measuring_device(add, default="auto")
-    add_batch_size(add, "the study's")
-    add_flag(add, "--img-size", "the study's")
-    add_flag(add, "--runtime", "each part as in the study")
-    add_flag(add, "--measure-seconds", "3", default=3.0)
-    add_flag(add, "--threads", "the number of CPUs minus one")
-    name = "name of the remeasurement in the study (default: from device, batch size, image size and runtime)"
-    add("--name", metavar="NAME", help=name)
-    add("--overwrite", action="store_true", help="replace existing measurements of this name (default: keep them)")
-    add_flag(add, "--json", "no")
-    add_flag(add, "--plot", "none", more=", with both fronts")
-    return built
+    return parser_of(RemeasureSettings, "remeasure", about, _EXAMPLES)
+
+
+def parse(words: Sequence[str]) -> RemeasureSettings:
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
+    return parse_as(RemeasureSettings, parser(), words)

@@ -1,18 +1,19 @@
-"""Parse and check the arguments of ``backbone-nas replay``."""
+"""Define the settings of ``backbone-nas replay`` and its command line."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from nas.cli import PROGRAM, OneLineParser, comma_list
+from pydantic import Field
+
+from nas.cli import OneLineParser
 from nas.extras import install_command
-from nas.old_flags import add_flag
-from nas.ranges import Budget, ConfigError, Range, Seed, Workers, check_fields
+from nas.flags import Picture, parse_as, parser_of, shared
+from nas.settings import Budget, ConfigError, Flag, OneOf, Seed, Text, Workers, checked
 from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SAMPLERS
 
 SIZES = "sizes"  # the source of the linear term
@@ -27,7 +28,6 @@ FEATURES = {"nasbench201": ("cost", "params", "structure", "proxies"), "macro": 
 DEFAULT_SOURCES = {"nasbench201": ("cost", "structure", SIZES), "macro": ("parameters", "cost", SIZES), "hybrid": ()}
 BENCHES = tuple(SOURCES)
 DATASETS = ("cifar10", "cifar100", "imagenet16")
-DEFAULT_SAMPLERS = (KNOWN_COST, "random", "nsga2", "tpe")
 INFORMED_SAMPLERS = tuple(f"informed-{name}" for name in ("random", *OPTUNA_SAMPLERS))
 REPLAY_SAMPLERS = (*SAMPLERS, *INFORMED_SAMPLERS)
 
@@ -38,64 +38,91 @@ _EXAMPLES = """examples:
   backbone-nas replay macro --table macro.csv --budget 60 --sampler known-cost,tpe,gp,informed-gp
   backbone-nas replay hybrid --workers 2 --sampler known-cost,evolution,random      on our table, which needs no file
 """
+_KNOWLEDGE = "; ".join(f"of {bench}: {','.join(sources)}" for bench, sources in DEFAULT_SOURCES.items() if sources)
 
 
+@checked
 @dataclass(frozen=True)
 class ReplaySettings:
-    """Settings of a replay.
+    """Settings of a replay."""
 
-    Args:
-        latency: Latencies in ms, as FILE.csv:COLUMN, for nasbench201; None: there are none.
-        table_file: File of published results, for macro and hybrid; None: none for macro, our own table for hybrid.
-        bench: Name of the benchmark.
-        dataset: Data set of the accuracies.
-        samplers: Samplers to compare.
-        seeds: Number of searches of each sampler.
-        seed: Seed of the first search.
-        budget: Architectures that each search evaluates.
-        rungs: Rungs of successive halving; all but the last are emulated.
-        workers: Simulated trials at a time.
-        knowledge: What the known-cost sampler and informed samplers know of architectures, of `SOURCES`; None: the
-            benchmark's default.
-        proxies_csv: File of training-free proxies; None: there is none.
-        jobs: Searches at a time; None: one a core.
-        run_dir: Folder of the first search's study; None: a folder in runs/.
-        json: Whether to print one JSON object instead of the table.
-        plot: File of the picture; None: replay.png in the run folder.
-
-    Raises:
-        ConfigError: A name is unknown or a number out of its range.
-    """
-
-    latency: str | None = None
-    table_file: str | None = None
-    bench: str = BENCHES[0]
-    dataset: str = "cifar10"
-    samplers: tuple[str, ...] = DEFAULT_SAMPLERS
-    seeds: Annotated[int, Range(1, 10_000)] = 20
-    seed: Seed = 0
-    budget: Budget = 200
-    rungs: Annotated[int, Range(1, 10)] = 1
-    workers: Workers = 1
-    knowledge: tuple[str, ...] | None = None
-    proxies_csv: str | None = None
-    jobs: Annotated[int, Range(1, 1024)] | None = None
-    run_dir: Path | None = None
-    json: bool = False
-    plot: Path | None = None
+    bench: Annotated[
+        str,
+        OneOf(BENCHES),
+        Flag(
+            f"published benchmark: {', '.join(BENCHES)} (nasbench201 needs {install_command('bench')})",
+            names=("BENCH",),
+        ),
+    ]
+    latency: Annotated[
+        Text | None,
+        Flag("nasbench201: column of latencies in ms; the column 'arch' has the cells' names", "FILE.csv:COLUMN"),
+    ] = None
+    table_file: Annotated[
+        Text | None,
+        Flag(
+            "macro: the published results, with the columns arch, accuracy_0, accuracy_1, accuracy_2, params, macs; "
+            "hybrid: rows as experiments.hybrid_table makes them, a .json.gz file",
+            "FILE",
+            "none for macro, the published table for hybrid",
+            names=("--table",),
+        ),
+    ] = None
+    dataset: Annotated[str, OneOf(DATASETS), Flag("nasbench201: data set of the accuracies")] = DATASETS[0]
+    samplers: Annotated[
+        tuple[Annotated[str, OneOf(REPLAY_SAMPLERS)], ...],
+        Field(min_length=1),
+        Flag(
+            f"samplers to compare: {', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as "
+            "known-cost does",
+            "A,B",
+            names=("--sampler",),
+        ),
+    ] = (KNOWN_COST, "random", "nsga2", "tpe")
+    budget: Annotated[Budget, Flag("architectures that each search evaluates", "N")] = 200
+    seeds: Annotated[int, Field(ge=1, le=10_000), Flag("number of searches of each sampler", "N")] = 20
+    seed: Annotated[Seed, Flag("seed of the first search", "N")] = 0
+    workers: Annotated[Workers, Flag("simulated trials at a time", "N")] = 1
+    rungs: Annotated[
+        int,
+        Field(ge=1, le=10),
+        Flag(
+            "rungs of successive halving; all but the last are EMULATED, because no results of them are published",
+            "N",
+        ),
+    ] = 1
+    jobs: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | None,
+        Flag("searches at a time, each in a process", "N", "one a core"),
+    ] = None
+    knowledge: Annotated[
+        tuple[Text, ...] | None,
+        Flag(
+            f"what known-cost and informed samplers know of architectures: {', '.join(SOURCES[BENCHES[0]])}",
+            "A,B",
+            _KNOWLEDGE,
+        ),
+    ] = None
+    proxies_csv: Annotated[
+        Text | None, Flag("training-free proxies, with a column 'arch'", "FILE.csv", names=("--proxies",))
+    ] = None
+    run_dir: Annotated[
+        Path | None,
+        Flag(
+            "folder of the first search's study, the report and the picture",
+            "DIR",
+            "runs/<date>-replay-<dataset>",
+            names=("--run",),
+        ),
+    ] = None
+    json: Annotated[bool, shared("json")] = False
+    plot: Annotated[Picture | None, shared("plot", "replay.png in the run folder")] = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.bench == "hybrid":
             self._check_hybrid()
-        names = (("BENCH", (self.bench,), BENCHES), ("--dataset", (self.dataset,), DATASETS))
-        for flag, chosen, choices in (
-            *names,
-            ("--sampler", self.samplers, REPLAY_SAMPLERS),
-            ("--knowledge", self.sources, SOURCES.get(self.bench, ())),
-        ):
-            if unknown := [name for name in chosen if name not in choices]:
-                raise ConfigError(f"{flag}: {unknown[0]!r}: choose one of: {', '.join(choices)}")
+        if unknown := [name for name in self.sources if name not in SOURCES[self.bench]]:
+            raise ConfigError(f"--knowledge: {unknown[0]!r}: choose one of: {', '.join(SOURCES[self.bench])}")
         if twice := [name for name in self.samplers if self.samplers.count(name) > 1]:
             raise ConfigError(f"--sampler: {twice[0]!r} is named twice")
         features, informed = FEATURES.get(self.bench, ()), set(self.samplers) & set(INFORMED_SAMPLERS)
@@ -122,7 +149,7 @@ class ReplaySettings:
     @property
     def sources(self) -> tuple[str, ...]:
         """Return the sources of what is known of architectures."""
-        return DEFAULT_SOURCES.get(self.bench, ()) if self.knowledge is None else self.knowledge
+        return DEFAULT_SOURCES[self.bench] if self.knowledge is None else self.knowledge
 
     def folder(self) -> Path:
         """Return the run folder, which is named after the time by default."""
@@ -130,68 +157,12 @@ class ReplaySettings:
         return self.run_dir or Path(f"runs/{stamp}-replay-{self.dataset if self.bench == BENCHES[0] else self.bench}")
 
 
-def parse(words: Sequence[str]) -> ReplaySettings:
-    """Parse a command line.
-
-    Args:
-        words: Words after the command's name.
-
-    Raises:
-        ConfigError: A name is unknown or a number out of its range.
-        SystemExit: An option is unknown or malformed; one line was printed.
-    """
-    options: dict[str, Any] = vars(parser().parse_args(words))
-    if "sampler" in options:
-        options["samplers"] = options.pop("sampler")
-    paths: dict[str, Any] = {name: Path(options.pop(name)) for name in ("run_dir", "plot") if name in options}
-    return ReplaySettings(**options, **paths)
-
-
 def parser() -> OneLineParser:
-    """Build the parser. An absent flag has no entry in the namespace."""
-    defaults = ReplaySettings()
-    built = OneLineParser(
-        prog=f"{PROGRAM} replay",
-        description="Compare samplers on published results. Nothing is trained or measured.",
-        epilog=_EXAMPLES,
-        argument_default=argparse.SUPPRESS,
-    )
-    add = built.add_argument
-    add(
-        "bench",
-        metavar="BENCH",
-        help=f"published benchmark: {', '.join(BENCHES)} (nasbench201 needs {install_command('bench')})",
-    )
-    latency = "nasbench201: column of latencies in ms; the column 'arch' has the cells' names (default: none)"
-    add("--latency", metavar="FILE.csv:COLUMN", help=latency)
-    results = "macro: the published results, with the columns arch, accuracy_0, accuracy_1, accuracy_2, params, macs"
-    rows = "hybrid: rows as experiments.hybrid_table makes them, a .json.gz file"
-    default_table = "(default: none for macro, the published table for hybrid)"
-    add("--table", dest="table_file", metavar="FILE", help=f"{results}; {rows} {default_table}")
-    add("--dataset", metavar="NAME", help=f"nasbench201: {', '.join(DATASETS)} (default: {defaults.dataset})")
-    names = f"{', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as known-cost does"
-    compared = f"samplers to compare: {names} (default: {','.join(DEFAULT_SAMPLERS)})"
-    add("--sampler", type=comma_list, metavar="A,B", help=compared)
-    add(
-        "--budget", type=int, metavar="N", help=f"architectures that each search evaluates (default: {defaults.budget})"
-    )
-    add("--seeds", type=int, metavar="N", help=f"number of searches of each sampler (default: {defaults.seeds})")
-    add("--seed", type=int, metavar="N", help=f"seed of the first search (default: {defaults.seed})")
-    add("--workers", type=int, metavar="N", help=f"simulated trials at a time (default: {defaults.workers})")
-    rungs = "rungs of successive halving; all but the last are EMULATED, because no results of them are published"
-    add("--rungs", type=int, metavar="N", help=f"{rungs} (default: {defaults.rungs})")
-    add("--jobs", type=int, metavar="N", help="searches at a time, each in a process (default: one a core)")
-    features = "; ".join(f"of {bench}: {','.join(sources)}" for bench, sources in DEFAULT_SOURCES.items() if sources)
-    known = f"what known-cost and informed samplers know of architectures: {', '.join(SOURCES[BENCHES[0]])}"
-    add("--knowledge", type=comma_list, metavar="A,B", help=f"{known} (default {features})")
-    add(
-        "--proxies",
-        dest="proxies_csv",
-        metavar="FILE.csv",
-        help="training-free proxies, with a column 'arch' (default: none)",
-    )
-    run = "folder of the first search's study, the report and the picture (default: runs/<date>-replay-<dataset>)"
-    add("--run", dest="run_dir", metavar="DIR", help=run)
-    add_flag(add, "--json", "no")
-    add_flag(add, "--plot", "replay.png in the run folder")
-    return built
+    """Build the parser."""
+    about = "Compare samplers on published results. Nothing is trained or measured."
+    return parser_of(ReplaySettings, "replay", about, _EXAMPLES)
+
+
+def parse(words: Sequence[str]) -> ReplaySettings:
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
+    return parse_as(ReplaySettings, parser(), words)

@@ -19,7 +19,6 @@ from nas.backend.pool import end_with_parent
 from nas.command_log import announce, log_to
 from nas.files import atomic_write
 from nas.machine import cpu_count
-from nas.ranges import ConfigError
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
 from nas.replay.plots import draw
@@ -27,6 +26,7 @@ from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quan
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
+from nas.settings import ConfigError
 from nas.terminal import stderr_console, write_line
 from reports.page import build_report
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from nas.ranges import ConfigError
 from nas.replay.published_table import Array, ProductSpace, PublishedTable, column, read_csv
+from nas.settings import ConfigError
 
 LAYERS = tuple(f"layer{i}" for i in range(1, 9))
 BLOCKS = ("identity", "mbconv_k3_e3", "mbconv_k5_e6")  # in the order of the published digits

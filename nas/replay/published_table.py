@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.space_protocol import SearchSpace
 from search_space import SpecError
 

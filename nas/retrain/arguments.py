@@ -47,13 +47,15 @@ class RetrainSettings:
     """
 
     run: Annotated[Path, RUN]
-    seeds: Annotated[int, Field(ge=1, le=1_000), Flag("trainings of each candidate", "N")] = RETRAINED_SEEDS
+    seeds: Annotated[int, Field(strict=True, ge=1, le=1_000), Flag("trainings of each candidate", "N")] = (
+        RETRAINED_SEEDS
+    )
     train_steps: Annotated[
         Steps | None, Flag("steps of each training", "N", f"{RETRAINED_TIMES_LONGER} times the study's last rung")
     ] = None
     near_misses: Annotated[
         int,
-        Field(ge=0, le=1_000_000),
+        Field(strict=True, ge=0, le=1_000_000),
         Flag(
             "candidates to retrain in addition to the front: at most N that may belong on it, given the noise of "
             "scores and timings",
@@ -62,12 +64,12 @@ class RetrainSettings:
     ] = RETRAINED_NEAR_MISSES
     baselines: Annotated[bool, Flag("retrain the study's baselines too, for comparison")] = False
     baseline_seeds: Annotated[
-        Annotated[int, Field(ge=1, le=1_000)] | None,
+        Annotated[int, Field(strict=True, ge=1, le=1_000)] | None,
         Flag("trainings of each baseline, which every lead is compared with", "N", "as many as of a candidate"),
     ] = None
     early_stopped: Annotated[
         int,
-        Field(ge=0, le=1_000_000),
+        Field(strict=True, ge=0, le=1_000_000),
         Flag("also retrain the N early-stopped candidates of each rung that came closest to the front", "N"),
     ] = 0
     workers: Annotated[

@@ -11,10 +11,10 @@ from nas.backend.pool import recipe_here, visible_gpus
 from nas.backend.training_rank import TrainingJob
 from nas.local_workers import default_workers
 from nas.measure.environment import torch_device
-from nas.ranges import ConfigError
 from nas.retrain.arguments import RetrainSettings
 from nas.run_folder import retraining_folder
 from nas.search.settings import absolute_data
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
 

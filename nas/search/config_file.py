@@ -7,81 +7,36 @@ is its flag with _ for -. Recipes are such files inside the package. A search wr
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli_w
 
 from nas.cli import PROGRAM
 from nas.command_log import announce
 from nas.machine import cache_root
-from nas.ranges import (
-    Budget,
-    ConfigError,
-    Hours,
-    MeasureSeconds,
-    Range,
-    Steps,
-    Text,
-    Workers,
-    check_values,
-    declared,
-    misfit,
-    no_such_setting,
-)
 from nas.redaction import public_word
-from nas.study.config import RECIPE_FLAGS, DistillConfig, SearchConfig, check_recipe
+from nas.search.options import PlanAssumptions, RunSettings
+from nas.settings import ConfigError, Text, adapter, declared, misfit, no_such_setting
+from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import LIMITS, Bound
-from search_space.checks import read_text, shown
+from search_space.checks import read_text
 
 _LOG = logging.getLogger(__name__)
-RECIPES = Path(__file__).parent.parent / "recipes"
 FILE_NAME = "config.toml"  # in the run folder
 # Keys of [run] that hold for every command that trains models of the study; the others are those of one session.
 RECORDED_KEYS = ("cache", "teacher_weights", "trial_timeout")
-
-RUN_KEYS: dict[str, Any] = {
-    "run": Text,
-    "cache": Text,
-    "storage": Text,
-    "workers": Workers,
-    "address": Text,
-    "trial_timeout": Annotated[float, Range(0, 10_000_000, above=True)],
-    "max_hours": Hours,
-    "until_converged": bool,
-    "no_race": bool,
-    "race_steps": Steps,
-    "fresh_images": Annotated[int, Range(2, 1_000_000_000)],
-    "race_by": Text,
-    "target": Text,
-    "teacher_weights": dict[str, Text],
-}
-PLAN_KEYS: dict[str, Any] = {
-    "assume_tflops": Annotated[float, Range(0, 1_000_000, above=True)],
-    "mfu": Annotated[float, Range(0, 1, above=True)],
-    "gpus": tuple[Annotated[int, Range(1, 100_000)], ...],
-    "assume_measure_seconds": MeasureSeconds,
-    "start_seconds": Annotated[float, Range(0, 86_400)],
-    "ask_seconds": Annotated[float, Range(0, 86_400)],
-    "usd_per_hour": Annotated[float, Range(0, 1_000_000, above=True)],
-    "read_gb_per_second": Annotated[float, Range(0, 1_000_000, above=True)],
-}
 TABLES: dict[str, dict[str, Any]] = {
     "distill": declared(DistillConfig),
     "limits": dict.fromkeys(LIMITS, Bound),
-    "run": RUN_KEYS,
-    "plan": PLAN_KEYS,
+    "run": {"run": Text, **declared(RunSettings)},
+    "plan": declared(PlanAssumptions),
 }
 _SETTINGS = {name: hint for name, hint in declared(SearchConfig).items() if name not in TABLES}
-# The options of a command line or a call, of which some have no key in a file.
-_OPTIONS = _SETTINGS | TABLES["limits"] | RUN_KEYS | PLAN_KEYS | {"teacher_weights": dict[str, Any]}
-_OPTIONS |= {name: TABLES["distill"][name] for name in RECIPE_FLAGS}
-_OPTIONS |= {"extend": Budget, "probe": Annotated[int, Range(1, 300)], "pilot_models": Annotated[int, Range(6, 128)]}
 _HEADER = f"""\
 # All settings of this search. Start it again in a new folder, from the folder where it was started:
 #   {PROGRAM} search --config {FILE_NAME}
@@ -90,18 +45,6 @@ _HEADER = f"""\
 _REMOVED = """\
 # The user, the password and the query of a URL in `data` were removed. Put them back to start the search.
 """
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
-def recipe_path(name: str) -> Path:
-    """Return the file of a recipe; ConfigError for an unknown name."""
-    if name not in recipe_names():
-        raise ConfigError(f"--recipe: no recipe {name!r}; choose one of: {', '.join(recipe_names())}")
-    return RECIPES / f"{name}.toml"
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -126,11 +69,10 @@ def read_options(path: Path) -> dict[str, Any]:
         wrong += _wrong(f"{name}.", table, TABLES[name]) if plain else [f"{name}: {table!r}: must be a table"]
     if wrong:
         raise ConfigError(f"{path}: {'; '.join(wrong)}")
-    options: dict[str, Any] = content | tables["limits"] | tables["run"] | tables["plan"]
-    if "teacher_weights" in options:
-        files = options["teacher_weights"].items()
-        options["teacher_weights"] = {name: Path(file).expanduser() for name, file in files}
-    return options | ({"distill_settings": tables["distill"]} if tables["distill"] else {})
+    options = content
+    for name in ("run", "plan"):
+        options |= {key: adapter(TABLES[name][key]).validate_python(value) for key, value in tables[name].items()}
+    return options | {name: tables[name] for name in ("distill", "limits") if tables[name]}
 
 
 def _wrong(prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also: Iterable[str] = ()) -> Iterator[str]:
@@ -140,19 +82,6 @@ def _wrong(prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also
             yield f"{prefix}{key}: {no_such_setting(key, [*hints, *also])}"
         elif problem := misfit(value, hints[key]):
             yield f"{prefix}{key}: {problem}"
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an option of a command line or a call whose value does not fit its setting."""
-    names = {name: limit.flag for name, limit in LIMITS.items()}
-    check_values(options, _OPTIONS, **names)
-    recipe = options.get("distill_settings", {})
-    check_recipe(recipe)
-    for name in RECIPE_FLAGS:
-        if name in recipe and name in options and json.dumps(recipe[name]) != json.dumps(options[name]):
-            flag = f"--{name.replace('_', '-')}"
-            other = f"--distill {name}={shown(recipe[name])}"
-            raise ConfigError(f"{flag}: {shown(options[name])}: conflicts with {other}; give one of them")
 
 
 def in_terms_of_keys(message: str) -> str:
@@ -169,10 +98,9 @@ def run_table(command: Any) -> dict[str, Any]:
 
     Paths are absolute, so that they are found from another folder. The user's default cache is left out.
     """
-    values = {name: getattr(command, name) for name in RUN_KEYS if name not in ("run", "trial_timeout")}
+    values = {name: getattr(command, name) for name in declared(RunSettings)}
     if command.cache is not None or "BACKBONE_NAS_CACHE" in os.environ:
         values["cache"] = str(cache_root(command.cache).absolute())
-    values["trial_timeout"] = command.trial_timeout_s
     values["teacher_weights"] = {name: str(file.absolute()) for name, file in command.teacher_weights.items()}
     return {name: value for name, value in values.items() if value}
 
@@ -181,7 +109,7 @@ def recorded_run(run_dir: Path) -> dict[str, Any]:
     """Return the table ``[run]`` of the file in a run folder; empty where there is no file."""
     path = run_dir / FILE_NAME
     options = read_options(path) if path.is_file() else {}
-    found = {name: options[name] for name in RUN_KEYS if name in options}
+    found = {name: options[name] for name in TABLES["run"] if name in options}
     if "teacher_weights" in found:
         found["teacher_weights"] = {name: str(file) for name, file in found["teacher_weights"].items()}
     return found

@@ -18,11 +18,11 @@ from nas.measure.devices import cuda_is_available
 from nas.measure.runtime_check import check_runtime
 from nas.measure.runtime_spec import Arm
 from nas.numbers import format_bytes, plural
-from nas.ranges import ConfigError
 from nas.redaction import public_text
 from nas.search.config_file import config_text, run_table
 from nas.search.preconditions import check_device, check_image_count, check_limits, unseen_images
 from nas.search.settings import NODE_REMEDY, SearchCommand
+from nas.settings import ConfigError
 from nas.stage_progress import StageProgress
 from nas.storage.store import Store
 from nas.study.config import SearchConfig

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nas.cli import comma_list
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig, is_of_timm
 from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec, network_spec
 from search_space.presets import unknown_preset
@@ -15,33 +13,6 @@ from search_space.timm_names import PREFIX
 from search_space.timm_spec import check_arch, find_network
 
 _ID_CHARACTERS = 8  # of an architecture's id, in the name of one that was read from a file
-
-
-def add_network_flags(add: Callable[..., object]) -> None:
-    """Add the flags of a search that name networks."""
-    defaults, full = SearchConfig(), SPACES["full"]
-    reference = (
-        "network that throughputs are relative to, timed in a pair with each candidate: a preset, a spec's .json file, "
-        f"or timm:NAME with random weights (default: {defaults.reference}; {full.reference} with --space full)"
-    )
-    add("--reference", metavar="ARCH", help=reference)
-    baselines = (
-        "comma list of networks, named as --reference, that are trained and measured like candidates, or none; those "
-        "of timm get a neck, so that their maps have the stride of the others' "
-        f"(default: {','.join(defaults.baselines)}; without timm's with --space micro; {','.join(full.baselines)} with "
-        "--space full)"
-    )
-    add("--baselines", type=_names_or_none, metavar="A,B", help=baselines)
-    scale = (
-        "comma list of networks, named as --reference, that are measured and not trained, to show the scale of the "
-        "throughputs, or none; the reference is measured with them, unless it is a baseline "
-        f"(default: {','.join(defaults.scale)})"
-    )
-    add("--scale", type=_names_or_none, metavar="A,B", help=scale)
-
-
-def _names_or_none(text: str) -> tuple[str, ...]:
-    return () if text == "none" else comma_list(text)
 
 
 def read_spec_files(config: SearchConfig) -> SearchConfig:

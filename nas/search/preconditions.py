@@ -12,7 +12,7 @@ from pathlib import Path
 from nas.measure.devices import cuda_is_available, without_kernels
 from nas.measure.runtime_spec import Arm, check_runs_here
 from nas.numbers import plural
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from nas.study.limits import LIMITS, Compliance, Limit, Totals
 from nas.study.teacher_names import check_teacher_names

@@ -233,7 +233,7 @@ def _run(
             if existing is not None:
                 show(recovered(loop, Path(spec.checkpoint_dir)))
             with progress.showing(loop):
-                run_study(loop, cluster, trial_timeout_s=command.trial_timeout_s)
+                run_study(loop, cluster, trial_timeout_s=command.trial_timeout)
     except StoreError:
         raise  # the end cannot be written into a study that cannot be written
     except BaseException:

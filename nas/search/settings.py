@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,21 @@ from nas.machine import check_cache
 from nas.measure.devices import cuda_is_available, fast_precision
 from nas.measure.runtime_spec import Arm, check_reported, check_runs_on, default_arm
 from nas.race.arguments import check_metric, is_score, race_config
-from nas.ranges import ConfigError
 from nas.redaction import public_word
-from nas.search.config_file import (
-    check_options,
-    in_terms_of_keys,
-    read_options,
+from nas.search.config_file import read_options, unrecorded_words, with_recorded
+from nas.search.networks import check_networks, check_new_baselines, read_spec_files
+from nas.search.options import (
+    PlanAssumptions,
+    RunSettings,
+    SessionFlags,
+    folded,
     recipe_names,
     recipe_path,
-    unrecorded_words,
-    with_recorded,
 )
-from nas.search.networks import check_networks, check_new_baselines, read_spec_files
 from nas.search.preconditions import check_device, check_sources
+from nas.settings import ConfigError, check_values, declared
 from nas.study import compatibility
-from nas.study.config import KNOWN_COST, RECIPE_FLAGS, SearchConfig, check_sampler, supports
-from nas.study.limits import given_limits
+from nas.study.config import KNOWN_COST, SearchConfig, check_recipe, check_sampler, supports
 from nas.study.objectives import OBJECTIVES, objectives, on_plane
 from nas.study.teacher_names import SETS
 from search_space import SPACES, SpecError
@@ -42,15 +41,15 @@ from search_space.checks import shown
 _LOG = logging.getLogger(__name__)
 NODE_REMEDY = "run this on the node that has the GPUs"
 RACE_OPTIONS = ("no_race", "race_steps", "fresh_images", "target", "race_by")
-RUN_OPTIONS = (
-    "extend", "cache", "storage", "workers", "address", "max_hours", "until_converged", "dry_run", *RACE_OPTIONS
-)  # fmt: skip
+_OPTIONS = {
+    name: hint for flags in (RunSettings, SessionFlags, PlanAssumptions) for name, hint in declared(flags).items()
+}
 _TEACHERS_OF_A_LAPTOP = {"builtin", *SETS["builtin"]}
 _BEYOND_A_LAPTOP = (("device", "cuda"), ("space", "full"))
 
 
 @dataclass(frozen=True)
-class SearchCommand:
+class SearchCommand(RunSettings):
     """What a user asks of ``backbone-nas search``.
 
     Args:
@@ -58,20 +57,6 @@ class SearchCommand:
         run: Folder of the study.
         resume: Whether the study exists.
         extend: Architectures to evaluate in addition to the budget of a resumed study.
-        teacher_weights: Files of teachers' weights, by teacher.
-        cache: Folder of images and teacher outputs; None for the user's own.
-        storage: URL of a PostgreSQL database, without its password; None for a file in the run folder.
-        workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, on a cluster for as many as
-            its nodes take.
-        address: Address of a running Ray cluster, or "auto"; None for this machine alone.
-        trial_timeout_s: Seconds after which a measurement or a rung hangs; None for a limit from earlier trials.
-        max_hours: Hours after which this session starts no trial and ends; None for no end before the budget is spent.
-        no_race: Whether the search ends without a race.
-        race_steps: Steps of each training of the race; None for ten times those of the last rung.
-        fresh_images: Images of the race, at most; None as `nas.race.arguments.race_config` has it.
-        race_by: Metric in which the winner has to be as good as the target, too; None for the score alone.
-        target: What the race has to be as good as; None for the best baseline, or within limits the best.
-        until_converged: Whether this session ends when the search has converged, see `nas.study.convergence`.
         text: Command line or call that the study records, without secrets.
         dry_run: Whether everything is checked and nothing is run.
         device_source: The option, file or study that names the device.
@@ -83,19 +68,6 @@ class SearchCommand:
     run: Path
     resume: bool = False
     extend: int = 0
-    teacher_weights: Mapping[str, Path] = field(default_factory=dict)
-    cache: str | None = None
-    storage: str | None = None
-    workers: int | None = None
-    address: str | None = None
-    trial_timeout_s: float | None = None
-    max_hours: float | None = None
-    until_converged: bool = False
-    no_race: bool = False
-    race_steps: int | None = None
-    fresh_images: int | None = None
-    target: str | None = None
-    race_by: str | None = None
     text: str = ""
     dry_run: bool = False
     device_source: str = "--device"
@@ -156,9 +128,7 @@ def command_of(given: Mapping[str, Any], text: str) -> SearchCommand:
         config=config,
         run=Path(options["resume"]) if resume else _run_folder(options, config),
         resume=resume,
-        teacher_weights=options.get("teacher_weights", {}),
-        **{name: options[name] for name in RUN_OPTIONS if name in options},
-        trial_timeout_s=options.get("trial_timeout"),
+        **{name: options[name] for name in (*declared(RunSettings), "extend", "dry_run") if name in options},
         text=text,
         device_source=source,
         is_new_folder=is_new_folder,
@@ -217,8 +187,9 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: A value is out of its range, the file cannot be read, or it alone is no valid search.
     """
-    check_options(options)
-    given = dict(options)
+    given = folded(options)
+    check_values(given, _OPTIONS)
+    check_recipe(given.get("distill", {}))
     sources = [name for name in ("config", "recipe") if name in given]
     if not sources:
         return given
@@ -230,10 +201,10 @@ def with_file(options: Mapping[str, Any]) -> dict[str, Any]:
         _check_flags(from_file)
         new_config(from_file)
     except ValueError as error:
-        raise ConfigError(f"{path}: {in_terms_of_keys(str(error))}") from None
+        raise ConfigError(f"{path}: {error}") from None
     nested: dict[str, Any] = {
         name: {**from_file[name], **given.get(name, {})}
-        for name in ("distill_settings", "teacher_weights")
+        for name in ("distill", "limits", "teacher_weights")
         if name in from_file
     }
     choices = {
@@ -365,7 +336,9 @@ def check_size(options: Mapping[str, Any], config: SearchConfig) -> None:
     Raises:
         ConfigError: The options ask for what a laptop does not have, and name neither a file nor the training's size.
     """
-    if {"config", "recipe"} & set(options) or {"train_images", "rung_steps"} <= set(options):
+    if {"config", "recipe"} & set(options) or (
+        "train_images" in options and "rung_steps" in options.get("distill", {})
+    ):
         return
     recipe, names = config.distill, ", ".join(recipe_names())
     steps = "/".join(map(str, recipe.rung_steps))
@@ -465,17 +438,15 @@ def _defaults(options: Mapping[str, Any]) -> SearchConfig:
 
 def _config(options: Mapping[str, Any], base: SearchConfig) -> SearchConfig:
     """Return the settings of `base` with those that the options change; the device "auto" is resolved."""
-    plain = base.to_dict()
+    plain, options = base.to_dict(), folded(options)
     changes = {name: value for name, value in options.items() if name in plain and value is not None}
     if "runtime" in changes:
         changes["runtime"] = _runtime(changes["runtime"], base.runtime)
-    limits = {**plain["limits"], **given_limits(options)}
-    distill = {**plain["distill"], **options.get("distill_settings", {})}
-    distill |= {name: options[name] for name in RECIPE_FLAGS if name in options}
+    tables = {name: {**plain[name], **options.get(name, {})} for name in ("limits", "distill")}
     changes["device"] = _resolved_device(changes.get("device", base.device))
     if ":" in changes.get("data", ""):
         changes["data"] = absolute_data(changes["data"])
-    return read_spec_files(SearchConfig.from_dict({**plain, **changes, "limits": limits, "distill": distill}))
+    return read_spec_files(SearchConfig.from_dict({**plain, **changes, **tables}))
 
 
 def absolute_data(data: str) -> str:

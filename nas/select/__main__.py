@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from nas.cli import PROGRAM, OneLineParser, exit_code
-from nas.old_flags import add_flag, add_run
-from nas.study.limits import add_limit_flags, given_limits
+from nas.cli import OneLineParser, exit_code
+from nas.flags import RUN, parser_of, shared
+from nas.settings import Flag, checked
+from nas.study.limits import LIMITS, add_limit_flags, given_limits
 from nas.terminal import stdout_console, write_line
 
 if TYPE_CHECKING:
@@ -33,20 +34,23 @@ remeasure --name NAME` alone count, on whatever device. Candidates that were ear
 compared. If no candidate is within the limits, the exit code is 1, and the nearest candidate is shown.
 """
 
-_REMEASUREMENT_HELP = (
-    "compare the models by the timings of this remeasurement alone, and leave out those that it did not time (default: "
-    "the timings in the search's setting)"
-)
 
-
+@checked
 @dataclass(frozen=True)
 class SelectSettings:
     """Settings of one ``backbone-nas select`` command."""
 
-    run: Path
-    limits: Mapping[str, float] = field(default_factory=dict)  # by name, as in SearchConfig.limits
-    json: bool = False
-    remeasurement: str | None = None
+    run: Annotated[Path, RUN]
+    limits: dict[str, float] = field(default_factory=dict)  # by name, as in SearchConfig.limits
+    json: Annotated[bool, shared("json")] = False
+    remeasurement: Annotated[
+        str | None,
+        Flag(
+            "compare the models by the timings of this remeasurement alone, and leave out those that it did not time",
+            "NAME",
+            "the timings in the search's setting",
+        ),
+    ] = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,23 +91,19 @@ def _seeds(summary: RetrainingSummary | None, candidate: MeasuredCandidate) -> l
 
 
 def parse(words: Sequence[str]) -> SelectSettings:
-    """Return the settings of a command line; SystemExit(2) or ValueError, one line, where it is wrong."""
+    """Return the settings of a command line; SystemExit(2) or ConfigError, one line, where it is wrong."""
     options = vars(parser().parse_args(words))
-    return SelectSettings(options["run"], given_limits(options), options["json"], options["remeasurement"])
+    others = {name: value for name, value in options.items() if name not in LIMITS}
+    return SelectSettings(**others, limits=given_limits(options))
 
 
 def parser() -> OneLineParser:
     """Build the parser."""
-    built = OneLineParser(
-        prog=f"{PROGRAM} select",
-        description="Show the best candidate of a study within limits, the confidence in it, and the candidates that "
-        "are not significantly worse; where none is within the limits, show the nearest one.",
-        epilog=_EXAMPLES,
+    about = (
+        "Show the best candidate of a study within limits, the confidence in it, and the candidates that are not "
+        "significantly worse; where none is within the limits, show the nearest one."
     )
-    add = built.add_argument
-    add_run(add)
-    add("--remeasurement", metavar="NAME", help=_REMEASUREMENT_HELP)
-    add_flag(add, "--json", "no")
+    built = parser_of(SelectSettings, "select", about, _EXAMPLES)
     add_limit_flags(built, "A candidate with an unknown value is not within the limit.")
     return built
 

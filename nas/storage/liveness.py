@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -117,7 +117,9 @@ class ServerLocks:
 
     def is_dead(self, driver: str) -> bool:
         """Return whether another driver has had no lock for `GRACE_S`, or has ended on this machine."""
-        if living_of_server(self._engine, [driver]):
+        with self._engine.begin() as connection:
+            free = connection.execute(_TRY, {"key": _key(driver)}).scalar()
+        if not free:
             self._missing.pop(driver, None)
             return False
         since = self._missing.setdefault(driver, time.monotonic())
@@ -151,22 +153,6 @@ class ServerLocks:
         if connection is not None:
             with suppress(SQLAlchemyError):
                 connection.close()
-
-
-def living_of_file(run_dir: Path) -> list[str]:
-    """Return the drivers that work on the SQLite study of a run folder; nothing is written."""
-    return [path.name for path in sorted((run_dir / DRIVERS).glob("*")) if is_locked(path)]
-
-
-def living_of_server(engine: Engine, drivers: Collection[str]) -> list[str]:
-    """Return those of some drivers of a PostgreSQL study that hold their locks.
-
-    Args:
-        engine: The study's database.
-        drivers: Names of drivers.
-    """
-    with engine.begin() as connection:
-        return [each for each in drivers if not connection.execute(_TRY, {"key": _key(each)}).scalar()]
 
 
 def is_locked(path: Path) -> bool:

@@ -42,14 +42,7 @@ from nas.storage.errors import (
     sampler_errors,
     translate_errors,
 )
-from nas.storage.liveness import (
-    DriverLiveness,
-    FileLocks,
-    ServerLocks,
-    living_of_file,
-    living_of_server,
-    this_driver,
-)
+from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
@@ -85,10 +78,6 @@ _TRIALS = (
 _TRIALS_AFTER = text(f"{_TRIALS} WHERE t.study_id = :study AND t.trial_id > :last ORDER BY t.trial_id")
 _TRIALS_BY_ID = text(f"{_TRIALS} WHERE t.trial_id IN :ids ORDER BY t.trial_id").bindparams(
     bindparam("ids", expanding=True)
-)
-_DRIVERS = text(
-    "SELECT DISTINCT d.value_json AS driver FROM trial_user_attributes d JOIN trials t ON t.trial_id = d.trial_id"
-    " WHERE t.study_id = :study AND d.key = 'driver'"
 )
 _REMEASUREMENT = "remeasurement:"
 _RETRAINING = "retraining:"
@@ -321,45 +310,6 @@ class Store:
             return True
         with translate_errors("the study cannot be read"):
             return self._liveness.is_dead(driver)
-
-    def living_drivers(self) -> list[str]:
-        """Return the names, HOST:PID:RANDOM, of the drivers that work on the study.
-
-        In PostgreSQL they are those that some trial names: a driver has no other trace there, apart from its lock.
-        """
-        with translate_errors("the study cannot be read"):
-            if self._database.is_file:
-                return living_of_file(self._location.run_dir)
-            rows = self._database.rows(_DRIVERS, {"study": self._study._study_id})
-            return living_of_server(self._database.engine, [json.loads(row.driver) for row in rows])
-
-    def copy_to(self, run_dir: Path) -> None:
-        """Write the study, wherever it is stored, as study.db of another folder.
-
-        The copy is read again and compared with the study.
-
-        Args:
-            run_dir: Folder without a study.
-
-        Raises:
-            StoreError: The copy cannot be written, or has other content than the study, which may have changed
-                meanwhile.
-        """
-        location = StudyLocation(run_dir)
-        with translate_errors(f"the study cannot be copied to {location}"):
-            with Database(location) as database, database.transaction():
-                name = self._study.study_name
-                optuna.copy_study(from_study_name=name, from_storage=self._database, to_storage=database)
-            with Store.open(run_dir, read_only=True) as copied:
-                if copied.content() != self.content():
-                    raise StoreError(f"the copy of {self._location} differs from it: the study has changed meanwhile")
-
-    def content(self) -> str:
-        """Return all that Optuna keeps of the study as text, apart from its own ids, which number the rows."""
-        study = optuna.load_study(study_name=self._study.study_name, storage=self._database)
-        attributes = study.user_attrs, study._storage.get_study_system_attrs(study._study_id)
-        trials = [vars(trial) | {"_trial_id": None} for trial in study.get_trials(deepcopy=False)]
-        return json.dumps([study.study_name, study.directions, attributes, trials], sort_keys=True, default=repr)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any, Self
 
-from nas.ranges import (
+from pydantic import Field
+
+from nas.flags import shared
+from nas.settings import (
     BatchSize,
     Budget,
     ConfigError,
+    Flag,
     HeldOutImages,
     Images,
     MeasureSeconds,
     OneOf,
     Pixels,
-    Range,
     Seed,
     Steps,
     Text,
     Views,
-    check_fields,
     check_values,
+    checked,
     declared,
     no_such_setting,
 )
@@ -58,6 +63,9 @@ _DECAY = 0.2  # last part of the steps in which "wsd" lets the learning rate fal
 RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 DEFAULT_SPACE = "laptop"
 ANGULAR_LOSSES = ("cosine", "angle")  # losses that ignore the length of a prediction
+_searched, _training = (partial(Flag, group=title) for title in ("what to search", "training"))
+_of_data = partial(Flag, group="data and teachers")
+_SPACE, _FULL = SPACES[DEFAULT_SPACE], SPACES["full"]
 
 
 def compares_unit_vectors(settings: Mapping[str, Any]) -> bool:
@@ -74,6 +82,7 @@ def is_of_timm(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+@checked
 @dataclass(frozen=True)
 class Group:
     """Teachers that are distilled together, with their own batch size, student image sizes and share of the steps.
@@ -88,19 +97,13 @@ class Group:
         rate: Share of the steps, relative to the other groups.
     """
 
-    teachers: tuple[Text, ...]
+    teachers: Annotated[tuple[Text, ...], Field(min_length=1)]
     batch_size: BatchSize
-    img_size: tuple[Pixels, ...]
-    rate: Annotated[float, Range(0, 1_000_000, above=True)] = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, "groups: ")
-        if not self.teachers or not self.img_size:
-            raise ConfigError(f"groups: {shown(vars(self))}: needs teachers and sizes")
-        for name in ("teachers", "img_size"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+    img_size: Annotated[tuple[Pixels, ...], Field(min_length=1)]
+    rate: Annotated[float, Field(strict=True, gt=0, le=1_000_000)] = 1.0
 
 
+@checked
 @dataclass(frozen=True)
 class DistillConfig:
     """The training recipe of every architecture of a study.
@@ -143,34 +146,31 @@ class DistillConfig:
         ranks: Processes that train one architecture together, on CUDA each on its own GPU.
     """
 
-    img_size: Pixels = 64
-    batch_size: BatchSize = 32
-    learning_rate: Annotated[float, Range(0, 100, above=True)] = 2e-3
+    img_size: Annotated[Pixels, shared("img_size", "64; 224 with --space full", group="training")] = 64
+    batch_size: Annotated[BatchSize, _training("images per training step", "N")] = 32
+    learning_rate: Annotated[float, Field(strict=True, gt=0, le=100)] = 2e-3
     schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
-    weight_decay: Annotated[float, Range(0, 100)] = 0.02
+    weight_decay: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.02
     warmup_steps: Steps = 10
-    ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.98
-    head_width: Annotated[int, Range(1, 16_384)] = 128
+    ema_decay: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.98
+    head_width: Annotated[int, Field(strict=True, ge=1, le=16_384)] = 128
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
-    rung_steps: tuple[Steps, ...] = (30, 90, 270)
+    rung_steps: Annotated[tuple[Steps, ...], _training("training steps of the rungs", "A,B,C")] = (30, 90, 270)
     summary_loss: Annotated[str, OneOf(SUMMARY_LOSSES)] = "cosine"
     spatial_loss: Annotated[str, OneOf(SPATIAL_LOSSES)] = "mse"
     standardization: Annotated[str, OneOf(STANDARDIZATIONS)] = "phi_s"
     balance: Annotated[str, OneOf(BALANCES)] = "fixed"
     score: Annotated[str, OneOf(SCORES)] = "spatial"
-    weights: dict[str, Annotated[float, Range(0, 1_000_000, above=True)]] = field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(strict=True, gt=0, le=1_000_000)]] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
-    max_grad_norm: Annotated[float, Range(0, 1_000_000_000)] = 0.0
-    accumulate: Annotated[int, Range(1, 4_096)] = 1
-    max_shift: Annotated[int, Range(0, 64)] = 0
+    max_grad_norm: Annotated[float, Field(strict=True, ge=0, le=1_000_000_000)] = 0.0
+    accumulate: Annotated[int, Field(strict=True, ge=1, le=4_096)] = 1
+    max_shift: Annotated[int, Field(strict=True, ge=0, le=64)] = 0
     grad_checkpointing: bool = False
     compile: bool = False
-    ranks: Annotated[int, Range(1, 1_024)] = 1
+    ranks: Annotated[int, Field(strict=True, ge=1, le=1_024)] = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, "", **{name: f"--{name.replace('_', '-')}" for name in RECIPE_FLAGS})
-        object.__setattr__(self, "rung_steps", tuple(self.rung_steps))
-        object.__setattr__(self, "groups", tuple(_group(group) for group in self.groups))
         if not self.rung_steps or list(self.rung_steps) != sorted(set(self.rung_steps)):
             raise ConfigError(f"--rung-steps: {shown(self.rung_steps)}: must be rising numbers of steps, as 60,180,540")
         self._check_batch("--batch-size", self.batch_size)
@@ -233,91 +233,176 @@ class DistillConfig:
                 raise ConfigError(f"groups: img_size: {px}: must be at most that of all teachers ({self.img_size})")
 
 
-def _group(group: Group | Mapping[str, Any]) -> Group:
-    if isinstance(group, Group):
-        return group
-    try:
-        return Group(**group)
-    except TypeError:  # a key that is missing or unknown
-        like = "{'teachers': ['lite0'], 'batch_size': 32, 'img_size': [64], 'rate': 1}"
-        raise ConfigError(f"groups: {shown(group)}: must be like {like}") from None
+class GatherRecipe(argparse.Action):
+    """Gathers KEY=VALUE settings of `DistillConfig` in a dict; a value is JSON, or else text."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Add one setting to the dict."""
+        key, equals, text = str(values).partition("=")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):  # brackets in brackets, a thousand deep
+            value = text
+        if not equals:
+            raise argparse.ArgumentError(self, f"{shown(values)}: must be KEY=VALUE, as batch_size=64")
+        try:
+            check_recipe({key: value})
+        except ConfigError as error:
+            raise argparse.ArgumentError(self, str(error).removeprefix("--distill ")) from None
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), key: value})
 
 
 _RETIRED = (("last_rung_chance", 0.0),)  # settings of earlier studies, with the values that are as without them
 
 
+@checked
 @dataclass(frozen=True)
 class SearchConfig:
     """The settings that a study's numbers depend on, and the budget.
 
     Attributes:
-        budget: Unique architectures to evaluate; baselines do not count.
-        seed: Seed of sampling, initial weights and the order of images.
-        sampler: Sampler: "known-cost", "evolution", "random", "nsga2", "tpe" or "gp".
-        space: Search space: "laptop" or "micro" (64 px), or "full" (224 px).
-        choices: Other choices in that space, by part and field (`search_space.own_choices`), as {"stages": {"blocks":
-            ["mbconv", "convnext"]}, "stage1": {"widths": [16, 32]}}.
-        data: Images as a URI: "builtin", "imagefolder:PATH", "webdataset:PATTERN" or "cifar10".
-        teachers: Comma list of teachers and sets of teachers.
-        train_images: Images to train on.
-        val_images: Held-out images, for scores and probes.
-        views: Stored augmentations of each training image.
-        teacher_precision: Precision that teachers compute in: "fp32", or "bf16" (autocast; the weights stay in fp32).
-        target_dtype: Number format of the stored targets: "int8", "int4", "bf16" or "fp32".
-        device: Device that measures and trains: "cpu" or "cuda"; a search replaces "auto" by a GPU that PyTorch sees,
-            or else by the CPU.
-        measure_batch_size: Images per call when a candidate is measured.
-        runtime: Runtime, precision, layout and form of a measured candidate, joined by +, as "compiled+bf16".
-        measure_seconds: Longest measurement of a candidate; it ends earlier when the ratio is known to 1 %. A slow
-            network gets up to five times as long for six blocks, the fewest that give an interval.
-        measure_first: Whether every candidate is measured before its training. Otherwise one whose throughput is
-            predicted well is measured when it has passed the first rung.
-        reduction_factor: Halving: the best 1 / reduction_factor of a rung continue.
-        front_gain: Share of the front's hypervolume that a candidate has to add, predicted from the scores so far, to
-            continue although halving would stop it; 0: halving alone decides.
-        reference: Network that every throughput is relative to: a preset, a key of `specs` or timm:NAME.
-        baselines: Networks that are trained and measured in the same study, for comparison; named as `reference`.
-        scale: Networks that are measured and not trained, for comparison; named as `reference`.
         specs: Architectures by name, as ArchSpec.to_dict(); the command line reads them from the files that it names.
         limits: Hard limits, by their names.
-        objectives: Names of the objectives; "score" is one of them, and becomes the first.
         distill: The training recipe.
     """
 
-    budget: Budget = 200
-    seed: Seed = 0
-    sampler: Text = KNOWN_COST
-    space: Text = DEFAULT_SPACE
-    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
-    data: Text = "builtin"
-    teachers: Text = "builtin"
-    train_images: Images = 3000
-    val_images: HeldOutImages = 600
-    views: Views = 1
-    teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] = "fp32"
-    target_dtype: Annotated[str, OneOf(TARGET_DTYPES)] = "int8"
-    device: Text = "auto"
-    measure_batch_size: BatchSize = 16
-    runtime: Text = "eager+fp32+channels-last+fused"
-    measure_seconds: MeasureSeconds = 2.0
-    measure_first: bool = False
-    reduction_factor: Annotated[int, Range(2, 1_000)] = 3
-    front_gain: Annotated[float, Range(0, 1)] = 0.02
-    reference: Text = SPACES[DEFAULT_SPACE].reference
-    baselines: tuple[Text, ...] = SPACES[DEFAULT_SPACE].baselines
-    scale: tuple[Text, ...] = ("timm:resnet18", "timm:mobilenetv3_small_050")
+    budget: Annotated[Budget, _searched("unique architectures to evaluate, without baselines", "N")] = 200
+    seed: Annotated[Seed, _searched("seed of sampling, initial weights and image order", "N")] = 0
+    sampler: Annotated[Text, _searched("proposes architectures", more={"choices": SAMPLERS})] = KNOWN_COST
+    space: Annotated[Text, _searched("search space", more={"choices": SPACES})] = DEFAULT_SPACE
+    choices: Annotated[dict[str, dict[str, Any]], shared("choices", group="what to search")] = field(
+        default_factory=dict
+    )
+    data: Annotated[
+        Text,
+        _of_data(
+            "builtin, imagefolder:PATH, webdataset:PATTERN (files or https://; TRAIN::VAL; #ignore=N for void masks) "
+            "or cifar10; of a study, where its images lie now",
+            "URI",
+        ),
+    ] = "builtin"
+    teachers: Annotated[
+        Text,
+        _of_data(
+            "comma list of builtin, am_radio, c_radio_v4, lite0, hed, xfeat, or timm's networks as NAME[@PX[/N]]",
+            "NAMES",
+        ),
+    ] = "builtin"
+    train_images: Annotated[Images, _of_data("images to train on", "N", "what there is, up to 3000")] = 3000
+    val_images: Annotated[
+        HeldOutImages, _of_data("held-out images, for scores and probes", "N", "what there is, up to 600")
+    ] = 600
+    views: Annotated[Views, shared("views", group="data and teachers")] = 1
+    teacher_precision: Annotated[
+        str,
+        OneOf(TEACHER_PRECISIONS),
+        shared(
+            "teacher_precision",
+            "bf16 on a GPU with tensor cores for it and on a CPU with AMX, else fp32",
+            group="data and teachers",
+        ),
+    ] = "fp32"
+    target_dtype: Annotated[str, OneOf(TARGET_DTYPES), _of_data("data type of the teachers' stored outputs")] = "int8"
+    device: Annotated[Text, shared("device", group="measuring")] = "auto"
+    measure_batch_size: Annotated[
+        BatchSize,
+        shared(
+            "measure_batch_size",
+            "16; on CUDA 128 or, where the CPU would limit the reference's speed, more",
+            group="measuring",
+        ),
+    ] = 16
+    runtime: Annotated[
+        Text,
+        shared(
+            "runtime",
+            "eager+fp32+channels-last+fused; on CUDA compiled+bf16, or compiled+fp16 where the GPU has no bf16",
+            group="measuring",
+        ),
+    ] = "eager+fp32+channels-last+fused"
+    measure_seconds: Annotated[
+        MeasureSeconds,
+        shared(
+            "measure_seconds",
+            more="; it ends earlier when it is exact to 1 %%; a slow network gets up to five times as long, for an "
+            "interval",
+            group="measuring",
+        ),
+    ] = 2.0
+    measure_first: Annotated[
+        bool,
+        Flag(
+            "measure every candidate before its training",
+            default="measure after the first rung, and only the candidates that pass it, where known-cost predicts the "
+            "throughput to 8 %% and no limit needs a measurement; else before",
+            group="measuring",
+        ),
+    ] = False
+    reduction_factor: Annotated[
+        int, Field(strict=True, ge=2, le=1_000), _training("at a rung, the best 1/N of the candidates continue", "N")
+    ] = 3
+    front_gain: Annotated[
+        float,
+        Field(strict=True, ge=0, le=1),
+        _training(
+            "let a candidate continue that successive halving would stop, if its final score, predicted from all "
+            "scores so far, would raise the hypervolume of the front by this share or more; 0: halving alone decides",
+            "SHARE",
+        ),
+    ] = 0.02
+    reference: Annotated[
+        Text,
+        _searched(
+            "network that throughputs are relative to, timed in a pair with each candidate: a preset, a spec's .json "
+            "file, or timm:NAME with random weights",
+            "ARCH",
+            f"{_SPACE.reference}; {_FULL.reference} with --space full",
+        ),
+    ] = _SPACE.reference
+    baselines: Annotated[
+        tuple[Text, ...],
+        _searched(
+            "comma list of networks, named as --reference, that are trained and measured like candidates, or none; "
+            "those of timm get a neck, so that their maps have the stride of the others'",
+            "A,B",
+            f"{','.join(_SPACE.baselines)}; without timm's with --space micro; {','.join(_FULL.baselines)} with "
+            "--space full",
+        ),
+    ] = _SPACE.baselines
+    scale: Annotated[
+        tuple[Text, ...],
+        _searched(
+            "comma list of networks, named as --reference, that are measured and not trained, to show the scale of "
+            "the throughputs, or none; the reference is measured with them, unless it is a baseline",
+            "A,B",
+        ),
+    ] = ("timm:resnet18", "timm:mobilenetv3_small_050")
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
-    objectives: tuple[Text, ...] = ("score", "throughput")
-    distill: DistillConfig = field(default_factory=DistillConfig)
+    objectives: Annotated[
+        tuple[Text, ...],
+        _searched(
+            f"comma list of score and any of {', '.join(name for name in OBJECTIVES if name != 'score')}; for "
+            "objectives that known-cost does not take, the default sampler is evolution",
+            "A,B",
+        ),
+    ] = ("score", "throughput")
+    distill: Annotated[
+        DistillConfig,
+        _training(
+            "a setting of the recipe (nas.study.config.DistillConfig), may be given several times: learning_rate, "
+            f"batch_size, summary_loss ({', '.join(SUMMARY_LOSSES)}), spatial_loss ({', '.join(SPATIAL_LOSSES)}), "
+            f"standardization ({', '.join(STANDARDIZATIONS)}), balance ({', '.join(BALANCES)}), score "
+            f"({', '.join(SCORES)}), weights, groups, ...",
+            "KEY=VALUE",
+            "the recipe's",
+            more={"action": GatherRecipe},
+        ),
+    ] = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if isinstance(recipe := self.distill, Mapping):  # of a call, as in a file
-            check_recipe(recipe)
-            object.__setattr__(self, "distill", DistillConfig(**recipe))
-        for name in ("baselines", "scale", "objectives"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "objectives", tuple(sorted(self.objectives, key=lambda name: name != "score")))
         object.__setattr__(self, "choices", plain_choices(self.choices))
         self._check_objectives()
@@ -397,13 +482,7 @@ class SearchConfig:
             ConfigError: A setting is unknown or invalid.
         """
         data = {name: value for name, value in data.items() if (name, value) not in _RETIRED}
-        unknown = set(data) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ConfigError(f"unknown setting(s) {sorted(unknown)}: written by a newer version?")
-        try:
-            return cls(**{**data, "distill": DistillConfig(**data["distill"])})
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"settings of another version: {error}") from None
+        return cls(**data)
 
     def differences(self, other: SearchConfig) -> list[str]:
         """Return the settings that differ between two configs, as "name: ours -> theirs".
@@ -424,7 +503,6 @@ def check_recipe(settings: Mapping[str, Any]) -> None:
     Args:
         settings: Settings of the recipe by name, without those that were not given.
     """
-    check_values({"distill": settings}, {"distill": dict[str, Any]})
     hints = declared(DistillConfig)
     if unknown := [name for name in settings if name not in hints]:
         raise ConfigError(f"--distill {shown(unknown[0])}: {no_such_setting(unknown[0], hints)}")

@@ -14,7 +14,10 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from nas.ranges import ConfigError, Range, misfit
+from pydantic import Field
+
+from nas.flags import reader
+from nas.settings import ConfigError, misfit
 from nas.study.records import Measurement
 from nas.study.timing_doubts import (
     LATENCY_RUN_DEVIATION,
@@ -24,7 +27,7 @@ from nas.study.timing_doubts import (
 )
 
 IntervalReader = Callable[[Measurement, Sequence[float]], tuple[float, float] | None]
-Bound = Annotated[float, Range(0, 1e18, above=True)]
+Bound = Annotated[float, Field(strict=True, gt=0, le=1e18)]
 UNKNOWN_EXCESS = 1.0  # in shares of a bound
 _MEASURED = frozenset(field.name for field in fields(Measurement))
 
@@ -167,7 +170,7 @@ def add_limit_flags(parser: argparse.ArgumentParser, description: str) -> None:
     group = parser.add_argument_group("limits", description)
     for limit in LIMITS.values():
         help_text = f"{limit.help} (default: no limit)"
-        group.add_argument(limit.flag, dest=limit.name, type=float, metavar="X", help=help_text)
+        group.add_argument(limit.flag, dest=limit.name, type=reader(Bound), metavar="X", help=help_text)
 
 
 def given_limits(arguments: Mapping[str, Any]) -> dict[str, float]:

@@ -23,7 +23,6 @@ from nas.command_log import Announce, announce
 from nas.machine import cache_root, cpu_count, lock_dir
 from nas.measure.devices import fast_precision
 from nas.numbers import clock, plural
-from nas.ranges import ConfigError
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
 from nas.search.live_report import store_time_spent, write_report
@@ -38,6 +37,7 @@ from nas.search.study_opening import (
     show_device,
     with_precision,
 )
+from nas.settings import ConfigError
 from nas.stage_progress import StageProgress
 from nas.storage.store import Store
 from nas.study.config import SearchConfig

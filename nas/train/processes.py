@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.backend.teacher_gpus import refusal
 from nas.numbers import plural
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 
 

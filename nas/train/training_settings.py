@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec as find_module
@@ -13,9 +12,9 @@ from nas.analysis import BEST
 from nas.backend.teacher_gpus import reserved
 from nas.files import parse_json
 from nas.measure.devices import cuda_is_available, without_kernels
-from nas.ranges import ConfigError, Steps, Text, Workers, check_values
 from nas.run_folder import heads_file
 from nas.search.config_file import RECORDED_KEYS, with_recorded
+from nas.search.options import RunSettings, folded
 from nas.search.preconditions import check_device
 from nas.search.settings import (
     NODE_REMEDY,
@@ -28,9 +27,18 @@ from nas.search.settings import (
     new_config,
     new_folder,
 )
+from nas.settings import ConfigError, check_values, declared
 from nas.study.config import SearchConfig, check_recipe
 from nas.study.records import Record
 from nas.study.training_files import PLAN
+from nas.train.options import (
+    CALIBRATION_IMAGES,
+    EVALUATIONS,
+    KEPT_CHECKPOINTS,
+    LOG_LIBRARIES,
+    LONG_RECIPE,
+    TrainFlags,
+)
 from nas.train.processes import launched_ranks, requested_workers, with_workers
 from search_space import PRESETS, SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
 from search_space.checks import shown
@@ -40,20 +48,7 @@ from search_space.timm_names import PREFIX
 from search_space.timm_spec import find_network
 from search_space.windows import fit_windows
 
-# Beyond the recipe of a search: the length of a training is known from its start.
-LONG_RECIPE: dict[str, Any] = {"schedule": "wsd", "ema_decay": 0.999, "max_grad_norm": 0.3}
-EVALUATIONS = 10  # of a training, unless --eval-every says otherwise
-KEPT_CHECKPOINTS = 2
-LOG_LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-CALIBRATION_IMAGES = 2048  # that are cached at most for the statistics of live teachers, or a batch where that is more
-_VALUES = {
-    **dict.fromkeys(("train_steps", "epochs", "eval_every"), Steps),
-    **dict.fromkeys(("workers", "keep_checkpoints"), Workers),
-    **dict.fromkeys(("warm", "live", "no_augment", "fsdp"), bool),
-    **dict.fromkeys(("trial", "address", "cache", "run"), Text),
-    **dict.fromkeys(("log", "teacher_devices"), tuple[Text, ...]),
-    "teacher_weights": dict[str, Any],
-}  # that options may have, except the settings of a search
+_VALUES = declared(TrainFlags) | {name: declared(RunSettings)[name] for name in ("cache", "teacher_weights")}
 _RESUMED_WITH = ("resume", "workers", "address", "data", "cache", "teacher_weights", "teacher_devices")
 
 
@@ -120,6 +115,7 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         ConfigError: A setting is impossible, or would be ignored.
         StoreError: There is no such study or trial, or no place for a new one.
     """
+    options = folded(options)
     _check(options)
     if "resume" in options:
         return _resumed(options, text)
@@ -164,14 +160,9 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
 def _check(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for options that are missing, contradict each other, or are out of range."""
     check_values(options, _VALUES)
-    check_recipe(options.get("distill_settings", {}))
+    check_recipe(options.get("distill", {}))
     _check_logs(options.get("log", ()))
-    for name in options.get("teacher_devices", ()):
-        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-            raise ConfigError(f"--teacher-devices: {shown(name)}: must be cpu, cuda or cuda:N")
     if "resume" in options:
-        if not isinstance(options["resume"], str | Path):
-            raise ConfigError(f"--resume: {shown(options['resume'])}: must be the run folder of a training")
         if ignored := sorted(set(options) - set(_RESUMED_WITH)):
             flag = "ARCH" if ignored[0] == "arch" else f"--{ignored[0].replace('_', '-')}"
             raise ConfigError(f"{flag}: does not go with --resume, which keeps the training's own settings")
@@ -200,10 +191,8 @@ def _check_sharding(plan: TrainingPlan, config: SearchConfig) -> None:
 
 
 def _check_logs(names: Sequence[str]) -> None:
-    """Raise ConfigError for a log that does not exist, or whose library is not installed."""
+    """Raise ConfigError for a log whose library is not installed."""
     for name in names:
-        if name not in LOG_LIBRARIES:
-            raise ConfigError(f"--log: {shown(name)}: choose from {', '.join(LOG_LIBRARIES)}, or none")
         if find_module(LOG_LIBRARIES[name]) is None:
             raise ConfigError(f"--log: {name} is not installed: pip install {LOG_LIBRARIES[name]}")
 
@@ -231,24 +220,26 @@ def _of_name(
     """Return what is trained, and the options with those that suit the architecture."""
     name, spec = _named_spec(arch)
     if isinstance(spec, TimmSpec):
-        suitable = _suitable_for_timm(spec, options)
+        suitable, px = _suitable_for_timm(spec, options)
     else:
         from backbones.entrypoints import image_px  # imports torch
 
         space = space_of(spec)
-        suitable = {"space": "full" if space is None else space.name, "img_size": image_px(spec)}
+        suitable = {"space": "full" if space is None else space.name}
+        px = image_px(spec)
         if name in PRESETS:
-            spec = fit_windows(spec, {**suitable, **options}["img_size"])
-    return TrainingPlan(name, spec.to_dict()), {**suitable, **options}, None
+            spec = fit_windows(spec, options.get("distill", {}).get("img_size", px))
+    distill = {"img_size": px, **options.get("distill", {})}
+    return TrainingPlan(name, spec.to_dict()), {**suitable, **options, "distill": distill}, None
 
 
-def _suitable_for_timm(spec: TimmSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that suit a network of timm: its own image size, and the reference of that size's space."""
+def _suitable_for_timm(spec: TimmSpec, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return the options that suit a network of timm, by its image size, and that size, its own unless given."""
     from backbones.timm_models import image_px  # imports torch and timm
 
-    px = options["img_size"] if "img_size" in options else image_px(spec.name)
+    px = options.get("distill", {}).get("img_size") or image_px(spec.name)
     small = SearchConfig().space
-    return {"space": small if px == SPACES[small].image_px else "full", "img_size": px}
+    return {"space": small if px == SPACES[small].image_px else "full"}, px
 
 
 def _check_network(plan: TrainingPlan, config: SearchConfig) -> None:
@@ -320,7 +311,7 @@ def _alone(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a study of one architecture, with the recipe of a long training."""
     recipe = LONG_RECIPE | {"ranks": 1} | ({"schedule": options["schedule"]} if "schedule" in options else {})
     alone = {"budget": 1, "sampler": "random", "baselines": (), "scale": (), "objectives": ("score", "throughput")}
-    return {**options, **alone, "distill_settings": {**recipe, **options.get("distill_settings", {})}}
+    return {**options, **alone, "distill": {**recipe, **options.get("distill", {})}}
 
 
 def with_steps(config: SearchConfig, plan: TrainingPlan, steps: int) -> SearchConfig:

@@ -56,7 +56,7 @@ def settings_of(words: list[str]) -> Any:
         return ReportOptions(**vars(_parser(package).parse_args(options)))
     if name == "compare":
         return vars(_parser(package).parse_args(options))
-    module = f"{package}.__main__" if name in ("select", "copy") else f"{package}.arguments"
+    module = f"{package}.__main__" if name == "select" else f"{package}.arguments"
     return import_module(module).parse(options)
 
 

@@ -8,16 +8,17 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from nas.__main__ import COMMANDS, main
-from nas.cli import whole_numbers
+from nas.flags import item_of, kind_of
 from nas.profile.arguments import SPACE_ONLY
-from nas.ranges import declared
-from nas.search.config_file import PLAN_KEYS, RUN_KEYS
+from nas.search.config_file import TABLES
+from nas.settings import declared
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import LIMITS
 
@@ -52,7 +53,6 @@ BASES: dict[str, tuple[str, ...]] = {
     "select": ("RUN",),
     "train": ("eradio_femto", "--train-steps", "5", "--device", "cpu"),
     "export": ("RUN", "--format", "onnx"),
-    "copy": ("RUN", "--out", "copied"),
 }
 PILOT_BASE = ("--pilot", "--device", "cpu")
 SPACE_BASE = ("--space", "micro", "--device", "cpu", "--measure-seconds", "9")
@@ -109,14 +109,22 @@ def values_of(action: argparse.Action) -> Iterator[tuple[str, bool]]:
     """Yield nonsense for an option, and whether it has to be refused."""
     if action.nargs == 0:
         yield "1", True
-    elif action.dest == "distill_settings":
+    elif action.dest == "distill":
         yield from ((text, True) for text in recipe_settings())
         yield from ((text, True) for text in TEXTS)
-    elif action.type in (int, float, whole_numbers):
-        more = () if action.type is float else NOT_WHOLE
+    elif number := number_of(action):
+        more = () if number is float else NOT_WHOLE
         yield from ((text, True) for text in (*NUMBERS, *more))
     else:
         yield from ((text, bool(action.choices) or not text.strip()) for text in TEXTS)
+
+
+def number_of(action: argparse.Action) -> type | None:
+    """The type of number that an option takes, or its list has."""
+    hint = action.type.args[0] if isinstance(action.type, partial) else None
+    while kind_of(hint) is tuple:
+        hint = item_of(hint)
+    return kind_of(hint) if kind_of(hint) in (int, float) else None
 
 
 def recipe_settings() -> Iterator[str]:
@@ -133,7 +141,7 @@ def toml_values() -> Iterator[tuple[str, str]]:
     """Yield a config file with a value that its setting cannot have, and the setting's name."""
     others = ("limits", "distill", "specs")  # two have tables of their own, and specs that nothing names are not read
     settings = {name: hint for name, hint in declared(SearchConfig).items() if name not in others}
-    tables: dict[str, Mapping[str, Any]] = {"": settings, "run": RUN_KEYS, "plan": PLAN_KEYS}
+    tables: dict[str, Mapping[str, Any]] = {"": settings, "run": TABLES["run"], "plan": TABLES["plan"]}
     tables |= {"distill": declared(DistillConfig), "limits": LIMITS, "groups": declared(Group)}
     yield f"seed = {DEEP}", "not TOML"
     group = {"teachers": '["lite0"]', "batch_size": "32", "img_size": "[64]", "rate": "1"}

@@ -1,32 +1,14 @@
-"""Flags that commands share, and ``runs/latest``."""
+"""``runs/latest``, the default study."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nas.__main__ import COMMANDS, Command, main
-from nas.flags import FLAGS, LATEST, link_latest, linked_as_latest, run_folder
+from nas.__main__ import main
+from nas.flags import LATEST, link_latest, linked_as_latest, run_folder
 from nas.storage.location import holds_study
-
-
-def parsers(command: Command) -> Iterator[argparse.ArgumentParser]:
-    """The parser of a command and those of its sub-commands."""
-    parser = command.parser()
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.values()
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_a_shared_flag_has_one_text_in_all_commands(command: Command) -> None:
-    actions = [action for parser in parsers(command) for action in parser._actions]
-    shared = [(action, FLAGS[flag]) for action in actions for flag in action.option_strings if flag in FLAGS]
-    assert [a.option_strings for a, settings in shared if not str(a.help).startswith(settings["help"])] == []
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from nas.measure import Arm, Measured, Setting
 from nas.measure.device_lock import DEVICE_FILE
 from nas.measure.environment import device_key
 from nas.plan import probe
+from nas.profile.arguments import ProfileSettings
 from nas.profile.network import profile_network
-from nas.profile.profiles import NetworkSettings
-from nas.profile.runtime_comparison import RuntimeSettings, compare_runtimes
-from nas.profile.space_sample import SpaceRequest, sample_space
+from nas.profile.runtime_comparison import compare_runtimes
+from nas.profile.space_sample import sample_space
 from nas.remeasure.measuring import Remeasuring, RemeasuringPlan, begin_remeasurement
 from nas.study.records import TrialRecord, TrialState
 from search_space import preset
@@ -101,17 +101,19 @@ def in_a_benchmark(watching: Watching, folder: Path) -> None:
 
 
 def in_a_profile(watching: Watching, folder: Path) -> None:
-    profiles = profile_network(NETWORK, NetworkSettings(CPU, None), watching, ignore)  # type: ignore[arg-type]
+    profiles = profile_network(NETWORK, ProfileSettings((NETWORK,), device="cpu"), watching, ignore)  # type: ignore[arg-type]
     next(profile for profile in profiles if watching.refused)
 
 
 def in_compared_runtimes(watching: Watching, folder: Path) -> None:
-    settings = RuntimeSettings(CPU, Arm(), {"eager": Arm()})
+    settings = ProfileSettings((NETWORK,), device="cpu", runtimes="eager")
     list(compare_runtimes(NETWORK, settings, watching, ignore))  # type: ignore[arg-type]
 
 
 def in_a_sampled_space(watching: Watching, folder: Path) -> None:
-    request = SpaceRequest("micro", 1, 0, {}, CPU, 64, 2, Arm(), 1.0, NETWORK)
+    request = ProfileSettings(
+        space="micro", samples=1, device="cpu", batch_size=2, measure_seconds=1.0, reference=NETWORK
+    )
     list(sample_space(request, watching, ignore))  # type: ignore[arg-type]
 
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from nas.cache.arguments import BuildSettings, DeleteSettings, VerifySettings
 from nas.doctor.arguments import BenchmarkSettings
 from nas.export.arguments import ExportSettings
-from nas.ranges import ConfigError, declared
 from nas.remeasure.arguments import RemeasureSettings
 from nas.replay.arguments import ReplaySettings
 from nas.retrain.arguments import RetrainSettings
-from nas.search.config_file import PLAN_KEYS, RUN_KEYS, read_options
+from nas.search.config_file import TABLES, read_options
 from nas.search.settings import new_config
+from nas.settings import ConfigError, declared
 from nas.study.config import DistillConfig, Group, SearchConfig
 from search_space import PRESETS, ArchSpec, SpecError, find_spec
 from tests.nas.nonsense import bare_numbers, command_lines, config_files, faults, prepared, sample
@@ -48,7 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_number_has_a_range() -> None:
     hints = {f"{record.__name__}.{f.name}": declared(record)[f.name] for record in RECORDS for f in fields(record)}
-    bare = {name for name, hint in (hints | RUN_KEYS | PLAN_KEYS).items() if bare_numbers(hint)}
+    bare = {name for name, hint in (hints | TABLES["run"] | TABLES["plan"]).items() if bare_numbers(hint)}
     assert bare == {"SearchConfig.limits"}  # whose error names the limit: nas.study.limits.check_bounds
 
 
@@ -130,9 +130,9 @@ TOML = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from([*declared(SearchConfig), *RUN_KEYS, "plan", "zzz"])
-KEYS_OF_TABLES = st.sampled_from([*declared(DistillConfig), *PLAN_KEYS, *RUN_KEYS, "max_params"])
-TABLES = st.dictionaries(KEYS_OF_TABLES, TOML, max_size=3)
+KEYS = st.sampled_from([*declared(SearchConfig), *TABLES["run"], "plan", "zzz"])
+KEYS_OF_TABLES = st.sampled_from([*declared(DistillConfig), *TABLES["plan"], *TABLES["run"], "max_params"])
+SOME_TABLES = st.dictionaries(KEYS_OF_TABLES, TOML, max_size=3)
 
 
 def check_config(plain: dict[str, Any], path: Path) -> None:
@@ -147,7 +147,7 @@ def check_config(plain: dict[str, Any], path: Path) -> None:
 
 
 @FEW
-@given(plain=st.dictionaries(KEYS, TOML | TABLES, max_size=3))
+@given(plain=st.dictionaries(KEYS, TOML | SOME_TABLES, max_size=3))
 def test_any_config_file_is_taken_or_refused(plain: dict[str, Any], tmp_path: Path) -> None:
     check_config(plain, tmp_path / "any.toml")
 
@@ -155,7 +155,7 @@ def test_any_config_file_is_taken_or_refused(plain: dict[str, Any], tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @MANY
-@given(plain=st.dictionaries(KEYS, TOML | TABLES, max_size=3))
+@given(plain=st.dictionaries(KEYS, TOML | SOME_TABLES, max_size=3))
 def test_any_config_file_of_many_is_taken_or_refused(plain: dict[str, Any], tmp_path: Path) -> None:
     check_config(plain, tmp_path / "any.toml")
 

@@ -36,7 +36,7 @@ COMMAND_LINES = (
         "search --race-steps 9",
         "search --no-race --target 1.0",
     ),
-    *("select RUN", "report RUN", "copy RUN --out copied", "replay nasbench201 --latency nonsense"),
+    *("select RUN", "report RUN", "replay nasbench201 --latency nonsense"),
 )
 # Runs the command lines in one process, and prints each one's exit code and the slow imports so far.
 PROGRAM = """

@@ -88,9 +88,9 @@ def test_unreadable_studies_are_one_line_and_exit_code_2(make, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("flag", "name", "words"),
     [
-        ("--out", "RUN/study.db", "must end in one of .html, .htm"),
+        ("--out", "RUN/study.db", "must end in .html or .htm"),
         ("--csv", "RUN/study.db", "must end in .csv"),
-        ("--parquet", "RUN/config.toml", "must end in one of .parquet, .pq"),
+        ("--parquet", "RUN/config.toml", "must end in .parquet or .pq"),
         ("--csv", "RUN/history.csv", "is the history of this training"),
         ("--figures", "RUN/study.db", "is a file; name a folder"),
         ("--out", "RUN", "must end in"),

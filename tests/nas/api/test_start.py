@@ -17,7 +17,7 @@ import pytest
 import nas.api
 from nas.api import ConfigError, DataError, SearchConfig, StoreError, TeacherError, load_study
 from nas.search.settings import SearchCommand
-from nas.train.arguments import option_names
+from nas.train.options import OPTIONS
 from nas.train.training_settings import TrainCommand
 from tests.nas.analysis.builders import new_store, small_study
 from tests.waiting import PATIENCE_S
@@ -131,10 +131,10 @@ def test_a_search_refuses_what_it_cannot_take_as_a_setting(
     [
         ({"foo": 5}, "foo: no such setting; choose from: accumulate, address, .*batch_size"),
         ({"batchsize": 5}, "batchsize: no such setting; did you mean batch_size"),
-        ({"learning_rate": 0.1}, "learning_rate: .*distill_settings={'learning_rate': ...}"),
-        ({"distill_settings": {"learning_rat": 1}}, "'learning_rat': no such setting; did you mean learning_rate"),
-        ({"distill_settings": {"learning_rate": -1}}, "learning_rate: -1: must be a number over 0"),
-        ({"distill_settings": 3}, "--distill: 3: must be a table"),
+        ({"learning_rate": 0.1}, "learning_rate: .*distill={'learning_rate': ...}"),
+        ({"distill": {"learning_rat": 1}}, "'learning_rat': no such setting; did you mean learning_rate"),
+        ({"distill": {"learning_rate": -1}}, "learning_rate: -1: must be a number over 0"),
+        ({"distill": 3}, "--distill: 3: must be a table"),
         ({"log": "wandb"}, "--log: 'wandb': must be a list"),
         ({"live": True, "teacher_devices": "cuda:0"}, "--teacher-devices: 'cuda:0': must be a list"),
         ({"teacher_weights": 3}, "--teacher-weights: 3: must be a table"),
@@ -156,8 +156,8 @@ def test_a_training_takes_every_option_of_the_command_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = {*option_names(), "reference"} - {"arch", "run"}
-    assert {"trial", "train_steps", "data", "batch_size", "live", "distill_settings", "resume"} < names
+    names = OPTIONS - {"arch", "run"}
+    assert {"trial", "train_steps", "data", "batch_size", "live", "distill", "resume"} < names
     with pytest.raises(ConfigError, match="ARCH: name a preset"):
         nas.api.train(**dict.fromkeys(names))
 

@@ -12,7 +12,7 @@ from nas.cache import CacheError, shards
 from nas.cache.codecs import CODECS
 from nas.cache.images import map_in_order
 from nas.cache.shards import ArrayWriter, ShardedArray, read_rows
-from nas.search.config_file import recipe_path
+from nas.search.options import recipe_path
 from nas.teachers import specs
 
 rng = np.random.default_rng(0)

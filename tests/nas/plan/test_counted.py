@@ -22,7 +22,8 @@ from nas.plan.teacher_costs import (
     pass_macs,
     pass_seconds,
 )
-from nas.search.config_file import read_options, recipe_names, recipe_path
+from nas.search.config_file import read_options
+from nas.search.options import recipe_names, recipe_path
 from nas.search.settings import new_config
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.teachers import TEACHERS, specs

@@ -23,9 +23,10 @@ from nas.measure.stages import called_modules, stage_times
 from nas.measure.timers import Timing
 from nas.profile import network, runtime_comparison, space_sample
 from nas.profile.__main__ import main
+from nas.profile.arguments import ProfileSettings
 from nas.profile.command import ProfileProgress
 from nas.profile.network import default_resolution
-from nas.profile.profiles import NetworkSettings, Profile
+from nas.profile.profiles import Profile
 from nas.profile.sweeps import batch_sweep
 from search_space import PRESETS, TimmSpec, find_spec, preset
 from tests.nas.doctor import gpus
@@ -153,7 +154,7 @@ def test_only_memory_ends_a_batch_sweep(monkeypatch):
 
     counts = type("Counts", (), {"macs": 7})
     profile = Profile("hungry", None, 1, 32, counts, (), {})
-    settings = NetworkSettings(torch.device("cpu"), None, seconds=0.1, sweeps={"batch": (1, 3, 8, 16)})
+    settings = ProfileSettings(("eradio_femto",), device="cpu", measure_seconds=0.1, batch_sizes=(1, 3, 8, 16))
     sweep = batch_sweep(Hungry(), Hungry(), profile, settings)
     assert [(p.requested, p.batch) for p in sweep.points] == [(1, 1), (3, 3), (8, 5)]
     assert sweep.refused == {8: "out of memory; 5 fits", 16: "larger than 8"}
@@ -409,7 +410,7 @@ def test_default_resolution_follows_the_scale():
         (["--arch", "eradioo"], "eradio_t"),  # similar ones
         (["--arch", "timm:resnet18x"], "resnet18"),
         (["--arch", "no/such/file.json"], "no/such/file.json"),
-        (["--arch", "eradio_femto", "--img-size", "100"], "--img-size: 100: must be a multiple of 32 from 32"),
+        (["--arch", "eradio_femto", "--img-size", "100"], "--img-size: 100: must be a multiple of 32"),
         (["--arch", "eradio_femto", "--img-size", "-32"], "--img-size: -32: must be"),
         (["--arch", "eradio_femto", "--batch-size", "0"], "--batch-size: 0: must be"),
         (["--arch", "eradio_femto", "--batch-size", "many"], "--batch-size"),
@@ -437,8 +438,8 @@ def test_default_resolution_follows_the_scale():
         (["--arch", "eradio_femto", "--batch-sizes", "1,x"], "--batch-sizes"),
         (["--arch", "eradio_femto", "--batch-sizes", "0"], "--batch-sizes"),
         (["--arch", "eradio_femto", "--img-sizes", "64,70"], "--img-sizes: 70: must be"),
-        (["--arch", "eradio_femto", "--plot", "plot.jpg"], "--plot: 'plot.jpg' must end in one of .png, .svg, .pdf"),
-        (["--arch", "eradio_femto", "--plot", "no/where.png"], "--plot: no such folder 'no'"),
+        (["--arch", "eradio_femto", "--plot", "plot.jpg"], "--plot: 'plot.jpg': must end in .png or .svg or .pdf"),
+        (["--arch", "eradio_femto", "--plot", "no/where.png"], "--plot: 'no/where.png': no such folder 'no'"),
         (["--arch", "eradio_femto", "--cache", "/proc/none"], "--cache: cannot write '/proc/none'"),
         (["--arch", "eradio_femto", "--arch", "eradioo"], "eradio_t"),  # before the first is timed
         (["--arch", "eradio_femto", "--reference", "eradioo"], "eradio_t"),

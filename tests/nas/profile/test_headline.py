@@ -2,16 +2,17 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.console import Console
 
 from backbones import resolve
 from nas.measure import Arm
+from nas.profile.arguments import ProfileSettings
 from nas.profile.network import count_network
 from nas.profile.network_tables import comparison_table, headline, show_networks
-from nas.profile.profiles import NetworkSettings, OutputShape, Profile
+from nas.profile.profiles import OutputShape, Profile
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import MEASUREMENT
 
@@ -31,7 +32,7 @@ WHOLE = replace(
 )
 
 
-SETTINGS = NetworkSettings(torch.device("cpu"), None)
+SETTINGS = ProfileSettings(("eradio_femto",), device="cpu")
 
 
 def text(measurement, table=headline, settings=SETTINGS):
@@ -57,7 +58,7 @@ def test_every_measured_value_has_a_row():
 
 
 def test_tokens_and_summary_of_a_network_have_a_row():
-    profile = count_network(*resolve("eradio_pico"), NetworkSettings(torch.device("cpu"), None, resolution=96))
+    profile = count_network(*resolve("eradio_pico"), replace(SETTINGS, img_size=96))
     assert profile.output == OutputShape(stride=16, width=192, summary_width=192)
     console = Console(width=100, file=io.StringIO())
     console.print(headline(replace(profile, output=OutputShape(16, 256, 512)), SETTINGS))
@@ -100,7 +101,7 @@ def test_an_interval_of_six_disturbed_blocks_is_not_usable(table, verdict):
 @pytest.mark.parametrize("table", [headline, comparison_table])
 def test_cuda_graphs_are_no_advice_to_a_runtime_that_has_them(table):
     for runtime in ("compiled", "reduce-overhead"):
-        settings = replace(SETTINGS, arm=Arm(runtime))
+        settings = SimpleNamespace(arm=Arm(runtime), seconds=30.0)
         out = " ".join(text(replace(MEASUREMENT, verdict="launch-bound"), table, settings))
         assert "a larger batch" in out
         assert ("--runtime reduce-overhead" in out) == (runtime == "compiled")
@@ -137,6 +138,6 @@ def test_stages_that_explain_too_little_or_too_much_are_a_warning(covered, warne
     )
     console = Console(width=140, file=io.StringIO())
     for profiles in ([profile], [profile, profile]):
-        show_networks(profiles, NetworkSettings(torch.device("cpu"), None), console, layers=False, top=None)
+        show_networks(profiles, SETTINGS, console)
     out = console.file.getvalue()
     assert out.count(f"note: resnet: the stages take {covered:.0%}") == 3 * warned

@@ -12,9 +12,10 @@ from nas.measure.counts.operators import Operator
 from nas.measure.environment import device_name
 from nas.measure.roofline import Ceilings, load_ceilings
 from nas.profile import network
+from nas.profile.arguments import ProfileSettings
 from nas.profile.network import PartWork, compare_with_ceilings, layer_work, rows, stage_work
 from nas.profile.network_tables import parts_table
-from nas.profile.profiles import NetworkSettings, PartRow
+from nas.profile.profiles import PartRow
 
 CEILINGS = Ceilings("a CPU", 1, "fp32", "2.0", gmacs_s=1.0, product_gmacs_s=1.0, gbytes_s=((1, 1.0),))
 OPERATORS = [
@@ -79,7 +80,7 @@ def measured(monkeypatch):
 
 def compared(tmp_path: Path, **changes):
     """Compare one stage that needs 4 GMAC/s."""
-    settings = NetworkSettings(torch.device("cpu"), tmp_path, **changes)
+    settings = ProfileSettings(("eradio_femto",), device="cpu", cache=str(tmp_path), **changes)
     return compare_with_ceilings(lambda c: ((row("stage", 4 / c.gmacs_s),), (row("layer", 0.5),)), settings)
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from backbones import build
-from nas.measure import Arm, MeasurementError
+from nas.measure import MeasurementError
 from nas.measure.counts import count
 from nas.profile.__main__ import main
-from nas.profile.space_sample import SampledSpec, SpaceProfile, SpaceRequest, share_interval
+from nas.profile.arguments import ProfileSettings
+from nas.profile.space_sample import SampledSpec, SpaceProfile, share_interval
 from nas.study.records import Measurement
 from search_space import SPACES, ArchSpec, preset
 from search_space.genes import Layout
@@ -184,6 +185,6 @@ def test_untimed_specs_are_left_out_of_the_share():
         failed,
     )
     limits = {"max_params": 10, "max_latency_ms": 3.0, "max_memory_mib": 6.0}
-    request = SpaceRequest("micro", 3, 0, limits, torch.device("cpu"), 64, 1, Arm(), 1.0, "")
+    request = ProfileSettings(space="micro", limits=limits, device="cpu", measure_seconds=1.0)
     fits = SpaceProfile(request, specs, {}).fits()
     assert fits == {"max_params": (4, 5), "max_latency_ms": (1, 3), "max_memory_mib": (1, 2), "all": (1, 2)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from rich.console import Console
 
 from nas.measure.pair import MAX_TRIES, PAUSE_S
 from nas.profile import plots, sweeps
-from nas.profile.profiles import NetworkSettings, Profile, Sweep
+from nas.profile.arguments import ProfileSettings
+from nas.profile.profiles import Profile, Sweep
 from nas.profile.sweep_tables import show_sweep
 from nas.study.timing_doubts import LAUNCH_BOUND
 from tests.nas.measure.machine import STRANGER, Machine, Net, Nvml, QueuedTimer
@@ -34,14 +34,14 @@ def swept(monkeypatch: pytest.MonkeyPatch, machine: Machine, nvml: Nvml, host_s:
     """Return a sweep over batches of 1 and 8 images, each of which takes a millisecond, on a made-up card."""
     monkeypatch.setattr(sweeps, "timer_for", lambda device: QueuedTimer(machine, host_s))
     monkeypatch.setattr(sweeps, "watch_for", lambda device: nvml.watch())
-    settings = NetworkSettings(torch.device("cpu"), Path(), seconds=5.0, sweeps={"batch": (1, 8)})
+    settings = ProfileSettings(("eradio_femto",), device="cpu", measure_seconds=5.0, batch_sizes=(1, 8))
     net = Net(machine, 1e-3)
     return sweeps.batch_sweep(net, net, PROFILE, settings)
 
 
 def shown(sweep: Sweep) -> str:
     console = Console(width=120, file=io.StringIO())
-    show_sweep(PROFILE, "batch", sweep, NetworkSettings(torch.device("cpu"), Path()), console)
+    show_sweep(PROFILE, "batch", sweep, ProfileSettings(("eradio_femto",), device="cpu"), console)
     return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
@@ -103,7 +103,7 @@ class Memory:
     def __init__(self) -> None:
         self.used = 0.0
 
-    def images(self, batch: int, resolution: int, settings: NetworkSettings) -> torch.Tensor:
+    def images(self, batch: int, resolution: int, settings: ProfileSettings) -> torch.Tensor:
         self.take(0.3 * batch)
         drawn = torch.zeros(batch, 3, 4, 4)
         self.used += 0.3 * batch
@@ -138,7 +138,7 @@ def test_a_batch_that_does_not_fit_leaves_a_sweep_the_others_and_the_largest_tha
     monkeypatch.setattr(sweeps, "images", memory.images)
     monkeypatch.setattr(sweeps, "timer_for", lambda device: QueuedTimer(machine, 1e-4))
     monkeypatch.setattr(sweeps, "watch_for", lambda device: Nvml(machine).watch())
-    settings = NetworkSettings(torch.device("cpu"), Path(), seconds=0.1, sweeps={"batch": sizes})
+    settings = ProfileSettings(("eradio_femto",), device="cpu", measure_seconds=0.1, batch_sizes=sizes)
     net = Hungry(machine, memory)
     sweep = sweeps.batch_sweep(net, net, PROFILE, settings)
     assert [point.batch for point in sweep.points] == [8, 62], "two inputs of 62 images and their maps take 99.2 units"

@@ -3,15 +3,15 @@
 import io
 from dataclasses import replace
 
-import torch
 from rich.console import Console
 
-from nas.measure import Arm
-from nas.profile.profiles import NetworkSettings, Point, Profile, Sweep
+from nas.profile.arguments import ProfileSettings
+from nas.profile.profiles import Point, Profile, Sweep
 from nas.profile.sweep_tables import best_line, show_sweep, sweep_table
 from nas.study.timing_doubts import TOO_FEW
 from tests.nas.profile.services import MEASUREMENT
 
+SETTINGS = ProfileSettings(("eradio_femto",), device="cpu")
 COUNTS = type("Counts", (), {"macs": 7_000_000})
 
 
@@ -50,23 +50,17 @@ def test_a_size_that_the_headline_has_too_is_explained():
     profile = Profile("resnet", None, 2, 64, COUNTS, (), {}, MEASUREMENT)
     m = MEASUREMENT
     sweep = Sweep((point(1, 9, 10, 11), replace(point(m.batch, 150, 160, 170), resolution=m.resolution)), {})
-    words = " ".join(sweep_table(profile, "batch", sweep, NetworkSettings(torch.device("cpu"), None)).caption.split())
+    words = " ".join(sweep_table(profile, "batch", sweep, SETTINGS).caption.split())
     assert f"Batch {m.batch} at {m.resolution} px has two timings" in words
     assert "160 img/s interleaved with the other sizes, 100 img/s interleaved with" in words
     alone = replace(sweep, points=sweep.points[:1])
-    assert "two timings" not in sweep_table(profile, "batch", alone, NetworkSettings(torch.device("cpu"), None)).caption
+    assert "two timings" not in sweep_table(profile, "batch", alone, SETTINGS).caption
 
 
-def shown(*points, kind="batch", refused=None, arm=None):
+def shown(*points, kind="batch", refused=None, runtime=None):
     profile = Profile("resnet", None, 4, 64, COUNTS, (), {})
     console = Console(width=80, file=io.StringIO())
-    show_sweep(
-        profile,
-        kind,
-        Sweep(points, refused or {}),
-        NetworkSettings(torch.device("cpu"), None, arm=arm or Arm()),
-        console,
-    )
+    show_sweep(profile, kind, Sweep(points, refused or {}), replace(SETTINGS, runtime=runtime), console)
     return console.file.getvalue()
 
 
@@ -88,4 +82,4 @@ def test_requested_and_used_batch_and_refusals_are_shown():
     assert "8 (out of memory; 5 fits); 16 (larger than 8)" in " ".join(out.split())
     assert "best throughput" not in shown(refused={1: "out of memory, even for one image"})
     assert "best throughput" not in shown(point(1, 9, 10, 11), kind="resolution")
-    assert "eager" in shown(point(1, 9, 10, 11), arm=Arm("compiled"))
+    assert "eager" in shown(point(1, 9, 10, 11), runtime="compiled")

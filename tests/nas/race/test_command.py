@@ -171,12 +171,12 @@ def test_a_wrong_setting_is_one_line_and_changes_nothing(
     study: StudyRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     with new_store(tmp_path / "run", study) as store:
-        before = store.content()
+        before = store.read_all()
     assert main([str(tmp_path / "run"), *words]) == 2
     out, err = capsys.readouterr()
     assert (message in err, err.count("\n"), out) == (True, 1, "")
     with Store.open(tmp_path / "run") as store:
-        assert store.content() == before
+        assert store.read_all() == before
 
 
 def test_other_objectives_are_refused(study: StudyRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def shared_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["RUN", "--img-size", "65"], "--img-size: 65: must be a multiple of 32"),
         (["RUN", "--name", "../x"], "--name: '../x'"),
         (["RUN", "--name", "retraining"], "--name: 'retraining' is reserved for the timings of backbone-nas retrain"),
-        (["RUN", "--plot", "x.gif"], ".png, .svg, .pdf"),
+        (["RUN", "--plot", "x.gif"], ".png or .svg or .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
     ],
 )

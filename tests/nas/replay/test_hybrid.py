@@ -16,7 +16,6 @@ import pytest
 
 from nas.backend.simulated import Doing
 from nas.measure.counts import totals
-from nas.ranges import ConfigError
 from nas.replay.__main__ import main
 from nas.replay.arguments import ReplaySettings
 from nas.replay.hybrid import (
@@ -30,6 +29,7 @@ from nas.replay.hybrid import (
 from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
 from nas.replay.members import MemberSpace
 from nas.replay.published_study import ReplayJob
+from nas.settings import ConfigError
 from nas.storage.store import read_study
 from nas.study.records import REST, Expectation, TrialRecord, TrialState
 from nas.study.timing_doubts import CONTENDED, TOO_FEW, timing_doubt

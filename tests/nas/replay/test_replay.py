@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas.ranges import ConfigError
 from nas.replay.__main__ import main
 from nas.replay.arguments import REPLAY_SAMPLERS, ReplaySettings
 from nas.replay.nasbench201 import CELLS, EDGES, Cell, load_nasbench201
@@ -33,6 +32,7 @@ from nas.replay.published_study import (
 )
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
+from nas.settings import ConfigError
 from nas.storage.store import read_study
 from nas.study.pareto import hypervolume
 from nas.study.records import TrialState
@@ -176,7 +176,7 @@ def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Pat
 
 
 def test_only_complete_trials_add_hypervolume(table: PublishedTable, latency_csv: Path, tmp_path: Path) -> None:
-    settings = ReplaySettings(f"{latency_csv}:gpu_ms", knowledge=(), budget=40, rungs=3)
+    settings = ReplaySettings("nasbench201", f"{latency_csv}:gpu_ms", knowledge=(), budget=40, rungs=3)
     curve, _, trained = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
     ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
     assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
@@ -249,8 +249,10 @@ def test_command_leaves_a_report_and_prints_one_object(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nasbench301", "--latency", "CSV:gpu_ms"], "choose one of: nasbench201, macro"),
+        (["nasbench301", "--latency", "CSV:gpu_ms"], "BENCH: 'nasbench301': must be 'nasbench201', 'macro' or"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--sampler", "luck"], "'luck'"),
+        (["macro", "--sampler", "tpe,informed-luck"], "'informed-luck'"),
+        (["macro", "--jobs", "0"], "--jobs"),
         (["nasbench201"], "--latency"),
         (["nasbench201", "--latency", "missing.csv:a"], "no such file"),
         (["nasbench201", "--latency", "gpu.csv"], "--latency: 'gpu.csv': must be FILE.csv:COLUMN"),
@@ -259,7 +261,7 @@ def test_command_leaves_a_report_and_prints_one_object(
         (["nasbench201", "--latency", "CSV:gpu_ms", "--knowledge", "luck"], "'luck'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--seeds", "0"], "--seeds"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--workers", "0"], "--workers"),
-        (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "curves.gif"], ".png, .svg, .pdf"),
+        (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "curves.gif"], ".png or .svg or .pdf"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--plot", "no/c.png"], "no such folder 'no'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--storage", "URL"], "unrecognized arguments: --storage URL"),
     ],

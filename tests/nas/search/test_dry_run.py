@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from nas.data.cifar import FILES, FOLDER
 from nas.numbers import plural
-from nas.ranges import ConfigError
 from nas.search import dry_run
 from nas.search.__main__ import main
 from nas.search.config_file import FILE_NAME
 from nas.search.preconditions import check_image_count
+from nas.settings import ConfigError
 from nas.study.config import DistillConfig, SearchConfig
 from tests.nas.data.builders import png
 from tests.nas.doctor import gpus

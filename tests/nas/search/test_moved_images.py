@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 
 from nas.cache import CacheError
-from nas.ranges import ConfigError
 from nas.retrain.__main__ import main as retrain
 from nas.search import study_opening
 from nas.search.config_file import FILE_NAME, config_text, read_options
 from nas.search.settings import command_of, resume_command
+from nas.settings import ConfigError
 from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.records import StudyRecord

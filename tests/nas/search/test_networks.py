@@ -6,16 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from nas.measure.counts import network_totals
-from nas.profile.arguments import SETTINGS
-from nas.profile.arguments import parser as profile_parser
-from nas.profile.space_sample import SpaceRequest
-from nas.ranges import ConfigError
+from nas.profile.arguments import ProfileSettings
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from search_space import SPACES, TimmSpec, preset
 
@@ -141,7 +138,4 @@ def test_a_space_of_ones_own_is_its_entry_in_the_table(monkeypatch: pytest.Monke
     config = config_of("--space", "mine")
     assert (config.space, config.reference, config.distill.img_size) == ("mine", "eradio_nano", 64)
     assert config.baselines == SPACES["laptop"].baselines
-    options = profile_parser().parse_args(["--space", "mine"])
-    request = SETTINGS["--space"](options, torch.device("cpu"))
-    assert isinstance(request, SpaceRequest)
-    assert request.reference == "eradio_nano"
+    assert ProfileSettings(space="mine").against == "eradio_nano"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from nas.measure.counts.totals import totals
-from nas.ranges import ConfigError
 from nas.search.__main__ import main
 from nas.search.preconditions import _least_costs, check_limits, unseen_images
+from nas.settings import ConfigError
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import Totals
 from search_space import SPACES, ArchSpec

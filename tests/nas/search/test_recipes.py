@@ -15,7 +15,8 @@ from PIL import Image
 from nas.plan.__main__ import main as plan
 from nas.plan.teacher_costs import material_counted
 from nas.search.__main__ import main as search
-from nas.search.config_file import read_options, recipe_names, recipe_path
+from nas.search.config_file import read_options
+from nas.search.options import recipe_names, recipe_path
 from nas.search.settings import new_config
 from nas.study.config import SearchConfig
 from nas.teachers import TEACHERS, specs

@@ -42,7 +42,7 @@ def test_a_training_times_its_own_network_on_all_cpus_and_a_search_one_of_its_sp
 
 def test_narrow_heads_are_named_before_images_are_opened(tmp_path: Path) -> None:
     options = {"run": str(tmp_path / "run"), "device": "cpu", "data": f"imagefolder:{tmp_path / 'none'}"}
-    command = command_of({**options, "distill_settings": {"head_width": 8}}, "")
+    command = command_of({**options, "distill": {"head_width": 8}}, "")
     for resumed in (False, True):
         text = StringIO()
         console = Console(file=text, width=300)

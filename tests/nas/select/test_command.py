@@ -149,7 +149,7 @@ def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("words", "error"),
     [
         (["nowhere"], "no such run folder"),
-        (["RUN", "--max-params", "0"], "--max-params: 0.0: must be a number over 0"),
+        (["RUN", "--max-params", "0"], "--max-params: 0: must be greater than 0"),
         (["RUN", "--min-throughput", "nan"], "--min-throughput: nan"),
         (["RUN", "--max-latency-ms", "fast"], "--max-latency-ms"),
         (["RUN", "--max-weight", "3"], "--max-weight"),

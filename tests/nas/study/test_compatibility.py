@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.ranges import ConfigError
 from nas.samplers import make_sampler
 from nas.search.settings import command_of
+from nas.settings import ConfigError
 from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.records import Objective

@@ -8,9 +8,9 @@ import pytest
 from nas import samplers
 from nas.cache.codecs import CODECS
 from nas.distill import balance, losses
-from nas.ranges import ConfigError
 from nas.replay.arguments import INFORMED_SAMPLERS
 from nas.samplers.cost_model import COSTS
+from nas.settings import ConfigError
 from nas.study import config
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import LimitError
@@ -65,7 +65,7 @@ def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
         ({"batch_size": 36, "ranks": 4, "accumulate": 2}, r"ranks \(8\)"),
         ({"batch_size": 8, "ranks": 4, "accumulate": 2}, "two or more images"),
         ({"ranks": 4, "groups": (Group(("a",), 6, (64,)),)}, "groups: batch_size: 6"),
-        ({"groups": ({"teachers": [], "batch_size": 8, "img_size": [64]},)}, "needs teachers"),
+        ({"groups": ({"teachers": [], "batch_size": 8, "img_size": [64]},)}, "groups teachers: .*at least 1 item"),
     ],
 )
 def test_batches_that_cannot_be_divided_are_named(settings: dict[str, object], pattern: str) -> None:
@@ -103,28 +103,28 @@ def test_json_round_trip_and_differences() -> None:
 @pytest.mark.parametrize(
     ("settings", "pattern"),
     [
-        ({"balance": "magic"}, "balance: 'magic': must be one of fixed"),
+        ({"balance": "magic"}, "balance: 'magic': must be 'fixed', 'uncertainty'"),
         ({"accumulate": 5}, "batch-size: 32: must be a multiple of accumulate"),
-        ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine': must be one of mse, hybrid"),
+        ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine': must be 'mse' or 'hybrid'"),
         ({"warmup_steps": 0}, "warmup_steps: 0: must be"),
         ({"learning_rate": 0}, "learning_rate: 0: must be"),
-        ({"learning_rate": True}, "learning_rate: True: must be a number"),
+        ({"learning_rate": True}, "learning_rate: True: must be a valid number"),
         ({"learning_rate": float("inf")}, "learning_rate: inf: must be"),
         ({"head_width": 10**12}, "head_width: 1000000000000: must be"),
         ({"rung_steps": [1.5]}, "--rung-steps: .*1.5.*: must be"),
         ({"rung_steps": ["a"]}, "--rung-steps: .*'a'.*: must be"),
-        ({"grad_checkpointing": 1}, "grad_checkpointing: 1: must be true or false"),
+        ({"grad_checkpointing": "x"}, "grad_checkpointing: 'x': must be a valid boolean"),
         ({"max_grad_norm": -1}, "max_grad_norm: -1: must be"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm: nan"),
         ({"ema_decay": 1}, "ema_decay: 1: must be"),
-        ({"groups": [{"teachers": "lite0", "batch_size": 8, "img_size": [64]}]}, "groups: teachers: 'lite0'"),
-        ({"groups": [{"teachers": ["a"], "batch_size": "many", "img_size": [64]}]}, "groups: batch_size: 'many'"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": []}]}, "needs teachers and sizes"),
-        ({"weights": {"lite0": 0}}, "weights: .*'lite0': 0.*: must be"),
-        ({"weights": {"lite0": "much"}}, "weights: .*much.*: must be"),
-        ({"groups": [{"teachers": 1}]}, "groups: .* must be like"),
+        ({"groups": [{"teachers": "lite0", "batch_size": 8, "img_size": [64]}]}, "groups teachers: 'lite0'"),
+        ({"groups": [{"teachers": ["a"], "batch_size": "many", "img_size": [64]}]}, "groups batch_size: 'many'"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": []}]}, "groups img_size: .*at least 1 item"),
+        ({"weights": {"lite0": 0}}, "weights lite0: 0: must be"),
+        ({"weights": {"lite0": "much"}}, "weights lite0: 'much': must be"),
+        ({"groups": [{"teachers": 1}]}, "groups teachers: 1: must be"),
         ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [96]}]}, "groups: img_size: 96: must be at most"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [64], "rate": 0}]}, "groups: rate: 0: must be"),
+        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [64], "rate": 0}]}, "groups rate: 0: must be"),
     ],
 )
 def test_impossible_recipes_are_named(settings: dict[str, object], pattern: str) -> None:
@@ -162,7 +162,7 @@ def test_space_and_presets_have_windows_for_the_study_s_images() -> None:
 
 def test_a_recipe_may_be_a_table_and_its_unknown_keys_are_named() -> None:
     assert SearchConfig(distill={"img_size": 128}) == SearchConfig(distill=DistillConfig(img_size=128))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'learning_rat': no such setting; did you mean learning_rate"):
+    with pytest.raises(ConfigError, match=r"learning_rat: 0\.001: Unexpected keyword"):
         SearchConfig(distill={"learning_rat": 1e-3})  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="settings of another version"):
+    with pytest.raises(ConfigError, match="learning_rat"):
         SearchConfig.from_dict({**SearchConfig().to_dict(), "distill": {"learning_rat": 1e-3}})

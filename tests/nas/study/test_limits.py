@@ -16,11 +16,11 @@ from nas.measure.runtime_traits import RUNTIMES
 from nas.plan.arguments import parse as plan_settings
 from nas.profile.__main__ import main as profile_main
 from nas.profile.arguments import parser as profile_parser
-from nas.ranges import ConfigError
 from nas.search.__main__ import main as search_main
 from nas.search.arguments import parser as search_parser
 from nas.search.settings import new_config
 from nas.select.__main__ import parser as select_parser
+from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from nas.study.limits import (
     LIMITS,
@@ -184,7 +184,7 @@ def test_a_profile_refuses_a_limit_on_a_quantity_that_its_runtime_does_not_repor
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path))
-    monkeypatch.setattr("nas.profile.command._space", lambda command, request: 0)
+    monkeypatch.setattr("nas.profile.command._space", lambda settings: 0)
     space = ["--space", "micro", "--device", "cpu", "--max-memory-mib", "100"]
     for more in (["--measure-seconds", "9", "--runtime", "compiled"], []):
         assert profile_main([*space, *more]) == 2

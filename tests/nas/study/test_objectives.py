@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nas.ranges import ConfigError
 from nas.samplers import make_sampler
 from nas.samplers.cost_model import SpaceCostModel
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
+from nas.settings import ConfigError
 from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig
 from nas.study.loop import StudyLoop

@@ -137,7 +137,7 @@ def test_the_python_api_trains_a_spec(cache: Path, tmp_path: Path) -> None:
     study = train(
         SPEC, tmp_path / "run", train_steps=2, train_images=64, val_images=32, teachers="hed", batch_size=16,
         measure_batch_size=2, measure_seconds=0.2, device="cpu", cache=str(cache), log=(),
-        distill_settings={"precision": "fp32"},
+        distill={"precision": "fp32"},
     )  # fmt: skip
     assert study.best().spec == SPEC
     assert [rung.steps for rung in study.trials[0].rungs] == [1, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.study.config import DistillConfig, SearchConfig
 from nas.train.processes import with_workers
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nas.cli import BAD_INPUT
-from nas.ranges import ConfigError
 from nas.search.preconditions import check_image_count
+from nas.settings import ConfigError
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.records import RaceResult
 from nas.terminal import stderr_console

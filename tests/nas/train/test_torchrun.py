@@ -12,7 +12,7 @@ import pytest
 
 from nas.backend.training_rank import TrainingJob
 from nas.distill.live import LiveTeachers
-from nas.ranges import ConfigError
+from nas.settings import ConfigError
 from nas.storage.store import read_study
 from nas.study.records import TrialState
 from nas.train.__main__ import main
