@@ -37,7 +37,6 @@ class TrainingJob:
         history: Whether the folder also takes the training's history, and every rung is probed, see `TrainingContext`.
         event_logs: Where the history is shown, too; names of `nas.distill.event_logs`.
         kept_checkpoints: Number of checkpoints that are kept.
-        sharded: Whether the student's parameters are divided among the ranks, see `nas.distill.sharding`.
         live: Teachers that run while the student trains; None for the cached targets.
     """
 
@@ -49,7 +48,6 @@ class TrainingJob:
     history: bool = False
     event_logs: tuple[str, ...] = ("tensorboard",)
     kept_checkpoints: int = 1
-    sharded: bool = False
     live: LiveTeachers | None = None
 
     def resolved(self) -> TrainingJob:
@@ -197,7 +195,6 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrainingContext
         event_logs=job.event_logs,
         probes=job.history,
         kept_checkpoints=job.kept_checkpoints,
-        sharded=job.sharded,
         live=job.live,
         should_stop=should_stop,
     )

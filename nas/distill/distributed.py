@@ -23,7 +23,6 @@ import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm as to_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -171,9 +170,5 @@ def no_gradient_sync(module: nn.Module) -> Iterator[None]:
     if isinstance(module, DistributedDataParallel):
         with module.no_sync():
             yield
-    elif isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(False)
-        yield
-        module.set_requires_gradient_sync(True)
     else:
         yield

@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -69,7 +68,6 @@ class TrainingContext:
         event_logs: where the history is shown, too; names of `nas.distill.event_logs`.
         probes: whether every rung is evaluated on the present tasks; else the last one alone.
         kept_checkpoints: number of checkpoints of a training that are kept.
-        sharded: whether a student's parameters are divided among the ranks.
         live: teachers that run while the student trains, on images of their own; None: the cached targets.
         should_stop: tells, after every step or every lease of several ranks, whether the training is to save its state
             and end.
@@ -87,7 +85,6 @@ class TrainingContext:
     event_logs: tuple[str, ...] = ("tensorboard",)
     probes: bool = False
     kept_checkpoints: int = 1
-    sharded: bool = False
     live: LiveTeachers | None = None
     should_stop: Callable[[], bool] = lambda: False
 
@@ -215,7 +212,6 @@ class Training:
             device=config.device,
             source=self._source,
             adaptors=adaptors,
-            sharded=self._context.sharded,
             lease=self._lease,
         )
 
@@ -302,10 +298,7 @@ class Training:
         if self._history is not None:
             self._history.add_steps(self._distiller)
         stop = self._is_asked_to_stop()
-        due = self._checkpoint.due and distributed.rank() == 0
-        if self._distiller.sharded:
-            due = distributed.any_rank(due)
-        if due or stop:
+        if self._checkpoint.due or stop:
             self._save()
         if stop:
             raise TrainingStopped("its process was asked to end; its state is saved")
@@ -315,19 +308,10 @@ class Training:
         return self._context.should_stop() if distributed.world_size() == 1 else self._distiller.stopping
 
     def _save(self) -> None:
-        """Write a checkpoint in rank 0, to which all ranks give their parts if they are divided.
-
-        Parts are gathered within the lease. After a request to stop they are gathered at once: the process may be
-        killed before a measurement ends that it would wait for.
-        """
-        sharded = self._distiller.sharded
-        if distributed.rank() and not sharded:
-            return
-        with self._lease() if sharded and not self._is_asked_to_stop() else nullcontext():
-            began_s = time.monotonic()
-            state = self._distiller.state_dict()
+        """Write a checkpoint in rank 0."""
         if distributed.rank():
             return
+        began_s, state = time.monotonic(), self._distiller.state_dict()
         rungs = [rung.to_dict() for rung in self._rungs if rung is not None]
         self._checkpoint.save({"distiller": state, "rungs": rungs, "busy_s": self._lease.busy_s})
         self._checkpoint.save_s = time.monotonic() - began_s

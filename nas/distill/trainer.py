@@ -25,7 +25,6 @@ from nas.distill.convolutions import train_convolutions
 from nas.distill.folded_heads import unfold, without_heads
 from nas.distill.heads import HeadDims, Student, TeacherHeads
 from nas.distill.losses import DistillationLoss
-from nas.distill.sharding import gathered, load_module, load_optimizer, local, shard, whole
 from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
@@ -95,15 +94,12 @@ class Distiller:
         device: "cpu" or "cuda".
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
         adaptors: heads of an earlier training to start from, where they fit, see `without_heads`; None: fresh heads.
-        sharded: whether parameters, gradients and optimizer state are divided among the ranks, if there are several.
-        lease: makes the context managers in which every few steps run, and in which `averaged` is gathered, in all
-            ranks at once; e.g. a `DeviceLease`. With several ranks the steps take about a second, else they are
-            5. `state_dict` is left to the caller.
+        lease: makes the context managers in which every few steps run; e.g. a `DeviceLease`. With several ranks the
+            steps take about a second, else they are 5. `state_dict` is left to the caller.
 
     Attributes:
         student: backbone and heads under training.
-        averaged: their EMA, in evaluation mode. With sharding, rank 0 alone has it, as of the end of `train_until`.
-        sharded: whether parameters are divided, which takes several ranks.
+        averaged: their EMA, in evaluation mode.
         step: number of steps done.
         images: number of images that all ranks have trained on since this object was made.
         losses: "teacher/head" -> loss of each of the last KEPT_STEPS steps; complete whenever `train_until` returns or
@@ -124,11 +120,9 @@ class Distiller:
         device: str = "cpu",
         source: BatchSource | None = None,
         adaptors: Mapping[str, Adaptor] | None = None,
-        sharded: bool = False,
         lease: ContextFactory = nullcontext,
     ) -> None:
         self.config, self.device, self._lease = config, indexed_device(device), lease
-        self.sharded = sharded and distributed.world_size() > 1
         torch.manual_seed(seed)
         loss = DistillationLoss(targets, config, self.device)
         self.student = Student(backbone, _heads(backbone, targets, config, loss))
@@ -136,11 +130,7 @@ class Distiller:
             fresh = without_heads(adaptors, targets.teachers, config.head_width)
             fitting = {name: adaptors[name] for name in targets.teachers if name not in fresh}
             unfold(fitting, self.student.heads, targets.teachers)
-        if self.sharded:  # FSDP takes contiguous parameters alone, and moves them to the device part by part
-            self.student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        else:
-            self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.student.train()
+        self.student.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         if config.grad_checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
@@ -157,15 +147,10 @@ class Distiller:
         groups = config.groups or (Group(tuple(targets.teachers), config.batch_size, (config.img_size,)),)
         module = DistillationModule(self.student, loss, self._balance, autocast)
         unused = _may_leave_unused(groups, targets, backbone)
-        self._ema = self.averaged
-        self._module: nn.Module = module
-        if self.sharded:
-            self._shard(module)
-        else:
-            self._module = distributed.data_parallel(module, self.device, find_unused_parameters=unused)
+        self._module = distributed.data_parallel(module, self.device, find_unused_parameters=unused)
         self._parameters = [p for m in (self.student, self._balance) for p in m.parameters() if p.requires_grad]
         self._optimizer = _adamw(self._parameters, self.student.backbone, config)
-        self._ema_pairs = _float_pairs(self._ema, self.student)
+        self._averaged_pairs = _float_pairs(self.averaged, self.student)
         source = source or CachedSource(targets.train)
         schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
         self._loader = BatchLoader(source, schedule, self.device)
@@ -192,8 +177,6 @@ class Distiller:
         Raises:
             TrainingError: a loss is not finite; the message names the step, the teacher and its head.
         """
-        if self.sharded and distributed.rank() == 0:
-            self.averaged.to("cpu")  # until the next evaluation
         while self.step < step:
             with self._lease():
                 steps = min(self._steps_per_lease, step - self.step)
@@ -202,7 +185,6 @@ class Distiller:
                 else:
                     self._train_together(steps, should_stop)
             between()
-        self._gather_averaged()
 
     def _train_alone(self, steps: int, should_stop: Callable[[], bool]) -> None:
         """Take the steps of a lease, or those until the process is asked to stop."""
@@ -241,7 +223,7 @@ class Distiller:
         means.append(self._backward(parts[-1], 1 / len(parts)))
         names, values = list(means[0]), torch.stack([torch.stack(list(part.values())) for part in means]).mean(0)
         if self.config.max_grad_norm:
-            norm = whole(nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm))
+            norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
             names, values = [*names, GRAD_NORM], torch.cat([values, norm[None]])
         self._unread.append(names, values)
         self._optimizer.step()
@@ -256,9 +238,7 @@ class Distiller:
         The decay starts low, so that the initial weights do not weigh down early rungs.
         """
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        # FSDP may replace the memory of a divided parameter.
-        averaged, current = _float_pairs(self._ema, self.student) if self.sharded else self._ema_pairs
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(*self._averaged_pairs, 1 - decay)
 
     def mean_losses(self, since: int) -> dict[str, float]:
         """Return the mean of each loss over the last third of the steps since `since`; steadier than the last value.
@@ -282,8 +262,6 @@ class Distiller:
     def state_dict(self) -> dict[str, Any]:
         """Return all that resuming needs to give the same numbers: tensors and plain values.
 
-        With sharding, all ranks have to call it, and rank 0 alone gets the tensors.
-
         Raises:
             TrainingError: A weight is not finite: the losses tell of a bad step only in the step after it.
         """
@@ -292,10 +270,10 @@ class Distiller:
             "step": self.step,
             "losses": self.losses,
             "grad_norms": self.grad_norms,
-            "student": gathered(self.student.state_dict()),
-            "averaged": gathered(self._ema.state_dict()),
-            "balance": gathered(self._balance.state_dict()),
-            "optimizer": gathered(self._optimizer.state_dict()),
+            "student": self.student.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "balance": self._balance.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -305,11 +283,10 @@ class Distiller:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from the `state_dict` of a distiller with the same arguments."""
         self.step, self.losses, self.grad_norms = int(state["step"]), list(state["losses"]), list(state["grad_norms"])
-        modules = {"student": self.student, "averaged": self._ema, "balance": self._balance}
-        for name, module in modules.items():
-            load_module(module, state[name])
-        load_optimizer(self._optimizer, state["optimizer"])
-        self._gather_averaged()
+        self.student.load_state_dict(state["student"])
+        self.averaged.load_state_dict(state["averaged"])
+        self._balance.load_state_dict(state["balance"])
+        self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
@@ -320,27 +297,9 @@ class Distiller:
 
     def _check_finite(self) -> None:
         """Raise TrainingError where a weight or a running statistic is not finite."""
-        values = [*_float_pairs(self._ema, self.student)[1], *(local(p.detach()) for p in self._balance.parameters())]
-        finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
-        if distributed.any_rank(not finite) if self.sharded else not finite:
+        values = [*self._averaged_pairs[1], *(p.detach() for p in self._balance.parameters())]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
             raise TrainingError(f"the weights are not finite after step {self.step}")
-
-    def _shard(self, module: DistillationModule) -> None:
-        """Divide the parameters of the student, of the balance and of the EMA among the ranks."""
-        self._ema = copy.deepcopy(self.student)
-        shard(self._ema, _parts(self._ema), self.device)
-        shard(module, _parts(self.student), self.device)
-        if distributed.rank():
-            self.averaged.to("meta")
-
-    def _gather_averaged(self) -> None:
-        """Bring the averaged weights together in rank 0, if they are divided."""
-        if self.sharded:
-            with self._lease():
-                state = gathered(self._ema.state_dict())
-                if distributed.rank() == 0:
-                    self.averaged.load_state_dict(state)
-                    self.averaged.to(self.device)
 
     def _backward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Add the gradients of a batch, times `share`; return the mean of each loss."""
@@ -435,13 +394,5 @@ def _float_pairs(averaged: nn.Module, current: nn.Module) -> tuple[list[Tensor],
     """
     values = (module.state_dict(keep_vars=True).values() for module in (averaged, current))
     pairs = {(id(a), id(c)): (a, c) for a, c in zip(*values, strict=True) if a.is_floating_point()}
-    averages, currents = ([local(each.detach()) for each in side] for side in zip(*pairs.values(), strict=True))
+    averages, currents = ([each.detach() for each in side] for side in zip(*pairs.values(), strict=True))
     return averages, currents
-
-
-def _parts(student: Student) -> list[nn.Module]:
-    """Return the modules of a student of which one at a time is in use: its stages.
-
-    A network of timm has none here: it is put together as a whole for each step.
-    """
-    return list(student.backbone.stages) if isinstance(student.backbone, Backbone) else []

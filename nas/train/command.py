@@ -21,7 +21,6 @@ from nas.backend.training_rank import TrainingJob
 from nas.cli import command_line
 from nas.command_log import Announce, announce
 from nas.machine import cache_root, cpu_count, lock_dir
-from nas.measure.devices import fast_precision
 from nas.numbers import clock, plural
 from nas.run_folder import SAMPLES, heads_file
 from nas.samplers import make_sampler
@@ -186,7 +185,7 @@ def _begin(command: TrainCommand, console: Console, show: Announce, stack: ExitS
         padded = padding_line(plan.architecture, session.config.distill.image_sizes)
         for line in filter(None, (padded, _fresh_heads(plan, session, targets))):
             show(line)
-        session, precision_ms = _with_precision(session, plan, targets, show)
+        session, precision_ms = with_precision(session, targets, show, plan.architecture)
         if plan.epochs is not None:
             steps = plan.epochs * _steps_of_an_epoch(session.config, plan, targets, show)
             session = replace(session, config=with_steps(session.config, plan, steps))
@@ -221,18 +220,6 @@ def _fresh_heads(plan: TrainingPlan, session: SearchCommand, targets: Targets) -
     return f"--warm: {names}, which the search's heads do not fit; the backbone's weights are kept" if fresh else ""
 
 
-def _with_precision(
-    session: SearchCommand, plan: TrainingPlan, targets: Targets, show: Announce
-) -> tuple[SearchCommand, dict[str, float]]:
-    """Return the session with a precision in place of "auto", and the ms of a step in each if timed: not with FSDP."""
-    distill = session.config.distill
-    if not plan.fsdp or distill.precision != "auto":
-        return with_precision(session, targets, show, plan.architecture)
-    precision = fast_precision(session.config.device)
-    show(f"training precision: {precision} (not timed: with --fsdp, no process has to hold the whole student)")
-    return replace(session, config=replace(session.config, distill=replace(distill, precision=precision))), {}
-
-
 def _keep_start(plan: TrainingPlan, run: Path) -> TrainingPlan:
     """Copy the weights that a training begins with, and their heads, into its folder, so that it needs no other."""
     if plan.start is None:
@@ -262,7 +249,6 @@ def _run(
         history=True,
         event_logs=plan.event_logs,
         kept_checkpoints=plan.kept_checkpoints,
-        sharded=plan.fsdp,
         live=_live_teachers(command),
     )
     processes = "one process" if ranks == 1 else f"{ranks} processes"

@@ -101,14 +101,6 @@ class TrainFlags:
             "processes of this machine",
         ),
     ] = None
-    fsdp: Annotated[
-        bool,
-        _session(
-            "divide parameters, gradients and optimizer state among the processes (FSDP), for a student that one GPU "
-            "cannot hold",
-            default="each process holds all",
-        ),
-    ] = False
     log: Annotated[
         tuple[Annotated[str, OneOf(tuple(LOG_LIBRARIES))], ...],
         _session(

@@ -65,7 +65,6 @@ class TrainingPlan(Record):
         epochs: Passes through the training images; None where the number of steps was given.
         kept_checkpoints: Checkpoints that are kept.
         event_logs: Where the course of the training is shown, names of `nas.distill.event_logs`.
-        fsdp: Whether parameters, gradients and optimizer state are divided among the processes.
         live_images: Images that live teachers see; None for cached targets.
         live_fingerprint: Digest of these images; None for cached targets.
         augment: Whether live teachers see augmented images.
@@ -79,7 +78,6 @@ class TrainingPlan(Record):
     epochs: int | None = None
     kept_checkpoints: int = KEPT_CHECKPOINTS
     event_logs: tuple[str, ...] = ("tensorboard",)
-    fsdp: bool = False
     live_images: int | None = None
     live_fingerprint: str | None = None
     augment: bool = True
@@ -127,7 +125,6 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         epochs=options.get("epochs"),
         kept_checkpoints=options.get("keep_checkpoints", KEPT_CHECKPOINTS),
         event_logs=tuple(options.get("log", ("tensorboard",))),
-        fsdp=options.get("fsdp", False),
         augment=not options.get("no_augment", False),
         teacher_devices=tuple(options.get("teacher_devices", ())),
     )
@@ -150,7 +147,6 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     _check_cluster_devices(plan, options)
     config = with_workers(config, requested_workers(options), plan.teacher_devices, "address" in options)
-    _check_sharding(plan, config)
     made = is_new(options)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
     session = _session(config, run, options, text)
@@ -180,14 +176,6 @@ def _check(options: Mapping[str, Any]) -> None:
         raise ConfigError("--views: not with --live, where every epoch has views of its own")
     if not _is_run(options["arch"]) and (only := [name for name in ("trial", "warm") if name in options]):
         raise ConfigError(f"--{only[0]}: only with the run folder of a search, which {shown(options['arch'])} is not")
-
-
-def _check_sharding(plan: TrainingPlan, config: SearchConfig) -> None:
-    """Raise ConfigError where sharding has no effect, or is not supported."""
-    if plan.fsdp and config.distill.ranks == 1:
-        raise ConfigError("--fsdp: there is one process, and nothing to divide; add --workers N")
-    if plan.fsdp and config.distill.compile:
-        raise ConfigError("--fsdp: not with --distill compile=true")
 
 
 def _check_logs(names: Sequence[str]) -> None:
@@ -259,11 +247,9 @@ def _check_network(plan: TrainingPlan, config: SearchConfig) -> None:
                 network_totals(plan.spec, px)
             except ValueError as error:
                 raise ConfigError(f"{flag}: {error}") from None
-    with skip_init():
-        network = build_network(spec)
-    if plan.fsdp and any(parameter.ndim == 0 for parameter in network.parameters()):
-        raise ConfigError(f"--fsdp: {plan.name} has parameters of a single number, which FSDP cannot divide")
     if config.distill.grad_checkpointing:
+        with skip_init():
+            network = build_network(spec)
         try:
             network.set_grad_checkpointing()
         except SpecError as error:
@@ -366,8 +352,10 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
     if "data" in options:
         config = replace(config, data=absolute_data(options["data"]))
     try:
-        plan = TrainingPlan.from_dict(parse_json((run / PLAN).read_bytes()))
-    except (OSError, ValueError):
+        kept = parse_json((run / PLAN).read_bytes())
+        kept.pop("fsdp", None)  # of a version that divided parameters among processes; its checkpoints are whole
+        plan = TrainingPlan.from_dict(kept)
+    except (AttributeError, OSError, ValueError):
         raise ConfigError(
             f"--resume: {str(run)!r} was not written by backbone-nas train; name the run folder of a training"
         ) from None

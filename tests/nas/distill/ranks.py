@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,22 +28,20 @@ RECIPES = {
 State = dict[str, Any]
 
 
-def made(folder: Path, config: DistillConfig, sharded: bool = False) -> Distiller:
+def made(folder: Path, config: DistillConfig) -> Distiller:
     """Without BatchNorm's batch statistics, which are a rank's own on CPU, ranks and one process take equal steps."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    run = Distiller(build(preset("eradio_femto")), two_teachers(folder), config, seed=0, sharded=sharded)
+    run = Distiller(build(preset("eradio_femto")), two_teachers(folder), config, seed=0)
     for module in run.student.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
     return run
 
 
-def trained(
-    folder: Path, config: DistillConfig, steps: int = STEPS, state: State | None = None, sharded: bool = False
-) -> State:
+def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: State | None = None) -> State:
     """The state after `steps` steps, begun anew or from a state."""
-    run = made(folder, config, sharded)
+    run = made(folder, config)
     if state is not None:
         run.load_state_dict(state)
     run.train_until(steps)
@@ -75,31 +72,6 @@ def token_and_neck(folder: Path) -> State:
     run.train_until(STEPS)
     run.close()
     return {"losses": run.losses}
-
-
-def sharded(folder: Path) -> dict[str, Any]:
-    """What every rank finds with its part of the parameters: each recipe, and states that the other kind goes on from.
-
-    The memory format of the weights is another one than without sharding, which changes roundings.
-    """
-    found: dict[str, Any] = {name: trained(folder, recipe, sharded=True) for name, recipe in RECIPES.items()}
-    clipped = replace(RECIPES["drop"], max_grad_norm=0.1)
-    found["clipped"] = {kind: trained(folder, clipped, sharded=kind)["grad_norms"] for kind in (True, False)}
-    torch.save(trained(folder, RECIPES["drop"], 3, sharded=True), folder / f"half{distributed.rank()}.pt")
-    distributed.barrier()
-    half = torch.load(folder / "half0.pt", weights_only=True)
-    found["in two"] = {
-        kind: trained(folder, RECIPES["drop"], STEPS, copy.deepcopy(half), sharded=kind) for kind in (True, False)
-    }
-    found["steps"] = distributed.distinct(5), distributed.distinct(distributed.rank())
-    run = made(folder, PLAIN, sharded=True)
-    run.train_until(2)
-    run.close()
-    state = run.state_dict()
-    found["mine"] = sum(p.to_local().numel() for p in run.student.parameters())  # type: ignore[attr-defined]
-    found["all"] = sum(p.numel() for p in run.student.parameters())
-    found["averaged"] = state["averaged"], run.averaged.state_dict() if distributed.rank() == 0 else None
-    return found
 
 
 def _with_norms(folder: Path) -> State:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from backbones import build
 from nas.distill import device_lease, distributed, trainer
 from nas.distill.device_lease import DeviceLease
-from nas.distill.rungs import Training, TrainingContext, TrainingStopped
+from nas.distill.rungs import Training, TrainingContext
 from nas.distill.trainer import Distiller
 from nas.measure.device_lock import awaited, measuring, training
 from nas.study.config import DistillConfig, SearchConfig
@@ -63,7 +62,7 @@ def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> Traini
     return TrainingContext(config, targets(folder), lock_dir, checkpoint_s=0.0, **folders, **settings)
 
 
-def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
+def train(lock_dir: Path, spans: Any) -> None:
     """Train both rungs."""
     step = Distiller.train_step
 
@@ -73,7 +72,7 @@ def train(sharded: bool, lock_dir: Path, spans: Any) -> None:
         spans.put((lock_dir.name, began, time.monotonic()))
 
     Distiller.train_step = logged  # type: ignore[method-assign]
-    run = Training("arch", build(preset("eradio_femto")), context_of(lock_dir, RECIPE, sharded=sharded))
+    run = Training("arch", build(preset("eradio_femto")), context_of(lock_dir, RECIPE))
     results = [run.rung(0), run.rung(1)]
     run.close()
     assert [result is not None for result in results] == [distributed.rank() == 0] * 2
@@ -202,65 +201,10 @@ def test_on_free_machines_a_lease_takes_a_second_and_four_messages(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True])
-def test_no_rank_trains_while_its_device_is_measured(sharded: bool, tmp_path: Path) -> None:
-    trained, measured = run(tmp_path, [("gpu0", "gpu1")], partial(train, sharded))
+def test_no_rank_trains_while_its_device_is_measured(tmp_path: Path) -> None:
+    trained, measured = run(tmp_path, [("gpu0", "gpu1")], train)
     assert len(trained) == 2 * RECIPE.rung_steps[-1]
     check(trained, measured)
-
-
-HELD_S = 0.3  # by a measurement that a training waits for
-PATIENCE_S = 20.0  # of a measurement that lasts until the state of a training is saved
-
-
-def measure_until(lock_dir: Path, ended: threading.Event, most_s: float, spans: Any, name: str) -> None:
-    """Return when a measurement has the device, which keeps it until the event, or for some seconds."""
-    has_device = threading.Event()
-
-    def measurement() -> None:
-        with measuring(lock_dir):
-            began = time.monotonic()
-            has_device.set()
-            ended.wait(most_s)
-            spans.put((name, began, time.monotonic()))
-
-    threading.Thread(target=measurement, daemon=True).start()
-    has_device.wait()
-
-
-def train_and_stop(lock_dir: Path, spans: Any) -> None:
-    """Train with divided parameters; a measurement precedes the checkpoint of the first lease and the stop after it."""
-    recipe = replace(RECIPE, rung_steps=(20,))
-    context = context_of(lock_dir, recipe, sharded=True, should_stop=lambda: run._distiller.step >= 2)
-    stopped = threading.Event()
-
-    def on_steps(step: int) -> None:
-        if distributed.rank() == 0:
-            ended, most_s = (stopped, PATIENCE_S) if step > 1 else (threading.Event(), HELD_S)
-            measure_until(lock_dir, ended, most_s, spans, f"measured {name_of(step)}")
-
-    def on_saved(seconds: float) -> None:
-        now = time.monotonic()
-        spans.put((f"saved {name_of(run._distiller.step)}", now - seconds, now))
-
-    def name_of(step: int) -> str:
-        return "first" if step == 1 else "last"
-
-    run = Training("arch", build(preset("eradio_femto")), context, on_steps=on_steps, on_saved=on_saved)
-    with pytest.raises(TrainingStopped):
-        run.rung(0)
-    stopped.set()
-    run.close()
-    with measuring(lock_dir):  # the thread has put its span
-        pass
-
-
-def test_a_checkpoint_waits_for_a_measurement_outside_its_clock_and_a_stop_does_not_wait(tmp_path: Path) -> None:
-    spans, _ = run(tmp_path, [("cpu", "cpu")], train_and_stop)
-    times = {name: (began, ended) for name, began, ended in spans}
-    assert len(times) == len(spans) == 4
-    assert times["measured first"][1] <= times["saved first"][0]
-    assert times["measured last"][0] <= times["saved last"][0] < times["saved last"][1] <= times["measured last"][1]
 
 
 @pytest.mark.parametrize("hold", [DeviceLease.__call__, DeviceLease.alone])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 
 from nas.distill import distributed
-from tests.nas.distill.ranks import RECIPES, everything, made, rank, sharded, token_and_neck, trained
+from tests.nas.distill.ranks import RECIPES, everything, made, rank, token_and_neck, trained
 
 WORLD = 2
 
@@ -92,68 +92,6 @@ def test_a_norm_that_nothing_reads_keeps_no_rank_waiting(tmp_path: Path) -> None
     first, second = run_ranks(tmp_path, token_and_neck)
     assert first["losses"] == second["losses"]
     assert first["losses"][-1]["colour/spatial"] < first["losses"][0]["colour/spatial"]
-
-
-@pytest.fixture(scope="module")
-def sharded_found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_ranks(tmp_path_factory.mktemp("sharded"), sharded)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_with_sharding_losses_and_averaged_weights_are_those_without(
-    name: str, found: list[dict[str, Any]], sharded_found: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    whole, divided = found[0][name], sharded_found[0][name]
-    assert divided.keys() == whole.keys()
-    for mine, theirs in zip(divided["losses"], whole["losses"], strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-3)
-    start, end = vector(made(tmp_path, RECIPES[name]).averaged.state_dict()), vector(whole["averaged"])
-    assert (vector(divided["averaged"]) - end).norm() < 0.02 * (end - start).norm()
-
-
-@pytest.mark.slow
-def test_with_sharding_each_rank_holds_about_half(sharded_found: list[dict[str, Any]]) -> None:
-    (all_of_them,) = {found["all"] for found in sharded_found}
-    assert sum(found["mine"] for found in sharded_found) == all_of_them
-    assert min(found["mine"] for found in sharded_found) > 0.45 * all_of_them
-
-
-@pytest.mark.slow
-def test_what_is_evaluated_is_the_divided_average(sharded_found: list[dict[str, Any]]) -> None:
-    together, evaluated = sharded_found[0]["averaged"]
-    assert torch.equal(vector(together), vector(evaluated))
-
-
-@pytest.mark.slow
-def test_with_and_without_sharding_a_training_goes_on_from_the_same_checkpoint(
-    sharded_found: list[dict[str, Any]],
-) -> None:
-    found = sharded_found[0]
-    without_break = vector(found["drop"]["averaged"])
-    assert torch.equal(vector(found["in two"][True]["averaged"]), without_break)
-    assert (vector(found["in two"][False]["averaged"]) - without_break).norm() < 1e-5 * without_break.norm()
-
-
-@pytest.mark.slow
-def test_with_sharding_only_rank_0_gets_the_whole_state(sharded_found: list[dict[str, Any]]) -> None:
-    first, second = (found["plain"]["student"] for found in sharded_found)
-    assert first.keys() == second.keys()
-    assert all(tensor.device.type == "cpu" for tensor in first.values())
-    assert all(second[name] is None for name in first if name.endswith(("weight", "bias")))
-
-
-@pytest.mark.slow
-def test_with_sharding_the_whole_gradient_is_clipped(sharded_found: list[dict[str, Any]]) -> None:
-    for found in sharded_found:
-        norms = found["clipped"]
-        assert norms[True] == pytest.approx(norms[False], rel=1e-4)
-        assert min(norms[True]) > 0.1
-
-
-@pytest.mark.slow
-def test_ranks_know_whether_they_give_different_numbers(sharded_found: list[dict[str, Any]]) -> None:
-    assert [found["steps"] for found in sharded_found] == [([5], [0, 1])] * WORLD
 
 
 def test_gpus_wait_for_half_an_hour_and_cpus_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

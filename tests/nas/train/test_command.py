@@ -23,7 +23,6 @@ from nas.api import load_study, train
 from nas.cli import INTERRUPTED
 from nas.export.__main__ import main as export
 from nas.measure import DeviceError
-from nas.measure.devices import fast_precision
 from nas.storage.store import Store, read_study
 from nas.study.records import StudyRecord, TrialState
 from nas.study.training_files import EVENTS, STEP, is_training, read_history
@@ -278,30 +277,6 @@ def test_live_teachers_and_two_processes_train_and_continue(cache: Path, tmp_pat
     interrupt_after_some_steps(run, cache, words(run, cache, "--live", "--workers", "2"), signal.SIGINT, "0")
     continue_in_one_process(run, cache)
     assert read_study(run).trials[0].rungs[-1].score > 0
-
-
-@pytest.mark.slow
-def test_a_divided_student_is_continued_in_one_process(cache: Path, tmp_path: Path) -> None:
-    """Its steps are given as passes over the images that there are."""
-    run = tmp_path / "run"
-    arguments = words(run, cache, "--fsdp", "--workers", "2")
-    at = arguments.index("--train-steps")
-    arguments[at : at + 2] = ["--epochs", "10"]  # 64 images in batches of 16: 40 steps
-    assert "UserWarning" not in interrupt_after_some_steps(run, cache, arguments, signal.SIGTERM, "0")
-    continue_in_one_process(run, cache)
-
-
-def test_the_steps_of_a_divided_student_are_not_timed_as_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nas.distill.precision.choose_precision", lambda *of: pytest.fail("it builds a whole student"))
-    arguments = ["eradio_femto", "--train-steps", "5", "--fsdp", "--workers", "2", *SHORT_TIMING]
-    command, lines = parse([*arguments, "--run", str(tmp_path / "run")]), []
-    assert command.session.config.distill.precision == "auto"
-    targets: Any = None
-    session, times_ms = training._with_precision(command.session, command.plan, targets, lines.append)
-    assert (session.config.distill.precision, times_ms) == (fast_precision("cpu"), {})
-    assert len(lines) == 1
 
 
 def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(

@@ -270,17 +270,8 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
             ["nofolder", "--train-steps", "5"],
             "ARCH: no preset 'nofolder'; choose the run folder of a search, timm:NAME, a",
         ),
-        (["eradio_pico", "--train-steps", "5", "--fsdp"], "--fsdp: there is one process, and nothing to divide"),
-        (
-            ["eradio_pico", "--train-steps", "5", "--fsdp", "--workers", "2", "--distill", "compile=true"],
-            "--fsdp: not with --distill compile=true",
-        ),
         (["eradio_pico", "--train-steps", "5", "--address", "auto"], "--address: add --workers N"),
         (["eradio_pico", "--train-steps", "5", "--address", "here", "--workers", "2"], "must be auto or HOST:PORT"),
-        (
-            ["timm:dm_nfnet_f0", "--img-size", "64", "--train-steps", "5", "--fsdp", "--workers", "2"],
-            "--fsdp: timm:dm_nfnet_f0 has parameters of a single number",
-        ),
         (
             ["timm:inception_v3", "--img-size", "96", "--train-steps", "5", "--distill", "grad_checkpointing=true"],
             "--distill grad_checkpointing: timm:inception_v3: it cannot recompute activations",
