@@ -154,7 +154,8 @@ def misfit(value: Any, hint: Any) -> str | None:
     try:
         adapter(hint).validate_python(value)
     except ValidationError as error:
-        return problem(error)
+        inner = [part for part in error.errors(include_url=False)[0]["loc"] if isinstance(part, str)]
+        return ": ".join([*inner, problem(error)])
     return None
 
 

@@ -42,8 +42,8 @@ def test_named_files_are_collected() -> None:
         (["--teacher-weights", "=f"], "must be NAME=FILE"),
         (["--teacher-weights", "a="], "must be NAME=FILE"),
         (["--teacher-weights", "a=f", "--teacher-weights", "a=g"], "a: a file was given twice"),
-        (["--objectives", "score,"], "--objectives: 'score,': must be names separated by commas"),
-        (["--baselines", ""], "--baselines: '': must be names separated by commas"),
+        (["--objectives", "score,"], "--objectives: 'score,': must be separated by commas"),
+        (["--baselines", ""], "--baselines: '': must not be empty"),
     ],
 )
 def test_other_forms_are_refused_in_one_line(
@@ -60,10 +60,10 @@ def test_other_forms_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--budget", "abc"], "--budget: 'abc': must be a whole number"),
-        (["--train-images", "1.5"], "--train-images: '1.5': must be a whole number"),
-        (["--rung-steps", "1,b"], "--rung-steps: '1,b': must be whole numbers with commas, as 1,4,16"),
-        (["--max-hours", "two"], "--max-hours: 'two': must be a number"),
+        (["--budget", "abc"], "--budget: 'abc': must be a valid integer"),
+        (["--train-images", "1.5"], "--train-images: '1.5': must be a valid integer"),
+        (["--rung-steps", "1,b"], "--rung-steps: 'b': must be a valid integer"),
+        (["--max-hours", "two"], "--max-hours: 'two': must be a valid number"),
     ],
 )
 def test_a_number_that_is_none_is_refused_in_words(

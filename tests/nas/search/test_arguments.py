@@ -13,8 +13,8 @@ from nas.search.__main__ import main
         ("--resume . --run OTHER", "error: --run: "),
         ("--extend 5", "error: --extend: "),
         ("--workers 0", "error: --workers: 0: "),
-        ("--trial-timeout 0", "error: --trial-timeout: 0.0: "),
-        ("--max-hours 0", "error: --max-hours: 0.0: "),
+        ("--trial-timeout 0", "error: --trial-timeout: 0: "),
+        ("--max-hours 0", "error: --max-hours: 0: "),
         ("--seed -1", "error: --seed: -1: "),
         ("--measure-seconds nan", "error: --measure-seconds: nan: "),
         ("--workers 1000000000", "error: --workers: 1000000000: "),
@@ -26,7 +26,7 @@ from nas.search.__main__ import main
         ("--distill head_width=1000000000000", "error: --distill: head_width: 1000000000000: "),
         (
             "--distill learning_rat=1",
-            "error: --distill: 'learning_rat=1': must be KEY=VALUE, with a key such as learning_rate",
+            "error: --distill: 'learning_rat': no such setting; did you mean learning_rate",
         ),
         (
             "--distill batch_size=16 --batch-size 32",
@@ -39,7 +39,7 @@ from nas.search.__main__ import main
         ("--choices widths=16", "error: --choices: 'widths=16': must be PART.FIELD=A,B, as stage1.widths=16,32"),
         ("--choices stage9.widths=16", "error: --choices: 'stage9' is not one of stages, stage1"),
         ("--choices stages.widths=x", "error: --choices: stages.widths: ['x']; need a list of whole numbers"),
-        ("--rung-steps 30,0", "error: --rung-steps: 0: must be a whole number from 1"),
+        ("--rung-steps 30,0", "error: --rung-steps: 0: must be greater than or equal to 1"),
         ("--objectives=", "error: --objectives: '': must be names separated by commas"),
         ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico is named twice"),
         (
