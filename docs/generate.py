@@ -192,7 +192,10 @@ def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
         shown = "required" if default is dataclasses.MISSING else f"`{json.dumps(default)}`"
         flag = flag_of(hints[field.name])
         meaning = meanings[field.name] if flag is None else flag.help.replace("%%", "%")
-        rows.append((f"`{field.name}`", allowed(adapter(hints[field.name]).json_schema()), shown, meaning))
+        schema = adapter(hints[field.name]).json_schema()
+        if flag is not None and "choices" in flag.more:
+            schema["enum"] = list(flag.more["choices"])
+        rows.append((f"`{field.name}`", allowed(schema), shown, meaning))
     return table(["key", "value", "default", "meaning"], rows)
 
 

@@ -36,6 +36,7 @@ def recipe_path(name: str) -> Path:
     return RECIPES / f"{name}.toml"
 
 
+_DATA = "data and teachers"
 _plan, _file = (partial(Flag, group=title) for title in ("the plan", "a file of settings"))
 _placed, _session = (partial(Flag, group=title) for title in ("where it runs", "the session"))
 NoRace = Annotated[bool, Flag("end without the race", default="race", group="the race")]
@@ -54,7 +55,12 @@ MaxHours = Annotated[
 class RunSettings:
     """How and where a search runs: the table [run] of a file, on which no number of the study depends."""
 
-    cache: Annotated[Text | None, shared("cache", group="data and teachers")] = None
+    cache: Annotated[
+        Text | None,
+        shared(
+            "cache", "that of the study to resume, else $BACKBONE_NAS_CACHE, else ~/.cache/backbone-nas", group=_DATA
+        ),
+    ] = None
     storage: Annotated[
         Text | None,
         _placed(
@@ -105,9 +111,9 @@ class RunSettings:
     fresh_images: FreshImages = None
     race_by: RaceBy = None
     target: Target = None
-    teacher_weights: Annotated[Files, shared("teacher_weights", "download from timm", group="data and teachers")] = (
-        field(default_factory=dict)
-    )
+    teacher_weights: Annotated[
+        Files, shared("teacher_weights", "those of the study to resume, else download from timm", group=_DATA)
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
