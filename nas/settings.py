@@ -7,7 +7,7 @@ a number that pydantic checks, whoever gives it, and the option ``--seeds N`` of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache, wraps
 from pathlib import Path
@@ -90,9 +90,9 @@ def checked(cls: type[T]) -> type[T]:
     validate = made.__init__
 
     @wraps(validate)
-    def init(self: Any, *values: Any, **fields: Any) -> None:
+    def init(self: Any, *values: Any, **named: Any) -> None:
         try:
-            validate(self, *values, **fields)
+            validate(self, *values, **named)
         except ValidationError as error:
             raise explained(error, made) from None
 
@@ -125,7 +125,10 @@ def explained(error: ValidationError, settings: Any) -> ConfigError:
         return cause
     if cause and not first["loc"]:
         return ConfigError(str(cause))  # of several settings
-    name, *inner = [str(part) for part in first["loc"] if isinstance(part, str)] or [""]
+    location = list(first["loc"])
+    if location and isinstance(location[0], int):  # an argument without a name
+        location[0] = fields(settings)[location[0]].name
+    name, *inner = [part for part in location if isinstance(part, str)] or [""]
     if first["type"] == "unexpected_keyword_argument" and not inner:
         return ConfigError(f"{name}: {no_such_setting(name, declared(settings))}")
     return ConfigError(f"{' '.join([spelled(settings, name), *inner])}: {problem(error)}".removeprefix(": "))

@@ -214,6 +214,6 @@ def folded(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by name with those of the recipe in "distill" and the limits in "limits", as in a file."""
     options = {name: value for name, value in given.items() if name not in (*RECIPE_FLAGS, *LIMITS)}
     for table, names in (("distill", RECIPE_FLAGS), ("limits", LIMITS)):
-        inside = {**options.get(table, {}), **{name: given[name] for name in names if name in given}}
-        options |= {table: inside} if inside else {}
+        if found := {name: given[name] for name in names if name in given}:
+            options[table] = {**options.get(table, {}), **found}
     return options

@@ -48,7 +48,11 @@ from search_space.timm_names import PREFIX
 from search_space.timm_spec import find_network
 from search_space.windows import fit_windows
 
-_VALUES = declared(TrainFlags) | {name: declared(RunSettings)[name] for name in ("cache", "teacher_weights")}
+_VALUES = (
+    declared(TrainFlags)
+    | {"distill": dict[str, Any]}
+    | {name: declared(RunSettings)[name] for name in ("cache", "teacher_weights")}
+)
 _RESUMED_WITH = ("resume", "workers", "address", "data", "cache", "teacher_weights", "teacher_devices")
 
 

@@ -166,8 +166,8 @@ def test_an_export_takes_the_precision_of_a_graph(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"format": "ONNX"}, "--format: 'ONNX': must be one of timm, hf, onnx, torchscript"),
-        ({"format": "onnx", "precision": "int8"}, "--precision: 'int8': must be one of fp32"),
+        ({"format": "ONNX"}, "--format: 'ONNX': must be 'timm', 'hf', 'onnx'"),
+        ({"format": "onnx", "precision": "int8"}, "--precision: 'int8': must be 'fp32'"),
         ({"precision": "fp16"}, "--precision: only for onnx"),
         ({"format": "onnx", "img_size": 50}, "--img-size: 50: must be a multiple of 32"),
         ({"img_size": 64}, "--img-size: only for onnx and torchscript"),

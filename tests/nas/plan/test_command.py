@@ -216,8 +216,8 @@ def test_every_flag_is_a_setting() -> None:
     assert parse(["--no-race"]).race is None
     assert parse(["--objectives", "score,params"]).race is None
     assert settings == PlanSettings(
-        settings.config, 3, {"lite0": Path("f")}, "c", (4, 5), 2.0, 7, start_s=1.0, ask_s=2.0, read_gb_s=1.5,
-        json=True, plot=Path("p.svg"), race=race,
+        settings.config, 3, {"lite0": Path("f")}, "c", 2.0, 7, True, Path("p.svg"), race,
+        gpus=(4, 5), start_seconds=1.0, ask_seconds=2.0, read_gb_per_second=1.5,
     )  # fmt: skip
     assert settings.config.budget == 9
     elsewhere = parse(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])
@@ -316,17 +316,17 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--gpus", "0"], "--gpus: 0: must be"),
         (["--workers", "-1"], "--workers: -1: must be"),
         (["--probe", "0"], "--probe: 0: must be"),
-        (["--max-hours", "-1"], "--max-hours: -1.0: must be"),
-        (["--ask-seconds", "-1"], "--ask-seconds: -1.0: must be"),
+        (["--max-hours", "-1"], "--max-hours: -1: must be"),
+        (["--ask-seconds", "-1"], "--ask-seconds: -1: must be"),
         (["--ask-seconds", "inf"], "--ask-seconds: inf: must be"),
-        (["--read-gb-per-second", "0"], "--read-gb-per-second: 0.0: must be"),
+        (["--read-gb-per-second", "0"], "--read-gb-per-second: 0: must be"),
         (["--gpus", "1000000000000"], "--gpus: 1000000000000: must be"),
         (["--assume-tflops", "9", "--gpus", "16,4", "--distill", "ranks=8"], "--gpus: 4: must be 8 or more"),
         (["--budget", "100000000"], "--budget: 100000000: must be"),
         (["--budget", "100000"], "--budget: 100000: a plan simulates 5,000"),
         (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),
         (["--assume-measure-seconds", "3"], "--assume-measure-seconds: only with --assume-tflops"),
-        (["--assume-tflops", "9", "--mfu", "2"], "at most 1"),
+        (["--assume-tflops", "9", "--mfu", "2"], "less than or equal to 1"),
         (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
         (["--device", "tpu"], "--device"),
         (["--assume-tflops", "9", "--max-params", "10"], "far below"),
@@ -336,7 +336,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
             "64 are needed (--probe): relax it, or lower --probe",
         ),
         (["--teachers", "nobody"], "nobody"),
-        (["--plot", "plan.gif"], ".png, .svg, .pdf"),
+        (["--plot", "plan.gif"], ".png or .svg or .pdf"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from nas.race.plan import plan_race
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import StudyRecord
+from tests.exits import exit_of
 from tests.nas.analysis.builders import REFERENCE, new_store, small_study
 from tests.nas.backend.real_targets import open_real_targets, study_of
 from tests.nas.study.builders import search_config
@@ -172,7 +173,7 @@ def test_a_wrong_setting_is_one_line_and_changes_nothing(
 ) -> None:
     with new_store(tmp_path / "run", study) as store:
         before = store.read_all()
-    assert main([str(tmp_path / "run"), *words]) == 2
+    assert exit_of(main, [str(tmp_path / "run"), *words]) == 2
     out, err = capsys.readouterr()
     assert (message in err, err.count("\n"), out) == (True, 1, "")
     with Store.open(tmp_path / "run") as store:

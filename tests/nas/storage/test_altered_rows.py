@@ -86,7 +86,7 @@ def run_commands(run: Path, capsys: pytest.CaptureFixture[str], commands: list[A
         ("info", ("objectives",), None, "info: objectives: None: must be a list"),
         ("info", ("rung_steps",), [10, "x"], "info: rung_steps: 'x': must be a whole number"),
         ("info", ("limits",), 5, "info: limits: 5: must be an object"),
-        ("info", ("config", "budget"), "many", "info: config: budget: 'many': must be a whole number"),
+        ("info", ("config", "budget"), "many", "info: config: budget: 'many': must be a valid integer"),
         ("info", ("config", "distill", "img_size"), 65, "info: config: distill: img_size: 65: must be a multiple"),
         ("info", ("config", "specs"), {"w": {}}, "info: config: specs: w: spec: field 'stages' is missing"),
         ("record", ("spec", "stages"), 5, "record of trial 0: spec: stages: 5; need a list"),

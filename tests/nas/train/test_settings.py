@@ -303,7 +303,7 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["eradio_pico", "--train-steps", "5", "--distill", 'schedule="steep"'], "schedule"),
         (["eradio_pico", "--train-steps", "5", "--data", "imagefolder:nowhere"], "no such folder"),
         (["eradio_pico", "--train-steps", "5", "--teachers", "nobody"], "nobody"),
-        (["eradio_pico", "--train-steps", "5", "--log", "paper"], "--log: 'paper': choose from tensorboard, wandb"),
+        (["eradio_pico", "--train-steps", "5", "--log", "paper"], "--log: 'paper': must be 'tensorboard', 'wandb'"),
         (["eradio_pico", "--train-steps", "5", "--no-augment"], "--no-augment: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--teacher-devices", "cpu"], "--teacher-devices: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--live", "--teacher-devices", "tpu"], "--teacher-devices: 'tpu': must"),
