@@ -140,7 +140,7 @@ def test_a_search_refuses_what_it_cannot_take_as_a_setting(
         ({"teacher_weights": 3}, "--teacher-weights: 3: must be a valid dictionary"),
         ({"live": "maybe"}, "--live: 'maybe': must be a valid boolean"),
         ({"arch": {"stages": []}}, "ARCH: .*must be the name of a preset"),
-        ({"arch": None, "train_steps": None, "resume": True}, "--resume: True: must be the run folder"),
+        ({"arch": None, "train_steps": None, "resume": True}, "--resume: True: Input is not a valid path"),
     ],
 )
 def test_a_training_refuses_what_it_would_ignore_or_cannot_take(
