@@ -28,6 +28,10 @@ def both(uri, seed=0, count=None, size_px=32):
     return [open_images(uri, split, count, seed, size_px, Path("unused")) for split in ("train", "val")]
 
 
+def test_an_image_is_on_the_same_side_in_every_process():
+    assert [n for n in range(12) if dataset.held_out(f"{n}.png")] == [4, 9]
+
+
 def test_imagefolder_labels_by_subfolder_and_splits_without_overlap(folder):
     train, val = both(f"imagefolder:{folder}")
     assert len(train) + len(val) == 60

@@ -128,6 +128,9 @@ def test_losses_by_hand() -> None:
     assert LOSSES["cosine"](u, v, PHI_S).item() == pytest.approx(1)
     assert LOSSES["angle"](u, v, PHI_S).item() == pytest.approx((math.pi / 2) ** 2, rel=1e-5)
     assert LOSSES["hybrid"](u, v, PHI_S).item() == pytest.approx(0.9 + 0.1 * (2.5 + 1.5) / 2)
+    maps, longer = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1, 2)
+    maps[0, 0, 0], longer[0, 0, 0] = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0])
+    assert LOSSES["cosine"](maps, longer, PHI_S).item() == pytest.approx(0, abs=1e-6), "each cell by its channels"
 
 
 @pytest.mark.parametrize("name", list(LOSSES))

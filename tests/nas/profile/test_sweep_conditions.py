@@ -49,6 +49,7 @@ def test_a_cool_card_has_no_doubts(monkeypatch: pytest.MonkeyPatch, machine: Mac
     sweep = swept(monkeypatch, machine, Nvml(machine))
     assert [(p.verdict, p.doubt, p.tries, p.notes) for p in sweep.points] == [("ok", None, 1, ())] * 2
     assert [p.launch_share for p in sweep.points] == [pytest.approx(0.1, rel=0.01), pytest.approx(0.0125, rel=0.01)]
+    assert all(p.throughput_low_img_s < p.throughput_high_img_s for p in sweep.points)  # type: ignore[operator]
     assert sweep.points[0].conditions["clock_mhz"] == [1700, 1700, 1700]
     assert "†" not in shown(sweep)
 

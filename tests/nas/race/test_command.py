@@ -19,6 +19,7 @@ from nas.analysis.recommendation import recommend
 from nas.race.__main__ import main
 from nas.race.arguments import RaceSettings
 from nas.race.plan import plan_race
+from nas.race.target_cache import training_file
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.records import StudyRecord
@@ -178,6 +179,11 @@ def test_a_wrong_setting_is_one_line_and_changes_nothing(
     assert (message in err, err.count("\n"), out) == (True, 1, "")
     with Store.open(tmp_path / "run") as store:
         assert store.read_all() == before
+
+
+def test_a_targets_training_is_kept_by_its_seed(tmp_path: Path) -> None:
+    files = {training_file(tmp_path, replace(CONFIG, seed=seed), "arch", "images", "cpu") for seed in (1, 2)}
+    assert len(files) == 2
 
 
 def test_other_objectives_are_refused(study: StudyRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
