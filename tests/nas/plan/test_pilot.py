@@ -38,6 +38,7 @@ from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.terminal import stderr_console
+from tests.exits import exit_of
 from tests.nas.backend.processes import children, gone
 from tests.nas.backend.real_targets import open_real_targets
 from tests.nas.data.builders import png
@@ -282,7 +283,7 @@ def test_bad_input_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    assert exit_of(main, arguments) == 2
     captured = capsys.readouterr()
     assert words in captured.err
     assert len(captured.err.strip().splitlines()) == 1
