@@ -20,6 +20,7 @@ from pydantic import AfterValidator, ValidationError
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.command_log import announce
+from nas.redaction import public_word
 from nas.settings import Flag, OneOf, adapter, declared, flag_of, problem
 from search_space.checks import shown
 
@@ -154,7 +155,8 @@ def value_of(hint: Any, text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r}: must not be empty")
     value: Any = number_or_text(text, hint)
     if kind_of(hint) is tuple:
-        words = () if text == "none" else tuple(word.strip() for word in text.split(","))
+        public = public_word(text)  # a message may quote one part of a URL
+        words = () if text == "none" else tuple(word.strip() for word in public.split(","))
         if not all(words):
             raise argparse.ArgumentTypeError(f"{shown(text)}: must be separated by commas")
         value = tuple(number_or_text(word, hint) for word in words)
