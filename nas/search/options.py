@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from nas.flags import LATEST, run_folder, shared
 from nas.race.arguments import FreshImages, RaceBy, RaceSteps, Target
 from nas.settings import Budget, ConfigError, Files, Flag, Hours, MeasureSeconds, Text, Workers
 from nas.study.limits import LIMITS
+from search_space.checks import shown
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE_FLAGS = ("img_size", "batch_size", "rung_steps")  # fields of the recipe that have flags of their own
@@ -215,5 +217,12 @@ def folded(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: value for name, value in given.items() if name not in (*RECIPE_FLAGS, *LIMITS)}
     for table, names in (("distill", RECIPE_FLAGS), ("limits", LIMITS)):
         if found := {name: given[name] for name in names if name in given}:
-            options[table] = {**options.get(table, {}), **found}
+            inside = options.get(table, {})
+            if twice := [
+                name for name in found if json.dumps(inside.get(name, found[name])) != json.dumps(found[name])
+            ]:
+                flag, value = f"--{twice[0].replace('_', '-')}", shown(found[twice[0]])
+                other = f"--distill {twice[0]}={shown(inside[twice[0]])}"
+                raise ConfigError(f"{flag}: {value}: conflicts with {other}; give one of them")
+            options[table] = {**inside, **found}
     return options
