@@ -40,7 +40,7 @@ from nas.search.__main__ import main
         ("--choices stage9.widths=16", "error: --choices: 'stage9' is not one of stages, stage1"),
         ("--choices stages.widths=x", "error: --choices: stages.widths: ['x']; need a list of whole numbers"),
         ("--rung-steps 30,0", "error: --rung-steps: 0: must be greater than or equal to 1"),
-        ("--objectives=", "error: --objectives: '': must be names separated by commas"),
+        ("--objectives=", "error: --objectives: '': must not be empty"),
         ("--baselines eradio_pico,eradio_pico", "error: --baselines: eradio_pico is named twice"),
         (
             "--device cpu --runtime onnxruntime --objectives score,memory",
