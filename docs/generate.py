@@ -181,7 +181,7 @@ def config_page() -> str:
 
 def fields_table(record: type, skipped: tuple[str, ...] = ()) -> str:
     """Return the table of a dataclass's fields: name, values, default, meaning (a flag's help or a docstring)."""
-    from nas.settings import adapter, declared, flag_of
+    from nas.validation import adapter, declared, flag_of
 
     meanings, hints = attributes(record), declared(record)
     rows = []

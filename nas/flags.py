@@ -1,4 +1,4 @@
-"""The command line of settings: options from the fields of a class, see `nas.settings`; and the default study.
+"""The command line of settings: options from the fields of a class, see `nas.validation`; and the default study.
 
 ``runs/latest`` is a link to the search last started or resumed from the current folder.
 """
@@ -21,7 +21,7 @@ from pydantic import AfterValidator, ValidationError
 from nas.cli import PROGRAM, OneLineParser
 from nas.command_log import announce
 from nas.redaction import public_word
-from nas.settings import Flag, OneOf, adapter, declared, flag_of, problem
+from nas.validation import Flag, OneOf, adapter, declared, flag_of, problem
 from search_space.checks import shown
 
 LATEST = "runs/latest"
@@ -39,7 +39,7 @@ def parser_of(settings: type, name: str, about: str, examples: str, **more: Any)
     """Return the parser of a command; an option that is not given is not in its namespace.
 
     Args:
-        settings: A class of `nas.settings.checked`, whose fields with a `Flag` are the options.
+        settings: A class of `nas.validation.checked`, whose fields with a `Flag` are the options.
         name: Name of the command.
         about: What it does.
         examples: Text at the end of the help.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.machine import cpu_count
 from nas.numbers import format_bytes
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 from search_space.memory import memory_bytes
 
 # Resident bytes of a search on a CPU with the default settings. The driver takes 1.15 GB, the two processes of the one

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas.files import check_writable
 from nas.scratch import private_folder
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 
 def cache_root(folder: str | None = None) -> Path:

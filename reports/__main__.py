@@ -12,8 +12,8 @@ from pydantic import AfterValidator
 
 from nas.cli import OneLineParser, exit_code
 from nas.flags import RUN, Page, file_to_write, parse_as, parser_of
-from nas.settings import ConfigError, Flag, checked
 from nas.terminal import write_line
+from nas.validation import ConfigError, Flag, checked
 
 if TYPE_CHECKING:
     from nas.study.records import StudyRecord

@@ -25,9 +25,11 @@ def test_page_is_up_to_date(name: str) -> None:
 def test_every_setting_has_a_meaning() -> None:
     from nas.search.settings import SearchCommand
     from nas.study.config import DistillConfig, Group, SearchConfig
+    from nas.validation import declared, flag_of
 
     for record in (SearchConfig, DistillConfig, Group, SearchCommand):
-        assert set(GENERATE["attributes"](record)) == {field.name for field in dataclasses.fields(record)}, record
+        with_flags = {name for name, hint in declared(record).items() if flag_of(hint)}
+        assert set(GENERATE["attributes"](record)) | with_flags == declared(record).keys(), record
 
 
 def test_every_column_of_a_record_has_a_meaning() -> None:

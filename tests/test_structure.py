@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("search_space", "backbones", "nas", "reports")
-CONVENTIONAL_NAMES = {"__init__", "__main__", "arguments", "command", "tables", "plots"}
+CONVENTIONAL_NAMES = {"__init__", "__main__", "arguments", "command", "options", "tables", "plots"}
 LONG_FUNCTION_LINES = 60
 
 

@@ -35,11 +35,11 @@ from nas.analysis.trial_choice import SelectionError
 from nas.api.opened_study import Model, NothingFits, Study, load_study
 from nas.api.start import search, train
 from nas.export import ExportError
-from nas.settings import ConfigError
 from nas.storage.errors import StoreError
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import LimitError
 from nas.study.teacher_names import TeacherError
+from nas.validation import ConfigError
 
 if TYPE_CHECKING:
     from backbones.weights import WeightsError

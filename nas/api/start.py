@@ -13,9 +13,9 @@ from nas.cli import logged_work
 from nas.command_log import CommandLog, log_to
 from nas.flags import LATEST
 from nas.redaction import public_text
-from nas.settings import ConfigError, no_such_setting
 from nas.study.config import DistillConfig, SearchConfig
 from nas.terminal import stderr_console
+from nas.validation import ConfigError, no_such_setting
 from search_space import NetworkSpec
 from search_space.checks import shown
 

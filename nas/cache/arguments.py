@@ -12,8 +12,8 @@ from pydantic import Field
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flags, shared
 from nas.measure.devices import device_type, fast_precision
-from nas.settings import ConfigError, Files, Flag, HeldOutImages, Images, OneOf, Pixels, Text, Views, checked
 from nas.study.config import TARGET_DTYPES, TEACHER_PRECISIONS, SearchConfig
+from nas.validation import ConfigError, Files, Flag, HeldOutImages, Images, OneOf, Pixels, Text, Views, checked
 
 _EXAMPLES = """examples:
   backbone-nas cache build                                 the default search's cache, before the search

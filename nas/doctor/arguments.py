@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import MEASURING_DEVICE, add_flag, add_flags, parser_of, shared
 from nas.measure.runtime_spec import Arm
-from nas.settings import BatchSize, ConfigError, Flag, MeasureSeconds, Pixels, checked, declared, spelled
+from nas.validation import BatchSize, ConfigError, Flag, MeasureSeconds, Pixels, checked, declared, spelled
 
 # E-RADIO's family and the networks that its paper and this project compare it with, those of timm with random weights.
 ARCHS = (

@@ -16,7 +16,7 @@ from nas.extras import install_command
 from nas.flags import RUN, parse_as, parser_of, shared
 from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import PRECISIONS
-from nas.settings import ConfigError, Flag, OneOf, Pixels, checked
+from nas.validation import ConfigError, Flag, OneOf, Pixels, checked
 from search_space.arch import SIZE_MULTIPLE_PX
 
 FORMATS = ("timm", "hf", "onnx", "torchscript")

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 _NAME = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 _CPU_INFO = Path("/proc/cpuinfo")

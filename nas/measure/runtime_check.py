@@ -11,8 +11,8 @@ from nas.extras import install_command
 from nas.machine import cpu_count
 from nas.measure.runtime_spec import Arm
 from nas.measure.runtime_traits import RUNTIMES
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
+from nas.validation import ConfigError
 
 WRONG_OUTPUTS = "its outputs are wrong"
 _MAX_REASON = 160  # characters of a library's message

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from nas.measure.devices import compute_capability, dotted
 from nas.measure.runtime_traits import MIN_BF16_CAPABILITY, MIN_TRITON_CAPABILITY, PRECISIONS, RUNTIMES, RuntimeTraits
-from nas.settings import ConfigError
 from nas.study.limits import LIMITS, LimitError
 from nas.study.objectives import OBJECTIVES
+from nas.validation import ConfigError
 
 if TYPE_CHECKING:
     import torch

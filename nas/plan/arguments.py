@@ -28,8 +28,8 @@ from nas.search.settings import (
     new_config,
     with_file,
 )
-from nas.settings import ConfigError, Flag, Hours, Text, Workers, declared
 from nas.study.config import SearchConfig
+from nas.validation import ConfigError, Flag, Hours, Text, Workers, declared
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:

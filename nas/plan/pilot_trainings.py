@@ -37,13 +37,13 @@ from nas.plan.arguments import PilotSettings
 from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
-from nas.settings import ConfigError
 from nas.stage_progress import StageProgress
 from nas.storage.liveness import only_command
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import broken_limit
 from nas.study.records import Record, TrialRecord, TrialState
 from nas.teachers import enlarged_maps, specs
+from nas.validation import ConfigError
 
 FILE_NAME = "pilot.json"
 _POOL = 256  # random architectures, among which the models are chosen by their cost

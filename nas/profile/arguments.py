@@ -15,8 +15,8 @@ from nas.machine import check_cache
 from nas.measure.devices import device_type
 from nas.measure.runtime_spec import FORMS, LAYOUTS, Arm, check_reported, check_runs_here, default_arm, named_arms
 from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
-from nas.settings import BatchSize, ConfigError, Flag, MeasureSeconds, Pixels, Seed, Text, Threads, checked, spelled
 from nas.study.limits import LIMITS, LimitError, add_limit_flags, given_limits
+from nas.validation import BatchSize, ConfigError, Flag, MeasureSeconds, Pixels, Seed, Text, Threads, checked, spelled
 from search_space import SPACES
 from search_space.own_choices import choice_words, with_choices
 from search_space.space import Space

@@ -14,10 +14,10 @@ from pydantic import Field
 from nas.cli import OneLineParser
 from nas.flags import MOVED_DATA, RUN, parse_as, parser_of, shared
 from nas.local_workers import check_local_workers
-from nas.settings import ConfigError, Files, Flag, Steps, Text, Workers, checked
 from nas.study.config import SearchConfig
 from nas.study.horizon import LATER, MIDWAY
 from nas.study.metrics import METRICS, is_in_tables
+from nas.validation import ConfigError, Files, Flag, Steps, Text, Workers, checked
 
 TIMES_LONGER = 10  # steps of a race, in those of the search's last rung
 SEARCH_SHARE = 2 / 3  # of --max-hours; the rest is the race's

@@ -13,7 +13,7 @@ from nas.cli import OneLineParser
 from nas.flags import MEASURING_DEVICE, RUN, Picture, parse_as, parser_of, shared
 from nas.measure.devices import device_type
 from nas.measure.runtime_spec import Arm
-from nas.settings import BatchSize, Flag, MeasureSeconds, Pixels, Threads, checked
+from nas.validation import BatchSize, Flag, MeasureSeconds, Pixels, Threads, checked
 
 _EXAMPLES = """examples:
   backbone-nas remeasure runs/mine --device cuda:0              the front, with the study's settings on this GPU

@@ -13,8 +13,8 @@ from pydantic import Field
 from nas.cli import OneLineParser
 from nas.extras import install_command
 from nas.flags import Picture, parse_as, parser_of, shared
-from nas.settings import Budget, ConfigError, Flag, OneOf, Seed, Text, Workers, checked
 from nas.study.config import KNOWN_COST, OPTUNA_SAMPLERS, SAMPLERS
+from nas.validation import Budget, ConfigError, Flag, OneOf, Seed, Text, Workers, checked
 
 SIZES = "sizes"  # the source of the linear term
 # Sources of what is known of an architecture before it is trained, by benchmark: all, and the default.
@@ -70,7 +70,7 @@ class ReplaySettings:
     ] = None
     dataset: Annotated[str, OneOf(DATASETS), Flag("nasbench201: data set of the accuracies")] = DATASETS[0]
     samplers: Annotated[
-        tuple[Annotated[str, OneOf(REPLAY_SAMPLERS)], ...],
+        tuple[Text, ...],
         Field(min_length=1),
         Flag(
             f"samplers to compare: {', '.join(REPLAY_SAMPLERS)}; informed-NAME searches features and knows costs, as "
@@ -123,6 +123,8 @@ class ReplaySettings:
             self._check_hybrid()
         if unknown := [name for name in self.sources if name not in SOURCES[self.bench]]:
             raise ConfigError(f"--knowledge: {unknown[0]!r}: choose one of: {', '.join(SOURCES[self.bench])}")
+        if strange := [name for name in self.samplers if name not in REPLAY_SAMPLERS]:
+            raise ConfigError(f"--sampler: {strange[0]!r}: choose one of: {', '.join(REPLAY_SAMPLERS)}")
         if twice := [name for name in self.samplers if self.samplers.count(name) > 1]:
             raise ConfigError(f"--sampler: {twice[0]!r} is named twice")
         features, informed = FEATURES.get(self.bench, ()), set(self.samplers) & set(INFORMED_SAMPLERS)

@@ -26,8 +26,8 @@ from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quan
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
-from nas.settings import ConfigError
 from nas.terminal import stderr_console, write_line
+from nas.validation import ConfigError
 from reports.page import build_report
 
 _LOG = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd

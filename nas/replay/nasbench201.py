@@ -15,7 +15,7 @@ import numpy as np
 
 from nas.extras import install_command
 from nas.replay.published_table import Array, ProductSpace, PublishedTable, column, read_csv, standardized
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ("edge0_1", "edge0_2", "edge1_2", "edge0_3", "edge1_3", "edge2_3")  # in the order of the published names

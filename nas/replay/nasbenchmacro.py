@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from nas.replay.published_table import Array, ProductSpace, PublishedTable, column, read_csv
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 LAYERS = tuple(f"layer{i}" for i in range(1, 9))
 BLOCKS = ("identity", "mbconv_k3_e3", "mbconv_k5_e6")  # in the order of the published digits

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 COLORS = ("#0072b2", "#8a9099", "#c77a00", "#007f5f", "#b8470b")  # Okabe and Ito's palette for color-blind readers
 LINES = ("-", ":", "--", "-.", (0, (1, 1)))

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.settings import ConfigError
 from nas.study.space_protocol import SearchSpace
+from nas.validation import ConfigError
 from search_space import SpecError
 
 Array = NDArray[np.float64]

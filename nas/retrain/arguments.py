@@ -13,7 +13,7 @@ from nas.analysis import RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, RETRAINED_TIMES
 from nas.cli import OneLineParser
 from nas.flags import MOVED_DATA, RUN, Picture, parse_as, parser_of, shared
 from nas.local_workers import check_local_workers
-from nas.settings import ConfigError, Device, Files, Flag, MeasureSeconds, Steps, Workers, checked
+from nas.validation import ConfigError, Device, Files, Flag, MeasureSeconds, Steps, Workers, checked
 
 MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder

@@ -14,9 +14,9 @@ from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
 from nas.run_folder import retraining_folder
 from nas.search.settings import absolute_data
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
+from nas.validation import ConfigError
 
 NUMPY_SEEDS = 2**32  # seeds are those of NumPy
 

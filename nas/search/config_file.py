@@ -21,9 +21,9 @@ from nas.command_log import announce
 from nas.machine import cache_root
 from nas.redaction import public_word
 from nas.search.options import PlanAssumptions, RunSettings
-from nas.settings import ConfigError, Text, adapter, declared, misfit, no_such_setting
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import LIMITS, Bound
+from nas.validation import ConfigError, Text, adapter, declared, misfit, no_such_setting
 from search_space.checks import read_text
 
 _LOG = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from nas.redaction import public_text
 from nas.search.config_file import config_text, run_table
 from nas.search.preconditions import check_device, check_image_count, check_limits, unseen_images
 from nas.search.settings import NODE_REMEDY, SearchCommand
-from nas.settings import ConfigError
 from nas.stage_progress import StageProgress
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.teacher_names import TeacherError, check_files
 from nas.terminal import write_line
+from nas.validation import ConfigError
 
 
 class Doubtful(str):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig, is_of_timm
+from nas.validation import ConfigError
 from search_space import PRESETS, SPACES, ArchSpec, SpecError, TimmSpec, network_spec
 from search_space.presets import unknown_preset
 from search_space.timm_names import PREFIX

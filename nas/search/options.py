@@ -13,8 +13,8 @@ from pydantic import Field
 
 from nas.flags import LATEST, run_folder, shared
 from nas.race.arguments import FreshImages, RaceBy, RaceSteps, Target
-from nas.settings import Budget, ConfigError, Files, Flag, Hours, MeasureSeconds, Text, Workers
 from nas.study.limits import LIMITS
+from nas.validation import Budget, ConfigError, Files, Flag, Hours, MeasureSeconds, Text, Workers
 from search_space.checks import shown
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -12,10 +12,10 @@ from pathlib import Path
 from nas.measure.devices import cuda_is_available, without_kernels
 from nas.measure.runtime_spec import Arm, check_runs_here
 from nas.numbers import plural
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from nas.study.limits import LIMITS, Compliance, Limit, Totals
 from nas.study.teacher_names import check_teacher_names
+from nas.validation import ConfigError
 
 SAMPLED = 200  # random architectures whose costs are counted
 _FAR = 3.0  # a limit of less than a third of the space's least costs is refused without counting anything

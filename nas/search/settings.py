@@ -30,11 +30,11 @@ from nas.search.options import (
     recipe_path,
 )
 from nas.search.preconditions import check_device, check_sources
-from nas.settings import ConfigError, check_values, declared
 from nas.study import compatibility
 from nas.study.config import KNOWN_COST, SearchConfig, check_recipe, check_sampler, supports
 from nas.study.objectives import OBJECTIVES, objectives, on_plane
 from nas.study.teacher_names import SETS
+from nas.validation import ConfigError, check_values, declared
 from search_space import SPACES, SpecError
 from search_space.checks import shown
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from nas.cli import OneLineParser, exit_code
 from nas.flags import RUN, parser_of, shared
-from nas.settings import Flag, checked
 from nas.study.limits import LIMITS, add_limit_flags, given_limits
 from nas.terminal import stdout_console, write_line
+from nas.validation import Flag, checked
 
 if TYPE_CHECKING:
     from nas.analysis.retraining import RetrainingSummary

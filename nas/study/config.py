@@ -13,7 +13,9 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from nas.flags import shared
-from nas.settings import (
+from nas.study.limits import LIMITS, check_bounds
+from nas.study.objectives import OBJECTIVES
+from nas.validation import (
     BatchSize,
     Budget,
     ConfigError,
@@ -32,8 +34,6 @@ from nas.settings import (
     declared,
     no_such_setting,
 )
-from nas.study.limits import LIMITS, check_bounds
-from nas.study.objectives import OBJECTIVES
 from search_space import SPACES, NetworkSpec, Space, TimmSpec, network_spec, preset
 from search_space.checks import shown
 from search_space.own_choices import plain_choices, with_choices

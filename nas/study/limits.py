@@ -17,7 +17,6 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from pydantic import Field
 
 from nas.flags import reader
-from nas.settings import ConfigError, misfit
 from nas.study.records import Measurement
 from nas.study.timing_doubts import (
     LATENCY_RUN_DEVIATION,
@@ -25,6 +24,7 @@ from nas.study.timing_doubts import (
     order_statistic_interval,
     throughput_interval,
 )
+from nas.validation import ConfigError, misfit
 
 IntervalReader = Callable[[Measurement, Sequence[float]], tuple[float, float] | None]
 Bound = Annotated[float, Field(strict=True, gt=0, le=1e18)]

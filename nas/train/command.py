@@ -36,7 +36,6 @@ from nas.search.study_opening import (
     show_device,
     with_precision,
 )
-from nas.settings import ConfigError
 from nas.stage_progress import StageProgress
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
@@ -50,6 +49,7 @@ from nas.train.one_architecture import OneArchitecture
 from nas.train.processes import launched_ranks
 from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, with_steps
+from nas.validation import ConfigError
 from search_space.windows import padding_line
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pydantic import Field
 from nas.analysis import BEST
 from nas.flags import run_folder
 from nas.search.options import DATA_FLAGS, MEASURING_FLAGS
-from nas.settings import Flag, OneOf, Seed, Steps, Text, Workers, declared
 from nas.study.config import SCHEDULES
+from nas.validation import Flag, OneOf, Seed, Steps, Text, Workers, declared
 
 # Beyond the recipe of a search: the length of a training is known from its start.
 LONG_RECIPE: dict[str, Any] = {"schedule": "wsd", "ema_decay": 0.999, "max_grad_norm": 0.3}

@@ -10,8 +10,8 @@ from typing import Any
 
 from nas.backend.teacher_gpus import refusal
 from nas.numbers import plural
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
+from nas.validation import ConfigError
 
 
 def launched_ranks() -> int | None:

@@ -27,7 +27,6 @@ from nas.search.settings import (
     new_config,
     new_folder,
 )
-from nas.settings import ConfigError, check_values, declared
 from nas.study.config import SearchConfig, check_recipe
 from nas.study.records import Record
 from nas.study.training_files import PLAN
@@ -40,6 +39,7 @@ from nas.train.options import (
     TrainFlags,
 )
 from nas.train.processes import launched_ranks, requested_workers, with_workers
+from nas.validation import ConfigError, check_values, declared
 from search_space import PRESETS, SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
 from search_space.checks import shown
 from search_space.presets import unknown_preset

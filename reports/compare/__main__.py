@@ -10,8 +10,8 @@ from typing import Annotated
 
 from nas.cli import OneLineParser, exit_code
 from nas.flags import Page, parse_as, parser_of
-from nas.settings import ConfigError, Flag, checked
 from nas.terminal import write_line
+from nas.validation import ConfigError, Flag, checked
 from reports.compare import MAX_STUDIES
 
 COMPARISON_FILE = "comparison.html"

@@ -18,9 +18,9 @@ from nas.__main__ import COMMANDS, main
 from nas.flags import item_of, kind_of
 from nas.profile.arguments import SPACE_ONLY
 from nas.search.config_file import TABLES
-from nas.settings import declared
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import LIMITS
+from nas.validation import declared
 
 LIMIT_S = 5.0  # of processor time: the tests of a busy machine must not fail
 DEEP = "[" * 5000

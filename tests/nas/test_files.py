@@ -13,7 +13,7 @@ from nas.cache.entry import mark_in_use, remove_unless_in_use
 from nas.doctor.readings import read_folder
 from nas.files import atomic_path, atomic_write, check_writable
 from nas.search import dry_run
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 from tests.nas.study.builders import search_config
 from tests.nas.study.searches import new_store
 

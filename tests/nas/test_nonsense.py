@@ -21,8 +21,8 @@ from nas.replay.arguments import ReplaySettings
 from nas.retrain.arguments import RetrainSettings
 from nas.search.config_file import TABLES, read_options
 from nas.search.settings import new_config
-from nas.settings import ConfigError, declared
 from nas.study.config import DistillConfig, Group, SearchConfig
+from nas.validation import ConfigError, declared
 from search_space import PRESETS, ArchSpec, SpecError, find_spec
 from tests.nas.nonsense import bare_numbers, command_lines, config_files, faults, prepared, sample
 

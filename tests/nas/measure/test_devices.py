@@ -19,7 +19,7 @@ from nas.measure.devices import (
 )
 from nas.measure.environment import device_line
 from nas.search.settings import command_of, new_config
-from nas.settings import ConfigError
+from nas.validation import ConfigError
 
 CU126 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
 CU128 = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")

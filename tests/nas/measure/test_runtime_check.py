@@ -12,8 +12,8 @@ import torch
 from nas.measure import MeasurementError
 from nas.measure.runtime_check import RuntimeReading, check_runtime, read_runtime
 from nas.measure.runtime_spec import ArmError
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
+from nas.validation import ConfigError
 
 COMPILED = SearchConfig(device="cpu", runtime="compiled+bf16")
 

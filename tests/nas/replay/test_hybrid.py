@@ -29,10 +29,10 @@ from nas.replay.hybrid import (
 from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
 from nas.replay.members import MemberSpace
 from nas.replay.published_study import ReplayJob
-from nas.settings import ConfigError
 from nas.storage.store import read_study
 from nas.study.records import REST, Expectation, TrialRecord, TrialState
 from nas.study.timing_doubts import CONTENDED, TOO_FEW, timing_doubt
+from nas.validation import ConfigError
 from reports.dataframe import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, trial_frame
 from reports.summary import summarize
 from search_space import SPACES, ArchSpec

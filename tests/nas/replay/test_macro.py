@@ -28,8 +28,8 @@ from nas.replay.published_table import PublishedTable
 from nas.retrain.__main__ import main as retrain
 from nas.samplers import control
 from nas.select.__main__ import main as select
-from nas.settings import ConfigError
 from nas.storage.store import read_study
+from nas.validation import ConfigError
 from search_space import SpecError
 from tests.nas.data.builders import SHARED
 

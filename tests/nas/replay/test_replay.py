@@ -32,10 +32,10 @@ from nas.replay.published_study import (
 )
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
-from nas.settings import ConfigError
 from nas.storage.store import read_study
 from nas.study.pareto import hypervolume
 from nas.study.records import TrialState
+from nas.validation import ConfigError
 from search_space import SpecError
 from tests.waiting import until
 

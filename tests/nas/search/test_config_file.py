@@ -25,10 +25,10 @@ from nas.search.config_file import (
 from nas.search.options import recipe_names
 from nas.search.settings import SearchCommand, command_of, resume_command
 from nas.search.study_opening import extend_study
-from nas.settings import ConfigError
 from nas.storage.errors import StoreError
 from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig, Group, SearchConfig
+from nas.validation import ConfigError
 from search_space import SPACES
 from tests.nas.study.builders import search_config, study_info
 from tests.nas.study.searches import sampler_of

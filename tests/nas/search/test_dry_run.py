@@ -16,8 +16,8 @@ from nas.search import dry_run
 from nas.search.__main__ import main
 from nas.search.config_file import FILE_NAME
 from nas.search.preconditions import check_image_count
-from nas.settings import ConfigError
 from nas.study.config import DistillConfig, SearchConfig
+from nas.validation import ConfigError
 from tests.nas.data.builders import png
 from tests.nas.doctor import gpus
 from tests.nas.study.builders import search_config

@@ -18,13 +18,13 @@ from nas.retrain.__main__ import main as retrain
 from nas.search import study_opening
 from nas.search.config_file import FILE_NAME, config_text, read_options
 from nas.search.settings import command_of, resume_command
-from nas.settings import ConfigError
 from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.records import StudyRecord
 from nas.study.training_files import PLAN
 from nas.train.training_settings import TrainingPlan
 from nas.train.training_settings import command_of as train_command_of
+from nas.validation import ConfigError
 from search_space import SPACES, preset
 from tests.nas.analysis.builders import REFERENCE, new_store, small_study
 from tests.nas.backend.real_targets import open_real_targets, study_of

@@ -12,8 +12,8 @@ from nas.profile.arguments import ProfileSettings
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
+from nas.validation import ConfigError
 from search_space import SPACES, TimmSpec, preset
 
 

@@ -12,9 +12,9 @@ import pytest
 from nas.measure.counts.totals import totals
 from nas.search.__main__ import main
 from nas.search.preconditions import _least_costs, check_limits, unseen_images
-from nas.settings import ConfigError
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import Totals
+from nas.validation import ConfigError
 from search_space import SPACES, ArchSpec
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from nas.samplers import make_sampler
 from nas.search.settings import command_of
-from nas.settings import ConfigError
 from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.records import Objective
+from nas.validation import ConfigError
 from search_space import SPACES
 from tests.nas.measure.networks import needs_onnxruntime
 from tests.nas.study.builders import OBJECTIVES, search_config, study_info

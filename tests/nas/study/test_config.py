@@ -10,10 +10,10 @@ from nas.cache.codecs import CODECS
 from nas.distill import balance, losses
 from nas.replay.arguments import INFORMED_SAMPLERS
 from nas.samplers.cost_model import COSTS
-from nas.settings import ConfigError
 from nas.study import config
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.limits import LimitError
+from nas.validation import ConfigError
 from search_space import SPACES, preset
 
 

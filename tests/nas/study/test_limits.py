@@ -20,7 +20,6 @@ from nas.search.__main__ import main as search_main
 from nas.search.arguments import parser as search_parser
 from nas.search.settings import new_config
 from nas.select.__main__ import parser as select_parser
-from nas.settings import ConfigError
 from nas.study.config import SearchConfig
 from nas.study.limits import (
     LIMITS,
@@ -34,6 +33,7 @@ from nas.study.limits import (
 )
 from nas.study.objectives import OBJECTIVES, ObjectiveSpec
 from nas.study.records import Objective
+from nas.validation import ConfigError
 from tests.nas.study.builders import measurement, record
 
 MEASURED = replace(measurement(2.0), latency_ms=3.0, peak_memory_mib=5.0, driver_memory_mib=500.0)

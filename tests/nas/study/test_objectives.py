@@ -15,13 +15,13 @@ from nas.samplers.cost_model import SpaceCostModel
 from nas.search.__main__ import main
 from nas.search.arguments import parser
 from nas.search.settings import new_config
-from nas.settings import ConfigError
 from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig
 from nas.study.loop import StudyLoop
 from nas.study.objectives import OBJECTIVES, ObjectiveSpec, objectives, unknown_before_training
 from nas.study.pareto import coordinates, front, hypervolume, reference_point
 from nas.study.records import Objective, StudyInfo, TrialState
+from nas.validation import ConfigError
 from search_space import SPACES, ArchSpec
 from tests.nas.study.builders import measurement, record, rung, search_config, study_info
 from tests.waiting import PATIENCE_S

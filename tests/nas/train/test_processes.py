@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nas.settings import ConfigError
 from nas.study.config import DistillConfig, SearchConfig
 from nas.train.processes import with_workers
+from nas.validation import ConfigError
 
 
 def test_workers_share_the_batch() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from nas.cli import BAD_INPUT
 from nas.search.preconditions import check_image_count
-from nas.settings import ConfigError
 from nas.study.config import DistillConfig, Group, SearchConfig
 from nas.study.records import RaceResult
 from nas.terminal import stderr_console
@@ -24,6 +23,7 @@ from nas.train.training_settings import (
     TrainingPlan,
     with_steps,
 )
+from nas.validation import ConfigError
 from search_space import SPACES, TimmSpec, preset
 from search_space.windows import padding_line
 from tests.nas.analysis.builders import new_store, small_study

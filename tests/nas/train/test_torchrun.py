@@ -12,12 +12,12 @@ import pytest
 
 from nas.backend.training_rank import TrainingJob
 from nas.distill.live import LiveTeachers
-from nas.settings import ConfigError
 from nas.storage.store import read_study
 from nas.study.records import TrialState
 from nas.train.__main__ import main
 from nas.train.arguments import parse
 from nas.train.torchrun import _rank_spec
+from nas.validation import ConfigError
 from tests.nas.study.builders import record, search_config
 from tests.nas.train.test_command import step_of, words
 from tests.waiting import PATIENCE_S, until
