@@ -98,9 +98,11 @@ def _race(evidence: StudyEvidence, target: str | None) -> tuple[Race | None, tup
     info = evidence.record.info
     baselines = [model for model in evidence.searched if model.trial.baseline]
     candidates = [model for model in evidence.searched if not model.trial.baseline]
-    candidates = [model for model in candidates if timing_doubt(model.measurement) is None]
     if not candidates:
         raise nothing_complete(evidence.study)
+    candidates = [model for model in candidates if timing_doubt(model.measurement) is None]
+    if not candidates:
+        raise SelectionError("no race: no candidate has a timing that can be trusted; remeasure them, then race")
     if target is not None and is_score(target):
         return Race(tuple(_entrant(model, LAPTOP) for model in candidates), LAPTOP, target_score=float(target)), ()
     rules = Race(tuple(_entrant(model, LAPTOP_LATER) for model in candidates), LAPTOP_LATER)

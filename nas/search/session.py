@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from nas.analysis.trial_choice import SelectionError
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import one_line
 from nas.command_log import Announce, announce
@@ -116,7 +117,7 @@ def race_after(command: SearchCommand, console: Console, until_s: float) -> None
     )
     try:
         result = race_study(settings, command.text, until_s)
-    except CommandUnderWay as error:  # another driver of the study races
+    except (CommandUnderWay, SelectionError) as error:  # another driver of the study races, or no timing is trusted
         announce(str(error), _LOG, console)
         return
     if result is None:

@@ -16,6 +16,7 @@ import pytest
 
 from nas.analysis.evidence import gather_evidence
 from nas.analysis.recommendation import recommend
+from nas.analysis.trial_choice import SelectionError
 from nas.race.__main__ import main
 from nas.race.arguments import RaceSettings
 from nas.race.plan import plan_race
@@ -179,6 +180,12 @@ def test_a_wrong_setting_is_one_line_and_changes_nothing(
     assert (message in err, err.count("\n"), out) == (True, 1, "")
     with Store.open(tmp_path / "run") as store:
         assert store.read_all() == before
+
+
+def test_candidates_whose_timings_all_are_doubtful_are_not_raced(study: StudyRecord) -> None:
+    doubtful = tuple(replace(t, measurement=replace(t.measurement, verdict="contended")) for t in study.trials)  # type: ignore[type-var]
+    with pytest.raises(SelectionError, match="timing that can be trusted"):
+        plan_race(gather_evidence(replace(study, trials=doubtful)), RaceSettings(Path("run")))
 
 
 def test_a_targets_training_is_kept_by_its_seed(tmp_path: Path) -> None:
