@@ -133,7 +133,7 @@ def recipe_settings() -> Iterator[str]:
     for key, hint in declared(DistillConfig).items():
         for value in plain:
             yield f"{key}={value}"
-        if hint is not bool:
+        if kind_of(hint) is not bool:
             yield f"{key}=true"
 
 
@@ -148,7 +148,7 @@ def toml_values() -> Iterator[tuple[str, str]]:
     for table, keys in tables.items():
         for key, hint in keys.items():
             values = ["nan", "inf", "-1", "9" * 30, '""', "[[]]", "1979-05-27", '["\\u0000", ""]', "{ a = nan }"]
-            values += [] if hint is bool else ["true"]
+            values += [] if kind_of(hint) is bool else ["true"]
             for value in values:
                 if table == "groups":
                     items = ", ".join(f"{name} = {each}" for name, each in {**group, key: value}.items())
