@@ -43,16 +43,16 @@ class BuildSettings:
     train_images: Annotated[Images, Flag("images in the train split", "N")] = DEFAULTS.train_images
     val_images: Annotated[HeldOutImages, Flag("images in the held-out split", "N")] = DEFAULTS.val_images
     img_size: Annotated[Pixels, shared("img_size")] = DEFAULTS.distill.img_size
-    grid: Annotated[Annotated[int, Field(ge=1, le=256)] | None, Flag("side of the spatial targets", "N", "PX / 16")] = (
-        None
-    )
+    grid: Annotated[
+        Annotated[int, Field(strict=True, ge=1, le=256)] | None, Flag("side of the spatial targets", "N", "PX / 16")
+    ] = None
     views: Annotated[Views, shared("views")] = 1
     teacher_precision: Annotated[
         str, OneOf(TEACHER_PRECISIONS), shared("teacher_precision", "that of a search here")
     ] = field(default_factory=lambda: fast_precision(device_type("auto")))
     target_dtype: Annotated[str, OneOf(TARGET_DTYPES), Flag("data type of each stored number")] = "int8"
     share: Annotated[
-        Annotated[float, Field(gt=0, le=1)] | None,
+        Annotated[float, Field(strict=True, gt=0, le=1)] | None,
         Flag("share of each teacher's numbers that PCA keeps, 1 keeps all", "X", "0.5 in int4, else 0.25"),
     ] = None
 
@@ -67,7 +67,7 @@ class VerifySettings:
         tuple[Text, ...],
         Flag("set files to verify", default="all in the folder", names=("SET",), more={"nargs": "*", "type": None}),
     ] = ()
-    samples: Annotated[int, Field(ge=1, le=10_000_000), Flag("images to run", "N")] = 32
+    samples: Annotated[int, Field(strict=True, ge=1, le=10_000_000), Flag("images to run", "N")] = 32
     weights: _Weights = field(default_factory=dict)
 
 
@@ -86,7 +86,8 @@ class DeleteSettings:
 
     cache: _Cache = None
     days: Annotated[
-        Annotated[float, Field(gt=0, le=100_000)] | None, Flag("delete entries that were not used for N days", "N")
+        Annotated[float, Field(strict=True, gt=0, le=100_000)] | None,
+        Flag("delete entries that were not used for N days", "N"),
     ] = None
     all: Annotated[bool, Flag("delete all entries")] = False
     incomplete: Annotated[bool, Flag("delete entries whose build was not finished")] = False

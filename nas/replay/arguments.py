@@ -80,19 +80,19 @@ class ReplaySettings:
         ),
     ] = (KNOWN_COST, "random", "nsga2", "tpe")
     budget: Annotated[Budget, Flag("architectures that each search evaluates", "N")] = 200
-    seeds: Annotated[int, Field(ge=1, le=10_000), Flag("number of searches of each sampler", "N")] = 20
+    seeds: Annotated[int, Field(strict=True, ge=1, le=10_000), Flag("number of searches of each sampler", "N")] = 20
     seed: Annotated[Seed, Flag("seed of the first search", "N")] = 0
     workers: Annotated[Workers, Flag("simulated trials at a time", "N")] = 1
     rungs: Annotated[
         int,
-        Field(ge=1, le=10),
+        Field(strict=True, ge=1, le=10),
         Flag(
             "rungs of successive halving; all but the last are EMULATED, because no results of them are published",
             "N",
         ),
     ] = 1
     jobs: Annotated[
-        Annotated[int, Field(ge=1, le=1024)] | None,
+        Annotated[int, Field(strict=True, ge=1, le=1024)] | None,
         Flag("searches at a time, each in a process", "N", "one a core"),
     ] = None
     knowledge: Annotated[

@@ -84,15 +84,6 @@ def _wrong(prefix: str, table: Mapping[str, Any], hints: Mapping[str, Any], also
             yield f"{prefix}{key}: {problem}"
 
 
-def in_terms_of_keys(message: str) -> str:
-    """Return the message of a bad value, which begins with a flag, with the file's key in its place."""
-    flag, colon, rest = message.partition(":")
-    if not flag.startswith("--"):
-        return message
-    limits = {limit.flag: limit.name for limit in LIMITS.values()}
-    return limits.get(flag, flag.removeprefix("--").replace("-", "_")) + colon + rest
-
-
 def run_table(command: Any) -> dict[str, Any]:
     """Return the table ``[run]`` of a `SearchCommand`, without the folder of its study: a search has its own.
 

@@ -41,16 +41,6 @@ def recipe_path(name: str) -> Path:
 _DATA = "data and teachers"
 _plan, _file = (partial(Flag, group=title) for title in ("the plan", "a file of settings"))
 _placed, _session = (partial(Flag, group=title) for title in ("where it runs", "the session"))
-NoRace = Annotated[bool, Flag("end without the race", default="race", group="the race")]
-MaxHours = Annotated[
-    Hours | None,
-    _session(
-        "end this session after H hours: no new candidate starts, a training under way stops at its next rung, and "
-        "--resume continues the search; a third of them is the race's",
-        "H",
-        "run until the budget is spent",
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +89,15 @@ class RunSettings:
             "ten times the median of earlier trials, at least 600",
         ),
     ] = None
-    max_hours: MaxHours = None
+    max_hours: Annotated[
+        Hours | None,
+        _session(
+            "end this session after H hours: no new candidate starts, a training under way stops at its next rung, and "
+            "--resume continues the search; a third of them is the race's",
+            "H",
+            "run until the budget is spent",
+        ),
+    ] = None
     until_converged: Annotated[
         bool,
         _session(
@@ -108,7 +106,7 @@ class RunSettings:
             default="run until the budget is spent",
         ),
     ] = False
-    no_race: NoRace = False
+    no_race: Annotated[bool, Flag("end without the race", default="race", group="the race")] = False
     race_steps: RaceSteps = None
     fresh_images: FreshImages = None
     race_by: RaceBy = None

@@ -60,7 +60,6 @@ BALANCES = ("fixed", "uncertainty", "adaloss", "drop")
 SCORES = ("spatial", "both")
 SCHEDULES = ("constant", "cosine", "wsd")
 _DECAY = 0.2  # last part of the steps in which "wsd" lets the learning rate fall
-RECIPE_FLAGS = ("rung_steps", "img_size", "batch_size")  # fields of the recipe that have flags of their own
 DEFAULT_SPACE = "laptop"
 ANGULAR_LOSSES = ("cosine", "angle")  # losses that ignore the length of a prediction
 _searched, _training = (partial(Flag, group=title) for title in ("what to search", "training"))
