@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from nas.flags import add_choices
+from nas.flags import GatherChoices
 from nas.study.config import DistillConfig, SearchConfig
 from search_space import SPACES, SpecError
 from search_space.own_choices import choice_words, with_choices
@@ -131,7 +131,7 @@ def test_choices_are_written_as_the_command_line_reads_them() -> None:
     words = choice_words(changes)
     assert words == ["stages.squeezes=none,0.25", "stages.grid=4", "stage1.blocks=mbconv"]
     parser = argparse.ArgumentParser()
-    add_choices(parser.add_argument)
+    parser.add_argument("--choices", action=GatherChoices)
     read = parser.parse_args([word for each in words for word in ("--choices", each)]).choices
     assert with_choices(LAPTOP, read, 64) == with_choices(LAPTOP, changes, 64)
     assert parser.parse_args([]).choices is None

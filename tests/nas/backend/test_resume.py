@@ -25,6 +25,7 @@ from nas.storage.store import Store, read_study
 from nas.study.config import DistillConfig
 from nas.study.records import TrialState
 from search_space import SPACES
+from tests.exits import exit_of
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import OBJECTIVES, search_config, study_info
 from tests.waiting import PATIENCE_S
@@ -46,7 +47,7 @@ def run(tmp_path: Path) -> Path:
 
 def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
     """Run a command that is refused, and return its error, the only line but those of progress and on --storage."""
-    assert main(arguments) == code
+    assert exit_of(main, arguments) == code
     progress = ("device: ", "starting the workers")
     lines = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith(progress)]
     assert ["--storage" in line for line in lines[:-1]] in ([], [True])
