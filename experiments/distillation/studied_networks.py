@@ -78,6 +78,8 @@ class NetworkStudy:
         top1: Published ImageNet accuracy in % of networks that have one.
         attention: Networks with attention in some of their blocks.
         variants: Networks that are another one with a change; agreements of orders leave them and `widths` out.
+        images: Training images; None for as many as a search has.
+        precision: Of the trainings.
     """
 
     image_px: int
@@ -88,6 +90,8 @@ class NetworkStudy:
     top1: Mapping[str, float] = field(default_factory=dict)
     attention: frozenset[str] = frozenset()
     variants: frozenset[str] = frozenset()
+    images: int | None = None
+    precision: str = "fp32"
 
     @property
     def families(self) -> list[str]:
@@ -235,7 +239,17 @@ def _backbones() -> NetworkStudy:
     return NetworkStudy(96, (90, 270, 810), "E-RADIO", networks, tuple(_SIZES), top1, frozenset(attention), variants)
 
 
+def _fresh() -> NetworkStudy:
+    """Return the main networks of the ablation, trained on images that hardly repeat: as in `horizon_table`."""
+    chosen = ("E-RADIO", "all stages: c2f", "stage 3: c2f", "stage 3: 2 windowed layers", "no neck", *_WIDTHS)
+    networks = {name: network for name, network in _ablation().items() if name in chosen}
+    return NetworkStudy(
+        64, (270, 810, 2700), "E-RADIO", networks, widths=tuple(_WIDTHS), images=30_000, precision="bf16"
+    )
+
+
 STUDIES = {
     "ablation": NetworkStudy(128, (90, 270, 810), "E-RADIO", _ablation(), widths=tuple(_WIDTHS)),
+    "fresh_ablation": _fresh(),
     "backbones": _backbones(),
 }
