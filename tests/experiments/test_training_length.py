@@ -24,7 +24,7 @@ TITLES = {
 
 @pytest.mark.parametrize("title", TITLES)
 def test_scores_and_labels_of_a_network_are_those_of_the_rows(title: str) -> None:
-    every = load_rows(RESULTS)
+    every = [row for row in load_rows(RESULTS) if row.get("steps") in (None, 2700)]
     rows = [row for row in every if row.get("recipe") == "search-cosine" and row["arch"] == TITLES[title]]
     (ratio,) = (row["ratio"][0] for row in every if "ratio" in row and row["arch"] == TITLES[title])
     assert sorted(row["seed"] for row in rows) == [0, 1]
