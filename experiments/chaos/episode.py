@@ -21,14 +21,11 @@ _TRIES = 40  # to hit something
 def real_search(sandbox: Sandbox, kind: str, faults: int, seed: int, truth: dict[str, Any]) -> dict[str, Any]:
     """Run a real search under faults of one kind, or of all with "mixed"; return the episode's row."""
     chance = random.Random(seed)
-    workers = 1 if kind == "second driver killed" else 2
-    search = RealSearch(
-        sandbox, 2 * faults + 6, chance, workers, kind == "clock set", 60 if kind == "hanging step" else 300
-    )
+    search = RealSearch(sandbox, 2 * faults + 6, chance, 2, kind == "clock set", 60 if kind == "hanging step" else 300)
     if kind == "changed teacher":
         search.settings = own_teacher(sandbox, search.settings)
         truth = {}
-    scores = truth.get("scores", {}) if workers == 2 else {}  # one worker has more threads
+    scores = truth.get("scores", {})
     if truth:
         shutil.copytree(truth["cache"], sandbox.cache, dirs_exist_ok=True)
     witness = invariants.Witness(
@@ -107,14 +104,13 @@ def synthetic_study(sandbox: Sandbox, kind: str, faults: int, seed: int, postgre
     chance = random.Random(seed)
     drifting = kind == "clock set"
     more = {"environment": sandbox.environment(drifting), "clock": sandbox.clock if drifting else None}
-    drivers = 1 if kind == "kill driver" else 2
-    budget = 5 * drivers * faults + 10
+    budget = 5 * faults + 10
     back_s, notes, stuck = [], [], []
     right = loop_study.undisturbed(sandbox.folder, budget + 20)
     with loop_study.loop_study(sandbox.folder, budget, 0.1, chance, postgres, **more) as study:
         study.witness.architectures = right
         try:
-            study.begin(drivers)
+            study.start_driver()
             for _ in range(faults):
                 study.wait_for_report()
                 time.sleep(chance.uniform(0, 1.0))

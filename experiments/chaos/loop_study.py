@@ -63,9 +63,6 @@ def drive(run_dir: Path, stage_s: float) -> int:
     store = retry_while_unavailable(lambda: Store.open(run_dir, _sampler(config)), say, "")
     store.notify = say
     loop = StudyLoop(store)
-    note(run_dir, "stands by")
-    while (run_dir / "hold").exists():
-        time.sleep(0.001)
     chance = random.Random(os.getpid())
     while not loop.finished:
         record = loop.next_trial()
@@ -150,21 +147,12 @@ class LoopStudy:
         return self.database.url.replace("nas@", f"nas:{PASSWORD}@")
 
     def start_driver(self) -> None:
-        """Start one more driver, and wait until it opens the study."""
+        """Start a driver, and wait until it opens the study."""
         command = [sys.executable, "-m", __spec__.name, str(self.run_dir), "--stage-s", str(self.stage_s)]
         driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=self.environment)
         self.drivers.append(driver)
         while not any(event["pid"] == driver.pid for event in events(self.run_dir)) and driver.poll() is None:
             time.sleep(0.02)
-
-    def begin(self, drivers: int) -> None:
-        """Start drivers that ask for their first trial at the same moment."""
-        (self.run_dir / "hold").touch()
-        for _ in range(drivers):
-            self.start_driver()
-        while sum(event["what"] == "stands by" for event in events(self.run_dir)) < drivers:
-            time.sleep(0.01)
-        (self.run_dir / "hold").unlink()
 
     def look(self) -> None:
         """Compare the study with what it was, and the drivers' events with what had ended before."""
@@ -229,7 +217,7 @@ class LoopStudy:
         return len(runs) - len(set(runs))
 
     def driver(self) -> subprocess.Popen[bytes] | None:
-        """Return a living driver."""
+        """Return the living driver."""
         self.replace_failed()
         alive = [driver for driver in self.drivers if driver.poll() is None]
         return self.chance.choice(alive) if alive else None
@@ -251,19 +239,6 @@ def kill_driver(study: LoopStudy) -> str | None:
     victim.kill()
     victim.wait()
     study.drivers.remove(victim)
-    study.start_driver()
-    return "SIGKILL"
-
-
-def remove_driver(study: LoopStudy) -> str | None:
-    """Kill one of two drivers, and start another after the survivor has stored a result."""
-    if (victim := study.driver()) is None or len(study.drivers) < 2:
-        return None
-    victim.kill()
-    victim.wait()
-    study.drivers.remove(victim)
-    study.wait_for_report()
-    time.sleep(study.chance.uniform(0, 1))
     study.start_driver()
     return "SIGKILL"
 
@@ -317,7 +292,6 @@ def set_clock(study: LoopStudy) -> str | None:
 
 FAULTS: dict[str, Fault] = {
     "kill driver": kill_driver,
-    "second driver killed": remove_driver,
     "freeze": freeze_driver,
     "kill database": kill_database,
     "full disk": fill_disk,

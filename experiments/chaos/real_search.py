@@ -415,24 +415,6 @@ def _rungs(search: RealSearch) -> int:
     return sum(len(trial.record.get("rungs", ())) for trial in search.trials().values())
 
 
-def second_driver(search: RealSearch) -> str | None:
-    """Let a second driver help, and kill one of the two."""
-    if search.driver() is None or not search.trials():
-        return None
-    while len(search.drivers) < 2:
-        search.start()
-    helped_s = time.monotonic() + search.chance.uniform(10, 25)
-    while time.monotonic() < helped_s and len(search.drivers) == 2:
-        time.sleep(0.2)
-        search.reap()
-    if len(search.drivers) < 2:
-        return None
-    victim = search.drivers.pop(search.chance.randrange(2))
-    victim.kill()
-    victim.wait()
-    return "SIGKILL to one of two"
-
-
 def change_teacher(search: RealSearch) -> str | None:
     """Change one number of a teacher's weights under a dead driver: --resume must refuse the other teacher."""
     if search.driver() is None or not search.trials():
@@ -494,7 +476,6 @@ FAULTS: dict[str, Fault] = {
     "clock set": set_clock,
     "damaged checkpoint": damage_checkpoints,
     "damaged cache": damage_shard,
-    "second driver killed": second_driver,
     "changed teacher": change_teacher,
 }
 

@@ -38,7 +38,7 @@ from nas.study.failing_nodes import node_to_avoid
 from nas.study.failures import Failure, spoils_process
 from nas.study.records import TrialRecord, TrialState
 
-_IDLE_S = 0.05  # pause of a driver that only waits for other drivers: Tune asks for trials without a pause
+_IDLE_S = 0.05  # pause of a driver without a slot: Tune asks for trials without a pause
 
 _LOG = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -23,8 +23,6 @@ class MemoryStore:
         propose: Returns the parameters of a trial by its number, as a sampler does.
         expect: Returns what a sampler would expect of a trial, by its number.
     """
-
-    driver = "simulation"
 
     def __init__(
         self,
@@ -50,17 +48,7 @@ class MemoryStore:
         """Return `work()`: memory is always available."""
         return work()
 
-    def register_driver(self) -> None:
-        """Do nothing: there is no other driver."""
-
-    def unregister_driver(self) -> None:
-        """Do nothing: there is no other driver."""
-
-    def may_take_over(self, driver: str | None) -> bool:
-        """Return True: every trial is this driver's."""
-        return True
-
-    def exclusive(self) -> AbstractContextManager[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Return a context that does nothing."""
         return nullcontext()
 
@@ -71,13 +59,8 @@ class MemoryStore:
             return Proposal(number, dict(fixed))
         return Proposal(number, self._propose(number), self._expect(number))
 
-    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
-        """Return True: the loop keeps the trial."""
-        return True
-
-    def claim(self, number: int) -> bool:
-        """Return True: every trial is this driver's."""
-        return True
+    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> None:
+        """Do nothing: the loop keeps the trial."""
 
     def scale(self) -> tuple[TrialRecord, ...]:
         """Return (): the loop keeps the networks that it has measured."""
@@ -86,8 +69,8 @@ class MemoryStore:
     def save_scale(self, record: TrialRecord) -> None:
         """Do nothing: the loop keeps the network."""
 
-    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        """Return []: the loop has every change of this driver."""
+    def new_trials(self) -> list[TrialRecord]:
+        """Return []: the loop has every trial."""
         return []
 
 

@@ -38,7 +38,7 @@ from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
 from nas.stage_progress import StageProgress
-from nas.storage.liveness import only_command
+from nas.storage.locks import only_command
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import broken_limit
 from nas.study.records import Record, TrialRecord, TrialState

@@ -24,7 +24,7 @@ from nas.race.running import RaceContext, race_loop, record_result, run_race, wi
 from nas.search.config_file import recorded_sources
 from nas.search.live_report import write_report
 from nas.stage_progress import StageProgress
-from nas.storage.liveness import only_command
+from nas.storage.locks import only_command
 from nas.storage.store import Store
 from nas.study.records import RaceResult
 from nas.terminal import stderr_console, write_line

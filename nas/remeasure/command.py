@@ -19,7 +19,7 @@ from nas.numbers import plural
 from nas.remeasure.arguments import RemeasureSettings
 from nas.run_folder import samples_folder
 from nas.stage_progress import StageProgress
-from nas.storage.liveness import only_command
+from nas.storage.locks import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord

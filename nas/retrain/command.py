@@ -39,7 +39,7 @@ from nas.retrain.arguments import PICTURE, RetrainSettings
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
 from nas.stage_progress import StageProgress
-from nas.storage.liveness import only_command
+from nas.storage.locks import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord

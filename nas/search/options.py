@@ -56,8 +56,7 @@ class RunSettings:
     storage: Annotated[
         Text | None,
         _placed(
-            "keep the study in PostgreSQL, so that several machines can work on it: "
-            "postgresql://USER@HOST:PORT/NAME, with the password in ~/.pgpass or PGPASSWORD",
+            "keep the study in PostgreSQL: postgresql://USER@HOST:PORT/NAME, its password in ~/.pgpass or PGPASSWORD",
             "URL",
             "the file study.db in the run folder",
         ),

@@ -85,7 +85,6 @@ class RecentPace:
             return Remaining(None, awaited=awaited)
         latest_s, evaluated = self._history[-1]
         recent = evaluated - max(_RECENT, done // 2)
-        # Between two entries, other drivers may have evaluated any number of candidates.
         began_s, before = next((point for point in reversed(self._history) if point[1] <= recent), self._history[0])
         left = max(0, loop.config.budget - loop.evaluated)
         early = min(left, max(0, _EARLY - loop.evaluated))

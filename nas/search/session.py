@@ -49,8 +49,8 @@ from nas.search.study_opening import (
 )
 from nas.stage_progress import StageProgress
 from nas.storage.errors import StoreError
-from nas.storage.liveness import CommandUnderWay
 from nas.storage.location import holds_study
+from nas.storage.locks import CommandUnderWay
 from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.config import SearchConfig
@@ -78,7 +78,7 @@ def search(command: SearchCommand, console: Console) -> int:
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
         DeviceError: This machine has GPUs of several kinds, and a new study would have no kind of its own.
-        StoreError: The study cannot be created, resumed or written, or another search is about to create it.
+        StoreError: The study cannot be created, resumed or written, or another search works in its folder.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
     began_s = time.monotonic()
@@ -117,7 +117,7 @@ def race_after(command: SearchCommand, console: Console, until_s: float) -> None
     )
     try:
         result = race_study(settings, command.text, until_s)
-    except (CommandUnderWay, SelectionError) as error:  # another driver of the study races, or no timing is trusted
+    except (CommandUnderWay, SelectionError) as error:  # another command races, or no timing is trusted
         announce(str(error), _LOG, console)
         return
     if result is None:
@@ -170,7 +170,6 @@ def _search(command: SearchCommand, console: Console, began_s: float) -> bool:
             if existing is None:
                 info = replace(describe_study(command, targets, teacher_facts), precision_ms=precision_ms)
                 return stores.enter_context(create_study(command, info, sampler))
-            existing.retry_while_unavailable(existing.register_driver)  # refuses drivers of two machines on one file
             if command.extend:
                 extend_study(existing, command)
             return existing

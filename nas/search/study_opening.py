@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from nas.search.preconditions import check_image_count
 from nas.search.settings import SearchCommand
 from nas.stage_progress import StageProgress
 from nas.storage.errors import StoreError
-from nas.storage.liveness import only_command
+from nas.storage.locks import only_command
 from nas.storage.store import Store
 from nas.study import compatibility
 from nas.study.config import SearchConfig
@@ -41,21 +41,15 @@ if TYPE_CHECKING:
 
     from nas.cache import Targets
 
-_CLAIM = ".search.lock"  # in the run folder, held by the process that begins the study
+_CLAIM = ".search.lock"  # in the run folder, held by the driver
 _LOG = logging.getLogger(__name__)
 
 
 def claimed(command: SearchCommand) -> AbstractContextManager[None]:
-    """Keep the folder of a new study for this process; StoreError where another search has it.
-
-    A study exists only after its teachers have run: without a claim, the second of two searches that start together
-    would be refused after all that work.
-    """
-    refusal = (
-        f"--run: another search is starting in {command.run}; choose another folder, or help it with "
-        f"--resume {command.run} once it trains"
-    )
-    return nullcontext() if command.resume else only_command(command.run / _CLAIM, refusal)
+    """Keep the folder of a study for this process; StoreError where another search works in it."""
+    flag = "--resume" if command.resume else "--run"
+    refusal = f"{flag}: another search works in {command.run}; wait for its end, or interrupt it"
+    return only_command(command.run / _CLAIM, refusal)
 
 
 def show_device(config: SearchConfig, show: Announce) -> None:
@@ -214,7 +208,7 @@ def create_study(
 
 
 def extend_study(store: Store, command: SearchCommand) -> None:
-    """Raise the budget and rewrite the file of settings in one transaction, so that all extensions count."""
+    """Raise the budget, and rewrite the file of settings."""
 
     def with_larger_budget(info: StudyInfo) -> StudyInfo:
         config = {**info.config, "budget": info.config["budget"] + command.extend}

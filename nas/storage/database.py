@@ -1,8 +1,8 @@
 """Optuna's storage with transactions that span many of its calls.
 
 Optuna commits every call, and every parameter of a trial: a kill between two commits leaves half a trial, and two
-drivers can act on the same state. Inside `Database.transaction` all calls are one transaction. It begins with a lock:
-on PostgreSQL of the row of the study or the trial, on SQLite of the whole file.
+commands can act on the same state. Inside `Database.transaction` all calls are one transaction. It begins with a lock:
+on PostgreSQL of the row of the study, on SQLite of the whole file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from nas.storage.errors import RolledBack, StoreError
 from nas.storage.location import STUDY_FILE, StudyLocation
 from search_space.checks import file_itself
 
-_LOCK_STUDY = "SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE"
-_LOCK_TRIAL = "SELECT 1 FROM trials WHERE trial_id = :id FOR UPDATE"
+_LOCK_STUDY = text("SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE")
 _PARAMS = text(
     "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
     "VALUES (:trial_id, :param_name, :param_value, :distribution_json)"
@@ -117,16 +116,13 @@ class Database(RDBStorage):
         return bool(self.engine.name == "sqlite")
 
     @contextmanager
-    def transaction(self, *, study: int | None = None, trial: int | None = None) -> Iterator[None]:
-        """Open a transaction that locks a study or a trial; within another transaction it is a part of that one.
+    def transaction(self, study: int | None = None) -> Iterator[None]:
+        """Open a transaction that locks a study; within another transaction it is a part of that one.
 
         Args:
-            study: Optuna's id of a study.
-            trial: Optuna's id of a trial.
+            study: Optuna's id of the study; None while it is created.
         """
         if self._open_session is not None:
-            if trial is not None:
-                self._lock(_LOCK_TRIAL, trial)
             yield
             return
         with self._serialize_writes(), _TransactionSession(bind=self.engine) as session:
@@ -134,10 +130,8 @@ class Database(RDBStorage):
             try:
                 if self.is_file:
                     session.execute(text("BEGIN IMMEDIATE"))
-                if study is not None:
-                    self._lock(_LOCK_STUDY, study)
-                if trial is not None:
-                    self._lock(_LOCK_TRIAL, trial)
+                elif study is not None:
+                    session.execute(_LOCK_STUDY, {"id": study})
                 yield
                 self._write_params(session)
                 session.commit_transaction()
@@ -175,10 +169,6 @@ class Database(RDBStorage):
         """
         assert self._open_session is not None
         self._open_session.execute(_ATTRIBUTE, {"trial_id": trial, "key": key, "value_json": json.dumps(value)})
-
-    def _lock(self, statement: str, number: int) -> None:
-        if not self.is_file and self._open_session is not None:  # a file is locked as a whole
-            self._open_session.execute(text(statement), {"id": number})
 
     def _session(self) -> Session:
         """Return the session of one of Optuna's calls."""

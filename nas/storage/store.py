@@ -1,7 +1,7 @@
 """The store of a study: its Optuna storage, the only truth about a search.
 
 Only this package and `nas.samplers` import Optuna. Every trial carries its `TrialRecord` as the user attribute
-``record`` and the name of the driver that runs it as ``driver``. The study carries its `StudyInfo` as ``info``, every
+``record``. The study carries its `StudyInfo` as ``info``, every
 `Remeasurement` as ``remeasurement:NAME``, every `Retraining` as ``retraining:STEPS:TRIAL:SEED`` and every comparison
 network as ``scale:NAME``: it is no trial, so that samplers see nothing of it. Optuna's trial state says
 what its samplers may learn from: COMPLETE, with all values, only for trials trained to the last rung; PRUNED for
@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePath
@@ -29,7 +29,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import Row, bindparam, text
+from sqlalchemy import Row, text
 
 from nas.command_log import announce
 from nas.files import parse_json
@@ -42,7 +42,6 @@ from nas.storage.errors import (
     sampler_errors,
     translate_errors,
 )
-from nas.storage.liveness import DriverLiveness, FileLocks, ServerLocks, this_driver
 from nas.storage.location import STUDY_FILE, StudyLocation, holds_study
 from nas.study.config import check_recorded
 from nas.study.limits import excesses
@@ -70,15 +69,12 @@ _OPTUNA_STATES = {
     TrialState.DUPLICATE: OptunaState.FAIL,  # TPE would learn a pruned trial as a bad one
     TrialState.FAILED: OptunaState.FAIL,
 }
-_TRIALS = (
-    "SELECT t.trial_id, t.number, t.state, r.value_json AS record, d.value_json AS driver FROM trials t"
+_TRIALS = text(
+    "SELECT t.trial_id, t.number, r.value_json AS record FROM trials t"
     " JOIN trial_user_attributes r ON r.trial_id = t.trial_id AND r.key = 'record'"
-    " LEFT JOIN trial_user_attributes d ON d.trial_id = t.trial_id AND d.key = 'driver'"
+    " WHERE t.study_id = :study AND t.trial_id > :last ORDER BY t.trial_id"
 )
-_TRIALS_AFTER = text(f"{_TRIALS} WHERE t.study_id = :study AND t.trial_id > :last ORDER BY t.trial_id")
-_TRIALS_BY_ID = text(f"{_TRIALS} WHERE t.trial_id IN :ids ORDER BY t.trial_id").bindparams(
-    bindparam("ids", expanding=True)
-)
+_STATE = text("SELECT state FROM trials WHERE trial_id = :id")
 _REMEASUREMENT = "remeasurement:"
 _RETRAINING = "retraining:"
 _RACE = "race:"
@@ -90,7 +86,7 @@ RecordType = TypeVar("RecordType", bound=Record)
 
 
 class Store:
-    """Reads and writes one study. Every driver opens and closes its own; processes cannot share one.
+    """Reads and writes one study. Every process opens and closes its own.
 
     Args:
         location: Where the study is stored.
@@ -108,9 +104,8 @@ class Store:
         self._location = location
         self._database = database
         self._study = study
-        self._liveness: DriverLiveness | None = None
         self._ids: dict[int, int] = {}  # trial number -> Optuna's id
-        self._last_id = -1  # highest id that `changes` has returned
+        self._last_id = -1  # highest id that `new_trials` has returned
         self._stale = False  # whether Optuna's cache may hold rolled-back trials
 
     @classmethod
@@ -176,8 +171,7 @@ class Store:
             return store
 
     def close(self) -> None:
-        """Unregister this driver and close every connection to the database."""
-        self.unregister_driver()
+        """Close every connection to the database."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -202,7 +196,7 @@ class Store:
 
     def update_info(self, change: Callable[[StudyInfo], StudyInfo]) -> StudyInfo:
         """Replace the study's description by `change` of it in one transaction, and return the new one."""
-        with self.exclusive():
+        with self.transaction():
             info = change(self.info)
             self.save_info(info)
         return info
@@ -214,7 +208,7 @@ class Store:
     def trials(self) -> tuple[TrialRecord, ...]:
         """Read all trials, in the order of their numbers."""
         with translate_errors("the study cannot be read"):
-            rows = self._database.rows(_TRIALS_AFTER, {"study": self._study._study_id, "last": -1})
+            rows = self._database.rows(_TRIALS, {"study": self._study._study_id, "last": -1})
             return tuple(map(self._trial, rows))
 
     def scale(self) -> tuple[TrialRecord, ...]:
@@ -223,10 +217,9 @@ class Store:
             return tuple(sorted(self._records(TrialRecord, _SCALE), key=lambda record: -record.number))
 
     def save_scale(self, record: TrialRecord) -> None:
-        """Write a comparison network that has been measured, as JSON text, unless another driver has."""
-        with self.exclusive():
-            if record.scale not in {other.scale for other in self.scale()}:
-                self._study.set_user_attr(f"{_SCALE}{record.scale}", json.dumps(record.to_dict()))
+        """Write a comparison network that has been measured, as JSON text."""
+        with translate_errors("the study cannot be written"):
+            self._study.set_user_attr(f"{_SCALE}{record.scale}", json.dumps(record.to_dict()))
 
     def remeasurements(self) -> tuple[Remeasurement, ...]:
         """Read all remeasurements, oldest first."""
@@ -286,36 +279,20 @@ class Store:
         advice = f"nothing stored is lost; continue with --resume {self._location.run_dir}"
         return retry_while_unavailable(work, self.notify, advice)
 
-    @property
-    def driver(self) -> str:
-        """Return the name of this process, unique among the drivers of the study."""
-        return this_driver().rpartition(":")[2]
-
-    def register_driver(self) -> None:
-        """Announce this driver to the others, and mark its trials as its own from now on."""
-        with translate_errors("the study cannot be joined"):
-            if self._liveness is None:
-                database, run_dir = self._database, self._location.run_dir
-                self._liveness = FileLocks(run_dir) if database.is_file else ServerLocks(database.engine)
-
-    def unregister_driver(self) -> None:
-        """Let other drivers take over the running trials of this one."""
-        if self._liveness is not None:
-            self._liveness.release()
-            self._liveness = None
-
-    def may_take_over(self, driver: str | None) -> bool:
-        """Return whether the driver is dead, unknown or this process, so that its running trials are free."""
-        if driver is None or driver == this_driver() or self._liveness is None:
-            return True
-        with translate_errors("the study cannot be read"):
-            return self._liveness.is_dead(driver)
-
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Exclude other drivers; all writes of the body take effect at its end, or none."""
-        with translate_errors("the study cannot be written"), self._transaction(study=self._study._study_id):
-            yield
+    def transaction(self) -> Iterator[None]:
+        """Exclude other writers; all writes of the body take effect at its end, or none."""
+        with translate_errors("the study cannot be written"):
+            if self._stale and not self._database.in_transaction:
+                sampler, name = self._study.sampler, self._study.study_name
+                self._study = optuna.load_study(study_name=name, storage=self._database, sampler=sampler)
+                self._stale = False
+            try:
+                with self._database.transaction(self._study._study_id):
+                    yield
+            except BaseException:
+                self._stale = True
+                raise
 
     def ask(self, choices: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any] | None = None) -> Proposal:
         """Create a trial with its parameters from the sampler, or `fixed`.
@@ -324,7 +301,7 @@ class Store:
             SamplerError: The sampler failed.
             StoreError: The study cannot be written.
         """
-        with self.exclusive(), sampler_errors(sampler := self._study.sampler):
+        with self.transaction(), sampler_errors(sampler := self._study.sampler):
             trial = self._new_trial(fixed)
             self._ids[trial.number] = trial._trial_id
             params = {name: trial.suggest_categorical(name, tuple(values)) for name, values in choices.items()}
@@ -332,55 +309,30 @@ class Store:
                 return Proposal(trial.number, params, sampler.expected(trial.number))
             return Proposal(trial.number, params)
 
-    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> bool:
+    def save(self, record: TrialRecord, values: Sequence[float] | None = None) -> None:
         """Write a trial's record and, if the trial has ended, its state for Optuna.
 
         Args:
             record: The trial.
             values: Its objectives, if it is COMPLETE; ignored otherwise.
-
-        Returns:
-            False, and nothing is written, if another driver has taken the trial over.
         """
-        with translate_errors("the study cannot be written"):
+        with self.transaction():
             trial_id = self._id(record.number)
-            with self._transaction(trial=trial_id):
-                rows = self._database.rows(_TRIALS_BY_ID, {"ids": [trial_id]})  # none for a trial without a record
-                if rows and rows[0].state != "RUNNING":  # perhaps stored by an earlier call that got no answer
-                    return bool(json.loads(rows[0].record) == json.loads(json.dumps(record.to_dict())))
-                if rows and self._liveness and rows[0].driver not in (None, json.dumps(this_driver())):
-                    return False
-                self._database.set_trial_attribute(trial_id, "record", record.to_dict())
-                if record.state is not TrialState.RUNNING:
-                    self._save_constraints(trial_id, record)
-                    objectives = list(values or ()) if record.state is TrialState.COMPLETE else None
-                    self._tell(trial_id, _OPTUNA_STATES[record.state], objectives)
-        return True
+            if self._database.rows(_STATE, {"id": trial_id})[0].state != "RUNNING":
+                return  # stored by an earlier call that got no answer
+            self._database.set_trial_attribute(trial_id, "record", record.to_dict())
+            if record.state is not TrialState.RUNNING:
+                self._save_constraints(trial_id, record)
+                objectives = list(values or ()) if record.state is TrialState.COMPLETE else None
+                self._tell(trial_id, _OPTUNA_STATES[record.state], objectives)
 
-    def claim(self, number: int) -> bool:
-        """Assign a running trial to this driver; return False if the trial has ended."""
-        return self.assign(number, this_driver())
-
-    def assign(self, number: int, driver: str) -> bool:
-        """Assign a running trial to a driver; return False if the trial has ended."""
-        with translate_errors("the study cannot be written"):
-            trial_id = self._id(number)
-            with self._transaction(trial=trial_id):
-                if self._database.rows(_TRIALS_BY_ID, {"ids": [trial_id]})[0].state != "RUNNING":
-                    return False
-                self._database.set_trial_attribute(trial_id, "driver", driver)
-        return True
-
-    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        """Read the trials that are new since the last call or among `running`, each with its driver."""
+    def new_trials(self) -> list[TrialRecord]:
+        """Read the trials that are new since the last call."""
         with translate_errors("the study cannot be read"):
-            rows = [*self._database.rows(_TRIALS_AFTER, {"study": self._study._study_id, "last": self._last_id})]
-            new = {row.trial_id for row in rows}
-            if ids := [i for n in running if (i := self._id(n)) not in new]:
-                rows = [*self._database.rows(_TRIALS_BY_ID, {"ids": ids}), *rows]
-            self._last_id = max([self._last_id, *new])
+            rows = self._database.rows(_TRIALS, {"study": self._study._study_id, "last": self._last_id})
+            self._last_id = max([self._last_id, *(row.trial_id for row in rows)])
             self._ids.update((row.number, row.trial_id) for row in rows)
-            return [(self._trial(row), None if row.driver is None else json.loads(row.driver)) for row in rows]
+            return [self._trial(row) for row in rows]
 
     def _trial(self, row: Row[Any]) -> TrialRecord:
         """Return the record of a row of `_TRIALS`."""
@@ -411,9 +363,7 @@ class Store:
         storage, study_id = self._study._storage, self._study._study_id
         self._study._thread_local.cached_all_trials = None  # of the last proposal, which TPE would learn from
         template = optuna.trial.create_trial(
-            state=OptunaState.RUNNING,
-            user_attrs={} if self._liveness is None else {"driver": this_driver()},
-            system_attrs={} if fixed is None else {"fixed_params": dict(fixed)},
+            state=OptunaState.RUNNING, system_attrs={} if fixed is None else {"fixed_params": dict(fixed)}
         )
         return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
 
@@ -452,19 +402,6 @@ class Store:
             storage, study_id = self._study._storage, self._study._study_id
             self._ids[number] = storage.get_trial_id_from_study_id_trial_number(study_id, number)
         return self._ids[number]
-
-    @contextmanager
-    def _transaction(self, study: int | None = None, trial: int | None = None) -> Iterator[None]:
-        if self._stale and not self._database.in_transaction:
-            sampler, name = self._study.sampler, self._study.study_name
-            self._study = optuna.load_study(study_name=name, storage=self._database, sampler=sampler)
-            self._stale = False
-        try:
-            with self._database.transaction(study=study, trial=trial):
-                yield
-        except BaseException:
-            self._stale = True
-            raise
 
 
 def read_study(run_dir: Path) -> StudyRecord:

@@ -2,8 +2,7 @@
 
 A driver calls `next_trial` when a worker is free, `report` with every record that a worker sends, and `report_lost`
 when a worker died. `nas.study.failures` decides whether a failed trial is run again. Every call stores its outcome
-before it returns, so a killed driver loses nothing. Several drivers may work on one study: one asks at a time, and each
-reads what the others have stored.
+before it returns, so a killed driver loses nothing. A study has one driver at a time.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
+from datetime import UTC, datetime
 
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.convergence import gain_over_noise, is_below_noise
@@ -24,7 +23,6 @@ from nas.study.pareto import coordinates
 from nas.study.promotion import reason_to_stop
 from nas.study.proposer import TrialProposer
 from nas.study.records import StudyInfo, TrialRecord, TrialState
-from nas.study.session_times import covered, elapsed, elapsed_by_clock, now, session_driver
 from nas.study.space_protocol import SearchSpace
 from nas.study.study_store import StudyStore
 from nas.study.trial_table import TrialTable
@@ -33,21 +31,20 @@ _INFEASIBLE_LIMIT = 300  # infeasible trials in a row after which the search giv
 _FAILED_LIMIT = 20  # failed trials in a row: something is wrong with the machine, not with the architectures
 CONVERGED = "the search has converged"  # beginning of the reason
 OUT_OF_TIME = "the time of --max-hours was over, and --resume continues the search"
-_POLL_S = 1.0  # between two looks of an idle driver for trials that other drivers have left
 
 Listener = Callable[["StudyLoop", TrialRecord], None]
 
 
 class StudyLoop:
-    """One session of a study, started or resumed, alone or together with other drivers.
+    """One session of a study, started or resumed.
 
     Args:
-        store: The study. Running trials of this process and of dead drivers run again.
-        listener: Called after every record that this driver has stored.
+        store: The study. Running trials of earlier sessions run again.
+        listener: Called after every record that is stored.
         space: The search space, if it is not one of `SPACES`.
         clock: Returns seconds, for every decision about time. A simulation passes its own clock.
         deadline_s: Time of `clock` from which on this session starts no trial and lets none pass a rung. A trial that
-            reaches one is left to another driver or a later session, which continues from its checkpoint.
+            reaches one is left to a later session, which continues from its checkpoint.
         until_converged: Whether this session proposes no architecture once the search has converged, see
             `nas.study.convergence`.
 
@@ -71,23 +68,20 @@ class StudyLoop:
     ) -> None:
         self._store = store
         self._listener = listener
-        store.retry_while_unavailable(store.register_driver)
         self.info: StudyInfo = store.retry_while_unavailable(lambda: store.info)
         self.config = SearchConfig.from_dict(self.info.config)
         self.space: SearchSpace = space or self.config.search_space
         self._clock, self._deadline_s, self._until_converged = clock, deadline_s, until_converged
         baselines = {name: self.config.spec(name) for name in self.config.baselines}
         self._proposer = TrialProposer(store, self.space, baselines)
+        measured = {record.scale: record for record in store.retry_while_unavailable(store.scale)}
         self.scale = {
-            -n: _comparison_network(-n, name, self.config) for n, name in enumerate(self.config.comparison_networks, 1)
+            -n: replace(measured.get(name) or _comparison_network(name, self.config), number=-n)
+            for n, name in enumerate(self.config.comparison_networks, 1)
         }
         self.trials = TrialTable(self.info.objectives)
-        self._drivers: dict[int, str | None] = {}  # trial number -> driver that runs it
-        self._names: dict[str | None, str] = {}  # driver as its session has it -> its whole name
         self._running: set[int] = set()
-        self._requeued: set[int] = set()  # trials of this session that are to run again
         self._began_s: dict[int, float] = {}  # trial number -> when this session last started it
-        self._waiting = False
         self._failing_nodes = FailingNodes()
         self._consecutive: Counter[TrialState] = Counter()  # trials since the last evaluated one, by their state
         self.gave_up: str | None = None
@@ -95,11 +89,10 @@ class StudyLoop:
         self.converged: str | None = None
         store.retry_while_unavailable(self._refresh)
         self._started = clock()
-        self._polled = -math.inf  # when this driver last found no trial to start
         finished_s = (t.finished_s or 0.0 for t in self.trials.values())  # a killed session has no length
-        self._earlier_s = max(elapsed(self.info.sessions), self._elapsed_by_other_clocks(), *finished_s)
-        self._session = {"started": now(), "began_s": self._earlier_s, "driver": store.driver, "wall_s": 0.0}
-        self._session["budget"] = self.config.budget
+        self._earlier_s: float = max((0.0, *(s["began_s"] + s["wall_s"] for s in self.info.sessions), *finished_s))
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._session = {"started": started, "began_s": self._earlier_s, "wall_s": 0.0, "budget": self.config.budget}
         self.info = store.retry_while_unavailable(lambda: store.update_info(self._with_session))
 
     @property
@@ -119,7 +112,7 @@ class StudyLoop:
 
     @property
     def evaluated(self) -> int:
-        """Return the number of unique architectures that all drivers have evaluated; the budget counts these."""
+        """Return the number of unique architectures that have been evaluated; the budget counts these."""
         return self.trials.evaluated
 
     @property
@@ -134,8 +127,8 @@ class StudyLoop:
 
     @property
     def interrupted(self) -> list[TrialRecord]:
-        """Return the running trials of earlier sessions and dead drivers, which run again."""
-        return self._store.retry_while_unavailable(lambda: [self.trials[n] for n in self._interrupted()])
+        """Return the running trials of earlier sessions, which run again."""
+        return [self.trials[n] for n in self._interrupted()]
 
     @property
     def left_s(self) -> float:
@@ -144,7 +137,7 @@ class StudyLoop:
 
     @property
     def out_of_time(self) -> str | None:
-        """Return why this session leaves trials to others: its deadline has passed; None if it leaves none."""
+        """Return why this session leaves trials to a later one: its deadline has passed; None if it leaves none."""
         return OUT_OF_TIME if not self.left_s and self._has_work() else None
 
     @property
@@ -154,14 +147,10 @@ class StudyLoop:
 
     @property
     def finished(self) -> bool:
-        """Return whether this session is over: none of its trials runs, and it has none to start or to wait for."""
+        """Return whether this session is over: none of its trials runs, and it has none to start."""
         if self._running:
             return False
-        if self.gave_up or self.out_of_time or (self.converged and not self._requeued):
-            return True
-        if self._has_work():
-            return False
-        return not self._store.retry_while_unavailable(self._reload_budget)
+        return bool(self.gave_up or self.out_of_time or not self._has_work())
 
     @property
     def gain_over_noise(self) -> float | None:
@@ -185,23 +174,21 @@ class StudyLoop:
     def next_trial(self) -> TrialRecord | None:
         """Return the next trial to run, already stored as running; None while there is no trial to start.
 
-        The comparison networks come first; they are stored when they have been measured. While other drivers run
-        trials, it looks once a second for trials that they have left.
+        The comparison networks come first; they are stored when they have been measured.
         """
-        if self.gave_up or not self.left_s or (self.converged and not self._requeued):
+        if self.gave_up or not self.left_s:
             return None
-        if (network := self._next_comparison_network()) is not None:
+        if unmeasured := self._unmeasured_scale():
+            network = self.scale[unmeasured[0].number] = replace(unmeasured[0], reason=None)  # of an earlier run
+            self._start(network.number)
             return network
-        if not (self._requeued or self._missing_baselines() or self._has_budget() or self._should_poll()):
+        if not (self._interrupted() or self._missing_baselines() or self._has_budget()):
             return None
-        for record in self._store.retry_while_unavailable(self._claim_or_ask):
+        for record in self._store.retry_while_unavailable(self._take_or_ask):
             self._update(record)
             if record.state is TrialState.RUNNING:
-                self._running.add(record.number)
-                self._requeued.discard(record.number)
-                self._began_s[record.number] = self.elapsed_s
+                self._start(record.number)
                 return replace(record, rungs=())  # the worker reports them again, from a checkpoint or a new training
-        self._polled = self._clock()
         return None
 
     def is_wanted(self, number: int) -> bool:
@@ -217,14 +204,13 @@ class StudyLoop:
         if self._just_measured(record) and (unknown := unknown_before_training(record, self.info.objectives)):
             record = replace(record, state=TrialState.INFEASIBLE, reason=f"this device does not report {unknown[0]}")
         self._failing_nodes.note(record, self._clock())
-        if record.state is TrialState.RUNNING and record.rungs:
-            self._store.retry_while_unavailable(self._refresh)
-            if (reason := self._reason_to_stop(record)) is not None:
-                record = replace(record, state=TrialState.STOPPED, reason=reason)
+        if record.state is TrialState.RUNNING and record.rungs and (reason := self._reason_to_stop(record)) is not None:
+            record = replace(record, state=TrialState.STOPPED, reason=reason)
         if record.state is TrialState.FAILED and (decision := self._decide_retry(record)) is not RetryDecision.FAILED:
             self._requeue(record, decision)
             return False
-        if not self._store_record(record) or record.state is not TrialState.RUNNING:
+        self._store_record(record)
+        if record.state is not TrialState.RUNNING:
             return False
         if self.left_s:
             return True
@@ -239,37 +225,24 @@ class StudyLoop:
     def release(self, number: int) -> None:
         """Return a trial that no worker could begin to the queue: `next_trial` returns it again."""
         self._running.discard(number)
-        self._requeued.add(number)
 
     def clean_up(self, delete_all_but: Callable[[Collection[str]], None]) -> None:
-        """Call `delete_all_but` with the ids of the running architectures, while no driver can start a trial.
-
-        If another living driver runs trials, it is not called. After an outage of the database it may be called twice.
-        """
-
-        def clean_up_exclusively() -> None:
-            with self._store.exclusive():
-                self._refresh()
-                if not self._active_drivers():
-                    delete_all_but({self.trials[number].arch_id for number in self.trials.running})
-
-        self._store.retry_while_unavailable(clean_up_exclusively)
+        """Call `delete_all_but` with the ids of the running architectures."""
+        delete_all_but({self.trials[number].arch_id for number in self.trials.running})
 
     def worker_seconds(self, workers: int) -> float:
-        """Return the seconds of all workers in all sessions, parallel sessions included.
+        """Return the seconds of all workers in all sessions.
 
         Args:
             workers: Workers of this session; earlier time that is in no ended session counts with as many.
         """
-        sessions = self._store.retry_while_unavailable(lambda: self._store.info).sessions
-        ended: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
-        open_s = self._earlier_s - covered(sessions, self._earlier_s)  # a killed session has no length
-        return ended + (open_s + self.session_s) * workers
+        sessions = self.info.sessions
+        ended_s: float = sum(session["wall_s"] * session.get("workers", workers) for session in sessions)
+        killed_s: float = self._earlier_s - sum(session["wall_s"] for session in sessions)
+        return ended_s + (max(0.0, killed_s) + self.session_s) * workers
 
     def close(self, time_spent: dict[str, float], workers: int = 1) -> None:
-        """End the session: write its length and the time spent, and leave its running trials to other drivers.
-
-        The session becomes the last one, and the sessions of dead drivers are marked as killed.
+        """End the session: write its length and the time spent, and leave its running trials to a later one.
 
         Args:
             time_spent: Seconds of all workers by purpose, over all sessions.
@@ -280,13 +253,11 @@ class StudyLoop:
             closed["ending"] = self.ending
 
         def close_session(info: StudyInfo) -> StudyInfo:
-            self._refresh()  # with the names of the drivers that have begun a trial
-            others = (session for session in self._with_killed(info.sessions) if session != closed)
+            others = (session for session in info.sessions if session not in (self._session, closed))
             return replace(info, time_spent=time_spent, sessions=(*others, closed))
 
         self.info = self._store.retry_while_unavailable(lambda: self._store.update_info(close_session))
         self._session = closed
-        self._store.unregister_driver()
 
     def _decide_retry(self, record: TrialRecord) -> RetryDecision:
         required = record.baseline is not None or record.scale == self.config.reference
@@ -303,105 +274,55 @@ class StudyLoop:
                 name = record.baseline or record.scale
                 self.gave_up = f"{name} is needed and failed in each of {record.tries} runs; the last: {record.reason}"
         again = replace(record, state=TrialState.RUNNING, tries=record.tries + (decision is RetryDecision.AGAIN))
-        if self._store_record(again):
-            self._running.discard(record.number)
-            self._requeued.add(record.number)
+        self._store_record(again)
+        self._running.discard(record.number)
 
     def _with_session(self, info: StudyInfo) -> StudyInfo:
         if self._session in info.sessions:
             return info  # an earlier call has stored it, and the database became unavailable before its answer
-        return replace(info, sessions=(*info.sessions, self._session))
+        killed = ({**session, "killed": True} if not session["wall_s"] else session for session in info.sessions)
+        return replace(info, sessions=(*killed, self._session))
 
-    def _with_killed(self, sessions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the other sessions, those of dead drivers with the mark that no end of them will follow.
-
-        The name of a driver is known by its trials. One without a trial is taken for dead if it began before this
-        session: its own end removes a wrong mark.
-        """
-        older = True
-        for session in sessions:
-            if {**session, "killed": True} == {**self._session, "killed": True}:
-                older = False
-                continue
-            driver = session.get("driver")
-            if (name := self._names.get(driver)) is not None:
-                dead = self._store.may_take_over(name)
-            else:
-                dead = older or driver in (None, self._store.driver)
-            yield {**session, "killed": True} if dead and not session["wall_s"] else session
-
-    def _claim_or_ask(self) -> list[TrialRecord]:
+    def _take_or_ask(self) -> list[TrialRecord]:
         """Return a trial to start, after the repeats that the sampler proposed before it.
 
         The call is repeated after an outage of the database, so it leaves the start of the trial to `next_trial`.
         """
-        with self._store.exclusive():
+        with self._store.transaction():
             self._refresh()
-            for number in self._interrupted():
-                if self._store.claim(number):
-                    trials = [replace(self.trials[number], reason=None)]
-                    break
+            if interrupted := self._interrupted():
+                trials = [replace(self.trials[interrupted[0]], reason=None)]
+            elif names := self._missing_baselines():
+                trials = [self._proposer.baseline(names[0])]
+            elif self._has_budget() and not self._ends_converged():
+                trials, self.exhausted = self._proposer.new(self.trials.architectures, self.elapsed_s)
             else:
                 trials = []
-                if names := self._missing_baselines():
-                    trials = [self._proposer.baseline(names[0])]
-                elif (self._has_budget() or self._reload_budget()) and not self._ends_converged():
-                    trials, self.exhausted = self._proposer.new(self.trials.architectures, self.elapsed_s)
             if trials and trials[-1].state is TrialState.RUNNING:
                 self._store.save(trials[-1])
         return trials
 
     def _refresh(self) -> None:
-        """Read the changes by other drivers into the trial table."""
-        for record, driver in self._store.changes(self.trials.running - self._running):
+        """Read the trials that are new: all of them at first, later those of a call whose answer was lost."""
+        for record in self._store.new_trials():
             self.trials[record.number] = record
-            self._drivers[record.number] = driver
-            if driver is not None:
-                self._names[session_driver(driver)] = driver
-        own = (None, self._store.driver)  # not those that another driver has taken over
-        own_running = {n for n in self.trials.running if session_driver(self._drivers.get(n)) in own}
-        self._requeued = {n for n in self._requeued if n < 0 or n in own_running}
 
     def _interrupted(self) -> list[int]:
-        """Return the numbers of the running trials that this driver may take over; it asks once about each driver."""
-        waiting = sorted(self.trials.running - self._running)
-        drivers = {self._drivers.get(number) for number in waiting}
-        free = {driver for driver in drivers if self._store.may_take_over(driver)}
-        return [number for number in waiting if self._drivers.get(number) in free]
+        """Return the numbers of the trials that are to run again."""
+        return sorted(self.trials.running - self._running)
 
-    def _active_drivers(self) -> set[str]:
-        """Return the other living drivers that run trials."""
-        others = {self._drivers.get(number) for number in self.trials.running - self._running}
-        return {driver for driver in others if driver is not None and not self._store.may_take_over(driver)}
-
-    def _elapsed_by_other_clocks(self) -> float:
-        """Return the study's seconds by the clocks of other living drivers, whose sessions have no length yet."""
-        living = {session_driver(driver) for driver in self._store.retry_while_unavailable(self._active_drivers)}
-        return elapsed_by_clock([s for s in self.info.sessions if s.get("driver") in living])
-
-    def _should_poll(self) -> bool:
-        """Return whether it is time to look for trials that other drivers have left."""
-        if not self.trials.running - self._running:
-            return False
-        if not self._running and not self._waiting and self._store.retry_while_unavailable(self._active_drivers):
-            self._waiting = True
-            self._store.notify("no trial is left to start: waiting for the trials of other drivers")
-        return self._clock() - self._polled >= _POLL_S
+    def _start(self, number: int) -> None:
+        self._running.add(number)
+        self._began_s[number] = self.elapsed_s
 
     def _has_work(self) -> bool:
-        """Return whether a driver runs a trial, or one is left to start."""
+        """Return whether a trial runs, or one is left to start."""
         left = self._unmeasured_scale() or self.trials.running or self._missing_baselines() or self._has_budget()
         return bool(left)
 
     def _has_budget(self) -> bool:
         left = self.evaluated + self.trials.pending < self.config.budget
         return left and not (self.gave_up or self.exhausted or self.converged)
-
-    def _reload_budget(self) -> bool:
-        """Read the budget, which another command may have raised, and return whether some of it is left."""
-        budget = self._store.info.config["budget"]
-        self.config = replace(self.config, budget=budget)
-        return self._has_budget()
 
     def _ends_converged(self) -> bool:
         """Return whether this session ends because the search has converged, and note why."""
@@ -415,26 +336,8 @@ class StudyLoop:
         return self.converged is not None
 
     def _unmeasured_scale(self) -> list[TrialRecord]:
-        """Return the comparison networks that nobody has measured and that this driver is not measuring."""
+        """Return the comparison networks that are to be measured and that no worker measures."""
         return [r for r in self.scale.values() if r.state is TrialState.RUNNING and r.number not in self._running]
-
-    def _next_comparison_network(self) -> TrialRecord | None:
-        """Return the next comparison network to measure, after a look for what other drivers have measured.
-
-        Drivers that start at the same time may both measure a network: that costs seconds, and the first result stays.
-        """
-        if not self._unmeasured_scale():
-            return None
-        stored = {r.scale: r for r in self._store.retry_while_unavailable(self._store.scale)}
-        self.scale.update((n, replace(stored[r.scale], number=n)) for n, r in self.scale.items() if r.scale in stored)
-        self._requeued -= {n for n, record in self.scale.items() if record.state is not TrialState.RUNNING}
-        for record in self._unmeasured_scale():
-            record = self.scale[record.number] = replace(record, reason=None)  # of an earlier run
-            self._running.add(record.number)
-            self._requeued.discard(record.number)
-            self._began_s[record.number] = self.elapsed_s
-            return record
-        return None
 
     def _missing_baselines(self) -> list[str]:
         return [name for name in self.config.baselines if name not in self.trials.baselines]
@@ -447,25 +350,19 @@ class StudyLoop:
     def _reason_to_stop(self, record: TrialRecord) -> str | None:
         return reason_to_stop(record, self.trials, self.info, self.config, self._just_measured(record))
 
-    def _store_record(self, record: TrialRecord) -> bool:
-        """Store a record; return False if another driver has taken the trial over.
-
-        The stored record keeps rungs that an earlier try has reached and this one has not reached yet.
-        """
+    def _store_record(self, record: TrialRecord) -> None:
+        """Store a record, with rungs that an earlier try has reached and this one has not reached yet."""
         if record.scale is not None:
-            return self._store_scale(record)
+            self._store_scale(record)
+            return
         record = replace(record, rungs=(*record.rungs, *self.trials[record.number].rungs[len(record.rungs) :]))
         if record.state is not TrialState.RUNNING:
             record = replace(record, started_s=self._began_s.get(record.number), finished_s=self.elapsed_s)
         values = coordinates(record, self.info.objectives, len(record.rungs) - 1) if record.rungs else None
-        saved = self._store.retry_while_unavailable(lambda: self._store.save(record, values))
-        if not saved:
-            self._running.discard(record.number)
-            return False
+        self._store.retry_while_unavailable(lambda: self._store.save(record, values))
         self._update(record)
-        return True
 
-    def _store_scale(self, record: TrialRecord) -> bool:
+    def _store_scale(self, record: TrialRecord) -> None:
         """Store a comparison network that has been measured, or whose measurement failed."""
         if record.state is not TrialState.RUNNING:
             record = replace(record, started_s=self._began_s.get(record.number), finished_s=self.elapsed_s)
@@ -473,7 +370,6 @@ class StudyLoop:
             self._running.discard(record.number)
         self.scale[record.number] = record
         self._listener(self, record)
-        return True
 
     def _update(self, record: TrialRecord) -> None:
         self.trials[record.number] = record
@@ -495,9 +391,9 @@ class StudyLoop:
                 self.gave_up = f"{limit} {state.value} architectures in a row; the last: {record.reason}"
 
 
-def _comparison_network(number: int, name: str, config: SearchConfig) -> TrialRecord:
+def _comparison_network(name: str, config: SearchConfig) -> TrialRecord:
     """Return the record of a comparison network that is still to be measured."""
     if is_of_timm(name):
-        return TrialRecord(number, name, {}, TrialState.RUNNING, scale=name)
+        return TrialRecord(-1, name, {}, TrialState.RUNNING, scale=name)
     spec = config.spec(name)
-    return TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.RUNNING, scale=name)
+    return TrialRecord(-1, spec.arch_id, spec.to_dict(), TrialState.RUNNING, scale=name)

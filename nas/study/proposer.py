@@ -20,7 +20,7 @@ SPACE_EXHAUSTED, NOTHING_NEW = "the space has only", "the sampler finds no new a
 
 
 class TrialProposer:
-    """Proposes new trials, from the store's sampler; only within `StudyStore.exclusive`.
+    """Proposes new trials, from the store's sampler; only within `StudyStore.transaction`.
 
     Args:
         store: The study.

@@ -16,7 +16,7 @@ class TrialTable(dict[int, TrialRecord]):
         objectives: The study's objectives.
 
     Attributes:
-        running: Numbers of the running trials of all drivers.
+        running: Numbers of the running trials.
         architectures: Ids of all architectures.
         baselines: Names of the reference backbones that have a trial.
         counts: Number of trials in each state, without baselines.

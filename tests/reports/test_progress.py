@@ -26,7 +26,6 @@ KILLED = {**OPEN, "killed": True}
         ((OVER, GAVE_UP), SearchState.ENDED_EARLY),
         ((GAVE_UP, OPEN), SearchState.RUNNING),  # it was extended
         ((KILLED, GAVE_UP), SearchState.ENDED_EARLY),
-        ((KILLED, OPEN, GAVE_UP), SearchState.RUNNING),  # another driver runs
         ((OVER,), SearchState.INTERRUPTED),
     ],
 )

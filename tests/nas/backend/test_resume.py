@@ -100,9 +100,8 @@ def test_a_refused_command_changes_nothing(
     before = Store.open(run).info
     assert "Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
     monkeypatch.setattr("nas.backend.ray_tune.open_cluster", lambda *words, **settings: nullcontext())
-    (run / "drivers").mkdir()
-    with FileLock(run / "drivers" / "elsewhere:1:aa"):
-        assert "elsewhere" in refused(["--resume", str(run), "--extend", "50"], capsys)
+    with FileLock(run / ".search.lock"):
+        assert "another search works in" in refused(["--resume", str(run), "--extend", "50"], capsys)
     assert Store.open(run).info == before
 
 

@@ -1,31 +1,26 @@
-"""Sessions of one study: one after another, and several drivers at once."""
+"""Sessions of one study, one after another."""
 
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from nas.samplers import make_sampler
 from nas.storage.store import Store
 from nas.study.ending import is_open
 from nas.study.failures import Failure
 from nas.study.loop import OUT_OF_TIME, StudyLoop
-from nas.study.records import StudyInfo, TrialRecord, TrialState
+from nas.study.records import TrialRecord, TrialState
 from reports.search_course import SearchState, search_state
 from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config
 from tests.nas.study.searches import new_store, reopen, work
-
-OTHER = f"{socket.gethostname()}:1:aa"  # another driver; it lives while its lock is held
 
 
 def resumed(folder: Path, clock: float = 0.0) -> StudyLoop:
@@ -34,11 +29,6 @@ def resumed(folder: Path, clock: float = 0.0) -> StudyLoop:
         Store.open(folder, make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)),
         clock=lambda: clock,
     )
-
-
-def give_to(store: Store, number: int, driver: str) -> None:
-    """Make a trial another driver's."""
-    assert store.assign(number, driver)
 
 
 def next_trial(loop: StudyLoop) -> TrialRecord:
@@ -101,22 +91,6 @@ def test_the_clock_of_a_session_starts_at_the_last_record_of_a_killed_one(tmp_pa
     assert resumed(tmp_path).elapsed_s == 70.0
 
 
-def test_a_session_that_joins_another_has_its_clock(tmp_path: Path) -> None:
-    """The other has trained for 1000 s and finished nothing."""
-    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=3, baselines=())))
-    started = (datetime.now(UTC) - timedelta(seconds=1000)).isoformat(timespec="seconds")
-
-    def other(info: StudyInfo) -> StudyInfo:
-        session = {"started": started, "began_s": 50.0, "driver": "aa", "wall_s": 0.0}
-        return replace(info, sessions=(*info.sessions, session))
-
-    store.update_info(other)
-    give_to(store, next_trial(loop).number, OTHER)
-    assert resumed(tmp_path).elapsed_s < 1000, "it is dead: nobody knows until when it worked"
-    with FileLock(tmp_path / "drivers" / OTHER):
-        assert 1050 <= resumed(tmp_path).elapsed_s < 2000
-
-
 KILLED_DRIVER = """
 import os, signal, sys
 from pathlib import Path
@@ -137,56 +111,11 @@ def test_a_killed_session_is_over_when_a_later_one_has_ended(tmp_path: Path, tri
     loop = StudyLoop(reopen(tmp_path / "run"))
     assert is_open(loop.info)
     loop.gave_up = "20 failed architectures in a row"
-    loop.close({})
-    assert [session.get("killed") for session in loop.info.sessions] == [True, True, None], "the first has no driver"
+    loop.close({}, workers=3)
+    assert [session.get("killed") for session in loop.info.sessions] == [True, True, None]
+    assert loop.info.sessions[-1]["workers"] == 3
     assert not is_open(loop.info)
     assert search_state(loop.info, loop.evaluated, running=0) is SearchState.ENDED_EARLY
-
-
-def with_other_session(store: Store) -> dict[str, object]:
-    """Add an open session of the other driver to the study, and return it."""
-    session = {"started": "2026-11-24T00:00:00+00:00", "began_s": 1.0, "driver": "aa", "wall_s": 0.0}
-    store.update_info(lambda info: replace(info, sessions=(*info.sessions, session)))
-    return session
-
-
-def test_the_session_of_another_driver_stays_open_while_that_driver_lives(tmp_path: Path) -> None:
-    first = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=(), sampler="random")))
-    number = next_trial(first).number
-    other = with_other_session(store)
-    with FileLock(tmp_path / "drivers" / OTHER):
-        loop = StudyLoop(reopen(tmp_path))
-        give_to(store, number, OTHER)  # its first trial, begun after this driver's last look
-        loop.close({})
-        assert other in loop.info.sessions
-        assert is_open(loop.info)
-    last = StudyLoop(reopen(tmp_path))
-    assert next_trial(last).number == number, "taken over from the dead driver"
-    last.close({})
-    assert {**other, "killed": True} in last.info.sessions
-    assert not is_open(last.info)
-
-
-def test_the_session_of_a_driver_that_has_begun_no_trial_yet_stays_open_if_it_joined_later(tmp_path: Path) -> None:
-    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=())))
-    other = with_other_session(store)
-    loop.close({})
-    assert other in loop.info.sessions
-    assert is_open(loop.info)
-
-
-def test_a_session_that_ends_is_the_last_one_and_loses_the_mark_of_a_killed_one(tmp_path: Path) -> None:
-    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=())))
-    other = with_other_session(store)
-
-    def mark_all(info: StudyInfo) -> StudyInfo:
-        return replace(info, sessions=tuple({**session, "killed": True} for session in info.sessions))
-
-    store.update_info(mark_all)
-    loop.close({}, workers=3)
-    assert loop.info.sessions[-2] == {**other, "killed": True}
-    assert (loop.info.sessions[-1]["workers"], loop.info.sessions[-1].get("killed")) == (3, None)
-    assert len(loop.info.sessions) == 3
 
 
 def test_after_the_deadline_no_trial_starts_and_those_under_way_pause_at_their_next_rung(tmp_path: Path) -> None:
@@ -213,18 +142,6 @@ def test_after_the_deadline_no_trial_starts_and_those_under_way_pause_at_their_n
     assert later.report(trials[1])
 
 
-def test_a_driver_out_of_time_does_not_wait_for_another_that_works_on(tmp_path: Path) -> None:
-    now_s = 0.0
-    store = new_store(tmp_path, search_config(budget=1, baselines=(), sampler="random"))
-    give_to(store, next_trial(StudyLoop(store)).number, OTHER)
-    with FileLock(tmp_path / "drivers" / OTHER):
-        loop = StudyLoop(store, clock=lambda: now_s, deadline_s=100.0)
-        assert not loop.finished
-        now_s = 100.0
-        assert loop.finished
-        assert loop.ending == OUT_OF_TIME
-
-
 def test_a_search_that_is_complete_before_its_deadline_did_not_run_out_of_time(tmp_path: Path) -> None:
     now_s = 0.0
     loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=())), clock=lambda: now_s, deadline_s=100.0)
@@ -247,7 +164,7 @@ def test_worker_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
 
 def test_only_time_without_an_ended_session_counts_with_the_workers_of_the_last_one(tmp_path: Path) -> None:
     now_s = 0.0
-    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=())), clock=lambda: now_s)
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=9, baselines=())), clock=lambda: now_s)
     now_s = 100.0
     loop.close({}, workers=2)
     later = resumed(tmp_path, clock=5.0)
@@ -257,88 +174,6 @@ def test_only_time_without_an_ended_session_counts_with_the_workers_of_the_last_
     last = resumed(tmp_path, clock=5.0)
     last._clock = lambda: 25.0
     assert last.worker_seconds(4) == 2 * 100 + 4 * (10 + 20)
-    parallel = {"started": "", "began_s": 50.0, "driver": "aa", "wall_s": 55.0, "workers": 3}
-    store.update_info(lambda info: replace(info, sessions=(*info.sessions, parallel)))
-    assert last.worker_seconds(4) == 2 * 100 + 3 * 55 + 4 * (5 + 20)
-
-
-def test_a_driver_asks_once_whether_another_lives_however_many_trials_that_one_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On PostgreSQL each question is three messages, while the study is locked for all drivers."""
-    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=())))
-    for _ in range(4):
-        give_to(store, next_trial(loop).number, OTHER)
-    asked: list[str | None] = []
-    may_take_over = Store.may_take_over
-
-    def counting(store: Store, driver: str | None) -> bool:
-        asked.append(driver)
-        return may_take_over(store, driver)
-
-    with FileLock(tmp_path / "drivers" / OTHER):
-        second = resumed(tmp_path)
-        monkeypatch.setattr(Store, "may_take_over", counting)
-        assert next_trial(second).number == 4
-    assert asked == [OTHER]
-    assert second.interrupted == [second.trials[number] for number in range(4)], "all are free when it is dead"
-
-
-def looks_at_store(loop: StudyLoop, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return how often the loop reads the trials when it is asked ten times at once for the next one."""
-    looks: list[None] = []
-    changes = Store.changes
-
-    def counting(store: Store, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        looks.append(None)
-        return changes(store, running)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Store, "changes", counting)
-        for _ in range(10):
-            assert loop.next_trial() is None
-    return len(looks)
-
-
-@pytest.mark.parametrize("finished", [False, True], ids=["running", "finished"])
-def test_a_trial_to_run_again_that_another_driver_has_taken_over_is_its_own_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
-) -> None:
-    """As after an outage in which this driver had lost its lock."""
-    config = search_config(budget=1, baselines=(), sampler="random")
-    loop = StudyLoop(store := new_store(tmp_path, config), clock=lambda: 5.0)
-    record = next_trial(loop)
-    loop.release(record.number)
-    give_to(store, record.number, OTHER)
-    if finished:
-        rungs = (rung(0, 0.5), rung(1, 0.6))
-        complete = replace(record, measurement=measurement(1.0), rungs=rungs, state=TrialState.COMPLETE)
-        assert Store.open(tmp_path).save(complete, (0.6, 1.0))
-    with FileLock(tmp_path / "drivers" / OTHER):
-        assert loop.next_trial() is None
-        assert looks_at_store(loop, monkeypatch) == 0, "it looks once a second for what another driver leaves"
-        assert loop.finished is finished
-        loop.converged = "the search has converged"
-        assert loop.finished
-
-
-def test_a_network_to_measure_again_that_another_driver_has_measured_is_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = search_config(
-        budget=1, baselines=(), sampler="random", reference="timm:resnet18", scale=("timm:resnet18",)
-    )
-    loop = StudyLoop(store := new_store(tmp_path, config), clock=lambda: 5.0)
-    loop.report_lost(next_trial(loop).number, Failure.LOST_WORKER, "the worker process died")
-    other = StudyLoop(reopen(tmp_path))
-    work(other, next_trial(other))
-    give_to(store, next_trial(other).number, OTHER)
-    with FileLock(tmp_path / "drivers" / OTHER):
-        assert loop.next_trial() is None
-        assert looks_at_store(loop, monkeypatch) == 0
-        assert not loop.finished, "the other driver may leave its trial"
-        loop.converged = "the search has converged"
-        assert loop.finished
 
 
 def failed(loop: StudyLoop) -> None:
@@ -359,21 +194,6 @@ def test_twenty_failures_in_a_row_end_the_search_and_fewer_do_not(tmp_path: Path
     assert loop.gave_up.endswith("nan")
 
 
-def test_a_trial_is_compared_with_those_of_other_drivers(tmp_path: Path) -> None:
-    """The other driver's trials reach the rungs after this driver's last question to the store."""
-    config = search_config(budget=9, baselines=(), sampler="random")
-    loop = StudyLoop(new_store(tmp_path, config))
-    record = replace(next_trial(loop), measurement=measurement(1.0), params=1, macs=1, rungs=(rung(0, 0.1),))
-    other = Store.open(tmp_path, make_sampler(search_config(sampler="random", seed=1), SPACES["micro"], OBJECTIVES))
-    for _ in range(3):
-        number, params, _ = other.ask(SPACES["micro"].choices())
-        spec = SPACES["micro"].decode(params)
-        better = TrialRecord(number, spec.arch_id, spec.to_dict(), TrialState.COMPLETE)
-        rungs = (rung(0, 0.5), rung(1, 0.6))
-        other.save(replace(better, measurement=measurement(2.0), params=1, macs=1, rungs=rungs), (0.6, 1.0))
-    assert not loop.report(record)
-
-
 def unfinished(loop: StudyLoop) -> list[Collection[str]]:
     """Return the architectures that a removal of stale files spares; [] where it does not take place."""
     spared: list[Collection[str]] = []
@@ -381,14 +201,7 @@ def unfinished(loop: StudyLoop) -> list[Collection[str]]:
     return spared
 
 
-def test_stale_files_are_removed_unless_their_trial_is_unfinished_or_another_driver_is_alive(
-    tmp_path: Path,
-) -> None:
-    loop = StudyLoop(store := new_store(tmp_path, search_config(budget=9, baselines=())))
-    second = resumed(tmp_path)
+def test_stale_files_are_removed_unless_their_trial_is_unfinished(tmp_path: Path) -> None:
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=9, baselines=())))
     record = next_trial(loop)
-    assert unfinished(second) == [{record.arch_id}], "begun after the second session's last look"
-    give_to(store, record.number, OTHER)
-    with FileLock(tmp_path / "drivers" / OTHER):
-        assert unfinished(resumed(tmp_path)) == []
     assert unfinished(resumed(tmp_path)) == [{record.arch_id}]

@@ -6,7 +6,6 @@ import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +32,7 @@ from nas.samplers import make_sampler
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.loop import StudyLoop
-from nas.study.records import Objective, TrialRecord, TrialState
+from nas.study.records import Objective, TrialState
 from search_space import SPACES
 from tests.nas.study.builders import measurement, search_config
 
@@ -201,9 +200,7 @@ def test_a_database_and_memory_give_the_same_search(tmp_path: Path) -> None:
 
 
 def memory_loop(**shared: Any) -> StudyLoop:
-    store = shared.pop("store", MemoryStore)(
-        study_info(config(400), (Objective("score", "", "", 0.0),)), lambda number: {"number": number}
-    )
+    store = MemoryStore(study_info(config(400), (Objective("score", "", "", 0.0),)), lambda number: {"number": number})
     return StudyLoop(store, space=NumberedSpace(), **shared)
 
 
@@ -223,37 +220,6 @@ def test_many_workers_over_a_limit_do_not_end_a_search_that_has_measured_some() 
         if record is not None:
             loop.report(replace(record, state=TrialState.INFEASIBLE, reason="max-params"))
     assert loop.gave_up is not None
-
-
-class SharedStore(MemoryStore):
-    """A store in which another driver that is alive has a trial under way."""
-
-    looks = 0
-
-    def may_take_over(self, driver: str | None) -> bool:
-        return driver != "other"
-
-    def changes(self, running: Collection[int] = ()) -> list[tuple[TrialRecord, str | None]]:
-        self.looks += 1
-        other = TrialRecord(10**6, "other", {}, TrialState.RUNNING)
-        return [(other, "other")] if self.looks == 1 else []
-
-
-def test_a_driver_that_waits_looks_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a loop does not sleep"))
-    now_s, stores = 0.0, list[SharedStore]()
-
-    def store(*given: Any) -> SharedStore:
-        stores.append(SharedStore(*given))
-        return stores[-1]
-
-    loop = memory_loop(store=store, clock=lambda: now_s)
-    loop.exhausted = "nothing left to ask"
-    looks = []
-    for now_s in (0.0, 0.5, 0.9, 1.0, 1.5, 2.5):  # noqa: B007
-        assert loop.next_trial() is None
-        looks.append(stores[0].looks)
-    assert [later - earlier for earlier, later in pairwise(looks)] == [0, 0, 1, 0, 1]
 
 
 def test_a_simulated_search_takes_as_long_as_the_recorded_one() -> None:

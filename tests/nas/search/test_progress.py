@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -110,16 +109,6 @@ class Terminal:
         console.print(self.panels[-1])
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
-
-
-def test_the_estimate_follows_other_drivers_that_evaluate_many_candidates_between_two_looks(tmp_path: Path) -> None:
-    now_s = itertools.count()
-    terminal = Terminal(tmp_path, lambda: next(now_s), budget=100, baselines=())
-    drive(terminal.loop, stop_after=2)
-    drive(StudyLoop(reopen(tmp_path)), stop_after=60)
-    drive(terminal.loop, stop_after=1)
-    assert 50 < terminal.loop.evaluated < 100
-    assert 0 < seconds(terminal.progress.eta(terminal.loop)) < terminal.loop.session_s
 
 
 @pytest.fixture

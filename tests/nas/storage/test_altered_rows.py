@@ -143,7 +143,7 @@ def test_a_study_whose_files_would_lie_elsewhere_is_only_read(whole: bytes, tmp_
     alter(run, whole, table, number, json.dumps({**content, "arch_id": arch_id}))
     assert read_study(run).trials[0].arch_id == arch_id
     with Store.open(run) as store:
-        for read in (store.trials, store.changes):
+        for read in (store.trials, store.new_trials):
             with pytest.raises(StoreError, match=r"record of trial 0: arch_id: '.*': must be a name"):
                 read()
 

@@ -1,10 +1,9 @@
-"""Several drivers on one study, killed with SIGKILL like their database: SQLite and PostgreSQL."""
+"""The driver of a study, killed with SIGKILL like its database: SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,13 @@ from experiments.chaos.loop_study import LoopStudy, events, kill_database, kill_
 from tests.waiting import PATIENCE_S
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def postgres(request: pytest.FixtureRequest) -> bool:
-    needed = bool(request.param == "postgresql")
-    if needed:
-        try:
-            binaries()
-        except NoServer as error:
-            pytest.skip(str(error))
-    return needed
-
-
-def shares(study: LoopStudy) -> Counter[int]:
-    """Return the number of trials that each driver ran."""
-    return Counter(event["pid"] for event in events(study.run_dir) if event["what"] == "runs")
+@pytest.fixture
+def postgres() -> bool:
+    try:
+        binaries()
+    except NoServer as error:
+        pytest.skip(str(error))
+    return True
 
 
 def end(study: LoopStudy, folder: Path, budget: int) -> None:
@@ -38,20 +30,10 @@ def end(study: LoopStudy, folder: Path, budget: int) -> None:
     assert sum(trial.ended for trial in study.witness.ended.values()) >= budget
 
 
-def test_two_drivers_share_a_study_of_trials_of_no_length(tmp_path: Path, postgres: bool) -> None:
-    """Both ask for trials all the time: for baselines, the end of the budget, the same architecture."""
-    with loop_study(tmp_path, 40, 0.0, random.Random(0), postgres) as study:
-        study.begin(drivers=2)
-        end(study, tmp_path, 40)
-    assert study.cut_off() == 0, "a trial of a living driver was taken over"
-    assert len(shares(study)) == 2
-    assert min(shares(study).values()) >= 5
-
-
 def test_killed_drivers_lose_nothing_and_run_nothing_twice(tmp_path: Path) -> None:
     chance = random.Random()
     with loop_study(tmp_path, 60, 0.03, chance) as study:
-        study.begin(drivers=1)
+        study.start_driver()
         for _ in range(4):
             time.sleep(chance.uniform(0, 1))
             assert kill_driver(study)
@@ -60,11 +42,10 @@ def test_killed_drivers_lose_nothing_and_run_nothing_twice(tmp_path: Path) -> No
     assert study.cut_off() <= 4
 
 
-@pytest.mark.parametrize("postgres", ["postgresql"], indirect=True)
-def test_two_drivers_outlive_kills_of_their_database_and_of_each_other(tmp_path: Path, postgres: bool) -> None:
+def test_a_study_outlives_kills_of_its_database_and_its_driver(tmp_path: Path, postgres: bool) -> None:
     chance = random.Random()
     with loop_study(tmp_path, 100, 0.04, chance, postgres) as study:
-        study.begin(drivers=2)
+        study.start_driver()
         for kill in (kill_database, kill_driver, kill_database):
             time.sleep(chance.uniform(0.1, 1.0))
             assert kill(study)

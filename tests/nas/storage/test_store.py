@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import _thread
-import fcntl
 import gc
 import json
 import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
-from filelock import FileLock
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import NullPool, Pool
 
 from experiments.benchmarks.postgres import PASSWORD, Server
 from nas.search.live_report import LiveReport
-from nas.storage import errors, liveness, location
+from nas.storage import errors, location
 from nas.storage.database import Database
 from nas.storage.errors import StoreError
 from nas.storage.store import Store, read_study
@@ -36,7 +32,7 @@ from nas.study.records import FORMAT, Remeasurement, Retraining, TrialState
 from search_space import SPACES
 from tests.nas.storage.postgres import running_server
 from tests.nas.study.builders import measurement, rung, search_config
-from tests.nas.study.searches import BrokenSampler, drive, new_store, reopen, started, work
+from tests.nas.study.searches import BrokenSampler, drive, new_store, reopen, started
 
 
 def create(folder: Path, database: str | None, **settings: object) -> Store:
@@ -136,7 +132,7 @@ def test_a_failed_transaction_writes_nothing(tmp_path: Path, database: str | Non
     choices = SPACES["micro"].choices()
 
     def fail() -> None:
-        with store.exclusive():
+        with store.transaction():
             store.ask(choices)
             store.ask(choices)
             raise ZeroDivisionError
@@ -183,69 +179,13 @@ def test_limits_are_constraints_of_optuna(tmp_path: Path, database: str | None) 
     assert not infeasible & {t.number for t in best}
 
 
-def test_changes_are_returned_once_and_running_trials_on_demand(tmp_path: Path, database: str | None) -> None:
-    mine, other = create(tmp_path / "changes", database, budget=3), reopen(tmp_path / "changes")
-    loop = StudyLoop(other)
-    record = started(loop)
-    assert [(t.number, t.state) for t, _ in mine.changes()] == [(0, TrialState.RUNNING)]
-    assert mine.changes() == []
-    work(loop, record)
-    assert mine.changes() == []
-    assert [t for t, _ in mine.changes(running=[0])] == [loop.trials[0]]
-
-
-def test_a_trial_that_was_taken_over_is_not_written_by_its_former_driver(tmp_path: Path, database: str | None) -> None:
-    loop = StudyLoop(store := create(tmp_path / "fenced", database, budget=1))
-    record = started(loop)
-    assert store.assign(record.number, "elsewhere:1:aa")
-    assert not loop.report(replace(record, state=TrialState.FAILED, reason="late"))
-    assert loop.running == 0
-    assert [t.state for t in store.trials()] == [TrialState.RUNNING]
-
-
 def test_a_record_that_was_stored_before_the_answer_was_lost_is_stored_once(
     tmp_path: Path, database: str | None
 ) -> None:
     loop = StudyLoop(store := create(tmp_path / "answer", database, budget=1))
     drive(loop)
-    assert store.save(loop.trials[0])
-    assert not store.save(replace(loop.trials[0], reason="another"))
+    store.save(loop.trials[0])
     assert store.trials() == (loop.trials[0],)
-
-
-def test_a_driver_whose_lock_is_missing_is_dead_after_a_while(
-    tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = SimpleNamespace(now_s=0.0)
-    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
-    loop = StudyLoop(store := create(tmp_path / "while", postgres.url, budget=1))
-    record = started(loop)
-    assert store.assign(record.number, "elsewhere:1:aa")
-    other = StudyLoop(reopen(tmp_path / "while"), clock=lambda: clock.now_s)
-    for clock.now_s in (0.0, liveness.GRACE_S - 1.0):
-        assert other.next_trial() is None, "it may acquire its lock again"
-    clock.now_s = liveness.GRACE_S
-    assert started(other).number == record.number
-
-
-def test_a_driver_whose_process_has_ended_on_this_machine_is_dead_at_once(tmp_path: Path, database: str | None) -> None:
-    over = subprocess.Popen(["true"])
-    over.wait()
-    loop = StudyLoop(store := create(tmp_path / "gone", database, budget=1))
-    record = started(loop)
-    assert store.assign(record.number, f"{socket.gethostname()}:{over.pid}:aa")
-    assert StudyLoop(reopen(tmp_path / "gone")).next_trial() == record
-
-
-def test_a_look_at_a_driver_that_is_about_to_take_its_lock_leaves_it_the_file(tmp_path: Path) -> None:
-    """Drivers that start together look at each other: one whose file is gone would be dead for all others."""
-    locks = liveness.FileLocks(tmp_path)
-    with (tmp_path / "drivers" / "other").open("w") as file:
-        assert locks.is_dead("other")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert not locks.is_dead("other")
-    assert locks.is_dead("other")
-    locks.release()
 
 
 def test_a_machine_that_disappears_is_noticed_within_half_a_minute(tmp_path: Path, postgres: Server) -> None:
@@ -259,17 +199,6 @@ def test_a_machine_that_disappears_is_noticed_within_half_a_minute(tmp_path: Pat
         assert 0 < idle_s + interval_s * count <= 30
         assert 0 < unanswered_ms <= 30_000
         assert connection.execute(text("SHOW tcp_user_timeout")).scalar() == "25000"
-
-
-def test_drivers_of_two_machines_on_one_file_are_refused(tmp_path: Path) -> None:
-    create(tmp_path, None)
-    (tmp_path / "drivers").mkdir()
-    with (
-        FileLock(tmp_path / "drivers" / "elsewhere:1:aa"),
-        pytest.raises(StoreError, match="a search on elsewhere works on this"),
-    ):
-        StudyLoop(reopen(tmp_path))
-    drive(StudyLoop(reopen(tmp_path)), stop_after=1)
 
 
 def test_a_database_that_stays_unavailable_ends_the_session_in_one_line(
@@ -336,7 +265,6 @@ def test_a_restart_of_the_database_ends_no_command_that_saves_results(tmp_path: 
         store = create(tmp_path / "restarted", server.url, budget=1)
         store.notify = (notices := list[str]()).append
         drive(StudyLoop(store))
-        store.unregister_driver()  # as in these commands: no thread notices the restart earlier
         for save in (lambda: store.save_retraining(training), lambda: store.save_remeasurement(measured)):
             server.kill()
             server.start()
@@ -367,7 +295,7 @@ def test_an_outage_in_the_middle_of_a_transaction_is_one_also_where_optuna_tries
                 other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": cut[0]})
 
     def cut_and_read() -> None:
-        with store.exclusive():
+        with store.transaction():
             event.listen(store._database.engine, "before_cursor_execute", cutting)
             store._study.get_trials()
 
@@ -383,14 +311,6 @@ def test_a_study_of_another_format_is_refused(written: int | None, tmp_path: Pat
     store._study.set_user_attr("info", {**store.info.to_dict(), "format": written, "unheard": 1})
     with pytest.raises(StoreError, match=f"format {written}"):
         read_study(tmp_path)
-
-
-def test_a_second_command_raises_the_budget_of_a_driver_at_work(tmp_path: Path) -> None:
-    loop = StudyLoop(create(tmp_path, None, budget=2))
-    drive(loop, stop_after=1)
-    reopen(tmp_path).update_info(lambda info: replace(info, config={**info.config, "budget": 5}))
-    drive(loop)
-    assert loop.evaluated == 5
 
 
 def test_new_store_is_a_file_by_default(tmp_path: Path) -> None:
@@ -426,7 +346,7 @@ def connections() -> Iterator[set[int]]:
 def test_no_connection_stays_open(tmp_path: Path, database: str | None, connections: set[int]) -> None:
     folder = tmp_path / "connections"
     with create(folder, database) as store:
-        store.register_driver()
+        assert store.info
         assert connections
     assert not connections
     read_study(folder)
@@ -468,7 +388,7 @@ def test_ctrl_c_within_a_statement_leaves_no_lock_while_its_traceback_lives(tmp_
     held = None
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests by "&"
     try:
-        with store.exclusive():
+        with store.transaction():
             store._database.rows(text("SELECT interrupt()"), {})
     except KeyboardInterrupt as interrupt:
         held = interrupt

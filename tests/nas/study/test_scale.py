@@ -14,7 +14,7 @@ from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
 from search_space import preset
-from tests.nas.study.builders import measurement, search_config
+from tests.nas.study.builders import search_config
 from tests.nas.study.searches import drive, new_store, reopen, started, work
 
 NAMES = ("timm:resnet18", "like_resnet18")
@@ -91,17 +91,6 @@ def test_a_failed_comparison_network_counts_neither_as_an_evaluation_nor_as_a_fa
     loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES)))
     loop.report(replace(started(loop), state=TrialState.FAILED, failure=Failure.ERROR))
     assert (loop.evaluated, loop.counts.total(), len(loop.trials)) == (0, 0, 0)
-
-
-def test_of_two_drivers_the_first_result_stays(tmp_path: Path) -> None:
-    config = search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES[:1])
-    one = StudyLoop(new_store(tmp_path, config))
-    two = StudyLoop(reopen(tmp_path))
-    mine, theirs = started(one), started(two)
-    work(one, mine)
-    two.report(replace(theirs, measurement=measurement(3.0), state=TrialState.MEASURED))
-    (kept,) = read_study(tmp_path).scale
-    assert kept.measurement == measurement(2.0)
 
 
 def test_the_reference_is_measured_against_itself_unless_it_is_a_baseline() -> None:

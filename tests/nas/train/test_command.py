@@ -170,7 +170,6 @@ def continue_in_one_process(run: Path, cache: Path) -> str:
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "not a checkpoint of this training" not in errors
-    assert "other drivers" not in errors, "the one before has ended"
     assert read_history(run)[STEP] == [10, 20, 30, 40]
     return errors
 
