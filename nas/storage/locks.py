@@ -1,4 +1,4 @@
-"""Locks of a folder, which end with the process that holds them: one command at a time does a work."""
+"""Locks of a folder, which end with the process that holds them."""
 
 from __future__ import annotations
 

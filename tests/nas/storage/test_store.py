@@ -26,6 +26,7 @@ from nas.search.live_report import LiveReport
 from nas.storage import errors, location
 from nas.storage.database import Database
 from nas.storage.errors import StoreError
+from nas.storage.locks import only_command
 from nas.storage.store import Store, read_study
 from nas.study.loop import StudyLoop
 from nas.study.records import FORMAT, Remeasurement, Retraining, TrialState
@@ -414,7 +415,10 @@ def test_a_lock_that_is_a_link_is_refused_and_empties_no_file(tmp_path: Path) ->
     with create(tmp_path / "run", None) as store:
         (tmp_path / "mine").write_text("mine")
         (tmp_path / "run" / "study.lock").unlink()
-        (tmp_path / "run" / "study.lock").symlink_to(tmp_path / "mine")
+        for name in ("study.lock", ".search.lock"):
+            (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
         with pytest.raises(StoreError):
             store.update_info(lambda info: info)
+        with pytest.raises(StoreError), only_command(tmp_path / "run" / ".search.lock", "busy"):
+            pytest.fail("it has a lock that is a link")
     assert (tmp_path / "mine").read_text() == "mine"
