@@ -78,7 +78,7 @@ def search(command: SearchCommand, console: Console) -> int:
     Raises:
         ConfigError: The images or the teachers do not fit the settings, or no architecture keeps the limits.
         DeviceError: This machine has GPUs of several kinds, and a new study would have no kind of its own.
-        StoreError: The study cannot be created, resumed or written, or another search works in its folder.
+        StoreError: The study cannot be created, resumed or written, or another command works in its folder.
         SearchFailed: Too many trials failed in a row, or more models than were trained.
     """
     began_s = time.monotonic()

@@ -46,9 +46,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def claimed(command: SearchCommand) -> AbstractContextManager[None]:
-    """Keep the folder of a study for this process; StoreError where another search works in it."""
+    """Keep the folder of a study for this process; StoreError where another command works in it."""
     flag = "--resume" if command.resume else "--run"
-    refusal = f"{flag}: another search works in {command.run}; wait for its end, or interrupt it"
+    refusal = f"{flag}: another command works in {command.run}; wait for its end, or interrupt it"
     return only_command(command.run / _CLAIM, refusal)
 
 

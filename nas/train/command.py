@@ -44,7 +44,7 @@ from nas.study.metrics import metric_label
 from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
-from nas.train.execution import Execution, StateSaved, TrainingFailed
+from nas.train.execution import Execution, StateSaved
 from nas.train.one_architecture import OneArchitecture
 from nas.train.processes import launched_ranks
 from nas.train.torchrun import release
@@ -70,7 +70,7 @@ def train(command: TrainCommand, console: Console) -> int:
     Raises:
         ConfigError: The images or the teachers do not fit the settings.
         StoreError: The study cannot be created, resumed or written.
-        TrainingFailed: The training broke down; its last checkpoint is kept. Or another command trains it.
+        TrainingFailed: The training broke down; its last checkpoint is kept.
         StateSaved: As KeyboardInterrupt, where the training that it interrupted has saved its state.
     """
     check_teacher_devices(command)
@@ -157,8 +157,6 @@ def _train(command: TrainCommand, console: Console) -> None:
         ended = False
         try:
             record = loop.next_trial()
-            if record is None and not loop.finished:
-                raise TrainingFailed(f"another command trains {command.session.run}")
             if record is not None:
                 _run(command, loop, record, targets, console, show)
             elif launched_ranks() is not None:

@@ -101,7 +101,7 @@ def test_a_refused_command_changes_nothing(
     assert "Z80" in refused(["--resume", str(run), "--extend", "50"], capsys)
     monkeypatch.setattr("nas.backend.ray_tune.open_cluster", lambda *words, **settings: nullcontext())
     with FileLock(run / ".search.lock"):
-        assert "another search works in" in refused(["--resume", str(run), "--extend", "50"], capsys)
+        assert "another command works in" in refused(["--resume", str(run), "--extend", "50"], capsys)
     assert Store.open(run).info == before
 
 
@@ -149,8 +149,8 @@ def command(arguments: Sequence[str], cache: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_path: Path) -> None:
-    """The first is killed with -9 on the way; at last other teachers are refused."""
+def test_a_killed_search_in_postgresql_is_resumed_and_extended(tmp_path: Path) -> None:
+    """A second command beside the first is refused; so are other teachers at last."""
     run, cache = tmp_path / "run", tmp_path / "cache"
     resume = ["--resume", str(run), "--workers", "1"]
     with running_server() as server:
@@ -163,12 +163,14 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         while not any(" complete" in line for line in lines[-1:]):
             lines.append(first.stderr.readline())
             assert lines[-1], "".join(lines)
-        second = subprocess.Popen(command(resume, cache), stderr=subprocess.PIPE, text=True)
+        beside = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=PATIENCE_S)
+        assert beside.returncode == 2
+        assert "another command works in" in beside.stderr
         while sum(" complete" in line or " early-stopped" in line for line in lines) < 3:
             lines.append(first.stderr.readline())
         first.kill()
-        assert second.communicate(timeout=PATIENCE_S)[1]
-        assert second.returncode == 0
+        second = subprocess.run(command(resume, cache), capture_output=True, text=True, timeout=PATIENCE_S)
+        assert second.returncode == 0, second.stderr
         study = read_study(run)
         assert sum(t.counts for t in study.trials) == 5
         assert all(t.state in (TrialState.COMPLETE, TrialState.STOPPED) for t in study.trials)
@@ -191,6 +193,6 @@ def test_two_searches_share_a_study_in_postgresql_and_a_third_extends_it(tmp_pat
         assert other.returncode == 2
         assert "xfeat: another -> " in other.stderr
         log = (run / "logs" / "search.log").read_text()
-        assert log.count("Traceback (most recent call last)") == 1
+        assert log.count("Traceback (most recent call last)") == 2
         assert PASSWORD not in log
         assert not list((run / "checkpoints").iterdir())

@@ -238,8 +238,8 @@ def test_a_second_command_leaves_the_training_to_the_first(cache: Path, tmp_path
     _, errors = second.communicate(timeout=PATIENCE_S)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_S)
-    assert second.returncode == 1
-    assert f"another command trains {run}" in errors
+    assert second.returncode == 2
+    assert f"another command works in {run}" in errors
     assert process.returncode == INTERRUPTED
 
 
