@@ -68,6 +68,9 @@ class Loop(Protocol):
     def next_trial(self) -> TrialRecord | None:
         """Return the next trial to run; None while there is none to start."""
 
+    def propose_ahead(self) -> None:
+        """Propose the next trial while no worker is free for it."""
+
     def is_wanted(self, number: int) -> bool:
         """Return whether the result of a running trial may still matter."""
 
@@ -160,7 +163,10 @@ class LoopSearcher(NotPickled, Searcher):
                 return finished
             left_out = self._loop.left_out
             slots = self._slots.count(left_out, self._loop.running_on_left_out)
-            record = self._loop.next_trial() if self._loop.running < slots else None
+            if self._loop.running >= max(1, slots):
+                self._loop.propose_ahead()
+                return None
+            record = self._loop.next_trial() if slots else None
             if record is None:
                 if self._loop.finished:
                     return finished

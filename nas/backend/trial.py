@@ -17,7 +17,6 @@ from nas.backend.diagnosis import MemoryTakenError, diagnose, shared
 from nas.distill.rungs import Training, TrainingContext, saved_rungs
 from nas.measure import Arm, Setting
 from nas.measure.counts import network_totals
-from nas.measure.device_lock import measuring
 from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.memory import release_cached
 from nas.measure.service import MeasurementService, save_samples
@@ -133,7 +132,7 @@ def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
 def measure(
     record: TrialRecord, config: SearchConfig, service: MeasurementService, lock_dir: Path, samples_dir: Path
 ) -> Measurement:
-    """Measure the throughput, interleaved with the reference's, while nothing trains on the device.
+    """Measure the throughput, interleaved with the reference's, and time it while nothing trains on the device.
 
     Args:
         record: The network.
@@ -146,13 +145,13 @@ def measure(
         MeasurementError: The measurement gives no number, or the outputs are wrong.
     """
     release_cached(config.device)  # of a training or of teachers in this process: another process measures
-    with measuring(lock_dir):
-        measured = service.measure(
-            record.spec or record.arch_id,
-            config.arch(config.reference),
-            setting_of(config),
-            name_of_reference=config.reference,
-        )
+    measured = service.measure(
+        record.spec or record.arch_id,
+        config.arch(config.reference),
+        setting_of(config),
+        name_of_reference=config.reference,
+        lock_dir=lock_dir,
+    )
     save_samples(measured, samples_dir / f"{record.arch_id.replace('/', '-')}.json")
     require_right_outputs(measured.record)
     return measured.record

@@ -15,8 +15,8 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -26,6 +26,18 @@ from nas.measure.measurement_error import MeasurementError
 
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1  # prctl(2)
+_PAUSE, _GO_ON = b"pause", b"go on"  # what a call sends before its answer, to stop the clock of its limit
+_answers: Connection | None = None  # in the process of a call: takes its answer
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """Stop the clock of the limit of the call that this process runs; after the body it begins again."""
+    if _answers is not None:
+        _answers.send_bytes(_PAUSE)
+    yield
+    if _answers is not None:
+        _answers.send_bytes(_GO_ON)
 
 
 class ForkServer:
@@ -120,7 +132,8 @@ def serve(requests: Connection) -> None:
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> None:
     """Run a function in the forked child, send its result, and exit."""
-    code = 1
+    global _answers
+    code, _answers = 1, answer
     with suppress(OSError, AttributeError):  # Linux only; otherwise it would outlive the server
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
@@ -147,15 +160,17 @@ def _await(
     child: int, requests: Connection, answers: Connection, limit_s: float
 ) -> bytes | tuple[str, MeasurementError] | None:
     """Return the child's answer or a MeasurementError; None where the caller has closed the pipe. End the child."""
-    ready = wait([requests, answers], limit_s)
-    if answers in ready:
-        try:
-            return answers.recv_bytes()
-        except EOFError:
-            return "raised", MeasurementError("crash", _exit_reason(os.waitpid(child, 0)[1]))
-        finally:
-            _end(child)
-    _end(child)
+    left_s: float | None = limit_s
+    try:
+        while answers in (ready := wait([requests, answers], left_s)):
+            reply = answers.recv_bytes()
+            if reply not in (_PAUSE, _GO_ON):
+                return reply
+            left_s = None if reply == _PAUSE else limit_s
+    except EOFError:
+        return "raised", MeasurementError("crash", _exit_reason(os.waitpid(child, 0)[1]))
+    finally:
+        _end(child)
     return None if ready else ("raised", MeasurementError("hang", f"no result after {limit_s:g} s"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -93,10 +93,11 @@ def measure_pair(
     name_of_reference: str,
     timer: Timer | None = None,
     watch: DeviceWatch | None = None,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Measured:
     """Measure `candidate` against `reference`; copies of both are fused, converted and compiled.
 
-    They are called by `encode` (or forward) in inference mode, with torch's number of threads. Hold
+    They are called by `encode` (or forward) in inference mode, with torch's number of threads. On a GPU, hold
     `nas.measure.device_lock.measuring` around the call. From then on this process keeps the memory that it frees.
 
     Args:
@@ -106,6 +107,7 @@ def measure_pair(
         name_of_reference: The reference's name in the record.
         timer: The clock; None: the one that the device needs.
         watch: The device's watch, polled by the caller; None: the one that the device needs, polled in a thread.
+        alone: Holds the device for the timing; building, compiling and checking come before.
 
     Raises:
         DeviceError: There is no such device.
@@ -118,11 +120,14 @@ def measure_pair(
     start = timer.now()
     inputs = images(setting)
     prepared, statistics_note = _prepare(candidate, reference, inputs, setting, device)
-    subject = prepared.candidate
-    with torch.inference_mode():
-        timings = _time_pair(prepared, setting, timer, watch, hertz)
-        energy_j = _energy_j(subject, timings.samples.candidate.value, setting.energy_s, timer, watch)
-    stages_s = seconds_by_stage(subject.model, subject.buffers[0], STAGES_SHARE * setting.budget_s)
+    subject, seconds = prepared.candidate, timer.now() - start
+    with alone():
+        start = timer.now()
+        with torch.inference_mode():
+            timings = _time_pair(prepared, setting, timer, watch, hertz)
+            energy_j = _energy_j(subject, timings.samples.candidate.value, setting.energy_s, timer, watch)
+        stages_s = seconds_by_stage(subject.model, subject.buffers[0], STAGES_SHARE * setting.budget_s)
+        seconds += timer.now() - start
     record = Measurement(
         device=device_name(device),
         arm=describe_arm(setting.arm, subject.model, device),
@@ -131,7 +136,7 @@ def measure_pair(
         requested_batch=setting.batch,
         energy_j=None if energy_j is None else energy_j / prepared.batch,
         stages_s=stages_s,
-        seconds=timer.now() - start,
+        seconds=seconds,
         **_prepared_values(prepared),
         **_timed_values(timings, prepared.batch),
         **_verdict_values(timings, prepared, setting, statistics_note),

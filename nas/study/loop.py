@@ -127,7 +127,7 @@ class StudyLoop:
 
     @property
     def interrupted(self) -> list[TrialRecord]:
-        """Return the running trials of earlier sessions, which run again."""
+        """Return the running trials of earlier sessions, which run again, and the one that was proposed ahead."""
         return [self.trials[n] for n in self._interrupted()]
 
     @property
@@ -190,6 +190,18 @@ class StudyLoop:
                 self._start(record.number)
                 return replace(record, rungs=())  # the worker reports them again, from a checkpoint or a new training
         return None
+
+    def propose_ahead(self) -> None:
+        """Propose the next trial while the workers are busy, and store it: `next_trial` returns it at once.
+
+        It waits in the study as a trial of an interrupted session does, one at a time. Of the trials that run when it
+        is proposed, the sampler knows no result.
+        """
+        waiting = self._interrupted() or self._unmeasured_scale()
+        if waiting or self.gave_up or not self.left_s or not (self._missing_baselines() or self._has_budget()):
+            return
+        for record in self._store.retry_while_unavailable(self._take_or_ask):
+            self._update(record)
 
     def is_wanted(self, number: int) -> bool:
         """Return True: what has begun is evaluated."""
@@ -308,7 +320,7 @@ class StudyLoop:
             self.trials[record.number] = record
 
     def _interrupted(self) -> list[int]:
-        """Return the numbers of the trials that are to run again."""
+        """Return the numbers of the trials that are to run again, and of the one that was proposed ahead."""
         return sorted(self.trials.running - self._running)
 
     def _start(self, number: int) -> None:

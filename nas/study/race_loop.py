@@ -173,6 +173,9 @@ class RaceLoop:
         """Return how many trainings still run on each node that is left out."""
         return self._failing_nodes.still_running(self._running, self._clock())
 
+    def propose_ahead(self) -> None:
+        """Do nothing: a race knows its next training at once."""
+
     def next_trial(self) -> TrialRecord | None:
         """Return the next training to run, already stored; None while there is none to start."""
         while self.gave_up is None and self._clock() < self._deadline_s:

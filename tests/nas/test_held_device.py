@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from backbones import Network, build
-from nas.backend import trial
 from nas.doctor.arguments import BenchmarkSettings
 from nas.doctor.benchmark import measured_rows, missing_rows
 from nas.export.graph import time_graph
@@ -69,10 +68,6 @@ def ignore(*facts: object) -> None:
     pass
 
 
-def in_a_search(watching: Watching, folder: Path) -> None:
-    trial.measure(TRIAL, CONFIG, watching, device_folder(), folder)  # type: ignore[arg-type]
-
-
 def in_a_plan(watching: Watching, folder: Path) -> None:
     settings = probe.ProbeSettings(1, 1, device_folder())
     probe._measure(CONFIG, TRIAL.spec, watching, settings)  # type: ignore[arg-type]
@@ -120,7 +115,6 @@ def in_a_sampled_space(watching: Watching, folder: Path) -> None:
 @pytest.mark.parametrize(
     "measure",
     [
-        in_a_search,
         in_a_plan,
         in_a_remeasurement,
         in_an_export,

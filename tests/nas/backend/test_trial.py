@@ -33,7 +33,9 @@ class FakeService:
         self.answer = answer
         self.calls: list[tuple[Any, Any, Setting]] = []
 
-    def measure(self, candidate: Any, reference: Any, setting: Setting, *, name_of_reference: str) -> Measured:
+    def measure(
+        self, candidate: Any, reference: Any, setting: Setting, *, name_of_reference: str, lock_dir: Path
+    ) -> Measured:
         self.calls.append((candidate, reference, setting))
         if isinstance(self.answer, Exception):
             raise self.answer

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nas.measure import MeasurementError, Setting
-from nas.measure.forkserver import ForkServer
+from nas.measure.device_lock import awaited, training
+from nas.measure.forkserver import ForkServer, unlimited
+from nas.measure.service import MeasurementService
 from tests.waiting import PATIENCE_S, until
 
 # Functions that a fresh process finds: this module is imported there by name.
@@ -33,6 +36,13 @@ def leave(code: int) -> None:
 def hang() -> None:
     while True:
         time.sleep(1)
+
+
+def wait_long(then_s: float) -> int:
+    with unlimited():
+        time.sleep(1.5)
+    time.sleep(then_s)
+    return os.getpid()
 
 
 def refuse() -> None:
@@ -88,6 +98,12 @@ def test_a_hang_is_ended_after_its_limit(server):
     assert server.run(add, 1, 1, limit_s=PATIENCE_S)[0] == 2
 
 
+def test_a_wait_for_the_device_is_no_hang(server):
+    assert server.run(wait_long, 0.1, limit_s=1.0) != os.getpid()
+    with pytest.raises(MeasurementError, match="no result after 1 s"):
+        server.run(wait_long, 60.0, limit_s=1.0)
+
+
 def test_errors_come_back_as_they_are_or_in_words(server, monkeypatch):
     with pytest.raises(ValueError, match="no such thing"):
         server.run(refuse, limit_s=PATIENCE_S)
@@ -129,8 +145,29 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def test_a_search_prepares_while_others_train_and_times_alone(tmp_path):
+    def refused() -> bool:
+        try:
+            with training(tmp_path, wait=False):
+                return False
+        except BlockingIOError:
+            return True
+
+    setting, began_s = Setting("cpu", batch=2, resolution=64, budget_s=1.0), time.monotonic()
+    with MeasurementService(threads=1) as service, ThreadPoolExecutor(1) as pool:
+        with training(tmp_path):
+            pair = "eradio_femto", "eradio_femto", setting
+            answer = pool.submit(service.measure, *pair, name_of_reference="itself", lock_dir=tmp_path)
+            until(lambda: awaited(tmp_path))
+            time.sleep(1)
+            assert not answer.done()
+        until(lambda: refused() and not awaited(tmp_path))
+        record = answer.result(PATIENCE_S).record
+    assert 0.2 < record.seconds < time.monotonic() - began_s - 1
+    assert not refused()
+
+
 def test_architectures_are_measured_by_name_and_by_spec():
-    from nas.measure.service import MeasurementService
     from search_space import PRESETS
 
     setting = Setting("cpu", batch=2, resolution=64, budget_s=0.2)

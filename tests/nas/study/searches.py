@@ -76,11 +76,13 @@ def work(loop: StudyLoop, record: TrialRecord) -> None:
             return
 
 
-def drive(loop: StudyLoop, stop_after: int = 10**6) -> None:
-    """Run a search to its end, or for a number of trials."""
+def drive(loop: StudyLoop, stop_after: int = 10**6, ahead: bool = False) -> None:
+    """Run a search to its end, or for a number of trials; propose the next trial while one runs, or after it."""
     for _ in range(stop_after):
         if loop.finished:
             return
         record = loop.next_trial()
+        if ahead:
+            loop.propose_ahead()
         if record is not None:
             work(loop, record)

@@ -92,18 +92,26 @@ def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
         assert (trial.values is not None) == complete
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_resumed_study_reruns_the_interrupted_trial_and_asks_for_the_same_trials(tmp_path: Path, sampler: str) -> None:
+def test_resumed_study_reruns_the_interrupted_trial_and_asks_for_the_same_trials(
+    tmp_path: Path, sampler: str, ahead: bool
+) -> None:
     config = search_config(budget=26, sampler=sampler)
     whole = StudyLoop(new_store(tmp_path / "whole", config))
-    drive(whole)
+    drive(whole, ahead=ahead)
     first = StudyLoop(new_store(tmp_path / "cut", config))
-    drive(first, stop_after=24)
+    drive(first, 24, ahead)
     cut_off = first.next_trial()  # the driver dies while it runs
     assert cut_off is not None
+    if ahead:
+        first.propose_ahead()
+        first.propose_ahead()
+        assert [t.number for t in first.interrupted] == [cut_off.number + 1], "one at a time"
     second = StudyLoop(reopen(tmp_path / "cut"))
     before = {n: t for n, t in second.trials.items() if t.state is not TrialState.RUNNING}
-    drive(second)
+    drive(second, ahead=ahead)
+    assert second.evaluated == 26
     assert [t.arch_id for t in second.trials.values()] == [t.arch_id for t in whole.trials.values()]
     assert all(second.trials[n] == t for n, t in before.items()), "a finished trial was run again"
 
