@@ -269,7 +269,7 @@ def predictions(trials: Sequence[TrialRecord]) -> str:
     if errors:
         were = plural(len(errors), "candidate that was", "candidates that were")
         parts.append(
-            f"For {were} measured after the first rung, the prediction was off by {100 * median(errors):.1f} % in the "
+            f"For {were} measured on the way, the prediction was off by {100 * median(errors):.1f} % in the "
             f"median and by {100 * max(errors):.1f} % at most."
         )
     return " ".join(parts)

@@ -19,7 +19,7 @@ def trial_phases(
 ) -> Iterator[SimulatedPhase]:
     """Yield the phases of a new trial with results at each rung, each with the record that a worker would report then.
 
-    A trial without a measurement is not measured; one that is measured late is measured after its first rung.
+    A trial without a measurement is not measured; one that is measured late is measured between two rungs.
     """
     for rung, (until, score, took_s) in enumerate(zip(steps, scores, seconds, strict=True)):
         if measurement is not None and rung == record.measured_before_rung:

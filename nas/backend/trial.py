@@ -51,7 +51,7 @@ class TrialContext:
 def run_trial(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]:
     """Yield the record after the measurement and after every rung; the last record is no longer running.
 
-    A trial that is measured late is measured after its first rung.
+    A trial that is measured late is measured before its last rung.
 
     The caller ends the trial early by not asking for the next rung. An error of the trial becomes the reason of the
     last record, which keeps the results before the error.

@@ -29,7 +29,7 @@ from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
 KEPT_STEPS = 3000  # whose losses are kept, so that the checkpoints of a long training do not grow
-_STEPS_PER_LEASE = 5  # of one process: the device is offered to a waiting measurement, and waited for, this often
+_STEPS_PER_LEASE = 5  # of one process on a GPU: it is offered to a waiting measurement, and waited for, this often
 _LEASE_S = 1.0  # about, of several ranks: every lease costs messages between them
 _STOP, _STEPS = "asked to stop", "steps of the next lease"  # among the values that ranks exchange
 ContextFactory = Callable[[], AbstractContextManager[Any]]  # of the lease on the devices, and of autocast
@@ -95,7 +95,7 @@ class Distiller:
         source: images and targets to train on; None for the cached ones, which give the sizes and statistics anyway.
         adaptors: heads of an earlier training to start from, where they fit, see `without_heads`; None: fresh heads.
         lease: makes the context managers in which every few steps run; e.g. a `DeviceLease`. With several ranks the
-            steps take about a second, else they are 5. `state_dict` is left to the caller.
+            steps take about a second, else they are 5, on a CPU 1. `state_dict` is left to the caller.
 
     Attributes:
         student: backbone and heads under training.
@@ -155,7 +155,8 @@ class Distiller:
         schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
         self._loader = BatchLoader(source, schedule, self.device)
         self._unread, self.stopping = StepValues(), False
-        self._steps_per_lease = _STEPS_PER_LEASE if distributed.world_size() == 1 else 1
+        alone_on_gpu = distributed.world_size() == 1 and self.device.type != "cpu"
+        self._steps_per_lease = _STEPS_PER_LEASE if alone_on_gpu else 1
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []

@@ -169,7 +169,8 @@ def simulate_candidates(
 
     def expect(number: int) -> Expectation | None:
         late = config.measures_late and number >= len(baselines) + FIRST_LATE
-        return Expectation(0.0, 0.0, 0.0, candidate(number).speed) if late else None
+        last = len(config.distill.rung_steps) - 1
+        return Expectation(0.0, 0.0, 0.0, candidate(number).speed, last) if late else None
 
     clock = SimulatedClock()
     store = MemoryStore(study_info(config, _OBJECTIVES), lambda number: {"number": number}, expect)

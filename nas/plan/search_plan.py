@@ -349,7 +349,7 @@ def _notes(config: SearchConfig, material: Material, here: bool, planned: Foreca
     if config.measures_late and config.budget > FIRST_LATE:
         notes.append(
             f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 8 %, so that"
-            " only candidates that pass the first rung are measured. In one search it did 161 of 200 times."
+            " only candidates that reach the last rung are measured. In one search it did 161 of 200 times."
         )
     if config.distill.ranks > 1:
         notes.append(f"{config.distill.ranks} ranks are assumed to take 1/{config.distill.ranks} of a step's time.")

@@ -158,7 +158,7 @@ def table_phases(record: TrialRecord, table: HybridTable, config: SearchConfig) 
     """Yield the rungs of one of the architecture's evaluations, and its measurement.
 
     Args:
-        record: A new trial; one that is measured late is measured after its first rung.
+        record: A new trial; one that is measured late is measured between two rungs.
         table: The table.
         config: The search's settings, whose seed draws the evaluation.
     """

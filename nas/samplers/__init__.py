@@ -133,7 +133,7 @@ class SearchSampler(KnownCostSampler):
         if self.outlook is None or self.outlook.number != number:
             return None
         ratio = self._cost_model.trusted_ratio(self.outlook.params)
-        return Expectation(self.outlook.quality, self.outlook.gain, self.outlook.repeat_gain, ratio)
+        return Expectation(self.outlook.quality, self.outlook.gain, self.outlook.repeat_gain, ratio, self._rungs - 1)
 
 
 def _known_cost(space: SearchSpace, objectives: Sequence[Objective], config: SearchConfig) -> BaseSampler:

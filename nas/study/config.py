@@ -334,8 +334,8 @@ class SearchConfig:
         bool,
         Flag(
             "measure every candidate before its training",
-            default="measure after the first rung, and only the candidates that pass it, where known-cost predicts the "
-            "throughput to 8 %% and no limit needs a measurement; else before",
+            default="measure before the last rung, and only the candidates that reach it, where known-cost predicts the "
+            "throughput to 8 %% and no limit needs a measurement; else before the first",
             group="measuring",
         ),
     ] = False
@@ -432,9 +432,9 @@ class SearchConfig:
 
     @property
     def measures_late(self) -> bool:
-        """Return whether a candidate with a good prediction of its throughput is measured after its first rung.
+        """Return whether a candidate with a good prediction of its throughput is measured before its last rung.
 
-        It is not where `measure_first` is set, the sampler predicts nothing, the first rung is the last, or the study
+        It is measured first where `measure_first` is set, the sampler predicts nothing, there is one rung, or the study
         has limits that only a measurement tells.
         """
         limited = any(LIMITS[name].measured for name in self.limits)

@@ -20,7 +20,7 @@ def reason_to_stop(
     """Return why a trial stops at the rung that it has reached; None if it continues.
 
     Baselines always continue, and so does a trial at a rung that it has passed in an earlier run. A trial that is
-    measured late passes its first rung twice: by its predicted throughput, and by the measured one.
+    measured late passes one rung twice: by its predicted throughput, and by the measured one.
 
     Args:
         record: The trial, with the result of the rung.

@@ -242,13 +242,15 @@ class Expectation(Record):
         gain: Hypervolume that the architecture adds to the front.
         repeat_gain: Hypervolume that a second training and timing of a member of the front, a neighbor of the proposal,
             would seem to gain by chance. A `gain` below it may be noise.
-        ratio: Throughput relative to that of the reference, where the prediction suffices for the first rung.
+        ratio: Throughput relative to that of the reference, where the prediction suffices until the last rung.
+        measured_before: Index of the rung before which a trial with such a ratio is measured.
     """
 
     score: float
     gain: float
     repeat_gain: float
     ratio: float | None = None
+    measured_before: int = 1  # of studies that do not say
 
 
 @dataclass(frozen=True)
@@ -275,13 +277,13 @@ class TrialRecord(Record):
 
     @property
     def measured_late(self) -> bool:
-        """Return whether the trial is measured after its first rung, and only if it passes it."""
+        """Return whether the trial is measured between two rungs, and only if it passes those before."""
         return self.expected is not None and self.expected.ratio is not None
 
     @property
     def measured_before_rung(self) -> int:
-        """Return the index of the rung before which the trial is measured: 0, or 1 for one that is measured late."""
-        return int(self.measured_late)
+        """Return the index of the rung before which the trial is measured: 0, or a later one's."""
+        return self.expected.measured_before if self.expected is not None and self.measured_late else 0
 
     @property
     def predicted_ratio(self) -> float | None:
