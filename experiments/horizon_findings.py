@@ -2,7 +2,7 @@
 
     python -m experiments.horizon_findings
 
-Reads experiments/results/horizon_table.json.gz and prints, for the trainings with 30,000 images:
+Reads nas/replay/horizon_table.json.gz and prints, for the trainings with 30,000 images:
 
 - Kendall's tau of each rung with the horizon, by depth and attention, and among the best tenth at the horizon;
 - the named networks with 3,000 and with 30,000 images, and what became of each lead over eradio_nano;

@@ -10,7 +10,7 @@ images. Then come 150 architectures of the space laptop, in turn random ones, th
 `experiments.hybrid_table`, and deep hybrids in E-RADIO's order: two stages of convolutions, then attention, seven
 blocks or more. The first `SECOND` of them have a second seed.
 
-Rows are saved as they come, and existing ones are not trained again. Scores do not depend on what else the machine
+Rows are saved in nas/replay/horizon_table.json.gz as they come, and existing ones are not trained again. Scores do not depend on what else the machine
 does.
 
 Hardware:  two cores; some nine hours for each seed, and 10 minutes for the teachers
@@ -41,10 +41,11 @@ from nas.distill.rungs import Training, TrainingContext
 from nas.machine import cache_root, lock_dir
 from nas.measure.counts.totals import network_totals
 from nas.measure.environment import device_key
+from nas.replay.hybrid_rows import HORIZON
 from nas.study.config import SearchConfig
 from search_space import SPACES, ArchSpec, NetworkSpec, find_spec
 
-ROWS = Path(__file__).parent / "results" / "horizon_table.json.gz"
+ROWS = HORIZON
 RUNGS = (30, 90, 270, 810, 2700)
 FEW, MANY = 3_000, 30_000  # images
 NAMED_SEED = 7  # of no search

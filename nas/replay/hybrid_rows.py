@@ -22,7 +22,7 @@ from nas.validation import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE = Path(__file__).parent / "hybrid_table.json.gz"
+TABLE, HORIZON = (Path(__file__).parent / f"{name}_table.json.gz" for name in ("hybrid", "horizon"))
 EXPECTED = "a table as experiments.hybrid_table makes it, a .json.gz file"
 
 
@@ -48,8 +48,17 @@ def hybrid_table(path: str | Path | None = None) -> pd.DataFrame:
         raise not_a_table(path, error) from error
 
 
+def horizon_table() -> pd.DataFrame:
+    """Return the published trainings of 2,700 steps, one row each, with the columns of `hybrid_table`, but no timings.
+
+    `images` is the number of training images; there are five rungs.
+    """
+    return hybrid_table(HORIZON)
+
+
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {name: row.get(name) for name in ("arch_id", "seed", "source", "state", "macs", "params")}
+    names = ("arch_id", "seed", "source", "state", "images", "macs", "params")
+    flat = {name: row[name] for name in names if name in row}
     flat["spec_json"] = json.dumps(row["spec"], sort_keys=True)
     if "ratio" in row:
         names = ("times_reference", "times_reference_low", "times_reference_high")

@@ -26,7 +26,7 @@ from nas.replay.hybrid import (
     run_hybrid,
     table_phases,
 )
-from nas.replay.hybrid_rows import TABLE, hybrid_table, read_rows
+from nas.replay.hybrid_rows import TABLE, horizon_table, hybrid_table, read_rows
 from nas.replay.members import MemberSpace
 from nas.replay.published_study import ReplayJob
 from nas.storage.store import read_study
@@ -262,6 +262,20 @@ def test_the_published_table_is_complete_and_small() -> None:
     table = load_hybrid()
     best = frame.loc[frame["score"].idxmax()]
     assert table.trainings[table.positions[best["arch_id"]], best["seed"]] == best["score"]
+
+
+def test_the_published_trainings_of_2700_steps_are_those_of_the_data_sheet() -> None:
+    frame = horizon_table()
+    assert not frame.duplicated(["arch_id", "seed", "images"]).any()
+    many, few = frame[frame["images"] == 30_000], frame[frame["images"] == 3_000]
+    assert many["seed"].value_counts().to_dict() == {0: 150, 1: 50, 7: 10, 8: 5, 9: 5, 10: 5, 11: 5}
+    assert few["seed"].unique().tolist() == [7]
+    second = many[many["seed"] == 1]
+    assert (second["source"] == "deep hybrid").value_counts().to_dict() == {False: 34, True: 16}
+    both = many[many["seed"] == 0].merge(hybrid_table().query("seed == 0"), on="arch_id")
+    assert len(both) == 120
+    assert (frame["rung4/score"] == frame["score"]).all()
+    assert (many["rung4/score"] > many["rung0/score"]).all()
 
 
 def test_a_row_has_the_names_of_a_studys_data_frame() -> None:
