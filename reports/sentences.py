@@ -261,7 +261,7 @@ def predictions(trials: Sequence[TrialRecord]) -> str:
     parts = []
     if unmeasured:
         were = plural(
-            unmeasured, "candidate that ended at the first rung was", "candidates that ended at the first rung were"
+            unmeasured, "early-stopped candidate was", "early-stopped candidates were"
         )
         parts.append(
             f"{were} not measured. Their throughput in charts and tables is predicted, and they are on no front."

@@ -1,7 +1,7 @@
 """When each worker measured and trained which trial, as far as the records tell.
 
 A record has the beginning and the end of a trial's last run, and the seconds of its measurement and of its rungs. The
-rungs end with the trial, and the measurement ends where they begin, or follows the first rung of a trial that is
+rungs end with the trial, and the measurement ends where they begin, or follows a rung of a trial that is
 measured late; what is left before them is start-up and waiting.
 """
 

@@ -2,7 +2,7 @@
 
 MACs and parameters are derived from the spec (`derived_totals`), and counted where a limit is near. Throughput, latency
 and memory are predicted from the models measured so far (`nas.samplers.latency`). Predictions choose the next
-candidates, and decide the first rung where they are exact enough.
+candidates, and decide the rungs before the last where they are exact enough.
 """
 
 from __future__ import annotations

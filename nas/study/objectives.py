@@ -110,7 +110,7 @@ def objectives(names: tuple[str, ...], score: str) -> tuple[Objective, ...]:
 def value_or_prediction(trial: TrialRecord, name: str, rung: int) -> float | None:
     """Return a trial's value of an objective at a rung, a throughput as predicted until it is measured; None without.
 
-    Predictions decide about the first rung only.
+    Predictions decide about the rungs before the last only.
     """
     if name == "throughput" and trial.predicted_ratio is not None:
         return trial.predicted_ratio

@@ -89,7 +89,7 @@ function openCard(number) {
     ...(t.reason ? section('Reason', element('pre', { tabindex: 0 }, t.reason)) : []),
     ...(stagesOf(t).length ? [stageDiagram(t, wide)] : []), size,
     ...(t.measurement ? section('Throughput', measured(t), ...stageTimes(t.measurement)) : []),
-    ...(known(predicted(t)) ? section('Throughput', element('p', {}, `About ${fixed(predicted(t), 2)} times ${brief(info.reference, 40)}, predicted from the models measured before. It was not measured, because it ended at the first rung.`)) : []),
+    ...(known(predicted(t)) ? section('Throughput', element('p', {}, `About ${fixed(predicted(t), 2)} times ${brief(info.reference, 40)}, predicted from the models measured before. It was not measured, because it was stopped early.`)) : []),
     ...(t.rungs.length ? section('Distillation score', ...(t.rungs.length > 1 ? [learningCurve(t, wide)] : []), scoreTable(t)) : []),
     ...pictures(t), ...commands(t), ...section('Spec', copyable(spec(t))));
   card.scrollTop = 0;

@@ -46,7 +46,7 @@ const lastRung = t => t.rungs.length ? t.rungs[t.rungs.length - 1] : null;
 const score = t => lastRung(t) ? lastRung(t).score : null;
 const metric = (t, name) => lastRung(t) ? lastRung(t).metrics[name] ?? null : null;
 const of = (t, key) => t.measurement ? t.measurement[key] ?? null : null;
-const predicted = t => t.state === 'stopped' && !t.measurement && t.expected ? t.expected.ratio ?? null : null; // it ended at the first rung
+const predicted = t => t.state === 'stopped' && !t.measurement && t.expected ? t.expected.ratio ?? null : null; // it ended before its measurement
 const ratio = t => of(t, 'ratio') ?? predicted(t);
 const doubtOf = new Map(timingDoubts), noRatioInterval = new Map(noIntervals.ratio), noThroughputInterval = new Map(noIntervals.throughput);
 const doubtful = t => doubtOf.has(t.number);

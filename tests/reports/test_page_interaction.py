@@ -396,7 +396,7 @@ def test_a_predicted_throughput_says_that_it_was_not_measured(browser, tmp_path)
         browser.evaluate("document.querySelector('dialog[open]').close()")
         assert f"about {trial.predicted_ratio:.2f}" in browser.evaluate(f"{row}.innerText")
     text = browser.evaluate("document.body.innerText")
-    assert f"{len(unmeasured)} candidates that ended at the first rung were not measured" in text
+    assert f"{len(unmeasured)} early-stopped candidates were not measured" in text
     assert "off by 25.0 % in the median and by 25.0 % at most" in text
     assert browser.console == []
 

@@ -14,6 +14,7 @@ from optuna.trial import TrialState as OptunaState
 from nas.samplers import SAMPLERS, make_sampler
 from nas.storage.errors import StoreError
 from nas.storage.store import Store, read_study
+from nas.study.config import DistillConfig
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialState
@@ -378,10 +379,15 @@ def test_a_network_that_the_study_needs_runs_until_it_stands(tmp_path: Path, wha
     assert resumed.record(number).state in (TrialState.COMPLETE, TrialState.MEASURED)
 
 
-def test_a_candidate_with_a_good_prediction_is_measured_when_it_has_passed_its_first_rung(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=60, sampler="known-cost")))
+@pytest.mark.parametrize("rung_steps", [(10, 30), (10, 30, 90)])
+def test_a_candidate_with_a_good_prediction_is_measured_when_it_has_reached_its_last_rung(
+    tmp_path: Path, rung_steps: tuple[int, ...]
+) -> None:
+    recipe = DistillConfig(rung_steps=rung_steps)
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=60, sampler="known-cost", distill=recipe)))
     drive(loop)
     late = [t for t in loop.trials.values() if t.measured_late]
+    assert not any(t.measurement for t in late if len(t.rungs) < len(rung_steps) - 1)
     states = Counter((t.state, t.measurement is not None) for t in late)
     assert states[TrialState.STOPPED, False] >= 5
     assert states[TrialState.COMPLETE, True] >= 5
