@@ -70,14 +70,13 @@ def gpus_of_rank(gpus: Sequence[str], slot: int, rank: int, ranks: int, devices:
     return RankGpus(",".join([*visible, *(gpus[n] for n in mine)]), tuple(renamed.get(name, name) for name in own))
 
 
-def refusal(devices: Sequence[str], ranks: int, gpus: int | None, launched: bool = False) -> str:
+def refusal(devices: Sequence[str], ranks: int, gpus: int | None) -> str:
     """Return why the GPUs of the teachers do not work out; "" where they do.
 
     Args:
         devices: Devices of all teachers.
         ranks: Number of the processes on this machine.
         gpus: Number of the GPUs that the command sees; None for students on the CPU.
-        launched: Whether torchrun has started the processes, whose students have the first GPUs.
     """
     numbers = reserved(devices)
     if not numbers:
@@ -86,9 +85,7 @@ def refusal(devices: Sequence[str], ranks: int, gpus: int | None, launched: bool
     if gpus is not None:
         if max(numbers) >= gpus:
             return f"cuda:{max(numbers)}: the GPUs here are cuda:0 to cuda:{gpus - 1}"
-        if launched and min(numbers) < ranks:
-            return f"cuda:{min(numbers)}: torchrun's {processes} here have cuda:0 to cuda:{ranks - 1}"
-        if not launched and gpus - len(numbers) < ranks:
+        if gpus - len(numbers) < ranks:
             total, left = plural(gpus, "GPU"), gpus - len(numbers)
             return f"the teachers have {len(numbers)} of {total}, which leaves {left} for {processes}"
     if len(numbers) % ranks and ranks % len(numbers):

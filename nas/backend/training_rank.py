@@ -1,6 +1,6 @@
 """One process of a training: the job, the process's own settings, and the training of its rank.
 
-`nas.backend.pool`, `nas.backend.ray_train` and `nas.train.torchrun` start such processes.
+`nas.backend.pool` and `nas.backend.ray_train` start such processes.
 """
 
 from __future__ import annotations

@@ -56,15 +56,6 @@ def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "c
     dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
 
 
-@contextmanager
-def launched_group() -> Iterator[None]:
-    """Make this process, which torchrun has started, one of its ranks within the block."""
-    dist.init_process_group(backends(torch.cuda.is_available()), timeout=PATIENCE)
-    limit_gpu_waits()
-    yield
-    dist.destroy_process_group()
-
-
 def backends(cuda: bool) -> str:
     """Return what carries tensors: those of the CPU are exchanged without a wait for what is queued on the GPU."""
     return "cpu:gloo,cuda:nccl" if cuda else "gloo"

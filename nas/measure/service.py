@@ -64,9 +64,7 @@ class MeasurementService:
         """
         if lock_dir is not None and torch_device(setting.device).type != "cpu":  # whose memory is needed, too
             with measuring(lock_dir):
-                return self.measure(
-                    candidate, reference, setting, name_of_reference=name_of_reference, limit_s=limit_s
-                )
+                return self.measure(candidate, reference, setting, name_of_reference=name_of_reference, limit_s=limit_s)
         if self._server is None or not self._server.alive:
             self._server = ForkServer(["nas.measure.service"])
         return self._server.run(

@@ -334,7 +334,7 @@ class SearchConfig:
         bool,
         Flag(
             "measure every candidate before its training",
-            default="measure before the last rung, and only the candidates that reach it, where known-cost predicts the "
+            default="measure before the last rung, and only candidates that reach it, where known-cost predicts the "
             "throughput to 8 %% and no limit needs a measurement; else before the first",
             group="measuring",
         ),

@@ -1,7 +1,7 @@
 """Multi-objective asynchronous successive halving (MO-ASHA): which trials continue after a rung. Pure.
 
 Source: ASHA (Li et al. 2020) with the non-domination rank in place of the single loss, as in MO-ASHA (Schmucker et al.
-2021). Costs need no training, so they are final at every rung, but for a throughput that is predicted until the last one.
+2021). Costs need no training, so they are final at every rung, but for a throughput that is predicted up to the last.
 
 A stopped trial stays stopped, as in Ray Tune's ASHA (ray.tune.schedulers.AsyncHyperBandScheduler): a trial is compared
 with the trials that reached the rung before it. The paper promotes instead: a paused trial continues once enough worse

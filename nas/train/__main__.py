@@ -13,7 +13,6 @@ from nas.command_log import log_to
 from nas.search.settings import check_inputs
 from nas.terminal import stderr_console
 from nas.train.arguments import parse, parser
-from nas.train.processes import is_follower
 
 if TYPE_CHECKING:
     from nas.train.training_settings import TrainCommand
@@ -24,10 +23,6 @@ __all__ = ["main", "parser"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, see `nas.cli`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if is_follower():
-        if {"-h", "--help"} & set(words):  # rank 0 shows it and ends
-            return 0
-        return exit_code(_follow, "rank 0 says how the training continues")
     session = _Session()
     return exit_code(lambda: _train(words, session), lambda: _after_interruption(session))
 
@@ -43,18 +38,6 @@ class _Session:
 
     command: TrainCommand | None = None
     saved: bool = False
-
-
-def _follow() -> int:
-    """Train with rank 0, in a process that torchrun has started."""
-    from nas.distill.rungs import TrainingStopped
-    from nas.train.torchrun import follow
-
-    try:
-        follow()
-    except TrainingStopped:
-        raise KeyboardInterrupt from None
-    return 0
 
 
 def _train(words: Sequence[str], session: _Session) -> int:

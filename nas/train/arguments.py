@@ -21,7 +21,6 @@ _EXAMPLES = f"""examples:
   backbone-nas train eradio_xt --img-size 224 --batch-size 256 --workers 8 --distill precision=bf16
   backbone-nas train winner.json --epochs 10 --live --data 'webdataset:/data/{{000..999}}.tar' --train-images 1000000
   backbone-nas train winner.json --epochs 90 --address auto --workers 16 --run /shared/long --cache /shared/cache
-  torchrun --nproc-per-node 8 -m nas.train -- winner.json --train-steps 100000     the processes are torchrun's
   backbone-nas train --resume runs/2026-11-27-train-eradio_pico        after an interruption
 
 The run folder is that of a study of one model, so that the other commands take it:

@@ -46,8 +46,6 @@ from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
 from nas.train.execution import Execution, StateSaved
 from nas.train.one_architecture import OneArchitecture
-from nas.train.processes import launched_ranks
-from nas.train.torchrun import release
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, with_steps
 from nas.validation import ConfigError
 from search_space.windows import padding_line
@@ -159,8 +157,6 @@ def _train(command: TrainCommand, console: Console) -> None:
             record = loop.next_trial()
             if record is not None:
                 _run(command, loop, record, targets, console, show)
-            elif launched_ranks() is not None:
-                release()
             ended = True
         finally:
             store_time_spent(loop, 1, targets.build_seconds)

@@ -1,4 +1,4 @@
-"""Execute a training: in processes of this machine, in those that torchrun has started, or on a Ray cluster."""
+"""Execute a training: in processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from nas.backend.training_rank import TrainingJob, remove_checkpoint
 from nas.cli import OperationFailed
 from nas.stage_progress import StageProgress
 from nas.study.records import RungResult
-from nas.train.processes import launched_ranks
-from nas.train.torchrun import lead
 
 
 class TrainingFailed(OperationFailed, RuntimeError):
@@ -29,7 +27,7 @@ class Execution:
     Args:
         job: The training.
         targets: File of the teachers' outputs.
-        address: Address of the Ray cluster whose processes train; None for torchrun's, or processes of this command.
+        address: Address of the Ray cluster whose processes train; None for processes of this command.
         progress: Shows the steps.
         show: Shows a line.
 
@@ -50,14 +48,11 @@ class Execution:
             TrainingFailed: The training broke down.
             KeyboardInterrupt: It was asked to end.
         """
-        if self._address is not None:
-            yield from self._on_cluster(self._address)
-        elif launched_ranks() is not None:
-            yield from self._in_launched_processes()
+        if self._address is None:
+            yield from self._in_own_processes()  # the pool removes the checkpoint
         else:
-            yield from self._in_own_processes()
-            return  # the pool has removed the checkpoint
-        remove_checkpoint(self._job)
+            yield from self._on_cluster(self._address)
+            remove_checkpoint(self._job)
 
     def _on_cluster(self, address: str) -> Iterator[RungResult]:
         from nas.backend.ray_train import RayTrainingFailed, train_on_cluster  # imports Ray Train, which takes seconds
@@ -68,15 +63,6 @@ class Execution:
             yield from train_on_cluster(self._job, self._targets, address, self._on_steps, self._show, self._note_saved)
         except RayTrainingFailed as error:
             raise TrainingFailed(str(error)) from None
-
-    def _in_launched_processes(self) -> Iterator[RungResult]:
-        from nas.distill.rungs import TrainingStopped
-
-        try:
-            yield from lead(self._job, self._targets, self._on_steps)
-        except TrainingStopped:
-            self.saved = True
-            raise KeyboardInterrupt from None
 
     def _in_own_processes(self) -> Iterator[RungResult]:
         pool = TrainingPool(self._targets, 1, visible_gpus() if self._job.config.device == "cuda" else ())

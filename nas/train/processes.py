@@ -1,35 +1,16 @@
-"""How many processes a training takes: those that torchrun has started, --workers, or the GPUs."""
+"""How many processes a training takes: --workers, or the GPUs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from nas.backend.teacher_gpus import refusal
 from nas.numbers import plural
 from nas.study.config import SearchConfig
 from nas.validation import ConfigError
-
-
-def launched_ranks() -> int | None:
-    """Return how many processes torchrun has started; None without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else None
-
-
-def is_follower() -> bool:
-    """Return whether torchrun has started this process as one that follows rank 0."""
-    return launched_ranks() is not None and os.environ["RANK"] != "0"
-
-
-def requested_workers(options: Mapping[str, Any]) -> int | None:
-    """Return the number of processes that the user or torchrun asks for, if any."""
-    launched = launched_ranks()
-    if launched is not None and "workers" in options:
-        raise ConfigError("--workers: torchrun has started the processes; remove the flag")
-    return options.get("workers") if launched is None else launched
 
 
 def with_workers(
@@ -46,7 +27,10 @@ def with_workers(
 
     Raises:
         ConfigError: The number does not divide the batch, there are fewer GPUs, or the teachers' do not work out.
+            Or torchrun has started this process.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("--workers: train starts its processes itself; start it without torchrun, give --workers N")
     gpus = _gpu_count(config)
     if workers is not None:
         try:
@@ -59,13 +43,10 @@ def with_workers(
                 continue
             with suppress(ConfigError):
                 return replace(config, distill=replace(config.distill, ranks=ranks))
-    launched = launched_ranks() is not None
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched else config.distill.ranks
-    if gpus is not None and here > gpus and not on_cluster:
-        processes = f"{plural(here, 'process', 'processes')} on this machine, which has {plural(gpus, 'GPU')}"
-        advice = "start fewer with torchrun" if launched else f"give --workers {gpus}"
-        raise ConfigError(f"--workers: {processes}: each needs a GPU of its own; {advice}")
-    if reason := refusal(teacher_devices, here, gpus, launched):
+    if gpus is not None and (ranks := config.distill.ranks) > gpus and not on_cluster:
+        processes = f"{plural(ranks, 'process', 'processes')} on this machine, which has {plural(gpus, 'GPU')}"
+        raise ConfigError(f"--workers: {processes}: each needs a GPU of its own; give --workers {gpus}")
+    if reason := refusal(teacher_devices, config.distill.ranks, gpus):
         raise ConfigError(f"--teacher-devices: {reason}")
     return config
 

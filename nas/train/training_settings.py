@@ -38,7 +38,7 @@ from nas.train.options import (
     LONG_RECIPE,
     TrainFlags,
 )
-from nas.train.processes import launched_ranks, requested_workers, with_workers
+from nas.train.processes import with_workers
 from nas.validation import ConfigError, check_values, declared
 from search_space import PRESETS, SPACES, NetworkSpec, SpecError, TimmSpec, network_spec
 from search_space.checks import shown
@@ -145,12 +145,10 @@ def command_of(options: Mapping[str, Any], text: str) -> TrainCommand:
     check_device(config, "--device", NODE_REMEDY)
     _check_network(plan, config)
     _check_start(plan)
-    if "address" in options and launched_ranks() is not None:
-        raise ConfigError("--address: torchrun has started the processes; remove the flag")
     if "address" in options and "workers" not in options:
         raise ConfigError("--address: add --workers N, the number of processes on the cluster")
     _check_cluster_devices(plan, options)
-    config = with_workers(config, requested_workers(options), plan.teacher_devices, "address" in options)
+    config = with_workers(config, options.get("workers"), plan.teacher_devices, "address" in options)
     made = is_new(options)
     run = new_folder(options, default_folder(f"train-{plan.name.replace(':', '-')}"))
     session = _session(config, run, options, text)
@@ -369,6 +367,6 @@ def _resumed(options: Mapping[str, Any], text: str) -> TrainCommand:
             raise ConfigError(f"--teacher-devices: the training in {run} is not one with --live")
         plan = replace(plan, teacher_devices=tuple(options["teacher_devices"]))
     _check_cluster_devices(plan, options)
-    workers = requested_workers(options) or config.distill.ranks
+    workers = options.get("workers") or config.distill.ranks
     config = with_workers(config, workers, plan.teacher_devices, "address" in options)
     return TrainCommand(_session(config, run, with_recorded(run, options), text, resume=True), plan)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.backend.pool import TrainingPool
-from nas.backend.teacher_gpus import RankGpus, gpus_of_rank, refusal, share
+from nas.backend.teacher_gpus import RankGpus, gpus_of_rank, refusal
 from nas.backend.training_rank import TrainingJob
 from nas.distill.live import LiveTeachers
 from nas.study.config import DistillConfig
@@ -76,22 +76,6 @@ def test_a_student_on_the_cpu_leaves_the_variable_as_it_is() -> None:
 def test_numbers_that_do_not_work_out_are_refused(devices: tuple[str, ...], ranks: int, error: str) -> None:
     assert refusal(devices, ranks, 8).startswith(error)
     assert bool(refusal(devices, ranks, 8)) == bool(error)
-
-
-@pytest.mark.parametrize(
-    ("devices", "ranks", "error"),
-    [
-        (("cuda:4", "cuda:5", "cuda:6", "cuda:7"), 4, ""),
-        (("cuda:3",), 4, "cuda:3: torchrun's 4 processes here have cuda:0 to cuda:3"),
-        (("cuda:8",), 4, "cuda:8: the GPUs here are cuda:0 to cuda:7"),
-        (("cuda:4", "cuda:5", "cuda:6"), 4, "3 GPUs of the teachers cannot be divided evenly among 4 processes"),
-    ],
-)
-def test_the_processes_of_torchrun_have_the_first_gpus(devices: tuple[str, ...], ranks: int, error: str) -> None:
-    assert refusal(devices, ranks, 8, launched=True).startswith(error)
-    assert bool(refusal(devices, ranks, 8, launched=True)) == bool(error)
-    if not error:
-        assert [share(devices, rank, ranks) for rank in range(ranks)] == [(name,) for name in devices]
 
 
 def test_the_pool_tells_each_rank(tmp_path: Path) -> None:
