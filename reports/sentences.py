@@ -260,9 +260,7 @@ def predictions(trials: Sequence[TrialRecord]) -> str:
     errors = [abs(ratio / t.measurement.ratio - 1) for t, ratio in late if t.measurement and t.measurement.ratio > 0]
     parts = []
     if unmeasured:
-        were = plural(
-            unmeasured, "early-stopped candidate was", "early-stopped candidates were"
-        )
+        were = plural(unmeasured, "early-stopped candidate was", "early-stopped candidates were")
         parts.append(
             f"{were} not measured. Their throughput in charts and tables is predicted, and they are on no front."
         )
