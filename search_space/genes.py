@@ -48,8 +48,9 @@ class Gene:
 
     def active(self, values: Mapping[str, Choice]) -> bool:
         """Tell whether the values of parent and ancestor allow the gene, given the `values` of all genes."""
-        conditions = ((self.parent, self.when), (self.ancestor, self.ancestor_when))
-        return all(name is None or values[name] in when for name, when in conditions)
+        if self.parent is not None and values[self.parent] not in self.when:
+            return False
+        return self.ancestor is None or values[self.ancestor] in self.ancestor_when
 
 
 @dataclass(frozen=True)

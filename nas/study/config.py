@@ -299,7 +299,7 @@ class SearchConfig:
         OneOf(TEACHER_PRECISIONS),
         shared(
             "teacher_precision",
-            "bf16 on a GPU with tensor cores for it and on a CPU with AMX, else fp32",
+            "bf16 on a GPU with tensor cores for it and on a CPU with AMX or AMD's AVX512-BF16, else fp32",
             group="data and teachers",
         ),
     ] = "fp32"

@@ -133,6 +133,7 @@ def test_one_gpu_with_kernels_is_enough(monkeypatch: pytest.MonkeyPatch) -> None
         ("cuda", None, "amx_bf16", "fp32"),
         ("cpu", (8, 0), "avx512_bf16", "fp32"),
         ("cpu", None, "avx512_bf16 amx_bf16 amx_tile", "bf16"),
+        ("cpu", None, "avx512_bf16\nvendor_id : AuthenticAMD", "bf16"),
         ("cpu", None, None, "fp32"),
     ],
 )
