@@ -10,8 +10,8 @@ images. Then come 150 architectures of the space laptop, in turn random ones, th
 `experiments.hybrid_table`, and deep hybrids in E-RADIO's order: two stages of convolutions, then attention, seven
 blocks or more. The first `SECOND` of them have a second seed.
 
-Rows are saved in nas/replay/horizon_table.json.gz as they come, and existing ones are not trained again. Scores do not depend on what else the machine
-does.
+Rows are saved in nas/replay/horizon_table.json.gz as they come, and existing ones are not trained again. Scores do not
+depend on what else the machine does.
 
 Hardware:  two cores; some nine hours for each seed, and 10 minutes for the teachers
 Expected:  see experiments/LOG.md

@@ -65,8 +65,8 @@ def compute_capability() -> tuple[int, int] | None:
 def fast_precision(device: str) -> str:
     """Return "bf16" where a device has units for products in bf16, else "fp32".
 
-    These are a GPU's tensor cores, a CPU's AMX, and AMD's AVX512-BF16. With Intel's AVX512-BF16 alone, steps in bf16 took
-    longer than in fp32.
+    These are a GPU's tensor cores, a CPU's AMX, and AMD's AVX512-BF16. With Intel's AVX512-BF16 alone, training steps
+    in bf16 took longer than in fp32.
 
     Args:
         device: "cpu" or "cuda".
