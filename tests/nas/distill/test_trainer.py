@@ -41,6 +41,11 @@ EVERYTHING = replace(
 )
 
 
+@pytest.fixture
+def leases_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.distill.trainer._STEPS_PER_LEASE", {"cpu": 5})
+
+
 def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Distiller:
     torch.manual_seed(seed)
     return Distiller(build(preset("eradio_femto")), targets(folder), config, seed=seed)
@@ -170,6 +175,7 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named_inside_a_slot_too(tmp_pa
     assert len(run.losses) == 7
 
 
+@pytest.mark.usefixtures("leases_as_on_a_gpu")
 @pytest.mark.parametrize("part", ["backbone", "heads"])
 def test_weights_that_are_not_finite_after_the_last_step_are_not_saved(
     tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
@@ -221,6 +227,7 @@ class ScalarReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("leases_as_on_a_gpu")
 @pytest.mark.parametrize("balance", BALANCES)
 def test_the_host_reads_from_the_device_once_in_five_steps(tmp_path: Path, balance: str) -> None:
     run = distiller(tmp_path, replace(EVERYTHING, balance=balance, accumulate=2, max_grad_norm=1.0))
@@ -525,6 +532,7 @@ def begin(context: TrainingContext) -> Training:
     return Training(spec.arch_id, build(spec), context)
 
 
+@pytest.mark.usefixtures("leases_as_on_a_gpu")
 def test_saving_takes_a_twentieth_of_a_training_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, saves, save = SimpleNamespace(now_s=0.0), [], Checkpoint.save
 
@@ -547,6 +555,7 @@ def test_saving_takes_a_twentieth_of_a_training_at_most(tmp_path: Path, monkeypa
     assert seconds == [0.5, 0.5]
 
 
+@pytest.mark.usefixtures("leases_as_on_a_gpu")
 def test_a_training_that_is_asked_to_end_ends_after_the_step(tmp_path: Path) -> None:
     context, steps = context_of(tmp_path, replace(CONFIG, rung_steps=(20,))), []
     run = begin(replace(context, should_stop=lambda: run._distiller.step >= 7, checkpoint_s=1e6))
