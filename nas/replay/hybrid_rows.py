@@ -57,8 +57,8 @@ def horizon_table() -> pd.DataFrame:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("arch_id", "seed", "source", "state", "images", "macs", "params")
-    flat = {name: row[name] for name in names if name in row}
+    own = ("arch_id", "seed", "source", "state", "images", "macs", "params")
+    flat = {name: row[name] for name in own if name in row}
     flat["spec_json"] = json.dumps(row["spec"], sort_keys=True)
     if "ratio" in row:
         names = ("times_reference", "times_reference_low", "times_reference_high")
