@@ -17,7 +17,7 @@ after 20,000 (`nas.study.horizon.TO_THE_END`):
 
 Networks are timed with `--time`, those that the table of hybrids has not (`nas.replay.hybrid_rows`).
 
-Hardware:  none, a minute; with --time this machine, otherwise idle, five minutes
+Hardware:  any, a quarter of an hour; with --time this machine, otherwise idle, five minutes
 Expected:  see experiments/LOG.md
 """
 
