@@ -29,7 +29,8 @@ from nas.study.config import DistillConfig, Group
 
 GRAD_NORM = "gradient norm"  # among a step's values
 KEPT_STEPS = 3000  # whose losses are kept, so that the checkpoints of a long training do not grow
-_STEPS_PER_LEASE = {"cpu": 1, "cuda": 5}  # of one process; a device is offered to a waiting measurement this often
+_STEPS_PER_LEASE = 5  # of one process; a device is offered to a waiting measurement this often
+_CPU_STEPS_PER_LEASE = 1
 _LEASE_S = 1.0  # about, of several ranks: every lease costs messages between them
 _STOP, _STEPS = "asked to stop", "steps of the next lease"  # among the values that ranks exchange
 ContextFactory = Callable[[], AbstractContextManager[Any]]  # of the lease on the devices, and of autocast
@@ -155,7 +156,8 @@ class Distiller:
         schedule = Schedule(groups, len(source), seed, min(config.max_shift, targets.grid - 1))
         self._loader = BatchLoader(source, schedule, self.device)
         self._unread, self.stopping = StepValues(), False
-        self._steps_per_lease = _STEPS_PER_LEASE[self.device.type] if distributed.world_size() == 1 else 1
+        alone_on_gpu = distributed.world_size() == 1 and self.device.type != "cpu"
+        self._steps_per_lease = _STEPS_PER_LEASE if alone_on_gpu else _CPU_STEPS_PER_LEASE
         self.step = self.images = 0
         self.losses: list[dict[str, float]] = []
         self.grad_norms: list[float] = []
@@ -202,7 +204,7 @@ class Distiller:
         began_s = time.perf_counter()
         for done in range(1, steps + 1):
             self.train_step()
-            if self.device.type == "cuda" and (done == steps or done % _STEPS_PER_LEASE["cuda"] == 0):
+            if self.device.type == "cuda" and (done == steps or done % _STEPS_PER_LEASE == 0):
                 torch.cuda.current_stream().synchronize()  # the batches of steps that wait for the device take memory
         step_s = (time.perf_counter() - began_s) / steps
         chosen = max(1, min(2 * self._steps_per_lease, round(_LEASE_S / step_s)))

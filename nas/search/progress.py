@@ -240,7 +240,7 @@ def recovered(loop: StudyLoop, checkpoint_dir: Path) -> str:
     saved = sum(checkpoint_path(checkpoint_dir, trial.arch_id).exists() for trial in interrupted)
     restarting = len(interrupted) - saved
     parts = [f"{saved} continue{'s' if saved == 1 else ''} from a checkpoint"] if saved else []
-    parts += [f"{restarting} start{'s' if restarting == 1 else ''} again"] if restarting else []
+    parts += [f"{restarting} begin{'s' if restarting == 1 else ''} at step 0"] if restarting else []
     return "; ".join([f"resumed: {finished} finished", *parts])
 
 

@@ -243,7 +243,7 @@ class Expectation(Record):
         repeat_gain: Hypervolume that a second training and timing of a member of the front, a neighbor of the proposal,
             would seem to gain by chance. A `gain` below it may be noise.
         ratio: Throughput relative to that of the reference, where the prediction suffices until the last rung.
-        measured_before: Index of the rung before which a trial with such a ratio is measured.
+        measured_before: Index of the rung before which a trial with such a predicted throughput is measured.
     """
 
     score: float

@@ -43,7 +43,7 @@ EVERYTHING = replace(
 
 @pytest.fixture
 def leases_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.distill.trainer._STEPS_PER_LEASE", {"cpu": 5})
+    monkeypatch.setattr("nas.distill.trainer._CPU_STEPS_PER_LEASE", 5)
 
 
 def distiller(folder: Path, config: DistillConfig = CONFIG, seed: int = 0) -> Distiller:

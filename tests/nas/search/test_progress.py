@@ -167,8 +167,8 @@ def test_a_resumed_search_says_what_it_has(tmp_path: Path) -> None:
     first = StudyLoop(new_store(tmp_path / "run", search_config(budget=8, baselines=("eradio_pico",))))
     drive(first, 4)
     cut_off = [started(first), started(first)]
-    assert recovered(StudyLoop(reopen(tmp_path / "run")), checkpoints).endswith("finished; 2 start again")
+    assert recovered(StudyLoop(reopen(tmp_path / "run")), checkpoints).endswith("finished; 2 begin at step 0")
     checkpoint_path(checkpoints, cut_off[0].arch_id).touch()
     assert recovered(StudyLoop(reopen(tmp_path / "run")), checkpoints) == (
-        "resumed: 3 of 8 candidates and 1 of 1 baseline finished; 1 continues from a checkpoint; 1 starts again"
+        "resumed: 3 of 8 candidates and 1 of 1 baseline finished; 1 continues from a checkpoint; 1 begins at step 0"
     )
