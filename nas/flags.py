@@ -281,6 +281,7 @@ SHARED = {
         more={"action": GatherChoices},
     ),
 }
+ADDRESS = Flag("a running Ray cluster, or auto", "HOST:PORT", "this machine alone")
 MOVED_DATA = Flag(
     "where the study's images lie, if they have moved: a source as of search --data", "URI", "where they were"
 )

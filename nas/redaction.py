@@ -1,7 +1,7 @@
 """Redaction: commands, data sets and URLs without their secrets, for reports, cards, messages and stored studies.
 
-An http(s) URL loses its user, password and query, which may hold a signature; the URL of a PostgreSQL database loses
-its passwords. Nothing here raises an error, whatever the text, and nothing checks a URL: what cannot be parsed may hold
+An http(s) URL loses its user, password and query, which may hold a signature; the URL of a database loses its
+passwords. Nothing here raises an error, whatever the text, and nothing checks a URL: what cannot be parsed may hold
 a secret all the same.
 
 ``TRAIN::VAL`` holds two patterns. ``::`` separates them, except inside the authority of a URL, from ``://`` to the next
@@ -15,7 +15,9 @@ import shlex
 from pathlib import PurePath
 
 _SEPARATOR = re.compile(r"https?://[^\s/?#]*|(?P<separator>::)", re.IGNORECASE)
-_DATABASE = re.compile(r"(?=postgres(?:ql)?(?:\+\w+)?:/)", re.IGNORECASE)  # of a path, // has become /
+_DATABASE = re.compile(
+    r"(?=(?:postgres(?:ql)?|mysql|mariadb)(?:\+\w+)?:/)", re.IGNORECASE
+)  # of a path, // has become /
 _PATH_IN_A_CALL = re.compile(r"(['\"])(/.*?)\1")
 # With the blanks in quotes. Apostrophes open none; escaped quotes neither, or text of them would take quadratic time.
 _WORD = re.compile(r"""(?:(?<![\w\\])'(?:\\.|[^'\\\n])*'|(?<![\w\\])"(?:\\.|[^"\\\n])*"|\S)+""")

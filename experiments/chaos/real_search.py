@@ -209,8 +209,9 @@ def kill_driver(search: RealSearch) -> str | None:
     if search.driver() is None:
         return None
     search.kill_drivers()
+    ended = sum(trial.ended for trial in search.trials().values())
     search.start()
-    return "SIGKILL"
+    return f"SIGKILL after {ended} ended trials"
 
 
 def terminate_driver(search: RealSearch) -> str | None:

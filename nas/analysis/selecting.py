@@ -34,7 +34,7 @@ from nas.study.ending import unfinished
 from nas.study.limits import LIMITS, Compliance
 from nas.study.records import StudyRecord, TrialRecord, TrialState
 from nas.study.timing_doubts import timing_doubt
-from search_space import SpecError, network_spec
+from search_space import SpecError
 from search_space.outline import outline
 
 CHANCES = (
@@ -74,7 +74,7 @@ class MeasuredCandidate(ModelEvidence):
     def outline(self) -> str:
         """Return the architecture on one line; of a replay's networks, which are no specs of ours, the id."""
         try:
-            return outline(network_spec(self.trial.spec))
+            return outline(self.trial.network)
         except SpecError:
             return self.trial.arch_id
 

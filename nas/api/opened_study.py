@@ -23,7 +23,7 @@ from nas.storage.store import Store
 from nas.study.config import SearchConfig
 from nas.study.limits import given_limits
 from nas.study.records import Measurement, Remeasurement, StudyInfo, TrialRecord
-from search_space import NetworkSpec, network_spec
+from search_space import NetworkSpec
 from search_space.outline import outline
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class NothingFits(SelectionError):
 
 
 def load_study(run_dir: str | Path = LATEST) -> Study:
-    """Open the study of a run folder, finished or not; a study in PostgreSQL is read from its database.
+    """Open the study of a run folder, finished or not; a study in another database is read from there.
 
     Args:
         run_dir: Folder of the study. The default is the search last started or resumed from the current folder.
@@ -272,6 +272,7 @@ class Study:
         baselines: bool = False,
         early_stopped: int = 0,
         workers: int | None = None,
+        address: str | None = None,
         device: str | None = None,
         data: str | None = None,
         cache: str | Path | None = None,
@@ -290,6 +291,7 @@ class Study:
             baselines: Retrain the baselines too.
             early_stopped: Number of early-stopped models of each rung to retrain too, those closest to the front.
             workers: Trainings at a time; None for one per GPU, or per CPU if the memory suffices.
+            address: Of a running Ray cluster, or "auto"; None for this machine alone. Models are timed on this machine.
             device: "auto", "cpu" or "cuda"; None for "auto", a GPU if PyTorch sees one, else the CPU. Models are timed
                 on it too: timings on another device than the study's do not decide which model is recommended.
             data: Where the study's images lie, as "imagefolder:PHOTOS"; None for where the search found them.
@@ -301,13 +303,15 @@ class Study:
         Raises:
             SelectionError: No candidate was measured and trained to the last rung, or every training of these steps
                 failed.
+            RetrainingFailed: Nothing can be trained here.
             StoreError: Another command retrains the study, or the study cannot be written.
         """
         from nas.retrain.arguments import RetrainSettings
 
         settings = RetrainSettings(
             self.run_dir, seeds, train_steps, near_misses, baselines, early_stopped=early_stopped, workers=workers,
-            device=device, data=data, cache=None if cache is None else str(cache), baseline_seeds=baseline_seeds,
+            address=address, device=device, data=data, cache=None if cache is None else str(cache),
+            baseline_seeds=baseline_seeds,
         )  # fmt: skip
         which = f"seeds={seeds}, train_steps={train_steps}, baselines={baselines}"
         call = f"nas.api.load_study({self.run_dir.name!r}).retrain({which})"
@@ -488,7 +492,7 @@ class Model:
     @property
     def spec(self) -> NetworkSpec:
         """Return its architecture, from which `backbones.build_network` builds an untrained model."""
-        return network_spec(self.trial.spec)
+        return self.trial.network
 
     @property
     def params(self) -> int | None:

@@ -52,7 +52,7 @@ def search(
         workers: Trials at a time; None for one per GPU, or per CPU if the memory suffices, or all that a cluster takes.
         cache: Folder of images and teacher outputs; None: that to resume, $BACKBONE_NAS_CACHE or ~/.cache/backbone-nas.
         teacher_weights: safetensors files of timm teachers by name; others are those to resume, or are downloaded.
-        storage: URL of a PostgreSQL database; None for RUN/study.db.
+        storage: URL of a database, see `--storage`; None for RUN/study.db.
         address: Address of a running Ray cluster, or "auto"; None for this machine alone.
         trial_timeout_s: Seconds of a measurement or a rung after which it hangs; None for a limit from earlier trials.
         max_hours: Hours after which no new candidate starts, and a training under way stops at its next rung.

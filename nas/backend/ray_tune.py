@@ -47,7 +47,7 @@ SpecOf = Callable[[TrialRecord], WorkerSpec]  # what a worker needs for a trial
 
 
 class Loop(Protocol):
-    """What decides which trials run: a `StudyLoop` or a `RaceLoop`."""
+    """What decides which trials run: a `StudyLoop` or a `TrainingLoop`."""
 
     @property
     def finished(self) -> bool:

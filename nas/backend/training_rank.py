@@ -134,10 +134,9 @@ def train_as_rank(
     from backbones.weights import checksum_of
     from nas.distill.folded_heads import load_heads
     from nas.distill.rungs import Training
-    from search_space import network_spec
 
     job = spec.job
-    arch, device = network_spec(job.trial.spec), job.config.device
+    arch, device = job.trial.network, job.config.device
     torch.set_num_threads(spec.threads)
     torch.manual_seed(job.config.seed)
     if device == "cuda":

@@ -25,7 +25,6 @@ from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.limits import broken_limit
 from nas.study.records import Measurement, RungResult, TrialRecord, TrialState
-from search_space import network_spec
 
 TrainInRanks = Callable[[TrialRecord, int], RungResult]
 
@@ -36,14 +35,14 @@ class TrialContext:
 
     Attributes:
         training: settings, targets and folders of their trainings.
-        service: measures in separate processes.
+        service: measures in separate processes; None where nothing is measured.
         samples_dir: takes the raw samples of measurements.
         train_in_ranks: trains one rung of a record in several processes, each of which calls
             `nas.distill.rungs.train_rank`; None: this process trains.
     """
 
     training: TrainingContext
-    service: MeasurementService
+    service: MeasurementService | None
     samples_dir: Path
     train_in_ranks: TrainInRanks | None = None
 
@@ -78,7 +77,7 @@ def _phases(record: TrialRecord, context: TrialContext) -> Iterator[TrialRecord]
         return
     rungs = _train(record, context)  # a generator: nothing is built or trained before its first next()
     for index in range(len(config.distill.rung_steps)):
-        if index == record.measured_before_rung:
+        if index == record.measured_before_rung and context.service is not None:
             record = _measured_within_limits(record, context, limits)
             yield record
             if record.state is not TrialState.RUNNING:
@@ -120,6 +119,7 @@ def _measure_in(record: TrialRecord, context: TrialContext) -> Measurement:
         BatchTooLargeError: Its batch does not fit: its throughput could not be compared.
         MemoryTakenError: The same in the first run, and others use memory of the GPU.
     """
+    assert context.service is not None
     training, device = context.training, context.training.config.device
     try:
         return measure(record, training.config, context.service, training.lock_dir, context.samples_dir)
@@ -165,7 +165,7 @@ def _train(record: TrialRecord, context: TrialContext) -> Iterator[RungResult]:
         yield from (context.train_in_ranks(record, rung) for rung in rungs[len(done) :])
         return
     torch.manual_seed(config.seed)
-    training = Training(record.arch_id, build_network(network_spec(record.spec)), context.training)
+    training = Training(record.arch_id, build_network(record.network), context.training)
     try:
         yield from (cast(RungResult, training.rung(rung)) for rung in rungs)
     finally:

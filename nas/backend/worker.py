@@ -122,7 +122,8 @@ def trial_context(spec: WorkerSpec) -> TrialContext:
         checkpoint_dir=Path(spec.checkpoint_dir),
         checkpoint_s=spec.checkpoint_s,
     )
-    return TrialContext(training, MeasurementService(spec.measure_threads), Path(spec.samples_dir))
+    service = MeasurementService(spec.measure_threads) if spec.measure_threads else None
+    return TrialContext(training, service, Path(spec.samples_dir))
 
 
 class _RankConfig(TorchConfig):  # type: ignore[misc]

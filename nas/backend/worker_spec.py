@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from nas.machine import checkpoint_interval_s
+from nas.machine import checkpoint_interval_s, cpu_count
+from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
+from nas.study.config import SearchConfig
 
 # Ray's resources of a rank. Its trial has reserved the processors, and Ray wants a resource for it: a byte.
 RANK_RESOURCES = {"memory": 1.0}
@@ -30,7 +33,7 @@ class WorkerSpec:
         pictures_dir: Takes contact sheets.
         checkpoint_dir: Takes checkpoints of unfinished trainings.
         train_threads: CPU threads of a training, over all its ranks.
-        measure_threads: CPU threads of a measurement.
+        measure_threads: CPU threads of a measurement; 0 where nothing is measured.
         lock_dir: Folder of all devices' locks; "" for `nas.machine.lock_dir` of each node.
         gpus: GPUs of a training process, 0 or 1.
         checkpoint_s: Seconds of training between two checkpoints.
@@ -85,3 +88,28 @@ class WorkerSpec:
         """Return how many trials at a time a node with these resources of Ray's can run."""
         needed = self.trial_resources.items()
         return min(int(resources.get(kind, 0) // number) for kind, number in needed if number)
+
+
+def training_spec(config: SearchConfig, folder: Path, targets: Path, workers_per_machine: int) -> WorkerSpec:
+    """Return what a worker needs for trainings of measured models, and make their folders.
+
+    Args:
+        config: Settings of the trainings, with their seed.
+        folder: Takes weights, contact sheets and checkpoints.
+        targets: Folder of the teachers' targets.
+        workers_per_machine: Trainings at a time on a machine, which share its CPUs.
+    """
+    folders = {name: folder / name for name in (SAMPLES, WEIGHTS, PICTURES, CHECKPOINTS)}
+    for path in folders.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return WorkerSpec(
+        config=json.dumps(config.to_dict()),
+        targets_dir=str(targets.resolve()),
+        samples_dir=str(folders[SAMPLES].resolve()),
+        weights_dir=str(folders[WEIGHTS].resolve()),
+        pictures_dir=str(folders[PICTURES].resolve()),
+        checkpoint_dir=str(folders[CHECKPOINTS].resolve()),
+        train_threads=max(1, cpu_count() // workers_per_machine),
+        measure_threads=0,
+        gpus=1.0 if config.device.startswith("cuda") else 0.0,
+    )

@@ -40,7 +40,6 @@ from nas.measure.memory import out_of_memory
 from nas.run_folder import checkpoint_path, heads_file, image_scores_path, sheet_path, weights_in
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
-from search_space import network_spec
 
 if TYPE_CHECKING:
     from nas.distill.live import LiveSource, LiveTeachers
@@ -379,7 +378,7 @@ def _mean(values: Sequence[_Number]) -> _Number:
 def train_rank(record: TrialRecord, rung: int, context: TrainingContext) -> RungResult | None:
     """Train this rank's part of one rung of a record; the result in rank 0, None in the others."""
     torch.manual_seed(context.config.seed)
-    run = Training(record.arch_id, build_network(network_spec(record.spec)), context)
+    run = Training(record.arch_id, build_network(record.network), context)
     try:
         return run.rung(rung)
     finally:

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nas.cli import OneLineParser
-from nas.flags import MOVED_DATA, RUN, parse_as, parser_of, shared
+from nas.flags import ADDRESS, MOVED_DATA, RUN, parse_as, parser_of, shared
 from nas.local_workers import check_local_workers
 from nas.study.config import SearchConfig
 from nas.study.horizon import LATER, MIDWAY
@@ -81,7 +81,7 @@ class RaceSettings:
         Workers | None,
         Flag("trainings at a time", "N", "one per GPU or group of GPUs, else one per CPU if the memory suffices"),
     ] = None
-    address: Annotated[Text | None, Flag("a running Ray cluster, or auto", "HOST:PORT", "this machine alone")] = None
+    address: Annotated[Text | None, ADDRESS] = None
     cache: Annotated[str | None, shared("cache", "that of the search")] = None
     teacher_weights: Annotated[Files, shared("teacher_weights", "those of the search")] = field(default_factory=dict)
     data: Annotated[str | None, MOVED_DATA] = None

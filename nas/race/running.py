@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -11,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.backend.worker_spec import WorkerSpec
+from nas.backend.worker_spec import WorkerSpec, training_spec
 from nas.cli import OperationFailed
 from nas.command_log import Announce
-from nas.machine import cpu_count
 from nas.measure.environment import code_digest, device_key
 from nas.race import target_cache
 from nas.race.plan import RacePlan
-from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
+from nas.run_folder import CHECKPOINTS
 from nas.storage.store import Store
 from nas.study.race import SEEDS, Entrant, Outcome
-from nas.study.race_loop import Job, RaceLoop
+from nas.study.race_loop import RaceLoop
 from nas.study.records import RaceResult, TrialRecord, TrialState
+from nas.study.training_loop import Job
 
 if TYPE_CHECKING:
     from nas.backend.ray_tune import RayCluster
@@ -43,21 +42,7 @@ def with_images(plan: RacePlan, targets: Targets) -> RacePlan:
 
 def worker_spec(plan: RacePlan, targets: Path, seed: int, workers_per_machine: int) -> WorkerSpec:
     """Return what a worker needs for the trainings with a seed, whose folders are made."""
-    folder = plan.folder(seed)
-    folders = {name: folder / name for name in (SAMPLES, WEIGHTS, PICTURES, CHECKPOINTS)}
-    for path in folders.values():
-        path.mkdir(parents=True, exist_ok=True)
-    return WorkerSpec(
-        config=json.dumps(replace(plan.config, seed=seed).to_dict()),
-        targets_dir=str(targets.resolve()),
-        samples_dir=str(folders[SAMPLES].resolve()),
-        weights_dir=str(folders[WEIGHTS].resolve()),
-        pictures_dir=str(folders[PICTURES].resolve()),
-        checkpoint_dir=str(folders[CHECKPOINTS].resolve()),
-        train_threads=max(1, cpu_count() // workers_per_machine),
-        measure_threads=1,  # nothing is measured
-        gpus=1.0 if plan.config.device.startswith("cuda") else 0.0,
-    )
+    return training_spec(replace(plan.config, seed=seed), plan.folder(seed), targets, workers_per_machine)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, StudyRecord, TrialRecord
 from nas.terminal import stderr_console, stdout_console, write_line
-from search_space import ArchSpec, network_spec
+from search_space import ArchSpec
 from search_space.windows import padded_maps
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _measure(
 
 def _padding_line(trials: Sequence[TrialRecord], image_px: int) -> str:
     """Return a line about networks whose windows do not tile their maps at a size; "" where there are none."""
-    specs = [spec for trial in trials if trial.spec and isinstance(spec := network_spec(trial.spec), ArchSpec)]
+    specs = [spec for trial in trials if trial.spec and isinstance(spec := trial.network, ArchSpec)]
     padded = [max(found.values()) for spec in specs if (found := padded_maps(spec, image_px))]
     if not padded:
         return ""

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from nas.analysis import RETRAINED_NEAR_MISSES, RETRAINED_SEEDS, RETRAINED_TIMES_LONGER
 from nas.cli import OneLineParser
-from nas.flags import MOVED_DATA, RUN, Picture, parse_as, parser_of, shared
+from nas.flags import ADDRESS, MOVED_DATA, RUN, Picture, parse_as, parser_of, shared
 from nas.local_workers import check_local_workers
-from nas.validation import ConfigError, Device, Files, Flag, MeasureSeconds, Steps, Workers, checked
+from nas.validation import ConfigError, Device, Files, Flag, MeasureSeconds, Steps, Text, Workers, checked
 
 MEASURE_SECONDS = 5.0
 PICTURE = "retraining.png"  # in the run's folder
@@ -31,6 +31,7 @@ The command retrains the study's front and its near misses: candidates whose cha
 given the noise of seeds and measurements. Trainings and measurements are saved in the study. The same command continues
 an interrupted one, even in the middle of a training, and retries failed trainings; if all are done, it only shows the
 outcome. Larger --seeds, --near-misses or --early-stopped add trainings; another --train-steps starts separate ones.
+With --address, nodes of a Ray cluster train; models are timed on this machine.
 Weights are written to RUN/retraining/STEPS-steps/seed-N/weights. With --baselines, retrained scores then decide what
 reports and exports recommend, among candidates that the search had stopped early, too, unless a race has decided
 (backbone-nas race): it trains fewer models, on more images.
@@ -80,6 +81,7 @@ class RetrainSettings:
             "one per GPU, or per group of GPUs that a training takes; else one per CPU if the memory suffices",
         ),
     ] = None
+    address: Annotated[Text | None, ADDRESS] = None
     data: Annotated[str | None, MOVED_DATA] = None
     device: Annotated[Device | None, shared("device", "auto")] = None
     cache: Annotated[str | None, shared("cache", "that of the search")] = None
@@ -96,7 +98,8 @@ class RetrainSettings:
             raise ConfigError("--baseline-seeds: no baselines are retrained; add --baselines")
         if self.baseline_seeds is not None and self.baseline_seeds < self.seeds:
             raise ConfigError(f"--baseline-seeds: {self.baseline_seeds}: must be {self.seeds} or more, as --seeds")
-        check_local_workers(self.workers)
+        if self.address is None:
+            check_local_workers(self.workers)
 
 
 def parser() -> OneLineParser:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Collection, Sequence
-from contextlib import closing
+from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,13 +31,14 @@ from nas.analysis.trial_choice import (
     front_numbers,
     promising_stopped,
 )
-from nas.backend.pool import TrainingPool, TrainingProgress
-from nas.cli import FAILED, INTERRUPTED
+from nas.backend.worker_spec import training_spec
+from nas.cli import FAILED, INTERRUPTED, OperationFailed
 from nas.command_log import announce, log_to
 from nas.local_workers import limited_by_memory
 from nas.measure.environment import code_digest, device_line, device_name, torch_device, versions
 from nas.numbers import plural
 from nas.retrain.arguments import PICTURE, RetrainSettings
+from nas.retrain.retraining_loop import RetrainingLoop
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
 from nas.stage_progress import StageProgress
@@ -43,9 +46,14 @@ from nas.storage.locks import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord
+from nas.study.training_loop import Job
 from nas.terminal import stderr_console, stdout_console, write_line
 
 _LOG = logging.getLogger(__name__)
+
+
+class RetrainingFailed(RuntimeError, OperationFailed):
+    """A retraining that cannot go on; the message is one line with the reason."""
 
 
 def retrain(settings: RetrainSettings, command: str) -> int:
@@ -70,7 +78,7 @@ def _retrain(store: Store, settings: RetrainSettings, command: str) -> int:
         code = INTERRUPTED
     _show(store, study, plan.steps, settings)
     if code == 0 and (failed := plan.remaining(store.retrainings())):
-        named = ", ".join(f"trial {job.trial.number} with seed {job.config.seed}" for job in failed)
+        named = ", ".join(f"trial {number} with seed {seed}" for number, seed in failed)
         announce(f"failed trainings: {named}; run the same command again to repeat them", _LOG, level=logging.ERROR)
         code = FAILED
     return code
@@ -171,35 +179,50 @@ def _work(store: Store, study: StudyRecord, plan: RetrainingPlan, settings: Retr
         numbers = plan.numbers | {retraining.number for retraining in store.retrainings()}
         time_models(store, study, numbers, settings, plan.config.device, command, progress)
         if targets is not None:
-            if settings.workers is None and (line := limited_by_memory(plan.config.device, plan.config.distill.ranks)):
+            on_this_machine = settings.workers is None and settings.address is None
+            if on_this_machine and (line := limited_by_memory(plan.config.device, plan.config.distill.ranks)):
                 announce(f"trainings: {line}", _LOG)
-            _train(store, plan, targets, progress)
+            _train(store, plan, targets, settings, progress)
 
 
-def _train(store: Store, plan: RetrainingPlan, targets: Path, progress: StageProgress) -> None:
-    """Train and save each training when it ends. Progress counts steps: trainings may be few and long."""
-    jobs = plan.remaining(store.retrainings())
-    announce(device_line(torch_device(plan.config.device)), _LOG)
+def _train(
+    store: Store, plan: RetrainingPlan, targets: Path, settings: RetrainSettings, progress: StageProgress
+) -> None:
+    """Train and save each training when it ends.
+
+    Raises:
+        RetrainingFailed: Nothing can be trained here.
+        RayError: Ray is gone.
+    """
+    from nas.backend.ray_tune import open_cluster, run_study  # imports Ray, which takes seconds
+
+    jobs, show = plan.remaining(store.retrainings()), partial(announce, log=_LOG)
+    show(device_line(torch_device(plan.config.device)))
     device = device_name(torch_device(plan.config.device))
     here = versions() | {"code": code_digest()}
-    reached = {(job.trial.number, job.config.seed): 0 for job in jobs}
+
+    def keep(job: Job, record: TrialRecord) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        store.save_retraining(Retraining(*job, plan.steps, now, device, record.rungs, record.reason, here))
+        if record.reason:
+            announce(f"trial {job[0]}, seed {job[1]}: {record.reason}", _LOG, level=logging.WARNING)
+
     total = plan.steps * len(jobs)
-    with closing(TrainingPool(targets, plan.workers, plan.gpus).run(jobs)) as updates:
-        for update in updates:
-            key = update.job.trial.number, update.job.config.seed
-            if update.ended:
-                store.save_retraining(_retraining(update, device, here))
-            if update.reason:
-                announce(f"trial {key[0]}, seed {key[1]}: {update.reason}", _LOG, level=logging.WARNING)
-            before = sum(reached.values())
-            reached[key] = plan.steps if update.ended else update.steps
-            if (done := sum(reached.values())) > before:
-                progress("steps trained", done, total)
-
-
-def _retraining(update: TrainingProgress, device: str, here: dict[str, str]) -> Retraining:
-    job, now = update.job, datetime.now(UTC).isoformat(timespec="seconds")
-    return Retraining(job.trial.number, job.config.seed, job.steps, now, device, update.rungs, update.reason, here)
+    loop = RetrainingLoop(plan.trials, jobs, keep, lambda loop: progress("steps trained", loop.steps, total))
+    specs = {
+        seed: training_spec(replace(plan.config, seed=seed), plan.folder(seed), targets, plan.workers)
+        for _, seed in jobs
+    }
+    first, workers = jobs[0][1], settings.workers if settings.address else plan.workers
+    show("starting the workers")
+    with (
+        redirect_stdout(sys.stderr),  # Ray reports a lost worker on stdout, which has the result
+        open_cluster(specs[first], workers, address=settings.address, announce=show) as cluster,
+    ):
+        specs = {seed: replace(spec, scratch=cluster.spec.scratch) for seed, spec in specs.items()}
+        run_study(loop, cluster, spec_of=lambda record: specs[loop.job(record.number)[1]])
+    if loop.gave_up:
+        raise RetrainingFailed(f"the retraining cannot continue: {loop.gave_up}")
 
 
 def retraining_summary(store: Store, study: StudyRecord, steps: int) -> RetrainingSummary | None:

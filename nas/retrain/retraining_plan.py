@@ -1,4 +1,4 @@
-"""Plan a retraining from a study and a user's settings: configuration, seeds, jobs."""
+"""Plan a retraining from a study and a user's settings: configuration, seeds, trainings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
 from nas.backend.pool import recipe_here, visible_gpus
-from nas.backend.training_rank import TrainingJob
 from nas.local_workers import default_workers
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
@@ -16,6 +15,7 @@ from nas.run_folder import retraining_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
 from nas.study.records import Retraining, StudyRecord, TrialRecord
+from nas.study.training_loop import Job
 from nas.validation import ConfigError
 
 NUMPY_SEEDS = 2**32  # seeds are those of NumPy
@@ -25,13 +25,12 @@ NUMPY_SEEDS = 2**32  # seeds are those of NumPy
 class RetrainingPlan:
     """Candidates and seeds of a retraining, and the configuration of its trainings."""
 
-    config: SearchConfig  # the study's with other device and rungs, ranks for this machine, and the images' place
+    config: SearchConfig  # the study's without limits, with other device and rungs, ranks for where it runs
     run_dir: Path
     trials: tuple[TrialRecord, ...]
     seeds: tuple[int, ...]
     baseline_seeds: tuple[int, ...]
-    workers: int
-    gpus: tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them; empty on a CPU
+    workers: int  # trainings at a time on this machine
 
     @property
     def steps(self) -> int:
@@ -43,11 +42,15 @@ class RetrainingPlan:
         """Return the numbers of the candidates."""
         return frozenset(trial.number for trial in self.trials)
 
-    def remaining(self, retrainings: Iterable[Retraining]) -> list[TrainingJob]:
-        """Return the unfinished and failed trainings, seed by seed, so that all candidates have one seed early."""
+    def folder(self, seed: int) -> Path:
+        """Return the folder of the trainings with a seed."""
+        return retraining_folder(self.run_dir, self.steps, seed)
+
+    def remaining(self, retrainings: Iterable[Retraining]) -> list[Job]:
+        """Return trial and seed of the unfinished and failed trainings, so that all candidates have one seed early."""
         done = {(r.number, r.seed) for r in retrainings if r.steps == self.steps and r.score is not None}
         return [
-            TrainingJob(trial, replace(self.config, seed=seed), retraining_folder(self.run_dir, self.steps, seed))
+            (trial.number, seed)
             for seed in max(self.seeds, self.baseline_seeds, key=len)
             for trial in self.trials
             if seed in self.seeds_of(trial) and (trial.number, seed) not in done
@@ -73,12 +76,14 @@ def plan_retraining(study: StudyRecord, trials: Sequence[TrialRecord], settings:
     rungs = (*(s for s in study.info.rung_steps if s < steps), steps)
     device = torch_device(settings.device or "auto").type
     gpus = visible_gpus() if device == "cuda" else ()
-    distill = recipe_here(replace(searched.distill, rung_steps=rungs), gpus)
+    distill = replace(searched.distill, rung_steps=rungs)
+    if settings.address is None:
+        distill = recipe_here(distill, gpus)
     data = searched.data if settings.data is None else absolute_data(settings.data)
-    config = replace(searched, distill=distill, device=device, data=data)
+    config = replace(searched, distill=distill, device=device, data=data, limits={})
     number = max(settings.seeds, settings.baseline_seeds or 0)
     seeds = tuple((searched.seed + 1 + i) % NUMPY_SEEDS for i in range(number))  # other ones than the study's
     of_baselines = seeds[: settings.baseline_seeds or settings.seeds]
     workers = settings.workers or len(gpus) // distill.ranks or default_workers(device, ranks=1)
     of_candidates = seeds[: settings.seeds]
-    return RetrainingPlan(config, settings.run, tuple(trials), of_candidates, of_baselines, workers, gpus)
+    return RetrainingPlan(config, settings.run, tuple(trials), of_candidates, of_baselines, workers)

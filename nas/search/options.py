@@ -56,7 +56,8 @@ class RunSettings:
     storage: Annotated[
         Text | None,
         _placed(
-            "keep the study in PostgreSQL: postgresql://USER@HOST:PORT/NAME, its password in ~/.pgpass or PGPASSWORD",
+            "keep the study in another database: postgresql://USER@HOST:PORT/NAME, its password in ~/.pgpass or "
+            "PGPASSWORD; mysql+DRIVER://USER@HOST/NAME; sqlite:///FILE",
             "URL",
             "the file study.db in the run folder",
         ),

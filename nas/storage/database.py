@@ -2,7 +2,7 @@
 
 Optuna commits every call, and every parameter of a trial: a kill between two commits leaves half a trial, and two
 commands can act on the same state. Inside `Database.transaction` all calls are one transaction. It begins with a lock:
-on PostgreSQL of the row of the study, on SQLite of the whole file.
+on a server of the row of the study, on SQLite of the whole file.
 """
 
 from __future__ import annotations
@@ -15,17 +15,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, ExceptionContext, Executable, Row, event, text
+from sqlalchemy import (
+    CursorResult,
+    Engine,
+    ExceptionContext,
+    Executable,
+    Row,
+    column,
+    event,
+    insert,
+    table,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from nas.files import lock_file
 from nas.storage.errors import RolledBack, StoreError
-from nas.storage.location import STUDY_FILE, StudyLocation
+from nas.storage.location import StudyLocation
 from search_space.checks import file_itself
 
 _LOCK_STUDY = text("SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE")
@@ -33,10 +45,7 @@ _PARAMS = text(
     "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
     "VALUES (:trial_id, :param_name, :param_value, :distribution_json)"
 )
-_ATTRIBUTE = text(
-    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial_id, :key, :value_json) "
-    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
-)
+_ATTRIBUTES = table("trial_user_attributes", column("trial_id"), column("key"), column("value_json"))
 # A driver's machine that disappears, and a process that is stopped within a transaction, must not keep their locks. A
 # server's machine that disappears is an unavailable database, and not one that takes long to answer: by default, TCP
 # waits for a lost machine for a quarter of an hour. All are seconds, apart from tcp_user_timeout in ms.
@@ -45,12 +54,16 @@ _SERVER_OPTIONS = (
     "-c idle_in_transaction_session_timeout=120s"
 )
 _CLIENT_OPTIONS = {
-    "connect_timeout": "10",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "25000",
-    "options": _SERVER_OPTIONS,
+    "postgresql": {
+        "connect_timeout": "10",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "25000",
+        "options": _SERVER_OPTIONS,
+    },
+    "mysql": {"connect_timeout": "10"},
+    "mariadb": {"connect_timeout": "10"},
 }
 
 
@@ -82,14 +95,15 @@ class Database(RDBStorage):
         self._open_session: _TransactionSession | None = None
         self._params: list[dict[str, Any]] = []
         self._write_lock: Path | None = None
-        if location.url is None:
+        if (path := location.file) is not None:
             # Not opened by a URL, in which a `?` of the path would begin the options.
-            path = location.run_dir.resolve() / STUDY_FILE
             self._write_lock = path.with_suffix(".lock")
             super().__init__("sqlite://", {"creator": lambda: connect(path), "poolclass": QueuePool})
             event.listen(self.engine, "handle_error", _keep_connection)
         else:
-            url = location.url.update_query_dict({**_CLIENT_OPTIONS, **location.url.query})
+            assert location.url is not None
+            defaults = _CLIENT_OPTIONS[location.url.get_backend_name()]
+            url = location.url.update_query_dict({**defaults, **location.url.query})
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             super().__init__(template)
             event.listen(self.engine, "handle_error", _leave_standby)
@@ -168,7 +182,11 @@ class Database(RDBStorage):
             value: JSON data.
         """
         assert self._open_session is not None
-        self._open_session.execute(_ATTRIBUTE, {"trial_id": trial, "key": key, "value_json": json.dumps(value)})
+        names, value_json = _ATTRIBUTES.c, json.dumps(value)
+        change = update(_ATTRIBUTES).where(names.trial_id == trial, names.key == key).values(value_json=value_json)
+        if not cast(CursorResult[Any], self._open_session.execute(change)).rowcount:
+            row = {"trial_id": trial, "key": key, "value_json": value_json}
+            self._open_session.execute(insert(_ATTRIBUTES).values(row))
 
     def _session(self) -> Session:
         """Return the session of one of Optuna's calls."""

@@ -1,13 +1,13 @@
-"""The location of a study: a SQLite file in its run folder, or a PostgreSQL database that the folder names.
+"""The location of a study: a SQLite file in its run folder, or another database that the folder names.
 
-The folder never holds a password: libpq reads it from ~/.pgpass or PGPASSWORD, or a command gets it in a URL.
+The folder never holds a password: libpq reads it from ~/.pgpass or PGPASSWORD, or a command gets it in a URL. Drivers
+of MySQL read it from an option file.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
@@ -21,7 +21,8 @@ from nas.storage.errors import StoreError
 
 STUDY_FILE = "study.db"
 LOCATION_FILE = "study.json"
-_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+_BACKENDS = ("postgresql", "mysql", "mariadb", "sqlite")  # those of Optuna
+_OPTION_FILE = "?read_default_file=FILE"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class StudyLocation:
 
     Attributes:
         run_dir: Run folder.
-        url: PostgreSQL database; None for the SQLite file in the run folder.
-        study: Name of the study in the PostgreSQL database.
+        url: Database; None for the SQLite file in the run folder.
+        study: Name of the study in the database of the URL.
     """
 
     run_dir: Path
@@ -78,6 +79,13 @@ class StudyLocation:
         return location
 
     @property
+    def file(self) -> Path | None:
+        """Return the SQLite file; None for the database of a server."""
+        if self.url is None:
+            return self.run_dir.resolve() / STUDY_FILE
+        return Path(str(self.url.database)) if self.url.get_backend_name() == "sqlite" else None
+
+    @property
     def advice(self) -> str:
         """Return advice for a user whose new study would be a second one."""
         return f"continue it with --resume {self.run_dir}, or choose another --run"
@@ -113,24 +121,35 @@ def _missing(run_dir: Path) -> str:
 
 
 def database_url(text: str) -> URL:
-    """Parse the URL of a PostgreSQL database, password included; StoreError if it is invalid or psycopg is missing."""
+    """Parse the URL of a database, password included; StoreError if it is invalid or its driver is missing."""
     url = _parsed(text)
-    if find_spec("psycopg") is None:
-        raise StoreError(f"--storage: the package psycopg is missing; {install_command('postgres')}")
+    try:
+        url.get_dialect().import_dbapi()
+    except ImportError as error:
+        advice = install_command("postgres") if error.name == "psycopg" else "install it, or name another driver"
+        raise StoreError(f"--storage: the package {error.name} is missing; {advice}") from error
     return url
 
 
 def _parsed(text: str) -> URL:
     try:
-        url = make_url(text)
+        url = make_url(text.replace("postgres://", "postgresql://", 1))
+        url.get_dialect()
     except (ArgumentError, ValueError):
         url = None
+    backend = "" if url is None else url.get_backend_name()
     # No message quotes the text. A second @ would leave the end of a password in the host or in the user.
     ambiguous = url is not None and (text.count("@") > 1 or ":" in (url.username or "") or text.split() != [text])
-    if url is None or ambiguous or url.drivername not in _SCHEMES or not url.database:
+    if url is None or ambiguous or backend not in _BACKENDS or not url.database:
         advice = "; in a user or a password, write @ as %40 and : as %3A" if "@" in text else ""
-        raise StoreError(f"--storage: must be like postgresql://USER@HOST:PORT/NAME{advice}")
-    return url.set(drivername="postgresql+psycopg")
+        raise StoreError(f"--storage: must be like postgresql://USER@HOST:PORT/NAME or sqlite:///FILE{advice}")
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        return url.set(database=str(Path(url.database).resolve()))
+    if url.password or {"password", "passwd"} & set(url.query):
+        raise StoreError(f"--storage: the password of a MySQL user belongs in an option file: {_OPTION_FILE}")
+    return url
 
 
 def password_of(text: str) -> str | None:
@@ -141,7 +160,8 @@ def password_of(text: str) -> str | None:
 
 def _redacted(url: URL) -> str:
     """Format a URL without its secrets."""
-    return public_word(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    name = url.drivername.removesuffix("+psycopg")
+    return public_word(url.set(drivername=name).render_as_string(hide_password=False))
 
 
 def without_password(text: str) -> str:

@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from nas.study.failures import Failure
+from search_space import NetworkSpec, network_spec
 
 FORMAT = 4  # the format of the studies that this version reads and writes
 
@@ -274,6 +275,11 @@ class TrialRecord(Record):
     failure: Failure | None = None  # the last one, also of a trial that runs again or is infeasible
     scale: str | None = None  # arch name of a comparison network
     expected: Expectation | None = None  # None without a model of the trials: at the start, for many samplers
+
+    @property
+    def network(self) -> NetworkSpec:
+        """Return the architecture; SpecError for a network of timm that has no spec."""
+        return network_spec(self.spec)
 
     @property
     def measured_late(self) -> bool:

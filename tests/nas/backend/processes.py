@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,16 @@ def children(parent: int) -> list[int]:
         with suppress(OSError, ValueError):
             if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
                 pids.append(int(folder.name))
+    return pids
+
+
+def session(leader: int) -> set[int]:
+    """Return the running processes of a session."""
+    pids = set()
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if os.getsid(pid := int(folder.name)) == leader and not gone(pid):
+                pids.add(pid)
     return pids
 
 

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nas.backend.training_rank import TrainingJob
 from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.command import _show, begin_retraining
+from nas.retrain.retraining_loop import RetrainingLoop
 from nas.retrain.retraining_plan import plan_retraining
 from nas.search.config_file import FILE_NAME
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
-from nas.study.records import Retraining, StudyRecord, TrialState
+from nas.study.failures import Failure
+from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
+from nas.study.training_loop import Job
 from tests.exits import exit_of
 from tests.nas.analysis.builders import (
     OVERTURNED,
@@ -36,9 +39,9 @@ from tests.nas.analysis.builders import (
     retrained,
     small_study,
 )
-from tests.nas.backend.processes import children, gone
+from tests.nas.backend.processes import gone, session
 from tests.nas.backend.real_targets import open_real_targets, study_of
-from tests.nas.study.builders import record, search_config
+from tests.nas.study.builders import record, rung, search_config
 from tests.waiting import PATIENCE_S, until
 
 POINTS = {0: (0.05, 1.0), 1: (0.1, 4.0), 2: (0.3, 2.0), 3: (0.2, 1.5)}  # the front is 1 and 2
@@ -70,12 +73,12 @@ def command(run: Path, cache: Path, words: Sequence[str] = WORDS) -> list[str]:
     return [sys.executable, "-m", "nas.retrain", str(run), *words, "--cache", str(cache)]
 
 
-def start(run: Path, cache: Path, locks: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
+def start(run: Path, cache: Path, words: Sequence[str] = WORDS) -> subprocess.Popen[str]:
     """Start the command, with a checkpoint every few steps."""
-    locks.mkdir(exist_ok=True)
-    environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0", "TMPDIR": str(locks)}
+    environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": "0"}
     return subprocess.Popen(
         command(run, cache, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
     )  # fmt: skip
 
@@ -84,17 +87,18 @@ def read(run: Path) -> dict[tuple[int, int], Retraining]:
     return {(f.number, f.seed): f for f in Store.open(run).retrainings()}
 
 
+@pytest.mark.machine
 @pytest.mark.slow
 def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_path: Path) -> None:
-    run, locks = tmp_path / "run", tmp_path / "locks"
+    run = tmp_path / "run"
     new_store(run, study)
 
     # Killed in the middle of a training, after at least one was over.
     words = [*WORDS, "--early-stopped", "1"]
-    process = start(run, cache, locks, words)
+    process = start(run, cache, words)
     checkpoints = run / "retraining" / "12-steps" / "seed-2" / "checkpoints"
     until(lambda: list(checkpoints.glob("*.pt")) or process.poll() is not None)
-    workers = children(process.pid)
+    workers = session(process.pid) - {process.pid}
     process.kill()
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL, errors
@@ -114,8 +118,8 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
     torch.save(saved, checkpoint)
 
     # Interrupted as soon as it trains again.
-    process = start(run, cache, locks, words)
-    until(lambda: children(process.pid) or process.poll() is not None)
+    process = start(run, cache, words)
+    until(lambda: len(session(process.pid)) > 3 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
@@ -124,9 +128,8 @@ def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_p
 
     # To the end.
     result = subprocess.run(
-        [*command(run, cache, words), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        env={**os.environ, "TMPDIR": str(locks)},
-    )  # fmt: skip
+        [*command(run, cache, words), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert result.returncode == 0, result.stderr
     retrainings = read(run)
     assert {key: final for key, final in retrainings.items() if key in kept} == kept  # never trained again
@@ -199,37 +202,38 @@ def test_other_teachers_are_refused(
     assert "hed: another -> " in capsys.readouterr().err
 
 
+@pytest.mark.machine
 def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
-    study: StudyRecord, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: StudyRecord, tmp_path: Path, cache: Path
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = tmp_path / "run"
     store = new_store(run, replace(study, trials=study.trials[:2]))
     store.save_remeasurement(remeasured_for_retraining({0: 1.0, 1: 4.0}))
-    (run / "retraining" / "12-steps").mkdir(parents=True)
-    blocked = run / "retraining" / "12-steps" / "seed-1"
-    blocked.write_text("a file where the folder should be")
+    name = f"{study.trials[1].arch_id}.safetensors"
+    blocked = run / "retraining" / "12-steps" / "seed-1" / "weights" / name
+    (blocked / "a folder where the file should be").mkdir(parents=True)
     (run / FILE_NAME).write_text(f'[run]\ncache = "{cache}"')
-    monkeypatch.setenv("BACKBONE_NAS_CACHE", str(tmp_path / "user"))
-    words = [str(run), *LENGTH, "--seeds", "1", "--workers", "1"]
-    assert main(words) == 1
+    words = [sys.executable, "-m", "nas.retrain", str(run), *LENGTH, "--seeds", "1", "--workers", "1"]
+    environment = os.environ | {"BACKBONE_NAS_CACHE": str(tmp_path / "user")}
+
+    def retrain() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
+
+    result = retrain()
+    assert result.returncode == 1, result.stderr
     assert not (tmp_path / "user").exists(), "the cache that the search recorded is read"
-    error = capsys.readouterr().err
-    assert "trial 1, seed 1: " in error
-    assert error.splitlines()[-1].startswith("failed trainings: trial 1 with seed 1;")
+    assert "trial 1, seed 1: " in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("failed trainings: trial 1 with seed 1;")
     (final,) = store.retrainings()
     assert final.score is None
-    assert "seed-1" in (final.reason or "")
-    blocked.unlink()
-    assert main(words) == 0
+    assert name in (final.reason or "")
+    shutil.rmtree(blocked)
+    result = retrain()
+    assert result.returncode == 0, result.stderr
     (final,) = store.retrainings()
     assert final.reason is None
     assert final.versions == versions() | {"code": code_digest()}
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
-
-
-def numbers_and_seeds(jobs: Sequence[TrainingJob]) -> list[tuple[int, int]]:
-    return [(job.trial.number, job.config.seed) for job in jobs]
 
 
 def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord) -> None:
@@ -237,17 +241,39 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
     assert plan.config.distill.rung_steps == (2, 4)
     assert plan.seeds == (1, 2, 3)
     assert CONFIG.seed not in plan.seeds
-    assert numbers_and_seeds(plan.remaining([])) == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
+    assert plan.remaining([]) == [(n, seed) for seed in (1, 2, 3) for n in (1, 2)]
     done = [*retrained(1, {1: 0.5}, steps=4), failed(2, 1, "nan", steps=4), *retrained(2, {2: 0.5}, steps=90)]
-    assert numbers_and_seeds(plan.remaining(done)) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
+    assert plan.remaining(done) == [(2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]
     by_default = plan_retraining(study, study.trials[1:3], RetrainSettings(Path("run")))
     assert by_default.config.distill.rung_steps == (2, 4, 40), "as long as a race"
+
+
+def test_a_training_is_kept_when_it_ends_and_tried_again_after_a_lost_worker(study: StudyRecord) -> None:
+    kept: dict[Job, TrialRecord] = {}
+    checkpoints: list[Collection[str]] = []
+    loop = RetrainingLoop(study.trials[1:3], [(1, 7), (2, 7)], kept.__setitem__, lambda loop: None)
+    loop.clean_up(checkpoints.append)
+    assert checkpoints == [{trial.arch_id for trial in study.trials[1:3]}], "an earlier session's"
+    first, second = loop.next_trial(), loop.next_trial()
+    assert first
+    assert second
+    assert loop.next_trial() is None
+    assert loop.report(replace(first, rungs=(rung(0, 0.1),)))
+    loop.report_lost(first.number, Failure.LOST_WORKER, "killed")
+    again = loop.next_trial()
+    assert again
+    assert (again.number, again.tries, again.rungs, kept) == (first.number, 2, (), {})
+    done = replace(again, rungs=(rung(0, 0.1), rung(1, 0.2)), state=TrialState.COMPLETE)
+    assert not loop.report(done)
+    assert not loop.report(replace(second, state=TrialState.FAILED, failure=Failure.NOT_FINITE, reason="NaN"))
+    assert loop.finished
+    assert (kept[1, 7], kept[2, 7].reason) == (done, "NaN")
 
 
 def test_baselines_may_have_more_seeds_than_candidates(study: StudyRecord) -> None:
     trials = [replace(study.trials[1], baseline="nano"), study.trials[2]]
     plan = plan_retraining(study, trials, RetrainSettings(Path("run"), seeds=2, baselines=True, baseline_seeds=4))
-    assert numbers_and_seeds(plan.remaining([])) == [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
+    assert plan.remaining([]) == [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
     assert plan.total == 6
     with pytest.raises(ValueError, match="baseline-seeds: 2: must be 3 or more"):
         RetrainSettings(Path("run"), baselines=True, baseline_seeds=2)
@@ -274,7 +300,7 @@ def test_seeds_after_the_largest_begin_again(study: StudyRecord) -> None:
     largest = replace(study, info=replace(study.info, config=config))
     plan = plan_retraining(largest, study.trials[1:2], RetrainSettings(Path("run"), seeds=3))
     assert plan.seeds == (2**32 - 1, 0, 1)
-    assert [job.config.seed for job in plan.remaining([])] == list(plan.seeds)
+    assert [seed for _, seed in plan.remaining([])] == list(plan.seeds)
 
 
 def plan_of(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:

@@ -88,10 +88,13 @@ def test_a_budget_of_four_evaluates_four_and_the_baselines(whole: Path) -> None:
 def test_a_search_ends_with_its_race(cache: Path, tmp_path: Path) -> None:
     run, words = tmp_path / "run", [word for word in SMALL if word != "--no-race"]
     race = ["--race-steps", "24", "--fresh-images", "256", "--target", "-1.5"]  # so low that a candidate reaches it
-    result = search(["--budget", "2", *REPEATABLE, *words, "--baselines", "none", *race, "--run", str(run)], cache)
+    words += ["--measure-seconds", "2", "--baselines", "none"]
+    result = search(["--budget", "3", *REPEATABLE, *words, *race, "--run", str(run)], cache)
     assert result.returncode == 0, result.stderr
+    if "no candidate has a timing that can be trusted" in result.stderr:
+        pytest.skip("other work on this machine disturbed the timing of every candidate")
     study = read_study(run)
-    assert study.info.race
+    assert study.info.race, result.stderr
     assert (study.info.race.decided, study.info.race.target_score, study.info.race.steps) == (True, -1.5, 24)
     assert study.info.race.winner in {training.number for training in study.races}
     assert f"Trial {study.info.race.winner} after 24 steps on 256 images: score" in result.stderr

@@ -41,14 +41,22 @@ def create(folder: Path, database: str | None, **settings: object) -> Store:
 
 
 @pytest.mark.parametrize("sampler", ["evolution", "nsga2", "tpe"])
-def test_a_study_in_postgresql_is_the_same_as_in_a_file(tmp_path: Path, postgres: Server, sampler: str) -> None:
-    for name, database in ((f"file-{sampler}", None), (f"server-{sampler}", postgres.url)):
-        drive(StudyLoop(create(tmp_path / name, database, budget=30, sampler=sampler)))
-    file, server = (
+def test_a_study_is_the_same_in_every_database(tmp_path: Path, postgres: Server, sampler: str) -> None:
+    databases = {"file": None, "server": postgres.url, "named": f"sqlite:///{tmp_path}/all.db"}
+    for name, database in databases.items():
+        drive(StudyLoop(create(tmp_path / f"{name}-{sampler}", database, budget=30, sampler=sampler)))
+    file, server, named = (
         [replace(t, started_s=None, finished_s=None) for t in read_study(tmp_path / f"{name}-{sampler}").trials]
-        for name in ("file", "server")
+        for name in databases
     )
-    assert file == server
+    assert file == server == named
+
+
+def test_no_password_of_mysql_is_taken(tmp_path: Path) -> None:
+    for url in ("mysql+pymysql://u:s3cret@h/n", "mariadb+pymysql://u@h/n?passwd=s3cret"):
+        with pytest.raises(StoreError, match="option file") as refusal:
+            Store.check_free(tmp_path, url)
+        assert "s3cret" not in str(refusal.value)
 
 
 def test_several_studies_live_in_one_database(tmp_path: Path, postgres: Server) -> None:
@@ -92,6 +100,7 @@ def test_the_password_is_in_no_file_and_no_message(tmp_path: Path, postgres: Ser
         ("postgresql://u:s3cret@h/n?sslmode=require", "postgresql://u@h/n?sslmode=require"),
         ("postgresql+psycopg://u@h/n?password=s3cret", "postgresql://u@h/n"),
         ("postgresql://u@h/n?PASSWORD=s3cret&SSLpassword=s3cret", "postgresql://u@h/n"),
+        ("mysql+pymysql://u@h/n?charset=utf8mb4", "mysql+pymysql://u@h/n?charset=utf8mb4"),
     ],
 )
 def test_a_database_is_named_without_passwords(url: str, public: str) -> None:
@@ -101,7 +110,8 @@ def test_a_database_is_named_without_passwords(url: str, public: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("mysql://u:s3cret@h/n", "postgresql://u:s3cret@h", "s3cret", "postgresql://u:s3cret@h:x/n"),
+        *("mssql://u:s3cret@h/n", "mysql+no://u:s3cret@h/n", "sqlite://", "s3cret"),
+        *("postgresql://u:s3cret@h", "postgresql://u:s3cret@h:x/n"),
         *("postgresql://u:A@s3cret@h/n", "postgresql://u@s3cret@h/n", "postgresql://u%3As3cret@h/n"),
         *("postgresql://u:A@B/s3cret@h/n", "postgresql://u:A?B@s3cret@h/n", "postgresql://u:A s3cret@h/n"),
     ],
