@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"  # states of trainings that are not finished
-IMAGE_SCORES = "image_scores"  # the score of each held-out image, in a pilot
 LOGS = "logs"
 PICTURES = "pictures"  # contact sheets
 RACE = "race"
@@ -36,11 +35,6 @@ def heads_file(weights: Path) -> Path:
 def checkpoint_path(folder: Path, arch_id: str) -> Path:
     """Return the file of an architecture's checkpoint in a folder of checkpoints."""
     return folder / f"{arch_id}.pt"
-
-
-def image_scores_path(folder: Path, arch_id: str, steps: int) -> Path:
-    """Return the path of the NumPy file with each held-out image's score, (N,), after a number of training steps."""
-    return folder / f"{arch_id}-{steps}.npy"
 
 
 def sheet_path(folder: Path, arch_id: str) -> Path:

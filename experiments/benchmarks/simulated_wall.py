@@ -19,7 +19,7 @@ from statistics import mean, median
 from typing import Any
 
 from nas.backend.simulated import Cluster, SimulatedSearch
-from nas.plan.forecast import LEARNING, Candidate, TrialTimes, Workload, simulate_candidates
+from nas.plan.forecast import LEARNING, Candidate, Workload, simulate_candidates
 from nas.storage.store import read_study
 from nas.study.config import SearchConfig
 from nas.study.pareto import coordinate
@@ -27,7 +27,7 @@ from nas.study.records import StudyRecord
 
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDED, CONTROL = RESULTS / "recorded_search.json", RESULTS / "sampler_control.json"
-ASK_S, TELL_S = 0.1, 0.01  # today's sampler and Tune's 28 ms a trial; see nas.plan
+ASK_S, TELL_S = 0.1, 0.01  # of a short study, with Tune's 28 ms a trial
 
 
 def recorded(study: StudyRecord, workers: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def again(of: dict[str, Any], ask_s: float = ASK_S, tell_s: float = TELL_S) -> S
 
 def fit() -> None:
     """Print how many of 200 trials reach each rung, mean of ten seeds, and those of the recorded searches."""
-    times = [TrialTimes(1.7, (1.6, 2.8, 8.9))]  # of the stored example; the numbers hardly depend on them
+    times = [Candidate(1.7, (1.6, 2.8, 8.9))]  # of the stored example; the numbers hardly depend on them
     config = SearchConfig(budget=200, baselines=(), scale=(), measure_first=True)
     cluster = Cluster(1, 2, 5.0, ASK_S, TELL_S)
     for learning in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8):

@@ -1,15 +1,15 @@
-"""Measure the agreement of two rankings of the same candidates: tau-b, rho, their intervals, swapped pairs. Pure."""
+"""Measure the agreement of two rankings of the same candidates: tau-b, its interval, swapped pairs. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau
 
 from nas.analysis.front import FrontPoint
 from nas.analysis.noise import CONFIDENCE_LEVEL
@@ -37,15 +37,6 @@ class RankCorrelation:
         return None if self.low is None or self.high is None or self.low == self.high else (self.low, self.high)
 
 
-@dataclass(frozen=True)
-class SpearmanCorrelation:
-    """Spearman's rho of two rankings with its 95 % interval; None as in `RankCorrelation`."""
-
-    rho: float | None
-    low: float | None
-    high: float | None
-
-
 def kendall(pairs: Pairs) -> tuple[float | None, float | None]:
     """Return Kendall's tau-b and its p value; None where `RankCorrelation.tau` is None."""
     if len(pairs) < MIN_CANDIDATES:
@@ -58,12 +49,10 @@ def kendall(pairs: Pairs) -> tuple[float | None, float | None]:
 
 def rank_correlation(pairs: Pairs) -> RankCorrelation:
     """Return Kendall's tau-b with a reproducible interval (fixed seed)."""
-    return RankCorrelation(len(pairs), *_with_interval(pairs, tau_b))
-
-
-def spearman_correlation(pairs: Pairs) -> SpearmanCorrelation:
-    """Return Spearman's rho with a reproducible interval (fixed seed)."""
-    return SpearmanCorrelation(*_with_interval(pairs, _rho))
+    if len(pairs) < MIN_CANDIDATES:
+        return RankCorrelation(len(pairs), None, None, None)
+    columns = np.asarray(pairs, dtype=np.float64)
+    return RankCorrelation(len(pairs), tau_b(columns), *_bootstrap_interval(columns))
 
 
 def tau_b(columns: Array) -> float | None:
@@ -79,31 +68,13 @@ def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.triu_indices(count, 1)
 
 
-def _rho(columns: Array) -> float | None:
-    """Return the correlation of the ranks, of which equal values share the mean."""
-    one, other = (rankdata(columns, axis=0) - (len(columns) + 1) / 2).T
-    spread = math.sqrt(float(one @ one) * float(other @ other))
-    return float(one @ other) / spread if spread else None
-
-
-def _with_interval(
-    pairs: Pairs, statistic: Callable[[Array], float | None]
-) -> tuple[float | None, float | None, float | None]:
-    """Return a statistic of the pairs and the ends of its interval."""
-    if len(pairs) < MIN_CANDIDATES:
-        return None, None, None
-    columns = np.asarray(pairs, dtype=np.float64)
-    return statistic(columns), *_bootstrap_interval(columns, statistic)
-
-
-def _bootstrap_interval(
-    columns: Array, statistic: Callable[[Array], float | None]
-) -> tuple[float | None, float | None]:
+def _bootstrap_interval(columns: Array) -> tuple[float | None, float | None]:
+    """Return the ends of the interval of tau-b."""
     if len(columns) < MIN_FOR_INTERVAL:
         return None, None
     rng = np.random.default_rng(0)
     resamples = (columns[rng.integers(0, len(columns), len(columns))] for _ in range(RESAMPLES))
-    values = [value for value in map(statistic, resamples) if value is not None]  # None: one candidate repeated
+    values = [value for value in map(tau_b, resamples) if value is not None]  # None: one candidate repeated
     if not values:
         return None, None
     low, high = np.quantile(values, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])

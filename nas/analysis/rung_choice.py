@@ -13,21 +13,13 @@ from statistics import median
 
 import numpy as np
 
-from nas.analysis.agreement import (
-    RESAMPLES,
-    Array,
-    RankCorrelation,
-    SpearmanCorrelation,
-    rank_correlation,
-    spearman_correlation,
-)
+from nas.analysis.agreement import RESAMPLES, Array, RankCorrelation, rank_correlation
 
 # The default first rung has a tau of 0.66 (0.43 to 0.84, 30 models) to the last one. Early stopping there missed one of
 # the ten candidates that had come closest to the front (docs/explanation/early_stopping.md).
 MIN_TAU = 0.6
 MIN_TAU_LOW = 0.3  # of the 95 % interval; below it, a few models do not exclude that the order is nearly chance
 MEASURED_RUNGS = 6
-SURVIVAL_FACTORS = (2, 3, 4)  # reduction factors for which a table shows whether the best model survives
 
 
 @dataclass(frozen=True)
@@ -52,18 +44,21 @@ class RungEvidence:
     """How well the scores at a rung predict the order at the last one.
 
     Args:
-        steps: Training steps of the rung.
+        ladder: Rungs of a search that begins at the rung.
         seconds: Median seconds of a model until there.
         kendall: Kendall's tau to the scores at the last rung.
-        spearman: Spearman's rho to them.
-        survival: Reduction factor -> share of resamples in which the best model of the last rung continues here.
+        survival: Share of resamples in which the best model of the last rung continues at every rung of the ladder.
     """
 
-    steps: int
+    ladder: tuple[int, ...]
     seconds: float
     kendall: RankCorrelation
-    spearman: SpearmanCorrelation
-    survival: dict[int, float]
+    survival: float
+
+    @property
+    def steps(self) -> int:
+        """Return the training steps of the rung."""
+        return self.ladder[0]
 
     @property
     def keeps_order(self) -> bool:
@@ -95,20 +90,17 @@ def rung_evidence(trainings: Sequence[PilotTraining], rungs: Sequence[int], fact
     Args:
         trainings: The models.
         rungs: The measured rungs, rising.
-        factor: Reduction factor of the search, in addition to `SURVIVAL_FACTORS`.
+        factor: Reduction factor of the search.
     """
     scores = np.array([training.scores for training in trainings])
-    factors = sorted({*SURVIVAL_FACTORS, factor})
-    return tuple(
-        RungEvidence(
-            steps=steps,
-            seconds=median(sum(training.seconds[: rung + 1]) for training in trainings),
-            kendall=rank_correlation(scores[:, [rung, -1]].tolist()),
-            spearman=spearman_correlation(scores[:, [rung, -1]].tolist()),
-            survival={each: _survival(scores, [rung], each) for each in factors},
-        )
-        for rung, steps in enumerate(rungs[:-1])
-    )
+    evidence = []
+    for rung, steps in enumerate(rungs[:-1]):
+        ladder = ladder_from(steps, rungs, factor)
+        seconds = median(sum(training.seconds[: rung + 1]) for training in trainings)
+        kendall = rank_correlation(scores[:, [rung, -1]].tolist())
+        survival = _survival(scores, [rungs.index(each) for each in ladder[:-1]], factor)
+        evidence.append(RungEvidence(ladder, seconds, kendall, survival))
+    return tuple(evidence)
 
 
 def size_correlation(trainings: Sequence[PilotTraining]) -> RankCorrelation:
@@ -147,21 +139,6 @@ def ladder_from(first: int, rungs: Sequence[int], factor: int) -> tuple[int, ...
     return tuple(ladder)
 
 
-def ladder_survival(
-    trainings: Sequence[PilotTraining], rungs: Sequence[int], ladder: Sequence[int], factor: int
-) -> float:
-    """Return the share of resamples in which the best model of the last rung continues at every earlier rung.
-
-    Args:
-        trainings: The models.
-        rungs: The measured rungs, rising.
-        ladder: Those that the search has; the last one is the last of `rungs`.
-        factor: Reduction factor.
-    """
-    scores = np.array([training.scores for training in trainings])
-    return _survival(scores, [rungs.index(steps) for steps in ladder[:-1]], factor)
-
-
 def _survival(scores: Array, columns: Sequence[int], factor: int) -> float:
     """Return the share of resamples of the models (rows) whose best one of the last column survives some columns."""
     rng = np.random.default_rng(0)
@@ -176,36 +153,3 @@ def _best_survives(scores: Array, columns: Sequence[int], factor: int) -> bool:
         at_rung = alive[:, column]
         alive = alive[at_rung >= np.sort(at_rung)[-allowed]]  # a model that was drawn several times stays or goes whole
     return bool((alive[:, -1] == best).any())
-
-
-def ladder_seconds(training: PilotTraining, rungs: Sequence[int], ladder: Sequence[int]) -> tuple[float, ...]:
-    """Return a model's seconds from rung to rung of a ladder, without the evaluations that the ladder leaves out.
-
-    Args:
-        training: The model.
-        rungs: The measured rungs, rising.
-        ladder: Those that the search has.
-    """
-    evaluation_s = _evaluation_seconds(training, rungs)
-    seconds, spent = [], 0.0
-    for steps, since in zip(rungs, training.seconds, strict=True):
-        spent += since
-        if steps in ladder:
-            seconds.append(spent)
-            spent = 0.0
-        else:
-            spent -= evaluation_s
-    return tuple(seconds)
-
-
-def _evaluation_seconds(training: PilotTraining, rungs: Sequence[int]) -> float:
-    """Return the seconds of an evaluation: where the line through the seconds by steps begins.
-
-    The last rung is not on the line, for it has probes and pictures in addition.
-    """
-    steps = np.diff([0, *rungs])[:-1]
-    seconds = training.seconds[:-1]
-    if len(set(steps.tolist())) < 2:
-        return 0.0
-    _, begin = np.polyfit(steps, seconds, 1)
-    return float(np.clip(begin, 0.0, min(seconds)))

@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # by "uv run", each worker would install its own torch
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # Ray imports MLflow where it is installed
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: any other process would slow a measurement down
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one more process, for clouds
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often Train looks whether a rung is over

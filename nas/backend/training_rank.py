@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.run_folder import CHECKPOINTS, IMAGE_SCORES, PICTURES, WEIGHTS, checkpoint_path, heads_file
+from nas.run_folder import CHECKPOINTS, PICTURES, WEIGHTS, checkpoint_path, heads_file
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
 
@@ -33,7 +33,6 @@ class TrainingJob:
         config: Settings of the training, with its seed.
         folder: Takes weights, contact sheets and checkpoints.
         start: File of the weights to continue from, with the heads in the same folder; None for initial weights.
-        image_scores: Whether the folder also takes every held-out image's share of the score at each rung.
         history: Whether the folder also takes the training's history, and every rung is probed, see `TrainingContext`.
         event_logs: Where the history is shown, too; names of `nas.distill.event_logs`.
         kept_checkpoints: Number of checkpoints that are kept.
@@ -44,7 +43,6 @@ class TrainingJob:
     config: SearchConfig
     folder: Path
     start: Path | None = None
-    image_scores: bool = False
     history: bool = False
     event_logs: tuple[str, ...] = ("tensorboard",)
     kept_checkpoints: int = 1
@@ -177,8 +175,7 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrainingContext
     from nas.measure.environment import device_key
 
     job = spec.job
-    names = (WEIGHTS, PICTURES, CHECKPOINTS, *((IMAGE_SCORES,) if job.image_scores else ()))
-    folders = {name: job.folder / name for name in names}
+    folders = {name: job.folder / name for name in (WEIGHTS, PICTURES, CHECKPOINTS)}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     return TrainingContext(
@@ -189,7 +186,6 @@ def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrainingContext
         pictures_dir=folders[PICTURES],
         checkpoint_dir=folders[CHECKPOINTS],
         checkpoint_s=spec.checkpoint_s,
-        image_scores_dir=folders.get(IMAGE_SCORES),
         history_dir=job.folder if job.history else None,
         event_logs=job.event_logs,
         probes=job.history,

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from zipfile import ZipFile
 
-import numpy as np
 import torch
 
 from backbones import Network, build_network
@@ -23,13 +22,7 @@ from nas.cache.targets import Targets
 from nas.distill import distributed
 from nas.distill.adaptor import Adaptor
 from nas.distill.device_lease import DeviceLease
-from nas.distill.evaluation.explained_variance import (
-    ImageShares,
-    explained_by_image,
-    explained_variance,
-    images_at_once,
-    mean_over_images,
-)
+from nas.distill.evaluation.explained_variance import explained_variance, images_at_once
 from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import student_metrics
 from nas.distill.folded_heads import fold, save_heads
@@ -37,7 +30,7 @@ from nas.distill.trainer import Distiller, TrainingError, indexed_device
 from nas.distill.training_history import History
 from nas.files import atomic_path
 from nas.measure.memory import out_of_memory
-from nas.run_folder import checkpoint_path, heads_file, image_scores_path, sheet_path, weights_in
+from nas.run_folder import checkpoint_path, heads_file, sheet_path, weights_in
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
 
@@ -47,7 +40,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 TRAIN_IMAGES = 128  # at most, that the fit to the train images is computed on; fewer if large
 MIN_INTERVAL = 20.0  # times the seconds of a save, between two checkpoints
-_Number = TypeVar("_Number", float, ImageShares)
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,6 @@ class TrainingContext:
         pictures_dir: takes their contact sheets.
         checkpoint_dir: takes the state of trainings under way.
         checkpoint_s: shortest time between two checkpoints of a training; saving takes a twentieth of it at most.
-        image_scores_dir: takes every held-out image's share of the score at each rung; None: it is not kept.
         history_dir: takes the history of each training, see `nas.distill.training_history`; None: it is not kept.
         event_logs: where the history is shown, too; names of `nas.distill.event_logs`.
         probes: whether every rung is evaluated on the present tasks; else the last one alone.
@@ -79,7 +70,6 @@ class TrainingContext:
     pictures_dir: Path
     checkpoint_dir: Path
     checkpoint_s: float = 30.0
-    image_scores_dir: Path | None = None
     history_dir: Path | None = None
     event_logs: tuple[str, ...] = ("tensorboard",)
     probes: bool = False
@@ -248,7 +238,7 @@ class Training:
         config, averaged, targets = self._context.config, self._distiller.averaged, self._context.targets
         last = rung == len(config.distill.rung_steps) - 1
         with self._lease.alone():
-            by_image = explained_by_image(averaged, targets.val, config.device, self._distiller.angular_transforms)
+            teachers = explained_variance(averaged, targets.val, config.device, self._distiller.angular_transforms)
             fit = None
             if self._source is None:
                 count = max(8, min(TRAIN_IMAGES, images_at_once(config.distill.img_size)))
@@ -258,17 +248,12 @@ class Training:
             metrics = student_metrics(averaged, targets, config.device) if probed else {}
             sheet = contact_sheet(averaged, targets, config.device) if last else None
             stride = averaged.stride_at(config.distill.img_size) if last else None
-        teachers = mean_over_images(by_image)
         score = distillation_score(teachers, config.distill.score)
         if not math.isfinite(score):
             raise TrainingError(f"the distillation score is not finite after {self._distiller.step} steps")
         if sheet is not None:
             sheet.write(sheet_path(self._context.pictures_dir, self._arch_id))
             self._save_model(stride)
-        if (folder := self._context.image_scores_dir) is not None:
-            path = image_scores_path(folder, self._arch_id, self._distiller.step)
-            with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-                np.save(file, distillation_score(by_image, config.distill.score))
         result = RungResult(
             rung=rung,
             steps=self._distiller.step,
@@ -360,19 +345,19 @@ def _live_source(context: TrainingContext) -> LiveSource | None:
     return LiveSource(context.live, context.targets, indexed_device(context.config.device), threads=threads)
 
 
-def distillation_score(teachers: Mapping[str, Mapping[str, _Number]], score: str) -> _Number:
+def distillation_score(teachers: Mapping[str, Mapping[str, float]], score: str) -> float:
     """Return the mean explained variance over teachers, of their maps or ("both") of the mean over each one's heads.
 
     Args:
-        teachers: Teacher -> head -> explained variance, or the (N,) shares of N images in it.
+        teachers: Teacher -> head -> explained variance.
         score: As of `DistillConfig`.
     """
     means = [_mean(list(heads.values())) if score == "both" else heads["spatial"] for heads in teachers.values()]
     return _mean(means)
 
 
-def _mean(values: Sequence[_Number]) -> _Number:
-    return sum(values) / len(values)  # type: ignore[return-value]  # sum begins with an int
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def train_rank(record: TrialRecord, rung: int, context: TrainingContext) -> RungResult | None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from nas.cli import PROGRAM, OneLineParser
 from nas.command_log import announce
-from nas.flags import Picture, add_flags, parser_of, shared
+from nas.flags import add_flags, parser_of, shared
 from nas.local_workers import check_local_workers, default_workers, limited_by_memory
 from nas.search.arguments import add_settings
 from nas.search.options import FileFlags, PlanAssumptions, RunSettings
@@ -35,10 +35,9 @@ _LOG = logging.getLogger(__name__)
 _EXAMPLES = """examples:
   backbone-nas plan --recipe imagenet-8a100              hours, cost and disk of a recipe
   backbone-nas plan --budget 500 --max-hours 8           the cost of a search, and the budget that 8 hours allow
-  backbone-nas plan --max-params 1e6 --plot plan.svg    with a picture, worker by worker
   backbone-nas plan --device cuda --space full --teachers am_radio --gpus 64 --assume-tflops 989 --mfu 0.3
   backbone-nas search --budget 500 --plan               the same as backbone-nas plan with these flags
-  backbone-nas plan --pilot --train-images 50000 --rung-steps 3000    which rungs and how many images to search with?
+  backbone-nas plan --pilot --train-images 50000 --rung-steps 3000    which rungs to search with?
 """
 PILOT_MODELS = 12
 MAX_BUDGET = 5_000  # 6 s of simulation for each size of cluster, and the seconds grow with the budget's square
@@ -56,15 +55,7 @@ class PlanFlags:
     max_hours: Annotated[
         Hours | None, _plan_flag("print the largest budget of a search that ends within H hours", "H")
     ] = None
-    probe: Annotated[
-        Annotated[int, Field(strict=True, ge=1, le=300)] | None,
-        _plan_flag("random architectures to train for a few steps, or to count with --assume-tflops", "N", "3, or 64"),
-    ] = None
     json: Annotated[bool, shared("json", group="the plan")] = False
-    plot: Annotated[
-        Picture | None,
-        shared("plot", more=", of the simulated search, worker by worker, or of the pilot's scores", group="the plan"),
-    ] = None
     no_race: Annotated[bool, _plan_flag("plan a search without the race at its end", default="with it")] = False
     workers: Annotated[
         Workers | None,
@@ -79,7 +70,7 @@ class PlanFlags:
         bool,
         _pilot_flag(
             "train a few random architectures to the last step of --rung-steps, keep them, and propose --rung-steps "
-            "and --val-images for the search; the same command continues an interrupted pilot",
+            "for the search; the same command continues an interrupted pilot",
             default="plan",
         ),
     ] = False
@@ -98,40 +89,23 @@ class PlanFlags:
     ] = None
 
 
-@dataclass(frozen=True)
-class PlanSettings(PlanAssumptions):
-    """A search and the settings of its plan.
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings(PlanAssumptions, PlanFlags):
+    """A search and the settings of its plan, or of the pilot that proposes its rungs.
 
     Args:
         config: Settings of the search.
-        workers: Trials at a time on this machine, or on the assumed devices.
+        workers: Trials at a time on this machine, or on the assumed devices; of a pilot, processes that train.
         weights: Files of teachers' weights, by teacher.
         cache: Folder of images and teacher outputs; None: the user's default.
-        max_hours: Hours for which to compute the largest budget; None: no deadline.
-        probe: Number of random architectures to probe; None: the default.
-        json: Whether to print one JSON object instead of tables.
-        plot: File of the picture of the simulated search; None: no picture.
         race: Settings of the trainings of the race that ends the search; None: there is none.
-
-    Raises:
-        ConfigError: A number would be ignored, or the budget is too large to simulate.
     """
 
     config: SearchConfig
     workers: int
     weights: Mapping[str, Path] = field(default_factory=dict)
     cache: str | None = None
-    max_hours: float | None = None
-    probe: int | None = None
-    json: bool = False
-    plot: Path | None = None
     race: SearchConfig | None = None
-
-    def __post_init__(self) -> None:
-        _check_budget(self.config)
-        for flag, value in (("--mfu", self.mfu), ("--assume-measure-seconds", self.assume_measure_seconds)):
-            if value is not None and self.here:
-                raise ConfigError(f"{flag}: only with --assume-tflops; on this device it is measured")
 
     @property
     def here(self) -> bool:
@@ -139,101 +113,71 @@ class PlanSettings(PlanAssumptions):
         return self.assume_tflops is None
 
 
-@dataclass(frozen=True)
-class PilotSettings:
-    """A search, and the settings of the pilot that proposes its rungs and its number of images.
-
-    Args:
-        config: Settings of the search.
-        workers: Processes that train at a time.
-        run: Folder that keeps the trainings; None for one that is named after the settings, see `pilot_folder`.
-        models: Number of random architectures to train.
-        weights: Files of teachers' weights, by teacher.
-        cache: Folder of images and teacher outputs; None: the user's default.
-        json: Whether to print one JSON object instead of tables.
-        plot: File of the picture; None: no picture.
-
-    Raises:
-        ConfigError: The budget is too large to simulate, or the last rung has a single step.
-    """
-
-    config: SearchConfig
-    workers: int
-    run: Path | None = None
-    models: int = PILOT_MODELS
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    cache: str | None = None
-    json: bool = False
-    plot: Path | None = None
-
-    def __post_init__(self) -> None:
-        _check_budget(self.config)
-        if (last := self.config.distill.rung_steps[-1]) < 2:
-            raise ConfigError(f"--rung-steps: {last}: a pilot needs a last rung of 2 steps or more")
-
-
-def _check_budget(config: SearchConfig) -> None:
-    if config.budget > MAX_BUDGET:
-        allowed = f"a plan simulates {MAX_BUDGET:,} architectures at most; hours grow with the budget"
-        raise ConfigError(f"--budget: {config.budget}: {allowed}")
-
-
-def parse(words: Sequence[str]) -> PlanSettings | PilotSettings:
+def parse(words: Sequence[str]) -> PlanSettings:
     """Parse a command line.
 
     Args:
         words: Words after the command's name.
 
     Raises:
-        ConfigError: A value is out of its range, or options contradict each other.
+        ConfigError: A value is out of its range, options contradict each other, or the budget is too large to simulate.
         SystemExit: An option is unknown or malformed; one line was printed.
     """
     given = vars(parser().parse_args(words))
     options = with_file(given)
-    return _pilot(given, options) if "pilot" in given else _plan(given, options)
-
-
-def _pilot(given: Mapping[str, Any], options: Mapping[str, Any]) -> PilotSettings:
-    of_a_plan = {*declared(PlanAssumptions), "max_hours", "probe", *RACE_OPTIONS}
-    if refused := next((name for name in given if name in of_a_plan), None):
-        raise ConfigError(f"--{refused.replace('_', '-')}: does not go with --pilot, which trains on this machine")
     config = new_config(options)
+    if config.budget > MAX_BUDGET:
+        allowed = f"a plan simulates {MAX_BUDGET:,} architectures at most; hours grow with the budget"
+        raise ConfigError(f"--budget: {config.budget}: {allowed}")
+    return _pilot(given, options, config) if "pilot" in given else _plan(given, options, config)
+
+
+def _pilot(given: Mapping[str, Any], options: Mapping[str, Any], config: SearchConfig) -> PlanSettings:
+    of_a_plan = {*declared(PlanAssumptions), "max_hours", *RACE_OPTIONS}
+    if refused := next((name for name in given if name in of_a_plan), None):
+        raise ConfigError(f"{_flag(refused)}: does not go with --pilot, which trains on this machine")
+    if (last := config.distill.rung_steps[-1]) < 2:
+        raise ConfigError(f"--rung-steps: {last}: a pilot needs a last rung of 2 steps or more")
     check_device(config, device_source(given), NODE_REMEDY)
     check_size(options, config)
     check_local_workers(options.get("workers"))
-    return PilotSettings(
-        config=config,
-        workers=_workers(options, config.device, ranks=1),  # they are processes, not trials
-        run=Path(given["run"]) if "run" in given else None,
-        models=options.get("pilot_models", PILOT_MODELS),
-        weights=options.get("teacher_weights", {}),
-        **{name: options[name] for name in ("cache", "json", "plot") if name in options},
-    )
+    workers = _workers(options, config.device, ranks=1)  # they are processes, not trials
+    run = given.get("run")  # a file names that of the search
+    return PlanSettings(config=config, workers=workers, run=run, **_of(options, "pilot", "pilot_models"))
 
 
-def _plan(given: Mapping[str, Any], options: Mapping[str, Any]) -> PlanSettings:
+def _plan(given: Mapping[str, Any], options: Mapping[str, Any], config: SearchConfig) -> PlanSettings:
     if lone := next((name for name in ("pilot_models", "run") if name in given), None):
-        raise ConfigError(f"--{lone.replace('_', '-')}: only with --pilot")
-    tflops = options.get("assume_tflops")
-    if tflops is not None and "workers" in given:
-        raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
-    config = new_config(options)
-    if tflops is None:
-        check_device(config, device_source(given), _ASSUME)
-    gpus, ranks = tuple(options.get("gpus", ())), config.distill.ranks
+        raise ConfigError(f"{_flag(lone)}: only with --pilot")
+    gpus, ranks = options.get("gpus", ()), config.distill.ranks
     if gpus and min(gpus) < ranks:
         raise ConfigError(
             f"--gpus: {min(gpus)}: must be {ranks} or more, the GPUs of one trial (--distill ranks={ranks})"
         )
-    if tflops is None:
+    if "assume_tflops" not in options:
+        check_device(config, device_source(given), _ASSUME)
+        if lone := next((name for name in ("mfu", "assume_measure_seconds") if name in options), None):
+            raise ConfigError(f"{_flag(lone)}: only with --assume-tflops; on this device it is measured")
         workers = _workers(options, config.device, ranks)
+    elif "workers" in given:
+        raise ConfigError("--workers: does not go with --assume-tflops; set the number of devices with --gpus")
     else:
         workers = max(1, (gpus[0] if gpus else 1) // ranks)
-    plain = ("cache", "max_hours", "probe", "json", "plot", *declared(PlanAssumptions))
     check_race(options, config)
     race = final_race(config, *(options.get(name) for name in ("no_race", "race_steps", "fresh_images")))
-    settings = {name: options[name] for name in plain if name in options}
-    return PlanSettings(config, workers, options.get("teacher_weights", {}), race=race, **settings)
+    return PlanSettings(
+        config=config, workers=workers, race=race, **_of(options, "max_hours", *declared(PlanAssumptions))
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _of(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the options with these names, and those that a plan and a pilot have in common."""
+    found = {name: options[name] for name in ("cache", "json", *names) if name in options}
+    return found | {"weights": options.get("teacher_weights", {})}
 
 
 def _workers(options: Mapping[str, Any], device: str, ranks: int) -> int:

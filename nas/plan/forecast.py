@@ -30,6 +30,7 @@ from nas.study.records import Expectation, Objective, StudyInfo, TrialRecord, Tr
 LEARNING = {"random": 0.0, "known-cost": 0.4, "evolution": 0.6}
 DEFAULT_LEARNING = 0.6  # nsga2, tpe
 SIZES = (8, 64, 1024)  # devices of the simulated clusters
+RACE_TRAININGS = (3, 5, 8)  # of a race, its target's among them: fewest, assumed, most
 MAX_SIMULATED = 1000  # trials simulated for a deadline; larger budgets are extrapolated
 
 # Candidates have their values on the axes that the loop compares.
@@ -78,21 +79,13 @@ def weaker(*bases: Basis) -> Basis:
 
 
 @dataclass(frozen=True)
-class TrialTimes:
-    """Seconds of one architecture's measurement, and of training and evaluation at each rung."""
-
-    measure_s: float
-    rung_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Candidate:
     """The times and objectives of an architecture. Without rungs it breaks a limit: it ends after `measure_s`.
 
     Args:
         measure_s: Seconds of its measurement.
         rung_s: Seconds of training and evaluation from rung to rung.
-        scores: Score at each rung; higher is better.
+        scores: Score at each rung, higher is better; empty where only times are known.
         speed: The other objective, which the measurement reveals; higher is better.
     """
 
@@ -112,13 +105,13 @@ class Workload:
     """The distribution of a search's candidates.
 
     Args:
-        times: Times of the probed architectures.
+        times: The probed architectures, of which only the times are known.
         infeasible: Share of candidates that break a limit before they are measured.
         learning: Speed at which the sampler learns, see `LEARNING`.
         seed: Seed of the draws.
     """
 
-    times: Sequence[TrialTimes]
+    times: Sequence[Candidate]
     infeasible: float = 0.0
     learning: float = 0.0
     seed: int = 0
@@ -131,7 +124,7 @@ class Workload:
         times = rng.choice(self.times)
         rise = self.learning * math.log1p(finished)
         score, speed = rng.gauss(rise, 1.0), rng.gauss(rise, 1.0)
-        return Candidate(times.measure_s, times.rung_s, (score,) * len(times.rung_s), speed)
+        return replace(times, scores=(score,) * len(times.rung_s), speed=speed)
 
 
 def simulate_candidates(
@@ -198,6 +191,25 @@ def candidate_phases(record: TrialRecord, candidate: Candidate, rung_steps: Sequ
 
 
 @dataclass(frozen=True)
+class RaceCosts:
+    """The costs of the race at the end of a search: teachers on more images, and a few long trainings.
+
+    Args:
+        teachers_s: Seconds of the teachers on one device; None: unknown.
+        teachers_basis: Source of `teachers_s`.
+        training_s: Seconds of a training of each probed architecture.
+    """
+
+    teachers_s: float | None
+    teachers_basis: Basis
+    training_s: tuple[float, ...]
+
+    def wall_s(self, devices: int, workers: int, trainings: int = RACE_TRAININGS[1]) -> float:
+        """Return the seconds of teachers that share all devices, and of trainings side by side."""
+        return (self.teachers_s or 0.0) / devices + math.ceil(trainings / workers) * median(self.training_s)
+
+
+@dataclass(frozen=True)
 class PlanCosts:
     """The costs that the simulation starts from.
 
@@ -209,17 +221,17 @@ class PlanCosts:
         basis: Source of the times.
         teachers_s: Seconds of the teachers on one device; None: unknown.
         teachers_basis: Source of `teachers_s`.
-        race_s: Returns the seconds of the race that ends the search for (devices, workers); None without one.
+        race: Costs of the race that ends the search; None without one.
     """
 
-    candidates: tuple[TrialTimes, ...]
-    baselines: tuple[TrialTimes, ...]
+    candidates: tuple[Candidate, ...]
+    baselines: tuple[Candidate, ...]
     params: float
     infeasible: float
     basis: Basis
     teachers_s: float | None
     teachers_basis: Basis
-    race_s: Callable[[int, int], float] | None = None
+    race: RaceCosts | None = None
 
 
 @dataclass(frozen=True)
@@ -255,34 +267,6 @@ class Forecast:
         return self.wall_s * self.devices / 3600
 
 
-@dataclass(frozen=True)
-class SearchPlan:
-    """The plan that the command prints.
-
-    Args:
-        device: Name of the device.
-        here: Whether the planned cluster is this machine.
-        figures: Numbers of the planned cluster.
-        forecasts: Forecasts of all clusters, ordered by their size.
-        max_hours: Hours until the deadline; None: there is none.
-        notes: Assumptions, one sentence or more each.
-        usd_per_hour: US dollars of a device-hour; None: there is no cost.
-    """
-
-    device: str
-    here: bool
-    figures: tuple[PlanFigure, ...]
-    forecasts: tuple[Forecast, ...]
-    max_hours: float | None
-    notes: tuple[str, ...]
-    usd_per_hour: float | None = None
-
-    @property
-    def planned(self) -> Forecast:
-        """Return the forecast of the planned cluster."""
-        return next(forecast for forecast in self.forecasts if forecast.planned)
-
-
 def forecasts(
     config: SearchConfig,
     costs: Callable[[int], PlanCosts],
@@ -312,7 +296,7 @@ def _forecast(
     cluster: Cluster, devices: int, planned: bool, config: SearchConfig, costs: PlanCosts, max_hours: float | None
 ) -> Forecast:
     teachers_s = None if costs.teachers_s is None else costs.teachers_s / devices
-    race_s = None if costs.race_s is None else costs.race_s(devices, cluster.workers)
+    race_s = None if costs.race is None else costs.race.wall_s(devices, cluster.workers)
     whole = Forecast(planned, devices, simulate_search(config, costs, cluster), teachers_s, race_s=race_s)
     if max_hours is None:
         return whole
@@ -330,7 +314,6 @@ def simulate_search(
     config: SearchConfig,
     costs: PlanCosts,
     cluster: Cluster,
-    learning: float | None = None,
     until_s: float = math.inf,
 ) -> SimulatedSearch:
     """Simulate the search.
@@ -339,50 +322,51 @@ def simulate_search(
         config: Settings of the search.
         costs: Costs of its trials.
         cluster: Cluster that runs it.
-        learning: Speed at which the sampler learns; None: that of `config.sampler`.
         until_s: Seconds at which the simulation stops.
     """
-    if learning is None:
-        learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
+    learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
     workload = Workload(costs.candidates, costs.infeasible, learning, config.seed)
-    baselines = [Candidate(t.measure_s, t.rung_s, (0.0,) * len(t.rung_s)) for t in costs.baselines]
+    baselines = [replace(times, scores=(0.0,) * len(times.rung_s)) for times in costs.baselines]
     comparison_s = fmean(t.measure_s for t in costs.candidates)
     return simulate_candidates(config, workload.draw, cluster, baselines, until_s, comparison_s=comparison_s)
 
 
 def search_figures(config: SearchConfig, costs: PlanCosts, run: SimulatedSearch) -> list[PlanFigure]:
-    """Return trials, hours and storage of a simulated search."""
+    """Return the seconds of trials, and what a simulated search takes of all workers and of the disk."""
     basis, figures = weaker(costs.basis, Basis.SIMULATED), []
     for rung, steps in enumerate(config.distill.rung_steps):
-        cost = [t.measure_s + sum(t.rung_s[: rung + 1]) for t in costs.candidates]
-        label = f"a trial of {steps} steps"
-        figures.append(spread(f"trial_s.{rung}", label, cost, weaker(costs.basis)))
-    chance = simulate_search(config, costs, run.cluster, learning=0.0)
-    for rung, (count, by_chance) in enumerate(zip(run.reached, chance.reached, strict=True)):
-        label = f"trials that train to {config.distill.rung_steps[rung]} steps"
-        note = "low: if candidates do not improve during the search" if rung else "the budget"
-        low = None if by_chance == count else by_chance
-        figures.append(PlanFigure(f"reach.{rung}", label, count, "", Basis.SIMULATED, note, low=low))
+        cost = [times.measure_s + sum(times.rung_s[: rung + 1]) for times in costs.candidates]
+        figures.append(spread(f"trial_s.{rung}", f"a trial of {steps} steps", cost, weaker(costs.basis)))
     if run.infeasible:
         note = "proposed in addition to the budget, not trained: they break --max-params or --max-gmacs"
-        label = "architectures over a limit"
-        figures.append(PlanFigure("infeasible", label, run.infeasible, "", Basis.SIMULATED, note))
-    mean_s = run.busy_s / max(1, run.reached[0])
-    figures.append(
-        PlanFigure(
-            "mean_trial_s",
-            "worker time per candidate",
-            mean_s,
-            "s",
-            basis,
-            "mean; baselines and comparison networks included",
-        )
-    )
-    label = "measuring and training, summed over workers"
-    total = PlanFigure("busy_s", label, run.busy_s, "s", basis, low=chance.busy_s)
+        over = "architectures over a limit"
+        figures.append(PlanFigure("infeasible", over, run.infeasible, "", Basis.SIMULATED, note))
+    total = "measuring and training, summed over workers"
     weights = run.complete * costs.params * 4
     note = "weights of complete trials only; heads, timing samples and pictures are not counted"
-    return [*figures, total, PlanFigure("run_bytes", "run folder", weights, "bytes", basis, note)]
+    return [
+        *figures,
+        PlanFigure("busy_s", total, run.busy_s, "s", basis),
+        PlanFigure("run_bytes", "run folder", weights, "bytes", basis, note),
+    ]
+
+
+def race_figures(costs: RaceCosts, basis: Basis, planned: Forecast) -> list[PlanFigure]:
+    """Return the seconds of a race and of its teachers.
+
+    Args:
+        costs: Its costs.
+        basis: Source of the seconds of its trainings.
+        planned: Forecast of the planned cluster.
+    """
+    workers, (fewest, assumed, most) = planned.simulated.cluster.workers, RACE_TRAININGS
+    low, usual, high = (costs.wall_s(planned.devices, workers, number) for number in RACE_TRAININGS)
+    whole, teachers_s = weaker(basis, costs.teachers_basis, Basis.ASSUMED), costs.teachers_s
+    note = f"{fewest} to {most} trainings, {assumed} assumed, side by side; --no-race leaves it out"
+    return [
+        PlanFigure("race_teachers_s", "race: running the teachers", teachers_s, "s", costs.teachers_basis),
+        PlanFigure("race_s", "race", usual, "s", whole, note, low, high),
+    ]
 
 
 def spread(key: str, label: str, seconds: Sequence[float], basis: Basis, note: str = "") -> PlanFigure:

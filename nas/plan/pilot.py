@@ -1,60 +1,37 @@
-"""Propose the rungs and the number of images of a search, from a few random architectures trained to the last rung."""
+"""Propose the rungs of a search, from a few random architectures trained to the last rung."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import numpy as np
+from rich.console import Console
 
-from nas.analysis.agreement import MIN_FOR_INTERVAL, Array, RankCorrelation
-from nas.analysis.image_choice import ImageEvidence, enough_images, image_evidence
+from nas.analysis.agreement import MIN_FOR_INTERVAL, RankCorrelation
 from nas.analysis.rung_choice import (
+    MIN_TAU,
+    MIN_TAU_LOW,
     PilotTraining,
     RungEvidence,
     first_rung,
-    ladder_from,
-    ladder_seconds,
-    ladder_survival,
     rung_evidence,
     size_correlation,
 )
-from nas.backend.simulated import Cluster
-from nas.plan.arguments import PilotSettings
-from nas.plan.forecast import Basis, PlanCosts, TrialTimes, simulate_search
-from nas.plan.pilot_trainings import has_targets, pilot_folder, pilot_recipe, train_models
-from nas.plan.probe import driver_times
-from nas.plan.search_plan import workers_per_device
-from nas.run_folder import IMAGE_SCORES, image_scores_path
-from nas.search.options import START_S
+from nas.cli import PROGRAM
+from nas.numbers import fixed, fixed_interval
+from nas.plan.arguments import PlanSettings
+from nas.plan.pilot_trainings import pilot_folder, pilot_recipe, train_models
+from nas.plan.tables import public_settings, seconds, table_of
 from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig
-from nas.study.objectives import objectives
 from nas.study.records import TrialRecord, TrialState
 
 
 class PilotFailed(RuntimeError):
     """Too few models of a pilot could be trained; the message is one line."""
-
-
-@dataclass(frozen=True)
-class LadderForecast:
-    """The cost of a search with some rungs, simulated on this machine.
-
-    Args:
-        rungs: Training steps of the rungs.
-        survival: Chance that the best model reaches the last rung, as far as the pilot's models tell.
-        wall_s: Seconds of the search.
-        steps: Training steps of all candidates.
-        reached: Candidates that reach each rung.
-    """
-
-    rungs: tuple[int, ...]
-    survival: float
-    wall_s: float
-    steps: int
-    reached: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,58 +41,35 @@ class Pilot:
     Args:
         config: Settings of the search.
         folder: Folder of the trainings.
-        workers: Trials at a time of the simulated searches.
-        models: Number of models asked for.
         rungs: Measured rungs.
         trainings: The trained models.
         failed: Reasons of failed trainings, by architecture.
         evidence: On every measured rung but the last.
         size: Kendall's tau of the models' MACs to their scores at the last rung.
-        ladders: Rungs that begin at each measured rung, and what a search with them costs; the last has one rung.
         first: The proposed first rung; None where no rung before the last one keeps the order.
-        images: On numbers of held-out images, by the steps of a rung; empty where no scores of images are there.
-        enough: Number of held-out images that suffices; None where the pilot's do not suffice to tell.
-        cached: Whether the cache holds the teachers' outputs for the held-out images of `config`.
     """
 
     config: SearchConfig
     folder: Path
-    workers: int
-    models: int
     rungs: tuple[int, ...]
     trainings: tuple[PilotTraining, ...]
     failed: dict[str, str]
     evidence: tuple[RungEvidence, ...]
     size: RankCorrelation
-    ladders: tuple[LadderForecast, ...]
     first: RungEvidence | None
-    images: dict[int, tuple[ImageEvidence, ...]]
-    enough: int | None
-    cached: bool
 
     @property
-    def proposal(self) -> LadderForecast:
+    def proposal(self) -> tuple[int, ...]:
         """Return the proposed rungs: those from `first` on, or the last one alone."""
-        first = self.rungs[-1] if self.first is None else self.first.steps
-        return next(ladder for ladder in self.ladders if ladder.rungs[0] == first)
+        return self.rungs[-1:] if self.first is None else self.first.ladder
 
     @property
-    def held_out(self) -> int:
-        """Return the number of held-out images that scored the models: there may be fewer than are asked for."""
-        return next((numbers[0].images for numbers in self.images.values()), self.config.val_images)
-
-    @property
-    def val_images(self) -> int:
-        """Return the proposed number of held-out images."""
-        return self.held_out if self.enough is None else self.enough
-
-    @property
-    def keeps_images(self) -> bool:
-        """Tell whether another number of images is not proposed, as every teacher would run on all images again."""
-        return self.cached and self.val_images != self.config.val_images
+    def flags(self) -> str:
+        """Return the proposal as flags of a search."""
+        return f"--rung-steps {_steps(self.proposal)}"
 
 
-def run_pilot(settings: PilotSettings, command: str, progress: StageProgress) -> Pilot:
+def run_pilot(settings: PlanSettings, command: str, progress: StageProgress) -> Pilot:
     """Train the models that are not trained yet, and return what all of them tell.
 
     Args:
@@ -130,8 +84,8 @@ def run_pilot(settings: PilotSettings, command: str, progress: StageProgress) ->
     return outcome(settings, train_models(settings, command, progress))
 
 
-def outcome(settings: PilotSettings, trials: Sequence[TrialRecord]) -> Pilot:
-    """Return what trained models tell, after a simulation of searches with the rungs in question.
+def outcome(settings: PlanSettings, trials: Sequence[TrialRecord]) -> Pilot:
+    """Return what trained models tell.
 
     Args:
         settings: The search and the pilot.
@@ -141,7 +95,6 @@ def outcome(settings: PilotSettings, trials: Sequence[TrialRecord]) -> Pilot:
         PilotFailed: Fewer than six are complete.
     """
     config, rungs = settings.config, pilot_recipe(settings.config).rung_steps
-    folder = pilot_folder(settings)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     failed = {trial.arch_id: trial.reason or "" for trial in trials if trial not in complete}
     if len(complete) < MIN_FOR_INTERVAL:
@@ -149,25 +102,9 @@ def outcome(settings: PilotSettings, trials: Sequence[TrialRecord]) -> Pilot:
         needed = f"{MIN_FOR_INTERVAL} are needed; the first reason: {reason}"
         raise PilotFailed(f"only {len(complete)} of {len(trials)} models could be trained, {needed}")
     trainings = tuple(_training(trial) for trial in complete)
-    factor = config.reduction_factor
-    evidence = rung_evidence(trainings, rungs, factor)
-    first = first_rung(evidence)
-    shown = dict.fromkeys((rungs[0] if first is None else first.steps, rungs[-1]))
-    images = {
-        steps: image_evidence(shares) for steps in shown if (shares := _image_scores(folder, complete, steps)).size
-    }
-    judged = [images[steps] for steps in images if first is not None or steps == rungs[-1]]
-    return Pilot(
-        config=config, folder=folder, workers=_search_workers(settings), models=settings.models, rungs=rungs,
-        trainings=trainings, failed=failed, evidence=evidence, size=size_correlation(trainings),
-        ladders=_ladders(settings, trainings, rungs), first=first, images=images,
-        enough=enough_images(judged) if judged else None, cached=has_targets(settings),
-    )  # fmt: skip
-
-
-def _search_workers(settings: PilotSettings) -> int:
-    """Return the trials that a search takes at a time where the pilot trains in as many processes."""
-    return max(1, settings.workers // settings.config.distill.ranks)
+    evidence, size = rung_evidence(trainings, rungs, config.reduction_factor), size_correlation(trainings)
+    folder = pilot_folder(settings)
+    return Pilot(config, folder, rungs, trainings, failed, evidence, size, first_rung(evidence))
 
 
 def _training(trial: TrialRecord) -> PilotTraining:
@@ -175,47 +112,83 @@ def _training(trial: TrialRecord) -> PilotTraining:
     return PilotTraining(trial.arch_id, trial.macs or 0, scores, seconds)
 
 
-def _image_scores(folder: Path, trials: Sequence[TrialRecord], steps: int) -> Array:
-    """Return the (M, N) shares of N images in the scores of M models at a rung; empty where a file is missing."""
-    paths = [image_scores_path(folder / IMAGE_SCORES, trial.arch_id, steps) for trial in trials]
-    if not all(path.is_file() for path in paths):
-        return np.empty((0, 0))
-    return np.stack([np.load(path) for path in paths])
-
-
-def _ladders(
-    settings: PilotSettings, trainings: Sequence[PilotTraining], rungs: tuple[int, ...]
-) -> tuple[LadderForecast, ...]:
-    """Simulate a search with the rungs from each measured one on; the last has none before the last rung."""
-    config, factor = settings.config, settings.config.reduction_factor
-    workers = _search_workers(settings)
-    by_device = workers_per_device(config, workers)
-    driver = driver_times(config, objectives(config.objectives, config.distill.score))
-    cluster = Cluster(workers // by_device, by_device, START_S, driver.ask_s, driver.tell_s)
-    forecasts = []
-    for first in rungs:
-        ladder = ladder_from(first, rungs, factor)
-        costs = _costs(config, trainings, rungs, ladder)
-        searched = replace(config, distill=replace(config.distill, rung_steps=ladder))
-        run = simulate_search(searched, costs, cluster)
-        added = [later - earlier for earlier, later in zip((0, *ladder), ladder, strict=False)]
-        steps = sum(count * more for count, more in zip(run.reached, added, strict=True))
-        survival = ladder_survival(trainings, rungs, ladder, factor)
-        forecasts.append(LadderForecast(ladder, survival, run.wall_s, steps, run.reached))
-    return tuple(forecasts)
-
-
-def _costs(
-    config: SearchConfig, trainings: Sequence[PilotTraining], rungs: Sequence[int], ladder: Sequence[int]
-) -> PlanCosts:
-    """Return the costs of a search whose candidates take the seconds of the models; a measurement takes its budget."""
-    ranks = config.distill.ranks
-    times = [
-        TrialTimes(config.measure_seconds, tuple(s / ranks for s in ladder_seconds(training, rungs, ladder)))
-        for training in trainings
+def show_pilot(pilot: Pilot, console: Console) -> None:
+    """Print a table of the rungs, the notes, and the proposal last."""
+    config, last, factor = pilot.config, pilot.rungs[-1], pilot.config.reduction_factor
+    title = f"{len(pilot.trainings)} models of {config.space}, trained to {last} steps, seed {config.seed}"
+    whole_s = median(sum(training.seconds) for training in pilot.trainings)
+    rows = [
+        ("MACs only", _estimate(pilot.size), "0", ""),
+        *(
+            (_steps(rung.ladder), _estimate(rung.kendall), seconds(rung.seconds), f"{rung.survival:.0%}")
+            for rung in pilot.evidence
+        ),
+        (str(last), "", seconds(whole_s), "100%"),
     ]
-    middle = sorted(times, key=lambda each: sum(each.rung_s))[len(times) // 2]
-    return PlanCosts(
-        candidates=tuple(times), baselines=(middle,) * len(config.baselines), params=0.0, infeasible=0.0,
-        basis=Basis.MEASURED, teachers_s=None, teachers_basis=Basis.UNKNOWN,
-    )  # fmt: skip
+    columns = (
+        *("rungs", f"Kendall's tau of\nthe first to {last} steps", "seconds a model\nto the first"),
+        f"best survives all,\nbest 1/{factor} stay",
+    )
+    proposed = [rungs for rungs, *_ in rows].index(_steps(pilot.proposal))
+    console.print(table_of(title, [dict(zip(columns, row, strict=True)) for row in rows], proposed))
+    for note in (_reason(pilot), *_notes(pilot)):
+        console.print(f"- {note}", markup=False)
+    console.print(f"proposal: {pilot.flags}", style="bold", markup=False, highlight=False, soft_wrap=True)
+
+
+def _steps(rungs: Sequence[int]) -> str:
+    return ",".join(map(str, rungs))
+
+
+def _estimate(kendall: RankCorrelation) -> str:
+    if kendall.tau is None or kendall.low is None or kendall.high is None:
+        return "-"
+    return f"{fixed(kendall.tau, 2)} ({fixed_interval(kendall.low, kendall.high, 2)})"
+
+
+def _reason(pilot: Pilot) -> str:
+    """Return why the proposal is what it is."""
+    asked = f"a Kendall's tau of {MIN_TAU:g} or more, and {MIN_TAU_LOW:g} or more at the lower end of its interval"
+    last, first = pilot.rungs[-1], pilot.first
+    if first is None:
+        return (
+            f"There is no rung from which on every measured rung ranks the models as {last} steps do, with {asked}. So"
+            " train every candidate to the end, or add models (--pilot-models), which narrows the intervals."
+        )
+    line = f"From {first.steps} steps on, every measured rung ranks the models as {last} steps do, with {asked}."
+    if pilot.size.tau is not None and first.kendall.tau is not None and first.kendall.tau <= pilot.size.tau:
+        line += " The models' MACs alone rank them as well as the first rung does, so that rung tells little."
+    return line
+
+
+def _notes(pilot: Pilot) -> list[str]:
+    """Return what the pilot assumes and cannot know."""
+    models = len(pilot.trainings)
+    notes = [
+        f"Intervals are 95 % intervals by a bootstrap over the {models} models, which are random architectures with one"
+        " seed. Candidates that a sampler proposes are closer to each other, so a rung ranks them less well.",
+        f"'best survives' is the share of groups of {models} models, drawn from these with replacement, in which the"
+        " model with the highest final score is among those that continue. A search compares score and costs together.",
+        f"What a search with other rungs costs: {PROGRAM} plan with the same flags, and --rung-steps of a row.",
+        f"{pilot.folder} keeps the trainings: the same command with a larger --pilot-models trains only the added"
+        " models.",
+    ]
+    if pilot.failed:
+        named = "; ".join(f"{arch_id}: {reason}" for arch_id, reason in pilot.failed.items())
+        notes.append(f"{len(pilot.failed)} of {models + len(pilot.failed)} models failed, and are left out: {named}")
+    return notes
+
+
+def pilot_json(pilot: Pilot) -> dict[str, Any]:
+    """Return plain JSON data, with times in seconds."""
+    return {
+        "settings": public_settings(pilot.config),
+        "folder": str(pilot.folder),
+        "models": [asdict(training) for training in pilot.trainings],
+        "failed": pilot.failed,
+        "measured_rungs": list(pilot.rungs),
+        "rungs": [asdict(rung) for rung in pilot.evidence],
+        "macs_only": asdict(pilot.size),
+        "proposal": {"rung_steps": list(pilot.proposal), "flags": pilot.flags, "reason": _reason(pilot)},
+        "notes": _notes(pilot),
+    }

@@ -24,19 +24,19 @@ from nas.analysis.rung_choice import measured_rungs
 from nas.backend.pool import TrainingPool, recipe_here, visible_gpus
 from nas.backend.training_rank import TrainingJob
 from nas.cache import Targets, open_study_targets
-from nas.cache.targets import set_path
 from nas.cli import one_line
 from nas.command_log import announce, log_to
 from nas.distill.precision import choose_precision
 from nas.files import atomic_write, parse_json
-from nas.machine import cache_root, cpu_count, lock_dir
+from nas.machine import cache_root
 from nas.measure.counts.totals import totals
-from nas.measure.environment import device_key, device_line, torch_device
-from nas.numbers import plural
-from nas.plan.arguments import PilotSettings
+from nas.measure.environment import device_line, torch_device
+from nas.plan.arguments import PlanSettings
+from nas.plan.probe import device_locks
 from nas.redaction import public_word
 from nas.samplers.known_cost.sampler import van_der_corput
 from nas.search.preconditions import check_image_count, too_few_within_limits
+from nas.search.study_opening import train_threads
 from nas.stage_progress import StageProgress
 from nas.storage.locks import only_command
 from nas.study.config import DistillConfig, SearchConfig
@@ -50,18 +50,7 @@ _POOL = 256  # random architectures, among which the models are chosen by their 
 _MAX_DRAWS = 1024  # random architectures that are counted at most, to find _POOL within the limits
 # The settings that a pilot's numbers depend on: one pilot serves searches that differ in the others.
 _SETTINGS = (
-    *(
-        "seed",
-        "space",
-        "data",
-        "teachers",
-        "train_images",
-        "val_images",
-        "views",
-        "target_dtype",
-        "device",
-        "limits",
-    ),
+    *("seed", "space", "teachers", "train_images", "val_images", "views", "target_dtype", "device", "limits"),
     *("teacher_precision", "distill"),
 )
 _LOG = logging.getLogger(__name__)
@@ -78,34 +67,16 @@ class PilotRecord(Record):
     format: int = 1
 
 
-def pilot_folder(settings: PilotSettings) -> Path:
+def pilot_folder(settings: PlanSettings) -> Path:
     """Return the folder of a pilot: the given one, or one that the same settings always have."""
     if settings.run is not None:
-        return settings.run
+        return Path(settings.run)
     content = json.dumps(recorded_settings(settings.config), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     return Path(f"runs/pilot-{settings.config.space}-{digest}")
 
 
-def kept_words(settings: PilotSettings) -> str:
-    """Say what an interrupted pilot keeps."""
-    folder = pilot_folder(settings)
-    try:
-        record = _read(folder, settings.config)
-    except ValueError:
-        record = None
-    done = 0 if record is None else sum(trial.state is TrialState.COMPLETE for trial in record.trials)
-    kept = f"{plural(done, 'finished training')} and the others' checkpoints"
-    return f"{folder} keeps {kept}; run the same command again to continue"
-
-
-def has_targets(settings: PilotSettings) -> bool:
-    """Tell whether the cache holds the images and the teachers' outputs of a pilot's folder."""
-    record = _read(pilot_folder(settings), settings.config)
-    return record is not None and set_path(cache_root(settings.cache), record.targets).is_file()
-
-
-def train_models(settings: PilotSettings, command: str, progress: StageProgress) -> tuple[TrialRecord, ...]:
+def train_models(settings: PlanSettings, command: str, progress: StageProgress) -> tuple[TrialRecord, ...]:
     """Train the models that are not trained yet, and return all of them, complete or failed.
 
     Args:
@@ -118,7 +89,7 @@ def train_models(settings: PilotSettings, command: str, progress: StageProgress)
         StoreError: Another command works there, or it cannot be written.
     """
     folder, config = pilot_folder(settings), settings.config
-    trials = pilot_trials(config, settings.models)
+    trials = pilot_trials(config, settings.pilot_models)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -213,7 +184,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begin(
-    folder: Path, settings: PilotSettings, record: PilotRecord | None, progress: StageProgress
+    folder: Path, settings: PlanSettings, record: PilotRecord | None, progress: StageProgress
 ) -> tuple[PilotRecord, Targets]:
     """Open images and teachers, and choose the precision where no training has it; return the record with both."""
     config = settings.config
@@ -231,18 +202,18 @@ def _begin(
     )  # fmt: skip
     check_image_count(config, len(targets.train) // config.views, len(targets.val))  # those that could be decoded
     config.distill.check_teachers(list(targets.teachers))
-    if record is not None and record.targets != targets.fingerprint:
-        raise ConfigError(f"--run: {folder} has a pilot of other images or teachers; name another folder")
     if record is None:
-        precision = config.distill.precision
+        precision, recipe = config.distill.precision, _recipe_here(config)
         if precision == "auto":
-            here, locks = replace(config, distill=_recipe_here(config)), lock_dir() / device_key(config.device)
-            threads = max(1, cpu_count() // _trainings_at_a_time(settings))
-            choice = choose_precision(config.spec(config.search_space.reference), targets, here, threads, locks)
+            here, threads = replace(config, distill=recipe), train_threads(_at_a_time(settings, recipe))
+            reference = config.spec(config.search_space.reference)
+            choice = choose_precision(reference, targets, here, threads, device_locks(config.device))
             announce(str(choice), _LOG)
             precision = choice.precision
         record = PilotRecord(recorded_settings(config), precision, targets.fingerprint)
         _write(folder, record)
+    if record.targets != targets.fingerprint:
+        raise ConfigError(f"--run: {folder} has a pilot of other images or teachers; name another folder")
     return record, targets
 
 
@@ -259,14 +230,14 @@ def _recipe_here(config: SearchConfig) -> DistillConfig:
     return recipe_here(replace(pilot_recipe(config), ranks=config.distill.ranks), _gpus(config))
 
 
-def _trainings_at_a_time(settings: PilotSettings) -> int:
+def _at_a_time(settings: PlanSettings, recipe: DistillConfig) -> int:
     """Return how many trainings fit into the pilot's workers, which are processes."""
-    return max(1, settings.workers // _recipe_here(settings.config).ranks)
+    return max(1, settings.workers // recipe.ranks)
 
 
 def _train(
     folder: Path,
-    settings: PilotSettings,
+    settings: PlanSettings,
     record: PilotRecord,
     remaining: Sequence[TrialRecord],
     targets: Targets,
@@ -275,12 +246,11 @@ def _train(
     """Train models, and record each as soon as it ends; return the record."""
     recipe = replace(_recipe_here(settings.config), precision=record.precision)
     config = replace(settings.config, distill=recipe)
-    jobs = [TrainingJob(trial, config, folder, image_scores=True) for trial in remaining]
-    pool = TrainingPool(targets.path, _trainings_at_a_time(settings), _gpus(config))
-    last, total = recipe.rung_steps[-1], settings.models * recipe.rung_steps[-1]
-    reached = {job.trial.arch_id: 0 for job in jobs}
-    before = total - last * len(jobs)
-    stage = f"steps trained, of {settings.models} models"
+    jobs = [TrainingJob(trial, config, folder) for trial in remaining]
+    pool = TrainingPool(targets.path, _at_a_time(settings, recipe), _gpus(config))
+    last, stage = recipe.rung_steps[-1], f"steps trained, of {settings.pilot_models} models"
+    reached = dict.fromkeys((trial.arch_id for trial in remaining), 0)
+    before, total = last * (settings.pilot_models - len(jobs)), last * settings.pilot_models
     progress(stage, before, total)
     with closing(pool.run(jobs)) as updates:
         for update in updates:

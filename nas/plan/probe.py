@@ -1,31 +1,25 @@
-"""Measure the cost of trials and of the driver in a short probe, or count it for a device that is not here.
+"""Measure the cost of trials in a short probe, or count it for a device that is not here.
 
 The probe trains a few architectures for some steps, evaluates and measures them, as a trial does. Without a built cache
-it trains on noise of the right shapes, because the cost of a training step depends on shapes alone. For a device that
-is not here, seconds = 2 FLOP x MACs x images / (peak x MFU). A training step is three forward passes (the backward pass
-is two), or four of the student with gradient checkpointing. Adaptor heads, which are not checkpointed, are counted with
-about the channels that the targets will have. Reading and launching are not counted, so that `mfu` stands for them. The
-formula is MFU as in PaLM (arXiv 2204.02311, appendix B), with counted instead of estimated FLOPs. The peak is
-that of dense bf16, in which students are assumed to train; for teachers see `nas.plan.teacher_costs.pass_seconds`.
+it trains on noise of the right shapes: the cost of a step depends on shapes alone. For a device that is not here,
+seconds = 2 FLOP x MACs x images / (peak x MFU), as in PaLM (arXiv 2204.02311, appendix B), with counted FLOPs and the
+peak of dense bf16. A training step is three forward passes (the backward pass is two), or four of the student with
+gradient checkpointing, which adaptor heads do not have. Reading and launching are not counted: `mfu` stands for them.
 """
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
 from backbones import build
-from nas.backend.simulated import SimulatedPhase
-from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.backend.trial import setting_of
 from nas.cache.standardize import Standardizer, channels_of_targets, target_channels
 from nas.cache.targets import SplitTargets, Targets, TeacherTargets
@@ -36,27 +30,22 @@ from nas.distill.evaluation.pictures import contact_sheet
 from nas.distill.evaluation.tasks import HELD_OUT_IMAGES, TRAIN_IMAGES, probe_images, student_metrics
 from nas.distill.heads import mlp_macs
 from nas.distill.trainer import Distiller
+from nas.machine import cpu_count, lock_dir
 from nas.measure import MeasurementError
 from nas.measure.counts import totals
 from nas.measure.device_lock import measuring
+from nas.measure.environment import device_key
 from nas.measure.measurement_error import BatchTooLargeError
 from nas.measure.memory import release_cached
 from nas.measure.service import MeasurementService
-from nas.plan.forecast import TrialTimes, study_info
-from nas.samplers import make_sampler
-from nas.scratch import scratch_folder
-from nas.storage.store import Store
+from nas.plan.forecast import Candidate
+from nas.search.study_opening import train_threads
 from nas.study.config import DistillConfig, SearchConfig
-from nas.study.loop import StudyLoop
-from nas.study.records import Objective, TrialRecord
 from search_space import ArchSpec
 
 ROWS = 128  # held-out images on which evaluation is timed
 MAX_STEPS, MIN_STEPS, ENOUGH_S = 20, 3, 5.0  # timed steps of an architecture, and seconds that suffice
 WARM_UP = 2
-TUNE_S = 0.028  # Ray Tune's share of a new trial in a reused process, measured once; the probe does not time it
-MAX_TRIALS, MIN_TRIALS = 30, 14  # of the driver's probe; 14 suffice for the sampler to fit its model a few times
-DRIVER_PROBE_S = 4.0  # after which the driver's probe ends, if it has enough trials
 
 Progress = Callable[[str, int, int], None]
 NamedSpecs = list[tuple[str, ArchSpec]]
@@ -68,7 +57,6 @@ class ProbedCosts:
 
     Args:
         name: Name of the architecture.
-        macs: Multiply-accumulates of one image.
         params: Number of parameters.
         step_s: A training step.
         evaluate_s: The evaluation at a rung.
@@ -77,14 +65,13 @@ class ProbedCosts:
     """
 
     name: str
-    macs: int
     params: int
     step_s: float
     evaluate_s: float
     last_s: float
     measure_s: float
 
-    def times(self, rung_steps: Sequence[int], ranks: int = 1, reading_s: float = 0.0) -> TrialTimes:
+    def times(self, rung_steps: Sequence[int], ranks: int = 1, reading_s: float = 0.0) -> Candidate:
         """Return the times of the trial, whose steps `ranks` processes share without loss.
 
         Args:
@@ -95,20 +82,11 @@ class ProbedCosts:
         step_s = max(self.step_s / ranks, reading_s)
         steps_of_rung = [later - earlier for earlier, later in zip((0, *rung_steps), rung_steps, strict=False)]
         seconds = [steps * step_s + self.evaluate_s for steps in steps_of_rung]
-        return TrialTimes(self.measure_s, (*seconds[:-1], seconds[-1] + self.last_s))
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """The threads of a training worker and of a measurement, and the folder of the device's locks."""
-
-    train_threads: int
-    measure_threads: int
-    lock_dir: Path
+        return Candidate(self.measure_s, (*seconds[:-1], seconds[-1] + self.last_s))
 
 
 def probe(
-    config: SearchConfig, named: NamedSpecs, targets: Targets, settings: ProbeSettings, progress: Progress
+    config: SearchConfig, named: NamedSpecs, targets: Targets, workers: int, progress: Progress
 ) -> list[ProbedCosts]:
     """Time architectures on this machine, except those that cannot be measured.
 
@@ -116,22 +94,22 @@ def probe(
         config: Settings of the search.
         named: Architectures to probe, with their names.
         targets: Images and teacher targets to train on.
-        settings: Threads and locks.
+        workers: Trials at a time, which share the CPUs.
         progress: Receives the number of probed architectures.
 
     Raises:
         MeasurementError: None could be measured.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(settings.train_threads)
+    torch.set_num_threads(train_threads(workers))
     costs, problem = [], ""
     try:
-        with MeasurementService(settings.measure_threads) as service:
+        with MeasurementService(max(1, cpu_count() - 1)) as service:
             progress("probing architectures", 0, len(named))
-            _start(config, service, settings)
+            _start(config, service)
             for done, (name, spec) in enumerate(named):
                 try:
-                    costs.append(_probe(config, name, spec, targets, service, settings))
+                    costs.append(_probe(config, name, spec, targets, service))
                 except MeasurementError as error:
                     problem = f"{name}: {error.verdict}: {error}"
                 progress("probing architectures", done + 1, len(named))
@@ -142,50 +120,47 @@ def probe(
     return costs
 
 
-def _start(config: SearchConfig, service: MeasurementService, settings: ProbeSettings) -> None:
+def _start(config: SearchConfig, service: MeasurementService) -> None:
     """Start the measuring process, as trials reuse it, with the reference.
 
     Raises:
         MeasurementError: The reference cannot be measured, and no search could be.
     """
     try:
-        _measure(config, config.arch(config.reference), service, settings)
+        _measure(config, config.arch(config.reference), service)
     except BatchTooLargeError as error:
         smaller = f"choose a smaller --measure-batch-size: the search needs the reference {config.reference}"
         raise MeasurementError("out of memory", f"{error}; {smaller}") from error
 
 
 def _probe(
-    config: SearchConfig,
-    name: str,
-    spec: ArchSpec,
-    targets: Targets,
-    service: MeasurementService,
-    settings: ProbeSettings,
+    config: SearchConfig, name: str, spec: ArchSpec, targets: Targets, service: MeasurementService
 ) -> ProbedCosts:
-    counts = totals(spec, config.distill.img_size)
-    measure_s = _measure(config, spec.to_dict(), service, settings)
+    measure_s = _measure(config, spec.to_dict(), service)
     torch.manual_seed(config.seed)
-    lease = DeviceLease(settings.lock_dir)
-    distiller = Distiller(
-        build(spec), targets, config.distill, seed=config.seed, device=config.device, lease=lease
-    )  # fmt: skip
+    lease = DeviceLease(device_locks(config.device))
+    distiller = Distiller(build(spec), targets, config.distill, seed=config.seed, device=config.device, lease=lease)
     try:
         step_s = _step_s(distiller, lease)
         with lease():
             evaluate_s, last_s = _evaluation_s(config, distiller, targets)
     finally:
         distiller.close()
-    return ProbedCosts(name, counts.macs, counts.params, step_s, evaluate_s, last_s, measure_s)
+    params = totals(spec, config.distill.img_size).params
+    return ProbedCosts(name, params, step_s, evaluate_s, last_s, measure_s)
 
 
-def _measure(config: SearchConfig, arch: Any, service: MeasurementService, settings: ProbeSettings) -> float:
+def device_locks(device: str) -> Path:
+    """Return the folder of a device's locks."""
+    return lock_dir() / device_key(device)
+
+
+def _measure(config: SearchConfig, arch: Any, service: MeasurementService) -> float:
     """Return the seconds of a measurement, including those of its process."""
-    setting = setting_of(config)
     release_cached(config.device)  # of the architectures before: another process measures
-    with measuring(settings.lock_dir):
+    with measuring(device_locks(config.device)):
         began = time.perf_counter()
-        service.measure(arch, config.arch(config.reference), setting, name_of_reference=config.reference)
+        service.measure(arch, config.arch(config.reference), setting_of(config), name_of_reference=config.reference)
         return time.perf_counter() - began
 
 
@@ -211,15 +186,12 @@ def _evaluation_s(config: SearchConfig, distiller: Distiller, targets: Targets) 
     each_s = _timed(evaluate) / len(few.val)
     student_metrics(student, few, config.device)
     contact_sheet(student, few, config.device)
-    rows = max(ROWS, int(ENOUGH_S / each_s))
-    some = first_rows(targets, min(rows, probe_images(targets)), min(rows, HELD_OUT_IMAGES))
-    metrics_s = _timed(lambda: student_metrics(student, some, config.device)) * _evaluated_images(
-        config, probe_images(targets)
-    )
+    rows, probed = max(ROWS, int(ENOUGH_S / each_s)), probe_images(targets)
+    some = first_rows(targets, min(rows, probed), min(rows, HELD_OUT_IMAGES))
+    timed = sum(len(split) for split in (some.train, some.val, some.poses) if split)
+    metrics_s = _timed(lambda: student_metrics(student, some, config.device)) * _evaluated_images(config, probed)
     sheet_s = _timed(lambda: contact_sheet(student, few, config.device))
-    return each_s * config.val_images, metrics_s / sum(
-        len(split) for split in (some.train, some.val, some.poses) if split
-    ) + sheet_s
+    return each_s * config.val_images, metrics_s / timed + sheet_s
 
 
 def _evaluated_images(config: SearchConfig, probed: int = TRAIN_IMAGES) -> int:
@@ -277,11 +249,10 @@ def count_costs(
     for name, spec in named:
         macs, params = totals(spec, recipe.img_size)
         heads = {teacher: _heads_macs(spec, config, each) for teacher, each in channels.items()}
-        all_heads = sum(heads.values())
         step_s = (passes * batch * macs + 3 * _heads_macs_of_a_step(recipe, heads)) * device.seconds_per_mac
-        evaluate_s = config.val_images * (macs + all_heads) * device.seconds_per_mac
+        evaluate_s = config.val_images * (macs + sum(heads.values())) * device.seconds_per_mac
         last_s = probed * macs * device.seconds_per_mac
-        costs.append(ProbedCosts(name, macs, params, step_s, evaluate_s, last_s, device.measure_s))
+        costs.append(ProbedCosts(name, params, step_s, evaluate_s, last_s, device.measure_s))
     return costs
 
 
@@ -295,12 +266,7 @@ def _heads_macs(spec: ArchSpec, config: SearchConfig, channels: tuple[int, int])
 
 
 def _heads_macs_of_a_step(recipe: DistillConfig, heads: Mapping[str, int]) -> float:
-    """Return the MACs of a step's heads, forward: the mean over the groups, if there are any.
-
-    Args:
-        recipe: The training recipe.
-        heads: The MACs of each teacher's heads, for one image.
-    """
+    """Return the MACs of a step's heads, forward, as `mean_batch`; `heads` has those of each teacher for one image."""
     rates = [(group.rate, group.batch_size, group.teachers) for group in recipe.groups]
     rates = rates or [(1.0, recipe.batch_size, tuple(heads))]
     total = sum(rate * size * sum(heads[teacher] for teacher in teachers) for rate, size, teachers in rates)
@@ -326,29 +292,23 @@ def synthetic_targets(config: SearchConfig, widths: Mapping[str, tuple[int, int]
     px, grid = config.distill.img_size, config.grid
     channels = {name: target_channels(each, grid**2, share) for name, each in widths.items()}
 
+    def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return rng.standard_normal(shape, dtype=np.float32)
+
     def split() -> SplitTargets:
-        return SplitTargets(
-            images=rng.integers(0, 256, (rows, 3, px, px), dtype=np.uint8),
-            labels=None,
-            masks=None,
-            summary={name: rng.standard_normal((rows, s), dtype=np.float32) for name, (s, _) in channels.items() if s},
-            spatial={
-                name: rng.standard_normal((rows, m, grid, grid), dtype=np.float32) for name, (_, m) in channels.items()
-            },
-        )
+        images = rng.integers(0, 256, (rows, 3, px, px), dtype=np.uint8)
+        summary = {name: noise(rows, wide) for name, (wide, _) in channels.items() if wide}
+        spatial = {name: noise(rows, wide, grid, grid) for name, (_, wide) in channels.items()}
+        return SplitTargets(images=images, labels=None, masks=None, summary=summary, spatial=spatial)
 
     def standardizer(channels: int, dims: int) -> Standardizer:
         forward = rng.standard_normal((dims, channels)) / channels**0.5
         return Standardizer(np.zeros(channels), forward, np.linalg.pinv(forward), 1.0)
 
-    teachers = {
-        name: TeacherTargets(
-            "synthetic",
-            standardizer(summary, channels[name][0]) if summary else None,
-            standardizer(spatial, channels[name][1]),
-        )
-        for name, (summary, spatial) in widths.items()
-    }
+    teachers = {}
+    for name, (summary, spatial) in widths.items():
+        of_summary = standardizer(summary, channels[name][0]) if summary else None
+        teachers[name] = TeacherTargets("synthetic", of_summary, standardizer(spatial, channels[name][1]))
     return Targets(
         Path("synthetic"), "synthetic", "synthetic", split(), split(), teachers, None, None, px, grid, 0.0, ()
     )
@@ -362,42 +322,3 @@ def _first_rows(split: SplitTargets, rows: int) -> SplitTargets:
         summary={name: array[:rows] for name, array in split.summary.items()},
         spatial={name: array[:rows] for name, array in split.spatial.items()},
     )
-
-
-@dataclass(frozen=True)
-class DriverTimes:
-    """The driver's median seconds per proposed trial, including Ray Tune's share, and per result."""
-
-    ask_s: float
-    tell_s: float
-
-
-def driver_times(config: SearchConfig, objectives: tuple[Objective, ...]) -> DriverTimes:
-    """Time proposals and results of a short study with random results, on the search's sampler and storage."""
-    small = replace(config, budget=MAX_TRIALS, baselines=(), scale=(), limits={})
-    asks: list[float] = []
-    tells: list[float] = []
-    rng = random.Random(config.seed)
-    with scratch_folder("nas-plan-") as folder:
-        sampler = make_sampler(config, config.search_space, objectives)
-        loop = StudyLoop(Store.create(folder / "study", study_info(small, objectives), sampler))
-        end = time.perf_counter() + DRIVER_PROBE_S
-        while not loop.finished and (len(asks) < MIN_TRIALS or time.perf_counter() < end):
-            began = time.perf_counter()
-            record = loop.next_trial()
-            asks.append(time.perf_counter() - began)
-            for phase in () if record is None else _driver_phases(record, small, rng):
-                began = time.perf_counter()
-                should_continue = loop.report(phase.record)
-                tells.append(time.perf_counter() - began)
-                if not should_continue:
-                    break
-    return DriverTimes(TUNE_S + median(asks[len(asks) // 2 :]), median(tells))
-
-
-def _driver_phases(record: TrialRecord, config: SearchConfig, rng: random.Random) -> Iterator[SimulatedPhase]:
-    """Return the phases of a trial with random results."""
-    size, ratio, steps = int(10 ** rng.gauss(6, 0.5)), 2 ** rng.gauss(0, 1), config.distill.rung_steps
-    record = replace(record, params=size, macs=10 * size)
-    measurement = replace(exact_measurement(ratio, ratio), latency_ms=1 / ratio, peak_memory_mib=10 / ratio)
-    return trial_phases(record, steps, [rng.random() for _ in steps], [0.0] * len(steps), measurement)

@@ -1,22 +1,23 @@
-"""Plan a search: time the teachers, probe architectures and the driver, simulate clusters."""
+"""Plan a search: time the teachers, probe architectures, simulate clusters."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 from statistics import fmean
 
 from nas.backend.simulated import Cluster
 from nas.cache.build import share_of
 from nas.cli import PROGRAM
-from nas.distill.precision import PrecisionChoice, choose_precision
-from nas.machine import cache_root, lock_dir
+from nas.distill.precision import choose_precision
+from nas.machine import cache_root
 from nas.measure.counts.totals import totals
-from nas.measure.environment import check_compute_mode, device_key, device_name, environment, torch_device
+from nas.measure.environment import check_compute_mode, device_name, torch_device
+from nas.numbers import format_bytes
 from nas.plan.arguments import PlanSettings
-from nas.plan.cache_reading import CacheReading, reading_figures, reading_notes
 from nas.plan.forecast import (
     DEFAULT_LEARNING,
     FIRST_LATE,
@@ -26,39 +27,65 @@ from nas.plan.forecast import (
     Forecast,
     PlanCosts,
     PlanFigure,
-    SearchPlan,
+    RaceCosts,
     forecasts,
+    race_figures,
     search_figures,
     spread,
     weaker,
 )
 from nas.plan.probe import (
     ROWS,
-    TUNE_S,
     AssumedDevice,
-    DriverTimes,
     NamedSpecs,
     ProbedCosts,
-    ProbeSettings,
     count_costs,
-    driver_times,
+    device_locks,
+    mean_batch,
     probe,
     synthetic_targets,
 )
-from nas.plan.race_costs import RaceCosts
-from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, material_counted, material_here
+from nas.plan.teacher_costs import FP32_SLOWDOWN, Material, bytes_of_an_image, material_counted, material_here
 from nas.search.options import MFU
-from nas.search.preconditions import check_limits, too_few_within_limits
+from nas.search.preconditions import check_limits
+from nas.search.study_opening import train_threads
 from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, broken_limit
-from nas.study.objectives import objectives
 from search_space import ArchSpec
-from search_space.own_choices import choice_words
 
 _PROBED, _COUNTED = 3, 64  # random architectures
 _MAX_DRAWS = 300
-_TIMED_SAMPLE = 30  # architectures, in the advice to measure limits
+TELL_S = 0.002  # the driver's seconds for a result, timed with small studies
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """The plan that the command prints.
+
+    Args:
+        settings: The search and the settings of the plan.
+        device: Name of the device.
+        figures: Numbers of the planned cluster.
+        forecasts: Forecasts of all clusters, ordered by their size.
+        notes: Assumptions, one sentence or more each.
+    """
+
+    settings: PlanSettings
+    device: str
+    figures: tuple[PlanFigure, ...]
+    forecasts: tuple[Forecast, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def planned(self) -> Forecast:
+        """Return the forecast of the planned cluster."""
+        return next(forecast for forecast in self.forecasts if forecast.planned)
+
+    def usd(self, forecast: Forecast) -> float | None:
+        """Return the cost of a forecast in US dollars; None without a price."""
+        price = self.settings.usd_per_hour
+        return None if price is None else price * forecast.device_hours
 
 
 def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
@@ -67,59 +94,53 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
     Raises:
         DeviceError: A GPU here takes one process, but a second one measures.
         MeasurementError: No architecture could be probed here.
-        ConfigError: Too few random architectures are within the limits, or the search would refuse the images here.
+        ConfigError: No random architecture is within the limits, or the search would refuse the images here.
     """
-    config = settings.config
+    config, race = settings.config, settings.race
     if settings.here:
         check_compute_mode(config.device)
-    number = settings.probe or (_PROBED if settings.here else _COUNTED)
-    chosen, infeasible = _sampled(config, number)
+    chosen, infeasible = _sampled(config, _PROBED if settings.here else _COUNTED)
     material = _material(settings, config, progress)
     if settings.here:
         config = replace(config, val_images=material.val_images)
-        probed, precision = _measured(config, settings.workers, material, chosen, progress)
+        probed = _measured(config, settings.workers, material, chosen, progress)
         basis, device = Basis.MEASURED, device_name(torch_device(config.device))
     else:
         assumed = _assumed_device(settings)
-        probed, precision = count_costs(config, chosen, assumed, material.widths), None
+        probed = count_costs(config, chosen, assumed, material.widths)
         basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
-    driver = driver_times(config, objectives(config.objectives, config.distill.score))
-    reading = CacheReading.of(config, material.widths, settings.read_gb_per_second)
-    of_race = None if settings.race is None else _material(settings, settings.race, progress)
+    of_race = None if race is None else _material(settings, race, progress)
+    step_bytes = bytes_of_an_image(config, material.widths) * mean_batch(config.distill)
 
-    def race_of(workers: int) -> RaceCosts | None:
-        if settings.race is None or of_race is None:
-            return None
-        return _race_costs(settings.race, of_race, probed, basis, reading.step_s(workers))
+    def reading_s(workers: int) -> float:
+        gb_s = settings.read_gb_per_second
+        return 0.0 if gb_s is None else workers * step_bytes / (gb_s * 1e9)
 
     def costs_of(workers: int) -> PlanCosts:
-        costs, race = _costs(config, material, probed, infeasible, basis, reading.step_s(workers)), race_of(workers)
-        return costs if race is None else replace(costs, race_s=race.wall_s)
+        costs = _costs(config, material, probed, infeasible, basis, reading_s(workers))
+        if race is None or of_race is None:
+            return costs
+        steps, ranks = race.distill.rung_steps, race.distill.ranks
+        trainings = tuple(sum(each.times(steps, ranks, reading_s(workers)).rung_s) for each in probed)
+        return replace(costs, race=RaceCosts(*of_race.teachers_s, trainings))
 
-    by_device = workers_per_device(config, settings.workers) if settings.here else 1
-    start = (
-        settings.start_seconds,
-        driver.ask_s if settings.ask_seconds is None else settings.ask_seconds,
-        driver.tell_s,
-    )
-    cluster = Cluster(settings.workers // by_device, by_device, *start)
+    by_device = settings.workers if settings.here and config.device == "cpu" else 1  # a GPU has one trial at a time
+    cluster = Cluster(settings.workers // by_device, by_device, settings.start_seconds, settings.ask_seconds, TELL_S)
     clusters = forecasts(config, costs_of, cluster, settings.gpus or SIZES, settings.max_hours)
-    planned = next(forecast for forecast in clusters if forecast.planned)
-    costs, race = costs_of(cluster.workers), race_of(cluster.workers)
+    planned, costs = next(forecast for forecast in clusters if forecast.planned), costs_of(cluster.workers)
     figures = [
         *_teacher_figures(material, costs),
         *_probe_figures(config, probed, basis),
-        *reading_figures(config, reading, probed, cluster.workers, basis),
-        *_precision_figures(precision),
-        *_driver_figures(settings, cluster, driver),
+        _reading_figure(config, step_bytes, probed, cluster.workers, reading_s(cluster.workers), basis),
+        PlanFigure(
+            "ask_s", "search process: proposing a candidate", cluster.ask_s, "s", Basis.ASSUMED, "--ask-seconds"
+        ),
+        PlanFigure("start_s", "starting a worker process", cluster.start_s, "s", Basis.ASSUMED, "--start-seconds"),
         *search_figures(config, costs, planned.simulated),
-        *([] if race is None else race.figures(planned.devices, cluster.workers)),
-        *_cost_figures(settings.usd_per_hour, planned),
+        *([] if costs.race is None else race_figures(costs.race, basis, planned)),
     ]
-    notes = _notes(config, material, settings.here, planned) + _deadline_notes(clusters, settings.max_hours)
-    notes += reading_notes(config, reading, probed, cluster.workers)
-    price = settings.usd_per_hour
-    return SearchPlan(device, settings.here, tuple(figures), clusters, settings.max_hours, notes, price)
+    notes = _notes(config, material, settings.here, planned)
+    return SearchPlan(settings, device, tuple(figures), clusters, notes)
 
 
 def _material(settings: PlanSettings, config: SearchConfig, progress: StageProgress) -> Material:
@@ -129,58 +150,49 @@ def _material(settings: PlanSettings, config: SearchConfig, progress: StageProgr
 
 
 def _assumed_device(settings: PlanSettings) -> AssumedDevice:
-    measure_s = (
-        settings.config.measure_seconds if settings.assume_measure_seconds is None else settings.assume_measure_seconds
+    measure_s, mfu = settings.assume_measure_seconds, settings.mfu
+    return AssumedDevice(
+        tflops=settings.assume_tflops or 0.0,
+        mfu=MFU if mfu is None else mfu,
+        measure_s=settings.config.measure_seconds if measure_s is None else measure_s,
     )
-    return AssumedDevice(settings.assume_tflops or 0.0, MFU if settings.mfu is None else settings.mfu, measure_s)
-
-
-def workers_per_device(config: SearchConfig, workers: int) -> int:
-    """Return how many of this machine's trials at a time share a device: the CPU has them all, a GPU one.
-
-    Args:
-        config: Settings of the search.
-        workers: Trials at a time.
-    """
-    return workers if config.device == "cpu" else 1
 
 
 def _sampled(config: SearchConfig, number: int) -> tuple[NamedSpecs, float]:
     """Return named and random architectures, and the share of the space that breaks a limit on counted costs.
 
-    The named ones are the reference and the baselines, without networks of timm.
+    The named ones are the reference and the baselines, without networks of timm. The random ones are fewer than
+    `number` where few of those that are drawn are within the limits.
     """
     rng, space = random.Random(f"plan/{config.seed}"), config.search_space
     names = dict.fromkeys((config.reference, *config.baselines))
     of_names = ((name, config.spec(name)) for name in names if not is_of_timm(name))
     named: NamedSpecs = [(name, spec) for name, spec in of_names if isinstance(spec, ArchSpec)]
     feasible: NamedSpecs = []
-    for drawn in range(1, _MAX_DRAWS + 1):
+    for drawn in count(1):
         spec = space.sample(rng)
         if not broken_limit(totals(spec, config.distill.img_size), config.limits):
             feasible.append((spec.arch_id, spec))
-        if len(feasible) == number:
-            return [*named, *feasible], 1 - number / drawn
-    if not feasible:
-        check_limits(config)
-    raise too_few_within_limits(config, len(feasible), _MAX_DRAWS, number, "--probe")
+        if len(feasible) == number or (feasible and drawn >= _MAX_DRAWS):
+            break
+        if drawn == _MAX_DRAWS:
+            check_limits(config)
+    return [*named, *feasible], 1 - len(feasible) / drawn
 
 
 def _measured(
     config: SearchConfig, workers: int, material: Material, chosen: NamedSpecs, progress: StageProgress
-) -> tuple[list[ProbedCosts], PrecisionChoice | None]:
+) -> list[ProbedCosts]:
     """Choose the precision as the search does, and probe the random architectures and the reference on this machine."""
     rows = max(ROWS, config.distill.largest_batch)
     targets = material.targets or synthetic_targets(config, material.widths, share_of(config.target_dtype, None), rows)
     presets = {config.reference, *config.baselines}
     wanted = [(name, spec) for name, spec in chosen if name == config.reference or name not in presets]
-    cpus = int(environment("cpu")["cpus"])
-    threads = max(1, cpus // workers), max(1, cpus - 1)
-    locks, precision = lock_dir() / device_key(config.device), None
     if config.distill.precision == "auto":
-        precision = choose_precision(config.spec(config.search_space.reference), targets, config, threads[0], locks)
-        config = replace(config, distill=replace(config.distill, precision=precision.precision))
-    return probe(config, wanted, targets, ProbeSettings(*threads, locks), progress), precision
+        reference, locks = config.spec(config.search_space.reference), device_locks(config.device)
+        choice = choose_precision(reference, targets, config, train_threads(workers), locks)
+        config = replace(config, distill=replace(config.distill, precision=choice.precision))
+    return probe(config, wanted, targets, workers, progress)
 
 
 def _costs(
@@ -205,14 +217,6 @@ def _costs(
         teachers_s=teachers_s,
         teachers_basis=teachers_basis,
     )
-
-
-def _race_costs(
-    config: SearchConfig, material: Material, probed: Sequence[ProbedCosts], basis: Basis, reading_s: float
-) -> RaceCosts:
-    recipe, (teachers_s, teachers_basis) = config.distill, material.teachers_s
-    trainings = tuple(sum(each.times(recipe.rung_steps, recipe.ranks, reading_s).rung_s) for each in probed)
-    return RaceCosts(recipe.rung_steps[-1], config.train_images, teachers_s, teachers_basis, trainings, weaker(basis))
 
 
 def _teacher_figures(material: Material, costs: PlanCosts) -> list[PlanFigure]:
@@ -245,123 +249,81 @@ def _probe_figures(config: SearchConfig, probed: Sequence[ProbedCosts], basis: B
     return [spread(key, label, seconds, basis, note) for key, label, seconds in parts]
 
 
-def _precision_figures(choice: PrecisionChoice | None) -> list[PlanFigure]:
-    """Return the times by which the training precision was chosen."""
-    if choice is None:
-        return []
-    return [
-        PlanFigure(
-            f"step_s.{precision}", f"a training step of the reference in {precision}", ms / 1e3, "s", Basis.MEASURED,
-            "chosen" if precision == choice.precision else "",
-        )
-        for precision, ms in choice.step_ms.items()
-    ]  # fmt: skip
+def _reading_figure(
+    config: SearchConfig,
+    step_bytes: float,
+    probed: Sequence[ProbedCosts],
+    workers: int,
+    reading_s: float,
+    basis: Basis,
+) -> PlanFigure:
+    """Return the bytes that all workers together read from the cache in a second, if no training waits for it.
 
-
-def _cost_figures(usd_per_hour: float | None, planned: Forecast) -> list[PlanFigure]:
-    if usd_per_hour is None:
-        return []
-    note = f"{planned.device_hours:,.3g} device-hours at {usd_per_hour:g} US dollars each"
-    cost = usd_per_hour * planned.device_hours
-    return [PlanFigure("usd", "cost in US dollars", cost, "", Basis.ASSUMED, note)]
-
-
-def _driver_figures(settings: PlanSettings, cluster: Cluster, driver: DriverTimes) -> list[PlanFigure]:
-    ask, tell = "search process: proposing a candidate", "search process: storing a result"
-    measured = settings.ask_seconds is None
-    note = f"{TUNE_S * 1e3:g} ms of it, for Ray Tune, are assumed; grows with the number of trials" if measured else ""
-    return [
-        PlanFigure("ask_s", ask, cluster.ask_s, "s", Basis.MEASURED if measured else Basis.ASSUMED, note),
-        PlanFigure("tell_s", tell, driver.tell_s, "s", Basis.MEASURED, "sampler and storage"),
-        PlanFigure(
-            "start_s", "starting a worker process", cluster.start_s, "s", Basis.ASSUMED, "imports, opening the cache"
-        ),
-    ]
-
-
-def _teacher_note(config: SearchConfig, here: bool) -> str:
-    """Say in which precision the teachers compute, and what that means for a GPU."""
-    note = f"Teachers compute in {config.teacher_precision} (--teacher-precision)."
-    if config.teacher_precision == "bf16" or (here and config.device == "cpu"):
-        return note
-    note += " On a GPU, PyTorch does not use tensor cores for fp32 matrix products by default"
-    peak = f": their peak is assumed to be {FP32_SLOWDOWN} times lower than in bf16, as on A100 and H100"
-    return f"{note}{'' if here else peak}. --teacher-precision bf16 uses them."
-
-
-def _deadline_notes(clusters: Sequence[Forecast], max_hours: float | None) -> tuple[str, ...]:
-    """Return a sentence about the clusters on which no trial ends in time."""
-    late = [str(forecast.devices) for forecast in clusters if forecast.fits == 0]
-    if not late:
-        return ()
-    return (
-        f"Budget 0 ({', '.join(late)} devices): no trial ends within {max_hours:g} h, the teachers' forward passes"
-        " included.",
-    )
-
-
-def _limit_notes(config: SearchConfig) -> list[str]:
-    """Return sentences about limits that only a measurement tells."""
-    measured = [(LIMITS[name].flag, bound) for name, bound in config.limits.items() if LIMITS[name].measured]
-    if not measured:
-        return []
-    bounds = " ".join(f"{flag} {bound:g}" for flag, bound in measured)
-    notes = [
-        "The plan measures no latency, throughput or memory: it assumes that every architecture is within"
-        f" {bounds}. If many are not, the search measures more architectures than the budget and takes longer."
-    ]
-    space = " ".join((config.space, *(f"--choices {words}" for words in choice_words(config.choices))))
-    setting = f"--img-size {config.distill.img_size} --batch-size {config.measure_batch_size} --device {config.device}"
-    seconds = 2 * _TIMED_SAMPLE * config.measure_seconds  # of the whole sample; half is left for what is not timing
-    timing = f"--runtime {config.runtime} --samples {_TIMED_SAMPLE} --measure-seconds {seconds:g}"
-    profile = f"{PROGRAM} profile --space {space} {bounds} {setting} {timing}"
-    notes.append(f"To measure which share of the space is within the limits: {profile}")
-    return notes
+    The note says how many architectures wait for the disk, if all workers train at all times.
+    """
+    recipe = config.distill
+    each, whole = step_bytes / mean_batch(recipe), recipe.rung_steps[-1] * step_bytes
+    note = f"at random; {format_bytes(each)} an image, {format_bytes(whole)} a full training"
+    if waiting := sum(costs.step_s / recipe.ranks < reading_s for costs in probed):
+        waits = f"wait for the disk, which reads a step of all workers in {reading_s:.3g} s"
+        note += f"; {waiting} of {len(probed)} architectures {waits} (--read-gb-per-second)"
+    rate = workers * step_bytes * recipe.ranks / fmean(costs.step_s for costs in probed)
+    return PlanFigure("read_bytes_s", "reading while all workers train", rate, "bytes/s", weaker(basis), note)
 
 
 def _notes(config: SearchConfig, material: Material, here: bool, planned: Forecast) -> tuple[str, ...]:
     """Return the plan's assumptions as sentences."""
-    notes = [f"Warning: {material.warning}."] if material.warning else []
-    if planned.simulated.ending:
-        notes.append(f"The search is likely to end early, as its simulation did: {planned.simulated.ending}.")
-    if here and material.targets is None:
-        notes.append(
+    on_cpu, ranks, ending = here and config.device == "cpu", config.distill.ranks, planned.simulated.ending
+    learning = LEARNING.get(config.sampler, DEFAULT_LEARNING)
+    recorded = config.sampler if config.sampler in LEARNING else "evolution"
+    limits = [f"{LIMITS[name].flag} {bound:g}" for name, bound in config.limits.items() if LIMITS[name].measured]
+    peak = "" if here else f", and their peak is assumed to be {FP32_SLOWDOWN} times lower than in bf16"
+    notes = (
+        (material.warning, f"Warning: {material.warning}."),
+        (ending, f"The search is likely to end early, as its simulation did: {ending}."),
+        (
+            here and material.targets is None,
             "The cache has no teacher outputs for these settings yet, so the probe trained on noise of the same shapes,"
-            " which takes the same time. The time of the last rung leaves out the downstream metrics that need labels."
-        )
-    if not here:
-        notes.append(
+            " which takes the same time. The time of the last rung leaves out the downstream metrics that need labels.",
+        ),
+        (
+            not here,
             "Times on the assumed device are computed from MACs, peak and MFU; a step includes the adaptor heads. Not"
             " counted: decoding images, compressing outputs, compiling, copying batches and, without"
-            " --read-gb-per-second, waiting for the cache's disk. Teachers and students are assumed to reach the same"
-            " MFU, and students to train in bf16."
-        )
-    notes.append(_teacher_note(config, here))
-    if learning := LEARNING.get(config.sampler, DEFAULT_LEARNING):
-        recorded = config.sampler if config.sampler in LEARNING else "evolution"
-        notes.append(
+            " --read-gb-per-second, waiting for the cache's disk. Students are assumed to train in bf16.",
+        ),
+        (True, f"Teachers compute in {config.teacher_precision} (--teacher-precision)."),
+        (
+            config.teacher_precision == "fp32" and not on_cpu,
+            f"On a GPU, fp32 matrix products use no tensor cores{peak}. --teacher-precision bf16 uses them.",
+        ),
+        (
+            learning,
             f"Candidates are assumed to improve during the search as in recorded searches with {recorded}: whenever the"
             f" number of finished trials doubles, score and throughput rise by {learning * math.log(2):.2f} standard"
-            " deviations. So more of them pass each rung than in a random search. On a large cluster the gain is"
-            " smaller, because most candidates are proposed before results arrive."
-        )
-    notes += _limit_notes(config)
-    if config.measures_late and config.budget > FIRST_LATE:
-        notes.append(
+            " deviations. So more of them pass each rung than with --sampler random.",
+        ),
+        (
+            limits,
+            f"Every architecture is assumed to be within {' '.join(limits)}. If many are not, the search measures more"
+            f" architectures than the budget; `{PROGRAM} profile --space` measures how many are.",
+        ),
+        (
+            config.measures_late and config.budget > FIRST_LATE,
             f"From candidate {FIRST_LATE + 1} on, the sampler is assumed to predict every throughput to 8 %, so that"
-            " only candidates that reach the last rung are measured. In one search it did 161 of 200 times."
-        )
-    if config.distill.ranks > 1:
-        notes.append(f"{config.distill.ranks} ranks are assumed to take 1/{config.distill.ranks} of a step's time.")
-    if here and config.device == "cpu":
-        notes.append(
+            " only candidates that reach the last rung are measured. In one search it did 161 of 200 times.",
+        ),
+        (ranks > 1, f"{ranks} ranks are assumed to take 1/{ranks} of a step's time."),
+        (
+            on_cpu,
             "The probe trained one architecture at a time. Workers on the same CPU share its caches and its memory"
-            " bandwidth, so each of them is slower than the probe. A device in the table is a machine like this one."
-        )
-    notes.append(
-        "The column 'teachers' assumes that all devices share the teachers' forward passes equally. For this, run"
-        " `backbone-nas cache build` on each device before the search: a search runs its teachers on one device only."
-        " The column 'search' is the time after that. Device-hours and US dollars include the race; every device counts"
-        " to the end."
+            " bandwidth, so each of them is slower than the probe. A device in the table is a machine like this one.",
+        ),
+        (
+            True,
+            "The column 'teachers' assumes that all devices share the teachers' forward passes equally. For this, run"
+            f" `{PROGRAM} cache build` on each device before the search: a search runs its teachers on one device only."
+            " The column 'search' is the time after that.",
+        ),
     )
-    return tuple(notes)
+    return tuple(note for holds, note in notes if holds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,25 +10,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nas.backend.simulated import Doing, SimulatedSearch
 from nas.numbers import clock, format_bytes
-from nas.plan.forecast import Forecast, PlanFigure, SearchPlan
+from nas.plan.forecast import Forecast, PlanFigure
+from nas.plan.search_plan import SearchPlan
 from nas.redaction import public_word
 from nas.study.config import SearchConfig
 
-_MARKS = {
-    Doing.TRAINING: "█",
-    Doing.MEASURING: "▓",
-    Doing.STARTING: "s",
-    Doing.DRIVER: "d",
-    Doing.DEVICE: "w",
-    Doing.TAIL: "·",
-}
 _SOURCES = (
     "source: measured = on this machine, for this plan; derived = from settings, counts and measured numbers; simulated"
     " = by the simulation; assumed = from a flag or a default"
 )
-_BAR = 16
 
 
 def show(plan: SearchPlan, console: Console) -> None:
@@ -40,57 +32,48 @@ def show(plan: SearchPlan, console: Console) -> None:
     console.print(figures)
     console.print(_SOURCES)
     console.print()
-    console.print(_clusters(plan))
-    legend = ", ".join(f"{mark} {doing.value}" for doing, mark in _MARKS.items())
-    console.print(f"worker time: {legend}")
+    console.print(table_of("Simulated clusters", [_cells(plan, forecast) for forecast in plan.forecasts]))
     for note in plan.notes:
         console.print(f"- {note}")
 
 
-def _clusters(plan: SearchPlan) -> Table:
-    table = Table(title="Simulated clusters", title_justify="left", box=SIMPLE_HEAD)
-    columns = ["devices", "workers", "teachers", "search"]
-    columns += ["race"] if any(forecast.race_s is not None for forecast in plan.forecasts) else []
-    columns += ["device-\nhours"]
-    columns += ["USD"] if plan.usd_per_hour is not None else []
-    columns += [f"budget in\n{plan.max_hours:g} h"] if plan.max_hours is not None else []
-    for column in (*columns, "workers\nbusy", "trials at\neach rung"):
+def table_of(title: str, rows: Sequence[Mapping[str, str]], bold: int | None = None) -> Table:
+    """Return a table of rows that have the same columns.
+
+    Args:
+        title: Its title.
+        rows: The cells of each row, by column.
+        bold: Number of the row that stands out.
+    """
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in rows[0]:
         table.add_column(column, justify="right")
-    table.add_column("worker time", no_wrap=True)
-    for forecast in plan.forecasts:
-        run = forecast.simulated
-        row = [
-            f"{forecast.devices}" + (" (here)" if forecast.planned and plan.here else ""),
-            str(run.cluster.workers),
-            "unknown" if forecast.teachers_s is None else seconds(forecast.teachers_s),
-            seconds(run.wall_s),
-            *([] if forecast.race_s is None else [seconds(forecast.race_s)]),
-            _rounded(forecast.device_hours),
-            *([_rounded(plan.usd_per_hour * forecast.device_hours)] if plan.usd_per_hour is not None else []),
-            *([_fits(forecast)] if plan.max_hours is not None else []),
-            f"{run.utilization:.0%}",
-            " ".join(map(str, run.reached)),
-            bar(run),
-        ]
-        table.add_row(*row)
+    for number, row in enumerate(rows):
+        table.add_row(*row.values(), style="bold" if number == bold else "")
     return table
 
 
-def _fits(forecast: Forecast) -> str:
-    return f"{'about ' if forecast.extrapolated else ''}{forecast.fits:,}"
+def _cells(plan: SearchPlan, forecast: Forecast) -> dict[str, str]:
+    run, teachers_s, usd = forecast.simulated, forecast.teachers_s, plan.usd(forecast)
+    cells = {
+        "devices": f"{forecast.devices}" + (" (here)" if forecast.planned and plan.settings.here else ""),
+        "workers": str(run.cluster.workers),
+        "teachers": "unknown" if teachers_s is None else seconds(teachers_s),
+        "search": seconds(run.wall_s),
+    }
+    if forecast.race_s is not None:
+        cells["race"] = seconds(forecast.race_s)
+    cells["device-\nhours"] = _rounded(forecast.device_hours)
+    if usd is not None:
+        cells["USD"] = _rounded(usd)
+    if forecast.fits is not None:
+        cells[f"budget in\n{plan.settings.max_hours:g} h"] = f"{'about ' * forecast.extrapolated}{forecast.fits:,}"
+    cells["workers\nbusy"] = f"{run.utilization:.0%}"
+    return cells | {"trials at\neach rung": " ".join(map(str, run.reached))}
 
 
 def _rounded(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.10g}"
-
-
-def bar(run: SimulatedSearch) -> str:
-    """Return a bar of `_BAR` marks that shows how the workers spend their time."""
-    whole, done, marks = sum(run.spent.values()), 0.0, ""
-    for doing, mark in _MARKS.items():
-        done += run.spent[doing]
-        marks += mark * (round(_BAR * done / whole) - len(marks)) if whole else ""
-    return marks
 
 
 def text(figure: PlanFigure) -> str:
@@ -98,16 +81,17 @@ def text(figure: PlanFigure) -> str:
     if figure.value is None:
         return "unknown"
     value = _value(figure.value, figure.unit)
-    if figure.low is None:
+    if figure.low is None or figure.high is None:
         return value
-    ends = [_value(end, figure.unit) for end in (figure.low, figure.high) if end is not None]
-    return f"{value} ({' to '.join(ends)})" if len(ends) == 2 else f"{value} (low {ends[0]})"
+    return f"{value} ({_value(figure.low, figure.unit)} to {_value(figure.high, figure.unit)})"
 
 
 def _value(value: float, unit: str) -> str:
     if unit in ("bytes", "bytes/s"):
         return format_bytes(value) + unit.removeprefix("bytes")
-    return seconds(value) if unit == "s" else f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
+    if unit == "s":
+        return seconds(value)
+    return f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:
@@ -124,24 +108,20 @@ def public_settings(config: SearchConfig) -> dict[str, Any]:
     return config.to_dict() | {"data": public_word(config.data)}
 
 
-def as_json(plan: SearchPlan, settings: dict[str, Any]) -> dict[str, Any]:
+def as_json(plan: SearchPlan) -> dict[str, Any]:
     """Return plain JSON data, with times in seconds and sizes in bytes."""
     return {
-        "settings": settings,
+        "settings": public_settings(plan.settings.config),
         "device": plan.device,
-        "here": plan.here,
-        "figures": {figure.key: _plain(figure) for figure in plan.figures},
-        "clusters": [_cluster(forecast, plan.usd_per_hour) for forecast in plan.forecasts],
-        "max_hours": plan.max_hours,
+        "here": plan.settings.here,
+        "figures": {figure.key: asdict(figure) for figure in plan.figures},
+        "clusters": [_cluster(plan, forecast) for forecast in plan.forecasts],
+        "max_hours": plan.settings.max_hours,
         "notes": list(plan.notes),
     }
 
 
-def _plain(figure: PlanFigure) -> dict[str, Any]:
-    return {key: value for key, value in asdict(figure).items() if key != "key"}
-
-
-def _cluster(forecast: Forecast, usd_per_hour: float | None) -> dict[str, Any]:
+def _cluster(plan: SearchPlan, forecast: Forecast) -> dict[str, Any]:
     run = forecast.simulated
     return {
         "devices": forecast.devices,
@@ -151,7 +131,7 @@ def _cluster(forecast: Forecast, usd_per_hour: float | None) -> dict[str, Any]:
         "search_s": run.wall_s,
         "race_s": forecast.race_s,
         "device_hours": forecast.device_hours,
-        "usd": None if usd_per_hour is None else usd_per_hour * forecast.device_hours,
+        "usd": plan.usd(forecast),
         "utilization": run.utilization,
         "reached": list(run.reached),
         "worker_seconds": {doing.value: spent for doing, spent in run.spent.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from nas.plan.probe import AssumedDevice
 from nas.search.preconditions import check_image_count
 from nas.stage_progress import StageProgress
 from nas.study.config import SearchConfig
-from nas.teachers import TEACHERS, TeacherSpec, check_weights, enlarged_maps, specs
+from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.timm_networks import create, features, layout, parse
 
 # How many times slower than in dense bf16 a GPU multiplies, by the peaks of NVIDIA's data sheets in TFLOP/s: A100 312
@@ -63,7 +63,7 @@ class Material:
         widths: Channels of each teacher's (summary, spatial) outputs.
         val_images: Held-out images, as many as are asked for or found.
         targets: The built targets; None: they are not built yet.
-        warning: What the search will say of too few images and of small maps; "" where neither is.
+        warning: What the search will say of too few images; "" where there are enough.
     """
 
     teachers: tuple[TeacherCost, ...]
@@ -89,36 +89,31 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     """
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
-    px, compression = config.distill.img_size, _compression(config)
+    px = config.distill.img_size
+    compression = Compression(config.grid, config.target_dtype, share_of(config.target_dtype, None))
     chosen = specs(config.teachers, weights)
     missing = [spec for spec in chosen if not spec.is_here()]
     check_weights([spec for spec in chosen if spec not in missing])
     images = ImageCacheBuilder(source, px)
-    train, val = len(images.sets["train"]) // config.views, len(images.sets["val"])
-    warning = "; ".join(filter(None, (check_image_count(config, train, val), enlarged_maps(chosen, config.grid, px))))
+    train, val = len(images.sets["train"]), len(images.sets["val"])
+    warning = check_image_count(config, train // config.views, val)
     costs = []
     for done, spec in enumerate(chosen):
         progress(TIMING, done, len(chosen))
         if spec in missing:
-            sizes = _target_bytes(spec, config, len(images.sets["train"]), len(images.sets["val"]))
             way_out = "name a file with --teacher-weights, or plan with --assume-tflops"
             note = f"time unknown: the weights are not on this machine; {way_out}"
-            passes = sum(map(len, images.sets.values()))
-            costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
+            costs.append(_unknown(spec, config, train, val, note))
         else:
             costs.append(_here(TeacherCacheBuilder(spec, images, compression, config.teacher_precision)))
     progress(TIMING, len(chosen), len(chosen))
-    built = images.entry.complete and not missing
-    plan = CachePlan(source, config.teachers, weights, px, compression, config.teacher_precision) if built else None
-    ready = plan is not None and not plan.missing and plan.path.exists()
-    return Material(
-        teachers=tuple(costs),
-        images=estimate_images(images),
-        widths={spec.name: spec.widths for spec in chosen},
-        val_images=val,
-        targets=load_targets(plan.path) if ready and plan is not None else None,
-        warning=warning,
-    )
+    targets = None
+    if images.entry.complete and not missing:
+        plan = CachePlan(source, config.teachers, weights, px, compression, config.teacher_precision)
+        if not plan.missing and plan.path.exists():
+            targets = load_targets(plan.path)
+    widths = {spec.name: spec.widths for spec in chosen}
+    return Material(tuple(costs), estimate_images(images), widths, val, targets, warning)
 
 
 def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: AssumedDevice | None) -> Material:
@@ -129,28 +124,24 @@ def material_counted(config: SearchConfig, weights: Mapping[str, Path], device: 
         weights: Files of teachers' weights, by teacher.
         device: Device that runs the teachers; None: the seconds are not asked for, and unknown.
     """
-    passes = _passes(config)
-    chosen = specs(config.teachers, weights)
-    costs = []
+    chosen, precision, costs = specs(config.teachers, weights), config.teacher_precision, []
     for spec in chosen:
-        sizes = _target_bytes(spec, config, config.train_images * config.views, config.val_images)
+        cost = _unknown(spec, config, config.train_images * config.views, config.val_images, "")
         counted = pass_macs(spec.name)
-        if counted is None or device is None:
-            note = "only the MACs of timm's networks are counted" if counted is None else ""
-            costs.append(TeacherCost(spec.name, passes, None, *sizes, Basis.UNKNOWN, note))
-            continue
-        note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {config.teacher_precision}"
-        seconds = passes * pass_seconds(counted, device, config.teacher_precision)
-        costs.append(TeacherCost(spec.name, passes, seconds, *sizes, Basis.ASSUMED, note))
-    images = BuildEstimate(images_bytes(config))
+        if counted is None:
+            cost = replace(cost, note="only the MACs of timm's networks are counted")
+        elif device is not None:
+            note = f"{counted.macs / 1e9:.1f} GMACs per image, counted; in {precision}"
+            seconds = cost.passes * pass_seconds(counted, device, precision)
+            cost = replace(cost, seconds=seconds, basis=Basis.ASSUMED, note=note)
+        costs.append(cost)
     widths = {spec.name: spec.widths for spec in chosen}
-    warning = enlarged_maps(chosen, config.grid, config.distill.img_size)
-    return Material(tuple(costs), images, widths, config.val_images, warning=warning)
+    return Material(tuple(costs), BuildEstimate(images_bytes(config)), widths, config.val_images)
 
 
 def images_bytes(config: SearchConfig) -> float:
     """Return the bytes of all images and their views in the cache."""
-    return _passes(config) * (3 * config.distill.img_size**2 + 8)
+    return (config.train_images * config.views + config.val_images) * (3 * config.distill.img_size**2 + 8)
 
 
 def bytes_of_an_image(config: SearchConfig, widths: Mapping[str, tuple[int, int]]) -> float:
@@ -161,10 +152,6 @@ def bytes_of_an_image(config: SearchConfig, widths: Mapping[str, tuple[int, int]
         widths: Channels of each teacher's (summary, spatial) outputs.
     """
     return 3 * config.distill.img_size**2 + sum(_kept_bytes(each, config) for each in widths.values())
-
-
-def _passes(config: SearchConfig) -> int:
-    return config.train_images * config.views + config.val_images
 
 
 class PassMacs(NamedTuple):
@@ -193,10 +180,8 @@ def pass_macs(name: str) -> PassMacs | None:
 def pass_seconds(counted: PassMacs, device: AssumedDevice, precision: str) -> float:
     """Return the seconds of a teacher's pass for one image; in fp32 a lower bound.
 
-    In fp32 the products take longer, and the rest of a pass, which the device's `mfu` stands for, takes at least as
-    long as in bf16: it moves up to twice the bytes. By default PyTorch multiplies fp32 matrices on CUDA without tensor
-    cores, at the peak of fp32 (`torch.backends.cuda.matmul.allow_tf32` is False), and lets convolutions use TF32
-    (`torch.backends.cudnn.allow_tf32` is True).
+    In fp32 the rest of a pass, which the device's `mfu` stands for, takes at least as long as in bf16. By default
+    PyTorch multiplies fp32 matrices on CUDA without tensor cores, and lets convolutions use TF32.
 
     Args:
         counted: The MACs of the pass.
@@ -220,10 +205,11 @@ def _here(teacher: TeacherCacheBuilder) -> TeacherCost:
     return TeacherCost(name, missing, cost.seconds, cost.kept_bytes, cost.temporary_bytes, Basis.MEASURED, note)
 
 
-def _target_bytes(spec: TeacherSpec, config: SearchConfig, train: int, val: int) -> tuple[float, float]:
-    """Return the bytes that the cache keeps of a teacher at most, and those that exist during its build only."""
+def _unknown(spec: TeacherSpec, config: SearchConfig, train: int, val: int, note: str) -> TeacherCost:
+    """Return the passes of a teacher and the bytes that the cache keeps of it at most; its seconds are unknown."""
     temporary = min(CALIBRATION_SHARDS * SHARD_ITEMS, train) * _numbers(spec.widths, config) * 4.0
-    return (train + val) * _kept_bytes(spec.widths, config), temporary
+    kept = (train + val) * _kept_bytes(spec.widths, config)
+    return TeacherCost(spec.name, train + val, None, kept, temporary, Basis.UNKNOWN, note)
 
 
 def _numbers(widths: tuple[int, int], config: SearchConfig) -> int:
@@ -234,8 +220,5 @@ def _numbers(widths: tuple[int, int], config: SearchConfig) -> int:
 
 def _kept_bytes(widths: tuple[int, int], config: SearchConfig) -> float:
     """Return the bytes that the cache keeps of them at most."""
-    return _numbers(widths, config) * _compression(config).share * CODECS[config.target_dtype].bits / 8
-
-
-def _compression(config: SearchConfig) -> Compression:
-    return Compression(config.grid, config.target_dtype, share_of(config.target_dtype, None))
+    share = share_of(config.target_dtype, None)
+    return _numbers(widths, config) * share * CODECS[config.target_dtype].bits / 8

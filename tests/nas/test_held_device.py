@@ -69,8 +69,7 @@ def ignore(*facts: object) -> None:
 
 
 def in_a_plan(watching: Watching, folder: Path) -> None:
-    settings = probe.ProbeSettings(1, 1, device_folder())
-    probe._measure(CONFIG, TRIAL.spec, watching, settings)  # type: ignore[arg-type]
+    probe._measure(CONFIG, TRIAL.spec, watching)  # type: ignore[arg-type]
 
 
 def in_a_remeasurement(watching: Watching, folder: Path) -> None:

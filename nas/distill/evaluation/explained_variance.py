@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.cache.shards import TargetArray, read_rows
@@ -17,7 +16,6 @@ from nas.cache.targets import SplitTargets
 from nas.distill.heads import Predictions, normalize
 from nas.distill.losses import TargetTransform, array_of
 
-ImageShares = NDArray[np.float64]
 ROUNDING = 1e-6  # share of the squared lengths of unit vectors: a variance below is that of float32's rounding
 _ROWS = 256  # read at a time
 _PIXELS = 200 * 224**2  # of the images that a model takes at a time: 200 of 1024 px would fill a GPU of 80 GB
@@ -70,33 +68,6 @@ def explained_variance(
     Raises:
         ValueError: a teacher's targets are the same for all images.
     """
-    return mean_over_images(explained_by_image(model, split, device, angular_transforms))
-
-
-def mean_over_images(explained: Mapping[str, Mapping[str, ImageShares]]) -> dict[str, dict[str, float]]:
-    """Return the explained variance of what `explained_by_image` returns."""
-    return {teacher: {head: float(each.mean()) for head, each in heads.items()} for teacher, heads in explained.items()}
-
-
-def explained_by_image(
-    model: TargetPredictor,
-    split: SplitTargets,
-    device: str | torch.device,
-    angular_transforms: Mapping[str, TargetTransform] = MappingProxyType({}),
-) -> dict[str, dict[str, ImageShares]]:
-    """Return teacher -> head -> (N,) shares of the N images, whose mean is the explained variance.
-
-    An image's share is 1 - (its squared error) / (variance of the teacher's targets, divided by N).
-
-    Args:
-        model: as of `explained_variance`.
-        split: as of `explained_variance`.
-        device: as of `explained_variance`.
-        angular_transforms: as of `explained_variance`.
-
-    Raises:
-        ValueError: a teacher's targets are the same for all images.
-    """
     errors: dict[tuple[str, str], list[Tensor]] = {}
     units: dict[tuple[str, str], list[Tensor]] = {}  # sums of targets of length 1
     for rows, predictions in predict(model.predict_targets, split, device):
@@ -109,7 +80,7 @@ def explained_by_image(
                     units.setdefault((teacher, head), []).append(target.double().sum(0))
                 squared = ((answer - target) ** 2).flatten(1).sum(1).double()
                 errors.setdefault((teacher, head), []).append(squared)
-    explained: dict[str, dict[str, ImageShares]] = {}
+    explained: dict[str, dict[str, float]] = {}
     for (teacher, head), parts in errors.items():
         array, sums = array_of(split, f"{teacher}/{head}"), units.get((teacher, head))
         variance = total_variance(array) if sums is None else _variance_of_units(sums, len(array))
@@ -117,7 +88,8 @@ def explained_by_image(
             raise ValueError(
                 f"{teacher}/{head} is the same on all held-out images: no variance to explain; choose other images"
             )
-        explained.setdefault(teacher, {})[head] = 1.0 - len(split) / variance * torch.cat(parts).cpu().numpy()
+        by_image = 1.0 - len(split) / variance * torch.cat(parts).cpu().numpy()
+        explained.setdefault(teacher, {})[head] = float(by_image.mean())
     return explained
 
 

@@ -22,7 +22,6 @@ from nas.backend.simulated_study import MemoryStore, NumberedSpace
 from nas.plan.forecast import (
     FIRST_LATE,
     Candidate,
-    TrialTimes,
     Workload,
     candidate_phases,
     simulate_candidates,
@@ -36,7 +35,7 @@ from nas.study.records import Objective, TrialState
 from search_space import SPACES
 from tests.nas.study.builders import measurement, search_config
 
-TIMES = (TrialTimes(1.0, (2.0, 4.0, 12.0)), TrialTimes(1.5, (3.0, 6.0, 18.0)))
+TIMES = (Candidate(1.0, (2.0, 4.0, 12.0)), Candidate(1.5, (3.0, 6.0, 18.0)))
 
 
 def run(workers: int = 1, budget: int = 30, per_device: int = 1, seed: int = 0, **costs: float) -> SimulatedSearch:

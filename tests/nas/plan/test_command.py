@@ -20,7 +20,7 @@ from nas.plan.arguments import PlanSettings, parse, parser
 from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
 from nas.stage_progress import StageProgress
-from nas.study.config import DistillConfig, SearchConfig
+from nas.study.config import SearchConfig
 from nas.terminal import stderr_console
 from tests.nas.data.builders import png
 from tests.nas.doctor import gpus
@@ -44,15 +44,17 @@ def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
 
 
 @pytest.mark.slow
-def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_of_this_machine(
+    tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
-    arguments = [*SMALL, "--cache", str(cache), "--probe", "1", "--gpus", "3"]
+    monkeypatch.setattr(search_plan, "_PROBED", 1)
+    arguments = [*SMALL, "--cache", str(cache), "--gpus", "3"]
     plan = planned(arguments, capsys)
     figures = plan["figures"]
-    for key in ("step_s", "evaluate_s", "measure_s", "ask_s", "tell_s", "teacher_s.lite0"):
+    for key in ("step_s", "evaluate_s", "measure_s", "teacher_s.lite0"):
         assert figures[key]["basis"] == "measured"
         assert figures[key]["value"] > 0
-    assert {figures[f"step_s.{name}"]["note"] for name in ("fp32", "bf16")} == {"", "chosen"}
     assert figures["teacher_s.hed"]["note"].startswith("96 forward passes")
     assert figures["trial_s.1"]["value"] > figures["trial_s.0"]["value"] > figures["measure_s"]["value"]
     assert [c["devices"] for c in plan["clusters"]] == [1, 3]
@@ -69,7 +71,6 @@ def test_probe_of_this_machine(tmp_path: Path, elsewhere: Path, capsys: pytest.C
 
 def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parse(["--device", "cpu"])
-    assert isinstance(settings, PlanSettings)
     gpus.install_exclusive(monkeypatch)
     monkeypatch.delattr(search_plan, "material_here")
     on_gpu = replace(settings, config=replace(settings.config, device="cuda"))
@@ -83,7 +84,6 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
     figures = plan["figures"]
     assert "Teachers compute in bf16 (--teacher-precision)." in plan["notes"]
     assert figures["step_s"]["basis"] == figures["teachers_s"]["basis"] == figures["busy_s"]["basis"] == "assumed"
-    assert figures["ask_s"]["basis"] == "measured"
     assert figures["measure_s"]["value"] == 9
     twice = planned([*am_radio, "--mfu", "0.25"], capsys)["figures"]
     assert twice["teachers_s"]["value"] == pytest.approx(2 * figures["teachers_s"]["value"])
@@ -91,12 +91,15 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
     assert exact["figures"]["teachers_s"]["value"] > 7 * figures["teachers_s"]["value"]
     assert figures["read_bytes_s"]["value"] == pytest.approx(2 * twice["read_bytes_s"]["value"])
     assert exact["figures"]["step_s"]["value"] == figures["step_s"]["value"], "of the students"
-    assert any("Teachers compute in fp32" in note and "15 times lower" in note for note in exact["notes"])
+    assert any("their peak is assumed to be 15 times lower" in note for note in exact["notes"])
     assert list(elsewhere.iterdir()) == []
 
 
-def test_trainings_wait_for_a_disk_that_all_workers_share(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [*ASSUMED, "--budget", "9", "--probe", "5", "--gpus"]
+def test_trainings_wait_for_a_disk_that_all_workers_share(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_plan, "_COUNTED", 5)
+    flags = [*ASSUMED, "--budget", "9", "--gpus"]
     free = planned([*flags, "2"], capsys)
     asked = free["figures"]["read_bytes_s"]["value"] / 1e9
 
@@ -112,19 +115,9 @@ def test_trainings_wait_for_a_disk_that_all_workers_share(capsys: pytest.Capture
     assert longest_s(limited("2", 0.0005)) == pytest.approx(2 * longest_s(scarce), rel=0.01)
     assert longest_s(limited("20", 0.001)) == pytest.approx(10 * longest_s(scarce), rel=0.01)
     assert scarce["clusters"][0]["search_s"] > 20 * free["clusters"][0]["search_s"]
-    (note,) = (note for note in scarce["notes"] if "(--read-gb-per-second)" in note)
-    assert re.search(r"With 2 workers it reads a training step of each in [\d.]+ s; all 8 probed architectures", note)
-    assert "counts all workers as training at all times" in note
-    assert not any("(--read-gb-per-second)" in note for note in free["notes"])
-
-
-def test_a_plan_says_how_many_images_a_second_the_cpu_copies(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = planned([*ASSUMED, "--budget", "9", "--probe", "5", "--distill", "batch_size=64"], capsys)["figures"]
-    images, step = figures["read_images_s"], figures["step_s"]
-    assert (images["basis"], images["note"]) == ("assumed", "median (range) of 8 architectures; no wait is counted")
-    assert images["low"] == pytest.approx(64 / step["high"])
-    assert images["high"] == pytest.approx(64 / step["low"])
-    assert images["low"] < images["value"] < images["high"]
+    notes = [plan["figures"]["read_bytes_s"]["note"] for plan in (free, scarce)]
+    assert re.search(r"; 8 of 8 architectures wait .* in [\d.]+ s \(--read-gb-per-second\)", notes[1])
+    assert "wait" not in notes[0]
 
 
 def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,18 +129,14 @@ def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFix
     assert "5ec4e7" not in json.dumps(plan)
 
 
-def test_tables_and_picture(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist's processes have it
-    more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--plot", "plan.svg", "--max-params", "9e7"]
-    more += ["--usd-per-hour", "2"]
+    more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--max-params", "9e7", "--usd-per-hour", "2"]
     assert main([*ASSUMED, *more]) == 0
     out = capsys.readouterr().out
-    for words in ("source", "assumed", "simulated", "budget in", "0.1 h", "USD", "architectures over a limit", "█"):
+    for words in ("source", "assumed", "simulated", "budget in", "0.1 h", "USD", "architectures over a limit"):
         assert words in out
     assert max(map(len, out.splitlines())) <= 130
-    assert "<svg" in Path("plan.svg").read_text()
 
 
 def test_a_deadline_before_the_first_trial_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,17 +144,19 @@ def test_a_deadline_before_the_first_trial_is_a_no(capsys: pytest.CaptureFixture
     assert main([*ASSUMED, *teachers, "--max-hours", "0.1", "--json"]) == 1
     plan = json.loads(capsys.readouterr().out)
     assert {cluster["fits"] for cluster in plan["clusters"] if cluster["devices"] <= 8} == {0}
-    assert any("1, 8" in note for note in plan["notes"])
 
 
 def test_a_measured_limit_is_named_as_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001"], capsys)
     assert any("--max-latency-ms 0.001" in note for note in plan["notes"])
     assert any("profile --space" in note for note in plan["notes"])
-    own = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001", "--choices", "stage1.depths=1"], capsys)
-    setting = "--img-size 224 --batch-size 128 --device cuda --runtime "
-    sampled = f" --choices stage1.depths=1 --max-latency-ms 0.001 {setting}"
-    assert any(sampled in note for note in own["notes"]), "the sample is of the planned search"
+
+
+def test_few_architectures_within_the_limits_are_counted_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = planned(["--assume-tflops", "9", "--budget", "9", "--max-params", "3e5"], capsys)["figures"]
+    (architectures,) = re.findall(r"median \(range\) of (\d+) architectures", figures["step_s"]["note"])
+    assert 63 < int(architectures) < 63 + 9, "with the reference and the baselines"
+    assert figures["infeasible"]["value"] > 9
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA device here")
@@ -197,8 +188,8 @@ def test_search_takes_the_plan_as_a_shorthand(capsys: pytest.CaptureFixture[str]
 
 def test_every_flag_is_a_setting() -> None:
     """A flag that nothing reads would be ignored."""
-    flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--probe", "7", "--json"]
-    flags += ["--start-seconds", "1", "--ask-seconds", "2", "--plot", "p.svg", "--cache", "c"]
+    flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--json"]
+    flags += ["--start-seconds", "1", "--ask-seconds", "2", "--cache", "c"]
     flags += [
         "--teacher-weights",
         "lite0=f",
@@ -216,7 +207,7 @@ def test_every_flag_is_a_setting() -> None:
     assert parse(["--no-race"]).race is None
     assert parse(["--objectives", "score,params"]).race is None
     assert settings == PlanSettings(
-        settings.config, 3, {"lite0": Path("f")}, "c", 2.0, 7, True, Path("p.svg"), race,
+        config=settings.config, workers=3, weights={"lite0": Path("f")}, cache="c", json=True, max_hours=2.0, race=race,
         gpus=(4, 5), start_seconds=1.0, ask_seconds=2.0, read_gb_per_second=1.5,
     )  # fmt: skip
     assert settings.config.budget == 9
@@ -273,20 +264,6 @@ def test_a_plan_counts_the_images_that_are_there_and_says_that_they_are_few(else
     )
 
 
-def test_a_plan_warns_of_maps_that_are_smaller_than_the_grid(elsewhere: Path) -> None:
-    config = SearchConfig(
-        teachers="vit_small_patch14_reg4_dinov2.lvd142m@112",
-        train_images=64,
-        val_images=32,
-        distill=DistillConfig(img_size=224),
-    )
-    found = material_here(config, {}, elsewhere, StageProgress(stderr_console())), material_counted(config, {}, None)
-    assert all(
-        "has a map of 8 x 8 (give vit_small_patch14_reg4_dinov2.lvd142m@196 in" in each.warning for each in found
-    )
-    assert material_counted(replace(config, teachers="xfeat"), {}, None).warning == ""
-
-
 @pytest.mark.parametrize("error", [MeasurementError("failed", "two\nlines"), RuntimeError("no\nmemory"), MemoryError()])
 @pytest.mark.parametrize("command", [main, lambda words: search([*words, "--plan"])])
 def test_a_probe_that_fails_is_one_line_and_a_failure(
@@ -315,7 +292,6 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--trial-timeout", "5"], "--trial-timeout"),
         (["--gpus", "0"], "--gpus: 0: must be"),
         (["--workers", "-1"], "--workers: -1: must be"),
-        (["--probe", "0"], "--probe: 0: must be"),
         (["--max-hours", "-1"], "--max-hours: -1: must be"),
         (["--ask-seconds", "-1"], "--ask-seconds: -1: must be"),
         (["--ask-seconds", "inf"], "--ask-seconds: inf: must be"),
@@ -330,13 +306,7 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
         (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
         (["--device", "tpu"], "--device"),
         (["--assume-tflops", "9", "--max-params", "10"], "far below"),
-        (
-            ["--assume-tflops", "9", "--max-params", "3e5"],
-            "--max-params 300,000: only 63 of 300 random architectures of the space laptop are within this limit, and "
-            "64 are needed (--probe): relax it, or lower --probe",
-        ),
         (["--teachers", "nobody"], "nobody"),
-        (["--plot", "plan.gif"], ".png or .svg or .pdf"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

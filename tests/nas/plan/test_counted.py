@@ -105,7 +105,7 @@ def test_the_images_of_a_step_are_a_mean_over_groups() -> None:
 
 
 def test_times_of_a_trial() -> None:
-    costs = ProbedCosts("a", 1, 1, step_s=0.1, evaluate_s=1.0, last_s=5.0, measure_s=2.0)
+    costs = ProbedCosts("a", 1, step_s=0.1, evaluate_s=1.0, last_s=5.0, measure_s=2.0)
     assert costs.times((10, 30)).rung_s == pytest.approx((2.0, 8.0))
     assert costs.times((10, 30), ranks=2).rung_s == pytest.approx((1.5, 7.0))
     assert costs.times((10,)).measure_s == 2.0

@@ -30,13 +30,13 @@ class SmallService(LoggedService):
         raise BatchTooLargeError("only 16 images of the batch of 128 fit")
 
 
-def test_a_reference_whose_batch_does_not_fit_ends_a_plan_with_what_to_choose(tmp_path: Path) -> None:
+def test_a_reference_whose_batch_does_not_fit_ends_a_plan_with_what_to_choose() -> None:
     service: Any = SmallService([])
     words = (
         "only 16 images of the batch of 128 fit; choose a smaller --measure-batch-size: the search needs the reference"
     )
     with pytest.raises(MeasurementError, match=words):
-        probe._start(search_config(device="cpu"), service, probe.ProbeSettings(1, 1, tmp_path))
+        probe._start(search_config(device="cpu"), service)
 
 
 def test_a_card_is_measured_without_what_the_architectures_before_left_on_it(
@@ -45,7 +45,7 @@ def test_a_card_is_measured_without_what_the_architectures_before_left_on_it(
     log: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("empty"))
     service: Any = LoggedService(log)
-    settings = probe.ProbeSettings(1, 1, tmp_path)
+    monkeypatch.setattr(probe, "device_locks", lambda device: tmp_path)
     for device in ("cuda", "cpu"):
-        assert probe._measure(search_config(device=device), "eradio_femto", service, settings) >= 0
+        assert probe._measure(search_config(device=device), "eradio_femto", service) >= 0
     assert log == ["empty", "measure", "measure"]

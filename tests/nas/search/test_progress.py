@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from nas.backend.simulated import Cluster
-from nas.plan.forecast import Candidate, TrialTimes, Workload, simulate_candidates
+from nas.plan.forecast import Candidate, Workload, simulate_candidates
 from nas.run_folder import checkpoint_path
 from nas.search.progress import MIN_EVALUATED, SearchProgress, describe, preliminaries, recovered
 from nas.study.config import SearchConfig
@@ -22,7 +22,7 @@ from nas.study.records import TrialRecord, TrialState
 from tests.nas.study.builders import measurement, rung, search_config
 from tests.nas.study.searches import drive, new_store, reopen, started, work
 
-TIMES = (TrialTimes(1.5, (3.0, 6.0, 18.0)), TrialTimes(2.0, (5.0, 9.0, 30.0)))
+TIMES = (Candidate(1.5, (3.0, 6.0, 18.0)), Candidate(2.0, (5.0, 9.0, 30.0)))
 BASELINE = Candidate(0.0, (80.0,) * 3, (0.0,) * 3)  # far longer than a candidate
 
 

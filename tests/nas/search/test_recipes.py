@@ -84,7 +84,7 @@ def test_hours_cost_and_disk_are_what_plan_computes(name: str, capsys: pytest.Ca
             "Teachers (h)": cluster["teachers_s"] / 3600,
             "Search (h)": cluster["search_s"] / 3600,
             "GPU-hours": cluster["device_hours"],
-            "Cost (USD)": figures["usd"],
+            "Cost (USD)": cluster["usd"],
             "Teacher targets (GB)": figures["targets_bytes"] / 1e9,
             "Images (GB)": figures["images_bytes"] / 1e9,
             "Run folder (GB)": figures["run_bytes"] / 1e9,
