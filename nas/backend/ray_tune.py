@@ -326,6 +326,7 @@ def run_study(
     trial_timeout_s: float | None = None,
     phases: RunTrial = trial_phases,
     spec_of: SpecOf | None = None,
+    advice: str | None = None,
 ) -> None:
     """Run the loop to its end; KeyboardInterrupt passes through.
 
@@ -336,6 +337,7 @@ def run_study(
             from earlier trials.
         phases: Yields a trial's records in the worker.
         spec_of: Returns what a worker needs for a trial; None: the same for all, that of the cluster.
+        advice: How to continue where Ray is gone; None: with the search command.
 
     Raises:
         RayError: Ray is gone, as when a cluster's head died.
@@ -343,7 +345,7 @@ def run_study(
         StoreError: The study cannot be written.
     """
     checkpoints = Path(cluster.spec.checkpoint_dir)
-    advice = f"nothing stored is lost; resume with --resume {checkpoints.parent}"
+    advice = f"nothing stored is lost; {advice or f'resume with --resume {checkpoints.parent}'}"
     try:
         with ray_watchdog(cluster.head_address, cluster.raylet_socket, advice):
             _remove_stale_checkpoints(loop, checkpoints)

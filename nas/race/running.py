@@ -140,6 +140,7 @@ def run_race(context: RaceContext, loop: RaceLoop, cluster: RayCluster) -> None:
         loop,
         replace(cluster, spec=specs[length.seed(0)]),
         spec_of=lambda record: specs[length.seed(loop.job(record.number)[1])],
+        advice="the same command continues",
     )
     if loop.gave_up:
         raise RaceFailed(f"the race cannot continue: {loop.gave_up}")

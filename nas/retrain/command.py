@@ -220,7 +220,12 @@ def _train(
         open_cluster(specs[first], workers, address=settings.address, announce=show) as cluster,
     ):
         specs = {seed: replace(spec, scratch=cluster.spec.scratch) for seed, spec in specs.items()}
-        run_study(loop, cluster, spec_of=lambda record: specs[loop.job(record.number)[1]])
+        run_study(
+            loop,
+            cluster,
+            spec_of=lambda record: specs[loop.job(record.number)[1]],
+            advice="the same command continues",
+        )
     if loop.gave_up:
         raise RetrainingFailed(f"the retraining cannot continue: {loop.gave_up}")
 
