@@ -22,6 +22,7 @@ from nas.plan.forecast import (
     DEFAULT_LEARNING,
     FIRST_LATE,
     LEARNING,
+    RACE_TRAININGS,
     SIZES,
     Basis,
     Forecast,
@@ -109,7 +110,8 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
         assumed = _assumed_device(settings)
         probed = count_costs(config, chosen, assumed, material.widths)
         basis, device = Basis.ASSUMED, f"an assumed device: peak {assumed.tflops:g} TFLOP/s, MFU {assumed.mfu:g}"
-    of_race = None if race is None else _material(settings, race, progress)
+    other_images = race is not None and race.train_images != config.train_images
+    of_race = _material(settings, race, progress).teachers_s if race is not None and other_images else (0.0, basis)
     step_bytes = bytes_of_an_image(config, material.widths) * mean_batch(config.distill)
 
     def reading_s(workers: int) -> float:
@@ -118,11 +120,12 @@ def plan_search(settings: PlanSettings, progress: StageProgress) -> SearchPlan:
 
     def costs_of(workers: int) -> PlanCosts:
         costs = _costs(config, material, probed, infeasible, basis, reading_s(workers))
-        if race is None or of_race is None:
+        if race is None:
             return costs
         steps, ranks = race.distill.rung_steps, race.distill.ranks
-        trainings = tuple(sum(each.times(steps, ranks, reading_s(workers)).rung_s) for each in probed)
-        return replace(costs, race=RaceCosts(*of_race.teachers_s, trainings))
+        slowed_s = reading_s(min(workers, RACE_TRAININGS[1]))
+        trainings = tuple(sum(each.times(steps, ranks, slowed_s).rung_s) for each in probed)
+        return replace(costs, race=RaceCosts(*of_race, trainings))
 
     by_device = settings.workers if settings.here and config.device == "cpu" else 1  # a GPU has one trial at a time
     cluster = Cluster(settings.workers // by_device, by_device, settings.start_seconds, settings.ask_seconds, TELL_S)
