@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,7 @@ def test_files_of_weights_are_those_of_the_network(tmp_path: Path, capsys: pytes
 def test_without_the_node_s_gpus_everything_else_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nas.storage.location.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     more = [
         "--data",
         "builtin",
