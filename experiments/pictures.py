@@ -93,7 +93,7 @@ def draw_published_replay(path: Path) -> None:
     pairs = json.loads((RESULTS / "replay_curves.json").read_text())
     (pair,) = [each for each in pairs if (each["dataset"], each["latency"]) == (dataset, latency)]
     samplers = {name: quantiles([np.array(curve) for curve in curves]) for name, curves in pair["curves"].items()}
-    draw({**pair, "bench": "nasbench201", "latency": device, "samplers": samplers, "emulated_rungs": False}, path)
+    draw({**pair, "bench": "nasbench201", "latency": device, "samplers": samplers}, path)
 
 
 def draw_hybrid_replays(path: Path) -> None:
@@ -102,7 +102,7 @@ def draw_hybrid_replays(path: Path) -> None:
     curves = {name: [np.array(row["shares"]) for row in rows if row["sampler"] == name] for name in SAMPLERS}
     result = {"bench": "hybrid", "dataset": "built-in data", "latency": "two CPU cores", "seeds": SEEDS}
     samplers = {name: quantiles(found) for name, found in curves.items() if found}
-    draw({**result, "samplers": samplers, "emulated_rungs": False}, path)
+    draw({**result, "samplers": samplers}, path)
 
 
 def draw_hybrid_table(path: Path) -> None:

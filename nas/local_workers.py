@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nas.machine import cpu_count
 from nas.numbers import format_bytes
 from nas.validation import ConfigError
@@ -68,3 +70,11 @@ def limited_by_memory(device: str, ranks: int) -> str:
         f"the memory, {format_bytes(memory_bytes())}, suffices for {workers} at a time; the CPUs would allow {by_cpus};"
         " --workers N sets another number"
     )
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the names of this process's GPUs, as CUDA_VISIBLE_DEVICES has them."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(visible.split(",")) if visible else tuple(str(i) for i in range(torch.cuda.device_count()))

@@ -1,4 +1,4 @@
-"""The captions of a report's charts, and what the hypervolume is compared with."""
+"""The captions of a report's charts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from reports.formatting import brief, capitalized
 from reports.metric_agreement import scores_spatial
 from reports.score_gain import told_apart
 from reports.scored_trials import objective_words, score_word
-from reports.search_course import random_trials
 from reports.sentences import BELOW_ZERO, baseline_words, score_floor
 from reports.summary import StudySummary
-from reports.timeline import MAX_LANES, MAX_SPANS
-
-CONTROL = (
-    "To compare with a random search of the same length, run a second search with --sampler random, then "
-    "backbone-nas compare."
-)
 
 
 def search_scores(info: StudyInfo) -> str:
@@ -113,26 +106,13 @@ def score_curves_caption(data: FigureData) -> str:
     )
 
 
-def timeline_caption(data: FigureData) -> str:
-    """Explain the bars in the timeline of workers."""
-    all_ = len(data.spans) < MAX_SPANS
-    undrawn = plural(data.undrawn_workers, "process is", "processes are")
-    return (
-        "When each worker process measured and trained candidates, by the records of finished trials. Processes that "
-        "ran one after another share a row. Click a bar to open its card."
-        + ("" if all_ else f" Only the {MAX_SPANS} longest bars are drawn.")
-        + (f" {undrawn} not drawn, as {MAX_LANES} others ran at the same time." if data.undrawn_workers else "")
-    )
-
-
 def curve_caption(info: StudyInfo, data: FigureData) -> str:
     """Explain the lines in the charts of the hypervolume."""
     if data.single is not None:
         text = f"The best {brief(data.single.label)} above the reference point ({data.single.reference:g}), "
     else:
         text = f"Hypervolume above the reference point ({_reference_point(info)}), "
-    text += "in the order in which evaluations finished."
-    return text + (" Dotted: the expectation of random search." if data.random_start else "")
+    return f"{text}in the order in which evaluations finished."
 
 
 def _reference_point(info: StudyInfo) -> str:
@@ -178,34 +158,3 @@ def footer(info: StudyInfo, summary: StudySummary) -> str:
 def _logarithmic(info: StudyInfo) -> str:
     words = objective_words(info)
     return " and ".join(words[o.name] for o in info.objectives if o.log)
-
-
-def random_control(info: StudyInfo, summary: StudySummary) -> str:
-    """Say which part of the hypervolume curve is a control by random search."""
-    sampler = brief(info.config.get("sampler", "unknown"))
-    if sampler == "random":
-        return "This study is a random search: its curve is the control for other searches."
-    start, drawn = summary.random_start, random_trials(info)
-    compared = on_plane(info.objectives) and not info.replayed  # compare refuses other objectives
-    control = f" {CONTROL}" if compared else ""
-    if start is None and drawn and sum(summary.counts.values()) <= drawn:
-        return (
-            f"The sampler, {sampler}, has drawn all candidates at random so far: this curve is that of a random search."
-        )
-    if start is None and drawn:
-        return (
-            f"The sampler, {sampler}, drew at least the first {plural(drawn, 'candidate')} at random, but too few of "
-            f"them were evaluated for a control.{control}"
-        )
-    if start is None or drawn is None:
-        why = "" if drawn is None else f": the sampler, {sampler}, drew no candidates at random"
-        return f"Nothing in this study shows what random search would have reached{why}.{control}"
-    reached = f"a hypervolume of {fixed(start.expected[-1], 4)}"
-    if len(info.objectives) == 1:
-        label = brief(info.objectives[0].label)
-        reached = f"a best {label} of {fixed(start.expected[-1], 4)} above the reference point"
-    return (
-        f"The sampler, {sampler}, drew at least the first {plural(drawn, 'candidate')} at random, and "
-        f"{len(start.trials)} of them were evaluated: a control for as many evaluations, which reached "
-        f"{reached}.{control}"
-    )

@@ -8,14 +8,13 @@ from typing import Any
 
 import altair as alt
 
-from reports.chart_style import FAINT, GRID, INK, RATIO_TICKS, Specification, by_kind, count_axis, specification, tip
+from reports.chart_style import FAINT, INK, RATIO_TICKS, Specification, by_kind, count_axis, specification, tip
 from reports.evidence_data import CANDIDATE
 from reports.figure_data import (
     BASELINE,
     BEST,
     DOMINATED,
     FRONT,
-    INFEASIBLE,
     MARKS,
     SERIES,
     FigureData,
@@ -26,14 +25,12 @@ from reports.formatting import brief
 from reports.front_chart import front_chart
 from reports.importance import Importance
 from reports.scored_trials import SCORE_WORD
-from reports.timeline import MEASURING, TRAINING, WAITING
 
 CURVE_HEIGHT_PX = 240
 SMALL_HEIGHT_PX = 170
 MAX_CHOICES = 12  # in a chart of importance
 VARIANCE_EXPLAINED = "explained variance"
 OTHERS = "other candidates"
-TIME_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 RETRAINED_SCORE = "mean score of the longer trainings"
 
 
@@ -44,7 +41,6 @@ def page_charts(data: FigureData) -> dict[str, Specification]:
         "teachers": _teacher_chart(data) if data.teachers else None,
         "time-spent": _time_chart(data) if data.time_spent else None,
         "score-curves": _score_curves_chart(data) if data.score_curves else None,
-        "timeline": _timeline_chart(data) if data.spans else None,
     }
     return {name: specification(chart) for name, chart in built.items() if chart is not None}
 
@@ -262,32 +258,6 @@ def _score_curves_chart(data: FigureData) -> Any:
     return alt.layer(*layers).properties(height=CURVE_HEIGHT_PX)
 
 
-def _timeline_chart(data: FigureData) -> Any:
-    """Draw when each worker measured and trained, a row per worker."""
-    lanes = 1 + max(span.lane for span in data.spans)
-    kinds, colors = [MEASURING, TRAINING, WAITING], [SERIES[1][0], SERIES[0][0], GRID]
-    seconds = max(span.end_s for span in data.spans)
-    unit, size = next((unit, size) for unit, size in TIME_UNITS if seconds >= 3 * size or size == 1)
-    bars = (
-        alt.Chart(alt.NamedData(name="timeline"))
-        .transform_calculate(begin=f"datum.begin_s / {size}", end=f"datum.end_s / {size}", row="datum.lane + 1")
-        .mark_bar(height={"band": 0.8})
-    )
-    legend = alt.Legend(title=None, orient="top")
-    return bars.encode(
-        x=alt.X("begin:Q", title=f"{unit} since the study began", axis=alt.Axis(labelOverlap=True)),
-        x2="end:Q",
-        y=alt.Y("row:O", title="worker", axis=alt.Axis(labelOverlap=True)),
-        color=alt.Color("doing:N", scale=alt.Scale(domain=kinds, range=colors), legend=legend),
-        tooltip=[
-            tip("name", "trial"),
-            tip("doing", "doing"),
-            tip("begin_s", "from, s", ",.1f"),
-            tip("end_s", "to, s", ",.1f"),
-        ],
-    ).properties(height=max(60, min(26, 900 // lanes) * lanes))
-
-
 def _hypervolume_charts(data: FigureData) -> dict[str, Any]:
     """Draw the hypervolume by trainings and by time."""
     if not data.curve:
@@ -301,7 +271,7 @@ def _hypervolume_charts(data: FigureData) -> dict[str, Any]:
 
 
 def _hypervolume_chart(data: FigureData, field: str, title: str, axis: Any) -> Any:
-    """Draw the hypervolume, what random search is expected to reach, and the level of the baselines."""
+    """Draw the hypervolume and the level of the baselines."""
     color = MARKS[FRONT].css
     curve = alt.Chart(alt.NamedData(name="curve")).encode(
         x=alt.X(f"{field}:Q", title=title, axis=axis),
@@ -314,9 +284,6 @@ def _hypervolume_chart(data: FigureData, field: str, title: str, axis: Any) -> A
         tip("seconds", "seconds", ",.0f"),
     ]
     layers = [curve.mark_line(interpolate="step-after", color=color, strokeWidth=2), steps.encode(tooltip=tips)]
-    if data.random_start and field == "evaluations":
-        random = alt.Chart(alt.NamedData(name="random-start")).mark_line(color=MARKS[INFEASIBLE].css, strokeDash=[2, 3])
-        layers.append(random.encode(x="evaluations:Q", y="hypervolume:Q", tooltip=tips[:2]))
     if data.baseline_hypervolume > 0:
         color = MARKS[BASELINE].css
         level = alt.Chart(alt.Data(values=[{"y": data.baseline_hypervolume, "text": "baselines alone"}]))

@@ -17,7 +17,6 @@ from reports.label_sides import label_rise, label_sides
 from reports.metric_agreement import metric_names, metrics_of, teacher_score, trained_models
 from reports.scored_trials import ScoredTrial, axis, score_word, value_of
 from reports.summary import StudySummary
-from reports.timeline import WorkerSpan, worker_spans, workers_left_out
 
 FRONT, DOMINATED, STOPPED = "Pareto front", "dominated", "early-stopped"
 BEST = "best"  # shown in place of FRONT where the study has one objective
@@ -150,11 +149,8 @@ class FigureData:
     metrics: tuple[MetricScatter, ...]
     learning_curves: tuple[LearningCurves, ...]
     score_curves: tuple[tuple[int, str, str, int, float], ...]  # (number, name, kind, steps, score) of all candidates
-    spans: tuple[WorkerSpan, ...]
-    undrawn_workers: int  # that ran while as many others ran as the timeline has rows
     further: tuple[Objective, ...] = ()  # those other than score and throughput
     single: Objective | None = None  # the objective of a study with only one, which has no chart of a front
-    random_start: tuple[float, ...] = ()  # expected hypervolume of the first 1, 2, ... random trainings
 
     @property
     def curve_step(self) -> int:
@@ -178,7 +174,6 @@ class FigureData:
             "points": [p.row() for p in self.points],
             "labels": [asdict(label) for label in self.labels],
             "picked": [],  # filled by the page's script
-            "random-start": [{"evaluations": n, "hypervolume": v} for n, v in enumerate(self.random_start, start=1)],
             "scale": [{"name": s.name, "ratio": s.ratio} for s in self.scale if s.inside],
             "staircase": [{"ratio": x, "score": y, "order": i} for i, (x, y) in enumerate(self.staircase)],
             "curve": [
@@ -191,17 +186,6 @@ class FigureData:
                 {"which": i, "number": number, "name": name, "kind": kind, "score": score, "value": value}
                 for i, scatter in enumerate(self.metrics)
                 for number, name, kind, score, value in scatter.points
-            ],
-            "timeline": [
-                {
-                    "lane": s.lane,
-                    "begin_s": round(s.begin_s, 1),
-                    "end_s": round(s.end_s, 1),
-                    "doing": s.doing,
-                    "number": s.number,
-                    "name": s.name,
-                }
-                for s in self.spans
             ],
             "score-curves": [
                 {"number": number, "name": name, "kind": kind, "steps": steps, "score": score}
@@ -263,11 +247,8 @@ def prepare(study: StudyRecord, summary: StudySummary) -> FigureData:
         metrics=_scatters(summary, front),
         learning_curves=_learning_curves(info, summary, front),
         score_curves=_score_curves(study, front),
-        spans=tuple(replace(s, name=brief(s.name, 100)) for s in worker_spans((*study.trials, *study.scale))),
-        undrawn_workers=workers_left_out((*study.trials, *study.scale)),
         further=further,
         single=_shortened(info.objectives[0]) if len(info.objectives) == 1 else None,
-        random_start=() if summary.random_start is None else summary.random_start.expected,
     )
 
 

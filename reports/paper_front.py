@@ -96,7 +96,7 @@ def front_figure(data: FigureData, retrained: Sequence[Mapping[str, Any]], addit
     if not points or data.single is not None:
         return None
     behind = additions.front_behind
-    figure, (axes,) = empty_figure(height_inches=FRONT_HEIGHT_INCHES)
+    figure, axes = empty_figure(height_inches=FRONT_HEIGHT_INCHES)
     _scale_axes(axes, data, retrained, behind)
     others = [(r["ratio"], r["long"]) for r in retrained if r["ratio"] is not None]
     others += [(p.ratio, p.score) for p in points if p.kind not in (BASELINE, FRONT) and p.score is not None]

@@ -14,8 +14,7 @@ from matplotlib.text import Text
 from nas.terminal import visible
 
 COLUMN_INCHES = 3.5  # of a page in two columns
-HEIGHT_INCHES, FRONT_HEIGHT_INCHES, PANEL_HEIGHT_INCHES = 2.7, 3.1, 2.1
-CHOICE_INCHES, FRAME_INCHES = 0.19, 0.95  # of the importance figure: height of a row, and of all else
+HEIGHT_INCHES, FRONT_HEIGHT_INCHES = 2.7, 3.1
 AXES_WIDTH_INCHES, AXES_HEIGHT_INCHES = 3.0, 2.3
 DPI = 300
 NOTEBOOK_DPI = 160
@@ -61,16 +60,15 @@ class PaperFigure(Figure):
         return content.getvalue()
 
 
-def empty_figure(columns: int = 1, height_inches: float = HEIGHT_INCHES) -> tuple[Figure, list[Any]]:
-    """Create a figure of one column's width with `columns` axes side by side."""
+def empty_figure(height_inches: float = HEIGHT_INCHES) -> tuple[Figure, Any]:
+    """Create a figure of one column's width, with its axes."""
     figure = PaperFigure(figsize=(COLUMN_INCHES, height_inches), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(1, columns, squeeze=False)[0])
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92", linewidth=0.6)
-        axes.set_axisbelow(True)
-    return figure, panels
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
 
 
 def wrapped(label: str, inches: float) -> str:

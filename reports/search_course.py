@@ -1,20 +1,17 @@
 """How a search went.
 
-Time by purpose, state, failures, missed limits, rank agreement of its rungs, noise of its timings, its random start.
+Time by purpose, state, failures, missed limits, rank agreement of its rungs, noise of its timings.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
 from nas.analysis.agreement import kendall
-from nas.study import pareto
-from nas.study.config import OPTUNA_SAMPLERS, RANDOM_TRIALS, is_of_timm
 from nas.study.ending import is_finished, is_open
 from nas.study.limits import LIMITS, Compliance
 from nas.study.loop import OUT_OF_TIME
@@ -24,7 +21,6 @@ from nas.study.timing_doubts import PUBLISHED, has_interval
 PURPOSES = {"teachers": "teacher cache"}  # counted when it was built, possibly for another study
 REASON_CHARACTERS = 200  # the trial's card shows a traceback of 10 kB, a table does not
 MIN_RANKED = 10  # candidates or models: the order of fewer agrees by luck
-ORDERS = 200  # that the hypervolume of a random start is averaged over
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,6 @@ class LimitMisses:
     numbers: tuple[int, ...]  # of the trials, the narrowest miss first
     narrowest: float
     median: float
-
-
-@dataclass(frozen=True)
-class RandomStart:
-    """Expected hypervolume of the first 1, 2, ... random trainings: the mean over orders of the same trials."""
-
-    trials: tuple[int, ...]  # numbers
-    expected: tuple[float, ...]
 
 
 def time_spent(info: StudyInfo, trials: Sequence[TrialRecord]) -> tuple[TimeSpent, ...]:
@@ -178,54 +166,3 @@ def timing_half_width(measured: Iterable[Measurement]) -> float | None:
         if m.ratio > 0 and m.arm != PUBLISHED
     ]
     return median(widths) if widths else None
-
-
-def random_trials(info: StudyInfo) -> int | None:
-    """Return how many trials of a study its sampler draws at random before it learns from any; None if unknown."""
-    sampler = str(info.config.get("sampler"))
-    if sampler not in RANDOM_TRIALS:
-        return None
-    learned = [name for name in info.baselines if not is_of_timm(name)] if sampler in OPTUNA_SAMPLERS else ()
-    return max(0, RANDOM_TRIALS[sampler] - len(learned))  # Optuna's samplers learn from baselines of the space, too
-
-
-def random_start(
-    sampled: Sequence[TrialRecord], points: Mapping[int, Sequence[float]], info: StudyInfo
-) -> RandomStart | None:
-    """Return the random search inside a study: the trials its sampler drew before it learned from any.
-
-    They are a control for as many trainings as they are, and for no more. A control of the whole length is another
-    study, with the sampler "random".
-
-    Args:
-        sampled: the study's trials without baselines.
-        points: coordinates of the complete trials by number, on the axes of `pareto.coordinate`.
-        info: description of the study.
-
-    Returns:
-        None where the sampler drew no trial at random, or has drawn nothing else yet.
-    """
-    drawn = sorted(sampled, key=lambda t: t.number)[: random_trials(info) or 0]
-    numbers = [t.number for t in drawn if t.counts]
-    if len(numbers) < 2 or len(drawn) == len(sampled):
-        return None
-    rng, reference = random.Random(0), pareto.reference_point(info.objectives)
-    sums = [0.0] * len(numbers)
-    for _ in range(ORDERS):
-        order = rng.sample(numbers, len(numbers))
-        for i, volume in enumerate(_hypervolumes([points.get(n) for n in order], reference)):
-            sums[i] += volume
-    return RandomStart(tuple(numbers), tuple(s / ORDERS for s in sums))
-
-
-def _hypervolumes(points: Sequence[Sequence[float] | None], reference: Sequence[float]) -> list[float]:
-    """Return the hypervolume after each of `points`; an early-stopped trial is None and adds nothing."""
-    volumes: list[float] = []
-    known: list[Sequence[float]] = []
-    volume = 0.0
-    for point in points:
-        if point is not None:
-            known.append(point)
-            volume = pareto.hypervolume(known, reference)
-        volumes.append(volume)
-    return volumes

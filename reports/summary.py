@@ -18,11 +18,9 @@ from nas.study.timing_doubts import noise_floor, timing_doubt
 from reports.scored_trials import ScoredTrial, dominators, hypervolume, pareto_front, score_trials
 from reports.search_course import (
     FailureReason,
-    RandomStart,
     RungCorrelation,
     TimeSpent,
     failure_reasons,
-    random_start,
     rung_correlations,
     time_spent,
     timing_half_width,
@@ -75,7 +73,6 @@ class StudySummary:
     scale: int  # comparison networks that were measured
     lost_baselines: int = 0  # baselines that failed or could not be measured as the others
     remeasured: int = 0  # candidates and baselines whose timing is that of a remeasurement
-    random_start: RandomStart | None = None  # trials drawn at random before the sampler learned
     doubts: dict[str, int] = field(default_factory=dict)  # measurements by the reason why they cannot be trusted
 
     @property
@@ -127,7 +124,6 @@ def summarize(study: StudyRecord, evidence: StudyEvidence | None = None) -> Stud
             t.baseline is not None and t.state in (TrialState.FAILED, TrialState.INFEASIBLE) for t in study.trials
         ),
         remeasured=sum(t.number in evidence.remeasured for t in study.trials),
-        random_start=random_start(sampled, {s.trial.number: s.values for s in complete}, study.info),
     )
 
 

@@ -73,7 +73,7 @@ def for_cells(latency: str, count: int) -> list[float]:
         record(n, table.architectures[i], published_measurement(table, i), a)
         for n, (i, a) in enumerate(zip(places, accuracy, strict=True))
     ]
-    sampler = replay_sampler("known-cost", table, 0, DEFAULT_SOURCES["nasbench201"])
+    sampler = replay_sampler("known-cost", table, 0, DEFAULT_SOURCES)
     return proposal_seconds(sampler, table.space, records)
 
 

@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from nas.analysis.agreement import RESAMPLES, Array, RankCorrelation, rank_correlation
+from nas.analysis.agreement import RankCorrelation, rank_correlation
 
 # The default first rung has a tau of 0.66 (0.43 to 0.84, 30 models) to the last one. Early stopping there missed one of
 # the ten candidates that had come closest to the front (docs/explanation/early_stopping.md).
@@ -47,13 +47,11 @@ class RungEvidence:
         ladder: Rungs of a search that begins at the rung.
         seconds: Median seconds of a model until there.
         kendall: Kendall's tau to the scores at the last rung.
-        survival: Share of resamples in which the best model of the last rung continues at every rung of the ladder.
     """
 
     ladder: tuple[int, ...]
     seconds: float
     kendall: RankCorrelation
-    survival: float
 
     @property
     def steps(self) -> int:
@@ -98,8 +96,7 @@ def rung_evidence(trainings: Sequence[PilotTraining], rungs: Sequence[int], fact
         ladder = ladder_from(steps, rungs, factor)
         seconds = median(sum(training.seconds[: rung + 1]) for training in trainings)
         kendall = rank_correlation(scores[:, [rung, -1]].tolist())
-        survival = _survival(scores, [rungs.index(each) for each in ladder[:-1]], factor)
-        evidence.append(RungEvidence(ladder, seconds, kendall, survival))
+        evidence.append(RungEvidence(ladder, seconds, kendall))
     return tuple(evidence)
 
 
@@ -137,19 +134,3 @@ def ladder_from(first: int, rungs: Sequence[int], factor: int) -> tuple[int, ...
             higher = [steps for steps in rungs if steps > ladder[-1]]
             ladder.append(min(higher, key=lambda steps: abs(math.log(steps / target))))
     return tuple(ladder)
-
-
-def _survival(scores: Array, columns: Sequence[int], factor: int) -> float:
-    """Return the share of resamples of the models (rows) whose best one of the last column survives some columns."""
-    rng = np.random.default_rng(0)
-    samples = rng.integers(0, len(scores), (RESAMPLES, len(scores)))
-    return float(np.mean([_best_survives(scores[rows], columns, factor) for rows in samples]))
-
-
-def _best_survives(scores: Array, columns: Sequence[int], factor: int) -> bool:
-    best, alive = scores[:, -1].max(), scores
-    for column in columns:
-        allowed = math.ceil(len(alive) / factor)
-        at_rung = alive[:, column]
-        alive = alive[at_rung >= np.sort(at_rung)[-allowed]]  # a model that was drawn several times stays or goes whole
-    return bool((alive[:, -1] == best).any())

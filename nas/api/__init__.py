@@ -43,9 +43,9 @@ from nas.validation import ConfigError
 
 if TYPE_CHECKING:
     from backbones.weights import WeightsError
+    from nas.backend.training_rank import TrainingFailed
     from nas.data import DataError
     from nas.search.session import SearchFailed
-    from nas.train.execution import TrainingFailed
 
 __all__ = [
     "ConfigError",
@@ -72,7 +72,7 @@ __all__ = [
 _MODULES = {
     "DataError": "nas.data",
     "SearchFailed": "nas.search.session",
-    "TrainingFailed": "nas.train.execution",
+    "TrainingFailed": "nas.backend.training_rank",
     "WeightsError": "backbones.weights",
 }
 

@@ -1,8 +1,8 @@
-"""Execute trials: on workers of Ray, in a pool of local processes, or on a simulated clock.
+"""Execute trials on workers of Ray or on a simulated clock, and trainings in processes of their own.
 
-`ray_tune` runs a study, with `ray_session`, `cluster`, `watchdog`, `worker` and `worker_spec`; these are the only
-modules that know ray. Ray reads its environment variables when it is imported, so they are set here, for this process
-and for the nodes that it starts.
+`ray_tune` runs a study, with `ray_session`, `cluster`, `watchdog`, `worker` and `worker_spec`; these and
+`cluster_ranks` are the only modules that know ray. Ray reads its environment variables when it is imported, so they are
+set here, for this process and for the nodes that it starts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # by "uv run", each worker would install its own torch
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # Ray imports MLflow where it is installed
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: any other process would slow a measurement down
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one more process, for clouds
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often Train looks whether a rung is over
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a busy machine imports torch slowly
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
@@ -27,4 +24,4 @@ os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "10000"  # else nodes start their workers one after the other
 
 # The variables that workers on the nodes of another cluster need too.
-WORKER_ENVIRONMENT = {key: os.environ[key] for key in os.environ if key.startswith(("RAY_ACCEL_", "RAY_TRAIN_"))}
+WORKER_ENVIRONMENT = {key: os.environ[key] for key in os.environ if key.startswith("RAY_ACCEL_")}

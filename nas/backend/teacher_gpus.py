@@ -1,30 +1,17 @@
 """Divide the GPUs that live teachers have to themselves among the processes of a training.
 
-The teachers' devices are named for the command, which sees all GPUs: "cpu", "cuda" (the student's GPU) or "cuda:N". A
-process that the command starts sees the GPUs of all students, as NCCL wants it, and after them its own share of the
-teachers', so that these have other numbers there.
+The teachers' devices are named for the command, which sees all GPUs: "cpu", "cuda" (the student's GPU) or "cuda:N". The
+processes that the command starts see the GPUs of all students, as NCCL wants it, and after them those of the teachers,
+so that these have other numbers there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from nas.numbers import plural
 
 _NUMBERED = "cuda:"
-
-
-class RankGpus(NamedTuple):
-    """What a process of a training sees.
-
-    Args:
-        visible: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
-        teachers: Its teachers' devices, as the process names them.
-    """
-
-    visible: str | None
-    teachers: tuple[str, ...]
 
 
 def reserved(devices: Sequence[str]) -> tuple[int, ...]:
@@ -50,24 +37,25 @@ def share(devices: Sequence[str], rank: int, ranks: int) -> tuple[str, ...]:
     return tuple(name for name in devices if name in own or not name.startswith(_NUMBERED))
 
 
-def gpus_of_rank(gpus: Sequence[str], slot: int, rank: int, ranks: int, devices: Sequence[str]) -> RankGpus:
-    """Return what a process of a pool sees, see `refusal`.
+def gpus_of_ranks(
+    gpus: Sequence[str], ranks: int, devices: Sequence[str], on_gpu: bool
+) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """Return the value of CUDA_VISIBLE_DEVICES of all processes, and the devices of each one's teachers there.
 
     Args:
-        gpus: Names of the GPUs that the command sees, as CUDA_VISIBLE_DEVICES has them; empty for students on the CPU.
-        slot: Number of the training among those at a time.
-        rank: Number of the process among those of its training.
-        ranks: Number of these processes.
-        devices: Devices of all teachers.
+        gpus: Names of the GPUs that the command sees, as CUDA_VISIBLE_DEVICES has them.
+        ranks: Number of the processes.
+        devices: Devices of all teachers, see `refusal`.
+        on_gpu: Whether each process has a GPU for its student.
     """
-    own = share(devices, rank, ranks)
-    if not gpus:
-        return RankGpus(None, own)
-    numbers, mine = reserved(devices), reserved(own)
-    students = [gpu for number, gpu in enumerate(gpus) if number not in numbers]
-    visible = [students[(slot * ranks + each) % len(students)] for each in range(ranks)]
-    renamed = {f"{_NUMBERED}{number}": f"{_NUMBERED}{ranks + place}" for place, number in enumerate(mine)}
-    return RankGpus(",".join([*visible, *(gpus[n] for n in mine)]), tuple(renamed.get(name, name) for name in own))
+    numbers = reserved(devices)
+    students = [number for number in range(len(gpus)) if number not in numbers]
+    order = [*students[:ranks], *numbers] if on_gpu else range(len(gpus))
+    names = {f"{_NUMBERED}{number}": f"{_NUMBERED}{place}" for place, number in enumerate(order)}
+    teachers = (share(devices, rank, ranks) for rank in range(ranks))
+    return ",".join(gpus[number] for number in order), tuple(
+        tuple(names.get(name, name) for name in own) for own in teachers
+    )
 
 
 def refusal(devices: Sequence[str], ranks: int, gpus: int | None) -> str:

@@ -1,18 +1,16 @@
 """One process of a training: the job, the process's own settings, and the training of its rank.
 
-`nas.backend.pool` and `nas.backend.ray_train` start such processes.
+`nas.backend.local_ranks` and `nas.backend.cluster_ranks` start such processes.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.cli import OperationFailed
 from nas.run_folder import CHECKPOINTS, PICTURES, WEIGHTS, checkpoint_path, heads_file
 from nas.study.config import SearchConfig
 from nas.study.records import RungResult, TrialRecord
@@ -22,6 +20,10 @@ if TYPE_CHECKING:
     from nas.distill.rungs import TrainingContext
 
 MAX_REASON_CHARACTERS = 300
+
+
+class TrainingFailed(OperationFailed, RuntimeError):
+    """A training or its measurement broke down; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,7 @@ class RankSpec:
         lock_dir: Folder of all devices' locks.
         checkpoint_s: Seconds of training between two checkpoints.
         threads: CPU threads.
-        gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
-        meeting_point: File by which the ranks find each other.
-        local_rank: Number of the process among the ranks on its machine.
+        local_rank: Number of its GPU among those that it sees.
     """
 
     job: TrainingJob
@@ -90,9 +90,7 @@ class RankSpec:
     lock_dir: Path
     checkpoint_s: float
     threads: int
-    gpus: str | None
-    meeting_point: Path
-    local_rank: int = 0
+    local_rank: int
 
 
 def remove_checkpoint(job: TrainingJob) -> None:
@@ -114,7 +112,7 @@ def stopping_s(save_s: float, least_s: float) -> float:
 def train_as_rank(
     spec: RankSpec,
     on_steps: Callable[[int], None],
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool],
     on_saved: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[RungResult | None]:
     """Train this process's part of a job and yield the result of every rung; None in ranks above 0.
@@ -122,8 +120,7 @@ def train_as_rank(
     Args:
         spec: The process's settings. With several ranks it has joined their process group.
         on_steps: Gets the number of steps done, every few steps.
-        should_stop: Tells whether the training is to save its state and raise TrainingStopped. None: whether SIGTERM or
-            Ctrl-C came, which do not end this process meanwhile.
+        should_stop: Tells whether the training is to save its state and raise TrainingStopped.
         on_saved: Gets the seconds that a checkpoint took, after each one.
     """
     import torch
@@ -143,28 +140,12 @@ def train_as_rank(
     if job.start is not None:
         heads = heads_file(job.start)
         model, adaptors = load(job.start, arch), load_heads(heads, model=checksum_of(job.start))
-    asking = _asked_to_end() if should_stop is None else nullcontext(should_stop)
-    with asking as asked_to_end:
-        training = Training(job.trial.arch_id, model, _context(spec, asked_to_end), adaptors, on_steps, on_saved)
-        try:
-            for rung in range(len(job.config.distill.rung_steps)):
-                yield training.rung(rung)
-        finally:
-            training.close()
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM and SIGINT only be noted within the block, and yield a function that tells whether one came."""
-    asked = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, lambda number, frame: asked.set())
+    training = Training(job.trial.arch_id, model, _context(spec, should_stop), adaptors, on_steps, on_saved)
     try:
-        yield asked.is_set
+        for rung in range(len(job.config.distill.rung_steps)):
+            yield training.rung(rung)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        training.close()
 
 
 def _context(spec: RankSpec, should_stop: Callable[[], bool]) -> TrainingContext:

@@ -1,6 +1,6 @@
 """A worker process of Ray: it takes trials from Tune one after the other and steps through their phases.
 
-A trial of several ranks stays in its worker for the measurement. Ray Train starts new processes for the ranks of every
+A trial of several ranks stays in its worker for the measurement. The worker starts new processes for the ranks of every
 rung, and they continue from the checkpoint of the rung before. That costs the start of a few processes per rung, and
 needs no messages between the scheduler and the ranks.
 """
@@ -11,20 +11,18 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray import train, tune
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray import tune
 
-from nas.backend.worker_spec import RANK_RESOURCES, WorkerSpec
+from nas.backend.local_ranks import LocalRanks
+from nas.backend.worker_spec import WorkerSpec
 from nas.machine import lock_dir
-from nas.study.failures import Failure, cause_in_ranks, is_disk_error
+from nas.study.failures import Failure, is_disk_error
 from nas.study.records import RungResult, TrialRecord, TrialState
 
 if TYPE_CHECKING:
@@ -126,59 +124,43 @@ def trial_context(spec: WorkerSpec) -> TrialContext:
     return TrialContext(training, service, Path(spec.samples_dir))
 
 
-class _RankConfig(TorchConfig):  # type: ignore[misc]
-    """Set up nothing: ranks take their GPUs and join by themselves, and PyTorch would listen on all interfaces."""
-
-    backend_cls = Backend
-    train_func_context = nullcontext
-
-
 def train_in_ranks(spec: WorkerSpec, record: TrialRecord, rung: int) -> RungResult:
     """Train one rung of a trial in processes of its own; raise the error of a rank that caused the failure.
 
     They run on this process's node, where one lock keeps measurements apart, and see its GPUs: NCCL wants to see all.
     """
-    gpus = {"CUDA_VISIBLE_DEVICES": os.environ["CUDA_VISIBLE_DEVICES"]} if spec.gpus else {}
+    device = str(json.loads(spec.config)["device"])
     with tempfile.TemporaryDirectory(dir=spec.scratch) as folder:
-        trainer = TorchTrainer(
-            _train_rank,
-            train_loop_config={
-                "record": json.dumps(record.to_dict()),
-                "rung": rung,
-                "spec": spec.to_json(),
-                "meeting_point": f"{folder}/ranks",
-            },
-            torch_config=_RankConfig(),
-            scaling_config=train.ScalingConfig(
-                num_workers=spec.ranks,
-                resources_per_worker=RANK_RESOURCES,
-                label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
-            ),
-            run_config=train.RunConfig(name="rung", storage_path=folder, worker_runtime_env={"env_vars": gpus}),
-        )
+        settings = [_RankOfTrial(record, rung, spec, rank, Path(folder) / "ranks") for rank in range(spec.ranks)]
+        ranks = LocalRanks(_train_rank, settings, device)
         try:
-            result = trainer.fit()
-        except train.WorkerGroupError as error:
-            raise cause_in_ranks(error.worker_failures) from error
-    return RungResult.from_dict(result.return_value)
+            (result,) = ranks.messages()
+        finally:
+            ranks.end(0.0)
+    assert isinstance(result, RungResult)
+    return result
 
 
-def _train_rank(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Train one rank's part of a rung; return the result in rank 0, None in the others."""
+@dataclass(frozen=True)
+class _RankOfTrial:
+    record: TrialRecord
+    rung: int
+    spec: WorkerSpec
+    rank: int
+    meeting_point: Path
+
+
+def _train_rank(own: _RankOfTrial, send: Callable[[Any], None], should_stop: Callable[[], bool]) -> None:
+    """Train one rank's part of a rung; rank 0 sends the result."""
     import torch
 
-    from nas.backend.diagnosis import rank_error
     from nas.distill import distributed
     from nas.distill.rungs import train_rank
 
-    spec, record = WorkerSpec.from_json(settings["spec"]), TrialRecord.from_dict(json.loads(settings["record"]))
-    rank, ranks = train.get_context().get_world_rank(), spec.ranks
-    if spec.gpus:
-        torch.cuda.set_device(rank)
-    context = trial_context(spec).training
-    try:
-        with distributed.process_group(rank, ranks, Path(settings["meeting_point"]), context.config.device):
-            result = train_rank(record, settings["rung"], context)
-    except Exception as error:
-        raise rank_error(error, context.config.device) from error
-    return None if result is None else result.to_dict()
+    if own.spec.gpus:
+        torch.cuda.set_device(own.rank)
+    context = trial_context(own.spec).training
+    with distributed.process_group(own.rank, own.spec.ranks, own.meeting_point, context.config.device):
+        result = train_rank(own.record, own.rung, context)
+    if result is not None:
+        send(result)

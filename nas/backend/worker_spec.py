@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nas.machine import checkpoint_interval_s, cpu_count
 from nas.run_folder import CHECKPOINTS, PICTURES, SAMPLES, WEIGHTS
-from nas.study.config import SearchConfig
-
-# Ray's resources of a rank. Its trial has reserved the processors, and Ray wants a resource for it: a byte.
-RANK_RESOURCES = {"memory": 1.0}
+from nas.study.config import DistillConfig, SearchConfig
 
 
 @dataclass(frozen=True)
@@ -113,3 +111,21 @@ def training_spec(config: SearchConfig, folder: Path, targets: Path, workers_per
         measure_threads=0,
         gpus=1.0 if config.device.startswith("cuda") else 0.0,
     )
+
+
+def recipe_here(recipe: DistillConfig, gpus: Sequence[str]) -> DistillConfig:
+    """Return the recipe of a study with the processes that a training takes on this machine.
+
+    Ranks share each batch, perhaps because no GPU holds the whole one. Where GPUs are fewer, one of them takes it in as
+    many parts: the effective batch stays, but BatchNorm sees each part alone. On a CPU one process takes it whole,
+    because ranks there would share the memory.
+
+    Args:
+        recipe: The study's.
+        gpus: Names of the devices to use; empty on a CPU.
+    """
+    if not gpus:
+        return replace(recipe, ranks=1)
+    if len(gpus) >= recipe.ranks:
+        return recipe
+    return replace(recipe, ranks=1, accumulate=recipe.accumulate * recipe.ranks)

@@ -12,7 +12,7 @@ from pydantic import Field
 from nas.cli import PROGRAM, OneLineParser
 from nas.flags import add_flags, shared
 from nas.measure.devices import device_type, fast_precision
-from nas.study.config import TARGET_DTYPES, TEACHER_PRECISIONS, SearchConfig
+from nas.study.config import TARGET_DTYPES, TARGET_SHARE, TEACHER_PRECISIONS, SearchConfig
 from nas.validation import ConfigError, Files, Flag, HeldOutImages, Images, OneOf, Pixels, Text, Views, checked
 
 _EXAMPLES = """examples:
@@ -52,9 +52,10 @@ class BuildSettings:
     ] = field(default_factory=lambda: fast_precision(device_type("auto")))
     target_dtype: Annotated[str, OneOf(TARGET_DTYPES), Flag("data type of each stored number")] = "int8"
     share: Annotated[
-        Annotated[float, Field(strict=True, gt=0, le=1)] | None,
-        Flag("share of each teacher's numbers that PCA keeps, 1 keeps all", "X", "0.5 in int4, else 0.25"),
-    ] = None
+        float,
+        Field(strict=True, gt=0, le=1),
+        Flag("share of each teacher's numbers that PCA keeps, 1 keeps all", "X"),
+    ] = TARGET_SHARE
 
 
 @checked

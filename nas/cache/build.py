@@ -16,7 +16,7 @@ from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.cli import is_of_path
 from nas.data import absolute_uri
 from nas.data.dataset import Progress, digest
-from nas.study.config import SearchConfig
+from nas.study.config import TARGET_SHARE, SearchConfig
 from nas.study.records import StudyInfo
 from nas.teachers import check_weights, specs
 
@@ -46,6 +46,8 @@ class CachePlan:
         grid, share = compression.grid, compression.share
         if not 1 <= grid <= image_px:
             raise CacheError(f"grid: {grid} is not possible for {image_px} px images; allowed: 1 to {image_px}")
+        if compression.storage not in CODECS:
+            raise CacheError(f"--target-dtype: {compression.storage!r} is not possible; choices: {', '.join(CODECS)}")
         if not 0 < share <= 1:
             raise CacheError(f"--share: {share} is not possible; allowed: over 0, up to 1")
         chosen = specs(teachers, weights)
@@ -93,19 +95,6 @@ class CachePlan:
             write_json(self.path, {"images": folder, "teachers": teachers, "origin": origin})
 
 
-def share_of(storage: str, share: float | None) -> float:
-    """Return the share of a teacher's numbers to keep: `share`, or the default of the storage.
-
-    In int8 and int4, the default takes an eighth of the bytes of fp16 features.
-
-    Raises:
-        CacheError: The storage is unknown.
-    """
-    if storage not in CODECS:
-        raise CacheError(f"--target-dtype: {storage!r} is not possible; choices: {', '.join(CODECS)}")
-    return CODECS[storage].share if share is None else share
-
-
 def open_targets(
     images_uri: str,
     teachers: str,
@@ -119,7 +108,7 @@ def open_targets(
     views: int = 1,
     precision: str = "fp32",
     storage: str = "int8",
-    share: float | None = None,
+    share: float = TARGET_SHARE,
     weights: Mapping[str, Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
@@ -140,7 +129,7 @@ def open_targets(
         views: Stored augmentations of each train image.
         precision: Precision that the teachers compute in, see `nas.teachers.base.run_teacher`.
         storage: How each number is stored, a name in `CODECS`.
-        share: Share of each teacher's numbers that PCA keeps; None for the default of `storage`, see `share_of`.
+        share: Share of each teacher's numbers that PCA keeps.
         weights: Files with teachers' weights, by teacher.
         progress: Called with (stage, done, total).
         announce: Called with lines for the user: size and time of a build, a table of the images.
@@ -153,7 +142,7 @@ def open_targets(
         CacheError: The cache cannot be built or read.
     """
     source = ImageSource(images_uri, {"train": train_images, "val": val_images}, seed, views, root, progress)
-    compression = Compression(grid, storage, share_of(storage, share))
+    compression = Compression(grid, storage, share)
     plan = CachePlan(source, teachers, weights or {}, image_px, compression, precision, announce)
     check_counts(len(plan.images.sets["train"]) // views, len(plan.images.sets["val"]))
     check_plan(plan)

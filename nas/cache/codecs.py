@@ -1,4 +1,4 @@
-"""Encode float32 targets for storage: int8 with a scale per channel, int4, bfloat16 or float32."""
+"""Encode float32 targets for storage: int8 with a scale per channel, bfloat16 or float32."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ class Codec:
     """
 
     dtype: ClassVar[np.dtype[Any]]
-    bits: ClassVar[int]  # per number
-    share: ClassVar[float] = 0.25  # default share of a teacher's numbers to keep
 
     def __init__(self, largest: NDArray[np.float32]) -> None:
         self.largest = largest
@@ -50,7 +48,6 @@ class Int8(Codec):
     """Rounds to steps of `largest` / 127 and clips larger values."""
 
     dtype = np.dtype(np.int8)
-    bits = 8
 
     def encode(self, values: Values) -> Codes:
         """Round targets (N, k, ...) to int8."""
@@ -76,48 +73,10 @@ class Int8(Codec):
         return step
 
 
-class Int4(Codec):
-    """Rounds to fifteen steps of 0.35 and packs two numbers into a byte.
-
-    PHI-S channels are nearly normal with variance 1, for which this step is close to the optimum (Max 1960). The same
-    bytes hold twice as many channels as in int8, which keeps more information than the coarser steps lose.
-    """
-
-    dtype = np.dtype(np.uint8)
-    bits = 4
-    share = 0.5
-    step = np.float32(0.35)
-
-    def encode(self, values: Values) -> Codes:
-        """Round targets (N, k, ...) to 4 bits, packed as (N, ceil(k / 2), ...)."""
-        codes = (np.rint(values / self.step).clip(-7, 7) + 8).astype(np.uint8)
-        if codes.shape[1] % 2:
-            codes = np.concatenate([codes, np.full_like(codes[:, :1], 8)], axis=1)
-        packed: Codes = codes[:, 0::2] << 4 | codes[:, 1::2]
-        return packed
-
-    def decode(self, codes: Codes) -> Values:
-        """Unpack codes (N, ceil(k / 2), ...) to targets (N, k, ...)."""
-        pairs = np.stack([codes >> 4, codes & 15], axis=2)
-        channels = pairs.reshape(len(codes), -1, *codes.shape[2:])[:, : len(self.largest)]
-        values: Values = (channels.astype(np.float32) - 8) * self.step
-        return values
-
-    def decode_tensor(self, codes: Tensor) -> Tensor:
-        """Unpack codes (N, ceil(k / 2), ...) to targets (N, k, ...)."""
-        channels = torch.stack([codes >> 4, codes & 15], dim=2).flatten(1, 2)[:, : len(self.largest)]
-        return (channels.float() - 8) * float(self.step)
-
-    def clipped(self, values: Values) -> int:
-        """Count the values above 7.5 steps."""
-        return int((np.abs(values) > 7.5 * self.step).sum())
-
-
 class Bf16(Codec):
     """Keeps the upper half of a float32's bits, rounded to nearest even. Decoding is exact."""
 
     dtype = np.dtype(np.uint16)
-    bits = 16
 
     def encode(self, values: Values) -> Codes:
         """Round targets to bfloat16, stored as uint16."""
@@ -138,7 +97,6 @@ class Fp32(Codec):
     """Stores float32 without a change."""
 
     dtype = np.dtype(np.float32)
-    bits = 32
 
     def encode(self, values: Values) -> Codes:
         """Return the targets."""
@@ -153,4 +111,4 @@ class Fp32(Codec):
         return codes
 
 
-CODECS: dict[str, type[Codec]] = {"int8": Int8, "int4": Int4, "bf16": Bf16, "fp32": Fp32}
+CODECS: dict[str, type[Codec]] = {"int8": Int8, "bf16": Bf16, "fp32": Fp32}

@@ -162,7 +162,7 @@ def estimate_teacher(builder: TeacherCacheBuilder) -> BuildEstimate:
         seconds += _seconds_to_read(images)
     numbers = teacher.summary_dim + compression.grid**2 * teacher.spatial_dim
     missing = builder.entry.written.count_missing(builder.images.shards)
-    kept_bytes = missing * numbers * compression.share * CODECS[compression.storage].bits / 8
+    kept_bytes = missing * numbers * compression.share * CODECS[compression.storage].dtype.itemsize
     calibrating = min(CALIBRATION_SHARDS * SHARD_ITEMS, len(builder.images.sets["train"]))
     temporary_bytes = 0 if builder.calibrated else calibrating * numbers * 4
     return BuildEstimate(kept_bytes, temporary_bytes, {stage: seconds * count for stage, count in passes.items()})
@@ -266,7 +266,7 @@ def bytes_per_image(manifest: dict[str, Any]) -> tuple[float, float]:
     stored = raw = 0
     for head, facts in manifest["heads"].items():
         cells = 1 if head == "summary" else manifest["grid"] ** 2
-        stored += cells * facts["dims"] * CODECS[manifest["storage"]].bits / 8
+        stored += cells * facts["dims"] * CODECS[manifest["storage"]].dtype.itemsize
         raw += cells * facts["channels"] * 2
     return stored, raw
 

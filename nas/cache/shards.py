@@ -68,8 +68,7 @@ class ShardedArray:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The number of rows and a decoded row's shape."""
-        stored = mapped(self.paths[0]).array.shape[1:]
-        return (len(self), *stored) if self.codec is None else (len(self), len(self.codec.largest), *stored[1:])
+        return (len(self), *mapped(self.paths[0]).array.shape[1:])
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
         rows = self.stored(index)

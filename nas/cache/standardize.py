@@ -25,7 +25,7 @@ from nas.cache.entry import damage
 from nas.cache.hadamard import Matrix, factors, spreading_rotation
 from nas.cache.shards import Rows
 from nas.files import atomic_path
-from nas.study.config import SearchConfig
+from nas.study.config import TARGET_SHARE, SearchConfig
 from nas.study.teacher_names import TeacherError
 
 WHOLE_SUMMARY = 0.1  # share of a teacher's kept numbers up to which its summary keeps every direction
@@ -143,8 +143,7 @@ def channels_of_targets(widths: Mapping[str, tuple[int, int]], config: SearchCon
         widths: Channels of each teacher's (summary, spatial) outputs.
         config: Settings of the search.
     """
-    share = CODECS[config.target_dtype].share
-    return {name: target_channels(each, config.grid**2, share) for name, each in widths.items()}
+    return {name: target_channels(each, config.grid**2, TARGET_SHARE) for name, each in widths.items()}
 
 
 def choose_dims(

@@ -5,8 +5,8 @@ CUDA, BatchNorm normalizes over the whole batch (SyncBatchNorm). On CPU, where P
 normalizes over its own slice, and the running statistics are averaged. Without a process group, no function here has an
 effect.
 
-Ranks meet through a file and talk over the loopback interface, because PyTorch's own rendezvous would listen on the
-network.
+Ranks of one machine meet through a file and talk over the loopback interface, because PyTorch's own rendezvous would
+listen on the network; ranks of a cluster need it.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ GPU_PATIENCE = timedelta(minutes=30)  # of GPUs that wait for another rank's bat
 
 
 @contextmanager
-def process_group(rank: int, world_size: int, rendezvous: Path, device: str = "cpu") -> Iterator[None]:
+def process_group(rank: int, world_size: int, rendezvous: Path | str, device: str = "cpu") -> Iterator[None]:
     """Make this process one of `world_size` ranks within the block.
 
     Args:
         rank: 0, 1, ... below `world_size`.
         world_size: number of processes.
-        rendezvous: path of a file that does not exist yet, the same for all ranks.
+        rendezvous: the same for all ranks: path of a file that does not exist yet, for ranks of one machine, or
+            "tcp://HOST:PORT", a free port of the machine of rank 0.
         device: "cuda" needs the rank's own GPU as the current device.
     """
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    for library in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
+    if isinstance(rendezvous, Path):
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     dist.init_process_group(
         backends(device.startswith("cuda")),
-        init_method=f"file://{rendezvous}",
+        init_method=f"file://{rendezvous}" if isinstance(rendezvous, Path) else rendezvous,
         rank=rank,
         world_size=world_size,
         timeout=PATIENCE,
@@ -71,13 +73,6 @@ def limit_gpu_waits() -> None:
     cpu, cuda = (group._get_backend(torch.device(device)) for device in ("cpu", "cuda"))
     if cuda is not cpu:  # gloo alone is the backend of both
         cuda._set_default_timeout(GPU_PATIENCE)
-
-
-def from_rank_0(value: T) -> T:
-    """Return the value that rank 0 gives, on all ranks."""
-    values = [value]
-    dist.broadcast_object_list(values, device=torch.device("cpu"))
-    return values[0]
 
 
 def rank() -> int:

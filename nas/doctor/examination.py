@@ -58,12 +58,10 @@ class Examination:
         pool = ThreadPoolExecutor(1)
         try:
             ray = pool.submit(read_isolated, self.aside, LIMIT_S, readings.read_ray)  # now that the steps are timed
-            postgres = pool.submit(read_isolated, self.aside, LIMIT_S, readings.read_postgres)
             yield from self._of_runtimes(device)
             yield findings.judge_teachers(self._read(readings.read_teachers))
             yield findings.judge_hub(read_isolated(self.isolate, HUB_LIMIT_S, readings.read_hub))
             yield findings.judge_ray(ray.result())
-            yield findings.judge_postgres(postgres.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -71,7 +69,6 @@ class Examination:
         run, cache = readings.read_folder(self.run), readings.read_folder(self.cache)
         yield findings.judge_folder(run, "run folder", "--run", findings.RUN_BYTES)
         yield findings.judge_folder(cache, "cache", "--cache", findings.CACHE_BYTES)
-        yield findings.judge_compiler_cache(readings.read_compiler_cache())
         shared = readings.SHARED_MEMORY
         yield findings.judge_shared_memory(readings.read_folder(shared) if shared.is_dir() else None)
 

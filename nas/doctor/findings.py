@@ -20,7 +20,6 @@ from nas.doctor.readings import (
     TeachersReading,
     Unread,
 )
-from nas.extras import install_command
 from nas.local_workers import search_bytes, workers_on
 from nas.measure.conditions import restricted_mode
 from nas.measure.devices import dotted, has_kernels, remedy_without_kernels
@@ -255,16 +254,6 @@ def judge_folder(reading: FolderReading, name: str, option: str, needed: float) 
     return Finding(name, OK, f"{value}; the default search takes up to {format_bytes(needed)}")
 
 
-def judge_compiler_cache(reading: FolderReading) -> Finding:
-    """Judge whether PyTorch's compiler can keep what it compiles, and say how much it keeps, which it never deletes."""
-    used = f"{format_bytes(reading.used_bytes)}, which nothing deletes" if reading.used_bytes else "empty"
-    value = f"{reading.path}: {used}; {format_bytes(reading.free_bytes)} free"
-    if reading.problem:
-        effect, remedy = "compiled runtimes do not run", "set TORCHINDUCTOR_CACHE_DIR to a folder that you can write"
-        return Finding("compiler cache", WARN, f"{value}; {reading.problem}", effect, remedy)
-    return Finding("compiler cache", OK, value)
-
-
 def judge_shared_memory(reading: FolderReading | None) -> Finding:
     """Judge the size of /dev/shm; None where the system has none, which Ray does without."""
     if reading is None:
@@ -303,14 +292,6 @@ def judge_ray(reading: RayReading | Unread) -> Finding:
     elif "No space" in reading.reason or "denied" in reading.reason or "Read-only" in reading.reason:
         remedy = "set TMPDIR to a folder that you can write, on a disk with space"
     return Finding("Ray", FAIL, reading.reason, "no search or retraining can start", remedy)
-
-
-def judge_postgres(reading: str | Unread) -> Finding:
-    """Judge whether a study can be kept in PostgreSQL."""
-    if isinstance(reading, str):
-        return Finding("PostgreSQL driver", OK, f"psycopg {reading}")
-    effect = "--storage postgresql://... is refused; studies in files are not affected"
-    return Finding("PostgreSQL driver", WARN, reading.reason, effect, install_command("postgres"))
 
 
 def judge_packages(problems: Sequence[str]) -> Finding:

@@ -6,7 +6,6 @@ records can be pickled. Functions import what takes seconds themselves, so that 
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import shutil
@@ -14,7 +13,7 @@ import socket
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -108,7 +107,6 @@ class FolderReading:
     path: str
     free_bytes: int
     problem: str = ""  # why it cannot be written; "" where it can
-    used_bytes: int = 0  # of its files, where they were counted
 
 
 @dataclass(frozen=True)
@@ -219,22 +217,6 @@ def read_folder(path: Path) -> FolderReading:
     return FolderReading(str(path), free_bytes)
 
 
-def read_compiler_cache() -> FolderReading:
-    """Read the folder in which PyTorch's compiler keeps what it has compiled, and the size of its files."""
-    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if folder is None:
-        user = f"uid_{os.getuid()}"
-        with suppress(OSError, KeyError):  # a user without a name, as in some containers
-            user = getpass.getuser()
-        folder = str(Path(tempfile.gettempdir()) / f"torchinductor_{user}")
-    used_bytes = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):  # a file that has just been deleted
-                used_bytes += (Path(parent) / name).lstat().st_size
-    return replace(read_folder(Path(folder)), used_bytes=used_bytes)
-
-
 def read_hub() -> HubReading:
     """Ask the model hub for the size of one file."""
     from huggingface_hub import constants
@@ -267,15 +249,6 @@ def read_ray() -> RayReading:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
     return RayReading(metadata.version("ray"), tempfile.gettempdir())
-
-
-def read_postgres() -> str:
-    """Import the PostgreSQL driver and return its version.
-
-    Raises:
-        ImportError: It is not installed, or finds no libpq.
-    """
-    return str(import_module("psycopg").__version__)
 
 
 def read_packages() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nas.measure.conditions import Conditions
 from nas.measure.interleave import MAX_HALF_WIDTH, SAMPLE_S, watched_enough
-from nas.measure.statistics import Array, Interval, median_interval, percentile
+from nas.measure.statistics import Interval, median_interval
 from nas.measure.timers import Call, Timer
 from nas.measure.verdicts import device_verdict
 from nas.study.timing_doubts import MIN_INTERVAL_SAMPLES, SCATTERED, TOO_FEW
@@ -31,12 +31,10 @@ class CallTimes:
     Attributes:
         time_s: Median over samples of the mean of a sample's calls.
         samples: Number of samples.
-        calls_s: Time of each single call, (calls,).
     """
 
     time_s: Interval
     samples: int
-    calls_s: Array
 
     @property
     def interval_doubt(self) -> str | None:
@@ -56,11 +54,6 @@ class CallTimes:
             return doubt
         return "ok" if self.samples >= MIN_SAMPLES and self.time_s.half_width < MAX_HALF_WIDTH else "wide"
 
-    def percentile_ms(self, q: float) -> float | None:
-        """Return the milliseconds below which q percent of the calls lie; None where calls are too few."""
-        seconds = percentile(self.calls_s, q)
-        return None if seconds is None else seconds * 1e3
-
 
 def interleaved_times(
     calls: Mapping[Key, Call], timer: Timer, budget_s: float, rng: np.random.Generator
@@ -71,7 +64,7 @@ def interleaved_times(
     intervals are within one percent, on a GPU after `MIN_WATCHED_S`, or the budget is spent.
     """
     repeats = {key: _repeats(call, timer) for key, call in calls.items()}
-    rounds: dict[Key, list[list[float]]] = {key: [] for key in calls}  # seconds of the calls of each sample
+    rounds: dict[Key, list[float]] = {key: [] for key in calls}  # seconds of a call, by sample
     start, done, check_at = timer.now(), 0, MIN_SAMPLES
     while calls:
         round_start = timer.now()
@@ -92,16 +85,16 @@ def _repeats(call: Call, timer: Timer) -> int:
     return max(1, math.ceil(SAMPLE_S / max(timer.run([call], [1])[0].device_s, 1e-9)))
 
 
-def _sample(call: Call, repeats: int, timer: Timer) -> list[float]:
-    """Return the seconds of each of `repeats` calls in a row; a mean would hide the slow ones.
+def _sample(call: Call, repeats: int, timer: Timer) -> float:
+    """Return the mean seconds of `repeats` calls in a row.
 
     A call before them is not timed where work is queued: the device waits until the host has launched something.
     """
     lead_in = int(timer.queued)
     calls = repeats + lead_in
-    return [timing.device_s for timing in timer.run([call] * calls, [1] * calls)[lead_in:]]
+    timed = timer.run([call] * calls, [1] * calls)[lead_in:]
+    return sum(timing.device_s for timing in timed) / repeats
 
 
-def _times(samples: list[list[float]], rng: np.random.Generator) -> CallTimes:
-    calls_s = np.asarray(samples, dtype=np.float64)
-    return CallTimes(median_interval(calls_s.mean(axis=1), rng), len(samples), calls_s.ravel())
+def _times(samples: list[float], rng: np.random.Generator) -> CallTimes:
+    return CallTimes(median_interval(np.array(samples), rng), len(samples))

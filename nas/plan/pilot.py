@@ -114,21 +114,15 @@ def _training(trial: TrialRecord) -> PilotTraining:
 
 def show_pilot(pilot: Pilot, console: Console) -> None:
     """Print a table of the rungs, the notes, and the proposal last."""
-    config, last, factor = pilot.config, pilot.rungs[-1], pilot.config.reduction_factor
+    config, last = pilot.config, pilot.rungs[-1]
     title = f"{len(pilot.trainings)} models of {config.space}, trained to {last} steps, seed {config.seed}"
     whole_s = median(sum(training.seconds) for training in pilot.trainings)
     rows = [
-        ("MACs only", _estimate(pilot.size), "0", ""),
-        *(
-            (_steps(rung.ladder), _estimate(rung.kendall), seconds(rung.seconds), f"{rung.survival:.0%}")
-            for rung in pilot.evidence
-        ),
-        (str(last), "", seconds(whole_s), "100%"),
+        ("MACs only", _estimate(pilot.size), "0"),
+        *((_steps(rung.ladder), _estimate(rung.kendall), seconds(rung.seconds)) for rung in pilot.evidence),
+        (str(last), "", seconds(whole_s)),
     ]
-    columns = (
-        *("rungs", f"Kendall's tau of\nthe first to {last} steps", "seconds a model\nto the first"),
-        f"best survives all,\nbest 1/{factor} stay",
-    )
+    columns = ("rungs", f"Kendall's tau of\nthe first to {last} steps", "seconds a model\nto the first")
     proposed = [rungs for rungs, *_ in rows].index(_steps(pilot.proposal))
     console.print(table_of(title, [dict(zip(columns, row, strict=True)) for row in rows], proposed))
     for note in (_reason(pilot), *_notes(pilot)):
@@ -167,8 +161,6 @@ def _notes(pilot: Pilot) -> list[str]:
     notes = [
         f"Intervals are 95 % intervals by a bootstrap over the {models} models, which are random architectures with one"
         " seed. Candidates that a sampler proposes are closer to each other, so a rung ranks them less well.",
-        f"'best survives' is the share of groups of {models} models, drawn from these with replacement, in which the"
-        " model with the highest final score is among those that continue. A search compares score and costs together.",
         f"What a search with other rungs costs: {PROGRAM} plan with the same flags, and --rung-steps of a row.",
         f"{pilot.folder} keeps the trainings: the same command with a larger --pilot-models trains only the added"
         " models.",

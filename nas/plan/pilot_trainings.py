@@ -3,8 +3,8 @@
 They are trained as a search trains its candidates: with its images, teachers, seed and recipe, whose learning rate is
 constant after the warm-up, so that a score at a rung is the one that a search with that rung would see.
 
-The folder has `pilot.json`, a `PilotRecord`, and the files of the trainings (`nas.backend.pool`). A finished training
-is recorded at once; an unfinished one continues from its checkpoint.
+The folder has `pilot.json`, a `PilotRecord`, and the files of the trainings. A finished training is recorded at once;
+an unfinished one continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ import hashlib
 import json
 import logging
 import random
+import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nas.analysis.rung_choice import measured_rungs
-from nas.backend.pool import TrainingPool, recipe_here, visible_gpus
-from nas.backend.training_rank import TrainingJob
+from nas.backend.training_rank import TrainingFailed
+from nas.backend.worker_spec import recipe_here, training_spec
 from nas.cache import Targets, open_study_targets
 from nas.cli import one_line
 from nas.command_log import announce, log_to
 from nas.distill.precision import choose_precision
 from nas.files import atomic_write, parse_json
+from nas.local_workers import visible_gpus
 from nas.machine import cache_root
 from nas.measure.counts.totals import totals
 from nas.measure.environment import device_line, torch_device
@@ -41,7 +43,9 @@ from nas.stage_progress import StageProgress
 from nas.storage.locks import only_command
 from nas.study.config import DistillConfig, SearchConfig
 from nas.study.limits import broken_limit
+from nas.study.planned_trainings import PlannedTrainings
 from nas.study.records import Record, TrialRecord, TrialState
+from nas.study.training_loop import Job
 from nas.teachers import enlarged_maps, specs
 from nas.validation import ConfigError
 
@@ -121,7 +125,7 @@ def pilot_recipe(config: SearchConfig) -> DistillConfig:
     """Return the recipe of the trainings, whose rungs are the measured ones.
 
     It has one rank, as seconds have in the record: ranks share batches and their statistics, so that the training is
-    the same. How many processes train a model on this machine is what `nas.backend.pool.recipe_here` says.
+    the same. How many processes train a model on this machine is what `nas.backend.worker_spec.recipe_here` says.
 
     Args:
         config: Settings of the search.
@@ -243,28 +247,41 @@ def _train(
     targets: Targets,
     progress: StageProgress,
 ) -> PilotRecord:
-    """Train models, and record each as soon as it ends; return the record."""
+    """Train models, and record each as soon as it ends; return the record.
+
+    Raises:
+        TrainingFailed: Nothing can be trained here.
+        RayError: Ray is gone.
+    """
+    from nas.backend.ray_tune import open_cluster, run_study  # imports Ray, which takes seconds
+
     recipe = replace(_recipe_here(settings.config), precision=record.precision)
-    config = replace(settings.config, distill=recipe)
-    jobs = [TrainingJob(trial, config, folder) for trial in remaining]
-    pool = TrainingPool(targets.path, _at_a_time(settings, recipe), _gpus(config))
-    last, stage = recipe.rung_steps[-1], f"steps trained, of {settings.pilot_models} models"
-    reached = dict.fromkeys((trial.arch_id for trial in remaining), 0)
-    before, total = last * (settings.pilot_models - len(jobs)), last * settings.pilot_models
-    progress(stage, before, total)
-    with closing(pool.run(jobs)) as updates:
-        for update in updates:
-            trial, trained = update.job.trial, sum(reached.values())
-            reached[trial.arch_id] = last if update.ended else update.steps
-            if update.ended:
-                state = TrialState.COMPLETE if update.reason is None else TrialState.FAILED
-                rungs = tuple(replace(rung, seconds=rung.seconds * recipe.ranks) for rung in update.rungs)
-                ended = replace(trial, state=state, rungs=rungs, reason=update.reason)
-                others = tuple(other for other in record.trials if other.arch_id != trial.arch_id)
-                record = replace(record, trials=(*others, ended))
-                _write(folder, record)
-            if update.reason:
-                announce(f"model {trial.number} ({trial.arch_id}): {update.reason}", _LOG, level=logging.WARNING)
-            if (now := sum(reached.values())) > trained:
-                progress(stage, before + now, total)
+    config, at_a_time = replace(settings.config, distill=recipe, limits={}), _at_a_time(settings, recipe)
+    trials, last = {trial.number: trial for trial in remaining}, recipe.rung_steps[-1]
+
+    def keep(job: Job, ended: TrialRecord) -> None:
+        nonlocal record
+        rungs = tuple(replace(rung, seconds=rung.seconds * recipe.ranks) for rung in ended.rungs)
+        trial = replace(trials[job[0]], state=ended.state, rungs=rungs, reason=ended.reason)
+        others = tuple(other for other in record.trials if other.arch_id != trial.arch_id)
+        record = replace(record, trials=(*others, trial))
+        _write(folder, record)
+        if trial.reason:
+            announce(f"model {trial.number} ({trial.arch_id}): {trial.reason}", _LOG, level=logging.WARNING)
+
+    def show(loop: PlannedTrainings) -> None:
+        before = last * (settings.pilot_models - len(remaining))
+        stage = f"steps trained, of {settings.pilot_models} models"
+        progress(stage, before + loop.steps, last * settings.pilot_models)
+
+    loop = PlannedTrainings(remaining, [(number, config.seed) for number in trials], keep, show)
+    show(loop)
+    spec = training_spec(config, folder, targets.path, at_a_time)
+    with (
+        redirect_stdout(sys.stderr),  # Ray reports a lost worker on stdout, which has the result
+        open_cluster(spec, at_a_time, announce=partial(announce, log=_LOG)) as cluster,
+    ):
+        run_study(loop, cluster, advice="the same command continues")
+    if loop.gave_up:
+        raise TrainingFailed(f"the pilot cannot continue: {loop.gave_up}")
     return record

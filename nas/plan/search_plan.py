@@ -10,7 +10,6 @@ from itertools import count
 from statistics import fmean
 
 from nas.backend.simulated import Cluster
-from nas.cache.build import share_of
 from nas.cli import PROGRAM
 from nas.distill.precision import choose_precision
 from nas.machine import cache_root
@@ -51,7 +50,7 @@ from nas.search.options import MFU
 from nas.search.preconditions import check_limits
 from nas.search.study_opening import train_threads
 from nas.stage_progress import StageProgress
-from nas.study.config import SearchConfig, is_of_timm
+from nas.study.config import TARGET_SHARE, SearchConfig, is_of_timm
 from nas.study.limits import LIMITS, broken_limit
 from search_space import ArchSpec
 
@@ -188,7 +187,7 @@ def _measured(
 ) -> list[ProbedCosts]:
     """Choose the precision as the search does, and probe the random architectures and the reference on this machine."""
     rows = max(ROWS, config.distill.largest_batch)
-    targets = material.targets or synthetic_targets(config, material.widths, share_of(config.target_dtype, None), rows)
+    targets = material.targets or synthetic_targets(config, material.widths, TARGET_SHARE, rows)
     presets = {config.reference, *config.baselines}
     wanted = [(name, spec) for name, spec in chosen if name == config.reference or name not in presets]
     if config.distill.precision == "auto":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from nas.cache.build import CachePlan, share_of
+from nas.cache.build import CachePlan
 from nas.cache.codecs import CODECS
 from nas.cache.entry import SHARD_ITEMS
 from nas.cache.estimate import TIMING, BuildEstimate, estimate_images, estimate_teacher
@@ -21,7 +21,7 @@ from nas.plan.forecast import Basis, weaker
 from nas.plan.probe import AssumedDevice
 from nas.search.preconditions import check_image_count
 from nas.stage_progress import StageProgress
-from nas.study.config import SearchConfig
+from nas.study.config import TARGET_SHARE, SearchConfig
 from nas.teachers import TEACHERS, TeacherSpec, check_weights, specs
 from nas.teachers.timm_networks import create, features, layout, parse
 
@@ -90,7 +90,7 @@ def material_here(config: SearchConfig, weights: Mapping[str, Path], root: Path,
     counts = {"train": config.train_images, "val": config.val_images}
     source = ImageSource(config.data, counts, 0, config.views, root, progress)  # type: ignore[arg-type]
     px = config.distill.img_size
-    compression = Compression(config.grid, config.target_dtype, share_of(config.target_dtype, None))
+    compression = Compression(config.grid, config.target_dtype, TARGET_SHARE)
     chosen = specs(config.teachers, weights)
     missing = [spec for spec in chosen if not spec.is_here()]
     check_weights([spec for spec in chosen if spec not in missing])
@@ -220,5 +220,4 @@ def _numbers(widths: tuple[int, int], config: SearchConfig) -> int:
 
 def _kept_bytes(widths: tuple[int, int], config: SearchConfig) -> float:
     """Return the bytes that the cache keeps of them at most."""
-    share = share_of(config.target_dtype, None)
-    return _numbers(widths, config) * share * CODECS[config.target_dtype].bits / 8
+    return _numbers(widths, config) * TARGET_SHARE * CODECS[config.target_dtype].dtype.itemsize

@@ -118,10 +118,6 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
         color = COLORS[i % len(COLORS)]
         axes.plot(x, y, "o-", markersize=4, linewidth=1.3, color=color, label=arch)
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-        misfits = [j for j, point in enumerate(sweep.points) if point.windows]
-        axes.plot(
-            [x[j] for j in misfits], [y[j] for j in misfits], "o", markersize=9, markerfacecolor="none", color=color
-        )
         doubtful = [j for j, point in enumerate(sweep.points) if point.doubt]
         axes.plot([x[j] for j in doubtful], [y[j] for j in doubtful], "x", markersize=9, color=color)
         sizes |= set(x)
@@ -135,8 +131,6 @@ def _sweep(axes: Any, swept: Sequence[tuple[str, Sweep]], kind: str, label: str)
     axes.set_xticks(_spread(sorted(sizes)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    if any(point.windows for _, sweep in swept for point in sweep.points):
-        axes.plot([], [], "o", markersize=9, markerfacecolor="none", color="0.3", label="windows don't divide")
     doubts = dict.fromkeys(point.doubt for _, sweep in swept for point in sweep.points if point.doubt)
     if doubts:
         axes.plot([], [], "x", markersize=9, color="0.3", label=f"doubtful: {' or '.join(doubts)}")

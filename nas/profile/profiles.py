@@ -60,18 +60,6 @@ class Roofline:
 
 
 @dataclass(frozen=True)
-class WindowCost:
-    """The cost of windows that don't divide their stage's feature map at one input size."""
-
-    stage: int  # counted from 1
-    windows: tuple[int, ...]  # one for each attention block of a layer
-    map_side: int
-    resized_side: int  # of the map that the stage runs on
-    extra_tokens: float  # relative to the tokens without resizing: 0.5 means 50 % more
-    extra_macs: int  # of one image; exact where the stage is resized, an estimate where blocks pad the map
-
-
-@dataclass(frozen=True)
 class Point:
     """One size of a sweep. `batch` is smaller than `requested` where memory was too small."""
 
@@ -86,10 +74,6 @@ class Point:
     samples: int  # of several calls each, where calls are short
     verdict: str  # of nas.measure.verdicts, of which those on outputs and on a reference do not occur
     doubt: str | None = None  # why the speed cannot be trusted: one of nas.study.timing_doubts
-    p50_ms: float | None = None  # percentiles of single calls; None where there were too few
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    windows: tuple[WindowCost, ...] = ()  # stages whose windows don't divide their map
     launch_share: float | None = None  # these four as in a `Measurement`; all sizes of a sweep share the last three
     tries: int = 1
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Sample a search space: ranges of parameters and costs, the share within limits, the specs worth timing next."""
+"""Sample a search space: ranges of parameters and costs, and the share within limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from scipy.special import betaincinv
 
 from backbones import build
-from nas.measure import Arm, Setting
+from nas.measure import Setting
 from nas.measure.counts.operators import operators
 from nas.measure.device_lock import exclusive_device, shared_device
 from nas.measure.environment import environment
@@ -21,14 +21,11 @@ from nas.measure.service import MeasurementService
 from nas.measure.verdicts import require_right_outputs
 from nas.profile.arguments import ProfileSettings
 from nas.profile.profiles import FAILURES, failure_reason
-from nas.samplers.latency import HeldOut, LatencyPredictor, Observation
 from nas.study.limits import LIMITS, Compliance, Limit
 from nas.study.records import Measurement
 from search_space import PRESETS, ArchSpec
 from search_space.windows import fit_windows
 
-MIN_TIMED = 20  # specs; held-out errors of fewer are mostly chance
-MAX_WORTH_TIMING = 10
 SPEC_S = 2.0  # budget of timing one spec, as in a search
 SPECS_PER_STEP = 10  # counted between two steps of progress
 MAX_REPEATS = 1000  # consecutive draws without a new spec, after which the space is exhausted
@@ -41,51 +38,6 @@ QUANTITIES = {
     "latency_ms": ("latency", "ms", 1.0),
     "peak_memory_mib": ("peak memory", "MiB", 1.0),
 }
-
-
-@dataclass(frozen=True)
-class WorthTiming:
-    """Specs that are predicted to be fast. Predicted times are not shown; `error` is that of held-out measurements."""
-
-    error: HeldOut
-    untimed: int
-    arch_ids: tuple[str, ...]  # the fastest by prediction that may keep the limit, ten at most
-    limit_img_s: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return {"error": vars(self.error), "untimed": self.untimed, "arch_ids": list(self.arch_ids)}
-
-
-def worth_timing(
-    timed: Sequence[tuple[ArchSpec, Measurement]],
-    untimed: Sequence[ArchSpec],
-    *,
-    batch: int,
-    resolution: int,
-    arm: Arm,
-    limit_img_s: float | None,
-) -> WorthTiming | None:
-    """Return the untimed specs that are predicted to be fastest; None where too few were timed to fit a predictor.
-
-    Args:
-        timed: Specs with their measurements, all against one reference.
-        untimed: Specs to choose from.
-        batch: Images a call.
-        resolution: Input size in pixels.
-        arm: How the specs were run.
-        limit_img_s: Least throughput; None: no limit.
-    """
-    if len(timed) < MIN_TIMED:
-        return None
-    observations = [Observation.scaled(spec, 1 / m.ratio, m.stages_s if arm.times_stages else {}) for spec, m in timed]
-    predictor = LatencyPredictor.fit(observations, batch=batch, resolution=resolution)
-    # The limit in units of the reference's time. The reference's speed is its median over all measurements.
-    speeds = sorted(m.reference_img_s for _, m in timed)
-    limit = None if limit_img_s is None else speeds[len(speeds) // 2] / limit_img_s
-    fastest = predictor.worth_timing(list(untimed), limit_s=limit, keep=MAX_WORTH_TIMING)
-    ids = tuple(spec.arch_id for spec in fastest)
-    return WorthTiming(predictor.cross_validated(), len(untimed), ids, limit_img_s)
 
 
 @dataclass(frozen=True)
@@ -114,7 +66,6 @@ class SpaceProfile:
     specs: tuple[SampledSpec, ...]
     environment: dict[str, Any]
     missing: tuple[str, ...] = ()
-    worth_timing: WorthTiming | None = None
 
     def ranges(self) -> dict[str, dict[str, float]]:
         """Return minimum, quartiles and maximum of each quantity that any spec has, in base units."""
@@ -165,7 +116,6 @@ class SpaceProfile:
             "ranges": self.ranges(),
             "fits": fits,
             "specs": [asdict(spec) for spec in self.specs],
-            "worth_timing": self.worth_timing.to_dict() if self.worth_timing else None,
             "missing": list(self.missing),
             "environment": self.environment,
         }
@@ -224,22 +174,7 @@ def _time_sample(
             yield profile
             if time.monotonic() > deadline:
                 break
-    progress("predicting the specs that were not timed", 0.0)
-    with shared_device("cpu"):
-        worth = _worth_timing(profile, specs)
-    yield replace(profile, missing=(), worth_timing=worth)
-
-
-def _worth_timing(profile: SpaceProfile, specs: Sequence[ArchSpec]) -> WorthTiming | None:
-    request, pairs = profile.request, list(zip(specs, profile.specs, strict=True))
-    return worth_timing(
-        [(spec, sampled.measurement) for spec, sampled in pairs if sampled.measurement],
-        [spec for spec, sampled in pairs if not sampled.measurement and not sampled.failure],
-        batch=request.batch_at(request.sample_px),
-        resolution=request.sample_px,
-        arm=request.arm,
-        limit_img_s=request.limits.get("min_throughput_img_s"),
-    )
+    yield replace(profile, missing=())
 
 
 def _distinct(request: ProfileSettings, rng: random.Random) -> Iterator[ArchSpec]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.numbers import plural
-from nas.profile.space_sample import QUANTITIES, SpaceProfile, WorthTiming, share_interval
+from nas.profile.space_sample import QUANTITIES, SpaceProfile, share_interval
 from nas.study.limits import LIMITS
 
 
@@ -30,8 +30,6 @@ def show_space(profile: SpaceProfile, console: Console) -> None:
     if r.limits:
         console.print(_limits_table(profile))
     _show_timing(profile, console)
-    if profile.worth_timing:
-        _show_worth_timing(profile.worth_timing, console)
 
 
 def _limits_table(profile: SpaceProfile) -> Table:
@@ -67,13 +65,3 @@ def _show_timing(profile: SpaceProfile, console: Console) -> None:
         first = next(s.arch_id for s in profile.failed if s.failure == why)
         others = f" and {count - 1} more" if count > 1 else ""
         console.print(f"  {first}{others}: {why}")
-
-
-def _show_worth_timing(s: WorthTiming, console: Console) -> None:
-    """Print the specs that are worth timing next, without their predicted times."""
-    console.print(f"error of the latency predictor that was fitted to the timed specs: {s.error}", style="dim")
-    if not s.untimed:
-        return
-    limit = "" if s.limit_img_s is None else f" and likely to reach {s.limit_img_s:g} images/s"
-    names = ", ".join(s.arch_ids) or "none"
-    console.print(f"worth timing next, predicted to be the fastest of the {s.untimed} untimed specs{limit}: {names}")

@@ -7,14 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.measure.counts.compare import format_macs
 from nas.numbers import plural
 from nas.profile.arguments import ProfileSettings
-from nas.profile.profiles import Point, Profile, Sweep, WindowCost
+from nas.profile.profiles import Point, Profile, Sweep
 from nas.profile.timing_words import interval, remedies
 from nas.study.timing_doubts import CONTENDED
-
-PERCENTILES = ("p50", "p95", "p99")
 
 
 def show_sweep(p: Profile, kind: str, sweep: Sweep, settings: ProfileSettings, console: Console) -> None:
@@ -28,26 +25,20 @@ def sweep_table(p: Profile, kind: str, sweep: Sweep, settings: ProfileSettings) 
     """Tabulate a sweep, one row for each size; the caption has the sizes that were not timed."""
     other = f"{p.resolution} px, {p.counts.macs / 1e9:.4g} GMACs" if kind == "batch" else f"batch {p.batch}"
     table = Table(title=f"{p.arch}: {kind} sweep, {other}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    percentiles = [name for name in PERCENTILES if any(_percentile(point, name) is not None for point in sweep.points)]
     headings = ("batch",) if kind == "batch" else ("px", "GMACs")
-    for heading in (*headings, "img/s", "95 %", "ms/call", *percentiles, "samples"):
+    for heading in (*headings, "img/s", "95 %", "ms/call", "samples"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", min_width=len(CONTENDED))  # "too few samples" takes two lines
-    misfits = any(point.windows for point in sweep.points)
-    if misfits:
-        table.add_column("windows that don't divide", overflow="fold")
     for point in sweep.points:
         table.add_row(
             *_size(point, kind),
             f"{point.throughput_img_s:.4g}{' †' if point.doubt else ''}",
             Text(_point_interval(point) or "-"),
             f"{point.time_ms:.2f}",
-            *(_ms(_percentile(point, name)) for name in percentiles),
             str(point.samples),
             point.verdict,
-            *(["\n".join(map(_misfit, point.windows))] if misfits else []),
         )
-    table.caption = _sweep_caption(p, sweep, settings, misfits, bool(percentiles))
+    table.caption = _sweep_caption(sweep, settings)
     return table
 
 
@@ -73,38 +64,14 @@ def best_line(sweep: Sweep) -> str:
     return "; ".join(phrases)
 
 
-def _timed_twice(p: Profile, sweep: Sweep, settings: ProfileSettings) -> list[str]:
-    """Explain two different throughputs of one size: that of the sweep, and that against the reference."""
-    m = p.measurement
-    again = next(
-        (point for point in sweep.points if m and (point.batch, point.resolution) == (m.batch, m.resolution)), None
-    )
-    if m is None or again is None:
-        return []
-    runtime = "" if settings.arm.runtime == "eager" else f" in {settings.arm.runtime}"
-    return [
-        f"Batch {m.batch} at {m.resolution} px has two timings from different moments: {again.throughput_img_s:.4g}"
-        f" img/s interleaved with the other sizes, {m.throughput_img_s:.4g} img/s{runtime} interleaved with"
-        f" {m.reference}. Compare sizes by this table, and networks by their ratio"
-    ]
-
-
-def _sweep_caption(p: Profile, sweep: Sweep, settings: ProfileSettings, misfits: bool, percentiles: bool) -> str:
+def _sweep_caption(sweep: Sweep, settings: ProfileSettings) -> str:
     sentences = ["All sizes are timed interleaved" + ("" if settings.arm.runtime == "eager" else ", in eager mode")]
-    sentences += _timed_twice(p, sweep, settings)
-    if percentiles:
-        sentences.append("p50 to p99: percentiles of the ms of a call, where enough calls were timed")
     if doubts := dict.fromkeys(point.doubt for point in sweep.points if point.doubt):
         sentences.append(f"†: doubtful, because {' or '.join(doubts)}")
     sentences += dict.fromkeys(note[:1].upper() + note[1:] for point in sweep.points for note in point.notes)
     sentences += remedies((point.verdict for point in sweep.points), settings.seconds)
     if sweep.refused:
         sentences.append("Not timed: " + "; ".join(f"{size} ({reason})" for size, reason in sweep.refused.items()))
-    if misfits:
-        sentences.append(
-            "Maps that their windows do not divide are enlarged; Backbone.change_resolution(px) chooses windows that"
-            " divide them, where those are not much smaller"
-        )
     return ". ".join(sentences) + "."
 
 
@@ -112,17 +79,3 @@ def _size(point: Point, kind: str) -> tuple[str, ...]:
     if kind != "batch":
         return str(point.resolution), f"{point.macs / 1e9:.4g}"
     return (f"{point.batch}" + (f" ({point.requested} requested)" if point.requested != point.batch else ""),)
-
-
-def _percentile(point: Point, name: str) -> float | None:
-    value: float | None = getattr(point, f"{name}_ms")
-    return value
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _misfit(w: WindowCost) -> str:
-    tokens = f"{w.map_side} -> {w.resized_side}, +{w.extra_tokens:.0%} tokens"
-    return f"stage {w.stage}: {tokens}, +{format_macs(w.extra_macs)}MACs"

@@ -15,14 +15,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nas.backend.pool import end_with_parent
+from nas.backend.local_ranks import end_with_parent
 from nas.command_log import announce, log_to
 from nas.files import atomic_write
 from nas.machine import cpu_count
 from nas.replay.arguments import SIZES, ReplaySettings
 from nas.replay.hybrid import HybridTable, load_hybrid, run_hybrid
+from nas.replay.nasbench201 import load_nasbench201
 from nas.replay.plots import draw
-from nas.replay.published_study import ReplayJob, ReplayResult, load_table, quantiles, run_job, total_hypervolume
+from nas.replay.published_study import ReplayJob, ReplayResult, quantiles, run_job, total_hypervolume
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
 from nas.scratch import scratch_folder
@@ -36,7 +37,11 @@ _LOG = logging.getLogger(__name__)
 def replay(settings: ReplaySettings, command: str) -> int:
     """Replay all searches, print the result and write the run folder: one study with its report, and the picture."""
     console = stderr_console()
-    table = load_hybrid(settings.table_file) if settings.bench == "hybrid" else load_table(settings)
+    table: PublishedTable
+    if settings.bench == "hybrid":
+        table = load_hybrid(settings.table_file)
+    else:
+        table = load_nasbench201(settings.dataset, settings.latency)
     table.features([source for source in settings.sources if source not in ("parameters", SIZES)])  # a missing file
     _check_reference(table)
     run_dir = settings.folder()
@@ -69,9 +74,7 @@ def _check_reference(table: PublishedTable) -> None:
     floor, highest = table.reference
     if table.accuracy.max() > floor:
         raise ConfigError(f"--table: all networks above {floor:g} cost {highest:g} {table.cost_unit}, the most of all")
-    if isinstance(table, HybridTable):
-        raise ConfigError(f"--table: no score is above {floor:g}")
-    raise ConfigError(f"--table: no accuracy is above {floor:g} %; accuracies are in %")
+    raise ConfigError(f"--table: no score is above {floor:g}")
 
 
 def _jobs(settings: ReplaySettings, run_dir: Path, scratch: Path, command: str) -> list[ReplayJob]:
@@ -113,17 +116,14 @@ def _run_all(jobs: Sequence[ReplayJob], console: Console, at_a_time: int) -> dic
 def _result(table: PublishedTable, settings: ReplaySettings, results: dict[str, list[ReplayResult]]) -> dict[str, Any]:
     """Return the settings and results as plain JSON data, with the share of each seed after 1, 2, ... evaluations."""
     accuracy, highest = table.reference
-    rungs = len(table.rung_steps) if isinstance(table, HybridTable) else settings.rungs
     return {
         "bench": settings.bench,
         "dataset": table.dataset,
         "latency": table.cost_label,
         "reference": {"accuracy": accuracy, "cost": highest, "unit": table.cost_unit},
-        "trainings": table.trainings.shape[1],
         "seeds": settings.seeds,
         "workers": settings.workers,
-        "rungs": rungs,
-        "emulated_rungs": settings.rungs > 1,
+        "rungs": len(table.rung_steps) if isinstance(table, HybridTable) else 1,
         "knowledge": list(settings.sources),
         "samplers": {name: quantiles([r.shares for r in of_seeds]) for name, of_seeds in results.items()},
         "full_trainings": {name: float(np.mean([r.trained for r in of_seeds])) for name, of_seeds in results.items()},

@@ -100,7 +100,6 @@ def _table(members: Sequence[tuple[ArchSpec, tuple[Mapping[str, Any], ...]]]) ->
         train_s=np.array([sum(of[0]["seconds"]) for of in evaluations]),
         params=np.array([of[0]["params"] for of in evaluations], dtype=float),
         costs=-ratios,
-        cost="throughput",
         cost_label="throughput on two CPU cores",
         cost_unit="halvings of the reference's throughput",
         reference_accuracy=0.0,

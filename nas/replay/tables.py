@@ -7,7 +7,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nas.replay.arguments import INFORMED_SAMPLERS
 from nas.study.config import KNOWN_COST
 from nas.terminal import stdout_console, write_line
 
@@ -39,21 +38,14 @@ def show(result: dict[str, Any]) -> None:
 def _caption(result: dict[str, Any]) -> str:
     at = result["reference"]
     if result["bench"] == "hybrid":
+        spent = ", ".join(f"{name} {value:.0f}" for name, value in result["full_trainings"].items())
         return (
             f"Reference point: a score of {at['accuracy']:g} and {at['cost']:g} {at['unit']}.\nAn evaluation draws one "
-            f"of an architecture's trainings and timings; shares are by their means.\n{_spent(result)}"
+            "of an architecture's trainings and timings; shares are by their means.\n"
+            f"Training spent, in full trainings: {spent}."
         )
     text = f"Reference point: {at['accuracy']:g} % and {at['cost']:g} {at['unit']}; both axes are linear."
-    if result["trainings"] > 1:
-        text += f"\nAn evaluation draws one of {result['trainings']} trainings; shares are by their mean accuracy."
-    if informed := [name for name in result["samplers"] if name in (KNOWN_COST, *INFORMED_SAMPLERS)]:
+    if KNOWN_COST in result["samplers"]:
         known = f" and of its features: {', '.join(result['knowledge'])}" if result["knowledge"] else ""
-        text += f"\nKnows the cost of every architecture{known}: {', '.join(informed)}."
-    if result["emulated_rungs"]:
-        text += f"\nAll {result['rungs']} rungs but the last are EMULATED. {_spent(result)}"
+        text += f"\n{KNOWN_COST} knows the cost of every architecture{known}."
     return text
-
-
-def _spent(result: dict[str, Any]) -> str:
-    spent = ", ".join(f"{name} {value:.0f}" for name, value in result["full_trainings"].items())
-    return f"Training spent, in full trainings: {spent}."

@@ -38,13 +38,13 @@ from nas.local_workers import limited_by_memory
 from nas.measure.environment import code_digest, device_line, device_name, torch_device, versions
 from nas.numbers import plural
 from nas.retrain.arguments import PICTURE, RetrainSettings
-from nas.retrain.retraining_loop import RetrainingLoop
 from nas.retrain.retraining_plan import RetrainingPlan, plan_retraining
 from nas.search.config_file import recorded_sources
 from nas.stage_progress import StageProgress
 from nas.storage.locks import only_command
 from nas.storage.store import Store
 from nas.study.objectives import check_plane
+from nas.study.planned_trainings import PlannedTrainings
 from nas.study.records import Remeasurement, Retraining, StudyRecord, TrialRecord
 from nas.study.training_loop import Job
 from nas.terminal import stderr_console, stdout_console, write_line
@@ -208,7 +208,7 @@ def _train(
             announce(f"trial {job[0]}, seed {job[1]}: {record.reason}", _LOG, level=logging.WARNING)
 
     total = plan.steps * len(jobs)
-    loop = RetrainingLoop(plan.trials, jobs, keep, lambda loop: progress("steps trained", loop.steps, total))
+    loop = PlannedTrainings(plan.trials, jobs, keep, lambda loop: progress("steps trained", loop.steps, total))
     specs = {
         seed: training_spec(replace(plan.config, seed=seed), plan.folder(seed), targets, plan.workers)
         for _, seed in jobs

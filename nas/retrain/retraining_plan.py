@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.analysis import RETRAINED_TIMES_LONGER
-from nas.backend.pool import recipe_here, visible_gpus
-from nas.local_workers import default_workers
+from nas.backend.worker_spec import recipe_here
+from nas.local_workers import default_workers, visible_gpus
 from nas.measure.environment import torch_device
 from nas.retrain.arguments import RetrainSettings
 from nas.run_folder import retraining_folder

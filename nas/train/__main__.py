@@ -46,8 +46,7 @@ def _train(words: Sequence[str], session: _Session) -> int:
     check_inputs(command.session)
     session.command = command
     log_to(command.session.run, "train", command.session.text)
-    from nas.train.command import train  # imports torch, which takes seconds: not for --help or a bad flag
-    from nas.train.execution import StateSaved
+    from nas.train.command import StateSaved, train  # imports torch, which takes seconds: not for --help or a bad flag
 
     try:
         return train(command, stderr_console())

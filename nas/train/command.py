@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nas.backend.training_rank import TrainingJob
+from nas.backend.training_rank import TrainingJob, remove_checkpoint
 from nas.cli import command_line
 from nas.command_log import Announce, announce
 from nas.machine import cache_root, cpu_count, lock_dir
@@ -44,7 +44,6 @@ from nas.study.metrics import metric_label
 from nas.study.objectives import objectives
 from nas.study.records import RungResult, TrialRecord, TrialState
 from nas.study.training_files import PLAN, START
-from nas.train.execution import Execution, StateSaved
 from nas.train.one_architecture import OneArchitecture
 from nas.train.training_settings import TrainCommand, TrainingPlan, check_teacher_devices, with_steps
 from nas.validation import ConfigError
@@ -56,6 +55,10 @@ if TYPE_CHECKING:
     from nas.search.settings import SearchCommand
 
 _LOG = logging.getLogger(__name__)
+
+
+class StateSaved(KeyboardInterrupt):
+    """An interruption of a training that has saved its state."""
 
 
 def train(command: TrainCommand, console: Console) -> int:
@@ -249,19 +252,44 @@ def _run(
     processes += "" if command.session.address is None else f" of the Ray cluster at {command.session.address}"
     steps = plural(job.steps, "step")
     show(f"training {command.plan.name}: {steps} of {config.distill.batch_size} images, {processes}")
-    progress = StageProgress(console)
-    execution = Execution(job, targets.path, command.session.address, progress, show)
+    _train_and_report(job, loop, targets, command.session.address, console, show)
+
+
+def _train_and_report(
+    job: TrainingJob, loop: StudyLoop, targets: Targets, address: str | None, console: Console, show: Announce
+) -> None:
+    """Train, and report every evaluation to the study."""
+    from nas.backend.local_ranks import train_here
+    from nas.measure.memory import release_cached
+
+    release_cached(job.config.device)  # of this process's teachers: the training needs it
+    record, progress, saved = job.trial, StageProgress(console), False
+
+    def on_steps(steps: int) -> None:
+        progress("steps trained", steps, job.steps)
+
+    def on_end(state_saved: bool) -> None:
+        nonlocal saved
+        saved = state_saved
+
+    if address is None:
+        training = train_here(job, targets.path, on_steps, on_end)
+    else:
+        from nas.backend.cluster_ranks import train_on_cluster  # imports Ray, which takes seconds
+
+        training = train_on_cluster(job, targets.path, address, on_steps, show, on_end)
     try:
-        with progress.showing(), closing(execution.rungs()) as rungs:
+        with progress.showing(), closing(training) as rungs:
             for rung in rungs:
-                last = len(record.rungs) + 1 == len(config.distill.rung_steps)
+                last = len(record.rungs) + 1 == len(job.config.distill.rung_steps)
                 record = replace(record, rungs=(*record.rungs, rung))
                 show(_evaluation_line(rung))
                 loop.report(replace(record, state=TrialState.COMPLETE if last else TrialState.RUNNING))
     except KeyboardInterrupt:
-        if execution.saved:
+        if saved:
             raise StateSaved from None
         raise
+    remove_checkpoint(job)
 
 
 def _live_teachers(command: TrainCommand) -> LiveTeachers | None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from nas.backend.teacher_gpus import refusal
+from nas.local_workers import visible_gpus
 from nas.numbers import plural
 from nas.study.config import SearchConfig
 from nas.validation import ConfigError
@@ -55,6 +56,4 @@ def _gpu_count(config: SearchConfig) -> int | None:
     """Return the number of GPUs that this process sees; None where the students are on the CPU."""
     if config.device != "cuda":
         return None
-    from nas.backend.pool import visible_gpus
-
     return len(visible_gpus())

@@ -264,13 +264,13 @@ def test_other_rungs_shares_and_storage_are_cautions():
         }
         for s, factor, gain, kind, precision in (
             (a, 3, 0.02, "int8", {}),  # as studies from before there was a choice
-            (b, 2, 0.0, "int4", {"teacher_precision": "bf16"}),
+            (b, 2, 0.0, "bf16", {"teacher_precision": "bf16"}),
         )
     )
     steps = (30, *b.info.rung_steps[1:])
     text = " ".join(cautions(with_info(a, config=first), with_info(b, config=second, rung_steps=steps)))
     shares = "A: 1/3, and those that would add 2% to the front; B: 1/2."
-    for values in ("A: 60, 180 steps; B: 30, 180 steps.", shares, "A: int8; B: int4.", "A: fp32; B: bf16."):
+    for values in ("A: 60, 180 steps; B: 30, 180 steps.", shares, "A: int8; B: bf16.", "A: fp32; B: bf16."):
         assert values in text
 
 

@@ -1,4 +1,4 @@
-"""The random start, misses of limits, further objectives, retraining."""
+"""Misses of limits, further objectives, retraining."""
 
 import json
 from dataclasses import replace
@@ -9,80 +9,24 @@ from nas.analysis.evidence import gather_evidence
 from nas.analysis.retraining import RETRAINING_TIMINGS
 from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, Remeasurement, Retraining, StudyRecord, TrialState
-from reports.captions import curve_caption, footer, front_caption, hypervolume, random_control
+from reports.captions import curve_caption, footer, front_caption, hypervolume
 from reports.charts import page_charts
 from reports.evidence_data import read_evidence, retraining_points, retraining_results
 from reports.figure_data import prepare
 from reports.page import render
 from reports.search_course import limit_misses
 from reports.summary import summarize
-from tests.reports import brute_force, synthetic
+from tests.reports import synthetic
 from tests.reports.brute_force import Page
 from tests.reports.synthetic import with_info
-
-
-def test_the_random_start_ends_where_its_own_trials_do_whatever_their_order():
-    study = synthetic.study(80)
-    summary = summarize(study)
-    start = summary.random_start
-    assert start is not None
-    first = StudyRecord(study.info, tuple(t for t in study.trials if t.number in start.trials))
-    drawn = [t for t in study.trials if not t.baseline][:32]
-    assert set(start.trials) == {t.number for t in drawn if t.counts}
-    places = [brute_force.place(t) for t in brute_force.trained(first, baselines=False)]
-    assert start.expected[-1] == pytest.approx(brute_force.hypervolume(places, (0.0, 0.25)))
-    assert list(start.expected) == sorted(start.expected)
-    sentence = random_control(study.info, summary)
-    assert len(start.trials) < 32
-    assert (
-        f"drew at least the first 32 candidates at random, and {len(start.trials)} of them were evaluated" in sentence
-    )
-    assert f"{start.expected[-1]:.4f}" in sentence
 
 
 @pytest.mark.parametrize("names", [("score", "throughput"), ("score",), ("score", "params")])
 def test_compare_is_named_only_where_it_takes_the_objectives_and_one_objective_has_no_hypervolume(names):
     study = with_info(synthetic.study(80), objectives=tuple(OBJECTIVES[name].objective for name in names))
-    words = f"{random_control(study.info, summarize(study))} {hypervolume(study.info, summarize(study))}"
-    assert words.count("backbone-nas compare") == (2 if names[-1] == "throughput" else 0)
+    words = hypervolume(study.info, summarize(study))
+    assert words.count("backbone-nas compare") == (1 if names[-1] == "throughput" else 0)
     assert ("hypervolume" in words) is (len(names) > 1)
-    assert ("reached a best explained variance of the teachers' features of 0." in words) is (len(names) == 1)
-
-
-@pytest.mark.parametrize("sampler", ["random", "known-cost"])
-def test_no_control_is_invented(sampler):
-    study = synthetic.study(80)
-    study = with_info(study, config={**study.info.config, "sampler": sampler})
-    summary = summarize(study)
-    assert summary.random_start is None
-    sentence = random_control(study.info, summary)
-    assert sampler in sentence
-    assert ("drew no candidates at random. " in sentence) is (sampler != "random")
-    assert "not chosen" not in sentence, "the search is finished"
-
-
-def test_nothing_is_claimed_of_a_sampler_whose_random_start_is_unknown():
-    study = synthetic.study(80)
-    study = with_info(study, config={**study.info.config, "sampler": "walk"})
-    sentence = random_control(study.info, summarize(study))
-    assert sentence.startswith("Nothing in this study shows what random search would have reached. To compare with a")
-    assert "walk" not in sentence
-
-
-@pytest.mark.parametrize(("sampler", "trials"), [("evolution", 20), ("gp", 5), ("tpe", 10)])
-def test_a_search_whose_sampler_has_not_begun_to_learn_is_random(sampler, trials):
-    study = synthetic.study(trials)
-    study = with_info(study, config={**study.info.config, "sampler": sampler})
-    sentence = random_control(study.info, summarize(study))
-    assert "drew no candidates at random" not in sentence
-    assert f"{sampler}, has drawn all candidates at random so far" in sentence
-
-
-def test_a_random_start_without_evaluations_is_no_control_and_not_denied():
-    study = synthetic.study(40, only=TrialState.INFEASIBLE)
-    sentence = random_control(study.info, summarize(study))
-    assert "drew no candidates at random" not in sentence
-    assert "too few of them were evaluated" in sentence
 
 
 def test_misses_name_the_limit_and_by_how_much():

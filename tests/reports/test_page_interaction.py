@@ -323,17 +323,6 @@ def test_early_stopped_candidates_are_drawn_while_the_switch_is_on(tab, study):
     tab.wait(f"{STOPPED_MARKS} === 0")
 
 
-def test_a_click_on_a_bar_of_the_timeline_opens_its_card(tab, study):
-    tab.evaluate("document.querySelector('#chart-timeline').scrollIntoView({block: 'center', behavior: 'instant'})")
-    bars = "[...document.querySelectorAll('#chart-timeline .mark-rect path')]"
-    longest = f"{bars}.map(b => b.getBoundingClientRect()).sort((a, b) => b.width - a.width)[0]"
-    x, y = tab.evaluate(f"(() => {{ const b = {longest}; return [b.x + b.width / 2, b.y + b.height / 2]; }})()")
-    tab.drag((x, y))
-    tab.wait(f"{CARD} !== null")
-    card = tab.evaluate(CARD)
-    assert card in {t.name for t in study.trials if t.worker}
-
-
 def test_a_click_on_a_point_opens_its_card(tab, study):
     tab.evaluate("document.querySelector('#chart-front').scrollIntoView({block: 'center', behavior: 'instant'})")
     tab.evaluate(f"{LIST}.focus({{preventScroll: true}})")

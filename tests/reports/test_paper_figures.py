@@ -20,8 +20,8 @@ from tests.reports.awkward import ATTACKS, hostile, planted
 
 PROGRESS = ("hypervolume", "hypervolume-seconds", "hypervolume-steps")
 STUDIES = {
-    "planted": (lambda: planted(100), {"front", "rungs", "importance"}),
-    "hostile": (lambda: hostile(ATTACKS[-1]), {"front", "rungs", *PROGRESS}),
+    "planted": (lambda: planted(100), {"front"}),
+    "hostile": (lambda: hostile(ATTACKS[-1]), {"front", *PROGRESS}),
     "one": (lambda: synthetic.study(1, only=TrialState.COMPLETE), {"front", *PROGRESS}),
     "all infeasible": (lambda: synthetic.study(12, only=TrialState.INFEASIBLE), {"front"}),
     "all failed": (lambda: synthetic.study(12, only=TrialState.FAILED, baselines=False), set()),
@@ -185,9 +185,9 @@ def test_the_legend_fits_the_figure_whatever_the_other_study_is_called():
 
 def test_files_are_a_column_wide_hold_their_fonts_and_no_date_and_are_the_same_each_time(tmp_path):
     study = synthetic.study(8, only=TrialState.COMPLETE)
-    drawn = [{"rungs": draw(study, summarize(study))["rungs"]} for _ in range(2)]
+    drawn = [{"front": draw(study, summarize(study))["front"]} for _ in range(2)]
     first, second = (save(figures, tmp_path / str(i)) for i, figures in enumerate(drawn))
-    assert [p.name for p in first] == ["rungs.pdf", "rungs.png", "rungs.svg"]
+    assert [p.name for p in first] == ["front.pdf", "front.png", "front.svg"]
     for ours, again in zip(first, second, strict=True):
         data = ours.read_bytes()
         assert data == again.read_bytes()
@@ -199,7 +199,7 @@ def test_files_are_a_column_wide_hold_their_fonts_and_no_date_and_are_the_same_e
             assert b"/Type3" not in data
 
 
-def test_lines_and_dots_are_those_of_the_study():
+def test_lines_are_those_of_the_study():
     study = synthetic.study(60)
     summary = summarize(study)
     figures = draw(study, summary)
@@ -209,12 +209,6 @@ def test_lines_and_dots_are_those_of_the_study():
         line = figures[f"hypervolume{name.removeprefix('hypervolume')}"].axes[0].lines[0]
         assert line.get_xdata()[-2] == end
         assert line.get_ydata()[-2] == summary.hypervolume
-    titles = [axes.get_title() for axes in figures["rungs"].axes]
-    to_last = {c.low: c for c in summary.correlations if c.high == 2}
-    found = [re.findall(r"-?[\d.]+", title) for title in titles]
-    assert found == [[str(to_last[low].trials), f"{to_last[low].tau:.2f}"] for low in (0, 1)]
-    dots = sum(len(line.get_xdata()) for line in figures["rungs"].axes[0].lines)
-    assert dots == to_last[0].trials
 
 
 def test_models_keep_their_labels_when_they_are_retrained():

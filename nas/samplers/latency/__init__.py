@@ -3,21 +3,17 @@
 from nas.samplers.latency.predictor import (
     MAX_MODELS,
     MIN_MODELS,
-    HeldOut,
     LatencyModel,
     LatencyPredictor,
     Observation,
     Prediction,
-    held_out,
 )
 
 __all__ = [
     "MAX_MODELS",
     "MIN_MODELS",
-    "HeldOut",
     "LatencyModel",
     "LatencyPredictor",
     "Observation",
     "Prediction",
-    "held_out",
 ]

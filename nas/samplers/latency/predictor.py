@@ -1,8 +1,7 @@
 """Predict the latency of a model from the models timed so far, to choose candidates; predictions are never reported.
 
     predictor = LatencyPredictor.fit(observations, batch=16, resolution=64)
-    print(predictor.cross_validated())
-    worth_timing = predictor.worth_timing(candidates, limit_s=0.01)
+    seconds = [prediction.seconds for prediction in predictor.predict(candidates)]
 
 The time of a model is the sum of its stages' times (stem, stages, ...). A stage's time is the sum of its operators'
 costs, by kind of operator, times a factor. A Gaussian process over stages models the factors: those of one kind of
@@ -24,8 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
-from scipy.special import ndtr
-from scipy.stats import kendalltau, spearmanr
 
 from nas.numbers import plural
 from nas.samplers.latency.stage_costs import MAX_KEPT, StageCost, stage_costs
@@ -50,7 +47,6 @@ CHUNK_SPECS = 256  # bounds the memory for a long list of candidates
 MAX_MODELS = 300  # that are fitted: time grows with their cube, and the error hardly falls beyond
 SCATTER_FOLDS = 5
 MIN_SCATTER = 0.005  # no timing repeats better
-MIN_CHANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -95,10 +91,6 @@ class Prediction:
     def high_s(self) -> float:
         """Upper end of the 95 % interval."""
         return self.seconds * math.exp(NORMAL_95 * self.deviation)
-
-    def chance_within(self, limit_s: float) -> float:
-        """Return the probability that a measurement is `limit_s` or less."""
-        return float(ndtr(math.log(limit_s / self.seconds) / self.deviation))
 
 
 def check_observations(observations: Sequence[Observation], batch: int, resolution: int) -> None:
@@ -258,39 +250,6 @@ def _log_shapes(stages: Sequence[StageCost]) -> Array:
     return np.log2([stage.shape for stage in stages])
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Errors of predictions on held-out measurements; 0.05 is 5 % of the measured time."""
-
-    measurements: int
-    median_error: float
-    p90_error: float
-    kendall_tau: float
-    spearman_rho: float
-    coverage: float  # share of measured times within their 95 % interval
-
-    def __str__(self) -> str:
-        return (
-            f"median error {self.median_error:.1%}, nine in ten within {self.p90_error:.1%}, Kendall tau"
-            f" {self.kendall_tau:.2f}, Spearman rho {self.spearman_rho:.2f}, {self.coverage:.0%} in their 95 % interval"
-            f" ({self.measurements} held-out measurements)"
-        )
-
-
-def held_out(measured_s: Sequence[float], predicted_s: Sequence[float], inside: Sequence[bool]) -> HeldOut:
-    """Compare measurements with their predictions; `inside`: whether each measurement lies within its interval."""
-    measured, predicted = np.asarray(measured_s), np.asarray(predicted_s)
-    errors = np.abs(predicted / measured - 1)
-    return HeldOut(
-        measurements=len(errors),
-        median_error=float(np.median(errors)),
-        p90_error=float(np.quantile(errors, 0.9)),
-        kendall_tau=float(kendalltau(predicted, measured).statistic),
-        spearman_rho=float(spearmanr(predicted, measured).statistic),
-        coverage=float(np.mean(inside)),
-    )
-
-
 def folds(groups: Sequence[str], count: int) -> list[list[int]]:
     """Divide the indices of `groups` into `count` folds, or one per group if fewer; a group is never divided."""
     names = sorted(set(groups))
@@ -396,12 +355,8 @@ class LatencyPredictor:
         """
         latest = observations[-MAX_MODELS:]
         check_observations(latest, batch, resolution)
-        return cls._fit(latest, batch, resolution)
-
-    @classmethod
-    def _fit(cls, observations: Sequence[Observation], batch: int, resolution: int) -> LatencyPredictor:
-        model = LatencyModel.fit(observations, batch, resolution)
-        return cls(tuple(observations), model, _scatter(observations, batch, resolution))
+        model = LatencyModel.fit(latest, batch, resolution)
+        return cls(tuple(latest), model, _scatter(latest, batch, resolution))
 
     def predict(self, specs: Sequence[ArchSpec]) -> list[Prediction]:
         """Predict the time of each spec, in the unit of the observations."""
@@ -409,42 +364,8 @@ class LatencyPredictor:
         deviations = np.hypot(doubts, self.scatter)
         return [Prediction(float(s), float(d)) for s, d in zip(seconds, deviations, strict=True)]
 
-    def cross_validated(self, count: int = 10) -> HeldOut:
-        """Return the errors of a cross-validation in `count` folds; it takes `count` times as long as `fit`.
 
-        All observations of an architecture are in one fold.
-        """
-        measured: list[float] = []
-        predictions: list[Prediction] = []
-        for seen, unseen in _splits(self.observations, count):
-            predictions += self._fit(seen, self.model.batch, self.model.resolution).predict([o.spec for o in unseen])
-            measured += [o.seconds for o in unseen]
-        inside = [p.low_s <= s <= p.high_s for p, s in zip(predictions, measured, strict=True)]
-        return held_out(measured, [p.seconds for p in predictions], inside)
-
-    def worth_timing(
-        self, specs: Sequence[ArchSpec], *, limit_s: float | None = None, keep: int | None = None
-    ) -> list[ArchSpec]:
-        """Return the specs that are worth timing, the fastest first.
-
-        Args:
-            specs: the candidates.
-            limit_s: drop specs whose probability to take `limit_s` or less is below `MIN_CHANCE`.
-            keep: return this many specs at most.
-
-        Raises:
-            ValueError: neither limit_s nor keep is set, or the limit isn't positive.
-        """
-        if limit_s is None and keep is None:
-            raise ValueError("worth_timing: needs limit_s, keep, or both")
-        if limit_s is not None and not limit_s > 0:
-            raise ValueError(f"worth_timing: limit_s {limit_s!r} must be more than 0")
-        ranked = sorted(zip(self.predict(specs), specs, strict=True), key=lambda pair: pair[0].seconds)
-        likely = [spec for p, spec in ranked if limit_s is None or p.chance_within(limit_s) >= MIN_CHANCE]
-        return likely[:keep]
-
-
-def _splits(observations: Sequence[Observation], count: int) -> Iterator[tuple[list[Observation], list[Observation]]]:
+def splits(observations: Sequence[Observation], count: int) -> Iterator[tuple[list[Observation], list[Observation]]]:
     """Yield (observations outside the fold, observations inside) for each fold."""
     for fold in folds([o.spec.arch_id for o in observations], count):
         inside = set(fold)
@@ -454,7 +375,7 @@ def _splits(observations: Sequence[Observation], count: int) -> Iterator[tuple[l
 def _scatter(observations: Sequence[Observation], batch: int, resolution: int) -> float:
     """Return the deviation of the logarithms of held-out times beyond the model's own."""
     left: list[float] = []
-    for seen, unseen in _splits(observations, SCATTER_FOLDS):
+    for seen, unseen in splits(observations, SCATTER_FOLDS):
         seconds, doubts = LatencyModel.fit(seen, batch, resolution).predict([o.spec for o in unseen])
         errors = np.log([o.seconds for o in unseen]) - np.log(seconds)
         left += list(errors**2 - doubts**2)

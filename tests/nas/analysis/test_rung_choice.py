@@ -48,29 +48,9 @@ def test_evidence_by_hand() -> None:
     assert second.kendall.candidates == 12
     assert (first.ladder, second.ladder) == ((10, 30, 90), (30, 90))
     assert (first.seconds, second.seconds) == (1.0, 2.0)
-    assert second.survival == 1.0
-    assert first.survival < 0.05  # the best is last there
     assert not first.keeps_order
     assert second.keeps_order
     assert size_correlation(models).tau == pytest.approx(-1)
-
-
-def test_the_best_survives_as_often_as_its_place_at_the_rung_lets_it() -> None:
-    """The best is third of twelve at the first rung: within the best half, and outside of the best sixth."""
-    models = trainings((*SAME[:9], 11, 12, 10), SAME)
-    half, third, quarter, sixth = (rung_evidence(models, (10, 30), factor)[0].survival for factor in (2, 3, 4, 6))
-    assert half > 0.95
-    assert 0.4 < sixth < 0.7  # in a third of the resamples the best is another
-    assert half > third > quarter > sixth
-
-
-def test_a_ladder_survives_less_often_than_its_rungs() -> None:
-    at_first, at_second = (*SAME[:10], 12, 11), (12, *SAME[:8], 10, 11, 9)
-    models, rungs = trainings(at_first, at_second, SAME), (10, 40, 160)
-    both, second = rung_evidence(models, rungs, 4)
-    assert (both.ladder, second.ladder) == (rungs, rungs[1:])
-    (first,) = rung_evidence(trainings(at_first, SAME), (10, 160), 4)
-    assert 0 < both.survival <= min(first.survival, second.survival) < 1
 
 
 def test_first_rung_is_the_earliest_from_which_on_all_keep_the_order() -> None:

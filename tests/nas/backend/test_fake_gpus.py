@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,15 +57,15 @@ def phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
     yield replace(record, rungs=(result,), state=TrialState.COMPLETE)
 
 
-def rank(settings: dict[str, Any]) -> dict[str, Any] | None:
+def rank(own: worker._RankOfTrial, send: Callable[[Any], None], should_stop: Callable[[], bool]) -> None:
     """Be the product's rank, on a machine without CUDA, that notes its GPU in place of training there."""
-    spec, chosen = WorkerSpec.from_json(settings["spec"]), []
+    chosen: list[int] = []
 
     def train(record: TrialRecord, rung_number: int, context: object) -> RungResult | None:
-        own, gang = (visible_gpus(), chosen[0]), [None] * dist.get_world_size()
-        dist.all_gather_object(gang, own)
+        seen, gang = (visible_gpus(), chosen[0]), [None] * dist.get_world_size()
+        dist.all_gather_object(gang, seen)
         if dist.get_rank() == 0:
-            note(spec, "trained", record.number, gang)
+            note(own.spec, "trained", record.number, gang)
         dist.barrier()
         return rung(rung_number, 0.5) if dist.get_rank() == 0 else None
 
@@ -75,7 +75,7 @@ def rank(settings: dict[str, Any]) -> dict[str, Any] | None:
         context = SimpleNamespace(training=SimpleNamespace(config=SimpleNamespace(device="cpu")))
         patch.setattr(worker, "trial_context", lambda spec: context)
         patch.setattr("nas.distill.rungs.train_rank", train)
-        return train_rank(settings)
+        train_rank(own, send, should_stop)
 
 
 def study(folder: Path, ranks: int) -> tuple[Seen, Seen]:

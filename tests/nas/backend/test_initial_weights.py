@@ -54,12 +54,12 @@ def in_a_search_s_rank(measured: TrialRecord, folder: Path) -> None:
     rungs.train_rank(measured, 0, context(CONFIG, folder))
 
 
-def in_a_pool(measured: TrialRecord, folder: Path) -> None:
-    spec = RankSpec(TrainingJob(measured, CONFIG, folder), 0, folder, folder, 1.0, 1, None, folder)
+def in_a_rank_of_train(measured: TrialRecord, folder: Path) -> None:
+    spec = RankSpec(TrainingJob(measured, CONFIG, folder), 0, folder, folder, 1.0, 1, 0)
     list(train_as_rank(spec, print, should_stop=lambda: False))
 
 
-@pytest.mark.parametrize("train", [in_a_search, in_a_search_s_rank, in_a_pool])
+@pytest.mark.parametrize("train", [in_a_search, in_a_search_s_rank, in_a_rank_of_train])
 def test_the_seed_of_the_study_draws_the_weights(
     train: Callable[[TrialRecord, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

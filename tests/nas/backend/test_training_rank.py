@@ -44,7 +44,7 @@ def test_a_rank_has_the_lock_of_its_own_gpu(
     )
     config = replace(CONFIG, device="cuda")
     job = TrainingJob(record(1, (), 1.0), config, tmp_path / "job")
-    spec = RankSpec(job, number, targets, tmp_path / "locks", 30.0, 1, None, Path(), number)
+    spec = RankSpec(job, number, targets, tmp_path / "locks", 30.0, 1, number)
     assert _context(spec, lambda: False).lock_dir == tmp_path / "locks" / f"uuid-{number}"
 
 
@@ -54,7 +54,7 @@ def test_a_rank_looks_at_no_array_of_the_cache_before_it_reads_it(targets: Path,
     for images in (tmp_path / "copy").glob("images-*/*-images.npy"):
         images.unlink()
     job = TrainingJob(record(1, (), 1.0), CONFIG, tmp_path / "job")
-    spec = RankSpec(job, 0, tmp_path / "copy" / targets.name, tmp_path / "locks", 30.0, 1, None, Path(), 0)
+    spec = RankSpec(job, 0, tmp_path / "copy" / targets.name, tmp_path / "locks", 30.0, 1, 0)
     context = _context(spec, lambda: False)
     with pytest.raises(CacheError, match="is missing"):
         context.targets.train.images[:1]

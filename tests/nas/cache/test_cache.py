@@ -596,7 +596,7 @@ def test_impossible_settings_are_one_line_errors(opened, tmp_path):
         opened(tmp_path / "file")
     with pytest.raises(CacheError, match="grid: 0 is not possible"):
         opened(tmp_path, grid=0)
-    with pytest.raises(CacheError, match="--target-dtype: 'int3' is not possible; choices: int8, int4, bf16, fp32"):
+    with pytest.raises(CacheError, match="--target-dtype: 'int3' is not possible; choices: int8, bf16, fp32"):
         opened(tmp_path, storage="int3")
     with pytest.raises(DataError, match="no such folder"):
         opened(tmp_path, uri="imagefolder:/no/such")

@@ -335,7 +335,7 @@ def test_gc_deletes_incomplete_entries(cache):
         (["gc", "--days=inf"], "--days: inf: must be"),
         (["build", "--train-images", "0"], "--train-images: 0: must be greater than or equal to 1"),
         (["build", "--teacher-weights", "x"], "'x': must be NAME=FILE"),
-        (["build", "--target-dtype", "int3"], "--target-dtype: 'int3': must be 'int8', 'int4'"),
+        (["build", "--target-dtype", "int3"], "--target-dtype: 'int3': must be 'int8', 'bf16'"),
         (["build", "--share", "1.5"], "--share: 1.5: must be less than or equal to 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
         (["verify", "--cache", "/no/such"], "no finished cache in /no/such"),

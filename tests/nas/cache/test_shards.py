@@ -147,21 +147,6 @@ def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("channels", [1, 5, 8])
-def test_int4_is_off_by_half_a_step_packs_two_to_a_byte_and_clips(channels):
-    values = rng.standard_normal((400, channels, 2, 2)).astype(np.float32)
-    codec = CODECS["int4"](np.ones(channels, dtype=np.float32))
-    codes = codec.encode(values)
-    assert codes.shape == (400, (channels + 1) // 2, 2, 2)
-    assert codes.dtype == np.uint8
-    fits = np.abs(values) <= 7.5 * codec.step
-    assert codec.clipped(values) == (~fits).sum()
-    error = np.abs(codec.decode(codes) - values)
-    assert error[fits].max() <= codec.step / 2 + 1e-6
-    # Max (1960): the best sixteen uniform steps for a normal channel of variance 1 lose 0.0115 of it.
-    assert (error**2).mean() < 0.015
-
-
 @pytest.mark.parametrize("shape", [(6, 5, 3, 3), (6, 8, 2, 2), (6, 7)])
 @pytest.mark.parametrize("storage", CODECS)
 def test_tensors_are_decoded_to_the_same_bits_as_arrays(storage, shape):
@@ -171,15 +156,15 @@ def test_tensors_are_decoded_to_the_same_bits_as_arrays(storage, shape):
     assert np.array_equal(codec.decode_tensor(torch.from_numpy(codes)).numpy(), codec.decode(codes))
 
 
-def test_packed_rows_have_the_decoded_shape(tmp_path):
+def test_rows_are_decoded(tmp_path):
     values = rng.standard_normal((6, 5, 2, 2)).astype(np.float32)
-    codec = CODECS["int4"](np.ones(5, dtype=np.float32))
-    with ArrayWriter(tmp_path / "rows.npy", np.uint8, (3, 2, 2)) as writer:
+    codec = CODECS["int8"](np.abs(values).max((0, 2, 3)))
+    with ArrayWriter(tmp_path / "rows.npy", np.int8, (5, 2, 2)) as writer:
         writer.append(codec.encode(values))
     array = ShardedArray([tmp_path / "rows.npy"], [6], codec)
     assert array.shape == values.shape
     assert array[2:4].shape == (2, 5, 2, 2)
-    assert array.stored(slice(2, 4)).shape == (2, 3, 2, 2)
+    assert array.stored(slice(2, 4)).dtype == np.int8
     assert np.array_equal(read_rows(array, np.array([3, 1])).numpy(), array[np.array([3, 1])])
     plain = np.arange(6.0).reshape(3, 2)
     read_rows(plain, slice(1, 3)).zero_()

@@ -45,13 +45,12 @@ HEALTHY: dict[Callable[..., Any], Any] = {
     readings.read_ray: RayReading("2.60.0", "/tmp"),
     readings.read_teachers: TeachersReading((), "pip install"),
     readings.read_hub: HubReading(0.2),
-    readings.read_postgres: "3.2.1",
 }
 ONE_GPU = GpuReading((Gpu("Example H100", 80 * GB, 79 * GB, (9, 0)),), 1, "12.8", None, "", "570.1", True)
 NAMES = {
     *("packages", "CPU", "memory", "GPU", "training", "torch.compile", "ONNX Runtime", "TensorRT"),
-    *("run folder", "cache", "compiler cache", "shared memory", "Ray"),
-    *("built-in teachers", "model hub", "PostgreSQL driver"),
+    *("run folder", "cache", "shared memory", "Ray"),
+    *("built-in teachers", "model hub"),
 }
 
 

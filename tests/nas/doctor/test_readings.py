@@ -106,17 +106,6 @@ def test_packages_that_are_missing_or_old() -> None:
     assert "no-such-package" in readings._unkept(Requirement("no-such-package>=1"))[0]
 
 
-def test_the_compilers_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    assert readings.read_compiler_cache().used_bytes == 0
-    write(tmp_path, {"compiled/ab/kernel.py": "x" * 100, "compiled/fxgraph/graph": "x" * 23})
-    reading = readings.read_compiler_cache()
-    assert (reading.path, reading.used_bytes, reading.problem) == (str(tmp_path / "compiled"), 123, "")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    monkeypatch.setattr("getpass.getuser", lambda: "someone")
-    assert Path(readings.read_compiler_cache().path).name == "torchinductor_someone"
-
-
 # GPUs
 
 

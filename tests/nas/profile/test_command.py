@@ -134,15 +134,9 @@ def test_sweeps(capsys, tmp_path, monkeypatch):
     assert [(p["batch"], p["resolution"]) for p in swept["batch"]["points"]] == [(1, 64), (2, 64), (3, 64)]
     assert [(p["batch"], p["resolution"]) for p in swept["resolution"]["points"]] == [(2, 64), (2, 96)]
     assert swept["batch"]["refused"] == swept["resolution"]["refused"] == {}
-    fitting, misfit = swept["resolution"]["points"]
-    assert fitting["windows"] == []
-    assert misfit["windows"][0] | {"extra_macs": 0} == {  # a map of 6, windows of 2 at ratios 2 and 1: 8
-        "stage": 3, "windows": [2, 2], "map_side": 6, "resized_side": 8, "extra_tokens": 64 / 36 - 1, "extra_macs": 0,
-    }  # fmt: skip
-    assert misfit["macs"] > fitting["macs"]
+    smaller, larger = swept["resolution"]["points"]
+    assert larger["macs"] > smaller["macs"]
     assert Image.open(plot).size[0] > 1000
-    assert main(["--arch", "timm:resnet10t", "--img-sizes", "32,64", "--img-size", "64", *QUICK]) == 0
-    assert "+" not in capsys.readouterr().out.split("resolution sweep")[1].split("ceilings")[0]
 
 
 def test_only_memory_ends_a_batch_sweep(monkeypatch):

@@ -7,9 +7,8 @@ from rich.console import Console
 
 from nas.profile.arguments import ProfileSettings
 from nas.profile.profiles import Point, Profile, Sweep
-from nas.profile.sweep_tables import best_line, show_sweep, sweep_table
+from nas.profile.sweep_tables import best_line, show_sweep
 from nas.study.timing_doubts import TOO_FEW
-from tests.nas.profile.services import MEASUREMENT
 
 SETTINGS = ProfileSettings(("eradio_femto",), device="cpu")
 COUNTS = type("Counts", (), {"macs": 7_000_000})
@@ -46,32 +45,11 @@ def test_few_samples_have_no_interval_and_no_ties():
     assert Sweep((point(1, 9, 10, 11), point(2, None, 9.9, None, **few)), {}).ties == ()
 
 
-def test_a_size_that_the_headline_has_too_is_explained():
-    profile = Profile("resnet", None, 2, 64, COUNTS, (), {}, MEASUREMENT)
-    m = MEASUREMENT
-    sweep = Sweep((point(1, 9, 10, 11), replace(point(m.batch, 150, 160, 170), resolution=m.resolution)), {})
-    words = " ".join(sweep_table(profile, "batch", sweep, SETTINGS).caption.split())
-    assert f"Batch {m.batch} at {m.resolution} px has two timings" in words
-    assert "160 img/s interleaved with the other sizes, 100 img/s interleaved with" in words
-    alone = replace(sweep, points=sweep.points[:1])
-    assert "two timings" not in sweep_table(profile, "batch", alone, SETTINGS).caption
-
-
 def shown(*points, kind="batch", refused=None, runtime=None):
     profile = Profile("resnet", None, 4, 64, COUNTS, (), {})
     console = Console(width=80, file=io.StringIO())
     show_sweep(profile, kind, Sweep(points, refused or {}), replace(SETTINGS, runtime=runtime), console)
     return console.file.getvalue()
-
-
-def test_measured_percentiles_have_columns():
-    out = shown(point(1, 9, 10, 11, p50_ms=1.5, p95_ms=2.25), point(2, 9, 10, 11, p50_ms=3.5))
-    assert out.splitlines()[2].split() == [
-        *("batch", "img/s", "95", "%", "ms/call", "p50", "p95", "samples", "verdict"),
-    ]
-    rows = [line.split() for line in out.splitlines() if "[9, 11]" in line]
-    assert [row[-4:] for row in rows[:2]] == [["1.50", "2.25", "30", "ok"], ["3.50", "-", "30", "ok"]]
-    assert "p50" not in shown(point(1, 9, 10, 11))
 
 
 def test_requested_and_used_batch_and_refusals_are_shown():

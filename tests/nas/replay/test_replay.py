@@ -16,25 +16,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.remeasure.__main__ import main as remeasure
+from nas.replay import command
 from nas.replay.__main__ import main
-from nas.replay.arguments import REPLAY_SAMPLERS, ReplaySettings
 from nas.replay.nasbench201 import CELLS, EDGES, Cell, load_nasbench201
 from nas.replay.plots import NAMES, draw
 from nas.replay.published_study import (
-    ReplayJob,
     hypervolume_shares,
     quantiles,
     replay_config,
     replay_sampler,
     replay_study,
-    run_job,
     total_hypervolume,
 )
 from nas.replay.published_table import PublishedTable
 from nas.replay.tables import show
+from nas.retrain.__main__ import main as retrain
+from nas.select.__main__ import main as select
 from nas.storage.store import read_study
+from nas.study.config import SAMPLERS
 from nas.study.pareto import hypervolume
-from nas.study.records import TrialState
 from nas.validation import ConfigError
 from search_space import SpecError
 from tests.waiting import until
@@ -109,6 +110,12 @@ def test_share_is_hypervolume_by_evaluations() -> None:
     assert total_hypervolume(accuracy[:4], latency[:4], reference) == pytest.approx(expected[3])
 
 
+def test_the_front_of_a_search_is_by_what_it_saw() -> None:
+    """The second looks better than it is and takes the place of the first."""
+    shares = hypervolume_shares([90.0, 89.0], [1.0, 1.0], (85.0, 2.0), 1.0, drawn=[90.0, 91.0])
+    assert list(shares) == [5.0, 4.0]
+
+
 def test_quantiles_are_over_seeds() -> None:
     result = quantiles([np.array([0.0, 0.5]), np.array([0.2, 0.7]), np.array([1.0, 0.9, 1.0])])
     assert result == {"evaluations": [1, 2], "median": [0.2, 0.7], "p5": [0.02, 0.52], "p95": [0.92, 0.88]}
@@ -117,8 +124,8 @@ def test_quantiles_are_over_seeds() -> None:
 def result_of(evaluations: dict[str, int]) -> dict[str, Any]:
     """Return the result of samplers that have so many evaluations each."""
     return {
-        "bench": "macro", "dataset": "cifar10", "latency": "published MACs", "seeds": 1, "trainings": 1,
-        "emulated_rungs": False, "knowledge": [], "reference": {"accuracy": 85.0, "cost": 200.0, "unit": "M"},
+        "bench": "nasbench201", "dataset": "cifar10", "latency": "gpu_ms", "seeds": 1,
+        "knowledge": [], "reference": {"accuracy": 85.0, "cost": 200.0, "unit": "M"},
         "samplers": {name: quantiles([np.linspace(0.5, 0.9, n)]) for name, n in evaluations.items()},
     }  # fmt: skip
 
@@ -132,9 +139,9 @@ def test_the_table_has_the_rows_of_the_longest_search(capsys: pytest.CaptureFixt
 
 
 def test_the_picture_has_a_line_for_every_sampler(tmp_path: Path) -> None:
-    draw(result_of(dict.fromkeys(REPLAY_SAMPLERS, 20) | {"informed-gp": 10}), tmp_path / "replay.svg")
+    draw(result_of(dict.fromkeys(SAMPLERS, 20) | {"gp": 10}), tmp_path / "replay.svg")
     picture = (tmp_path / "replay.svg").read_text()
-    assert [name for name in REPLAY_SAMPLERS if f">{NAMES.get(name, name)}<" not in picture] == []
+    assert [name for name in SAMPLERS if f">{NAMES.get(name, name)}<" not in picture] == []
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -157,72 +164,10 @@ def test_clock_is_the_published_training_time(table: PublishedTable, tmp_path: P
     assert ended[-1].finished_s == pytest.approx(sum(seconds[t.arch_id] for t in ended))
 
 
-def test_rungs_are_emulated_and_stop_trials(table: PublishedTable, tmp_path: Path) -> None:
-    sampler = replay_sampler("known-cost", table, 0, ("structure",), rungs=3)
-    ended = replay_study(table, replay_config(table, "known-cost", 0, 40, 3), sampler, tmp_path / "a", 2)
-    states = Counter(t.state for t in ended)
-    assert states[TrialState.STOPPED] >= 5
-    assert states[TrialState.COMPLETE] >= 3
-    accuracy = {c.arch_id: a for c, a in zip(table.architectures, table.accuracy, strict=True)}
-    assert all(t.rungs[-1].score == accuracy[t.arch_id] for t in ended if t.state is TrialState.COMPLETE)
-    assert read_study(tmp_path / "a").info.rung_steps == (1, 3, 9)
-    seconds = {c.arch_id: s for c, s in zip(table.architectures, table.train_s, strict=True)}
-    for trial in ended:
-        part = trial.rungs[-1].steps / 9
-        assert sum(r.seconds for r in trial.rungs) == pytest.approx(part * seconds[trial.arch_id])
-    short = [accuracy[t.arch_id] - t.rungs[0].score for t in ended]
-    assert np.mean(short) > 0, "a short training falls short"
-    assert np.std(short) > 0.2, "and not by the same for all"
-
-
-def test_only_complete_trials_add_hypervolume(table: PublishedTable, latency_csv: Path, tmp_path: Path) -> None:
-    settings = ReplaySettings("nasbench201", f"{latency_csv}:gpu_ms", knowledge=(), budget=40, rungs=3)
-    curve, _, trained = run_job(ReplayJob(settings, "random", seed=0, run_dir=tmp_path / "a"))
-    ended = [t for t in read_study(tmp_path / "a").trials if t.counts]
-    assert trained == pytest.approx(sum({1: 1 / 9, 2: 3 / 9, 3: 1}[len(t.rungs)] for t in ended))
-    complete = [t for t in ended if t.state is TrialState.COMPLETE]
-    points = [(t.rungs[-1].score, -t.measurement.latency_ms) for t in complete if t.measurement]
-    accuracy, slowest = table.reference
-    total = total_hypervolume(table.accuracy, table.costs, table.reference)
-    assert len(curve) == len(ended) == 40 > len(complete)
-    assert curve[-1] == pytest.approx(hypervolume(points, (accuracy, -slowest)) / total)
-
-
-def test_emulated_rungs_differ_between_seeds(table: PublishedTable, tmp_path: Path) -> None:
-    first = []
-    for seed in (0, 1):
-        sampler = replay_sampler("random", table, 0, ())  # the same cells
-        ended = replay_study(table, replay_config(table, "random", seed, 5, 2), sampler, tmp_path / str(seed))
-        first.append({t.arch_id: t.rungs[0].score for t in ended})
-    assert first[0].keys() == first[1].keys()
-    assert all(first[0][name] != first[1][name] for name in first[0])
-
-
-def test_equivalent_cells_share_proxies(table: PublishedTable, latency_csv: Path, tmp_path: Path) -> None:
-    kinds: dict[tuple[str, ...], Cell] = {}
-    for c in table.architectures:
-        kinds[c.live] = c
-    path = tmp_path / "proxies.csv"
-    rows = [f"{c.arch_id},{','.join(str(i + column) for column in range(6))}" for i, c in enumerate(kinds.values())]
-    path.write_text("arch,synflow,jacov,nwot,snip,grad_norm,zen\n" + "\n".join(rows))
-    found = load_nasbench201("cifar10", f"{latency_csv}:gpu_ms", str(path)).features(("proxies",))
-    assert len(kinds) == 9445
-    by_kind: dict[tuple[str, ...], set[float]] = {}
-    for c, row in zip(table.architectures, found, strict=True):
-        by_kind.setdefault(c.live, set()).add(float(row[2]))
-    assert all(len(values) == 1 for values in by_kind.values())
-    assert len(set.union(*by_kind.values())) == 9445
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
-    with pytest.raises(ConfigError, match="no numbers for"):
-        load_nasbench201("cifar10", f"{latency_csv}:gpu_ms", str(path)).features(("proxies",))
-
-
-def test_features_are_standardized_and_need_their_file(table: PublishedTable) -> None:
+def test_features_are_standardized(table: PublishedTable) -> None:
     rows = table.features(("cost", "params", "structure"))
     assert rows.shape == (15625, 12)
     assert rows.std(axis=0) == pytest.approx(np.ones(12))
-    with pytest.raises(ConfigError, match="--proxies"):
-        table.features(("proxies",))
 
 
 def test_command_leaves_a_report_and_prints_one_object(
@@ -246,13 +191,48 @@ def test_command_leaves_a_report_and_prints_one_object(
     assert "already holds a study" in capsys.readouterr().err
 
 
+def test_an_interrupted_replay_of_several_samplers_begins_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, searches = tmp_path / "run", command._run_all
+    words = ["hybrid", "--budget", "9", "--seeds", "1", "--jobs", "1", "--json", "--sampler", "evolution,random"]
+    words += ["--run", str(run)]
+
+    def interrupted(*arguments: Any) -> Any:
+        searches(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_run_all", interrupted)
+        assert main(words) == 130
+    assert "interrupted; no study was written; the same command begins again" in capsys.readouterr().err
+    assert main(words) == 0
+    assert list(json.loads(capsys.readouterr().out)["samplers"]) == ["evolution", "random"]
+    assert main(words) == 2, "the study is kept"
+
+
+def test_a_replay_s_study_is_selected_from_and_has_nothing_to_train_or_measure(
+    table: PublishedTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its cells are no specs of ours."""
+    sampler = replay_sampler("random", table, 0, ())
+    trials = replay_study(table, replay_config(table, "random", 0, 5), sampler, tmp_path / "run")
+    assert select([str(tmp_path / "run"), "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert best["outline"] == best["arch_id"] == max(trials, key=lambda t: t.final_score).arch_id
+    for work, nothing in ((retrain, "to train"), (remeasure, "to measure")):
+        assert work([str(tmp_path / "run"), "--device", "cpu"]) == 2
+        assert f"a replay's study has nothing {nothing}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nasbench301", "--latency", "CSV:gpu_ms"], "BENCH: 'nasbench301': must be 'nasbench201', 'macro' or"),
+        (["nasbench301", "--latency", "CSV:gpu_ms"], "BENCH: 'nasbench301': must be 'nasbench201' or 'hybrid'"),
         (["nasbench201", "--latency", "CSV:gpu_ms", "--sampler", "luck"], "'luck'"),
-        (["macro", "--sampler", "tpe,informed-luck"], "'informed-luck'"),
-        (["macro", "--jobs", "0"], "--jobs"),
+        (["hybrid", "--sampler", "random,tpe,random"], "'random' is named twice"),
+        (["hybrid", "--jobs", "0"], "--jobs"),
+        (["hybrid", "--dataset", "cifar100"], "--dataset: hybrid has no use for it"),
         (["nasbench201"], "--latency"),
         (["nasbench201", "--latency", "missing.csv:a"], "no such file"),
         (["nasbench201", "--latency", "gpu.csv"], "--latency: 'gpu.csv': must be FILE.csv:COLUMN"),
@@ -290,7 +270,7 @@ def test_a_failure_is_one_line_and_code_1(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("nas.replay.command.load_table", fail)
+    monkeypatch.setattr("nas.replay.command.load_nasbench201", fail)
     assert main(["nasbench201", "--latency", f"{latency_csv}:gpu_ms", "--run", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -19,12 +19,12 @@ from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
 from nas.retrain.command import _show, begin_retraining
-from nas.retrain.retraining_loop import RetrainingLoop
 from nas.retrain.retraining_plan import plan_retraining
 from nas.search.config_file import FILE_NAME
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
 from nas.study.failures import Failure
+from nas.study.planned_trainings import PlannedTrainings
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.training_loop import Job
 from tests.exits import exit_of
@@ -251,7 +251,7 @@ def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord)
 def test_a_training_is_kept_when_it_ends_and_tried_again_after_a_lost_worker(study: StudyRecord) -> None:
     kept: dict[Job, TrialRecord] = {}
     checkpoints: list[Collection[str]] = []
-    loop = RetrainingLoop(study.trials[1:3], [(1, 7), (2, 7)], kept.__setitem__, lambda loop: None)
+    loop = PlannedTrainings(study.trials[1:3], [(1, 7), (2, 7)], kept.__setitem__, lambda loop: None)
     loop.clean_up(checkpoints.append)
     assert checkpoints == [{trial.arch_id for trial in study.trials[1:3]}], "an earlier session's"
     first, second = loop.next_trial(), loop.next_trial()

@@ -29,7 +29,7 @@ from nas.study.training_files import EVENTS, STEP, is_training, read_history
 from nas.train import command as training
 from nas.train.__main__ import main
 from nas.train.arguments import parse
-from nas.train.execution import StateSaved
+from nas.train.command import StateSaved
 from search_space import preset
 from tests.nas.doctor import gpus
 from tests.waiting import PATIENCE_S, until
@@ -110,7 +110,7 @@ def test_a_finished_training_is_not_repeated(
     trained: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas.train.execution.TrainingPool", None)
+    monkeypatch.setattr("nas.train.command._run", None)
     assert main(["--resume", str(trained), "--cache", str(cache)]) == 0
     score = read_study(trained).trials[0].final_score
     assert f"eradio_femto scores {score:.3f} after 40 steps" in capsys.readouterr().err
@@ -148,6 +148,7 @@ def start(run: Path, cache: Path, arguments: list[str], checkpoint_s: str) -> su
     return subprocess.Popen(
         [sys.executable, "-m", "nas.train", *arguments], stderr=subprocess.PIPE, text=True, env=environment,
         cwd=run.parent,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def test_workers_share_the_batch() -> None:
 def test_processes_are_chosen_beyond_the_gpus_of_the_teachers(
     devices: tuple[str, ...], batch: int, ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
+    monkeypatch.setattr("nas.train.processes.visible_gpus", lambda: tuple("01234567"))
     config = SearchConfig(device="cuda", distill=DistillConfig(batch_size=batch))
     assert with_workers(config, None, devices).distill.ranks == ranks
     assert with_workers(config, 1, devices).distill.ranks == 1
@@ -37,7 +37,7 @@ def test_processes_are_chosen_beyond_the_gpus_of_the_teachers(
 
 def test_more_processes_than_gpus_are_refused_except_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SearchConfig(device="cuda")
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0", "1"))
+    monkeypatch.setattr("nas.train.processes.visible_gpus", lambda: ("0", "1"))
     assert with_workers(config, 2).distill.ranks == 2
     with pytest.raises(ConfigError, match=r"--workers: 4 processes on this machine, which has 2 GPUs: .* --workers 2"):
         with_workers(config, 4)
@@ -49,10 +49,10 @@ def test_more_processes_than_gpus_are_refused_except_on_a_cluster(monkeypatch: p
 
 def test_gpus_of_teachers_that_do_not_work_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SearchConfig(device="cuda")
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: ("0",))
+    monkeypatch.setattr("nas.train.processes.visible_gpus", lambda: ("0",))
     with pytest.raises(ConfigError, match="--teacher-devices: the teachers have 1 of 1 GPU, which leaves 0 for 1 pro"):
         with_workers(config, None, ("cuda:0",))
-    monkeypatch.setattr("nas.backend.pool.visible_gpus", lambda: tuple("01234567"))
+    monkeypatch.setattr("nas.train.processes.visible_gpus", lambda: tuple("01234567"))
     with pytest.raises(
         ConfigError, match="--teacher-devices: 3 GPUs of the teachers cannot be divided evenly among 2 pro"
     ):

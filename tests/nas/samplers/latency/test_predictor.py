@@ -8,8 +8,8 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import torch
 
 from backbones import build, fuse
 from nas.measure.counts.operators import operators
-from nas.samplers.latency import LatencyPredictor, Observation, Prediction
+from nas.samplers.latency import LatencyPredictor, Observation
 from nas.samplers.latency.blocks import BLOCK_OPERATORS
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
@@ -184,11 +184,15 @@ def test_a_prediction_depends_on_no_other_of_its_call_nor_of_earlier_ones(predic
     assert together == pytest.approx([p.seconds for p in predictor.predict(specs)], rel=1e-9)
 
 
+def median_error(predictor: LatencyPredictor) -> float:
+    unseen = observations(100, seed=1)
+    guesses = predictor.predict([o.spec for o in unseen])
+    return median(abs(p.seconds / o.seconds - 1) for p, o in zip(guesses, unseen, strict=True))
+
+
 def test_whole_nets_do_without_stages_and_stages_help(predictor):
-    whole = fitted(observations(50, seed=0, staged=False)).cross_validated(5)
-    staged = predictor.cross_validated(5)
-    assert staged.median_error < whole.median_error < 0.05
-    assert whole.spearman_rho > 0.95
+    whole = fitted(observations(50, seed=0, staged=False))
+    assert median_error(predictor) < median_error(whole) < 0.05
 
 
 def test_predictions_are_in_the_unit_of_the_observations(predictor):
@@ -207,15 +211,6 @@ def test_stages_of_a_slower_run_are_scaled_to_the_net():
     assert Observation.scaled(spec, 1.0, {"stem": 0.5, REST: 1.5}) == Observation(spec, 1.0, {"stem": 0.25})
     assert Observation.scaled(spec, 1.0, {"stem": 0.5, "down1": 0.0}).stages_s == {"stem": 1.0}, "too short to be timed"
     assert Observation.scaled(spec, 1.0, {}) == Observation(spec, 1.0)
-
-
-def test_on_noise_the_error_is_told_to_be_large():
-    noise = random.Random(0)
-    seen = [Observation(spec, math.exp(noise.gauss(0, 0.5))) for spec in sampled(60, seed=0)]
-    held_out = fitted(seen).cross_validated(5)
-    assert held_out.median_error > 0.2
-    assert abs(held_out.spearman_rho) < 0.4
-    assert held_out.coverage > 0.8
 
 
 def test_what_was_timed_twice_is_never_held_out_against_itself():
@@ -259,30 +254,6 @@ def test_costs_are_found_and_an_unknown_operator_costs_what_all_do():
     )
 
 
-def test_specs_worth_timing_grow_with_the_limit(predictor):
-    specs = sampled(60, seed=5)
-    median_s = sorted(p.seconds for p in predictor.predict(specs))[30]
-    lists = [set(predictor.worth_timing(specs, limit_s=f * median_s)) for f in (0.5, 0.8, 1.0, 1.2, 3.0)]
-    assert all(small <= large for small, large in pairwise(lists))
-    assert len(lists[0]) < len(lists[2]) < len(lists[-1]) == len(set(specs))
-
-
-def test_specs_worth_timing_are_the_fastest_first(predictor):
-    specs = sampled(30, seed=6)
-    kept = predictor.worth_timing(specs, keep=7)
-    times = [p.seconds for p in predictor.predict(specs)]
-    assert [p.seconds for p in predictor.predict(kept)] == pytest.approx(sorted(times)[:7])
-    assert predictor.worth_timing(specs, limit_s=sorted(times)[20], keep=7) == kept
-    assert predictor.worth_timing([], keep=3) == []
-
-
-def test_the_chance_to_be_within_a_limit():
-    guess = Prediction(seconds=2.0, deviation=0.1)
-    assert guess.chance_within(2.0) == pytest.approx(0.5)
-    assert guess.chance_within(guess.high_s) == pytest.approx(0.975, abs=1e-4)
-    assert guess.chance_within(guess.low_s) == pytest.approx(0.025, abs=1e-4)
-
-
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("stage", [False, True])
 def test_what_is_no_time_is_refused(wrong, stage):
@@ -302,13 +273,6 @@ def refused(seen: list[Observation], words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
         fitted(seen)
     assert "\n" not in str(error.value)
-
-
-def test_a_limit_or_a_count_is_needed_to_tell_what_is_worth_timing(predictor):
-    with pytest.raises(ValueError, match="limit_s, keep, or both"):
-        predictor.worth_timing(sampled(3, seed=0))
-    with pytest.raises(ValueError, match="limit_s -1 must be more than 0"):
-        predictor.worth_timing(sampled(3, seed=0), limit_s=-1)
 
 
 def test_real_times_of_unseen_nets_from_a_hundred():

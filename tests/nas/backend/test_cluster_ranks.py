@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.backend.ray_train import RayTrainingFailed, _Rank, library_variables, train_on_cluster
-from nas.backend.training_rank import TrainingJob
+from nas.backend.cluster_ranks import ClusterRank, library_variables, train_on_cluster
+from nas.backend.training_rank import TrainingFailed, TrainingJob
 from nas.study.config import DistillConfig
 from tests.nas.backend.breaking import WORDS, breaking
 from tests.nas.backend.ray_nodes import ENVIRONMENT, RayNodes
@@ -26,10 +26,10 @@ def test_the_variables_of_logging_libraries_go_to_the_processes(monkeypatch: pyt
 
 
 def test_a_key_is_not_in_what_ray_may_log() -> None:
-    given: dict[str, object] = {field.name: f"value of {field.name}" for field in fields(_Rank)}
+    given: dict[str, object] = {field.name: f"value of {field.name}" for field in fields(ClusterRank)}
     given["environment"] = {"WANDB_API_KEY": "k3y"}
-    shown = str({"rank": _Rank(**given)})  # type: ignore[arg-type]
-    assert "value of targets" in shown
+    shown = str({"rank": ClusterRank(**given)})  # type: ignore[arg-type]
+    assert "value of folder" in shown
     assert "k3y" not in shown
 
 
@@ -50,7 +50,7 @@ def test_an_error_of_one_rank_is_the_reason_and_is_not_tried_again(
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     attempts = tmp_path / "attempts"
-    with RayNodes(cpus=2, BREAKING_ATTEMPTS=str(attempts)) as nodes, pytest.raises(RayTrainingFailed, match=WORDS):
+    with RayNodes(cpus=2, BREAKING_ATTEMPTS=str(attempts)) as nodes, pytest.raises(TrainingFailed, match=WORDS):
         for _ in train_on_cluster(job, targets, nodes.address, *[lambda _: None] * 3):
             pass
     assert attempts.read_text() == "x"

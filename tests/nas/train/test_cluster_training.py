@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.machine, pytest.mark.slow]
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     variables = environment(BACKBONE_NAS_CHECKPOINT_S="0", TMPDIR=os.environ.get("TMPDIR", "/tmp"))
     return subprocess.Popen(
-        [sys.executable, "-m", "nas.train", *arguments], stderr=subprocess.PIPE, text=True, env=variables, cwd=folder
-    )
+        [sys.executable, "-m", "nas.train", *arguments], stderr=subprocess.PIPE, text=True, env=variables, cwd=folder,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
+    )  # fmt: skip
 
 
 def after_step(run: Path, step: float, process: subprocess.Popen[str]) -> None:

@@ -1,4 +1,4 @@
-"""The loop of a retraining, free of Ray and torch: a training is in the study when it has ended."""
+"""The loop of trainings that are all planned beforehand, free of Ray and torch: each is kept when it has ended."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from nas.study.records import TrialRecord, TrialState
 from nas.study.training_loop import Job, TrainingLoop
 
 
-class RetrainingLoop(TrainingLoop):
-    """One session of a retraining; its jobs are the numbers of trials and seeds.
+class PlannedTrainings(TrainingLoop):
+    """One session of a retraining or a pilot; its jobs are the numbers of trials and seeds.
 
     Args:
         trials: The candidates.
@@ -23,7 +23,7 @@ class RetrainingLoop(TrainingLoop):
         trials: Collection[TrialRecord],
         jobs: Sequence[Job],
         keep: Callable[[Job, TrialRecord], None],
-        listener: Callable[[RetrainingLoop], None],
+        listener: Callable[[PlannedTrainings], None],
     ) -> None:
         super().__init__({trial.number: trial for trial in trials}, {})
         self._planned, self._keep, self._listener = tuple(jobs), keep, listener
