@@ -3,7 +3,7 @@
 # make search     run a search with the built-in images and teachers; BUDGET=200 architectures, ARGS='more options'
 # make lint       run ruff, mypy and the import contracts
 # make test       run the fast tests in one process per core; JOBS=1 for one process, ARGS='options of pytest'
-# make test-slow  run the tests that take minutes; make test-exhaustive runs those that CI leaves out too
+# make test-slow  run the other tests, some take minutes; make test-exhaustive adds more cases of them
 # make docs       generate the reference pages and build the site in docs/_build
 # make clean      remove .venv, the site and the tools' caches
 # A quick look:   make search BUDGET=8 ARGS='--rung-steps 10,30 --train-images 256 --val-images 64'
@@ -13,9 +13,9 @@ VENV   ?= .venv
 TORCH  ?=
 BUDGET ?= 200
 ARGS   ?=
-JOBS   ?= logical
+JOBS   ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip install --disable-pip-version-check
+PIP    := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
 
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST    := $(PY) -m pytest -n $(JOBS) --maxprocesses 8
@@ -26,28 +26,24 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 setup: $(VENV)/.ready
+develop: $(VENV)/.ready-dev
+$(VENV)/.ready-dev: EXTRAS := [dev]
 
-$(VENV)/.ready: pyproject.toml nas/teachers/requirements.txt
+$(VENV)/.ready $(VENV)/.ready-dev: pyproject.toml constraints.txt nas/teachers/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; try make PYTHON=python3.11 ...")'
 ifeq ($(TORCH),cpu)
 	@echo "installing into $(VENV), with PyTorch's CPU build: about 2.1 GB, some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --index-url $(CPU_INDEX) --no-deps torch torchvision  # the next line installs what they need
+	@$(PIP) --index-url $(CPU_INDEX) --no-deps 'torch<2.14' 'torchvision<0.29'  # the next line installs what they need
 else
 	@echo "installing into $(VENV), with PyPI's PyTorch and its CUDA libraries: several GB, some minutes;"
 	@echo "without a GPU, make setup TORCH=cpu needs less"
 	@$(PYTHON) -m venv $(VENV)
 endif
-	@$(PIP) --editable .
+	@$(PIP) --editable '.$(EXTRAS)'
 	@$(PIP) --no-deps --require-hashes --requirement nas/teachers/requirements.txt
 	@echo "ready: . $(VENV)/bin/activate, then backbone-nas --help; or make search"
-	@touch $@
-
-develop: $(VENV)/.ready-dev
-
-$(VENV)/.ready-dev: $(VENV)/.ready
-	@$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 search: setup
 	$(VENV)/bin/backbone-nas search --budget $(BUDGET) $(ARGS)

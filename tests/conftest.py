@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Read by the libraries when they are loaded, and inherited by every process that a test starts.
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
-# What torch.compile made is kept from run to run, though temporary folders are not.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/backbone-nas-tests-inductor-{os.getuid()}")
 
 pytest_plugins = ["tests.nas.storage.postgres"]
+settings.load_profile("ci")  # the same examples in every run; HYPOTHESIS_SEED and profiles are for searches by hand
 
 MACHINE = "machine"
-SLOW_LIMIT_S = 3600.0  # the limit of the others is in pyproject.toml
+OUTSIDE = {"browser": "browser", "postgres": "postgres", "ray": ""}  # marker: the fixture that sets it
+MAX_SECOND_TRIES = 3
+SLOW_LIMIT_S = 1800.0  # the limit of the others is in pyproject.toml
 TESTS = Path(__file__).parent
 
 
@@ -41,11 +43,43 @@ def ctrl_c() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the group "machine" in front, and give slow tests more time before they count as hanging."""
+    """Put the group "machine" in front; slow tests get more time, and those of real outside parts a second try."""
     for item in items:
+        for marker, fixture in OUTSIDE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.flaky(reruns=1))
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
     items.sort(key=lambda item: group(item.nodeid) != MACHINE)
+
+
+first_tries: list[pytest.TestReport] = []  # that failed, of tests that were tried again
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what failed before a second try."""
+    if report.outcome == "rerun":  # type: ignore[comparison-overlap]
+        first_tries.append(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a run fail in which too many tests needed a second try."""
+    if len(first_tries) > MAX_SECOND_TRIES and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why tests were tried again, and how many."""
+    for report in first_tries:
+        terminalreporter.section(f"first try of {report.nodeid}")
+        terminalreporter.line(report.longreprtext)
+        for name, text in report.sections:
+            terminalreporter.section(name, sep="-")
+            terminalreporter.line(text)
+    terminalreporter.line(f"second tries: {len(first_tries)} (at most {MAX_SECOND_TRIES})")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -73,7 +107,7 @@ def _groups_of_file(file: str) -> tuple[str, list[str]]:
     """Return the group of a file, and the names of its tests that are marked `machine` one by one."""
     path = TESTS.parent / file
     text = path.read_text()
-    if re.search(r"^pytestmark = .*pytest\.mark\.machine", text, re.MULTILINE):
+    if re.search(r"^pytestmark = (\[[^\]]*|.*)pytest\.mark\.machine\b", text, re.MULTILINE):
         return MACHINE, []
     folders = [folder for folder in path.parents if TESTS in folder.parents and (folder / "conftest.py").exists()]
     marked = re.findall(r"^@pytest\.mark\.machine\n.*?^def (\w+)", text, re.MULTILINE | re.DOTALL)
@@ -95,8 +129,10 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """Undo what a test's code did to torch's threads."""
+def _torch_as_at_its_start() -> Iterator[None]:
+    """Give every test the same random numbers, and undo what its code did to torch's threads."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 1800.0
+PATIENCE_S = 600.0
 
 
 def until(condition: Callable[[], object], every_s: float = 0.02) -> None:

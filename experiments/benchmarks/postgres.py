@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PASSWORD = "not-for-the-folder"
+_START_S = 240.0  # ends a server that never answers
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
@@ -37,9 +38,10 @@ class Server:
         self._data = folder / "data"
         options = ["--no-sync", "--username=nas", "--auth=scram-sha-256", f"--pwfile={secret}", "-D", str(self._data)]
         self._run("initdb", *options)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self._reserved = socket.socket()  # as long as it is bound, nobody else is given the port; nothing listens on it
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = self._reserved.getsockname()[1]
         self._process = self._launch()
         self._wait()
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "nas", "nas", env=self.env)
@@ -67,7 +69,8 @@ class Server:
     def _wait(self) -> None:
         """Wait until the server answers; restart it while children of a killed one hold its memory."""
         ready = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        for _ in range(600):
+        end_s = time.monotonic() + _START_S
+        while time.monotonic() < end_s:
             if subprocess.run(ready).returncode == 0:
                 return
             if self._process.poll() is not None:
@@ -76,9 +79,10 @@ class Server:
         raise NoServer((self._folder / "log").read_text()[-500:])
 
     def stop(self) -> None:
-        """Stop the server at once."""
+        """Stop the server at once, for good."""
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait()
+        self._reserved.close()
 
     def dump(self) -> str:
         """Return the whole database as SQL; this reads every row of every table."""

@@ -52,6 +52,9 @@ STAGES = {
     ),
 }
 
+# Names of stages: the first of every block, and the vit whose layers differ.
+KINDS = (*{spec.block: name for name, spec in reversed(STAGES.items())}.values(), "vit windows")
+
 
 def spec_of(stage, **options):
     """Return a spec of four equal stages; by default with a convolutional stem of width 8."""

@@ -1,7 +1,6 @@
-"""E-RADIO written down slowly from its description: the oracle of our port, and the floor of its benchmark.
+"""E-RADIO written down slowly from its description: the oracle of our port.
 
 Public key names, NCHW, softmax attention in the open, every permute and resize as described; nothing shared with ours.
-`deploy` folds BatchNorm and keeps the position bias, as the original's deploy form does.
 """
 
 import math
@@ -19,16 +18,6 @@ class ConvBn(nn.Module):
 
     def forward(self, x):
         return self.bn(self.conv(x))
-
-    def deploy(self):
-        scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
-        conv = self.conv
-        folded = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, groups=conv.groups
-        )
-        folded.weight.data = conv.weight.data * scale.data.view(-1, 1, 1, 1)
-        folded.bias.data = self.bn.bias.data - self.bn.running_mean * scale.data
-        self.conv, self.bn = folded, nn.Identity()
 
 
 class ConvBnSilu(ConvBn):
@@ -64,11 +53,8 @@ class PositionBias(nn.Module):
         super().__init__()
         self.window = window
         self.cpb_mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, heads, bias=False))
-        self.register_buffer("constant", None, persistent=False)
 
     def forward(self):
-        if self.constant is not None:
-            return self.constant
         w = self.window
         offset = torch.arange(-(w - 1), w, dtype=torch.float32)
         offset = 8 * offset / (w - 1) if w > 1 else 0 * offset
@@ -273,14 +259,3 @@ class StraightPort(nn.Module):
         out = {f"stage{i}": stage for i, stage in enumerate(stages)}
         out |= {"features": features, "pooled": pooled, "logits": self.head(pooled)}
         return out if self.high_res_neck is None else out | {"neck": self.high_res_neck(stages)}
-
-    @torch.no_grad()
-    def deploy(self):
-        """In place: BatchNorm folded, position bias kept. The neck and the last norm stay as they are."""
-        self.eval().requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, ConvBn):
-                module.deploy()
-            elif isinstance(module, PositionBias):
-                module.constant = module()
-        return self

@@ -17,7 +17,7 @@ from backbones.skip_init import skip_init
 from nas.measure.counts import count, totals
 from search_space import PRESETS, SPACES, ArchSpec, StageSpec
 from search_space.arch import DOWNSAMPLINGS, NECKS, STEM_STRIDES
-from tests.backbones.builders import STAGES, WINDOWED, calibrate, spec_of
+from tests.backbones.builders import STAGES, calibrate, spec_of
 
 MILLIONS = {
     "eradio_l_fullres": 389.6,
@@ -72,28 +72,31 @@ def test_random_specs_give_what_they_declare(space):
     # Small nets are really run: faster than the meta device, and NaN shows.
     small = SPACES[space].image_px == 64
     rng, size, make = random.Random(0), *(((64, 96), build) if small else ((224, 224), on_meta))
-    for _ in range(100 if small else 40):
+    for _ in range(12 if small else 5):
         model = make(SPACES[space].sample(rng)).eval()
         features = check_declared(model, torch.ones(1, 3, *size, device=next(model.parameters()).device))
         assert not small or features.spatial.isfinite().all()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 160), (224, 32)])
-@pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
-@pytest.mark.parametrize(("stem", "neck"), [("conv16", "none"), ("conv16", "stage2"), ("patch16", "stage1")])
-def test_three_stages_from_stride_16_take_any_multiple_of_32(stem, neck, downsampling, size):
+@pytest.mark.parametrize(
+    ("downsampling", "stem", "neck"),
+    list(zip(DOWNSAMPLINGS, ("conv16", "patch16") * 3, ("none", "stage2", "stage1") * 2, strict=True)),
+)
+def test_three_stages_from_stride_16_take_any_multiple_of_32(stem, neck, downsampling):
     """At stride 64 the maps of 96 px have two places a side, of which the second one is half outside."""
     torch.manual_seed(0)
     down = {"downsampling": downsampling, "downsampling_expansion": 2.0}
     spec = ArchSpec((STAGES["repdw"],) * 3, stem=stem, neck=neck, neck_dim=24, **down)
     model = build(spec)
     calibrate(model)
-    fused, x = fuse(model), torch.randn(2, 3, *size)
-    features = check_declared(model.eval(), x)
+    fused = fuse(model)
+    for size in ((96, 160), (224, 32)):
+        x = torch.randn(2, 3, *size)
+        features = check_declared(model.eval(), x)
+        with torch.no_grad():
+            for a, b in zip(fused.encode(x), features, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
     assert model.strides == (16, 32, 64)
-    with torch.no_grad():
-        for a, b in zip(fused.encode(x), features, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
     with skip_init():
         assert totals(spec, 96) == (count(build(spec), 96).macs, count_parameters(model))
 
@@ -111,10 +114,10 @@ def test_an_odd_side_is_halved_upwards_without_making_the_border_darker():
     assert ToEven()(ones[..., :6, :4]).equal(torch.ones(1, 4, 6, 4))
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 160), (224, 32)])
-@pytest.mark.parametrize("name", ["eradio_femto", "eradio_xxxtiny_8x_ws16"])
-def test_any_multiple_of_32(name, size):
-    check_declared(on_meta(PRESETS[name]), torch.empty(1, 3, *size, device="meta"))
+def test_any_multiple_of_32():
+    model = on_meta(PRESETS["eradio_xxxtiny_8x_ws16"])
+    for size in ((32, 32), (96, 160), (224, 32)):
+        check_declared(model, torch.empty(1, 3, *size, device="meta"))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 65), (1, 3, 48, 64), (1, 1, 64, 64), (3, 64, 64), (1, 3, 0, 64)])
@@ -143,25 +146,10 @@ def test_fused_equals_unfused(stem, downsampling, neck):
             torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
 
 
-def test_random_micro_specs_fuse_to_the_same_function():
-    rng = random.Random(5)
-    for _ in range(6):
-        model, x = build(SPACES["micro"].sample(rng)), torch.randn(4, 3, 64, 64)
-        calibrate(model)
-        with torch.no_grad():
-            for a, b in zip(fuse(model).encode(x), model.eval().encode(x), strict=True):
-                torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
-
-
 @pytest.fixture(scope="module")
 def femto():
     torch.manual_seed(0)
     return build(PRESETS["eradio_femto"]).eval()
-
-
-def test_the_map_of_the_first_neck_stage_passes_where_it_has_the_width():
-    model = build(spec_of(STAGES["basic"], neck="stage3", neck_dim=16))
-    assert isinstance(model.neck.branches[0], torch.nn.Identity)
 
 
 def test_intermediates_follow_timm(femto):
@@ -179,21 +167,6 @@ def test_intermediates_follow_timm(femto):
             femto.forward_intermediates(x, indices=wrong)
 
 
-def test_classifier_comes_and_goes():
-    model, x = build(PRESETS["eradio_femto"]).eval(), torch.randn(2, 3, 32, 32)
-    assert model(x).shape == (2, model.num_features)
-    model.reset_classifier(7)
-    assert model(x).shape == (2, 7)
-    assert model.get_classifier().out_features == model.num_classes == 7
-    features = model.forward_features(x)
-    assert torch.equal(model.forward_head(features), model(x))
-    torch.testing.assert_close(model.forward_head(features, pre_logits=True), model.encode(x).summary)
-    model.reset_classifier(0)
-    assert isinstance(model.get_classifier(), torch.nn.Identity)
-    with pytest.raises(ValueError, match="num_classes: -1"):
-        model.reset_classifier(-1)
-
-
 def test_stage_modules_hold_every_parameter_once(femto):
     parts = femto.stage_modules()
     assert [name for name, _ in parts] == [
@@ -202,25 +175,24 @@ def test_stage_modules_hold_every_parameter_once(femto):
     assert sum(p.numel() for _, m in parts for p in m.parameters()) == sum(p.numel() for p in femto.parameters())
 
 
-@pytest.fixture(params=["alone", "synchronized", "distributed"])
+@pytest.fixture(params=[torch.nn.Sequential, convert_sync_batchnorm, DistributedDataParallel])
 def wrap(request):
     """A function that prepares a backbone for training. On a CPU, norms can be synchronized without a group only."""
-    if request.param != "distributed":
-        yield convert_sync_batchnorm if request.param == "synchronized" else torch.nn.Sequential
+    if request.param is not DistributedDataParallel:
+        yield request.param
         return
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield DistributedDataParallel
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_recomputed_blocks_count_a_batch_once(wrap, momentum):
+def test_recomputed_blocks_count_a_batch_once(wrap):
     torch.manual_seed(0)
     stages = tuple(STAGES[kind] for kind in ("c2f", "pool", "mr_window pool", "bn_attention"))
     plain = build(ArchSpec(stages, stem="patch"))
     for module in plain.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = momentum
+            module.momentum = None if wrap is torch.nn.Sequential else 0.1
     recomputing = copy.deepcopy(plain)
     recomputing.set_grad_checkpointing()
     gradients = []
@@ -238,6 +210,7 @@ def test_recomputed_blocks_count_a_batch_once(wrap, momentum):
     assert {int(b) for name, b in recomputing.named_buffers() if name.endswith("num_batches_tracked")} == {2}
 
 
+@pytest.mark.slow
 def test_compiled_and_recomputed_blocks_count_a_batch_once():
     plain, x = build_stage(STAGES["c2f wide"]), torch.randn(4, 16, 4, 4)
     recomputing = copy.deepcopy(plain)
@@ -249,48 +222,13 @@ def test_compiled_and_recomputed_blocks_count_a_batch_once():
         torch.testing.assert_close(a, b, msg=name)
 
 
-LIKE = {**WINDOWED, "pre_conv": "depthwise"}
-ALIKE = [  # pairs of unequal specs
-    (STAGES["window depthwise"], StageSpec("mr_window", 1, 16, ratios=(1,), subsampling="conv", **LIKE)),
-    *(
-        (
-            StageSpec("mr_window", depth, 16, ratios=ratios, subsampling=first, **LIKE),
-            StageSpec("mr_window", 1, 16, ratios=ratios * depth, subsampling=second, **{**LIKE, "pre_conv": pre_conv}),
-        )
-        for depth, ratios, first, second, pre_conv in (
-            (1, (1,), "conv", "pool", "depthwise"),
-            (1, (2,), "conv", "conv", "none"),
-            (2, (2, 1), "pool", "pool", "depthwise"),
-        )
-    ),
-    (StageSpec("mbconv", 1, 16, expansion=1.5), StageSpec("mbconv", 1, 16, expansion=1.51)),
-    (STAGES["mbconv squeezed"], StageSpec("mbconv", 1, 16, expansion=2.0, squeeze=0.26)),
-]
-
-
-@pytest.mark.parametrize("pair", ALIKE)
-@torch.no_grad()
-def test_unequal_specs_may_build_the_same_network(pair):
-    """As `search_space.arch` says. Identities of earlier studies would change if these were made equal."""
-    first, second = (ArchSpec((stage,), stem="patch") for stage in pair)
-    assert first.arch_id != second.arch_id
-    a, b = build(first).eval(), build(second).eval()
-    b.load_state_dict(a.state_dict())
-    x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(a(x), b(x))
-
-
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
         ("window", {"position.mlp"}),
-        ("mr_window conv", {"position.mlp"}),
         ("carrier", {"position.local.mlp", "token_position.mlp", "carrier_position.mlp"}),
-        ("swin", {"position.table"}),
         ("maxvit", {"position.table"}),
-        ("bn_attention", {"position.table"}),
         ("vit windows", {"position.table", "registers"}),
-        ("attention", set()),
         ("convnext", set()),
     ],
 )

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from backbones import fuse
 from backbones.build import DOWNSAMPLING_BUILDERS
 from backbones.layers.bn_attention import (
-    MAX_CONSTANT_GRID,
     AttentionDownsampling,
     NarrowAttention,
     OffsetBias,
@@ -86,32 +85,6 @@ def test_the_bias_of_the_grid_is_constant_when_deployed_and_others_follow_the_ta
     assert not any(fused(*size).any() for size in others)
 
 
-def count_biases(monkeypatch):
-    """Return a list that grows by a map's size at each computation of a bias."""
-    computed, compute = [], OffsetBias._bias
-    monkeypatch.setattr(
-        OffsetBias, "_bias", lambda self, *map_of: computed.append(map_of[:2]) or compute(self, *map_of)
-    )
-    return computed
-
-
-def test_the_bias_of_the_last_size_is_kept_when_deployed(monkeypatch):
-    bias = OffsetBias(3, 2, 2).eval()
-    fused, computed = fuse(bias), count_biases(monkeypatch)
-    wanted = {size: bias(*size).detach() for size in ((4, 3), (3, 4), (6, 2))}
-    computed.clear()
-    for size in ((4, 3), (4, 3), (3, 4), (3, 4), (6, 2), (4, 3), (3, 3)):
-        found = fused(*size)
-        assert found.is_contiguous()
-        assert size == (3, 3) or torch.equal(found, wanted[size])
-    assert computed == [(4, 3), (3, 4), (6, 2), (4, 3)]
-    large = (MAX_CONSTANT_GRID + 1, MAX_CONSTANT_GRID)
-    assert torch.equal(fused(*large), fused(*large))
-    assert computed[4:] == [large, large], "its bias takes too much memory"
-    assert torch.equal(bias(4, 3), bias(4, 3))
-    assert computed[6:] == [(4, 3), (4, 3)], "training changes the table of a bias that is not deployed"
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -175,11 +148,6 @@ def test_a_kept_bias_is_no_part_of_a_graph():
     without = attention(x)
     assert not torch.equal(without, wanted)
     torch.testing.assert_close(compiled(x), without)
-
-
-def test_no_bias_of_a_large_map_is_kept():
-    assert fuse(OffsetBias(MAX_CONSTANT_GRID, 1)).constant is not None
-    assert fuse(OffsetBias(MAX_CONSTANT_GRID + 1, 1)).constant is None
 
 
 @torch.no_grad()

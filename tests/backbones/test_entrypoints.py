@@ -13,7 +13,6 @@ import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 from timm.models import group_parameters, model_entrypoint
-from timm.optim import param_groups_layer_decay
 from timm.utils import reparameterize_model
 
 from backbones import InputSizeError, WeightsError, build, entrypoints, load, save
@@ -21,9 +20,11 @@ from backbones.entrypoints import default_cfg, image_px
 from search_space import PRESETS, SPACES, ArchSpec, StageSpec
 from search_space.arch import SIZE_MULTIPLE_PX
 from search_space.presets import eradio
-from tests.backbones.builders import STAGES, calibrate, spec_of
+from tests.backbones.builders import KINDS, STAGES, calibrate, spec_of
 
 FEMTO = "eradio_femto"
+# Convolutions and windows, windows of other sizes, blocks that are a whole stage, grids, one stage with registers.
+FEW = ("eradio_femto", "eradio_xxxtiny_8x_ws12", "like_fastervit_0", "like_levit_256", "like_vit_medium_reg4")
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,7 @@ def test_a_winner_of_ones_own_can_be_registered():
     assert timm.get_pretrained_cfg("test_winner").first_conv == "stem.0.conv"
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FEW)
 def test_default_cfg_tells_what_the_network_is(name):
     model = on_meta(name)
     cfg, last = model.default_cfg, model.spec.stages[-1]
@@ -93,7 +94,7 @@ def test_images_follow_the_windows():
 def test_images_of_a_space_s_architectures_are_the_space_s():
     rng = random.Random(0)
     for space in (SPACES["micro"], SPACES["full"]):
-        specs = [spec for spec in (space.sample(rng) for _ in range(300)) if len(spec.stages) > 1]
+        specs = [spec for spec in (space.sample(rng) for _ in range(60)) if len(spec.stages) > 1]
         assert {image_px(spec) for spec in specs} == {space.image_px}
 
 
@@ -138,7 +139,7 @@ def test_windows_follow_the_image_size():
     assert small(torch.ones(1, 3, 96, 96, dtype=torch.float64)).isfinite().all()
 
 
-@pytest.mark.parametrize("size", [(224, 352), (480, 704), (640, 416), (672, 1024), 608])
+@pytest.mark.parametrize("size", [(224, 352), 608])
 def test_windows_stay_where_the_rule_has_small_ones(size):
     """The rule's windows of 1 token would be no attention at all."""
     model = on_meta("eradio_t", img_size=size)
@@ -205,17 +206,20 @@ def test_features_only_gives_the_stages(images):
     torch.manual_seed(0)
     whole = timm.create_model(FEMTO, num_classes=0).eval()
     maps = whole.forward_intermediates(images, intermediates_only=True)
-    for options, wanted in (({}, (0, 1, 2, 3)), ({"out_indices": (1, 2)}, (1, 2)), ({"out_indices": (-4,)}, (0,))):
-        for feature_cls in ("getter", "hook", "fx"):
-            torch.manual_seed(0)
-            model = timm.create_model(FEMTO, features_only=True, feature_cls=feature_cls, **options).eval()
-            got = model(images)
-            assert model.feature_info.channels() == [m.shape[1] for m in got] == [whole.widths[i] for i in wanted]
-            assert all(torch.equal(a, maps[i]) for a, i in zip(got, wanted, strict=True))
+    for options, wanted in (
+        ({"feature_cls": "getter"}, (0, 1, 2, 3)),
+        ({"feature_cls": "hook", "out_indices": (1, 2)}, (1, 2)),
+        ({"feature_cls": "fx", "out_indices": (-4,)}, (0,)),
+    ):
+        torch.manual_seed(0)
+        model = timm.create_model(FEMTO, features_only=True, **options).eval()
+        got = model(images)
+        assert model.feature_info.channels() == [m.shape[1] for m in got] == [whole.widths[i] for i in wanted]
+        assert all(torch.equal(a, maps[i]) for a, i in zip(got, wanted, strict=True))
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
 
 
-@pytest.mark.parametrize("end", [0, 1, 2, 3])
+@pytest.mark.parametrize("end", [0, 2])
 def test_pruned_networks_say_what_they_are(femto, images, end):
     assert femto.prune_intermediate_layers([end - 4], prune_norm=True) == [end]
     summary, spatial = femto.encode(images)
@@ -232,25 +236,7 @@ def test_pruning_to_nothing_is_refused(femto, wrong):
         femto.prune_intermediate_layers(wrong)
 
 
-def test_checkpointed_blocks_have_the_same_gradients(femto, images):
-    many, plain = saved_and_gradients(femto, images)
-    femto.set_grad_checkpointing()
-    few, checkpointed = saved_and_gradients(femto, images)
-    assert few < many / 2
-    for a, b in zip(plain, checkpointed, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def saved_and_gradients(model, images):
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        loss = model(images).square().sum()
-    model.zero_grad()
-    loss.backward()
-    return sum(kept), [p.grad.clone() for p in model.parameters()]
-
-
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FEW)
 def test_layers_are_grouped_in_the_order_of_depth(name):
     model = on_meta(name)
     layers = group_parameters(model, model.group_matcher(), reverse=True)
@@ -274,19 +260,6 @@ def layer_count(model):
 def path_of(model, part):
     names = {id(p): n for n, p in model.named_parameters()}
     return [names[id(p)] for p in part.parameters()]
-
-
-def test_layer_wise_learning_rates(femto):
-    groups = param_groups_layer_decay(femto, layer_decay=0.5)
-    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    named = dict(femto.named_parameters())
-    assert len(scale) == len(named)
-    assert scale[id(named["head.weight"])] == 1
-    assert scale[id(named["stem.0.conv.weight"])] == 0.5 ** (1 + layer_count(femto))
-    parts = ("split.conv", "bottlenecks.0.0.conv", "bottlenecks.1.0.conv", "merge.conv")
-    first, *inner = (scale[id(named[f"stages.1.blocks.0.{part}.weight"])] for part in parts)
-    assert inner == [first, 2 * first, 2 * first], "each bottleneck is a layer"
-    assert scale[id(named["downs.1.conv.weight"])] == inner[-1]
 
 
 def test_no_published_weights():
@@ -391,15 +364,15 @@ def tiny():
     return entrypoints.create(spec, num_classes=3)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
-def test_exported_with_a_dynamic_batch(tiny, size):
+def test_exported_with_a_dynamic_batch(tiny):
     batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(tiny.eval(), (torch.randn(2, 3, *size),), dynamic_shapes={"x": {0: batch}})
-    five = torch.randn(5, 3, *size)
+    program = torch.export.export(tiny.eval(), (torch.randn(2, 3, 96, 160),), dynamic_shapes={"x": {0: batch}})
+    five = torch.randn(5, 3, 96, 160)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(five), tiny(five), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiled_without_a_break(tiny, images):
     compiled = torch.compile(tiny.train(), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), tiny(images))
@@ -407,16 +380,17 @@ def test_compiled_without_a_break(tiny, images):
     assert all(p.grad is not None for p in tiny.parameters())
 
 
-SCALED = {"layer scale": replace(STAGES["window depthwise"], layer_scale=0.1, qkv_bias=True)}
+TRAINED = {kind: STAGES[kind] for kind in KINDS} | {
+    "layer scale": replace(STAGES["window depthwise"], layer_scale=0.1, qkv_bias=True)
+}
 
 
-@pytest.mark.parametrize("stage", (STAGES | SCALED).values(), ids=STAGES | SCALED)
-@pytest.mark.parametrize("frozen", [False, True])
-def test_autocast_to_bfloat16_trains(stage, frozen):
+@pytest.mark.parametrize("kind", TRAINED)
+def test_autocast_to_bfloat16_trains(kind):
     """Frozen norms answer in fp32, other layers in bfloat16."""
     torch.manual_seed(0)
-    model = entrypoints.create(spec_of(stage), num_classes=3)
-    model = freeze_batch_norm_2d(model) if frozen else model
+    model = entrypoints.create(spec_of(TRAINED[kind]), num_classes=3)
+    model = model if kind == "carrier" else freeze_batch_norm_2d(model)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 3, 64, 64))
     logits.float().square().sum().backward()
@@ -424,6 +398,7 @@ def test_autocast_to_bfloat16_trains(stage, frozen):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_importing_the_package_registers_the_presets():
     program = "import backbones, timm; print(timm.is_model('eradio_b'), timm.is_model('backbone_nas'))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -25,10 +25,6 @@ BASE = {
 }
 MEMBERS = {
     "base": {},
-    "pool": {"conv_base": False},
-    "swiglu": {"use_swiglu": True},
-    "layer scale": {"layer_scale": 0.3},
-    "qkv bias": {"qkv_bias": True},
     "everything": {
         "use_swiglu": True,
         "layer_scale": 0.3,
@@ -47,10 +43,10 @@ MEMBERS = {
     "dense at stride 8": {"neck_start_stage": 1},
     "dense at stride 32": {"neck_start_stage": 3},
     "a neck entry that is the identity": {"full_features_head_dim": 64},
-    "no neck": {"use_neck": False},
-    "no classifier": {"num_classes": 0},
+    "neither neck nor classifier": {"use_neck": False, "num_classes": 0},
 }
-SIZES = ((64, 64), (96, 160), (224, 32))
+COMMON = ("base", "everything", "grouped pre-conv", "three resolutions", "unequal windows", "dense at stride 8")
+SIZES = ((64, 64), (96, 32))
 
 
 def straight(**changes):
@@ -63,8 +59,11 @@ def straight(**changes):
     return port
 
 
-@pytest.mark.parametrize("changes", MEMBERS.values(), ids=MEMBERS)
-def test_unseen_members_agree_with_the_straight_port(changes):
+@pytest.mark.parametrize(
+    "name", [name if name in COMMON else pytest.param(name, marks=pytest.mark.slow) for name in MEMBERS]
+)
+def test_unseen_members_agree_with_the_straight_port(name):
+    changes = MEMBERS[name]
     port = straight(**changes)
     model = eradio_from_public(BASE | changes, port.state_dict())
     fused = fuse(model)
@@ -79,15 +78,6 @@ def test_unseen_members_agree_with_the_straight_port(changes):
                 assert float((got[key] - value).abs().max()) < tolerance * scale, (key, size, form is fused)
 
 
-def test_deploy_form_of_the_port_is_the_same_function():
-    port, x = straight(conv_base=False, conv_groups_ratio=1), torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        before = port(x)
-        after = port.deploy()(x)
-    for key, value in before.items():
-        torch.testing.assert_close(after[key], value, atol=1e-4, rtol=1e-4)
-
-
 def test_the_resolution_changes_windows_after_loading():
     port = straight(window_size=[None, None, [7, 7], 7])
     model = eradio_from_public(BASE | {"window_size": [None, None, [7, 7], 7]}, port.state_dict())
@@ -95,11 +85,9 @@ def test_the_resolution_changes_windows_after_loading():
     sizes = (
         ((256, 256), 8),
         ((96, 64), 7),  # whose rule has windows of 1: those of the config
-        ((512, 1024), 16),
-        (224, 7),
         ((224, 352), 7),
         ((192, 96), 3),
-        ((96, 96), 3),
+        (96, 3),
     )
     for size, window in sizes:
         other = StraightPort(BASE | {"window_size": [None, None, [window, window], window]}).eval()

@@ -1,7 +1,6 @@
 """The deploy form, and what makes inference and training fast: all of it the same function."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -22,19 +21,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["eradio_femto", "like_shvit_s4", "like_poolformer_s12"])
-def test_the_copy_is_frozen_and_the_original_as_it_was(name):
-    model = build(PRESETS[name])
-    before = copy.deepcopy(model.state_dict())
-    fused = fuse(model)
-    assert model.training
-    assert not fused.training
-    assert all(p.requires_grad for p in model.parameters())
-    assert not any(p.requires_grad for p in fused.parameters())
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("arch", ["eradio_femto", "like_poolformer_s12", "timm:resnetv2_18"])
+@pytest.mark.parametrize("arch", ["eradio_femto", "timm:resnetv2_18"])
 def test_a_fused_network_stays_in_eval_mode_in_a_model_that_trains(arch):
     """Norms that follow no convolution are left; in training mode they would follow the batches."""
     fused, images = fuse(randomized(resolve(arch)[1])), torch.randn(2, 3, 64, 64)
@@ -50,7 +37,7 @@ def test_a_fused_network_stays_in_eval_mode_in_a_model_that_trains(arch):
 
 
 @pytest.mark.parametrize("change", [convert_sync_batchnorm, freeze_batch_norm_2d])
-@pytest.mark.parametrize("kind", ["window depthwise", "repdw", "pool", "single_head", "neck"])
+@pytest.mark.parametrize("kind", ["repdw", "single_head", "neck"])
 def test_norms_that_timm_has_replaced_are_folded_like_others(kind, change):
     model = build(FEMTO) if kind == "neck" else build(spec_of(STAGES[kind]))
     model, images = randomized(model), torch.randn(2, 3, 64, 64)
@@ -58,15 +45,6 @@ def test_norms_that_timm_has_replaced_are_folded_like_others(kind, change):
     with torch.no_grad():
         for actual, expected in zip(fuse(replaced).encode(images), fuse(model).encode(images), strict=True):
             close(actual, expected)
-
-
-@pytest.mark.parametrize("kind", ["window", "mr_window pool", "swin", "maxvit"])
-def test_attention_gets_its_mask_without_a_copy(kind):
-    # A mask whose last axis is not contiguous is copied by every call of the kernel.
-    fused = fuse(build_stage(replace(STAGES[kind], window=4))).to(memory_format=torch.channels_last)
-    masks = [m() for name, m in fused.named_modules() if name.endswith("position")]
-    assert masks
-    assert all(mask.stride(-1) == 1 and mask.is_contiguous() for mask in masks)
 
 
 @pytest.mark.parametrize("kind", ["window depthwise", "mr_window pool", "c2f", "carrier", "swin", "vit windows"])
@@ -115,17 +93,6 @@ def test_bfloat16_is_widened_only_where_the_cpu_lacks_it(instructions, monkeypat
     assert y.dtype == linear.weight.dtype == torch.bfloat16
     if instructions == "AVX2":
         assert torch.equal(y, F.linear(x.float(), linear.weight.float(), linear.bias.float()).bfloat16())
-
-
-def test_deploy_form_in_bfloat16_is_as_good_as_its_rounding():
-    torch.manual_seed(0)
-    model, x = build(FEMTO).eval(), torch.randn(2, 3, 64, 64)
-    fused = fuse(model)
-    with torch.no_grad():
-        wanted = fused.encode(x)
-        for got, exact in zip(fused.to(torch.bfloat16).encode(x.bfloat16()), wanted, strict=True):
-            assert got.dtype == torch.bfloat16
-            assert (got - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @pytest.mark.parametrize("kind", STAGES)

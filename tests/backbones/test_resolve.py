@@ -8,6 +8,7 @@ from backbones.backbone import count_parameters
 from backbones.build import parameters_of
 from backbones.timm_models import _check_size
 from search_space import PRESETS, ArchSpec, SpecError, StageSpec, preset
+from search_space.checks import MAX_TEXT_BYTES
 
 
 def test_preset_and_spec_file_give_the_same_architecture(tmp_path):
@@ -19,7 +20,13 @@ def test_preset_and_spec_file_give_the_same_architecture(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "JSON"), ('{"stages": []}', "stages"), (b"\xff\xfe\xfa", "not UTF-8"), (None, "No such file")],
+    [
+        ("{", "JSON"),
+        ('{"stages": []}', "stages"),
+        (b"\xff\xfe\xfa", "not UTF-8"),
+        (None, "No such file"),
+        (" " * (MAX_TEXT_BYTES + 1), "larger"),
+    ],
 )
 def test_bad_spec_files_are_named(tmp_path, text, words):
     path = tmp_path / "bad.json"
@@ -54,7 +61,9 @@ def test_a_network_beyond_the_memory_is_refused_before_it_is_built(arch, tmp_pat
 def test_parameters_are_counted_exactly_and_draw_no_random_number(name):
     torch.manual_seed(0)
     expected = torch.rand(3)
-    assert parameters_of(PRESETS[name]) == count_parameters(build(PRESETS[name]).to("meta"))
+    with torch.device("meta"):
+        model = build(PRESETS[name])
+    assert parameters_of(PRESETS[name]) == count_parameters(model)
     torch.manual_seed(0)
     parameters_of(PRESETS[name])
     assert torch.equal(torch.rand(3), expected)

@@ -1,29 +1,28 @@
 """timm's own model tests, of the installed version and as they are, run on our presets.
 
-The suite lies in timm's source distribution; pip fetches it once into a cache folder. Its functions are called with
-our names, as timm's own parametrisation calls them with timm's. What needs real tensors runs on small networks: one of
-every block, registered here, and the smallest of the family; what runs on the meta device, on every preset (slow).
+The suite lies in timm's source distribution, which pip fetches. Its functions are called with our names, as timm's own
+parametrisation calls them with timm's. What needs real tensors runs on small networks: one of every block, registered
+here, and the smallest of the family; what runs on the meta device, on every preset (exhaustive).
 """
 
 import importlib.util
 import inspect
-import os
 import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
 from backbones import entrypoints
 from search_space import PRESETS
 from tests.backbones.builders import STAGES, spec_of
+from tests.waiting import PATIENCE_S
 
+pytestmark = pytest.mark.slow
 TIMM = f"timm-{version('timm')}"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "backbone-nas" / TIMM
+SHA256 = {"timm-1.0.31": "baa0b333339c46d3d6d4965d99b69f5053afed71210e8f433d7ea5ee6a18f0ec"}  # pip install --report
 
 BLOCKS = {stage.block: stage for stage in reversed(STAGES.values())}
 MICRO = {f"micro_{block}": spec_of(stage) for block, stage in BLOCKS.items()}
@@ -50,11 +49,9 @@ BATCH = {"test_model_backward": 2, "test_model_backward_fx": 2}
 
 
 @pytest.fixture(scope="module")
-def suite(pytestconfig):
+def suite(pytestconfig, tmp_path_factory):
     """timm's tests/test_models.py as a module."""
-    path = CACHE / "test_models.py"
-    if not path.exists():
-        fetch(path)
+    path = fetch(tmp_path_factory.mktemp("timm"))
     for mark in sorted(set(re.findall(r"pytest\.mark\.(\w+)", path.read_text()))):
         pytestconfig.addinivalue_line("markers", f"{mark}: of timm's own suite")
     for name, spec in MICRO.items():
@@ -65,19 +62,19 @@ def suite(pytestconfig):
     return module
 
 
-def fetch(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        wanted = TIMM.replace("-", "==", 1)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=timm", f"--dest={folder}"]
-        try:
-            subprocess.run([*pip, wanted], check=True, capture_output=True, text=True, timeout=180)
-        except (subprocess.SubprocessError, OSError) as error:
-            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-            pytest.skip(f"timm's source distribution cannot be had: {' '.join(reason)}")
-        with tarfile.open(Path(folder) / f"{TIMM}.tar.gz") as archive:
-            archive.extract(f"{TIMM}/tests/test_models.py", folder, filter="data")
-        (Path(folder) / TIMM / "tests" / "test_models.py").replace(path)
+def fetch(folder):
+    if TIMM not in SHA256:
+        pytest.skip(f"the hash of {TIMM} is not recorded")
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{TIMM.replace('-', '==')} --hash=sha256:{SHA256[TIMM]}")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=timm", f"--dest={folder}"]
+    done = subprocess.run([*pip, "-r", wanted], check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
+    if done.returncode:
+        pytest.skip(f"timm's source distribution cannot be had: {done.stderr.strip().splitlines()[-1]}")
+    with tarfile.open(folder / f"{TIMM}.tar.gz") as archive:
+        archive.extract(member := f"{TIMM}/tests/test_models.py", folder, filter="data")
+    return folder / member
 
 
 def run(suite, test, name):
@@ -104,7 +101,6 @@ def test_on_the_meta_device(suite, name):
     run(suite, ON_META, name)
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_on_the_meta_device(suite, name):

@@ -13,10 +13,9 @@ import torch
 
 from nas.measure.environment import cpu_model
 from tests.goldens.plain import differences
-from tests.goldens.record import CASES, found, recorded
+from tests.goldens.record import CASES, OF_ONE_CPU, found, recorded
 
 ELSEWHERE = 1e-5  # tolerance on another CPU
-OF_ONE_CPU = ("training", "searches", "proposals")  # rounding decides which architecture comes next
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the settings recorded are those of a machine without GPU")

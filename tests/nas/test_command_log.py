@@ -42,12 +42,6 @@ def test_a_line_has_the_time_in_utc_the_level_and_the_logger(tmp_path: Path) -> 
     assert rest == "WARNING nas.somewhere: 3 trials"
 
 
-def test_a_second_command_appends(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        run(lambda options, name=name: log_to(tmp_path, "search", name) or 0)  # type: ignore[misc]
-    assert [line.rsplit(" ", 1)[1] for line in lines(tmp_path)] == ["first", "second"]
-
-
 def test_the_log_has_the_traceback_of_the_error_and_the_console_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

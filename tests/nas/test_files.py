@@ -78,8 +78,16 @@ def create_study(folder: Path) -> None:
     new_store(folder, search_config())
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-@pytest.mark.parametrize("act", [check_writable, mark_in_use, remove_used, create_study, dry_run._check_writable])
+@pytest.mark.parametrize(
+    ("act", "number"),
+    [
+        (check_writable, errno.ENOSYS),
+        (mark_in_use, errno.ENOLCK),
+        (remove_used, errno.EOPNOTSUPP),
+        (create_study, errno.ENOSYS),
+        (dry_run._check_writable, errno.ENOLCK),
+    ],
+)
 def test_a_file_system_without_locks_is_named_with_the_remedy(
     act: Callable[[Path], None], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,9 +83,7 @@ def test_a_folder_that_is_no_study_says_where_there_are_some(here: Path, capsys:
     assert "'runs/mine/study.db' is a file; name the run folder that has it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", ["retrain", "remeasure", "select", "report", "export --format timm", "search --resume"]
-)
+@pytest.mark.parametrize("command", ["retrain", "select", "report", "export --format timm", "search --resume"])
 def test_without_a_study_the_default_is_one_line_and_code_2(
     command: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

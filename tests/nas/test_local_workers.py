@@ -24,11 +24,9 @@ GB = 1e9
     [
         (8, 64, 1, 8),
         (8, 8, 1, 7),  # a laptop: eight workers, their fork servers and the driver need 8.9 GB
-        (16, 8, 1, 7),
         (4, 4, 1, 2),
         (2, 1, 1, 1),  # a search may be tried with too little
         (8, 64, 4, 2),
-        (8, 8, 4, 1),
         (2, 64, 4, 1),
     ],
 )
@@ -38,9 +36,8 @@ def test_a_machine_runs_as_many_trials_as_its_memory_holds(
     assert workers_on(cpus, gigabytes * GB, ranks) == workers
 
 
-@pytest.mark.parametrize("workers", range(1, 20))
-def test_the_workers_of_a_default_fit_into_the_memory_that_they_are_said_to_need(workers: int) -> None:
-    assert workers_on(100, search_bytes(workers) + 1) == workers
+def test_the_workers_of_a_default_fit_into_the_memory_that_they_are_said_to_need() -> None:
+    assert [workers_on(100, search_bytes(workers) + 1) for workers in range(1, 20)] == list(range(1, 20))
 
 
 @pytest.mark.parametrize(("gigabytes", "workers"), [(64, 8), (5, 3)])

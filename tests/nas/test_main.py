@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.__main__ import COMMANDS, Command, main
+from nas.__main__ import COMMANDS, main
 from nas.cli import EXIT_CODES
 
 SLOW_TO_IMPORT = ("torch", "timm", "optuna", "ray", "pandas", "numpy", "scipy", "matplotlib", "sqlalchemy")
@@ -29,20 +29,14 @@ for words in ([], *([command.name] for command in COMMANDS)):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_has_a_parser_that_shows_the_program(command: Command) -> None:
-    assert command.parser().prog == f"backbone-nas {command.name}"
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_help_ends_with_examples_and_exit_codes(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_help_ends_with_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """A single % in a help text is enough to break it."""
-    with pytest.raises(SystemExit) as caught:
-        main([command.name, "--help"])
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert f"\nexamples:\n  backbone-nas {command.name}" in shown
-    assert shown.endswith(EXIT_CODES)
+    for command in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([command.name, "--help"])
+        shown = capsys.readouterr().out
+        assert f"\nexamples:\n  backbone-nas {command.name}" in shown
+        assert shown.endswith(EXIT_CODES)
 
 
 def test_help_names_every_command_in_the_order_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +59,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["serch"], "did you mean search?"),
         (["--halp"], "'--halp'"),
         (["select", "--max-latensy-ms", "3"], "did you mean --max-latency-ms?"),
+        (["select", "--max-lat", "3"], "--max-lat"),  # no flag is abbreviated
     ],
 )
 def test_a_misspelled_word_is_one_line_and_code_2(
@@ -78,12 +73,6 @@ def test_a_misspelled_word_is_one_line_and_code_2(
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_flags_that_share_only_their_dashes_are_not_proposed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["search", "--out", "folder"])
-    assert capsys.readouterr().err == "error: unrecognized arguments: --out folder (see --help)\n"
 
 
 def test_the_console_script_is_this_function() -> None:

@@ -15,7 +15,7 @@ import pytest
 from nas.machine import lock_dir
 from nas.scratch import VARIABLE, guarded, kill_children, private_folder, scratch_folder
 from tests.nas.backend.processes import gone
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 # A process with a scratch folder and a child that ignores signals and its parent's death.
 _OWNER = """
@@ -86,7 +86,7 @@ def test_a_child_whose_title_has_overwritten_its_environment_ends_too(tmp_path: 
         other = subprocess.Popen(["tail", "-f", folder / "log"], env={"PATH": os.environ["PATH"]})  # a user's
         assert VARIABLE.encode() not in Path(f"/proc/{child.pid}/environ").read_bytes()
         kill_children(folder)
-        assert child.wait(30) == -signal.SIGKILL
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
         assert other.poll() is None
         other.kill()
         other.wait()

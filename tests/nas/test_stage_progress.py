@@ -28,11 +28,3 @@ def test_stages_without_a_terminal_are_a_line_at_each_end_and_one_every_ten_seco
         "all: 20/40 ETA 0:20",
         "part: 8/8",
     ]
-
-
-def test_an_end_that_is_reported_again_is_one_line() -> None:
-    shown = io.StringIO()
-    progress = StageProgress(Console(file=shown, width=200))
-    for _ in range(3):
-        progress("steps trained", 4, 4)
-    assert shown.getvalue() == "steps trained: 4/4\n"

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import PATIENCE_S
-
+LIMIT_S = 120.0  # ends what hangs
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 OPTIONS = (
@@ -119,14 +118,18 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = PATIENCE_S) -> None:
+    def wait(self, condition: str) -> None:
         """Wait until a JavaScript condition holds."""
-        until = time.monotonic() + seconds
+        self.expect(f"Boolean({condition})", True)
+
+    def expect(self, expression: str, value: object) -> None:
+        """Wait until a JavaScript expression has a value: what an input does to a page may come after its answer."""
+        until, last = time.monotonic() + LIMIT_S, None
         while True:
             with suppress(BrowserError):  # the page is loading
-                if self.evaluate(condition):
+                if (last := self.evaluate(expression)) == value:
                     return
-            assert time.monotonic() < until, condition
+            assert time.monotonic() < until, f"{expression} is {last!r}, not {value!r}"
             time.sleep(0.02)
 
     def press(self, key: str) -> None:
@@ -152,6 +155,6 @@ class Browser:
     def close(self) -> None:
         """End the browser."""
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(LIMIT_S)
         self._write.close()
         self._read.close()

@@ -131,16 +131,6 @@ def test_a_comparison_network_is_a_row_without_number_and_score(study: StudyReco
     assert not row["on_front"]
 
 
-def test_what_the_sampler_expected_has_columns() -> None:
-    study = synthetic.predicted(synthetic.study(30))
-    frame = trial_frame(study, summarize(study)).set_index("number")
-    late = [t for t in study.trials if t.measured_late]
-    assert [frame.loc[t.number, "expected/times_reference"] for t in late] == [
-        t.expected.ratio for t in late if t.expected
-    ]
-    assert frame["expected/gain"].notna().sum() == len(late)
-
-
 def test_the_table_names_the_source_of_a_timing_and_has_retrained_scores(tmp_path):
     again = remeasured({1: 3.9}, name="later")
     trainings = [*retrained(2, {1: 0.5, 2: 0.6}), *retrained(3, {1: 0.7})]

@@ -67,7 +67,6 @@ def test_front_and_best_baseline_are_shown_and_shared_strips_are_there_once(stud
     assert page.count("<image ") == len(shown.strips)
     assert page.count("<use ") == 4 * len(wanted)
     assert all(page.count(f">{word}</span>") == len(wanted) for word in COLUMNS)
-    assert len(page) - len(render(study, summary)) < 100e3
 
 
 def test_a_strip_shows_its_tiles_with_gaps_and_maps_exactly(study, run):

@@ -3,14 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from nas.study.objectives import OBJECTIVES
 from nas.study.records import Objective, StudyRecord, TrialState
 from reports.importance import MAX_MODELS, MIN_MODELS, Importance, importances
-from reports.page import render
 from reports.summary import summarize
 from tests.reports import synthetic
 from tests.reports.awkward import cut, planted
-from tests.reports.brute_force import Page
 
 
 def of(study: StudyRecord, objective: str) -> dict[str, Importance]:
@@ -76,20 +73,6 @@ def test_further_objectives_are_a_field_of_the_measurement_or_a_metric():
     assert {r.objective for r in found} == {"latency_ms", "knn"}
 
 
-def test_an_objective_has_one_name_in_the_importance_and_in_the_sentences():
-    study = synthetic.study(60, only=TrialState.COMPLETE)
-    memory = OBJECTIVES["memory"].objective
-    study = synthetic.with_info(study, objectives=(*study.info.objectives, memory))
-    page = Page(render(study, summarize(study)))
-    assert {row[1] for row in page.table("Choices and their shares").rows[1:]} == {
-        "distillation score",
-        "throughput",
-        "peak memory",
-    }
-    assert "compared by distillation score (agreement" in page.words
-    assert ", throughput and peak memory." in page.words
-
-
 def test_stages_of_one_stride_have_one_name_whatever_stem_is_before_them():
     score = of(cut(planted(400)), "score")
     assert list(score)[:2] == ["stage 3 block", "stage 3 width"]
@@ -113,9 +96,3 @@ def test_a_neck_has_the_name_of_its_stride_too():
     study = planted(400)
     same = replace(study, trials=tuple(replace(t, spec={**t.spec, "neck": "stage3"}) for t in study.trials))
     assert "neck" not in of(cut(same), "score")
-
-
-def test_the_page_says_how_stages_are_counted_only_where_stems_differ_from_stride_4():
-    words = "Stages are counted by stride"
-    for study, said in ((planted(60), False), (cut(planted(60)), True)):
-        assert (words in render(study, summarize(study))) is said

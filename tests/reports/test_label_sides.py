@@ -1,4 +1,3 @@
-from reports.captions import curve_caption, front_caption
 from reports.figure_data import prepare
 from reports.label_sides import label_sides
 from reports.summary import summarize
@@ -18,16 +17,6 @@ def test_a_label_lies_on_the_preferred_side_that_covers_nothing():
 def test_a_label_is_not_struck_by_the_front():
     drop = [(50, 200), (120, 200), (200, 90)]  # falls right of the point, through the label's first side
     assert sides((100, 100), line=drop) == [(-1, 1)]
-
-
-def test_a_label_that_covers_others_everywhere_is_removed():
-    assert sides((100, 100), (100, 100), (100, 100), (100, 100), (100, 100)) == [
-        (1, 1),
-        (-1, 1),
-        (1, -1),
-        (-1, -1),
-        None,
-    ]
 
 
 def test_a_label_that_covers_a_point_on_every_side_is_removed_unless_it_is_important():
@@ -58,7 +47,7 @@ def test_two_labels_on_one_line_have_a_gap():
     assert second(80) == (-1, 1)
 
 
-def test_the_chart_ends_at_the_data_and_the_caption_has_the_reference_point():
+def test_the_chart_ends_at_the_data():
     study = synthetic.study(150, seed=3)
     summary = summarize(study)
     data = prepare(study, summary)
@@ -66,5 +55,3 @@ def test_the_chart_ends_at_the_data_and_the_caption_has_the_reference_point():
     span = max(scores) - min(scores)
     assert min(scores) - 0.1 * span < data.score_range[0] < min(scores)
     assert data.staircase[-1][1] == data.score_range[0]
-    assert f"distillation score {data.score.reference:g}" in curve_caption(study.info, data)
-    assert "The ring marks the recommended one" in front_caption(study.info, data, summary)

@@ -20,6 +20,7 @@ from tests.reports import synthetic
 from tests.reports.awkward import ATTACKS, hostile
 from tests.reports.browser import needs_chromium
 from tests.reports.brute_force import Page, payload
+from tests.waiting import until
 
 # Fields of a stage that its diagram does not describe, because they hardly change its cost.
 NOT_DESCRIBED = {"cpb_hidden", "pre_conv_groups", "qkv_bias", "layer_scale", "grid"}
@@ -39,8 +40,11 @@ def page_of(study: StudyRecord) -> str:
     return render(study, summarize(study))
 
 
+FAST = ("predicted", "all infeasible", "empty")
+
+
 @needs_chromium
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in STUDIES if n not in FAST)])
 def test_page_opens_without_a_word_on_the_console(name, tmp_path, browser):
     study = STUDIES[name]()
     write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
@@ -58,9 +62,7 @@ def test_page_opens_without_a_word_on_the_console(name, tmp_path, browser):
 @pytest.mark.parametrize(
     "script",
     [
-        "console.log('a word')",
         "fetch('https://example.com').catch(() => null)",  # the policy forbids it
-        "document.body.append(Object.assign(document.createElement('img'), {src: 'https://example.com/a.png'}))",
         "setTimeout(() => { throw new Error('uncaught'); })",
     ],
 )
@@ -68,8 +70,7 @@ def test_the_console_of_a_page_that_complains_is_not_empty(script, tmp_path, bro
     write_page(gather_evidence(STUDIES["one"]()), tmp_path / "report.html", tmp_path)
     browser.open(tmp_path / "report.html")
     browser.evaluate(f"{script}, null")
-    browser.evaluate("new Promise(resolve => setTimeout(resolve, 100))")
-    assert browser.console
+    until(lambda: browser.evaluate("true") and browser.console)  # an answer brings what was said before it
 
 
 def test_the_study_can_be_read_back_from_its_page():
@@ -81,13 +82,6 @@ def test_the_study_can_be_read_back_from_its_page():
         assert (ours.score or 0) == pytest.approx(theirs.score or 0, rel=1e-5)
 
 
-def test_what_a_device_does_not_tell_can_be_read_back_too():
-    study = synthetic.study(4, only=TrialState.COMPLETE)
-    silent = [replace(t, measurement=replace(t.measurement, peak_memory_mib=None)) for t in study.trials]
-    trials = payload(page_of(replace(study, trials=tuple(silent))))["trials"]
-    assert [TrialRecord.from_dict(t).measurement.peak_memory_mib for t in trials] == [None] * len(silent)
-
-
 def test_nulls_at_the_end_of_a_record_take_no_space():
     """Most of a trial's last fields are null; with them a page of 10,000 trials is over 12 MB."""
     assert json.loads(packed_json([{"a": 1, "b": None, "c": None}, {"a": None, "b": None, "c": 2}])) == {
@@ -96,6 +90,7 @@ def test_nulls_at_the_end_of_a_record_take_no_space():
     }
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_stay_small(tmp_path):
     study = synthetic.study(1000)
     write_page(gather_evidence(study), tmp_path / "report.html", tmp_path)
@@ -132,49 +127,6 @@ def test_hostile_text_is_shown_and_never_runs(attack, tmp_path, browser):
     assert document.count("<script") == 3
 
 
-SECTIONS = (
-    "result", "front", "trust", "candidates", "teachers", "progress", "importance", "time-spent", "failures", "trials",
-    "settings",
-)  # fmt: skip
-
-
-def test_sections_are_in_their_order_and_the_contents_name_all_of_them():
-    page = page_of(synthetic.study(40))
-    assert tuple(re.findall(r'<section id="([^"]+)"', page)) == SECTIONS
-    contents = re.search(r'<nav id="contents".*?</nav>', page, re.S)[0]
-    assert tuple(re.findall(r'href="#([^"]+)"', contents)) == SECTIONS
-    for section in re.findall(r'<p class="check"><a href="#([^"]+)"', page):
-        assert f'<h3 id="{section}">' in page
-
-
-def test_the_page_begins_with_the_subject_the_result_and_the_next_command():
-    page = page_of(synthetic.study(150, seed=3))
-    parts = (
-        "A search for vision backbones",
-        "is the fastest candidate",
-        'class="tiles"',
-        "Before export:",
-        "backbone-nas export",
-    )
-    places = [page.index(part) for part in parts]
-    assert places == sorted(places)
-    assert places[-1] < page.index("architectures were evaluated") < page.index('<section id="front"')
-
-
-def test_without_teachers_the_contents_name_no_section_on_them():
-    info = {"teacher_facts": {}, "teachers": {}}
-    page = page_of(synthetic.with_info(synthetic.study(4, only=TrialState.INFEASIBLE, baselines=False), **info))
-    assert 'href="#teachers"' not in page
-    assert '<section id="teachers"' not in page
-
-
-def test_an_unfinished_study_says_that_its_baselines_are_being_measured():
-    study = synthetic.study(6, only=TrialState.RUNNING, baselines=False)
-    running = synthetic.with_info(study, sessions=({"started": "2025-01-31T12:00:00Z", "wall_s": 0.0},))
-    assert "being measured" in Page(page_of(running)).words
-    assert "no Pareto front" not in page_of(running)
-
-
 def test_comparison_networks_have_lines_in_the_chart_and_rows_in_a_table_and_are_no_trials():
     study = synthetic.study(20)
     ratios = {"timm:near": 1.5, "timm:far": 0.001, "timm:unmeasured": None}
@@ -184,11 +136,6 @@ def test_comparison_networks_have_lines_in_the_chart_and_rows_in_a_table_and_are
     assert rows[0][f"× {study.info.reference}, 95 % interval"].startswith("1.500")
     assert [row["name"] for row in payload(page)["datasets"]["scale"]] == ["timm:near"]
     assert len(payload(page)["trials"]) == len(study.trials)
-
-
-def test_the_axis_of_throughput_names_the_reference_and_the_setting():
-    title = json.dumps(payload(page_of(synthetic.study(5)))["charts"]["front"])
-    assert f"throughput / {synthetic.REFERENCE}, 64 px, batch 16, CPU" in title
 
 
 def test_reports_load_neither_torch_nor_ray():

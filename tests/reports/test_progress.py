@@ -8,7 +8,7 @@ import pytest
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import StudyRecord
 from reports.search_course import SearchState, search_state
-from reports.sentences import device, environment_rows, precision, progress, threads
+from reports.sentences import progress
 from reports.summary import summarize
 from tests.reports import synthetic
 
@@ -46,13 +46,6 @@ def test_a_session_out_of_time_ended_early_though_its_trials_wait_as_running():
     assert search_state(synthetic.with_info(study, sessions=(GAVE_UP,)).info, 5, running=2) is SearchState.INTERRUPTED
 
 
-def test_the_precision_of_training_is_shown_with_the_times_that_chose_it():
-    study = synthetic.study(8)
-    timed = replace(study.info, config={"distill": {"precision": "fp32"}}, precision_ms={"fp32": 25.1, "bf16": 34.2})
-    assert precision(timed) == "fp32 (timed steps: fp32 25.1 ms, bf16 34.2 ms)"
-    assert precision(replace(timed, precision_ms={})) == "fp32"
-
-
 def test_a_finished_search_has_no_progress():
     study = synthetic.study(8, budget=1)
     assert search_state(study.info, evaluated=1, running=0) is SearchState.FINISHED
@@ -74,20 +67,3 @@ def test_the_time_of_an_open_session_is_that_of_its_trials():
     for sessions in ((OVER,), (KILLED, OVER)):
         closed = summarize(StudyRecord(replace(live.info, sessions=sessions), study.trials)).time_spent
         assert {row.seconds for row in closed} == set(written.values())
-
-
-def test_every_number_of_threads_says_what_it_is_of():
-    study = synthetic.study(3)
-    environment = {"device": "cpu", "device_name": "AMD EPYC, 2 threads", "cpus": 2, "threads": 2}
-    session = {**OVER, "workers": 2}
-    recorded = synthetic.with_info(study, environment=environment, sessions=(session,)).info
-    measured = next(t.measurement for t in study.trials if t.measurement)
-    assert device(recorded) == "AMD EPYC, 2 CPUs"
-    assert threads(recorded, replace(measured, arm="fp32, eager, 1 thread")) == (
-        "2 trainings at a time; 1 measuring thread"
-    )
-    rows = dict(environment_rows(recorded))
-    assert "threads" not in rows
-    assert rows["device_name"] == "AMD EPYC"
-    gpu = synthetic.with_info(study, environment={"device_name": "NVIDIA A100", "cpus": 96}).info
-    assert device(gpu) == "NVIDIA A100"

@@ -3,15 +3,9 @@
 import re
 from dataclasses import replace
 
-import pytest
-
-from nas.study.objectives import SCORE_LABELS
 from nas.study.records import StudyRecord, TrialState
-from reports.captions import front_caption
-from reports.figure_data import prepare
 from reports.metric_agreement import summarize_metrics
 from reports.page import render
-from reports.sentences import score_definition
 from reports.summary import summarize
 from reports.trust import Outcome, trust_checks
 from tests.reports import synthetic
@@ -35,31 +29,14 @@ def replayed(label: str = LABEL) -> StudyRecord:
     return synthetic.with_info(study, objectives=(replace(score, label=label, unit="%"), throughput))
 
 
-def test_the_score_of_a_table_is_called_what_it_is() -> None:
+def test_no_command_exports_trains_or_continues_what_a_table_holds() -> None:
     study = replayed()
+    study = replace(study, trials=study.trials[:4])
     summary = summarize(study)
     page = Page(render(study, summary, run="RUN")).words
     assert LABEL in page
     assert "distillation score" not in page.lower()
-    assert "explained variance" not in page
-    assert front_caption(study.info, prepare(study, summary), summary).startswith(
-        "Cifar100 accuracy, published against"
-    )
-
-
-def test_a_table_of_distillation_scores_keeps_their_definition() -> None:
-    study = replayed(SCORE_LABELS["both"])
-    assert "is the mean explained variance" in score_definition(study.info)
-
-
-@pytest.mark.parametrize("trials", [12, 4])
-def test_no_command_exports_trains_or_continues_what_a_table_holds(trials: int) -> None:
-    study = replayed()
-    study = replace(study, trials=study.trials[:trials])
-    summary = summarize(study)
-    page = Page(render(study, summary, run="RUN")).words
     assert not re.search(r"backbone-nas (?!report|compare)\w+", page)
-    assert "(EMA)" not in page
     checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), None, "RUN")
     assert [check.command for check in checks] == [None] * 4
     noise, _, seeds, metrics = (check.outcome for check in checks)

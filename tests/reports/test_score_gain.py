@@ -24,7 +24,13 @@ def evidence() -> StudyEvidence:
     return gather_evidence(small_study(points), trainings, [again])
 
 
-@pytest.mark.parametrize(("below", "apart"), [(0.002, 0.001), (0.004, 0.0), (0.001, 0.0005), (-0.002, 0.0005)])
+@pytest.mark.parametrize(
+    ("below", "apart"),
+    [
+        (0.002, 0.001),
+        *(pytest.param(*gap, marks=pytest.mark.slow) for gap in ((0.004, 0.0), (0.001, 0.0005), (-0.002, 0.0005))),
+    ],
+)
 def test_intervals_of_a_lead_cover_the_true_one_although_a_lucky_candidate_was_chosen(
     evidence: StudyEvidence, below: float, apart: float
 ) -> None:

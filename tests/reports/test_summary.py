@@ -26,7 +26,7 @@ def numbers(trials: Iterable[ScoredTrial]) -> set[int]:
     return {s.trial.number for s in trials}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_front_and_hypervolume_equal_a_brute_force(seed):
     study = synthetic.study(120, seed=seed)
     summary = summarize(study)
@@ -48,22 +48,6 @@ def test_curve_counts_evaluations_in_the_order_they_finished():
     first = min((t for t in study.trials if t.counts), key=lambda t: t.finished_s)
     expected = brute_force.hypervolume([place(first)], REFERENCE) if first.state is TrialState.COMPLETE else 0.0
     assert summarize(study).curve[0].hypervolume == pytest.approx(expected)
-
-
-def test_comparisons_are_with_the_best_baseline():
-    study = synthetic.study(150, seed=3)
-    summary = summarize(study)
-    best = max((t for t in study.trials if t.baseline), key=lambda t: t.rungs[-1].score)
-    as_good = [t for t in complete(study) if t.rungs[-1].score >= best.rungs[-1].score]
-    as_fast = [t for t in complete(study) if t.measurement.ratio >= best.measurement.ratio]
-    fastest = max(as_good, key=lambda t: t.measurement.ratio)
-    strongest = max(as_fast, key=lambda t: t.rungs[-1].score)
-    faster, better = summary.comparisons
-    assert faster.candidate.trial == fastest
-    assert faster.speedup == pytest.approx(fastest.measurement.ratio / best.measurement.ratio)
-    assert faster.speedup_low < faster.speedup < faster.speedup_high
-    assert better.candidate.trial == strongest
-    assert better.score_gain == pytest.approx(strongest.score - best.score)
 
 
 def test_no_model_may_score_as_high_as_the_best_baseline():
@@ -119,14 +103,6 @@ def test_not_finite_and_half_trained_trials_reach_no_front():
     short = replace(trial, number=902, rungs=trial.rungs[:2])
     summary = summarize(replace(study, trials=(*study.trials, poisoned, short)))
     assert not {901, 902} & numbers(summary.complete)
-
-
-def test_budget_shares_add_up_and_reasons_keep_every_trial():
-    study = synthetic.study(300)
-    summary = summarize(study)
-    assert sum(row.share for row in summary.time_spent) == pytest.approx(1)
-    lost = {t.number for t in study.trials if t.state in (TrialState.FAILED, TrialState.INFEASIBLE)}
-    assert {n for row in summary.reasons for n in row.numbers} == lost
 
 
 def test_the_reference_against_itself_is_the_least_difference_that_counts():

@@ -47,15 +47,13 @@ def test_an_interrupted_training_says_how_it_continues() -> None:
     assert "backbone-nas export" not in page
 
 
-@pytest.mark.parametrize("verdict", ["ok", "contended"])
-def test_a_timing_that_cannot_be_trusted_is_no_fact(verdict: str) -> None:
+def test_a_timing_that_cannot_be_trusted_is_no_fact() -> None:
     made = study()
     (trial,) = made.trials
     assert trial.measurement is not None
-    timed = replace(trial, measurement=replace(trial.measurement, verdict=verdict))
-    page = render(replace(made, trials=(timed,)), HISTORY, None, "r")
-    words = "This timing cannot be trusted (contended): treat the speed as unknown."
-    assert (words in page) == (verdict == "contended")
+    timed = replace(trial, measurement=replace(trial.measurement, verdict="contended"))
+    assert "cannot be trusted (contended)" in render(replace(made, trials=(timed,)), HISTORY, None, "r")
+    assert "cannot be trusted" not in render(made, HISTORY, None, "r")
 
 
 def test_a_training_that_has_just_begun_has_a_page() -> None:
@@ -74,9 +72,6 @@ def test_the_parts_of_the_score_are_those_of_the_heads_that_it_counts(score: str
     page = render(made, {}, None, "runs/mine")
     part = 0.4 if score == "both" else 0.7
     assert page.count(f"<td>{part:.3f}</td>") == len(rungs)
-    assert ("spatial features on held-out" in page) == (score == "spatial")
-    assert ("features, averaged over heads," in page) == (score == "both")
-    assert ("summaries are scaled to length 1" in page) == (score == "both")
 
 
 def test_names_are_text() -> None:
@@ -96,11 +91,7 @@ def test_long_lines_are_averaged() -> None:
     assert len(long) < 1.2 * len(short)
 
 
-def test_losses_that_are_not_positive_are_drawn_too() -> None:
-    assert "losses" in draw_charts(study().info, (), {"step": [10.0, 20.0], "loss/a/spatial": [0.5, -0.5]})
-
-
-@pytest.mark.parametrize("table", [None, "step,learning_rate\n10,0.1\n20,", "no table", "step\nx\n"])
+@pytest.mark.parametrize("table", [None, "step,learning_rate\n10,0.1\n20,"])
 def test_the_report_of_a_training_folder_is_this_page(tmp_path: Path, table: str | None) -> None:
     new_store(tmp_path / "run", study())
     (tmp_path / "run" / PLAN).write_text("{}")

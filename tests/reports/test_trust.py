@@ -12,9 +12,7 @@ from nas.study.records import RaceResult, Retraining, StudyRecord, TrialState
 from reports.evidence_data import retraining_results
 from reports.formatting import duration
 from reports.metric_agreement import summarize_metrics
-from reports.page import render
 from reports.search_course import MIN_RANKED, RungCorrelation
-from reports.sentences import agreement
 from reports.summary import CurvePoint, summarize
 from reports.trust import (
     MAX_DOUBTFUL,
@@ -24,11 +22,9 @@ from reports.trust import (
     Outcome,
     TrustCheck,
     trust_checks,
-    verdict_sentence,
 )
 from tests.nas.analysis.builders import failed, remeasured_for_retraining, retrained, small_study
 from tests.reports import synthetic
-from tests.reports.brute_force import Page
 
 NOISE, RUNGS, SEEDS, METRICS = range(4)
 
@@ -52,7 +48,6 @@ def test_noise_is_judged_by_the_reference_against_itself(study, floor, outcome):
     noisy = synthetic.timed(study, lambda t: {"ratio_high": 1 + floor} if t.baseline == synthetic.REFERENCE else {})
     found = check(noisy, NOISE)
     assert found.outcome is outcome
-    assert f"{100 * floor:.1f} %" in found.sentence
     assert (found.command is not None) is (outcome is Outcome.WARN)
 
 
@@ -66,56 +61,10 @@ def test_many_disturbed_measurements_warn(study, share, outcome):
     )
 
 
-def test_the_noise_check_says_how_many_timings_are_in_doubt(study):
-    measured = sum(t.measurement is not None for t in study.trials)
-    assert f"Of {measured} timings, none is in doubt." in check(study, NOISE).sentence
-    one = max(t.number for t in study.trials if t.measurement)
-    disturbed = synthetic.timed(study, lambda t: {"verdict": "contended"} if t.number == one else {})
-    assert (
-        f"Of {measured} timings, 1 cannot be trusted (1 contended: other work ran at the same time)."
-        in check(disturbed, NOISE).sentence
-    )
-    wide = {"ratio_low": 0.1, "ratio_high": 9.0}
-    scattered = synthetic.timed(disturbed, lambda t: wide if t.number % 5 == 4 and t.number != one else {})
-    count = sum(t.measurement is not None and t.number % 5 == 4 and t.number != one for t in study.trials)
-    sentence = check(scattered, NOISE).sentence
-    assert f"{count + 1} cannot be trusted (" in sentence
-    assert f"{count} scattered" in sentence
-    assert "1 contended" in sentence
-
-
 def test_without_the_reference_among_the_baselines_noise_is_unknown(study):
     lone = replace(study, trials=tuple(t for t in study.trials if not t.baseline))
     found = check(lone, NOISE)
     assert (found.outcome, found.command) == (Outcome.NOT_DONE, None), "a remeasurement's own reference does not count"
-    assert f"A search measures it where {synthetic.REFERENCE} is one of its --baselines" in found.sentence
-
-
-def test_the_reason_of_the_noise_threshold_is_the_gap_between_this_study_s_neighbors(study):
-    assert "at most 3 %, and at most 10 % of" in check(study, NOISE).kind.passes
-    complete = [t.number for t in study.trials if t.state is TrialState.COMPLETE and not t.baseline]
-    ratios = dict(zip(complete, (8.0, 4.0, 2.0, 1.0), strict=False))
-    kept = tuple(t for t in study.trials if t.baseline or t.number in ratios)
-    spread = synthetic.scored(replace(study, trials=kept), lambda t: 0.01 * t.number)
-    ends = ("ratio", "ratio_low", "ratio_high")
-    spread = synthetic.timed(spread, lambda t: {} if t.baseline else dict.fromkeys(ends, ratios[t.number]))
-    assert len(summarize(spread).front) == 4
-    assert "neighbors on this study’s front are 100.0 % apart in throughput" in check(spread, NOISE).kind.reason
-    unknown = synthetic.timed(spread, lambda t: {} if t.baseline else {"verdict": "contended"})
-    single = synthetic.with_info(spread, objectives=spread.info.objectives[:1])
-    for other in (unknown, single, replace(spread, trials=spread.trials[:3])):
-        assert "%" not in check(other, NOISE).kind.reason
-
-
-def test_a_study_of_baselines_alone_is_offered_no_command_that_refuses_it(study):
-    baselines = tuple(t for t in study.trials if t.baseline and t.baseline != synthetic.REFERENCE)
-    noisy = synthetic.timed(study, lambda t: {"verdict": "contended"})
-    references = tuple(t for t in noisy.trials if t.baseline)
-    for alone in (replace(study, trials=baselines), replace(noisy, trials=references)):
-        assert summarize(alone).baselines
-        found = check(alone, NOISE)
-        assert found.outcome is not Outcome.PASS
-        assert found.command is None
 
 
 @pytest.mark.parametrize(
@@ -141,9 +90,6 @@ def test_equal_scores_at_a_rung_are_no_lack_of_candidates():
     )
     found = check(same, RUNGS)
     assert (found.outcome, found.command, found.price) == (Outcome.NOT_DONE, None, "")
-    assert found.sentence.startswith("All 14 candidates have the same score after 60 steps, or after 540: there is no")
-    rows = Page(render(same, summarize(same))).table("Rank correlations").body()
-    assert [row["τ"] == "undefined" for row in rows] == [True, False, True]
 
 
 @pytest.mark.parametrize("names", [("score",), ("score", "params")])
@@ -151,7 +97,6 @@ def test_retraining_does_not_apply_where_it_takes_no_such_objectives(study, name
     other = synthetic.with_info(study, objectives=objectives(names, "both"))
     found = check(other, SEEDS)
     assert (found.outcome, found.command) == (Outcome.NOT_APPLICABLE, None)
-    assert "takes the objectives score and throughput alone" in found.sentence
 
 
 def results(number: int, chance: float | None, seeds: int = 3) -> dict:
@@ -198,7 +143,6 @@ def test_a_race_is_judged_by_whether_a_candidate_passed(study, winner, outcome):
     found = replace(summarize(study).recommendation, race=race)
     judged = check(study, SEEDS, recommendation=found)
     assert (judged.outcome, judged.command) == (outcome, None)
-    assert ("no candidate passed" in judged.sentence) is (winner is None)
 
 
 def seed_check(
@@ -217,24 +161,16 @@ def test_a_recommendation_passes_only_where_retrained_scores_compare_it_with_the
     assert seed_check({0: (0.3, 0.31), 1: (0.5, 0.51), 2: (0.4, 0.41)}).outcome is Outcome.PASS
     below = seed_check({0: (0.7, 0.71), 1: (0.5, 0.51), 2: (0.4, 0.41)}, baseline=0.6)
     assert below.outcome is Outcome.WARN
-    assert "Trial 1 scores 0.200 less than eradio_femto." in below.sentence
-    lost = seed_check({0: (0.5, 0.51), 1: (0.4, 0.41), 2: (0.5, 0.52)})
-    words = r"Trial 2 leads eradio_femto by 0\.005 ± 0\.\d+ in score \(95 % interval, .* among 2 candidates\)"
-    assert re.search(words, lost.sentence)
     level = seed_check({0: (0.5, 0.51), 1: (0.5, 0.51), 2: (0.4, 0.41)}, baseline=0.45)
-    assert re.search(r"Trial 1 scores as high as eradio_femto, ± 0\.\d+ \(95 % interval", level.sentence)
     assert level.outcome is Outcome.WARN
     alone = seed_check({1: (0.5, 0.51), 2: (0.4, 0.41)})
     assert alone.outcome is Outcome.WARN
-    assert "the baseline eradio_femto has none" in alone.sentence
 
 
 def test_a_part_of_the_front_is_judged_by_its_scores_and_the_front_is_unknown():
     """Where one model is on the front of those that were retrained, that is no news."""
     found = seed_check({0: (0.3, 0.31), 1: (0.5, 0.51)}, slower=0.6)
     assert found.outcome is Outcome.PASS
-    assert "; 1 model of the search’s front was not retrained. Trial 1 leads eradio_femto by" in found.sentence
-    assert "front of the retrained" not in found.sentence
     tie = seed_check({0: (0.5, 0.51), 1: (0.5, 0.511)}, baseline=0.45, slower=0.6)
     assert tie.outcome is Outcome.WARN, "as likely below the baseline as above"
 
@@ -242,13 +178,9 @@ def test_a_part_of_the_front_is_judged_by_its_scores_and_the_front_is_unknown():
 def test_failed_trainings_are_no_seeds_of_a_score_and_no_lack_of_trying():
     others = {0: (0.3, 0.31), 2: (0.4, 0.41)}
     one = seed_check(others, *retrained(1, {1: 0.5}), failed(1, 2, "the loss is NaN"))
-    assert "with 1 seed, trial 1 scores 0.500" in one.sentence
     none = seed_check(others, failed(1, 1, "the loss is NaN"), failed(1, 2, "the loss is NaN"))
-    assert "trial 1" in none.sentence
-    assert "seed 1: the loss is NaN" in none.sentence
     assert {one.outcome, none.outcome} == {Outcome.WARN}
-    absent = seed_check(others)
-    assert "but not the recommended one" in absent.sentence
+    assert seed_check(others).outcome is Outcome.WARN
 
 
 def test_without_retraining_the_command_is_there_unless_the_scores_are_published(study):
@@ -269,21 +201,6 @@ def test_metrics_are_judged_by_their_order_of_the_models(study, value, outcome):
     judged = with_metrics(study, lambda score: {"knn": value(score)})
     found = check(judged, METRICS)
     assert found.outcome is outcome
-    beginning = {
-        Outcome.PASS: "The score agrees with 1 of 1 metric (Kendall’s τ: kNN 1.00).",
-        Outcome.WARN: "The score agrees with none of 1 metric (Kendall’s τ: kNN -1.00), and ranks the models in the",
-    }.get(outcome, "All models")
-    assert found.sentence.startswith(beginning)
-    agrees = "By Kendall’s τ, the score agrees with 1 of 1 metric in the table below: kNN (τ 1.00)."
-    assert (agrees in agreement(summarize_metrics(judged.info, summarize(judged)))) is (outcome is Outcome.PASS)
-
-
-def test_a_check_that_does_not_apply_is_not_counted_as_passed(study):
-    summary = replace(summarize(study), correlations=())
-    checks = trust_checks(study.info, summary, summarize_metrics(study.info, summary), None, "runs/mine")
-    assert verdict_sentence(checks) == "Of 4 checks, 2 pass, 1 is not done, 1 does not apply."
-    page = " ".join(Page(render(study, summary)).words.split())
-    assert "not applicable Do short runs predict longer ones?" in page
 
 
 def with_metrics(study: StudyRecord, metrics: object, models: int | None = None) -> StudyRecord:
@@ -312,8 +229,8 @@ def test_the_orders_of_few_models_prove_nothing(study, models, outcome):
     few = with_metrics(study, lambda score: {"knn": score}, models)
     found = check(few, METRICS)
     assert found.outcome is outcome
-    sentence = " ".join(agreement(summarize_metrics(few.info, summarize(few))))
-    assert ("τ" in sentence) is (outcome is Outcome.PASS)
+    (row,) = summarize_metrics(few.info, summarize(few))
+    assert row.agrees is (outcome is Outcome.PASS)
 
 
 def test_more_trials_come_from_the_rest_of_the_budget_first(study):
@@ -324,7 +241,7 @@ def test_more_trials_come_from_the_rest_of_the_budget_first(study):
         assert "--resume runs/mine" in found.command
 
 
-@pytest.mark.parametrize(("finished", "evaluated", "extend"), [(4, 4, 6), (4, 8, 12), (9, 30, 4)])
+@pytest.mark.parametrize(("finished", "evaluated", "extend"), [(4, 8, 12), (9, 30, 4)])
 def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, finished, evaluated, extend):
     full = synthetic.with_info(study, config={**study.info.config, "budget": evaluated})
     some = {
@@ -336,10 +253,7 @@ def test_a_check_with_too_few_models_asks_for_as_many_as_are_missing(study, fini
     }
     found = check(full, RUNGS, **some)
     assert found.command.endswith(f"--extend {extend}")
-    missing = f"{MIN_RANKED - finished} more finished model{'s' * (MIN_RANKED - finished > 1)}"
-    assert found.price.startswith(f"Evaluate about {extend} more architectures to get {missing}, about")
-    seconds = 100 * extend / evaluated
-    assert f"about {duration(seconds)} " in found.price
+    assert f"about {duration(100 * extend / evaluated)} " in found.price
 
 
 def test_a_search_of_an_exhausted_space_is_offered_no_command_that_continues_it():
@@ -354,26 +268,6 @@ def test_a_search_of_an_exhausted_space_is_offered_no_command_that_continues_it(
             assert bool(found.price) is bool(found.command) is bool(command)
 
 
-def test_without_baselines_the_command_and_its_price_name_none(study):
-    alone = replace(study, trials=study.trials[len(synthetic.BASELINES) :])
-    found = check(synthetic.with_info(alone, baselines=(), limits={}), SEEDS)
-    assert found.command == "backbone-nas retrain runs/mine"
-    assert "up to 6 candidates just behind it, with 3 seeds" in found.price
-    assert "baseline" not in found.price
-    disagreeing = check(study, RUNGS, correlations=(RungCorrelation(0, 2, 30, 0.1, 0.5),))
-    assert disagreeing.command == "backbone-nas retrain runs/mine --baselines"
-    assert "up to 6 candidates just behind it and 3 baselines, with 3 seeds for 5,400 steps" in disagreeing.price
-
-
-def test_comparison_networks_are_no_candidates_and_no_silence(study):
-    interrupted = synthetic.with_scale(replace(study, trials=()), {"timm:resnet18": 0.2, "timm:resnet50": None})
-    found = check(interrupted, NOISE)
-    assert (found.outcome, found.command) == (Outcome.NOT_DONE, "backbone-nas search --resume runs/mine")
-    assert "1 comparison network " in found.sentence
-    assert not check(interrupted, SEEDS).command, "there is no model to retrain"
-    assert "search --data" not in check(interrupted, METRICS).command
-
-
 def test_metrics_at_which_the_teachers_are_near_chance_judge_nothing(study):
     chance = dict.fromkeys(("knn", "probe", "miou"), 0.49)
     facts = {n: replace(f, metrics=dict.fromkeys(chance, 0.5)) for n, f in study.info.teacher_facts.items()}
@@ -384,8 +278,3 @@ def test_metrics_at_which_the_teachers_are_near_chance_judge_nothing(study):
 def test_a_study_without_trials_has_four_checks_and_passes_none():
     empty = synthetic.study(0, baselines=False, budget=8)
     assert [check(empty, i).outcome for i in range(4)] == [Outcome.NOT_DONE] * 4
-
-
-def test_an_unfinished_study_has_them_too():
-    running = synthetic.study(6, only=TrialState.RUNNING)
-    assert Outcome.WARN not in {check(running, i).outcome for i in (RUNGS, SEEDS)}

@@ -21,9 +21,8 @@ ARCH_IDS = {
 }
 
 
-@pytest.mark.parametrize("name", ARCH_IDS)
-def test_identities_never_change(name):
-    assert preset(name).arch_id == ARCH_IDS[name]
+def test_identities_never_change():
+    assert {name: preset(name).arch_id for name in ARCH_IDS} == ARCH_IDS
 
 
 def test_fields_that_nothing_reads_do_not_change_the_identity():
@@ -70,16 +69,6 @@ def test_every_optional_field_is_one_that_a_block_reads():
     assert {field for reads in BLOCK_FIELDS.values() for field in reads} == set(OPTIONAL)
 
 
-def test_a_block_may_have_no_expansion(monkeypatch):
-    monkeypatch.setitem(BLOCK_FIELDS, "plain", frozenset({"kernel"}))
-    bare = StageSpec("plain", 1, 32, kernel=5)
-    assert bare == StageSpec("plain", 1, 32, kernel=5, expansion=4.0)
-    spec = ArchSpec((bare,), stem="patch")
-    assert ArchSpec.from_json(spec.to_json()) == spec
-    with pytest.raises(SpecError, match="expansion"):
-        StageSpec("mbconv", 1, 32)
-
-
 def test_only_some_downsampling_layers_have_an_expansion():
     plain = dataclasses.replace(PICO, downsampling_expansion=4.0)
     assert plain == PICO
@@ -102,13 +91,9 @@ def test_one_stage_has_no_downsampling():
     assert dataclasses.replace(VIT, downsampling="pool") == VIT
 
 
-@pytest.mark.parametrize(("width", "attended"), [(4, 4), (16, 8), (128, 24), (224, 48), (320, 72), (448, 96)])
+@pytest.mark.parametrize(("width", "attended"), [(4, 4), (16, 8), (224, 48), (448, 96)])
 def test_single_head_attends_among_a_share_of_the_channels(width, attended):
     assert StageSpec("single_head", 1, width, expansion=2, key_width=4).single_head_channels == attended
-
-
-def test_heads_of_narrow_keys_need_not_divide_the_width():
-    assert StageSpec("bn_attention", 1, 64, expansion=2, heads=5, key_width=16, grid=7).heads == 5
 
 
 @pytest.mark.parametrize(
@@ -133,13 +118,6 @@ def test_a_shortened_stage_ends_with_the_same_block_of_its_period(squeeze, depth
     few, more, times = StageSpec("repdw", depth, 32, expansion=2, squeeze=squeeze).shortened()
     assert (few.depth, more.depth, times) == (short, longer, repeats)
     assert few.squeeze == more.squeeze == squeeze
-
-
-def test_which_blocks_alternate_is_data(monkeypatch):
-    squeezed = StageSpec("mbconv", 2, 32, expansion=2, squeeze=0.25)
-    assert squeezed.period == 1
-    monkeypatch.setattr("search_space.stage.ALTERNATING", frozenset({"mbconv"}))
-    assert squeezed.period == 2
 
 
 def vit(**fields):
@@ -176,13 +154,10 @@ def test_options_of_a_vit_that_say_nothing_are_none():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"window": 7, "global_every": 13}, ("global_every", "13", "to 12")),
         ({"window": 7, "global_every": 1}, ("global_every", "1", "leave out")),
         ({"window": 7, "registers": 4}, ("registers", "4", "global_every")),
         ({"registers": 0}, ("registers", "0", "from 1")),
-        ({"window": 65}, ("window", "65", "64")),
         ({"positions": "learned"}, ("positions", "'learned'", "conditional")),
-        ({"grid": None}, ("grid", "None")),
         ({"positions": "rotary", "width": 24}, ("positions", "'rotary'", "multiple of 4", "6")),
     ],
 )
@@ -200,41 +175,10 @@ def test_a_summary_token_needs_registers_in_the_last_stage():
         ArchSpec((vit(),), stem="patch16", summary="mean")
 
 
-def test_every_field_that_is_read_changes_the_identity():
-    variants = [
-        dataclasses.replace(
-            PICO, stages=(*PICO.stages[:2], dataclasses.replace(PICO.stages[2], **change), PICO.stages[3])
-        )
-        for change in (
-            {"depth": 3},
-            {"width": 48},
-            {"expansion": 2.0},
-            {"heads": 2},
-            {"pre_conv": "dense"},
-            {"window": 4},
-            {"cpb_hidden": 32},
-            {"subsampling": "conv"},
-            {"block": "window"},
-        )
-    ]
-    variants += [
-        dataclasses.replace(PICO, **change)
-        for change in (
-            {"stem_width": 8},
-            {"stem": "patch"},
-            {"downsampling": "pool"},
-            {"neck": "none"},
-            {"neck_dim": 64},
-        )
-    ]
-    assert len({spec.arch_id for spec in [PICO, *variants]}) == len(variants) + 1
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_json_round_trip(name):
-    spec = preset(name)
-    assert ArchSpec.from_json(spec.to_json()) == spec
-    assert ArchSpec.from_dict(json.loads(json.dumps(spec.to_dict(), indent=2))).arch_id == spec.arch_id
+def test_json_round_trip():
+    for spec in PRESETS.values():
+        assert ArchSpec.from_json(spec.to_json()) == spec
+        assert ArchSpec.from_dict(json.loads(json.dumps(spec.to_dict(), indent=2))).arch_id == spec.arch_id
 
 
 @pytest.mark.parametrize(
@@ -245,26 +189,17 @@ def test_json_round_trip(name):
         ({"depth": True}, ("depth", "True")),
         ({"width": 64.0}, ("width", "64.0")),
         ({"expansion": float("nan")}, ("expansion", "nan")),
-        ({"expansion": None}, ("expansion", "None")),
         ({"heads": 5}, ("heads", "5", "96")),
         ({"pre_conv": "sparse"}, ("pre_conv", "'sparse'", "depthwise")),
         ({"window": None}, ("window", "None")),
         ({"subsampling": "max"}, ("subsampling", "'max'", "pool")),
         ({"block": "bottleneck", "group_width": 7}, ("group_width", "7", "hidden width 384")),
-        ({"block": "bottleneck", "group_width": 0}, ("group_width", "0", "from 1")),
         ({"block": "mbconv", "squeeze": 0}, ("squeeze", "0", "0.015625")),
         ({"block": "mbconv", "kernel": 4}, ("kernel", "4", "3, 5, 7")),
-        ({"block": "repdw", "kernel": 5.0}, ("kernel", "5.0", "to 7")),
-        ({"block": "maxvit", "squeeze": 2.0}, ("squeeze", "2.0", "to 1")),
-        ({"block": "swin", "window": None}, ("window", "None")),
         ({"block": "swin", "window": (2, 4)}, ("window", "(2, 4)", "one number")),
-        ({"block": "carrier", "cpb_hidden": None}, ("cpb_hidden", "None")),
-        ({"block": "vit", "heads": 5, "grid": 7}, ("heads", "5", "96")),
         ({"block": "vit"}, ("grid", "None", "to 256")),
-        ({"block": "single_head"}, ("key_width", "None", "to 96")),
         ({"block": "single_head", "key_width": 97}, ("key_width", "97", "to 96")),
         ({"block": "bn_attention", "key_width": 16}, ("grid", "None", "to 256")),
-        ({"block": "bn_attention", "grid": 7}, ("key_width", "None", "to 96")),
     ],
 )
 def test_stage_errors_name_field_value_and_choices(change, words):
@@ -281,11 +216,8 @@ def test_stage_errors_name_field_value_and_choices(change, words):
         ({"stages": PICO.stages + PICO.stages[:1]}, ("stages", "5", "4")),
         ({"stages": PICO.stages[:2]}, ("neck", "'stage3'", "stage2")),
         ({"stem": "patch16"}, ("stages", "4", "'patch16'", "3")),
-        ({"stem": "deep"}, ("stem", "'deep'", "patch")),
         ({"downsampling": "x"}, ("downsampling", "'x'", "conv", "fused_mbconv")),
         ({"downsampling": "mbconv"}, ("downsampling_expansion", "None", "from 1 to 32")),
-        ({"downsampling": "fused_mbconv", "downsampling_expansion": 0.5}, ("downsampling_expansion", "0.5")),
-        ({"neck": "stage9"}, ("neck", "'stage9'", "stage3")),
         ({"neck_dim": 0}, ("neck_dim", "0")),
     ],
 )
@@ -301,7 +233,6 @@ def test_arch_errors_name_field_value_and_choices(change, words):
         ("{", ("JSON",)),
         ("[]", ("spec", "[]")),
         ("{}", ("stages", "missing")),
-        ('{"stages": 3}', ("stages", "3")),
         ('{"stages": [1, 2, 3, 4]}', ("stage 1", "1")),
         ('{"stages": [{"block": "c2f", "depth": 1}]}', ("stage 1", "width", "missing")),
         ('{"stages": [], "colour": 1}', ("colour", "stem_width")),
@@ -311,12 +242,6 @@ def test_reading_bad_text_is_a_spec_error(text, words):
     with pytest.raises(SpecError) as error:
         ArchSpec.from_json(text)
     assert all(word in str(error.value) for word in words)
-
-
-def test_specs_are_frozen_and_hashable():
-    assert len({PICO, ArchSpec.from_json(PICO.to_json())}) == 1
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PICO.stem = "patch"
 
 
 def test_eradio_is_the_large_one_and_unknown_names_list_the_choices():

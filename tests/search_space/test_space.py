@@ -30,9 +30,7 @@ TINY = Space(
         ),
         ONE,
     ),
-    layouts=(
-        Layout(("conv", "patch"), ("conv",), stem_widths=(8, 16, 24), necks=("none", "stage3"), neck_dims=(8, 16)),
-    ),
+    layouts=(Layout(("conv", "patch"), ("conv",), stem_widths=(8, 16), necks=("none", "stage3"), neck_dims=(8, 16)),),
 )
 OPTIONAL = Space(
     name="optional",
@@ -54,8 +52,8 @@ MIXED = Space(
     name="mixed",
     stages=(STAGE,) * 5,
     layouts=(
-        Layout(("conv",), ("conv",), (8, 16), ("none", "stage2"), (8,), last_strides=(16, 32)),
-        Layout(("conv16", "patch16"), ("mbconv", "pool"), (), ("none", "stage3"), (8, 16), (16, 32, 64), (2.0, 4.0)),
+        Layout(("conv",), ("conv",), (8,), ("none", "stage2"), (8,), last_strides=(16, 32)),
+        Layout(("conv16", "patch16"), ("mbconv", "pool"), (), ("none", "stage3"), (8,), (16, 32, 64), (2.0, 4.0)),
     ),
 )
 KERNELS = Space(
@@ -93,13 +91,13 @@ NAMES = st.sampled_from(sorted(SPACES))
 @pytest.mark.parametrize(
     ("space", "number"),
     [
-        # Stage 1: (2 + 1) x 2. Stage 3: window 2x2x2, mr_window 2x2x2, attention 2x2, mbconv 2. Stem: 3 + 1.
+        # Stage 1: (2 + 1) x 2. Stage 3: window 2x2x2, mr_window 2x2x2, attention 2x2, mbconv 2. Stem: 2 + 1.
         # Neck: 1 + 2.
-        (TINY, 6 * (8 + 8 + 4 + 2) * 4 * 3),
+        (TINY, 6 * (8 + 8 + 4 + 2) * 3 * 3),
         # bottleneck 2x2x3, maxvit 3, fused_mbconv 1; downsampling 2.
         (OPTIONAL, (12 + 3 + 1) * 2),
-        # 2 of each stage. Stride 4: stem 2, neck 2. Stride 16: stem 2; with more stages downsampling 3 and neck 1 + 2.
-        (MIXED, (8 + 16) * 2 * 2 + 2 * (2 + (4 + 8) * 3 * 3)),
+        # 2 of each stage. Stride 4: neck 2. Stride 16: stem 2; with more stages downsampling 3 and neck 2.
+        (MIXED, (8 + 16) * 2 + 2 * (2 + (4 + 8) * 3 * 2)),
         # Three kernels for each block that has one; its default is one of them.
         (KERNELS, 3 + 3 + 3 + 1),
         # Two of each stage; two expansions for the one downsampling that expands.
@@ -130,12 +128,6 @@ def test_the_full_space_offers_every_block():
     assert blocks[2] == set(BLOCK_FIELDS)
     assert blocks[3] == set(BLOCK_FIELDS) - {"mr_window"}
     assert blocks[0] == blocks[1] == CONV_LIKE
-
-
-@pytest.mark.parametrize("name", ["micro", "laptop", "full"])
-def test_named_spaces_are_large(name):
-    assert SPACES[name].name == name
-    assert SPACES[name].count() > 10**9
 
 
 @pytest.mark.parametrize(
@@ -264,43 +256,6 @@ def test_mutation_reaches_every_choice(space):
     assert seen == {(gene.name, value) for gene in space.genes for value in gene.choices}
 
 
-def test_a_kernel_s_default_is_a_choice_of_its_own_gene():
-    genes = {gene.name: (gene.choices, gene.when) for gene in KERNELS.genes if gene.field == "kernel"}
-    assert genes == {
-        "stage1.kernel": ((None, 5, 7), {"mbconv"}),
-        "stage1.light_c2f_kernel": ((3, None, 7), {"light_c2f"}),
-        "stage1.convnext_kernel": ((3, 5, None), {"convnext"}),
-    }
-    for seed in range(20):
-        spec = KERNELS.sample(random.Random(seed))
-        assert KERNELS.decode(KERNELS.encode(spec)) == spec
-    assert not [gene for gene in TINY.genes if gene.field == "kernel"]
-
-
-def test_a_downsampling_that_expands_has_a_gene_of_its_own():
-    seen = set()
-    for seed in range(30):
-        spec = EXPANDING.sample(random.Random(seed))
-        assert EXPANDING.decode(EXPANDING.encode(spec)) == spec
-        seen.add((spec.downsampling, spec.downsampling_expansion))
-    assert seen == {("conv", None), ("mbconv", 2.0), ("mbconv", 4.0)}
-    with pytest.raises(SpecError, match="downsampling_expansion"):
-        Space("odd", (STAGE, STAGE), (Layout(("patch",), ("fused_mbconv",)),))
-    assert "downsampling_expansion" not in TINY.choices()
-
-
-def test_windows_of_a_vit_round_trip_and_mutate():
-    rng, seen = random.Random(0), set()
-    spec = VIT.sample(rng)
-    for _ in range(600):
-        assert VIT.decode(VIT.encode(spec)) == spec
-        first = spec.stages[0]
-        seen |= {(first.window, first.global_every, first.registers, first.grid)} if first.block == "vit" else set()
-        spec = VIT.mutate(spec, rng) if rng.random() < 0.5 else VIT.crossover(spec, VIT.sample(rng), rng)
-    patterns = [(None, None), *itertools.product((4, 8), (2, 3))]
-    assert seen == {(*pattern, *rest) for pattern in patterns for rest in itertools.product((None, 1), (None, 14))}
-
-
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
@@ -313,11 +268,6 @@ def test_patterns_that_a_vit_cannot_have_are_refused_when_the_space_is_made(choi
     odd = StageChoices(blocks=("vit",), depths=(2, 6), widths=(16,), vit_windows=(None, 4), **choices)
     with pytest.raises(SpecError, match=words):
         Space("odd", (ONE, odd), (Layout(("patch16",), ("conv",)),))
-
-
-def test_same_seed_same_specs():
-    draw = [[SPACES["micro"].sample(rng).arch_id for _ in range(5)] for rng in (random.Random(3), random.Random(3))]
-    assert draw[0] == draw[1]
 
 
 def test_a_space_without_choice_cannot_mutate():
@@ -338,12 +288,6 @@ def test_decode_refuses_missing_and_foreign_values():
     del params["neck"]
     with pytest.raises(SpecError, match="neck: parameter is missing"):
         TINY.decode(params)
-
-
-def test_heads_that_cannot_divide_are_refused_when_the_space_is_made():
-    odd = StageChoices(blocks=("attention",), depths=(1,), widths=(16, 24), heads=(16,))
-    with pytest.raises(SpecError, match="heads 16 does not divide width 24"):
-        Space("odd", (ONE, ONE, odd, ONE), (Layout(("patch",), ("conv",)),))
 
 
 def test_groups_that_cannot_be_are_refused_when_the_space_is_made():

@@ -12,24 +12,14 @@ from search_space.outline import outline
 from search_space.timm_spec import network_spec_from_json
 
 
-def test_plain_data_and_text_give_the_network_back() -> None:
-    spec = TimmSpec("convnext_atto")
-    assert spec.to_dict() == {"timm": "convnext_atto"}
-    assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
-    assert outline(spec) == "timm's convnext_atto"
-
-
-def test_a_neck_is_part_of_the_network() -> None:
-    spec = TimmSpec("convnext_atto", 192)
+def test_plain_data_and_text_give_the_network_and_its_neck_back() -> None:
+    spec, plain = TimmSpec("convnext_atto", 192), TimmSpec("convnext_atto")
     assert spec.to_dict() == {"timm": "convnext_atto", "neck_dim": 192}
-    assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
+    assert plain.to_dict() == {"timm": "convnext_atto"}
+    for each in (spec, plain, preset("eradio_femto")):
+        assert network_spec(each.to_dict()) == network_spec_from_json(each.to_json()) == each
     assert spec.arch_id != TimmSpec("convnext_atto").arch_id
     assert outline(spec) == "timm's convnext_atto | neck 192"
-
-
-def test_a_spec_with_stages_is_a_spec_with_stages() -> None:
-    spec = preset("eradio_femto")
-    assert network_spec(spec.to_dict()) == network_spec_from_json(spec.to_json()) == spec
 
 
 def test_different_networks_have_different_ids() -> None:
@@ -45,7 +35,6 @@ def test_different_networks_have_different_ids() -> None:
         ({"timm": "resnet18.a1_in1k"}, "it begins with random weights; write timm:resnet18"),
         ({"timm": 5}, "timm: 5: must be the name of a network of timm"),
         ({"timm": "x" * 101}, "must be the name of a network of timm"),
-        ({"timm": ["resnet18"]}, "must be the name of a network of timm"),
         ({"timm": "resnet18", "stem": "conv"}, "timm"),
         ({"timm": "resnet18", "neck_dim": 0}, "neck_dim: 0 is not a whole number"),
         ({}, "stages"),
@@ -63,7 +52,7 @@ def test_a_network_that_this_process_alone_knows_is_refused(monkeypatch: pytest.
         TimmSpec("of_a_user")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '"timm"', "[" * 5000])
+@pytest.mark.parametrize("text", ["", "null", "[" * 5000])
 def test_text_that_is_no_spec_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
         network_spec_from_json(text)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from backbones.entrypoints import image_px
-from search_space import PRESETS, SPACES, ArchSpec, preset
-from search_space.windows import eradio_window, fit_windows, fitting_window, is_cut_into_windows
+from search_space import PRESETS, SPACES, ArchSpec, StageSpec, preset
+from search_space.windows import eradio_window, fit_windows, fitting_window, is_cut_into_windows, padded_maps
 
 SIZES = range(32, 1056, 32)
 POOR = (17, 19, 23, 29, 31, 34)  # multiples of 32 px for which E-RADIO's rule has windows of 1 or 2 only
@@ -74,15 +74,15 @@ def test_choices_keep_their_part_of_the_map() -> None:
     assert all(space.at(17 * 32) is space for space in SPACES.values())  # where E-RADIO's rule has windows of 1
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_keeps_its_windows_at_its_own_size(name: str) -> None:
-    assert fit_windows(preset(name), image_px(preset(name))) == preset(name)
+def test_presets_keep_their_windows_at_their_own_size_and_tile_the_maps_of_others() -> None:
+    for name, spec in PRESETS.items():
+        assert fit_windows(spec, image_px(spec)) == spec, name
+        assert all(enlargement(fit_windows(spec, px), px) == 1 for px in (128, 224, 256, 384)), name
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_tile_the_maps_of_other_sizes(name: str) -> None:
-    for px in (128, 224, 256, 384):
-        assert enlargement(fit_windows(preset(name), px), px) == 1
+def test_padded_maps_have_the_quotient_of_tokens() -> None:
+    stage = StageSpec("window", 1, 16, expansion=2.0, heads=2, pre_conv="none", window=7, cpb_hidden=8)
+    assert list(padded_maps(ArchSpec((stage,), stem="patch"), 32).values()) == [(14 / 8) ** 2]
 
 
 def test_each_ratio_s_window_follows_and_networks_without_windows_stay() -> None:

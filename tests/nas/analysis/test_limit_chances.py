@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.analysis.limit_chances import Quantity, chance_to_keep, quantities
-from nas.study.limits import LIMITS, Limit
 from nas.study.timing_doubts import order_statistic_interval
 from tests.nas.study.builders import measurement, record
 
@@ -26,24 +25,6 @@ def test_a_candidate_has_all_limited_quantities_with_measured_intervals() -> Non
     assert values["max_latency_ms"] == Quantity("max_latency_ms", 1.0, 40.0, 61.0)
     assert values["max_memory_mib"] == Quantity("max_memory_mib", 10.0)
     assert set(quantities(trial, None)) == {"max_params", "max_gmacs"}
-
-
-def test_a_new_limit_on_a_time_has_the_chance_of_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = Limit(
-        "max_ratio",
-        "--max-ratio",
-        "ratio",
-        "ratio",
-        "x",
-        help="",
-        interval=lambda m, _: (m.ratio_low, m.ratio_high),
-        run_deviation=0.014,
-    )
-    monkeypatch.setitem(LIMITS, limit.name, limit)
-    trial = record(1, (0.1, 0.2), 2.0)
-    values = quantities(trial, trial.measurement)
-    assert values["max_ratio"] == Quantity("max_ratio", 2.0, 2.0 * 0.99, 2.0 * 1.01)
-    assert values["max_ratio"].chance(2.0 * 1.01) == pytest.approx(0.748, abs=1e-3)
 
 
 @pytest.mark.parametrize("verdict", ["contended", "throttled", "clock changed"])

@@ -12,20 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.analysis.noise import (
-    NO_SCORE_INTERVAL,
     CandidateEstimate,
     SeedScatter,
     VariancePrior,
-    _non_dominated,
-    assumed_scatter,
     draw_scores,
     front_chances,
     lead_half_widths,
     measured_scatter,
     scatter_by_kind,
 )
-from nas.study import pareto
-from tests.nas.analysis.builders import small_study
 from tests.nas.study.builders import measurement
 
 SURE = SeedScatter(0.0, 10)
@@ -72,30 +67,6 @@ def test_each_side_of_an_interval_counts_by_itself() -> None:
     assert 0.1 < front_chances([upwards, other], SURE)[0] < 0.2
 
 
-def test_few_degrees_of_freedom_make_heavier_tails() -> None:
-    rng = np.random.default_rng(0)
-    drawn = {df: draw_scores([[0.0]], [SeedScatter(1.0, df)], 20_000, rng) for df in (2, 10_000)}
-    beyond = {df: float((np.abs(values) > 1.96).mean()) for df, values in drawn.items()}
-    assert beyond[10_000] == pytest.approx(0.05, abs=0.006)
-    assert beyond[2] == pytest.approx(0.189, abs=0.012)  # Student's t with 2 degrees of freedom
-
-
-def test_the_same_nets_have_the_same_chances_every_time() -> None:
-    nets = [net(0.5, 1.0, 0.01), net(0.49, 1.02, 0.01), net(0.505, 0.99, 0.01)]
-    assert front_chances(nets, SCATTER) == front_chances(nets, SCATTER)
-    assert front_chances([], SCATTER) == []
-
-
-few_values = st.integers(0, 3).map(float)  # few, so that ties are frequent
-
-
-@given(st.lists(st.lists(st.tuples(few_values, few_values), min_size=5, max_size=5), min_size=1, max_size=6))
-def test_non_dominated_is_the_front_of_every_draw(drawn: list[list[tuple[float, float]]]) -> None:
-    values = np.asarray(drawn)
-    kept = _non_dominated(values[..., 0], values[..., 1])
-    assert [list(np.flatnonzero(row)) for row in kept] == [pareto.front(points) for points in drawn]
-
-
 nets_of_any_kind = st.builds(
     net,
     st.floats(0.1, 0.9),
@@ -125,15 +96,6 @@ def test_the_scatter_of_few_candidates_by_hand() -> None:
     assert found.half_width(four) == pytest.approx(3.182446 * found.sd / 2)  # t of 3 degrees of freedom
     assert found.interval_words(four) == "0.2095 to 0.7905"
     assert measured_scatter([[0.4], []]) is None
-
-
-def test_a_deviation_of_another_study_gives_no_interval() -> None:
-    assumed = assumed_scatter(replace(small_study().info, config={"space": "laptop"}))
-    assert assumed.half_width([0.5]) is None
-    assert assumed.interval_words([0.5]) == NO_SCORE_INTERVAL
-    assert "assumed" in assumed.words
-    assert "architectures of the space laptop" in assumed.words
-    assert "assumed" not in SeedScatter(0.01, 4).words
 
 
 @pytest.mark.parametrize(("count", "spread"), [(20, 0.005), (20, 0.01), (50, 0.03)])

@@ -70,11 +70,6 @@ def test_a_large_tau_of_few_models_is_not_enough() -> None:
     assert not rung.keeps_order
 
 
-def test_equal_scores_have_no_order() -> None:
-    (rung,) = rung_evidence(trainings((1,) * 12, SAME), (10, 30), factor=3)
-    assert (rung.kendall.tau, rung.keeps_order) == (None, False)
-
-
 def test_the_rule_accepts_the_default_rungs_of_the_recorded_models() -> None:
     """The thresholds are those of the rungs with which the default searches were run."""
     rows = [row for row in json.loads(TRUST.read_text()) if row["seed"] == 0 and row["stored"] == ["int8", 0.25]]

@@ -152,25 +152,11 @@ def test_a_model_is_loaded_with_its_trained_weights(study: Study) -> None:
             assert torch.equal(ours, theirs)
 
 
-def test_an_export_takes_the_precision_of_a_graph(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr("nas.export.command.export_model", lambda *args: asked.extend(args))
-    study.model(1).export(tmp_path / "tower", "onnx", precision="bf16")
-    settings, call = asked
-    assert (settings.format, settings.precision) == ("onnx", "bf16")
-    assert call.endswith(".export('tower', 'onnx', precision='bf16')")
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"format": "ONNX"}, "--format: 'ONNX': must be 'timm', 'hf', 'onnx'"),
         ({"format": "onnx", "precision": "int8"}, "--precision: 'int8': must be 'fp32'"),
-        ({"precision": "fp16"}, "--precision: only for onnx"),
-        ({"format": "onnx", "img_size": 50}, "--img-size: 50: must be a multiple of 32"),
-        ({"img_size": 64}, "--img-size: only for onnx and torchscript"),
     ],
 )
 def test_an_export_that_no_format_makes_is_refused(
@@ -178,11 +164,6 @@ def test_an_export_that_no_format_makes_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         study.model(1).export(tmp_path / "winner", **options)
-
-
-def test_an_export_takes_one_head_by_its_name(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="--heads: the study has no teacher 'nobody'"):
-        study.model(1).export(tmp_path / "winner", heads="nobody")
 
 
 def test_an_exported_model_is_opened_by_timm(study: Study, tmp_path: Path) -> None:
@@ -199,7 +180,7 @@ def test_an_exported_model_is_opened_by_timm(study: Study, tmp_path: Path) -> No
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ExportError, match=r"notes\.txt"):
         model.export(folder)
-    model.export(folder, "torchscript", overwrite=True)
+    model.export(folder, "timm", overwrite=True)
     assert not (folder / "notes.txt").exists()
 
 

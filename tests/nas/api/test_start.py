@@ -17,7 +17,6 @@ import pytest
 import nas.api
 from nas.api import ConfigError, DataError, SearchConfig, StoreError, TeacherError, load_study
 from nas.search.settings import SearchCommand
-from nas.train.options import OPTIONS
 from nas.train.training_settings import TrainCommand
 from tests.nas.analysis.builders import new_store, small_study
 from tests.waiting import PATIENCE_S
@@ -107,14 +106,10 @@ def test_a_search_is_resumed_by_its_folder(
     ("arguments", "words"),
     [
         ({"config": {"budget": 2}}, r"config: \{'budget': 2\}: must be a SearchConfig"),
-        ({"config": 20}, "config: 20: must be a SearchConfig"),
         ({"resume": 3}, "resume: 3: must be True, False or the folder"),
         ({"resume": "runs/a", "run_dir": "runs/b"}, "run_dir: not with"),
         ({"teacher_weights": "dino.safetensors"}, "teacher_weights: 'dino.safetensors': must be a table"),
-        ({"teacher_weights": {"lite0": 3}}, "teacher_weights: 'lite0': 3: must be files by teacher"),
-        ({"resume": ""}, "resume: '': must be True, False or the folder"),
         ({"config": SearchConfig(runtime="magic")}, "magic"),
-        ({"config": SearchConfig(device="gpu")}, "--device: 'gpu'"),
     ],
 )
 def test_a_search_refuses_what_it_cannot_take_as_a_setting(
@@ -129,16 +124,9 @@ def test_a_search_refuses_what_it_cannot_take_as_a_setting(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"foo": 5}, "foo: no such setting; choose from: accumulate, address, .*batch_size"),
         ({"batchsize": 5}, "batchsize: no such setting; did you mean batch_size"),
         ({"learning_rate": 0.1}, "learning_rate: .*distill={'learning_rate': ...}"),
-        ({"distill": {"learning_rat": 1}}, "'learning_rat': no such setting; did you mean learning_rate"),
         ({"distill": {"learning_rate": -1}}, "learning_rate: -1: must be greater than 0"),
-        ({"distill": 3}, "--distill: 3: must be a valid dictionary"),
-        ({"log": "wandb"}, "--log: 'wandb': must be a valid tuple"),
-        ({"live": True, "teacher_devices": "cuda:0"}, "--teacher-devices: 'cuda:0': must be a valid tuple"),
-        ({"teacher_weights": 3}, "--teacher-weights: 3: must be a valid dictionary"),
-        ({"live": "maybe"}, "--live: 'maybe': must be a valid boolean"),
         ({"arch": {"stages": []}}, "ARCH: .*must be the name of a preset"),
         ({"arch": None, "train_steps": None, "resume": True}, "--resume: True: Input is not a valid path"),
     ],
@@ -150,16 +138,6 @@ def test_a_training_refuses_what_it_would_ignore_or_cannot_take(
     with pytest.raises(ConfigError, match=words):
         nas.api.train(**{"arch": "eradio_pico", "train_steps": 5, **options})
     assert not list(tmp_path.iterdir())
-
-
-def test_a_training_takes_every_option_of_the_command_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = OPTIONS - {"arch", "run"}
-    assert {"trial", "train_steps", "data", "batch_size", "live", "distill", "resume"} < names
-    with pytest.raises(ConfigError, match="ARCH: name a preset"):
-        nas.api.train(**dict.fromkeys(names))
 
 
 def test_a_model_is_trained_as_the_trial_of_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +232,7 @@ def run_script(code: str, folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.exhaustive  # failed in one of four runs after the lock was mended, for a reason that was not kept
 @pytest.mark.machine
+@pytest.mark.ray
 def test_searches_run_one_after_the_other_and_an_interrupted_one_is_resumed(tmp_path: Path) -> None:
     printed = run_script(SMALL + SEARCHES, tmp_path)
     lines = [line for line in printed.splitlines() if "report.html" not in line]
@@ -275,6 +254,7 @@ def test_searches_run_one_after_the_other_and_an_interrupted_one_is_resumed(tmp_
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.machine
+@pytest.mark.ray
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "docs/tutorials/notebook.ipynb", as_version=4)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTEBOOK_BUDGET": "4"}
@@ -296,6 +276,7 @@ def test_the_notebook_in_the_docs_has_its_outputs_and_names_no_machine() -> None
 
 @pytest.mark.slow
 @pytest.mark.machine
+@pytest.mark.ray
 def test_the_example_of_the_module_runs(tmp_path: Path) -> None:
     """It runs to the letter, but on few images and for few steps."""
     example = re.search(r"```python\n(.*?)```", nas.api.__doc__ or "", re.DOTALL)

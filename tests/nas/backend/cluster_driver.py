@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from nas.backend.ray_tune import open_cluster, run_study
 from nas.backend.worker import trial_phases
 from nas.backend.worker_spec import WorkerSpec
 from nas.cli import report_error
+from nas.distill.rungs import Checkpoint
 from nas.measure.environment import environment
 from nas.samplers import make_sampler
 from nas.storage.location import STUDY_FILE
@@ -47,7 +49,18 @@ def journal(run: Path, record: TrialRecord, event: str) -> None:
 
 
 def journaled_phases(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
-    """Yield the real phases, with a journal."""
+    """Yield the real phases, with a journal.
+
+    On a node with STAND_STILL, a worker stands still after its first checkpoint, which has 1000 s of training more.
+    """
+
+    def save_and_stand_still(checkpoint: Checkpoint, content: dict[str, Any]) -> None:
+        save(checkpoint, {**content, "busy_s": content["busy_s"] + 1000.0})
+        signal.pause()
+
+    save = Checkpoint.save
+    if "STAND_STILL" in os.environ:
+        Checkpoint.save = save_and_stand_still  # type: ignore[method-assign]
     journal(Path(spec.samples_dir).parent, record, "begins")
     for reached in trial_phases(record, spec):
         if reached.state is not TrialState.RUNNING:

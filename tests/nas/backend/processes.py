@@ -7,14 +7,26 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def _children() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found.setdefault(parent, []).append(int(folder.name))
+    return found
+
+
 def children(parent: int) -> list[int]:
     """Return the running processes that a process has started."""
-    pids = []
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                pids.append(int(folder.name))
-    return pids
+    return _children().get(parent, [])
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Return the running processes that a process has started, their children included."""
+    by_parent, found = _children(), [ancestor]
+    for process in found:
+        found += by_parent.get(process, [])
+    return found[1:]
 
 
 def session(leader: int) -> set[int]:

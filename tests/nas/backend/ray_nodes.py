@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.nas.backend.processes import descendants
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -31,19 +32,6 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), **more}
 
 
-def descendants(ancestor: int) -> list[int]:
-    """Return the processes that a process has started, their children included."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    found = [ancestor]
-    for process in found:
-        found += children.get(process, [])
-    return found[1:]
-
-
 class RayNodes:
     """A cluster whose head starts at once; drivers connect to `address`. It ends with the block.
 
@@ -55,13 +43,11 @@ class RayNodes:
     def __init__(self, cpus: int = 1, **variables: str) -> None:
         # Short: the paths of Ray's sockets have an upper limit.
         self._folder = tempfile.TemporaryDirectory(prefix="rn-", ignore_cleanup_errors=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
         temporary = f"--temp-dir={self._folder.name}/ray"
-        self.start(["--head", f"--port={port}", "--include-dashboard=false", temporary], cpus, variables=variables)
+        self.start(["--head", "--port=0", "--include-dashboard=false", temporary], cpus, variables=variables)
+        log = (Path(self._folder.name) / "0.log").read_text()
+        (self.address,) = re.findall(r"ray start --address='([\d.:]+)'", log)
 
     def add(self, cpus: int = 1, before: Sequence[str] = (), **variables: str) -> subprocess.Popen[bytes]:
         """Start another node; `before` is a command that starts its command, `variables` change its environment."""

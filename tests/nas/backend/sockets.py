@@ -1,16 +1,23 @@
-"""The sockets on which this user's processes listen."""
+"""The sockets on which this process and those that it has started listen."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from tests.nas.backend.processes import descendants
 
 
 def listening_addresses() -> set[str]:
-    """Return the hex addresses of this user's listening IPv4 and IPv6 sockets."""
+    """Return the hex addresses of the listening IPv4 and IPv6 sockets of this process and its descendants."""
+    files = set()
+    for process in (os.getpid(), *descendants(os.getpid())):
+        with suppress(OSError):  # it ends
+            files |= {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     rows += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
-    return {row[1] for row in rows if row[3] == "0A" and row[7] == str(os.geteuid())}
+    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in files}
 
 
 def is_loopback(address: str) -> bool:

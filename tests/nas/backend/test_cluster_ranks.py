@@ -35,6 +35,7 @@ def test_a_key_is_not_in_what_ray_may_log() -> None:
 
 @pytest.mark.machine
 @pytest.mark.slow
+@pytest.mark.ray
 def test_an_error_of_one_rank_is_the_reason_and_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from search_space import SPACES
 from tests.nas.study.builders import OBJECTIVES, measurement, rung, search_config, study_info
 from tests.waiting import until
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.ray, pytest.mark.slow]
 
 GPUS = 4
 Seen = dict[int, Any]  # by the number of the trial

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from nas.study.records import RungResult
 from tests.nas.backend.breaking import WORDS, breaking
 from tests.nas.backend.processes import blocked_signals, children, gone, trainings
 from tests.nas.backend.real_targets import open_real_targets
+from tests.nas.measure.networks import needs_small_pages
 from tests.nas.study.builders import record, search_config
 from tests.waiting import until
 
@@ -80,6 +80,7 @@ def at_once(steps: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_job_tells_steps_and_rungs_and_keeps_its_checkpoint(targets: Path, tmp_path: Path) -> None:
     job = TrainingJob(record(1, (), 1.0), CONFIG, tmp_path / "job")
     job.checkpoint.parent.mkdir(parents=True)
@@ -92,7 +93,9 @@ def test_a_job_tells_steps_and_rungs_and_keeps_its_checkpoint(targets: Path, tmp
     assert len(list((tmp_path / "job" / "weights").glob("*.safetensors"))) == 2  # backbone and heads
 
 
-def test_a_killed_training_has_a_reason_and_continues_from_its_checkpoint(targets: Path, tmp_path: Path) -> None:
+def test_a_killed_training_has_a_reason_and_continues_from_its_checkpoint(
+    targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
     killed_at = 0
 
@@ -101,47 +104,21 @@ def test_a_killed_training_has_a_reason_and_continues_from_its_checkpoint(target
         if job.checkpoint.exists() and not killed_at:
             killed_at = steps
             (pid,) = trainings(os.getpid())
+            # Ctrl-C, the end of the terminal, SIGTERM: the command asks the training to save, and nothing else does.
+            assert blocked_signals(pid) >= {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
             os.kill(pid, signal.SIGKILL)
         return False
 
     with pytest.raises(TrainingFailed, match="the process was ended by SIGKILL"):
         Watched(job, targets, kill)
     assert killed_at > 0
+    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "1000000")
     again = Watched(job, targets, at_once)
     assert again.steps[0] >= killed_at
-    assert all(gone(pid) for pid in again.pids)
-
-
-def test_an_interrupted_training_saves_its_state(
-    targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BACKBONE_NAS_CHECKPOINT_S", "1000000")
-    job = TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path / "job")
-
-    def enough(steps: int) -> bool:
-        assert not job.checkpoint.exists()
-        return True
-
-    watched = Watched(job, targets, enough)
-    assert watched.saved
-    assert len(watched.pids) == 1
-    assert gone(watched.pids[0])
-    saved = torch.load(job.checkpoint, weights_only=True)["content"]["distiller"]["step"]
-    assert saved >= watched.steps[-1] > 0
-    assert Watched(job, targets, at_once).steps[0] > saved
-
-
-def test_a_training_leaves_the_signals_of_its_group_to_the_command(targets: Path, tmp_path: Path) -> None:
-    """Ctrl-C, the end of the terminal, a batch system's SIGTERM: the command's request lets the training save."""
-    blocked: set[int] = set()
-
-    def enough(steps: int) -> bool:
-        (pid,) = trainings(os.getpid())
-        blocked.update(blocked_signals(pid))
-        return True
-
-    Watched(TrainingJob(record(1, (), 1.0), ENDLESS, tmp_path), targets, enough)
-    assert blocked >= {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
+    assert len(again.pids) == 1
+    assert gone(again.pids[0])
+    assert again.saved, "it was interrupted"
+    assert torch.load(job.checkpoint, weights_only=True)["content"]["distiller"]["step"] >= again.steps[-1]
 
 
 class InterruptingJob(TrainingJob):
@@ -169,6 +146,7 @@ def test_an_interruption_of_the_start_leaves_no_process_behind(targets: Path, tm
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_training_that_does_not_end_when_asked_to_is_killed_and_has_not_saved(
     targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +195,7 @@ def test_a_rank_that_is_killed_ends_the_job(targets: Path, tmp_path: Path) -> No
     assert all(gone(pid) for pid in killed)
 
 
+@pytest.mark.slow
 def test_the_reason_is_that_of_the_rank_that_broke_and_not_of_those_that_lost_it(
     targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +221,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_its_killed_command(targets: Path, tmp_path: Path) -> None:
     """The training waits for the device, so that no failing message ends it."""
     script = tmp_path / "script.py"
@@ -273,7 +253,7 @@ def test_a_study_s_ranks_stay_where_there_are_gpus_for_them_and_else_one_gpu_tak
     assert recipe_here(replace(recipe, ranks=1), "0") == replace(recipe, ranks=1)
 
 
-@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
+@needs_small_pages
 def test_large_buffers_are_not_faulted_in_again_at_every_step() -> None:
     program = (
         "import resource\n"

@@ -18,7 +18,6 @@ from ray._private import worker
 from ray._private.node import Node
 from ray._raylet import AuthenticationMode, get_authentication_mode
 
-from nas.backend.cluster import ClusterError
 from nas.backend.ray_session import head_address, joined_ray, local_ray
 from nas.backend.watchdog import TrialWatchdog
 from nas.cli import interrupted_by_signals
@@ -48,6 +47,7 @@ def sessions() -> list[tuple[str, subprocess.CompletedProcess[str], Path, int, A
 Sessions = list[tuple[str, "subprocess.CompletedProcess[str]", Path, int, AuthenticationMode]]
 
 
+@pytest.mark.ray
 def test_nobody_without_the_token_of_a_session_is_answered(sessions: Sessions) -> None:
     for token, asked, _, _, mode in sessions:
         assert mode is AuthenticationMode.TOKEN
@@ -58,28 +58,14 @@ def test_nobody_without_the_token_of_a_session_is_answered(sessions: Sessions) -
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
+@pytest.mark.ray
 def test_nobody_else_enters_the_folder_of_a_session_and_it_is_removed(sessions: Sessions) -> None:
     assert [mode for _, _, _, mode, _ in sessions] == [0o700] * 2
     assert not any(folder.exists() for _, _, folder, _, _ in sessions)
 
 
 @pytest.mark.slow
-def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its processes have 30 s, which an overloaded machine may not give them: here one is stopped at once."""
-    monkeypatch.setattr("nas.backend.ray_session._START_TRIES", 1)
-    start = Node.start_raylet
-
-    def stopped(node: Node, *arguments: Any, **settings: Any) -> None:
-        start(node, *arguments, **settings)
-        (raylet,) = node.all_processes["raylet"]
-        raylet.process.send_signal(signal.SIGSTOP)
-
-    monkeypatch.setattr(Node, "start_raylet", stopped)
-    with pytest.raises(ClusterError, match="did not start within 30 s, 1 times"), local_ray(1):
-        pytest.fail("it started")
-
-
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_ray_that_does_not_start_in_time_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     start = Node.start_raylet
     raylets: list[subprocess.Popen[bytes]] = []
@@ -98,6 +84,8 @@ def test_a_ray_that_does_not_start_in_time_is_started_again(monkeypatch: pytest.
     assert lines == ["Ray's processes did not start within 30 s; starting them again"]
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ctrl_c_while_ray_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     start = Node.start_raylet
     processes: list[subprocess.Popen[bytes]] = []
@@ -114,6 +102,7 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(monkeypatch: pytest.MonkeyPat
     until(lambda: all(process.poll() is not None for process in processes))
 
 
+@pytest.mark.ray
 def test_ctrl_c_while_a_cluster_is_joined_leaves_the_process_free(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -130,6 +119,8 @@ def test_ctrl_c_while_a_cluster_is_joined_leaves_the_process_free(
         assert not ray.is_initialized()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own handler would end the process with another exit code and without a line."""
     start = Node.start_raylet
@@ -143,7 +134,8 @@ def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyP
         pytest.fail("it started")
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.ray
 def test_sigterm_leaves_time_to_close(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], late: bool
 ) -> None:
@@ -208,12 +200,6 @@ def test_the_reason_of_a_loss_is_read_and_not_unpickled(
 ) -> None:
     Path(loss.error_file).write_text(f"Failure # 1 (occurred at 2026-11-26)\n{text}\n")
     assert TrialWatchdog(None).explain_loss(loss) == (failure, reason)
-
-
-def test_a_trial_that_ended_before_it_began_has_no_file(tmp_path: Path) -> None:
-    failure, reason = TrialWatchdog(None).explain_loss(SimpleNamespace(trial_id="t", error_file=None))
-    assert failure is Failure.LOST_WORKER
-    assert reason
 
 
 def test_workers_of_a_command_under_uv_run_have_its_environment() -> None:

@@ -61,15 +61,6 @@ def test_other_settings_are_refused_with_the_difference(run: Path, capsys: pytes
     assert "--extend" in line
 
 
-def test_another_space_is_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def changed(info: object) -> object:
-        name, *_ = info.space
-        return replace(info, space={**info.space, name: ["unheard"]})
-
-    Store.open(run).update_info(changed)
-    assert 'space micro: stage1.block: ["unheard"] -> [' in refused(["--resume", str(run)], capsys)
-
-
 def test_other_versions_are_refused_with_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Store.open(run).update_info(lambda info: replace(info, environment={"torch": "0.4"}))
     assert f"version of torch: 0.4 -> {torch.__version__}" in refused(["--resume", str(run)], capsys)
@@ -149,6 +140,7 @@ def command(arguments: Sequence[str], cache: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_search_in_postgresql_is_resumed_and_extended(tmp_path: Path) -> None:
     """A second command beside the first is refused; so are other teachers at last."""
     run, cache = tmp_path / "run", tmp_path / "cache"

@@ -65,16 +65,6 @@ def _rungs_of_late(search: SimulatedSearch) -> list[list[Span]]:
     return [spans for trial, spans in by_trial.items() if trial >= FIRST_LATE]
 
 
-def test_measurement_pauses_the_training_of_its_neighbor() -> None:
-    trials = [Candidate(2.0, (10.0,), (0.0,)), Candidate(3.0, (4.0,), (1.0,), speed=1.0)]
-    result = simulate_candidates(config(2), lambda asked, over: trials[asked], Cluster(1, 2))
-    # Worker 0 measures 0-2 while 1 waits, 1 measures 2-5 while 0 waits, both train from 5: to 15 and to 9.
-    assert result.wall_s == 15
-    assert result.spent[Doing.DEVICE] == 2 + 3
-    assert result.spent[Doing.TAIL] == 15 - 9
-    assert result.spent[Doing.MEASURING] + result.spent[Doing.TRAINING] == 5 + 14
-
-
 def test_a_measurement_pauses_a_training_that_is_under_way() -> None:
     trials = [Candidate(measure_s, (train_s,), (1.0,)) for measure_s, train_s in ((0.0, 1.0), (0.0, 10.0), (3.0, 1.0))]
     result = simulate_candidates(config(3), lambda asked, over: trials[asked], Cluster(1, 2))
@@ -82,11 +72,6 @@ def test_a_measurement_pauses_a_training_that_is_under_way() -> None:
     assert result.wall_s == 13
     assert result.spent[Doing.DEVICE] == 3
     assert result.spent[Doing.TRAINING] == 12
-
-
-def test_workers_of_their_own_devices_do_not_wait() -> None:
-    assert run(workers=4).spent[Doing.DEVICE] == 0
-    assert run(workers=4, per_device=4).spent[Doing.DEVICE] > 0
 
 
 def test_one_driver_serves_one_after_the_other() -> None:
@@ -98,12 +83,6 @@ def test_one_driver_serves_one_after_the_other() -> None:
     assert result.spent[Doing.DRIVER] == 100 * 100  # a first result waits until all have asked
 
 
-def test_a_single_worker_without_overheads_is_never_idle() -> None:
-    result = run()
-    assert result.utilization == 1
-    assert result.wall_s == pytest.approx(result.spent[Doing.MEASURING] + result.spent[Doing.TRAINING])
-
-
 def test_baselines_train_to_the_end_and_do_not_count() -> None:
     worst = Candidate(1.0, (1.0, 1.0, 1.0), (-9.0,) * 3, speed=-9.0)
     three = config(1, SPACES["micro"].baselines)
@@ -111,12 +90,6 @@ def test_baselines_train_to_the_end_and_do_not_count() -> None:
     assert result.reached[0] == 1
     assert [counts for _, counts in result.trial_ends] == [False, False, False, True]
     assert result.trial_ends[2][0] == 12
-
-
-def test_infeasible_architectures_do_not_count_toward_the_budget() -> None:
-    result = simulate_candidates(config(40), Workload(TIMES, infeasible=0.5).draw, Cluster(4))
-    assert result.reached[0] == 40
-    assert 20 <= result.infeasible <= 70
 
 
 @settings(max_examples=40, deadline=None)
@@ -144,11 +117,6 @@ def test_all_seconds_are_accounted_for(
         assert all(b[0] >= a[1] - 1e-9 for a, b in pairwise(spans)), "two at a time on a device"
 
 
-def test_equal_seeds_give_equal_searches_and_other_seeds_others() -> None:
-    assert run(workers=7, ask_s=0.1, seed=3) == run(workers=7, ask_s=0.1, seed=3)
-    assert run(workers=7, ask_s=0.1, seed=3) != run(workers=7, ask_s=0.1, seed=4)
-
-
 def test_budget_that_fits_is_one_that_ends_in_time() -> None:
     whole = run(workers=4, budget=60, ask_s=0.1)
     half = whole.wall_s / 2
@@ -160,13 +128,8 @@ def test_budget_that_fits_is_one_that_ends_in_time() -> None:
     assert cut_short.within(half) == fits
 
 
-def test_a_cluster_without_workers_is_refused() -> None:
-    with pytest.raises(ValueError, match="workers"):
-        simulate_candidates(config(1), Workload(TIMES).draw, Cluster(0))
-
-
 def test_where_nothing_is_learned_the_order_alone_decides_how_many_go_on() -> None:
-    reached = [run(budget=200, seed=seed).reached for seed in range(12)]
+    reached = [run(budget=200, seed=seed).reached for seed in range(6)]
     expected = sum(math.ceil(i / 3) / i for i in range(1, 201))
     assert mean(r[1] for r in reached) == pytest.approx(expected, rel=0.06)
     better = simulate_candidates(config(200), Workload(TIMES, learning=0.6).draw, Cluster(1))

@@ -30,22 +30,19 @@ def test_a_training_gets_the_time_of_three_saves_to_end() -> None:
     assert [stopping_s(save_s, 30.0) for save_s in (0.0, 9.0, 600.0)] == [30.0, 30.0, 1800.0]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_rank_has_the_lock_of_its_own_gpu(
-    number: int, targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_has_the_lock_of_its_own_gpu(targets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All ranks of a machine see all its GPUs, and "cuda" is the first one to everything that does not ask further."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: number)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"uuid-{torch.device(device).index}")
     )
     config = replace(CONFIG, device="cuda")
     job = TrainingJob(record(1, (), 1.0), config, tmp_path / "job")
-    spec = RankSpec(job, number, targets, tmp_path / "locks", 30.0, 1, number)
-    assert _context(spec, lambda: False).lock_dir == tmp_path / "locks" / f"uuid-{number}"
+    spec = RankSpec(job, 1, targets, tmp_path / "locks", 30.0, 1, 1)
+    assert _context(spec, lambda: False).lock_dir == tmp_path / "locks" / "uuid-1"
 
 
 def test_a_rank_looks_at_no_array_of_the_cache_before_it_reads_it(targets: Path, tmp_path: Path) -> None:

@@ -116,26 +116,13 @@ def test_the_rest_of_a_rung_after_its_checkpoint_counts_as_the_whole_rung(monkey
     assert run.killed == []
 
 
-@pytest.mark.parametrize("state", [TrialState.INFEASIBLE, TrialState.FAILED])
 def test_a_trial_that_ends_before_its_measurement_sets_no_limit_for_measurements(
-    monkeypatch: pytest.MonkeyPatch, state: TrialState
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = Run(monkeypatch)
     trials = run.start(range(6))
     for trial in trials[:5]:
-        run.report(trial, state=state, reason="too large")
-        run.watchdog.on_trial_complete(0, trials, trial)
-    run.wait(2000)
-    assert run.killed == []
-
-
-def test_a_failure_after_stored_rungs_sets_no_limit_for_the_next_rung(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(monkeypatch)
-    trials = run.start(range(6))
-    for trial in trials:
-        run.report(trial, measurement=MEASURED)
-    for trial in trials[:5]:
-        run.report(trial, measurement=MEASURED, state=TrialState.FAILED, reason="nan")
+        run.report(trial, state=TrialState.INFEASIBLE, reason="too large")
         run.watchdog.on_trial_complete(0, trials, trial)
     run.wait(2000)
     assert run.killed == []

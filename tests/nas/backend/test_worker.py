@@ -7,11 +7,10 @@ import os
 import random
 import signal
 import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +18,12 @@ import torch
 from backbones import build
 from nas.backend.ray_tune import open_cluster, run_study
 from nas.backend.trial import TrialContext, run_trial
+from nas.backend.worker import trial_phases
 from nas.backend.worker_spec import WorkerSpec
 from nas.cache import open_targets
 from nas.cache.targets import Targets
 from nas.distill.folded_heads import load_heads
-from nas.distill.rungs import TrainingContext
+from nas.distill.rungs import Checkpoint, TrainingContext
 from nas.distill.trainer import Distiller
 from nas.measure.service import MeasurementService
 from nas.samplers import make_sampler
@@ -37,7 +37,7 @@ from search_space import SPACES, ArchSpec
 from tests.nas.backend.sockets import is_loopback, listening_addresses
 from tests.nas.study.builders import OBJECTIVES, measurement, search_config, study_info
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.ray]
 
 RECIPE = DistillConfig(img_size=64, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(6, 12))
 FOLDERS = ("lock_dir", "samples_dir", "weights_dir", "pictures_dir", "checkpoint_dir")
@@ -52,7 +52,12 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
         pytest.skip(f"no teacher weights: {error}")
 
 
-def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> TrialRecord:
+def study_of_one(
+    folder: Path,
+    targets: Targets,
+    recipe: DistillConfig,
+    phases: Callable[[TrialRecord, WorkerSpec], Iterator[TrialRecord]] = trial_phases,
+) -> TrialRecord:
     """Run a study of one trial in `folder`, with a checkpoint every few steps, and return the trial."""
     settings = {"train_images": 24, "val_images": 8, "measure_seconds": 0.05, "baselines": (), "teachers": "xfeat"}
     config = search_config(budget=1, distill=recipe, **settings)
@@ -70,7 +75,7 @@ def study_of_one(folder: Path, targets: Targets, recipe: DistillConfig) -> Trial
         folder / "run", study_info(config), make_sampler(search_config(sampler="random"), SPACES["micro"], OBJECTIVES)
     )
     with open_cluster(spec, 1) as cluster:
-        run_study(StudyLoop(store), cluster)
+        run_study(StudyLoop(store), cluster, phases=phases)
     (trial,) = store.trials()
     return trial
 
@@ -89,42 +94,24 @@ def losses_of_an_undisturbed_training(trial: TrialRecord, targets: Targets) -> l
     return losses
 
 
-def kill_worker() -> None:
-    """Kill the process that trains for this process's Ray."""
-    parents, workers = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if (folder / "cmdline").read_bytes().startswith(b"ray::ArchTrainable"):
-                workers.append(int(folder.name))
-    for worker in workers:
-        ancestor = worker
-        while ancestor not in (0, os.getpid()):
-            ancestor = parents.get(ancestor, 0)
-        if ancestor:
-            os.kill(worker, signal.SIGKILL)
+def killed_after_its_checkpoint(record: TrialRecord, spec: WorkerSpec) -> Iterator[TrialRecord]:
+    """Yield the real phases in a worker that is killed once; its checkpoint has 1000 s of training more."""
+    save = Checkpoint.save
 
+    def save_and_die(checkpoint: Checkpoint, content: dict[str, Any]) -> None:
+        save(checkpoint, {**content, "busy_s": content["busy_s"] + 1000.0})
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def kill_after_checkpoint(checkpoints: Path) -> None:
-    """Kill the worker after its first checkpoint, and add 1000 s of training to the checkpoint."""
-    while not list(checkpoints.glob("*.pt")):
-        time.sleep(0.01)
-    kill_worker()
-    (path,) = checkpoints.glob("*.pt")
-    saved = torch.load(path, weights_only=True)
-    saved["content"]["busy_s"] += 1000.0
-    torch.save(saved, path)
-
-
-def meanwhile(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        if record.tries == 1:
+            patch.setattr(Checkpoint, "save", save_and_die)
+        yield from trial_phases(record, spec)
 
 
 def test_a_killed_worker_is_started_again_and_continues_in_the_middle_of_the_rung(
     tmp_path: Path, targets: Targets
 ) -> None:
-    meanwhile(lambda: kill_after_checkpoint(tmp_path / "checkpoint_dir"))
-    trial = study_of_one(tmp_path, targets, RECIPE)
+    trial = study_of_one(tmp_path, targets, RECIPE, killed_after_its_checkpoint)
     assert trial.state is TrialState.COMPLETE, trial.reason
     assert (trial.tries, trial.failure) == (2, Failure.LOST_WORKER)
     assert sum(rung.seconds for rung in trial.rungs) > 1000, "it started again"
@@ -159,10 +146,11 @@ def test_a_trial_of_two_ranks_ends_like_any_other_and_nothing_listens_to_the_net
         while not over.wait(0.05):
             opened.update(listening_addresses() - before)
 
-    meanwhile(watch)
+    threading.Thread(target=watch, daemon=True).start()
     trial = study_of_one(tmp_path, targets, DistillConfig(**{**vars(RECIPE), "ranks": 2}))
     over.set()
     assert trial.state is TrialState.COMPLETE, trial.reason
+    assert opened
     assert all(is_loopback(address) for address in opened)
     assert [rung.steps for rung in trial.rungs] == [6, 12]
     assert trial.measurement is not None

@@ -14,14 +14,12 @@ from filelock import Timeout
 from nas.cache import CacheError, open_targets
 from nas.cache.build import CachePlan
 from nas.cache.entry import CacheEntry, Shard, read_json
-from nas.cache.estimate import BuildProgress
 from nas.cache.images import ImageSource
 from nas.cache.poses import poses_file
 from nas.cache.shards import ArrayFile, ArrayWriter, mapped
 from nas.cache.standardize import STATISTICS_FILE
 from nas.cache.targets import load_targets, read_cache_set
-from nas.cache.teacher_features import Compression, TeacherCacheBuilder
-from nas.files import atomic_path
+from nas.cache.teacher_features import Compression
 from nas.teachers import TeacherError
 from tests.nas.cache.builder import SIZES
 from tests.waiting import PATIENCE_S
@@ -107,17 +105,7 @@ def test_a_file_is_on_the_disk_before_what_says_that_it_is_written(tmp_path, ope
     assert targets.path.stat().st_ino in synced
 
 
-def test_the_whole_build_is_in_percent_of_its_estimated_time():
-    calls = []
-    progress = BuildProgress(lambda *call: calls.append(call), {"images": 10.0, "teacher": 30.0})
-    for call in (("images", 5, 10), ("images", 10, 10), ("a download", 1, 2), ("teacher", 0, 6), ("teacher", 6, 6)):
-        progress(*call)
-    assert [call for call in calls if call[0] == "a download"] == [("a download", 1, 2)]
-    whole = [call[1:] for call in calls if "percent" in call[0]]
-    assert whole == [(12, 100), (25, 100), (25, 100), (100, 100)]
-    assert calls[-1] == ("step 2 of 2: teacher", 6, 6)
-
-
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path, opened, alone):
     """Every shard is written once, with the content of a single process's build."""
     builders = [start(tmp_path) for _ in range(2)]
@@ -153,17 +141,6 @@ def test_locks_work_while_another_builder_finishes_the_entry(tmp_path):
         over.set()
         finisher.join()
     assert broken == []
-
-
-def test_an_interrupted_build_resumes_in_the_same_process(tmp_path, opened, alone):
-    def interrupt(stage, done, total):
-        if "to fit its standardization" in stage and done == 16:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        opened(tmp_path, progress=interrupt)
-    assert not list(tmp_path.rglob("*.tmp"))
-    assert hashes(opened(tmp_path)) == hashes(alone)
 
 
 @pytest.fixture
@@ -235,45 +212,6 @@ def test_a_shard_that_another_builder_holds_is_skipped_and_waited_for(tmp_path):
     assert reports == [16, 32, 48]
 
 
-def test_builders_begin_at_different_shards(tmp_path):
-    """Else all processes would try the locks of the same shards, one after the other."""
-    entry, begun = CacheEntry(tmp_path), set()
-    entry.open()
-
-    def interrupt(shard, done):
-        begun.add(shard)
-        raise KeyboardInterrupt
-
-    for _ in range(8):
-        with pytest.raises(KeyboardInterrupt):
-            entry.fill([Shard("train", i, i, i + 1) for i in range(1000)], entry.written, interrupt, quiet)
-    assert len(begun) > 1
-
-
-def test_what_is_written_is_counted_and_not_written_again(tmp_path):
-    entry, shards, written, reports = (
-        CacheEntry(tmp_path),
-        [Shard("val", i, 9 * i, 9 * i + 9) for i in range(4)],
-        [],
-        [],
-    )
-    assert entry.written.count_missing(shards) == 36, "there is no folder yet"
-    entry.open()
-    for shard in shards[1:3]:
-        entry.record(shard, 9, [])
-    assert entry.written.missing(shards) == [shards[0], shards[3]]
-
-    def write(shard, done):
-        written.append(shard)
-        entry.record(shard, 9, [])
-
-    entry.fill(shards, entry.written, write, reports.append)
-    assert sorted(written) == [shards[0], shards[3]]
-    assert reports == [18, 27, 36]
-    entry.finish(shards, [], lambda records: {})
-    assert entry.written.missing(shards) == [], "the manifest takes the place of the records"
-
-
 def test_a_teacher_that_computes_other_features_is_refused(tmp_path, opened, teachers, monkeypatch):
     """It has the same weights and name, but its preprocessing changed after the build began."""
 
@@ -290,8 +228,7 @@ def test_a_teacher_that_computes_other_features_is_refused(tmp_path, opened, tea
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("image", [0, -1], ids=["fitted", "held out"])
+@pytest.mark.parametrize(("value", "image"), [(float("nan"), 0), (float("inf"), -1)], ids=["fitted", "held out"])
 def test_features_that_are_not_finite_are_refused(value, image, tmp_path, opened, teachers, monkeypatch):
     """In eight bits NaN would be the mean feature: students would learn invented targets."""
     original, seen = type(teachers["xfeat"]).forward, []
@@ -307,28 +244,6 @@ def test_features_that_are_not_finite_are_refused(value, image, tmp_path, opened
     monkeypatch.setattr("nas.teachers.base.recorded_activations", dict)  # as for teachers not recorded there
     with pytest.raises(TeacherError, match="teacher xfeat: its spatial features are not finite"):
         opened(tmp_path)
-
-
-def test_a_teacher_is_loaded_only_if_shards_are_missing(tmp_path, opened, monkeypatch):
-    """Here only the merge of the records is left."""
-    finish = CacheEntry.finish
-    with monkeypatch.context() as patch:
-        patch.setattr(CacheEntry, "finish", lambda entry, *rest: "images" in entry.folder.name and finish(entry, *rest))
-        with pytest.raises(CacheError, match="manifest"):
-            opened(tmp_path)
-    monkeypatch.setattr(TeacherCacheBuilder, "teacher", property(lambda builder: pytest.fail("loaded")))
-    assert len(opened(tmp_path).train) == 48
-
-
-def test_a_finished_entry_keeps_no_files_of_killed_writers(tmp_path):
-    entry = CacheEntry(tmp_path / "entry")
-    entry.open()
-    killed = [atomic_path(entry.folder / "a.npy"), atomic_path(entry.working / "b.npy")]
-    for writer in killed:
-        writer.__enter__().touch()
-    entry.finish([], [], lambda records: {})
-    assert sorted(path.name for path in entry.folder.iterdir()) == ["manifest.json", "used", "working"]
-    assert not list(entry.working.iterdir())
 
 
 def test_a_builder_that_finishes_second_leaves_the_poses_that_the_first_one_writes(tmp_path):

@@ -1,6 +1,5 @@
 """The teacher cache has the right content, shares entries between sets, and is refused when altered."""
 
-import errno
 import json
 import os
 import shutil
@@ -16,17 +15,16 @@ from torch.nn import functional as F
 
 from nas.cache import CacheError, load_targets
 from nas.cache.build import CachePlan
-from nas.cache.entry import CacheEntry, CacheFailure, shards_of
+from nas.cache.entry import shards_of
 from nas.cache.estimate import TIMING
 from nas.cache.grid import to_grid
 from nas.cache.images import ImageCacheBuilder, ImageSource
 from nas.cache.shards import mapped
-from nas.cache.standardize import HEADS, as_vectors, calibrate
+from nas.cache.standardize import HEADS, as_vectors
 from nas.cache.targets import read_cache_set
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder
 from nas.data import CorruptImage, open_images, open_poses
 from nas.data.dataset import DataError, decode
-from nas.data.folder import FolderScan
 from nas.teachers import TeacherOutput, specs
 from tests.nas.cache.builder import SIZES
 from tests.nas.data.builders import png
@@ -89,53 +87,15 @@ def test_decompressed_features_have_the_cosine_in_the_manifest(targets, teachers
         assert 0 <= heads[head]["clipped"] < 0.02
 
 
-def test_targets_take_an_eighth_of_fp16_at_most(targets):
-    for name, entry in read_cache_set(targets.path).teachers.items():
-        heads = entry.manifest["heads"]
-        raw = 2 * (heads["summary"]["channels"] + 16 * heads["spatial"]["channels"])
-        on_disk = targets.train.summary[name].shape[1] + 16 * targets.train.spatial[name].shape[1]
-        assert raw / 9 < on_disk <= raw / 8
-        file = entry.folder / "train-00000-spatial.npy"
-        assert file.stat().st_size == 128 + 16 * (16 * heads["spatial"]["dims"] + 4)
-
-
-def test_phi_s_of_a_teacher_has_mean_0_and_variance_1_on_the_calibration_images(teachers):
-    """To 1e-6, in every channel, and inverting gives what PCA kept."""
-    features = live(teachers["xfeat"], pixels("train", 48, 64))
-    for head, (standardizer, largest) in calibrate(lambda: [features], 0.25).items():
-        raw = as_vectors(features[head])
-        values = standardizer.apply(raw)
-        np.testing.assert_allclose(values.mean(0), 0, atol=1e-6)
-        np.testing.assert_allclose(values.var(0), 1, rtol=1e-6)
-        np.testing.assert_allclose(standardizer.apply(standardizer.invert(values)), values, atol=1e-9)
-        np.testing.assert_allclose(largest, np.abs(values).max(0), rtol=1e-6)
-        lost = ((standardizer.invert(values) - raw) ** 2).sum() / ((raw - raw.mean(0)) ** 2).sum()
-        assert lost == pytest.approx(1 - standardizer.kept, abs=1e-6)
-
-
-def test_statistics_do_not_depend_on_batches(teachers):
-    features = live(teachers["xfeat"], pixels("train", 48, 64))
-
-    def batches(size):
-        return lambda: ({head: values[i : i + size] for head, values in features.items()} for i in range(0, 48, size))
-
-    ours, theirs = calibrate(batches(7), 0.25), calibrate(batches(48), 0.25)
-    for head in HEADS:
-        np.testing.assert_allclose(ours[head].standardizer.mean, theirs[head].standardizer.mean, atol=1e-12)
-        assert ours[head].standardizer.kept == pytest.approx(theirs[head].standardizer.kept, abs=1e-12)
-        np.testing.assert_allclose(ours[head].standardizer.forward, theirs[head].standardizer.forward, atol=1e-6)
-
-
-@pytest.mark.parametrize(("storage", "itemsize"), [("bf16", 2), ("fp32", 4)])
-def test_other_storages_keep_more(opened, tmp_path, teachers, storage, itemsize):
-    targets = opened(tmp_path, storage=storage, share=1.0)
+def test_other_storages_keep_more(opened, tmp_path, teachers):
+    targets = opened(tmp_path, storage="bf16", share=1.0)
     features = live(teachers["xfeat"], pixels("train", 48, 64))["spatial"]
     about = targets.teachers["xfeat"].spatial
     restored = about.invert(as_vectors(targets.train.spatial["xfeat"][:]))
     assert about.dims == 64
-    assert np.abs(restored - as_vectors(features)).max() < (0.01 if storage == "bf16" else 1e-5)
+    assert np.abs(restored - as_vectors(features)).max() < 0.01
     entry = read_cache_set(targets.path).teachers["xfeat"]
-    assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + 16 * (itemsize * 16 * 64 + 4)
+    assert (entry.folder / "train-00000-spatial.npy").stat().st_size == 128 + 16 * (2 * 16 * 64 + 4)
 
 
 def check_hashes(path):
@@ -162,12 +122,6 @@ def test_a_subset_of_the_teachers_shares_their_entries(opened, targets):
     assert alone.fingerprint != targets.fingerprint
     assert alone.data_fingerprint == targets.data_fingerprint
     np.testing.assert_array_equal(alone.val.spatial["xfeat"][:], targets.val.spatial["xfeat"][:])
-
-
-def test_size_and_time_are_announced_before_a_build(built):
-    assert len(built[1]) == 1
-    assert built[1][0].startswith("teacher cache: about ")
-    assert "building it takes about" in built[1][0]
 
 
 @pytest.mark.parametrize(
@@ -233,34 +187,12 @@ def test_a_teacher_without_summary(tmp_path, teachers):
     assert list(builder.entry.manifest["heads"]) == ["spatial"]
 
 
-def test_a_source_is_searched_once_for_the_sizes_of_the_student_and_the_teachers(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
-    for i in range(12):
-        (tmp_path / "images" / f"{i}.png").write_bytes(png(i))
-    scanned, scan = [], FolderScan._scan
-    monkeypatch.setattr(FolderScan, "_scan", lambda self, *where: scanned.append(where) or scan(self, *where))
-    source = ImageSource(f"imagefolder:{tmp_path}/images", {"train": 8, "val": 4}, 0, 2, tmp_path)
-    opened = [source.open(split, px) for px in (32, 64) for split in ("train", "val")]
-    assert [images.size_px for images in opened] == [32, 32, 64, 64]
-    assert opened[0].read(0).image.shape == (32, 32, 3) != opened[2].read(0).image.shape
-    assert len(scanned) == 2
-
-
 @pytest.fixture
 def copied(targets, tmp_path):
     """A copy of the cache to damage: (set path, folder of the images, folder of XFeat's targets)."""
     shutil.copytree(targets.path.parent, tmp_path / "copy")
     copy = read_cache_set(tmp_path / "copy" / targets.path.name)
     return copy.path, copy.images.folder, copy.teachers["xfeat"].folder
-
-
-def test_a_truncated_shard_is_refused_by_name(copied):
-    file = copied[2] / "train-00001-spatial.npy"
-    file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(
-        CacheError, match=r"train-00001-spatial.npy is truncated or altered \(\d+ bytes, not \d+\); del"
-    ):
-        load_targets(copied[0])
 
 
 def test_a_file_that_vanishes_while_a_cache_is_checked_is_not_missed(copied, monkeypatch):
@@ -290,12 +222,6 @@ def test_a_file_that_vanishes_while_a_cache_is_checked_is_not_missed(copied, mon
     assert len(load_targets(copied[0]).train)
 
 
-def test_a_missing_file_is_refused_by_name(copied):
-    (copied[1] / "val-00000-labels.npy").unlink()
-    with pytest.raises(CacheError, match=r"val-00000-labels.npy .*missing"):
-        load_targets(copied[0])
-
-
 def test_a_worker_looks_at_an_array_when_it_reads_it(copied):
     (copied[1] / "train-00000-images.npy").unlink()
     truncated = copied[2] / "train-00001-spatial.npy"
@@ -317,17 +243,9 @@ def test_hashes_detect_one_altered_byte(copied, name):
     (copied[2] / name).write_bytes(content)
     with pytest.raises(CacheError, match=rf"{name} is altered"):
         check_hashes(copied[0])
-
-
-def test_an_altered_row_is_refused_when_training_reads_it(copied):
-    file = copied[2] / "train-00001-spatial.npy"
-    content = bytearray(file.read_bytes())
-    content[140] ^= 4
-    file.write_bytes(content)
-    train = load_targets(copied[0]).train
-    assert len(train.spatial["xfeat"][:16]) == 16
-    with pytest.raises(CacheError, match=r"targets-xfeat-.*/train-00001-spatial.npy is altered \(row 0 .*\); delete"):
-        train.spatial["xfeat"][15:17]
+    if name == "statistics.npz":  # which is read as a whole
+        with pytest.raises(CacheError, match=rf"{name} is altered"):
+            load_targets(copied[0])
 
 
 def test_a_damaged_entry_that_is_deleted_is_built_again_in_the_same_process(tmp_path, opened):
@@ -346,9 +264,7 @@ def test_a_damaged_entry_that_is_deleted_is_built_again_in_the_same_process(tmp_
     np.testing.assert_array_equal(again.train.spatial["xfeat"][:], whole)
 
 
-@pytest.mark.parametrize(
-    "name", ["xfeat/val-00000-spatial.npy", "xfeat/train-00002-summary.npy", "images/train-00001-images.npy"]
-)
+@pytest.mark.parametrize("name", ["xfeat/train-00002-summary.npy", "images/train-00001-images.npy"])
 def test_a_damaged_shard_that_is_deleted_is_written_again_without_the_others(name, copied, opened):
     kind, file = name.split("/")
     path, images, xfeat = copied
@@ -434,16 +350,6 @@ def damaged(draw, whole):
     return bytes(content)
 
 
-def test_broken_manifests_and_sets_are_refused(copied):
-    manifest = copied[2] / "manifest.json"
-    manifest.write_text(manifest.read_text()[:100])
-    with pytest.raises(CacheError, match=r"manifest.json is damaged or of another version; delete"):
-        load_targets(copied[0])
-    copied[0].write_text("{}")
-    with pytest.raises(CacheError, match=rf"{copied[0].name} is damaged or of another version; delete"):
-        load_targets(copied[0])
-
-
 def test_the_manifest_lists_every_file(targets):
     for entry in read_cache_set(targets.path).entries:
         listed = set(json.loads((entry.folder / "manifest.json").read_text())["files"])
@@ -464,28 +370,14 @@ def test_poses_are_the_sources_and_have_the_teachers_targets(targets, teachers):
     assert set(np.unique(targets.poses.masks[:])) == {0, 1}
 
 
-@pytest.mark.parametrize("array", ["images", "labels", "masks"])
-def test_a_damaged_file_of_the_poses_that_is_deleted_is_written_again(array, copied, opened, targets):
+def test_a_damaged_file_of_the_poses_that_is_deleted_is_written_again(copied, opened, targets):
     path, images, _ = copied
-    (file,) = images.glob(f"poses-*-{array}.npy")
+    (file,) = images.glob("poses-*-labels.npy")
     content = file.read_bytes()
     file.unlink()
     again = opened(path.parent, names="lite0,xfeat")
     assert file.read_bytes() == content
-    np.testing.assert_array_equal(getattr(again.poses, array)[:], getattr(targets.poses, array)[:])
-
-
-def test_a_disk_that_is_full_when_a_deleted_shard_is_noticed_is_one_line(copied, opened, monkeypatch):
-    path, _, xfeat = copied
-    (xfeat / "val-00000-spatial.npy").unlink()
-
-    def full(path, content):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("nas.cache.entry.write_json", full)
-    with pytest.raises(CacheFailure, match=r"teacher cache: cannot build .*: No space left on device"):
-        opened(path.parent, names="lite0,xfeat")
-    assert (xfeat / "manifest.json").exists()
+    np.testing.assert_array_equal(again.poses.labels[:], targets.poses.labels[:])
 
 
 def test_the_end_of_a_build_leaves_files_of_poses_that_are_under_way(copied, opened):
@@ -496,19 +388,6 @@ def test_the_end_of_a_build_leaves_files_of_poses_that_are_under_way(copied, ope
     (xfeat / "val-00000-spatial.npy").unlink()
     opened(path.parent, names="lite0,xfeat")
     assert (under_way.exists(), killed.exists()) == (True, False)
-
-
-def test_an_entry_that_another_command_reopens_at_this_moment_is_left_to_it(copied, monkeypatch):
-    entry = CacheEntry(copied[2])
-
-    def reopened_elsewhere(folder, mode):
-        entry.manifest_path.unlink()
-        return True
-
-    monkeypatch.setattr("nas.cache.entry.os.access", reopened_elsewhere)
-    entry.reopen()
-    assert not entry.complete
-    assert not list(entry.working.glob("*"))
 
 
 def test_an_entry_that_another_command_builds_now_is_named_as_such(copied):

@@ -4,8 +4,6 @@ import errno
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +17,12 @@ from nas.cache.__main__ import main
 from nas.cache.command import agreement_line
 from nas.cache.entry import mark_in_use
 from nas.cache.estimate import TIMING
-from nas.cache.inventory import list_entries, read_entry
+from nas.cache.inventory import read_entry
 from nas.cache.shards import ArrayWriter
 from nas.cache.targets import read_cache_set
 from nas.cache.verify import verify_set
 from tests.nas.cache.builder import SIZES
 from tests.nas.data.builders import png, write_shard
-from tests.waiting import PATIENCE_S
 
 BUILD = ["build", "--teachers", "xfeat", "--train-images", "48", "--val-images", "20"]
 
@@ -54,8 +51,6 @@ def test_build_prints_an_estimate_first_and_a_summary_last(teachers, tmp_path, c
     assert "xfeat on val images: 20/20" in err
     assert "xfeat spatial: 64 -> 16 channels" in out
     assert "cosine of decompressed to live features 0.9" in out
-    assert "times smaller than fp16" in out
-    assert "break-even: the build took as long" in out
     assert main([*BUILD, "--cache", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
 
@@ -64,8 +59,6 @@ def test_a_build_warns_of_maps_that_are_smaller_than_the_grid(teachers, tmp_path
     tiny = ["build", "--teachers", "xfeat", "--train-images", "8", "--val-images", "4", "--cache", str(tmp_path)]
     assert main([*tiny, "--grid", "9"]) == 0
     assert "warning: the targets have 9 x 9 cells, " in capsys.readouterr().err
-    assert main([*tiny, "--grid", "8"]) == 0
-    assert "warning" not in capsys.readouterr().err
 
 
 def test_verify_runs_every_teacher_again(cache, built, capsys):
@@ -104,28 +97,17 @@ def test_verify_detects_changes(cache, what, capsys, monkeypatch):
     assert expected[what] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("entry", ["images", "targets-xfeat"])
-@pytest.mark.parametrize("way", ["bit", "truncated", "empty"])
+@pytest.mark.parametrize(("entry", "way"), [("images", "bit"), ("targets-xfeat", "truncated")])
 def test_verify_detects_damaged_poses_which_no_manifest_knows(cache, entry, way, capsys):
-    assert main(["verify", "--cache", str(cache)]) == 0
     path = sorted(cache.glob(f"{entry}-*/poses-*.npy"))[-1]
     content = bytearray(path.read_bytes())
     if way == "bit":
         content[len(content) // 2] ^= 1
     else:
-        del content[len(content) // 2 if way == "truncated" else 0 :]
+        del content[len(content) // 2 :]
     path.write_bytes(content)
-    capsys.readouterr()
     assert main(["verify", "--cache", str(cache)]) == 1
     assert path.name in "".join(capsys.readouterr())
-
-
-def test_a_list_of_no_folder_is_refused(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    for name, words in (("file", "is no folder"), ("missing", "there is no such folder")):
-        assert main(["ls", "--cache", str(tmp_path / name)]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: --cache: {tmp_path / name}: {words}")
 
 
 def test_verify_writes_nothing(cache):
@@ -146,20 +128,6 @@ def test_ls_lists_the_entries(cache, capsys):
     assert next(line for line in out.splitlines() if line.startswith("xfeat int8")).split()[2] == "68"
     assert "incomplete" in out
     assert "other format" in out
-
-
-def test_the_entries_used_last_come_first(tmp_path):
-    used = {"targets-b": 20, "images": 30, "targets-a": 10, "targets-c": 40}
-    for name, at_s in used.items():
-        folder = tmp_path / f"{name}-0123456789abcdef"
-        folder.mkdir()
-        (folder / "data.npy").touch()
-        (folder / "used").touch()
-        os.utime(folder / "used", (at_s, at_s))
-    (tmp_path / "targets-b-0123456789abcdef" / "used").unlink()  # an unfinished build has no such mark
-    os.utime(tmp_path / "targets-b-0123456789abcdef" / "data.npy", (20, 20))
-    listed = [(entry.folder.name.rpartition("-")[0], entry.last_used) for entry in list_entries(tmp_path)]
-    assert listed == [("targets-c", 40), ("images", 30), ("targets-b", 20), ("targets-a", 10)]
 
 
 def test_entries_are_read_while_a_build_renames_their_files(cache):
@@ -232,22 +200,23 @@ def test_gc_keeps_entries_in_use(teachers, tmp_path, capsys):
     assert "in use, not deleted: targets-xfeat" in capsys.readouterr().out
 
 
-def test_gc_keeps_complete_entries_while_another_teacher_is_built(cache):
-    """A build that adds a teacher to an old cache may take hours; gc in another process must not take the rest away."""
+def test_gc_keeps_complete_entries_while_another_teacher_is_built(cache, capsys):
+    """A build that adds targets to an old cache may take hours; gc must not take the rest away meanwhile."""
     (images,) = cache.glob("images-*")
     os.utime(images / "used", (time.time() - 40 * 86400,) * 2)
-    gc = [sys.executable, "-m", "nas.cache", "gc", "--all", "--cache", str(cache)]
     ended = []
 
     def progress(stage, done, total):
-        if "hed" in stage and not ended:
-            ended.append(subprocess.run(gc, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout)
+        if "xfeat" in stage and not ended:
+            ended.append(main(["gc", "--all", "--cache", str(cache)]))
 
-    open_targets("builtin", "xfeat,hed", root=cache, progress=progress, **SIZES)
-    assert f"in use, not deleted: {images.name}" in ended[0]
+    open_targets("builtin", "xfeat", root=cache, progress=progress, storage="bf16", **SIZES)
+    assert ended == [0]
+    assert f"in use, not deleted: {images.name}" in capsys.readouterr().out
+    assert images.exists()
 
 
-@pytest.mark.parametrize("name", ["set-*.json", "*/manifest.json", "*/poses-*.npy"])
+@pytest.mark.parametrize("name", ["set-*.json", "*/poses-*.npy"])
 def test_a_fifo_in_a_cache_is_damage_that_nobody_waits_for(cache, name, capsys):
     path = next(cache.glob(name))
     path.unlink()
@@ -330,18 +299,14 @@ def test_gc_deletes_incomplete_entries(cache):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gc", "--days=-1"], "--days: -1: must be"),
         (["gc", "--days=nan"], "--days: nan: must be"),
-        (["gc", "--days=inf"], "--days: inf: must be"),
-        (["build", "--train-images", "0"], "--train-images: 0: must be greater than or equal to 1"),
         (["build", "--teacher-weights", "x"], "'x': must be NAME=FILE"),
         (["build", "--target-dtype", "int3"], "--target-dtype: 'int3': must be 'int8', 'bf16'"),
-        (["build", "--share", "1.5"], "--share: 1.5: must be less than or equal to 1"),
         (["build", "--data", "imagefolder:/no/such"], "no such folder"),
         (["verify", "--cache", "/no/such"], "no finished cache in /no/such"),
         (["verify", "/no/such"], "cannot open '/no/such': No such file"),
-        (["verify", "/"], "cannot open '/': Not a regular file"),
         (["verify", "/dev/zero"], "cannot open '/dev/zero': Not a regular file"),
+        (["ls", "--cache", "/no/such"], "there is no such folder"),
         (["gc"], "one of --days, --all and --incomplete is required"),
     ],
     ids=str,

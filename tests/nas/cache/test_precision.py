@@ -16,7 +16,7 @@ from nas.teachers import TEACHERS
 from tests.nas.analysis.builders import small_study
 
 CONFIG = SearchConfig(
-    teachers="lite0", train_images=48, val_images=20, teacher_precision="bf16", distill=DistillConfig(batch_size=16)
+    teachers="xfeat", train_images=48, val_images=20, teacher_precision="bf16", distill=DistillConfig(batch_size=16)
 )
 
 
@@ -34,11 +34,11 @@ def test_targets_in_bf16_lie_beside_those_in_fp32_and_are_nearly_the_same(root, 
     exact = open_study_targets(replace(CONFIG, teacher_precision="fp32"), root)
     assert exact.path != rounded.path
     assert exact.data_fingerprint == rounded.data_fingerprint
-    assert [targets.teachers["lite0"].precision for targets in (exact, rounded)] == ["fp32", "bf16"]
-    assert exact.teachers["lite0"].fingerprint == rounded.teachers["lite0"].fingerprint, "the same teacher"
+    assert [targets.teachers["xfeat"].precision for targets in (exact, rounded)] == ["fp32", "bf16"]
+    assert exact.teachers["xfeat"].fingerprint == rounded.teachers["xfeat"].fingerprint, "the same teacher"
     for head in ("summary", "spatial"):
         features = [
-            getattr(targets.teachers["lite0"], head).invert(np.moveaxis(getattr(targets.val, head)["lite0"][:], 1, -1))
+            getattr(targets.teachers["xfeat"], head).invert(np.moveaxis(getattr(targets.val, head)["xfeat"][:], 1, -1))
             for targets in (exact, rounded)
         ]
         a, b = (values.reshape(-1, values.shape[-1]) for values in features)
@@ -51,22 +51,22 @@ def test_a_study_finds_its_cache_again_without_being_told(root, rounded, monkeyp
     info = replace(
         small_study().info,
         config=CONFIG.to_dict(),
-        teachers={"lite0": TEACHERS["lite0"].fingerprint},
+        teachers={"xfeat": TEACHERS["xfeat"].fingerprint},
         data={"name": "builtin", "fingerprint": rounded.data_fingerprint},
     )
     assert open_study_targets(CONFIG, root, study=info).path == rounded.path
-    assert load_targets(rounded.path).teachers["lite0"].precision == "bf16"
+    assert load_targets(rounded.path).teachers["xfeat"].precision == "bf16"
 
 
 @pytest.mark.parametrize(
     ("recorded", "message"),
-    [({"teachers": {"lite0": "other"}}, "the teachers are not"), ({"data": {"fingerprint": "other"}}, "the images of")],
+    [({"teachers": {"xfeat": "other"}}, "the teachers are not"), ({"data": {"fingerprint": "other"}}, "the images of")],
 )
 def test_another_study_s_cache_is_refused_before_it_is_built(recorded, message, rounded, tmp_path):
     info = replace(
         small_study().info,
         config=CONFIG.to_dict(),
-        teachers=recorded.get("teachers", {"lite0": TEACHERS["lite0"].fingerprint}),
+        teachers=recorded.get("teachers", {"xfeat": TEACHERS["xfeat"].fingerprint}),
         data={"name": "builtin", "fingerprint": rounded.data_fingerprint} | recorded.get("data", {}),
     )
     with pytest.raises(CacheError, match=message):
@@ -84,20 +84,20 @@ def test_an_entry_that_names_no_precision_is_of_fp32(root, rounded, built, tmp_p
     """Those that were built before there was a choice."""
     manifest = read_cache_set(built[0].path).teachers["xfeat"].manifest
     assert manifest["precision"] == "fp32"
-    content = read_json(read_cache_set(rounded.path).teachers["lite0"].manifest_path)
+    content = read_json(read_cache_set(rounded.path).teachers["xfeat"].manifest_path)
     assert content.pop("precision") == "bf16"
     for entry in read_cache_set(rounded.path).entries:
         (tmp_path / entry.folder.name).symlink_to(entry.folder)
     copied = tmp_path / rounded.path.name
     copied.write_bytes(rounded.path.read_bytes())
-    folder = tmp_path / read_cache_set(copied).teachers["lite0"].folder.name
+    folder = tmp_path / read_cache_set(copied).teachers["xfeat"].folder.name
     folder.unlink()
     folder.mkdir()
-    for path in read_cache_set(rounded.path).teachers["lite0"].folder.iterdir():
+    for path in read_cache_set(rounded.path).teachers["xfeat"].folder.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "manifest.json").unlink()
     write_json(folder / "manifest.json", content)
-    assert load_targets(copied).teachers["lite0"].precision == "fp32"
+    assert load_targets(copied).teachers["xfeat"].precision == "fp32"
 
 
 def test_the_command_builds_in_bf16_and_the_list_says_so(teachers, tmp_path, capsys):

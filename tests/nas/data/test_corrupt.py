@@ -44,16 +44,6 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_in_a_folder_is_corrupt_by_name(tmp_path, name):
-    for i in range(40):
-        (tmp_path / f"{i}-{name}").write_bytes(BROKEN[name])
-    images = open_images(f"imagefolder:{tmp_path}", "train", None, 0, 32, Path("unused"))
-    with pytest.raises(CorruptImage, match=rf"cannot decode image \d+-{name}: ") as caught:
-        images.read(0)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_file_that_is_gone_ends_the_reading_by_name(tmp_path):
     for i in range(9):
         (tmp_path / f"{i}.png").write_bytes(png(0))
@@ -141,14 +131,13 @@ def test_a_folder_that_is_away_for_a_moment_is_not_left_out(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("views", [1, 2])
-def test_a_broken_member_of_a_shard_is_corrupt_by_name(tmp_path, name, views):
+def test_a_broken_member_of_a_shard_is_corrupt_by_name(tmp_path, name):
     key, _, field = name.partition(".")
     write_shard(tmp_path / "a.tar", {key: {field: BROKEN[name]}})
     uri = whole(tmp_path / "a.tar")
-    images = open_images(uri, "train", None, 0, 32, Path("unused"), views=views)
+    images = open_images(uri, "train", None, 0, 32, Path("unused"), views=2)
     with pytest.raises(CorruptImage, match=f"cannot decode image a.tar/{key}: ") as caught:
-        images.read(views - 1)
+        images.read(1)
     assert "\n" not in str(caught.value)
     assert " at 0x" not in str(caught.value)  # it goes into a manifest
 
@@ -166,7 +155,7 @@ def test_a_broken_mask_is_corrupt_by_name_and_does_not_stop_the_opening(tmp_path
     assert images.read(1 - bad).mask.max() == 3
 
 
-@pytest.mark.parametrize("cut", [0, 100, 512, 1500, 2048, 2300])
+@pytest.mark.parametrize("cut", [0, 512, 1500, 2300])
 def test_a_truncated_shard_is_refused_wherever_it_ends(tmp_path, cut):
     write_shard(tmp_path / "a.tar", {"x": {"png": png(0)}, "y": {"png": png(1)}})
     whole = (tmp_path / "a.tar").read_bytes()
@@ -273,8 +262,9 @@ def stored_turned(orientation: int, kind: str) -> tuple[bytes, np.ndarray]:
     return buffer.getvalue(), shown
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("orientation", "kind"), [*((n, "jpeg") for n in range(1, 9)), (6, "png"), (6, "tiff"), (6, "webp")]
+)
 def test_images_are_turned_as_their_exif_tag_says(orientation, kind):
     content, shown = stored_turned(orientation, kind)
     decoded = np.asarray(decode(io.BytesIO(content), "x")).astype(int)
@@ -287,23 +277,6 @@ def test_damaged_metadata_cost_no_image():
     at = content.index(b"Exif\0\0") + 6
     decoded = decode(io.BytesIO(content[:at] + b"\xff" * 8 + content[at + 8 :]), "x")
     assert decoded.size == (40, 60)  # as it is stored
-
-
-@pytest.mark.parametrize(
-    ("field", "content", "said"),
-    [
-        ("json", b"{", "x.json is not JSON"),
-        ("json", b"[" * 100_000, "x.json is not JSON: brackets in brackets"),
-        ("cls", b"9" * 5000, "x.cls holds the label '99999"),
-        ("cls", b"-2", "x.cls holds the label '-2'; allowed: integers from 0 to 999,999"),
-    ],
-    ids=str,
-)
-def test_labels_that_are_none_are_named(tmp_path, field, content, said):
-    write_shard(tmp_path / "a.tar", {"x": {"png": png(0), field: content}})
-    with pytest.raises(DataError, match=said) as caught:
-        open_images(f"webdataset:{tmp_path}/a.tar", "train", None, 0, 32, Path("unused"))
-    assert "\n" not in str(caught.value)
 
 
 def check_members(folder, samples):

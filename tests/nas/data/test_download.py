@@ -116,11 +116,6 @@ def test_only_the_shards_that_are_needed_are_fetched_and_only_once(server, tmp_p
     assert len(stored(cache)) == 7
 
 
-def test_the_seed_orders_the_shards(server, tmp_path):
-    first = {opened(server, tmp_path / f"{seed}", count=5, seed=seed).paths[0].name[-8:] for seed in range(6)}
-    assert len(first) > 1
-
-
 def test_a_remote_set_equals_the_same_local_set(server, tmp_path):
     for name, content in server.files.items():
         (tmp_path / name).write_bytes(content)
@@ -151,12 +146,6 @@ def test_a_killed_download_is_continued_by_the_next_process(server, tmp_path):
     ranges = [sent for path, sent in server.requests if path.endswith(".tar")]
     assert ranges[0] is None
     assert 0 < int(ranges[1].removeprefix("bytes=").removesuffix("-")) <= 1000
-
-
-def test_a_connection_that_breaks_often_but_brings_something_gets_there(server, tmp_path):
-    server.breaks, server.after = download.ATTEMPTS + 2, 1500
-    shard = opened(server, tmp_path, count=3).paths[0]
-    assert shard.read_bytes() == server.files[shard.name.partition("-")[2]]
 
 
 @pytest.mark.parametrize(
@@ -190,8 +179,8 @@ def test_a_server_that_never_delivers_is_one_line_that_names_the_shard(server, t
     assert len(server.requests) == 6
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
-def test_a_host_that_never_answered_is_asked_once(tmp_path, host, monkeypatch):
+def test_a_host_that_never_answered_is_asked_once(tmp_path, monkeypatch):
+    host = "127.0.0.1:1"
     monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("it waits for nobody"))
     with pytest.raises(DataError, match=rf"cannot fetch 'http://{host}/a.tar': <urlopen error ") as caught:
         download.fetch(f"http://{host}/a.tar", tmp_path, lambda path: None, lambda here, total: None)
@@ -258,17 +247,6 @@ def test_progress_foresees_shards_like_the_first_one(server, tmp_path):
     done = [done for _, done, _ in calls]
     assert done == sorted(done)
     assert {(done, total) for _, done, total in calls} == {(0, 1), (1, 1), (1, 3), (2, 3), (3, 3)}
-
-
-def test_progress_ends_at_its_end_even_if_later_shards_hold_more(server, tmp_path):
-    order = [path.name.partition("-")[2] for path in opened(server, tmp_path / "all").paths]
-    write_shard(tmp_path / "small.tar", {"x": {"png": encoded(np.zeros((24, 24, 3), np.uint8)), "cls": b"0"}})
-    server.files[order[0]] = (tmp_path / "small.tar").read_bytes() + bytes(1 << 20)
-    server.files[order[1]] += bytes(1 << 20)
-    calls = []
-    opened(server, tmp_path, count=5, progress=lambda *call: calls.append(call))
-    assert max(total for _, _, total in calls) == 4 + 1
-    assert calls[-1][1:] == (2, 2)
 
 
 def test_more_than_fits_is_refused_before_it_is_fetched(server, tmp_path, monkeypatch):

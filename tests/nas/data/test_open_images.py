@@ -13,6 +13,7 @@ import pytest
 from nas.data import CorruptImage, DataError, dataset, open_images
 from nas.data.cifar import FOLDER
 from tests.nas.data.builders import encoded, png, whole, write_shard
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -46,21 +47,6 @@ def test_imagefolder_labels_by_subfolder_and_splits_without_overlap(folder):
         assert sample.mask is None
 
 
-def test_imagefolder_split_stays_when_images_are_added(folder):
-    _, before = both(f"imagefolder:{folder}")
-    (folder / "cat" / "new.png").write_bytes(png(7))
-    _, after = both(f"imagefolder:{folder}")
-    assert set(before.names) <= set(after.names)
-
-
-def test_imagefolder_count_and_seed_choose(folder):
-    first, _ = both(f"imagefolder:{folder}", seed=1, count=10)
-    second, _ = both(f"imagefolder:{folder}", seed=2, count=10)
-    assert len(first) == len(second) == 10
-    assert first.names != second.names
-    assert first.fingerprint != second.fingerprint
-
-
 def test_imagefolder_fingerprint_follows_the_content(folder):
     train, _ = both(f"imagefolder:{folder}")
     before = train.fingerprint
@@ -75,7 +61,7 @@ def test_files_are_asked_for_their_identity_together_and_keep_their_order(folder
     monkeypatch.setattr(dataset, "_FILES_A_TASK", 7)
     assert dataset.identities(paths) == one_by_one
     assert dataset.identities([]) == []
-    two = threading.Barrier(2, timeout=30)
+    two = threading.Barrier(2, timeout=PATIENCE_S)
     monkeypatch.setattr(dataset, "file_identity", lambda path: f"{two.wait() >= 0} {path.name}")
     assert dataset.identities(paths[:14]) == [f"True {path.name}" for path in paths[:14]]
 
@@ -106,12 +92,6 @@ def test_imagefolder_ends_at_links_that_lead_around_it(folder):
     train, val = both(f"imagefolder:{folder}")
     assert sorted({*train.names, *val.names})[:30] == [f"cat/{i:02}.png" for i in range(30)]
     assert len(train) + len(val) == 90  # the cats are seen as dogs too, as the link says
-
-
-def test_a_folder_named_as_an_image_is_none(folder):
-    (folder / "cat" / "album.png").mkdir()
-    train, val = both(f"imagefolder:{folder}")
-    assert len(train) + len(val) == 60
 
 
 def test_an_image_outside_of_the_class_folders_is_named(folder):
@@ -186,11 +166,6 @@ def test_a_train_folder_alone_is_split_and_is_no_class(folder):
         both(f"imagefolder:{folder}")
 
 
-def test_train_is_a_class_among_vehicles(folder):
-    (folder / "dog").rename(folder / "train")
-    assert both(f"imagefolder:{folder}")[0].class_names == ("cat", "train")
-
-
 def test_imagefolder_with_train_and_val_folders(folder):
     """Validation labels follow the training folder's classes, even where validation lacks one."""
     for split, classes in (("train", ("cat", "dog", "fox")), ("val", ("dog", "fox"))):
@@ -245,11 +220,6 @@ def test_missing_sources_are_one_line_errors(uri, message):
     assert "\n" not in str(caught.value)
 
 
-def test_counts_must_be_positive():
-    with pytest.raises(DataError, match="count 0 is not positive"):
-        open_images("builtin", "train", 0, 0, 64, Path("unused"))
-
-
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="no images"):
         both(f"imagefolder:{tmp_path}")
@@ -302,15 +272,6 @@ def test_two_processes_download_cifar10_once_and_see_whole_files(tmp_path, monke
     assert len(downloads) == 1
     assert [len(images) for images in opened] == [20, 4] * 2
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [f".{FOLDER}.lock", FOLDER]
-
-
-def test_cifar10_offline_says_so(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", refuse)
-    with pytest.raises(DataError, match=r"cannot download .* no route to host"):
-        open_images("cifar10", "train", None, 0, 32, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["builtin", "imagefolder", "webdataset", "cifar10"])

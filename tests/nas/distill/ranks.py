@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,21 +49,27 @@ def trained(folder: Path, config: DistillConfig, steps: int = STEPS, state: Stat
     return run.state_dict()
 
 
-def everything(folder: Path) -> dict[str, Any]:
-    """What every rank finds: each recipe in one go, one in two, BatchNorm's statistics, a loss that is not finite."""
-    found: dict[str, Any] = {name: trained(folder, recipe) for name, recipe in RECIPES.items()}
-    torch.save(trained(folder, RECIPES["drop"], 3), folder / f"half{distributed.rank()}.pt")
+def recipes(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What every rank finds: each of these recipes in one go, and the last one in two."""
+    found: dict[str, Any] = {name: trained(folder, RECIPES[name]) for name in names}
+    torch.save(trained(folder, RECIPES[names[-1]], 3), folder / f"half{distributed.rank()}.pt")
     distributed.barrier()
     half = torch.load(folder / "half0.pt", weights_only=True)  # every rank goes on from what rank 0 saved
     torch.manual_seed(99 + distributed.rank())
-    found["in two"] = trained(folder, RECIPES["drop"], STEPS, half)
+    return {**found, "in two": trained(folder, RECIPES[names[-1]], STEPS, half)}
+
+
+def most(folder: Path) -> dict[str, Any]:
+    """The plain recipe, BatchNorm's statistics, a loss that is not finite, an end that one rank asks for."""
+    found = recipes(folder, ("plain",))
     found["norms"] = _with_norms(folder)
     found["broken"] = _broken(folder)
     found["stopped"] = _stopped(folder)
+    found["token"] = _token_and_neck(folder)
     return found
 
 
-def token_and_neck(folder: Path) -> State:
+def _token_and_neck(folder: Path) -> State:
     """A recipe and a network whose last norm is read by neither the map nor the summary."""
     vit = StageSpec("vit", 1, 16, expansion=2.0, heads=2, grid=2, registers=1)
     spec = ArchSpec((vit, vit), stem="patch16", neck="stage1", neck_dim=8, summary="token")
@@ -110,7 +116,7 @@ def _stopped(folder: Path) -> list[tuple[int, bool]]:
     return steps
 
 
-def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any] = everything) -> None:
+def rank(number: int, world: int, folder: Path, work: Callable[[Path], Any]) -> None:
     """Body of a process: joins the others and leaves what it found in `folder`."""
     with distributed.process_group(number, world, folder / "meeting"):
         torch.save(work(folder), folder / f"rank{number}.pt")

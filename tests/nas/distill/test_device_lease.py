@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.util
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from backbones import build
 from nas.distill import device_lease, distributed, trainer
 from nas.distill.device_lease import DeviceLease
-from nas.distill.rungs import Training, TrainingContext
+from nas.distill.rungs import Training, TrainingContext, TrainingStopped
 from nas.distill.trainer import Distiller
 from nas.measure.device_lock import awaited, measuring, training
 from nas.study.config import DistillConfig, SearchConfig
@@ -26,27 +28,34 @@ from search_space import preset
 from tests.nas.distill.targets_builder import targets
 from tests.waiting import until
 
-SPAWN = multiprocessing.get_context("spawn")
-ROUNDS = 30
-RECIPE = DistillConfig(img_size=32, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(7, 14), ranks=2)
+multiprocessing.util.get_temp_dir()  # takes the server's socket, and so outlives the tests' own folder
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([__name__])  # torch is imported once
+RECIPE = DistillConfig(img_size=32, batch_size=8, warmup_steps=2, precision="fp32", rung_steps=(7, 10**6), ranks=2)
 
-Span = tuple[str, float, float]  # device, begin and end in seconds since the machine started
+Span = tuple[str, str, float, float]  # kind, device, begin and end in seconds since the machine started
+Work = Callable[[Path, Any, Any], None]
 
 
-def hold(lock_dir: Path, spans: Any) -> None:
-    """Take the devices many times, as training does, with a pause in which a measurement can begin."""
+def span(spans: Any, kind: str, lock_dir: Path, work: Callable[[], None]) -> None:
+    """Do some work and tell when that was."""
+    began = time.monotonic()
+    work()
+    spans.put((kind, lock_dir.name, began, time.monotonic()))
+
+
+def hold(lock_dir: Path, spans: Any, enough: Any) -> None:
+    """Take the devices again and again, as training does, with a pause in which a measurement can begin."""
     lease = DeviceLease(lock_dir)
-    for _ in range(ROUNDS):
+    while not distributed.any_rank(enough.is_set()):
         with lease():
-            began = time.monotonic()
-            time.sleep(0.01)
-            spans.put((lock_dir.name, began, time.monotonic()))
+            span(spans, "trained", lock_dir, partial(time.sleep, 0.01))
 
 
-def hold_on_machines(lock_dir: Path, spans: Any) -> None:
+def hold_on_machines(lock_dir: Path, spans: Any, enough: Any) -> None:
     """Take the devices as `hold` does, each device on a machine of its own."""
     be_a_machine(lock_dir)
-    hold(lock_dir, spans)
+    hold(lock_dir, spans, enough)
 
 
 def be_a_machine(lock_dir: Path) -> None:
@@ -62,43 +71,32 @@ def context_of(lock_dir: Path, recipe: DistillConfig, **settings: Any) -> Traini
     return TrainingContext(config, targets(folder), lock_dir, checkpoint_s=0.0, **folders, **settings)
 
 
-def train(lock_dir: Path, spans: Any) -> None:
-    """Train both rungs."""
+def train(lock_dir: Path, spans: Any, enough: Any) -> None:
+    """Train until there are enough measurements."""
     step = Distiller.train_step
-
-    def logged(self: Distiller) -> None:
-        began = time.monotonic()
-        step(self)
-        spans.put((lock_dir.name, began, time.monotonic()))
-
-    Distiller.train_step = logged  # type: ignore[method-assign]
-    run = Training("arch", build(preset("eradio_femto")), context_of(lock_dir, RECIPE))
-    results = [run.rung(0), run.rung(1)]
+    Distiller.train_step = lambda self: span(spans, "trained", lock_dir, partial(step, self))  # type: ignore[method-assign]
+    run = Training("arch", build(preset("eradio_femto")), context_of(lock_dir, RECIPE, should_stop=enough.is_set))
+    with pytest.raises(TrainingStopped):
+        deque(map(run.rung, (0, 1)))
     run.close()
-    assert [result is not None for result in results] == [distributed.rank() == 0] * 2
 
 
-def rank(number: int, meeting: Path, lock_dir: Path, spans: Any, work: Callable[[Path, Any], None]) -> None:
+def rank(number: int, meeting: Path, lock_dir: Path, spans: Any, enough: Any, work: Work) -> None:
     """Body of a process of two."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     with distributed.process_group(number, 2, meeting):
-        work(lock_dir, spans)
+        work(lock_dir, spans, enough)
 
 
-def measure(lock_dir: Path, spans: Any, stop: Any) -> None:
+def measure(lock_dir: Path, spans: Any) -> None:
     """Measure again and again."""
-    while not stop.is_set():
+    while True:
         with measuring(lock_dir):
-            began = time.monotonic()
-            time.sleep(0.03)
-            spans.put((lock_dir.name, began, time.monotonic()))
+            span(spans, "measured", lock_dir, partial(time.sleep, 0.03))
 
 
-def run(
-    folder: Path, trainings: Sequence[Sequence[str]], work: Callable[[Path, Any], None], contended: bool = True
-) -> tuple[list[Span], list[Span]]:
-    """Train on the devices of each rank while every device is measured; return the spans of both.
+def run(folder: Path, trainings: Sequence[Sequence[str]], work: Work, contended: bool = True) -> list[Any]:
+    """Train on the devices of each rank until each was measured three times meanwhile; return what all told.
 
     Args:
         folder: Takes everything.
@@ -106,69 +104,67 @@ def run(
         work: What a rank does.
         contended: Whether the devices are measured.
     """
-    locks, stop, trained, measured = folder / "locks", SPAWN.Event(), SPAWN.Queue(), SPAWN.Queue()
+    locks, spans, enough, told = folder / "locks", SERVER.Queue(), SERVER.Event(), []
     ranks = [
-        SPAWN.Process(target=rank, args=(number, folder / f"meeting{i}", locks / device, trained, work), daemon=True)
+        SERVER.Process(target=rank, args=(number, folder / f"meeting{i}", locks / device, spans, enough, work))
         for i, devices in enumerate(trainings)
         for number, device in enumerate(devices)
     ]
-    devices = sorted({device for devices in trainings for device in devices}) if contended else []
-    meters = [SPAWN.Process(target=measure, args=(locks / device, measured, stop), daemon=True) for device in devices]
-    spans: tuple[list[Span], list[Span]] = ([], [])
-    for process in meters:
-        process.start()
+    devices = {device for devices in trainings for device in devices}
+    meters = [SERVER.Process(target=measure, args=(locks / device, spans)) for device in devices if contended]
+
+    def over() -> bool:
+        running = any(process.is_alive() for process in ranks)
+        told.extend(spans.get() for _ in range(spans.qsize()))
+        if contended and min(len(measured_meanwhile(told, device)) for device in devices) > 2:
+            enough.set()
+        return not running
+
     try:
-        while {device for device, _, _ in spans[1]} < set(devices):  # on a busy machine the ranks could be ready first
-            spans[1].append(measured.get())
-        for process in ranks:
+        for process in meters + ranks:
+            process.daemon = True
             process.start()
-        while any(process.is_alive() for process in ranks):
-            _drain(trained, spans[0])
-            _drain(measured, spans[1])
-            time.sleep(0.02)
+        until(over)
         assert [process.exitcode for process in ranks] == [0] * len(ranks)
-        _drain(trained, spans[0])
-        _drain(measured, spans[1])
     finally:
-        stop.set()
-        for process in filter(lambda each: each.pid, ranks + meters):
-            process.kill()
-            process.join()
-    return spans
+        for process in ranks + meters:
+            if process.pid:
+                process.kill()
+                process.join()
+    return told
 
 
-def _drain(queue: Any, spans: list[Span]) -> None:
-    spans += [queue.get() for _ in range(queue.qsize())]
-
-
-def check(trained: list[Span], measured: list[Span]) -> None:
-    """Check that measurements came in between, on each device, and that no rank computed on it meanwhile."""
-    first, last = min(began for _, began, _ in trained), max(ended for _, _, ended in trained)
-    for device in {device for device, _, _ in trained}:
-        between = [(b, e) for name, b, e in measured if name == device and first < b and e < last]
-        assert len(between) > 2, f"{device}: measurements starve"
-        busy = [(b, e) for name, b, e in trained if name == device]
-        assert not [None for b, e in between for began, ended in busy if b < ended and began < e], device
+def measured_meanwhile(told: list[Span], device: str) -> list[Span]:
+    """Return the measurements of a device between two spans of training on it."""
+    trained = [span for span in told if span[:2] == ("trained", device)]
+    measured = [span for span in told if span[:2] == ("measured", device)]
+    return [span for span in measured if trained and trained[0][2] < span[2] and span[3] < trained[-1][3]]
 
 
 @pytest.mark.parametrize(
     ("trainings", "work"),
     [
         pytest.param([("cpu", "cpu")], hold, id="one device"),
-        pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], hold, id="two trainings on two devices"),
-        pytest.param([("gpu0", "gpu1"), ("gpu1", "gpu0")], hold_on_machines, id="two trainings on two machines"),
+        pytest.param(
+            [("gpu0", "gpu1"), ("gpu1", "gpu0")],
+            hold_on_machines,
+            id="two trainings on two machines",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param([("gpu0", "gpu1")], train, id="a real training", marks=pytest.mark.slow),
     ],
 )
-def test_ranks_and_measurements_take_turns(
-    trainings: list[tuple[str, str]], work: Callable[[Path, Any], None], tmp_path: Path
-) -> None:
-    check(*run(tmp_path, trainings, work))
+def test_ranks_and_measurements_take_turns(trainings: list[tuple[str, str]], work: Work, tmp_path: Path) -> None:
+    """Nobody waits forever, and no rank computes on a device while it is measured."""
+    told = run(tmp_path, trainings, work)
+    for _, device, began, ended in [span for span in told if span[0] == "measured"]:
+        assert not [span for span in told if span[:2] == ("trained", device) and span[2] < ended and began < span[3]]
 
 
 STEP_S = 0.1
 
 
-def count_messages(lock_dir: Path, spans: Any) -> None:
+def count_messages(lock_dir: Path, spans: Any, enough: Any) -> None:
     """Train on free devices by a clock that goes slower in rank 1; tell the steps and the messages after each lease."""
     be_a_machine(lock_dir)
     run = Training("arch", build(preset("eradio_femto")), replace(context_of(lock_dir, RECIPE), checkpoint_s=1e6))
@@ -192,19 +188,13 @@ def count_messages(lock_dir: Path, spans: Any) -> None:
     run.close()
 
 
+@pytest.mark.slow
 def test_on_free_machines_a_lease_takes_a_second_and_four_messages(tmp_path: Path) -> None:
-    told, _ = run(tmp_path, [("gpu0", "gpu1")], count_messages, contended=False)
+    told = run(tmp_path, [("gpu0", "gpu1")], count_messages, contended=False)
     for device in ("gpu0", "gpu1"):
         leases = [(steps, messages) for name, steps, messages in told if name == device]
         assert [steps for steps, _ in leases] == [1, 3, 7, 15, 25, 35, 40]
         assert [messages for _, messages in leases] == [4 * lease for lease in range(1, 8)]
-
-
-@pytest.mark.slow
-def test_no_rank_trains_while_its_device_is_measured(tmp_path: Path) -> None:
-    trained, measured = run(tmp_path, [("gpu0", "gpu1")], train)
-    assert len(trained) == 2 * RECIPE.rung_steps[-1]
-    check(trained, measured)
 
 
 @pytest.mark.parametrize("hold", [DeviceLease.__call__, DeviceLease.alone])

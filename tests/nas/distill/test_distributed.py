@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 
 from nas.distill import distributed
-from tests.nas.distill.ranks import RECIPES, everything, made, rank, token_and_neck, trained
+from tests.nas.distill.ranks import RECIPES, made, most, rank, recipes, trained
 
 WORLD = 2
 
@@ -33,22 +34,23 @@ def run_ranks(folder: Path, work: Callable[[Path], Any]) -> list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_ranks(tmp_path_factory.mktemp("ranks"), everything)
+    return run_ranks(tmp_path_factory.mktemp("ranks"), most)
 
 
 def vector(state: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.double().flatten() for value in state.values() if value.is_floating_point()])
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_losses_and_averaged_weights_are_those_of_one_process(
-    name: str, found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_losses_and_averaged_weights_are_those_of_one_process(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    check_against_one_process("plain", found[0], tmp_path)
+
+
+def check_against_one_process(name: str, found: dict[str, Any], tmp_path: Path) -> None:
     """Sums in another order differ by 1e-7; AdamW divides by the gradient's size, which lifts that where it is small.
 
     So weights are compared by how far apart they are, as a share of the way that training took them.
     """
-    alone, together = trained(tmp_path, RECIPES[name]), found[0][name]
+    alone, together = trained(tmp_path, RECIPES[name]), found[name]
     for mine, theirs in zip(together["losses"], alone["losses"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
     start = vector(made(tmp_path, RECIPES[name]).averaged.state_dict())
@@ -57,17 +59,34 @@ def test_losses_and_averaged_weights_are_those_of_one_process(
 
 
 def test_ranks_hold_the_same_student(found: list[dict[str, Any]]) -> None:
-    for name in RECIPES:
-        for part in ("student", "averaged", "balance"):
-            first, second = (vector(f[name][part]) if f[name][part] else torch.zeros(0) for f in found)
-            assert torch.equal(first, second), f"{name}: {part}"
-        assert found[0][name]["losses"] == found[1][name]["losses"]
+    check_equal_ranks("plain", found)
+
+
+def check_equal_ranks(name: str, found: list[dict[str, Any]]) -> None:
+    for part in ("student", "averaged", "balance"):
+        first, second = (vector(f[name][part]) if f[name][part] else torch.zeros(0) for f in found)
+        assert torch.equal(first, second), f"{name}: {part}"
+    assert found[0][name]["losses"] == found[1][name]["losses"]
 
 
 def test_going_on_from_the_checkpoint_of_rank_0_is_exact(found: list[dict[str, Any]]) -> None:
+    check_going_on("plain", found)
+
+
+def check_going_on(name: str, found: list[dict[str, Any]]) -> None:
     for mine in found:
-        assert mine["in two"]["losses"] == mine["drop"]["losses"]
-        assert torch.equal(vector(mine["in two"]["averaged"]), vector(mine["drop"]["averaged"]))
+        assert mine["in two"]["losses"] == mine[name]["losses"]
+        assert torch.equal(vector(mine["in two"]["averaged"]), vector(mine[name]["averaged"]))
+
+
+@pytest.mark.slow
+def test_ranks_take_the_steps_of_one_process_with_every_balance_and_saving_of_memory(tmp_path: Path) -> None:
+    names = [name for name in RECIPES if name != "plain"]
+    found = run_ranks(tmp_path, partial(recipes, names=names))
+    for name in names:
+        check_against_one_process(name, found[0], tmp_path)
+        check_equal_ranks(name, found)
+    check_going_on(names[-1], found)
 
 
 def test_running_statistics_are_shared(found: list[dict[str, Any]]) -> None:
@@ -88,8 +107,8 @@ def test_all_ranks_stop_after_the_lease_in_which_one_is_asked_to(found: list[dic
     assert leases[-1] == (5, True)
 
 
-def test_a_norm_that_nothing_reads_keeps_no_rank_waiting(tmp_path: Path) -> None:
-    first, second = run_ranks(tmp_path, token_and_neck)
+def test_a_norm_that_nothing_reads_keeps_no_rank_waiting(found: list[dict[str, Any]]) -> None:
+    first, second = (f["token"] for f in found)
     assert first["losses"] == second["losses"]
     assert first["losses"][-1]["colour/spatial"] < first["losses"][0]["colour/spatial"]
 

@@ -112,15 +112,6 @@ def test_folded_heads_give_the_teachers_own_features(kind: str, tmp_path: Path) 
     assert made[SAM](features().summary, torch.randn(2, 14, 5, 7), oblong)[1].shape == (2, 24, 5, 7), "any map"
 
 
-def test_folding_leaves_the_heads_alone() -> None:
-    heads = trained_heads("raw")
-    before = copy.deepcopy(heads.state_dict())
-    for adaptor in fold(heads, TEACHERS, 16).values():
-        for parameter in adaptor.parameters():
-            parameter.fill_(0)
-    assert all(torch.equal(before[key], value) for key, value in heads.state_dict().items())
-
-
 def test_the_file_says_what_it_holds_and_gives_one_teacher(tmp_path: Path) -> None:
     path = tmp_path / "h.safetensors"
     save_heads(fold(trained_heads("phi_s"), TEACHERS, 8), path, "a model")
@@ -159,24 +150,15 @@ def test_a_file_that_is_not_one_of_heads_is_refused_in_one_line(tmp_path: Path) 
     refused(lambda: path.write_bytes(whole[: len(whole) // 2]))
     refused(lambda: path.write_bytes(whole[:tensors] + bytes(len(whole) - tensors)))
     refused(lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])))
-    refused(lambda: path.write_bytes(whole.replace(b"a model", b"another")))
     refused(lambda: path.unlink())
-    refused(lambda: sealed(state, {**metadata, "format": "other"}))
     refused(lambda: sealed(state, {**metadata, "format": "backbone-nas-heads/2"}))
     refused(lambda: sealed(dict(list(state.items())[1:]), metadata))
     refused(lambda: sealed({k: v[..., :3].contiguous() for k, v in state.items()}, metadata))
-    refused(lambda: sealed(state, {**metadata, "teachers": "[]"}))
     refused(lambda: sealed(state, {**metadata, "teachers": "7"}))
     refused(lambda: sealed(state, {**metadata, "teachers": "[" * 100_000}))
     refused(lambda: sealed(state, {**metadata, "teachers": '{"x": {"spatial": [1, 2]}}'}))
     refused(lambda: sealed(state, {**metadata, "teachers": metadata["teachers"].replace("16}", "0}")}))
     refused(lambda: sealed(state, {k: v for k, v in metadata.items() if k != "model"}))
-
-
-def test_adaptors_are_for_use_not_for_training() -> None:
-    for adaptor in fold(trained_heads("phi_s"), TEACHERS, 16).values():
-        assert not any(parameter.requires_grad for parameter in adaptor.parameters())
-        assert not adaptor.training
 
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
@@ -218,12 +200,3 @@ def test_a_distiller_takes_the_heads_that_fit(tmp_path: Path) -> None:
     for name, theirs in source.student.heads.spatial.items():
         mine = warm.student.heads.spatial[name][0].weight
         assert torch.allclose(mine, theirs[0].weight) == same[name]
-
-
-def test_an_unfinished_file_of_another_writer_is_left_alone(tmp_path: Path) -> None:
-    """A worker that outlives its driver and the successor's worker may write the same heads."""
-    theirs = tmp_path / "heads.safetensors.part"
-    theirs.write_text("theirs")
-    save_heads(fold(trained_heads("phi_s"), TEACHERS, 16), tmp_path / "heads.safetensors", "a model")
-    assert theirs.read_text() == "theirs"
-    assert {path.name for path in tmp_path.iterdir()} == {"heads.safetensors", theirs.name}

@@ -30,7 +30,7 @@ from nas.distill.losses import DistillationLoss
 from nas.distill.rungs import Checkpoint, Training, TrainingContext, TrainingStopped, _check_same_step
 from nas.distill.trainer import GRAD_NORM, Distiller, TrainingError, _float_pairs
 from nas.measure.device_lock import DEVICE_FILE
-from nas.study.config import BALANCES, DistillConfig, Group
+from nas.study.config import DistillConfig, Group
 from search_space import NetworkSpec, TimmSpec, preset
 from tests.nas.distill.targets_builder import targets, two_teachers
 from tests.nas.study.builders import search_config
@@ -73,7 +73,7 @@ def test_a_student_of_shifted_images_learns_its_teacher(tmp_path: Path) -> None:
 
 def test_a_shift_leaves_cells_to_compare(tmp_path: Path) -> None:
     run = distiller(tmp_path, replace(CONFIG, max_shift=64))
-    run.train_until(8)
+    run.train_until(4)
     assert all(np.isfinite(loss) for losses in run.losses for loss in losses.values())
 
 
@@ -93,19 +93,10 @@ def test_same_seed_same_losses_and_in_one_go_or_in_two(tmp_path: Path) -> None:
     assert one.losses != distiller(tmp_path, seed=1).losses
 
 
-def test_the_learning_rate_warms_up_linearly(tmp_path: Path) -> None:
-    run = distiller(tmp_path, replace(CONFIG, warmup_steps=4))
-    rates = []
-    for step in range(1, 6):
-        run.train_until(step)
-        rates.append(run._optimizer.param_groups[0]["lr"] / CONFIG.learning_rate)
-    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1])
-
-
 def test_a_training_begins_where_an_earlier_one_ended(tmp_path: Path) -> None:
     """From what a study keeps: averaged weights and folded heads."""
     ended = distiller(tmp_path)
-    ended.train_until(20)
+    ended.train_until(5)
     teachers = targets(tmp_path).teachers
     backbone = copy.deepcopy(ended.averaged.backbone).requires_grad_(True)
     heads = fold(ended.averaged.heads, teachers, 16)
@@ -118,8 +109,7 @@ def test_a_training_begins_where_an_earlier_one_ended(tmp_path: Path) -> None:
 
 def test_averaged_weights_follow_the_ema_formula(tmp_path: Path) -> None:
     run = distiller(tmp_path)
-    name = "backbone.stem.0.conv.weight" if "backbone.stem.0.conv.weight" in run.student.state_dict() else next(
-        n for n, p in run.student.named_parameters() if p.ndim == 4)  # fmt: skip
+    name = next(n for n, p in run.student.named_parameters() if p.ndim == 4)
     expected = copy.deepcopy(run.student.state_dict()[name])
     for step in range(1, 4):
         run.train_until(step)
@@ -136,24 +126,6 @@ def test_parameters_that_a_network_shares_are_averaged_once_a_step() -> None:
     names = [name for name, value in network.state_dict().items() if value.is_floating_point()]
     assert len(places) < len(names), "some have two names"
     assert {current.data_ptr() for current in currents} == {network.state_dict()[name].data_ptr() for name in names}
-
-
-def test_explained_variance_of_the_mean_is_zero_and_of_the_truth_one(tmp_path: Path) -> None:
-    split = targets(tmp_path).val
-
-    class Oracle:
-        def __init__(self, share: float) -> None:
-            self.share, self.row = share, 0
-
-        def predict_targets(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-            truth = torch.from_numpy(split.spatial["colour"][self.row : self.row + len(images)].astype(np.float32))
-            mean = torch.from_numpy(split.spatial["colour"].astype(np.float32)).mean((0, 2, 3), keepdim=True)
-            self.row += len(images)
-            return {"colour": {"spatial": mean + self.share * (truth - mean)}}
-
-    # A prediction that goes a share s of the way from the mean explains 1 - (1 - s)^2.
-    for share, expected in ((0.0, 0.0), (1.0, 1.0), (0.5, 0.75)):
-        assert explained_variance(Oracle(share), split, "cpu")["colour"]["spatial"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
@@ -228,7 +200,7 @@ class ScalarReads(TorchDispatchMode):
 
 
 @pytest.mark.usefixtures("leases_as_on_a_gpu")
-@pytest.mark.parametrize("balance", BALANCES)
+@pytest.mark.parametrize("balance", ["adaloss", "drop"])
 def test_the_host_reads_from_the_device_once_in_five_steps(tmp_path: Path, balance: str) -> None:
     run = distiller(tmp_path, replace(EVERYTHING, balance=balance, accumulate=2, max_grad_norm=1.0))
     run.train_until(1)  # the optimizer makes its state
@@ -236,15 +208,6 @@ def test_the_host_reads_from_the_device_once_in_five_steps(tmp_path: Path, balan
         run.train_until(11)
     assert len(run.losses) == 11
     assert (reads.count, scalars.count) == (2, 0)
-
-
-def test_the_counters_of_reads_see_every_way_to_read() -> None:
-    value = torch.ones(2)
-    ways = (value.tolist, value[0].item, lambda: float(value[0]), lambda: bool(value.any()), value.cpu, value.nonzero)
-    for way in ways:
-        with HostReads() as reads, ScalarReads() as scalars:
-            way()
-        assert reads.count + scalars.count > 0
 
 
 def gradient(run: Distiller) -> Tensor:
@@ -260,14 +223,6 @@ def test_clipping_scales_the_gradient_to_its_limit_and_keeps_the_norms(tmp_path:
     torch.testing.assert_close(gradient(clipped), gradient(free) * 0.01 / norm, rtol=1e-3, atol=1e-8)
     assert clipped.grad_norms == [pytest.approx(norm, rel=1e-4)]
     assert free.grad_norms == []
-
-
-def test_a_limit_that_no_gradient_reaches_changes_no_bit(tmp_path: Path) -> None:
-    free, clipped = distiller(tmp_path), distiller(tmp_path, replace(CONFIG, max_grad_norm=1e6))
-    for run in (free, clipped):
-        run.train_until(7)
-    assert free.losses == clipped.losses
-    assert len(clipped.grad_norms) == 7
 
 
 @pytest.mark.parametrize("kind", ["global", "raw"])
@@ -387,13 +342,6 @@ def test_the_last_checkpoints_are_kept_and_a_damaged_one_falls_back_to_the_one_b
     assert Checkpoint(path, "me").load() is None
 
 
-def test_to_grid_averages_down_and_interpolates_up() -> None:
-    ramp = torch.arange(16.0).view(1, 1, 4, 4)
-    assert to_grid(ramp, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert to_grid(ramp, 4) is ramp
-    assert to_grid(torch.ones(1, 2, 2, 2), 4).shape == (1, 2, 4, 4)
-
-
 class Coarse(torch.nn.Module):
     """A backbone of stride 64 whose map grows from left to right."""
 
@@ -414,11 +362,6 @@ def test_a_map_that_reaches_beyond_the_image_is_cut() -> None:
     assert exact.equal(torch.arange(2.0).expand(1, 1, 2, 2))
     assert to_grid(exact, 14)[0, 0, 0].tolist() == pytest.approx(to_grid(exact, 14)[0, 0, 13].tolist())
     assert to_grid(exact, 14)[0, 0, 0, 13] == 1.0  # the last cell is the image's last, also for another grid
-
-
-def test_normalize_centres_bytes() -> None:
-    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    assert normalize(images).flatten().tolist() == [-2.0, 2.0]
 
 
 @pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["plain", "dropping"])
@@ -486,17 +429,13 @@ def test_a_rung_compares_summaries_as_their_loss_does(tmp_path: Path, loss: str)
 
 
 def test_a_rung_tells_what_the_model_has_memorized(tmp_path: Path) -> None:
-    context = context_of(tmp_path, replace(CONFIG, rung_steps=(4, 60)))
+    context = context_of(tmp_path, CONFIG)
     run, train = begin(context), context.targets.train
-    gaps = []
-    for rung in range(2):
-        result = run.rung(rung)
-        assert result is not None
-        explained = explained_variance(run._distiller.averaged, train, "cpu")["colour"]
-        assert result.train_score == pytest.approx(explained["spatial"], abs=1e-6)
-        gaps.append(result.train_score - result.score)
+    result = run.rung(0)
     run.close()
-    assert gaps[1] > gaps[0] + 0.03
+    assert result is not None
+    explained = explained_variance(run._distiller.averaged, train, "cpu")["colour"]
+    assert result.train_score == pytest.approx(explained["spatial"], abs=1e-6) != result.score
     rows = (0, (len(train) - 1) // 2, len(train) - 1)
     assert np.array_equal(train.spread(3).images, [train.images[row] for row in rows])
 
@@ -519,7 +458,7 @@ def test_a_training_whose_checkpoint_lacks_something_begins_again(tmp_path: Path
     run.close()
     saved = run._checkpoint.load()
     assert saved is not None
-    for lost in ("rungs", "distiller", "student", "random"):
+    for lost in ("rungs", "student"):
         state = {**saved, "distiller": {**saved["distiller"], "losses": [{"a": 9.0}] * 4}}
         del (state if lost in state else state["distiller"])[lost]
         run._checkpoint.save(state)
@@ -655,8 +594,7 @@ def buffers_after(folder: Path, network: NetworkSpec, config: DistillConfig) -> 
     return {name: value.double() for name, value in run.student.named_buffers()}
 
 
-@pytest.mark.parametrize("network", [TimmSpec("resnet18"), preset("eradio_pico")], ids=["timm", "ours"])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("network", "parts"), [(TimmSpec("resnet18"), 1), (preset("eradio_pico"), 2)])
 def test_activations_that_are_computed_again_do_not_count_twice(
     tmp_path: Path, network: NetworkSpec, parts: int
 ) -> None:
@@ -679,8 +617,8 @@ def test_student_sizes_and_teacher_groups_follow_the_schedule(tmp_path: Path) ->
     run = Distiller(build(preset("eradio_femto")), two, config, seed=0)
     seen = []
     run.student.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    run.train_until(40)
-    plans = [run._loader._schedule[step] for step in range(40)]
+    run.train_until(12)
+    plans = [run._loader._schedule[step] for step in range(12)]
     assert seen == [(p.group.batch_size, 3, p.image_px, p.image_px) for p in plans]
     assert {p.image_px for p in plans} == {32, 64}
     assert [any(k.startswith("mean/") for k in entry) for entry in run.losses] == [

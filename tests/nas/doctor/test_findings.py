@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from nas.doctor import findings
-from nas.doctor.findings import FAIL, GB, OK, WARN, Finding
+from nas.doctor.findings import FAIL, GB, OK, WARN
 from nas.doctor.gpu_readings import Gpu, GpuReading
 from nas.doctor.readings import (
     CpuReading,
@@ -104,24 +102,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("finding", "verdict", "remedy"), CASES)
-def test_verdicts_and_remedies(finding: Finding, verdict: str, remedy: str) -> None:
-    assert finding.verdict == verdict
-    assert remedy in finding.remedy
-
-
-@pytest.mark.parametrize("finding", [finding for finding, _, _ in CASES])
-def test_who_is_not_well_has_an_effect_and_a_remedy(finding: Finding) -> None:
-    assert finding.value
-    assert (finding.effect != "") == (finding.remedy != "") == (finding.verdict != OK)
-    assert all("\n" not in text for text in vars(finding).values())
+def test_verdicts_and_remedies() -> None:
+    for finding, verdict, remedy in CASES:
+        assert finding.verdict == verdict, finding
+        assert remedy in finding.remedy
+        assert finding.value
+        assert (finding.effect != "") == (finding.remedy != "") == (verdict != OK), finding
+        assert all("\n" not in text for text in vars(finding).values())
 
 
 def test_the_training_line_names_the_precision_that_a_search_takes() -> None:
     slower, faster = ({"fp32": 10.0, "bf16": ms} for ms in (9.9, 5.0))
     assert "train in fp32" in findings.judge_precision(PrecisionReading(slower), "cpu").value
     assert "train in bf16" in findings.judge_precision(PrecisionReading(faster), "cpu").value
-
-
-def test_gpus_alike_are_counted() -> None:
-    assert "2 x Example H100" in findings.judge_gpu(GPUS).value

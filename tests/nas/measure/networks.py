@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,11 +15,17 @@ from torch.utils._pytree import tree_leaves
 from nas.measure.runtime_spec import ArmError
 from nas.measure.runtimes import runner
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
 
 def has_onnxruntime() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
+needs_small_pages = pytest.mark.skipif(
+    "glibc" not in platform.libc_ver() or (HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text()),
+    reason="needs glibc's allocator, and a kernel that does not use huge pages for all memory",
+)
 needs_onnxruntime = pytest.mark.skipif(
     not has_onnxruntime(),
     reason="needs the extra 'onnx': pip install -e '.[onnx]'",

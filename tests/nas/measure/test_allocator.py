@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 
 import pytest
@@ -12,6 +11,7 @@ from torch import nn
 from nas.measure import Setting, measure_pair
 from nas.measure.allocator import MALLOC_SETTINGS
 from nas.measure.forkserver import ForkServer
+from tests.nas.measure.networks import needs_small_pages
 from tests.waiting import PATIENCE_S
 
 CALLS, BUFFER_PX, PAGE_BYTES = 5, 2**24, 4096  # the buffer has 64 MiB, above the largest threshold of glibc's own
@@ -36,7 +36,8 @@ def faults_after_a_measurement() -> int:
     return faults_of_calls()
 
 
-@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
+@pytest.mark.slow
+@needs_small_pages
 def test_a_measuring_process_keeps_its_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search sets this in its workers' environment; remeasure, retrain and profile start without it."""
     for name in MALLOC_SETTINGS:

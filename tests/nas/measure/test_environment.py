@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -38,12 +37,8 @@ def test_gpus_of_one_kind_are_the_kind_of_their_study(monkeypatch: pytest.Monkey
 
 def test_gpus_of_two_kinds_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "NVIDIA RTX 4090", "NVIDIA T400", "NVIDIA RTX 4090")
-    with pytest.raises(DeviceError) as caught:
+    with pytest.raises(DeviceError, match=r"RTX 4090 and NVIDIA T400; .*CUDA_VISIBLE_DEVICES=0"):
         check_one_kind("cuda")
-    assert str(caught.value) == (
-        "the GPUs here are of several kinds, whose timings cannot be compared: NVIDIA RTX 4090 and NVIDIA T400; "
-        "choose those of one kind, as by CUDA_VISIBLE_DEVICES=0"
-    )
 
 
 @needs_onnxruntime
@@ -58,11 +53,6 @@ def test_an_environment_has_the_library_of_the_runtime_and_of_no_other() -> None
     assert not environment.environment("cpu", Arm()).keys() & libraries
 
 
-def test_a_cpu_is_of_one_kind() -> None:
-    check_one_kind("cpu")
-    check_compute_mode("cpu")
-
-
 @pytest.mark.parametrize(
     ("modes", "name"),
     [
@@ -70,25 +60,11 @@ def test_a_cpu_is_of_one_kind() -> None:
         ((0, 0), ""),
         ((None,), ""),
         ((0, 3), "EXCLUSIVE_PROCESS"),
-        ((1,), "EXCLUSIVE_THREAD"),
         ((2,), "PROHIBITED"),
     ],
 )
 def test_a_mode_that_keeps_a_second_process_off_is_named(modes: tuple[int | None, ...], name: str) -> None:
     assert restricted_mode(modes) == name
-
-
-@pytest.mark.parametrize(("device", "refused"), [("cuda", True), ("cuda:0", True), ("cuda:1", False)])
-def test_the_mode_of_another_gpu_than_the_named_one_refuses_nothing(
-    device: str, refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpus.install(monkeypatch)
-    monkeypatch.setattr(environment, "device_type", lambda name: "cuda")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(environment, "gpu_uuid", lambda gpu: gpu.index)
-    monkeypatch.setattr(environment, "compute_mode", lambda library, uuid: {0: 3, 1: 0}[uuid])
-    with pytest.raises(DeviceError, match="mode EXCLUSIVE_PROCESS") if refused else nullcontext():
-        check_compute_mode(device)
 
 
 def test_a_gpu_for_one_process_is_refused_and_one_that_nvml_does_not_know_is_not(
@@ -122,7 +98,3 @@ ARM = "".join(f"CPU implementer\t: 0x41\nCPU part\t: {part}\n\n" for part in ("0
 @pytest.mark.parametrize(("cpuinfo", "name"), [(X86, "AMD EPYC 9B14"), (ARM, "ARM 0x41/0xd44, 0x41/0xd4b"), ("", "")])
 def test_arm_cpus_without_a_name_are_told_apart_by_their_designs(cpuinfo: str, name: str) -> None:
     assert environment.cpu_name(cpuinfo) == name
-
-
-def test_the_cpu_of_this_machine_has_a_name() -> None:
-    assert environment.cpu_model() not in ("", "x86_64", "aarch64")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe, connection
 from pathlib import Path
 
 import pytest
 
-from nas.measure import MeasurementError, Setting
+from nas.measure import MeasurementError, Setting, forkserver
 from nas.measure.device_lock import awaited, training
 from nas.measure.forkserver import ForkServer, unlimited
 from nas.measure.service import MeasurementService
@@ -36,13 +38,6 @@ def leave(code: int) -> None:
 def hang() -> None:
     while True:
         time.sleep(1)
-
-
-def wait_long(then_s: float) -> int:
-    with unlimited():
-        time.sleep(1.5)
-    time.sleep(then_s)
-    return os.getpid()
 
 
 def refuse() -> None:
@@ -98,10 +93,22 @@ def test_a_hang_is_ended_after_its_limit(server):
     assert server.run(add, 1, 1, limit_s=PATIENCE_S)[0] == 2
 
 
-def test_a_wait_for_the_device_is_no_hang(server):
-    assert server.run(wait_long, 0.1, limit_s=1.0) != os.getpid()
-    with pytest.raises(MeasurementError, match="no result after 1 s"):
-        server.run(wait_long, 60.0, limit_s=1.0)
+def test_a_wait_for_the_device_is_no_hang(monkeypatch):
+    limits_s = []
+
+    def wait(connections, limit_s):
+        limits_s.append(limit_s)
+        return connection.wait(connections, limit_s)
+
+    (requests, _), (answers, answer) = Pipe(), Pipe(duplex=False)
+    monkeypatch.setattr(forkserver, "wait", wait)
+    monkeypatch.setattr(forkserver, "_end", lambda child: None)
+    monkeypatch.setattr(forkserver, "_answers", answer)
+    with unlimited():
+        pass
+    answer.send(("done", 1))
+    assert pickle.loads(forkserver._await(0, requests, answers, PATIENCE_S)) == ("done", 1)
+    assert limits_s == [PATIENCE_S, None, PATIENCE_S], "it begins again after the wait"
 
 
 def test_errors_come_back_as_they_are_or_in_words(server, monkeypatch):
@@ -131,8 +138,7 @@ def test_nothing_is_left_when_the_caller_dies(tmp_path):
         f"ForkServer().run(spawn_note, {str(note)!r}, limit_s=1e4)"
     )
     caller = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
-    while not (note.exists() and note.read_text()):
-        time.sleep(0.05)
+    until(lambda: note.exists() and note.read_text())
     caller.kill()
     caller.wait()
     until(lambda: not _alive(int(note.read_text())))
@@ -146,27 +152,20 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_search_prepares_while_others_train_and_times_alone(tmp_path):
-    def refused() -> bool:
-        try:
-            with training(tmp_path, wait=False):
-                return False
-        except BlockingIOError:
-            return True
-
-    setting, began_s = Setting("cpu", batch=2, resolution=64, budget_s=1.0), time.monotonic()
+    setting = Setting("cpu", batch=2, resolution=64, budget_s=0.4)
     with MeasurementService(threads=1) as service, ThreadPoolExecutor(1) as pool:
         with training(tmp_path):
             pair = "eradio_femto", "eradio_femto", setting
             answer = pool.submit(service.measure, *pair, name_of_reference="itself", lock_dir=tmp_path)
             until(lambda: awaited(tmp_path))
-            time.sleep(1)
             assert not answer.done()
-        until(lambda: refused() and not awaited(tmp_path))
-        record = answer.result(PATIENCE_S).record
-    assert 0.2 < record.seconds < time.monotonic() - began_s - 1
-    assert not refused()
+            released_s = time.monotonic()
+        with training(tmp_path):
+            assert time.monotonic() - released_s > 0.2, "the device was held while the pair was timed"
+        answer.result(PATIENCE_S)
 
 
+@pytest.mark.slow
 def test_architectures_are_measured_by_name_and_by_spec():
     from search_space import PRESETS
 
@@ -175,7 +174,6 @@ def test_architectures_are_measured_by_name_and_by_spec():
         spec = PRESETS["eradio_femto"].to_dict()
         found = service.measure(spec, "eradio_femto", setting, name_of_reference="eradio_femto")
         assert found.record.reference == "eradio_femto"
-        assert 0.5 < found.record.ratio < 2
         assert found.record.arm.endswith(" 1 thread")
         assert len(found.samples["candidate_s"]) * 2 == found.record.samples
         with pytest.raises(ValueError, match="no preset 'nothing'"):

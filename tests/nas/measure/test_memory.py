@@ -10,9 +10,8 @@ from nas.measure.runtimes.contract import arm_errors
 from tests.nas.error_texts import CAUSES, LOST_CONNECTIONS, OUT_OF_MEMORY, OUT_OF_MEMORY_OF_A_FULL_CARD
 
 
-@pytest.mark.parametrize("limit", range(8))
-def test_bisection_finds_the_largest_that_fits(limit):
-    assert largest_fitting(lambda n: n <= limit, 0, 8) == limit
+def test_bisection_finds_the_largest_that_fits():
+    assert [largest_fitting(lambda n, limit=limit: n <= limit, 0, 8) for limit in range(8)] == [*range(8)]
 
 
 @pytest.mark.parametrize("text", OUT_OF_MEMORY)

@@ -54,10 +54,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, outcome: Exception | RuntimeReading)
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        (RuntimeReading("compiled", 1.0, False), "its outputs are wrong; install other versions of PyTorch"),
-        (MeasurementError("hang", "no result after 1200 s"), "no result after 1200 s; try again on an idle machine"),
-        (MeasurementError("crash", "the process was ended by SIGSEGV"), "SIGSEGV; install other versions"),
-        (ArmError("runtime: tensorrt is not installed; pip install -e '.[x]'"), "here: tensorrt is not installed; pip"),
+        (RuntimeReading("compiled", 1.0, False), "its outputs are wrong"),
+        (MeasurementError("hang", "no result after 1200 s"), "no result after 1200 s"),
         (ArmError("runtime: compiled can't run this network here: " + "gcc " * 100), "gcc; install compilers"),
     ],
 )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.utils import counters
 
 from backbones import build, fuse, resolve
@@ -32,30 +31,7 @@ from tests.nas.measure.networks import (
     refusal,
 )
 
-# A network for every kind of block that the space has, at the smallest size that shows its padding and resizing.
-NETS = [
-    ("eradio_pico", 64),
-    ("eradio_nano", 64),
-    ("eradio_xxxtiny", 224),
-    ("like_resnet50", 64),
-    ("like_regnety_016", 64),
-    ("like_convnext_tiny", 64),
-    ("like_efficientnetv2_s", 64),
-    ("like_efficientvit_b1", 64),
-    ("like_efficientvit_l1", 64),
-    ("like_hgnetv2_b4", 64),
-    ("like_swin_tiny", 64),
-    ("like_maxvit_tiny", 64),
-    ("like_poolformer_s12", 64),
-    ("like_fastervit_0", 64),
-    ("like_repvit_m0_9", 64),
-    ("like_shvit_s4", 64),
-    ("like_levit_256", 64),
-    ("like_vit_base16", 64),
-    ("like_vitdet_medium", 64),
-    ("timm:resnet18", 64),
-    ("timm:vit_tiny_patch16_224", 224),
-]
+NETS = [("eradio_pico", 64), ("eradio_xxxtiny", 224), ("timm:resnet18", 64), ("timm:vit_tiny_patch16_224", 224)]
 
 
 def test_every_runtime_that_an_arm_can_name_is_there():
@@ -71,12 +47,6 @@ def test_gives_what_eager_gives(runtime, layout):
     check(made.run, net, x)
     check(made.run, net, images(seed=1, layout=layout))
     assert (made.compile_s == 0) == (runtime == "eager")
-
-
-def test_a_network_without_encode_is_called_itself():
-    net = ready(nn.Sequential(nn.Conv2d(3, 4, 4, 4)))
-    with torch.inference_mode():
-        torch.testing.assert_close(runner("eager", net, images()).run(images()), net(images()))
 
 
 @pytest.mark.slow
@@ -215,12 +185,7 @@ def test_a_refusal_is_one_line_of_the_innermost_cause():
             raise RuntimeError("how to report this\n") from ValueError("no kernel\nat 0x0")
 
 
-def test_other_errors_pass():
-    with pytest.raises(KeyError), contract.arm_errors("any", ValueError):
-        raise KeyError
-
-
-@pytest.mark.parametrize("name", ["onnxruntime", "onnx", "onnxscript"])
+@pytest.mark.parametrize("name", ["onnxruntime", "onnx"])
 @needs_onnxruntime
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)

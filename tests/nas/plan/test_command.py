@@ -16,7 +16,7 @@ from nas.cache import open_targets
 from nas.measure import DeviceError, MeasurementError
 from nas.plan import search_plan
 from nas.plan.__main__ import main
-from nas.plan.arguments import PlanSettings, parse, parser
+from nas.plan.arguments import parse
 from nas.plan.teacher_costs import material_counted, material_here
 from nas.search.__main__ import main as search
 from nas.stage_progress import StageProgress
@@ -27,6 +27,7 @@ from tests.nas.doctor import gpus
 
 IMAGES = ["--train-images", "64", "--val-images", "32"]
 SMALL = ["--budget", "6", "--rung-steps", "4,8", *IMAGES, "--measure-seconds", "0.3"]
+CLIP = "vit_base_patch16_clip_224.laion2b"
 ASSUMED = ["--assume-tflops", "989", "--device", "cuda", "--space", "full", "--sampler", "random"]
 
 
@@ -34,6 +35,7 @@ ASSUMED = ["--assume-tflops", "989", "--device", "cuda", "--space", "full", "--s
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(search_plan, "_COUNTED", 5)  # of 64 architectures, whose costs take seconds to count
     return tmp_path / "here"
 
 
@@ -79,7 +81,7 @@ def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(monkeypatch: p
 
 
 def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    am_radio = [*ASSUMED, "--teachers", "am_radio", "--budget", "50", "--teacher-precision", "bf16"]
+    am_radio = [*ASSUMED, "--teachers", CLIP, "--budget", "9", "--teacher-precision", "bf16"]
     plan = planned([*am_radio, "--mfu", "0.5", "--assume-measure-seconds", "9"], capsys)
     figures = plan["figures"]
     assert "Teachers compute in bf16 (--teacher-precision)." in plan["notes"]
@@ -95,10 +97,7 @@ def test_device_that_is_not_here(elsewhere: Path, capsys: pytest.CaptureFixture[
     assert list(elsewhere.iterdir()) == []
 
 
-def test_trainings_wait_for_a_disk_that_all_workers_share(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search_plan, "_COUNTED", 5)
+def test_trainings_wait_for_a_disk_that_all_workers_share(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*ASSUMED, "--budget", "9", "--gpus"]
     free = planned([*flags, "2"], capsys)
     asked = free["figures"]["read_bytes_s"]["value"] / 1e9
@@ -129,34 +128,21 @@ def test_a_signed_url_is_printed_without_its_signature(capsys: pytest.CaptureFix
     assert "5ec4e7" not in json.dumps(plan)
 
 
-def test_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist's processes have it
-    more = ["--budget", "20", "--gpus", "2", "--max-hours", "0.1", "--max-params", "9e7", "--usd-per-hour", "2"]
-    assert main([*ASSUMED, *more]) == 0
-    out = capsys.readouterr().out
-    for words in ("source", "assumed", "simulated", "budget in", "0.1 h", "USD", "architectures over a limit"):
-        assert words in out
-    assert max(map(len, out.splitlines())) <= 130
-
-
 def test_a_deadline_before_the_first_trial_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
-    teachers = ["--teachers", "am_radio", "--train-images", "99999999", "--budget", "9"]
+    teachers = ["--teachers", CLIP, "--train-images", "99999999", "--budget", "9"]
     assert main([*ASSUMED, *teachers, "--max-hours", "0.1", "--json"]) == 1
     plan = json.loads(capsys.readouterr().out)
     assert {cluster["fits"] for cluster in plan["clusters"] if cluster["devices"] <= 8} == {0}
 
 
-def test_a_measured_limit_is_named_as_unknown(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = planned([*ASSUMED, "--budget", "9", "--max-latency-ms", "0.001"], capsys)
-    assert any("--max-latency-ms 0.001" in note for note in plan["notes"])
-    assert any("profile --space" in note for note in plan["notes"])
-
-
-def test_few_architectures_within_the_limits_are_counted_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_architectures_within_the_limits_are_counted_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_plan, "_COUNTED", 16)
     figures = planned(["--assume-tflops", "9", "--budget", "9", "--max-params", "3e5"], capsys)["figures"]
     (architectures,) = re.findall(r"median \(range\) of (\d+) architectures", figures["step_s"]["note"])
-    assert 63 < int(architectures) < 63 + 9, "with the reference and the baselines"
-    assert figures["infeasible"]["value"] > 9
+    assert 15 < int(architectures) < 15 + 9, "with the reference and the baselines"
+    assert figures["infeasible"]["value"] > 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a CUDA device here")
@@ -170,13 +156,6 @@ def test_a_file_for_a_device_that_is_not_here_needs_an_assumption(
         assert words in line
 
 
-def test_unknown_seconds_are_null(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = planned(["--assume-tflops", "100", "--budget", "9"], capsys)
-    assert plan["figures"]["teachers_s"]["basis"] == "unknown"
-    assert plan["figures"]["teachers_s"]["value"] is None
-    assert plan["clusters"][0]["teachers_s"] is None
-
-
 def test_search_takes_the_plan_as_a_shorthand(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*ASSUMED, "--budget", "9", "--ask-seconds", "0.5", "--json"]
     assert search([*flags, "--plan"]) == 0
@@ -184,37 +163,6 @@ def test_search_takes_the_plan_as_a_shorthand(capsys: pytest.CaptureFixture[str]
     plan = planned(flags[:-1], capsys)
     assert from_search["settings"] == plan["settings"]
     assert from_search["figures"].keys() == plan["figures"].keys()
-
-
-def test_every_flag_is_a_setting() -> None:
-    """A flag that nothing reads would be ignored."""
-    flags = ["--budget", "9", "--workers", "3", "--gpus", "4,5", "--max-hours", "2", "--json"]
-    flags += ["--start-seconds", "1", "--ask-seconds", "2", "--cache", "c"]
-    flags += [
-        "--teacher-weights",
-        "lite0=f",
-        "--read-gb-per-second",
-        "1.5",
-        "--race-steps",
-        "900",
-        "--fresh-images",
-        "77",
-    ]
-    settings = parse(flags)
-    race = settings.race
-    assert race is not None
-    assert (race.distill.rung_steps, race.train_images) == ((270, 900), 77)
-    assert parse(["--no-race"]).race is None
-    assert parse(["--objectives", "score,params"]).race is None
-    assert settings == PlanSettings(
-        config=settings.config, workers=3, weights={"lite0": Path("f")}, cache="c", json=True, max_hours=2.0, race=race,
-        gpus=(4, 5), start_seconds=1.0, ask_seconds=2.0, read_gb_per_second=1.5,
-    )  # fmt: skip
-    assert settings.config.budget == 9
-    elsewhere = parse(["--assume-tflops", "9", "--mfu", "0.2", "--assume-measure-seconds", "4", "--gpus", "6"])
-    assert (elsewhere.assume_tflops, elsewhere.mfu, elsewhere.assume_measure_seconds) == (9, 0.2, 4)
-    assert elsewhere.workers == 6
-    assert {action.dest for action in parser()._actions} >= {"distill", "max_params", "teachers"}
 
 
 def write_images(folder: Path, count: int, corrupt: int = 0) -> str:
@@ -264,8 +212,10 @@ def test_a_plan_counts_the_images_that_are_there_and_says_that_they_are_few(else
     )
 
 
-@pytest.mark.parametrize("error", [MeasurementError("failed", "two\nlines"), RuntimeError("no\nmemory"), MemoryError()])
-@pytest.mark.parametrize("command", [main, lambda words: search([*words, "--plan"])])
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [(main, MeasurementError("failed", "two\nlines")), (lambda words: search([*words, "--plan"]), MemoryError())],
+)
 def test_a_probe_that_fails_is_one_line_and_a_failure(
     command: Callable[[list[str]], int],
     error: Exception,
@@ -288,24 +238,12 @@ def test_a_probe_that_fails_is_one_line_and_a_failure(
     [
         (["--resume", "somewhere"], "--resume"),
         (["--run", "somewhere"], "--run"),
-        (["--storage", "URL"], "--storage"),
-        (["--trial-timeout", "5"], "--trial-timeout"),
-        (["--gpus", "0"], "--gpus: 0: must be"),
-        (["--workers", "-1"], "--workers: -1: must be"),
-        (["--max-hours", "-1"], "--max-hours: -1: must be"),
-        (["--ask-seconds", "-1"], "--ask-seconds: -1: must be"),
         (["--ask-seconds", "inf"], "--ask-seconds: inf: must be"),
-        (["--read-gb-per-second", "0"], "--read-gb-per-second: 0: must be"),
         (["--gpus", "1000000000000"], "--gpus: 1000000000000: must be"),
         (["--assume-tflops", "9", "--gpus", "16,4", "--distill", "ranks=8"], "--gpus: 4: must be 8 or more"),
-        (["--budget", "100000000"], "--budget: 100000000: must be"),
         (["--budget", "100000"], "--budget: 100000: a plan simulates 5,000"),
         (["--mfu", "0.3"], "--mfu: only with --assume-tflops"),
-        (["--assume-measure-seconds", "3"], "--assume-measure-seconds: only with --assume-tflops"),
-        (["--assume-tflops", "9", "--mfu", "2"], "less than or equal to 1"),
         (["--assume-tflops", "9", "--workers", "2"], "--workers: does not go with --assume-tflops"),
-        (["--device", "tpu"], "--device"),
-        (["--assume-tflops", "9", "--max-params", "10"], "far below"),
         (["--teachers", "nobody"], "nobody"),
     ],
 )

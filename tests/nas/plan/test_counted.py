@@ -13,11 +13,9 @@ from backbones import build
 from nas.distill.heads import HeadDims, TeacherHeads, narrow_heads
 from nas.measure.counts import totals
 from nas.measure.counts.macs import MacCountingMode
-from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, mean_batch, synthetic_targets
+from nas.plan.probe import AssumedDevice, ProbedCosts, count_costs, synthetic_targets
 from nas.plan.teacher_costs import (
     PassMacs,
-    bytes_of_an_image,
-    images_bytes,
     material_counted,
     pass_macs,
     pass_seconds,
@@ -87,20 +85,6 @@ def test_narrow_heads_are_named_with_their_remedy() -> None:
         assert narrow_heads({spec.name: spec.widths for spec in specs(settings.teachers)}, settings) == ""
 
 
-def test_a_training_reads_of_an_image_what_the_cache_keeps_of_it() -> None:
-    config = SearchConfig(train_images=90, val_images=10)
-    material = material_counted(config, {}, None)
-    kept = images_bytes(config) + sum(teacher.kept_bytes for teacher in material.teachers)
-    assert bytes_of_an_image(config, material.widths) + 8 == pytest.approx(kept / 100), "but not the label"
-
-
-def test_the_images_of_a_step_are_a_mean_over_groups() -> None:
-    recipe = SearchConfig().distill
-    assert mean_batch(recipe) == recipe.batch_size
-    few, many = Group(("lite0",), 64, (64,), rate=3.0), Group(("hed",), 256, (64,))
-    assert mean_batch(replace(recipe, groups=(few, many))) == 112
-
-
 def test_times_of_a_trial() -> None:
     costs = ProbedCosts("a", 1, step_s=0.1, evaluate_s=1.0, last_s=5.0, measure_s=2.0)
     assert costs.times((10, 30)).rung_s == pytest.approx((2.0, 8.0))
@@ -138,13 +122,6 @@ def test_targets_of_a_plan_have_the_channels_of_a_cache() -> None:
         assert made.train.summary["a"].shape == (2, summary)
 
 
-def test_the_images_of_a_mosaic_share_its_cost() -> None:
-    alone = pass_macs("samvit_base_patch16.sa1b@1024")
-    shared = pass_macs("samvit_base_patch16.sa1b@1024/4")
-    assert alone is not None
-    assert shared == (alone.macs / 16, alone.convolution_macs / 16)
-
-
 def test_passes_and_bytes() -> None:
     config = SearchConfig(teachers=CLIP, train_images=1000, views=2, val_images=100)
     counted, device = pass_macs(CLIP), AssumedDevice(tflops=100, mfu=0.5, measure_s=7)
@@ -167,11 +144,3 @@ def test_weights_of_a_file_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not specs(network)[0].is_here()
     save_file({"a": torch.zeros(1)}, file)
     assert specs(network, {network: file})[0].is_here()
-
-
-def test_a_plan_knows_a_registered_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TEACHERS, "edges", replace(TEACHERS["hed"], name="edges", network="edges", widths=(0, 2)))
-    device = AssumedDevice(tflops=100, mfu=0.5, measure_s=7)
-    (edges,) = material_counted(SearchConfig(teachers="edges"), {}, device).teachers
-    assert edges.seconds is None
-    assert edges.kept_bytes > 0

@@ -56,15 +56,16 @@ def test_ranks_take_devices_together() -> None:
     assert clusters[0].device_hours == pytest.approx((clusters[0].simulated.wall_s + 3600 / 4) * 4 / 3600)
 
 
-def test_a_race_ends_the_search_and_takes_a_third_of_the_hours() -> None:
+def test_a_race_ends_the_search_and_takes_a_third_of_the_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.plan.forecast.MAX_SIMULATED", 250)
     race = RaceCosts(1600.0, Basis.MEASURED, (100.0, 300.0, 200.0))
     costs = replace(COSTS, race=race)
     (here, eight) = forecasts(CONFIG, lambda workers: costs, Cluster(1), (8,), max_hours=3.0)
-    (without, _) = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (8,), max_hours=2.0)
+    (without,) = forecasts(CONFIG, lambda workers: COSTS, Cluster(1), (), max_hours=2.0)
     assert (here.race_s, eight.race_s) == (1600 + 5 * 200, 200 + 200)
     assert here.fits == without.fits
     assert here.device_hours == pytest.approx(without.device_hours + 2600 / 3600)
-    (two, _) = forecasts(CONFIG, lambda workers: costs, Cluster(1, 2), (8,), None)
+    (two,) = forecasts(CONFIG, lambda workers: costs, Cluster(1, 2), (), None)
     (_, whole) = race_figures(race, Basis.MEASURED, two)
     assert (whole.low, whole.value, whole.high, whole.basis) == (2000, 2200, 2400, Basis.ASSUMED)
 

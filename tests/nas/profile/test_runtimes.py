@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -14,7 +12,6 @@ from nas.measure.runtime_traits import PRECISIONS, RUNTIMES
 from nas.profile.__main__ import main
 from nas.study.timing_doubts import TOO_FEW, WRONG_OUTPUT
 from tests.nas.profile.services import scripted
-from tests.waiting import PATIENCE_S
 
 PICO = ["--arch", "eradio_pico", "--device", "cpu", "--batch-size", "2"]
 RATIOS = {"eager": (1.0, 0.99, 1.02), "compiled": (1.5, 1.4, 1.6), "bf16": (0.97, 0.95, 0.985), "nchw": (0.5, 0.4, 0.6)}
@@ -118,26 +115,6 @@ def test_differences_between_processes_are_ties(ratio, tie, capsys, monkeypatch)
     assert profile["arms"][1]["tie"] is tie
 
 
-def test_tables_show_intervals_ties_reasons_and_costs(capsys, monkeypatch):
-    out, err = shown(capsys, monkeypatch, "--runtimes", "eager,compiled,bf16,tensorrt")
-    assert all(line.startswith("eradio_pico: ") for line in err.splitlines())  # progress
-    speed, rest = out.split(
-        "A/A (the first runtime against itself): x 1.000 [0.9658, 1.04]: differences under 4.0% are ties, deviation"
-        " between processes included"
-    )
-    lines = {line.split()[0]: line for line in speed.splitlines() if line.strip()}
-    assert "[0.9658, 1.04]  A/A" in lines["eager"]
-    assert lines["compiled"].split()[4:] == ["1.500", "[1.389,", "1.613]", "2.50", "ok"]  # no tie
-    assert "tie" in lines["bf16"]
-    assert "can't run" in lines["tensorrt"]
-    cost = {line.split()[0]: line for line in rest.splitlines() if line.strip()}
-    assert cost["compiled"].split() == ["compiled", "11.5", "12.5", "7.2", "1.0e-06"]  # MiB, mJ, s, error
-    assert cost["eager"].split() == ["eager", "11.5", "-", "-", "1.0e-06"]
-    assert "tensorrt: tensorrt runs on CUDA devices, not on cpu" in out
-    assert "Pareto front" in out
-    assert "Pareto front" not in shown(capsys, monkeypatch, "--runtimes", "eager,bf16").out
-
-
 def test_a_runtime_with_wrong_outputs_has_no_speed_and_no_other_is_compared_with_it(capsys, monkeypatch):
     fault = {"verdict": WRONG_OUTPUT, "output_error": 0.5}
     wrong = scripted(lambda network, setting: answer(network, setting) | (fault if setting.arm != Arm() else {}))
@@ -147,32 +124,6 @@ def test_a_runtime_with_wrong_outputs_has_no_speed_and_no_other_is_compared_with
     assert profile["reference"] == "eager"
     assert profile["arms"][0]["measurement"] is None
     assert profile["arms"][0]["why_not"] == "wrong output: differs by 0.5 from fp32 eager"
-
-
-def test_rows_are_grouped_by_runtime(capsys, monkeypatch):
-    out = shown(capsys, monkeypatch, "--runtimes", "eager,compiled,bf16").out
-    names = [
-        line.split()[0]
-        for line in out.split("A/A (the first runtime against itself): ")[0].splitlines()
-        if " ok" in line
-    ]
-    assert names == ["eager", "bf16", "compiled"]
-
-
-@pytest.mark.parametrize("columns", [80, 140])
-def test_a_table_fits_its_terminal(columns, capsys, monkeypatch):
-    everything = {"latency_p95_ms": 123.25, "latency_p99_ms": 234.5, "reserved_memory_mib": 12345.75, "energy_j": 0.125}
-    everything |= {"driver_memory_mib": 54321.0, "compile_s": 432.1, "verdict": "out of memory", "latency_ms": 112.5}
-    ratio = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "peak_memory_mib": 10240.5}
-    monkeypatch.setattr("nas.profile.command.MeasurementService", scripted(lambda *_: everything | ratio))
-    out = shown(capsys, monkeypatch, "--runtimes", "eager,reduce-overhead,compiled+bf16+nchw", columns=columns).out
-    assert max(map(len, out.splitlines())) <= columns
-    assert "…" not in out
-    assert " reduce-overhead " in out
-    for number in ("112.5", "123.2", "234.5", " 10240 ", " 12346 ", "54321", "125", "432.1", "1.0e-06 "):
-        assert number in out
-    assert ("[1.389, 1.613]  " in out) == (columns == 140)
-    assert ("±7.5%" in out) == (columns == 80)
 
 
 def test_few_samples_make_no_noise_floor(capsys, monkeypatch):
@@ -227,13 +178,3 @@ def test_a_picture_has_every_runtime_of_every_network(tmp_path, capsys, monkeypa
         assert word in text
     shown(capsys, monkeypatch, "--runtimes", "eager", "--plot", str(plot.with_suffix(".png")))
     assert Image.open(plot.with_suffix(".png")).size[0] > 1000
-
-
-def test_a_new_runtime_has_a_color():
-    lines = [
-        "from nas.measure.runtime_traits import RUNTIMES, RuntimeTraits",
-        "RUNTIMES['seventh'] = RuntimeTraits()",
-        "from nas.profile.plots import RUNTIME_COLORS",
-        "assert list(RUNTIME_COLORS) == list(RUNTIMES)",
-    ]
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=PATIENCE_S)

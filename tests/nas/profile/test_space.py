@@ -130,21 +130,6 @@ def test_wrong_outputs_and_a_batch_that_does_not_fit_keep_no_limit(capsys, monke
     assert not any(setting.smaller_batch for *_, setting in service.requests)
 
 
-def test_tables(capsys):
-    assert main(["--space", "micro", "--samples", "5", "--max-params", "1e9"]) == 0
-    out = capsys.readouterr().out
-    for word in (
-        "Space micro: 5 specs, seed 0, 64 px",
-        "median",
-        "activations, M",
-        "max-params 1e+09",
-        "100.0%",
-        "47.8% to 100.0%",
-        "5 of 5",
-    ):
-        assert word in out
-
-
 @pytest.mark.parametrize(
     ("fit", "count", "ends"),
     [(0, 100, (0.0, 0.0362)), (1, 100, (0.0003, 0.0545)), (50, 100, (0.3983, 0.6017)), (5, 5, (0.4782, 1.0))],

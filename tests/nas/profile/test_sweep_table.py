@@ -50,14 +50,3 @@ def shown(*points, kind="batch", refused=None, runtime=None):
     console = Console(width=80, file=io.StringIO())
     show_sweep(profile, kind, Sweep(points, refused or {}), replace(SETTINGS, runtime=runtime), console)
     return console.file.getvalue()
-
-
-def test_requested_and_used_batch_and_refusals_are_shown():
-    out = shown(
-        Point(8, 5, 64, 7, 10.0, 9.0, 11.0, 500.0, 30, "ok"), refused={8: "out of memory; 5 fits", 16: "larger than 8"}
-    )
-    assert "5 (8 requested)" in out
-    assert "8 (out of memory; 5 fits); 16 (larger than 8)" in " ".join(out.split())
-    assert "best throughput" not in shown(refused={1: "out of memory, even for one image"})
-    assert "best throughput" not in shown(point(1, 9, 10, 11), kind="resolution")
-    assert "eager" in shown(point(1, 9, 10, 11), runtime="compiled")

@@ -16,7 +16,6 @@ from nas.remeasure.__main__ import main
 from nas.remeasure.arguments import RemeasureSettings
 from nas.remeasure.command import begin_remeasuring, measure
 from nas.storage.store import Store
-from search_space import preset
 from tests.nas.analysis.builders import POINTS, new_store, small_study
 from tests.nas.remeasure.test_measuring import FakeService, key_of
 
@@ -53,10 +52,8 @@ def shared_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["RUN", "--runtime", "fast"], "'fast'"),
         (["RUN", "--device", "cuda:9"], "device: 'cuda:9' is not available here"),
         (["RUN", "--trials", "77"], "trial 77"),
-        (["RUN", "--batch-size", "0"], "--batch-size: 0: must be"),
-        (["RUN", "--img-size", "65"], "--img-size: 65: must be a multiple of 32"),
         (["RUN", "--name", "../x"], "--name: '../x'"),
-        (["RUN", "--name", "retraining"], "--name: 'retraining' is reserved for the timings of backbone-nas retrain"),
+        (["RUN", "--name", "retraining"], "--name: 'retraining' is reserved"),
         (["RUN", "--plot", "x.gif"], ".png or .svg or .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
     ],
@@ -114,8 +111,7 @@ def test_a_study_measured_again_for_real(
 
     monkeypatch.setattr(measuring, "MeasurementService", None)  # a measurement would fail
     assert main(words) == 0
-    line = f"nothing to measure: remeasurement {whole.name!r} has all candidates; --overwrite"
-    assert line in capsys.readouterr().err
+    assert "nothing to measure" in capsys.readouterr().err
     assert main([*words, "--batch-size", "3", "--name", whole.name]) == 2
     assert "batch: 2 -> 3" in capsys.readouterr().err
 
@@ -130,25 +126,6 @@ def test_two_commands_of_one_name_keep_both_measurements(tmp_path: Path, monkeyp
             measure(remeasuring, newest, store, settings, "c")
         (kept,) = store.remeasurements()
     assert set(kept.measurements) == {0, 1, 2}
-
-
-@pytest.mark.parametrize(("px", "tokens"), [(224, "1.3"), (256, None)])
-def test_networks_whose_windows_do_not_tile_their_maps_are_counted(
-    px: int, tokens: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The baseline has windows of 2, for which maps of 7 are padded to 8."""
-    monkeypatch.setattr(measuring, "MeasurementService", FakeService({}))
-    study, other = small_study({0: POINTS[0]}), preset("like_resnet18")
-    plain = replace(study.trials[0], number=1, baseline=None, spec=other.to_dict(), arch_id=other.arch_id)
-    new_store(tmp_path, replace(study, trials=(*study.trials, plain)))
-    with Store.open(tmp_path) as store:
-        settings = RemeasureSettings(tmp_path, "all", "cpu", img_size=px)
-        study, again, newest = begin_remeasuring(store, settings, "command")
-        measure(again, newest, store, settings, "command")
-    line = f"at {px} px the windows of 1 of 2 networks do not tile their maps, which are padded: attention there runs"
-    found = " ".join(capsys.readouterr().err.split())
-    assert (line in found) is (tokens is not None)
-    assert tokens is None or f"runs on up to {tokens} times the tokens" in found
 
 
 def test_a_second_command_of_one_name_is_refused_while_the_first_measures(

@@ -98,19 +98,6 @@ def test_every_way_to_an_architecture_leads_to_a_member(table: HybridTable) -> N
     assert space.count() == MEMBERS
 
 
-def test_a_mutant_is_near_its_parent(table: HybridTable) -> None:
-    space, rng = space_of(table), random.Random(0)
-    rows = {spec: np.array(row) for spec, row in zip(space.members, space._genes, strict=True)}
-
-    def distance(a: ArchSpec, b: ArchSpec) -> int:
-        return int((rows[a] != rows[b]).sum())
-
-    parents = [space.sample(rng) for _ in range(100)]
-    to_mutants = np.mean([distance(spec, space.mutate(spec, rng)) for spec in parents])
-    to_others = np.mean([distance(spec, other) for spec in parents for other in space.members if other != spec])
-    assert to_mutants < 0.8 * to_others
-
-
 def test_a_child_is_a_member_nearest_to_that_of_the_whole_space(table: HybridTable) -> None:
     space = space_of(table)
 
@@ -142,8 +129,8 @@ def test_a_timing_of_the_table_has_the_doubts_of_its_verdict(table: HybridTable,
 
 @pytest.mark.parametrize("name", ["known-cost", "evolution", "random", "nsga2", "tpe"])
 def test_a_replay_evaluates_members_with_scores_of_the_table(name: str, table: HybridTable, tmp_path: Path) -> None:
-    trials = replay_search(table, hybrid_config(table, name, 0, 25), tmp_path / name, workers=2)
-    assert len({t.arch_id for t in trials}) == len(trials) == 25
+    trials = replay_search(table, hybrid_config(table, name, 0, 20), tmp_path / name, workers=2)
+    assert len({t.arch_id for t in trials}) == len(trials) == 20
     for trial in trials:
         of = table.evaluations[table.positions[trial.arch_id]]
         rungs = [rung.score for rung in trial.rungs]
@@ -153,33 +140,15 @@ def test_a_replay_evaluates_members_with_scores_of_the_table(name: str, table: H
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.STOPPED}
     study = read_study(tmp_path / name)
     assert [o.name for o in study.info.objectives] == ["score", "throughput"]
-
-
-@pytest.mark.parametrize("name", ["nsga2", "tpe"])
-def test_a_sampler_of_optuna_learns_the_choices_of_the_members(name: str, table: HybridTable, tmp_path: Path) -> None:
-    trials = replay_search(table, hybrid_config(table, name, 0, 30), tmp_path / name, workers=2)
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / name}/study.db")
-    params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
-    assert [params[t.number] for t in trials] == [LAPTOP.encode(ArchSpec.from_dict(t.spec)) for t in trials]
-
-
-def test_a_trial_is_measured_first_or_after_its_first_rung(table: HybridTable) -> None:
-    spec = table.architectures[0]
-    config = hybrid_config(table, "known-cost", 0, 1)
-    first = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
-    late = replace(first, expected=Expectation(0.5, 0.1, 0.1, ratio=1.0))
-    for record, rungs in ((first, 0), (late, 1)):
-        phases = list(table_phases(record, table, config))
-        (measuring,) = [i for i, phase in enumerate(phases) if phase.doing is Doing.MEASURING]
-        assert measuring == rungs
-        assert phases[measuring].record.measurement is not None
-        assert [len(phase.record.rungs) for phase in phases if phase.doing is Doing.TRAINING] == [1, 2, 3]
-        assert phases[-1].record.state is TrialState.COMPLETE
+    if name in ("nsga2", "tpe"):  # samplers of optuna, which learn the choices of the members
+        kept = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / name}/study.db")
+        params = {trial.number: trial.params for trial in kept.get_trials(deepcopy=False)}
+        assert [params[t.number] for t in trials] == [LAPTOP.encode(ArchSpec.from_dict(t.spec)) for t in trials]
 
 
 def test_the_same_seed_draws_the_same(table: HybridTable, table_file: Path, tmp_path: Path) -> None:
     settings = ReplaySettings(bench="hybrid", table_file=str(table_file), budget=15)
-    jobs = [ReplayJob(settings, "known-cost", seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1))]
+    jobs = [ReplayJob(settings, "evolution", seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1))]
     first, again, other = (run_hybrid(job, table) for job in jobs)
     assert first.shares.tolist() == again.shares.tolist() != other.shares.tolist()
     assert 0 < first.shares[-1] <= 1
@@ -193,6 +162,7 @@ def test_all_members_reach_the_whole_hypervolume(table: HybridTable, table_file:
     assert result.shares[-1] > 0.9  # some of the front are early-stopped
 
 
+@pytest.mark.slow
 def test_the_command_prints_shares_and_the_training_spent(
     table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,40 +175,18 @@ def test_the_command_prints_shares_and_the_training_spent(
     assert (tmp_path / "run" / "replay.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--table", "none.json.gz"], "no such file"),
-        (["--table", __file__], "is not a table"),
-        (["--knowledge", "structure"], "--knowledge: hybrid has no use for it"),
-        (["--dataset", "cifar100"], "--dataset"),
-        (["--latency", "gpu.csv:ms"], "--latency: hybrid has no use for it"),
-    ],
-)
-def test_what_hybrid_does_not_take_is_refused(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["hybrid", *words]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path) -> None:
+def test_a_damaged_or_other_table_is_refused(table_file: Path, tmp_path: Path) -> None:
     whole, rows = table_file.read_bytes(), [row(LAPTOP.sample(random.Random(seed)), 0) for seed in range(3)]
     unscored = gzip.compress(json.dumps([*rows, rows[0] | {"seed": 1, "scores": []}]).encode())
+    other = (gzip.compress(content) for content in (b"[1, 2]", b'[{"seed": 0}]', b'{"rows": 1}'))
     path = tmp_path / "damaged.json.gz"
-    for damaged in (whole[:-400], whole[:200] + bytes(100) + whole[300:], unscored):
+    for damaged in (whole[:-400], whole[:200] + bytes(100) + whole[300:], unscored, *other):
         path.write_bytes(damaged)
         with pytest.raises(ConfigError, match="is not a table"):
             load_hybrid(str(path))
-
-
-@pytest.mark.parametrize("content", [b"[1, 2]", b'[{"seed": 0}]', b'{"rows": 1}'])
-def test_other_json_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "other.json.gz"
-    path.write_bytes(gzip.compress(content))
-    for load in (load_hybrid, hybrid_table):
-        with pytest.raises(ConfigError, match="is not a table"):
-            load(str(path))
+    path.write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(ConfigError, match="fewer than two"):
+        load_hybrid(str(path))
 
 
 def test_the_published_table_is_complete_and_small() -> None:
@@ -287,8 +235,15 @@ def test_a_row_has_the_names_of_a_studys_data_frame() -> None:
     assert frame["stage/stem_s"] == pytest.approx(row["stages_ms"]["stem"] / 1e3)
 
 
-def test_a_table_without_trainings_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "empty.json.gz"
-    path.write_bytes(gzip.compress(b"[]"))
-    with pytest.raises(ConfigError, match="fewer than two"):
-        load_hybrid(str(path))
+def test_a_trial_is_measured_first_or_after_its_first_rung(table: HybridTable) -> None:
+    spec = table.architectures[0]
+    config = hybrid_config(table, "known-cost", 0, 1)
+    first = TrialRecord(0, spec.arch_id, spec.to_dict(), TrialState.RUNNING)
+    late = replace(first, expected=Expectation(0.5, 0.1, 0.1, ratio=1.0))
+    for record, rungs in ((first, 0), (late, 1)):
+        phases = list(table_phases(record, table, config))
+        (measuring,) = [i for i, phase in enumerate(phases) if phase.doing is Doing.MEASURING]
+        assert measuring == rungs
+        assert phases[measuring].record.measurement is not None
+        assert [len(phase.record.rungs) for phase in phases if phase.doing is Doing.TRAINING] == [1, 2, 3]
+        assert phases[-1].record.state is TrialState.COMPLETE

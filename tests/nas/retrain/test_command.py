@@ -18,7 +18,7 @@ import torch
 from nas.measure.environment import code_digest, versions
 from nas.retrain.__main__ import main
 from nas.retrain.arguments import RetrainSettings
-from nas.retrain.command import _show, begin_retraining
+from nas.retrain.command import begin_retraining
 from nas.retrain.retraining_plan import plan_retraining
 from nas.search.config_file import FILE_NAME
 from nas.storage.store import Store
@@ -29,9 +29,7 @@ from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from nas.study.training_loop import Job
 from tests.exits import exit_of
 from tests.nas.analysis.builders import (
-    OVERTURNED,
     REFERENCE,
-    SEARCHED,
     failed,
     new_store,
     remeasured,
@@ -88,6 +86,7 @@ def read(run: Path) -> dict[tuple[int, int], Retraining]:
 
 
 @pytest.mark.machine
+@pytest.mark.ray
 @pytest.mark.slow
 def test_killed_interrupted_and_continued(study: StudyRecord, cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -203,6 +202,8 @@ def test_other_teachers_are_refused(
 
 
 @pytest.mark.machine
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     study: StudyRecord, tmp_path: Path, cache: Path
 ) -> None:
@@ -234,6 +235,21 @@ def test_a_training_that_fails_is_kept_with_its_reason_and_tried_again(
     assert final.reason is None
     assert final.versions == versions() | {"code": code_digest()}
     assert [r.steps for r in final.rungs] == [2, 4, STEPS]
+
+
+def test_the_command_fails_where_a_training_has_failed(
+    study: StudyRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_store(tmp_path / "run", study)
+
+    def train_in_vain(store: Store, *_: object) -> None:
+        for final in retrained(2, {1: 0.4}, steps=STEPS):
+            store.save_retraining(final)
+        store.save_retraining(failed(1, 1, "NaN", steps=STEPS))
+
+    monkeypatch.setattr("nas.retrain.command.train_and_measure", train_in_vain)
+    assert main([str(tmp_path / "run"), *LENGTH, "--seeds", "1", "--near-misses", "0"]) == 1
+    assert "failed trainings: trial 1 with seed 1;" in capsys.readouterr().err
 
 
 def test_the_studys_own_length_is_possible_and_seeds_are_new(study: StudyRecord) -> None:
@@ -319,22 +335,6 @@ def test_the_front_of_the_newest_timings_is_retrained(tmp_path: Path, capsys: py
     assert plan_of(tmp_path / "run", capsys)[0] == [2, 3]
 
 
-def test_retrainings_that_fewer_models_have_do_not_decide_and_the_command_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = new_store(tmp_path / "run", small_study(SEARCHED))
-    for number, (first, second) in OVERTURNED.items():
-        for training in retrained(number, {1: first, 2: second}):
-            store.save_retraining(training)
-    for number in (0, 1, 2):
-        store.save_retraining(*retrained(number, {1: 0.7}, steps=900))
-    settings = RetrainSettings(tmp_path / "run", train_steps=900, baselines=True)
-    study = store.read_all()[0]
-    _show(store, study, 900, settings)
-    used = "; this uses the retrainings of 90 steps and not those of 900, because at least as many models have them"
-    assert used in capsys.readouterr().out
-
-
 def test_the_front_of_a_later_remeasurement_is_retrained_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,13 +387,9 @@ def test_what_is_measured_again_with_other_settings_includes_earlier_candidates(
     ("words", "error"),
     [
         (["nowhere"], "no such run folder"),
-        (["RUN", "--seeds", "0"], "--seeds: 0: must be"),
         (["RUN", "--train-steps", "3"], "--train-steps: 3: must be 4 or more"),
-        (["RUN", "--near-misses", "-1"], "--near-misses: -1: must be"),
-        (["RUN", "--workers", "0"], "--workers: 0: must be"),
         (["RUN", "--device", "cuda:1"], "--device: 'cuda:1': must be"),
         (["RUN", "--measure-seconds", "0"], "--measure-seconds: 0: must be"),
-        (["RUN", "--plot", "x.gif"], ".png or .svg or .pdf"),
         (["RUN", "--plot", "nowhere/x.png"], "no such folder 'nowhere'"),
         (["RUN", "--teacher-weights", "hed"], "must be NAME=FILE"),
         (["EMPTY"], "no trial that was measured and trained to its last rung"),

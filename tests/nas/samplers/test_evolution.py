@@ -16,13 +16,6 @@ from tests.nas.study.builders import OBJECTIVES, record
 SPACE = SPACES["micro"]
 
 
-def test_random_until_the_population_is_there() -> None:
-    evolution = Evolution(SPACE, OBJECTIVES, population=4)
-    trials = [record(i, (0.1,), 1.0) for i in range(3)]
-    assert evolution.select_parents(trials) == []
-    assert len(evolution.select_parents([*trials, record(3, (0.1,), 1.0)])) == 4
-
-
 def test_rung_reached_comes_before_score() -> None:
     evolution = Evolution(SPACE, OBJECTIVES, population=2, parents=2)
     short = [replace(record(i, (0.9,), 4.0), state=TrialState.STOPPED) for i in range(3)]
@@ -88,9 +81,3 @@ def test_children_are_new_and_in_the_space() -> None:
         child = evolution.propose(trials, random.Random(seed))
         assert SPACE.contains(child)
         assert child.arch_id not in seen
-
-
-def test_same_random_state_same_child() -> None:
-    evolution = Evolution(SPACE, OBJECTIVES, population=5)
-    trials = [record(i, (0.1 * i,), 1.0 + i) for i in range(8)]
-    assert evolution.propose(trials, random.Random(3)) == evolution.propose(trials, random.Random(3))

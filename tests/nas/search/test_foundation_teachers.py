@@ -24,7 +24,7 @@ from nas.study.records import StudyRecord, TrialState
 from nas.teachers.timm_networks import layout, parse
 from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.machine, pytest.mark.slow, pytest.mark.exhaustive]  # seven minutes each where CI runs
+pytestmark = [pytest.mark.machine, pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]  # minutes each
 
 CLIP = "vit_base_patch32_clip_224.laion2b"
 CLIP_MODEL = "ViT-B-32"  # of open_clip, with the text tower
@@ -37,7 +37,6 @@ KINDS = {
     "eupe": "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m@128",
     "dinov3": "vit_small_patch16_dinov3.lvd1689m@128",
 }
-TOGETHER = [KINDS["dinov2"], KINDS["eupe"], KINDS["dinov3"]]
 MIXED = ["lite0", KINDS["dinov2 with registers"], "xfeat", CLIP]
 SMALL = ["--train-images", "32", "--val-images", "16", "--batch-size", "16", "--rung-steps", "2,4", "--budget", "2"]
 QUICK = [
@@ -147,14 +146,6 @@ def test_a_search_with_one_foundation_model(kind: str, weights: dict[str, Path],
         assert f"no zero-shot accuracy through {KINDS[kind]}: {weights[KINDS[kind]]} has no text tower" in result.stderr
     metrics = [trial.rungs[-1].metrics for trial in study.trials if trial.state is TrialState.COMPLETE]
     assert all((f"zero_shot/{CLIP}" in each) == (kind == "clip") for each in metrics)
-
-
-def test_a_search_with_foundation_models_together(weights: dict[str, Path], folder: Path) -> None:
-    run_dir = folder / "together"
-    result = run(search_words(TOGETHER, weights, run_dir, folder), folder)
-    assert result.returncode == 0, result.stderr
-    check_messages(result.stderr)
-    check_study(run_dir, TOGETHER)
 
 
 def test_an_interrupted_search_with_built_in_and_foundation_models_resumes_and_is_exported(

@@ -76,7 +76,6 @@ def test_a_limit_just_below_the_space_is_refused_after_all_counts(counted: list[
 @pytest.mark.parametrize(
     ("images", "views", "groups", "advice"),
     [
-        (3000, 1, (), ""),
         (8640, 1, (), ""),
         (8641, 1, (), "sees at most 8,640 of the 8,641 images .270 steps of 32 images.*--train-images 8640"),
         (5000, 2, (), "sees at most 8,640 of the 10,000 views of images .*--train-images 4320"),
@@ -90,6 +89,7 @@ def test_images_that_no_candidate_trains_on_are_named(
     assert re.search(advice, unseen_images(config)) if advice else unseen_images(config) == ""
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_search_ends_before_its_teachers_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,14 +24,21 @@ from tests.nas.backend.sockets import is_loopback, listening_addresses
 from tests.reports.browser import needs_chromium, open_page
 from tests.waiting import PATIENCE_S, until
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.ray]
 
 ROOT = Path(__file__).parents[3]
 
 # The proposals of known-cost and the precision "auto" depend on measured times, which differ from run to run.
 REPEATABLE = ["--sampler", "evolution", "--distill", "precision=fp32"]
 IMAGES = ["--train-images", "256", "--val-images", "64"]
+TRUSTING = """# The command, but other work on this machine disturbs no timing.
+from nas.study import timing_doubts
+timing_doubts.timing_doubt = lambda measurement: None
+from nas.search.__main__ import main
+raise SystemExit(main())
+"""
 SMALL = ["--no-race", "--rung-steps", "6,12", *IMAGES, "--workers", "1", "--measure-seconds", "0.3"]
+RACE = ["--race-steps", "24", "--fresh-images", "256", "--target", "-1.5"]  # so low that a candidate reaches it
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +46,28 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def command(arguments: Sequence[str], cache: Path) -> list[str]:
-    return [sys.executable, "-m", "nas.search", *arguments, "--cache", str(cache)]
+def command(arguments: Sequence[str], cache: Path, *program: str) -> list[str]:
+    return [sys.executable, *(program or ("-m", "nas.search")), *arguments, "--cache", str(cache)]
 
 
-def search(arguments: Sequence[str], cache: Path) -> subprocess.CompletedProcess[str]:
+def search(arguments: Sequence[str], cache: Path, *program: str) -> subprocess.CompletedProcess[str]:
     """Run a search in a folder of its own, which gets the link runs/latest."""
     folder, path = cache.parent, os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     return subprocess.run(
-        command(arguments, cache), capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
+        command(arguments, cache, *program), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        cwd=folder, env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished study with a budget of 4."""
+    """Return the folder of a finished study with a budget of 4, which ended with a race."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    result = search(["--budget", "4", *REPEATABLE, *SMALL, "--run", str(run)], cache)
+    words = ["--budget", "4", *REPEATABLE, *SMALL[1:], *RACE, "--run", str(run)]
+    result = search(words, cache, "-c", TRUSTING)
     assert result.returncode == 0, result.stderr
     assert str(run / "report.html") in result.stdout
+    assert f"Trial {read_study(run).info.race.winner} after 24 steps on 256 images: score" in result.stderr
     return run
 
 
@@ -84,24 +94,19 @@ def test_a_budget_of_four_evaluates_four_and_the_baselines(whole: Path) -> None:
     assert study.info.time_spent["measure"] > 0
 
 
-@pytest.mark.slow
-def test_a_search_ends_with_its_race(cache: Path, tmp_path: Path) -> None:
-    run, words = tmp_path / "run", [word for word in SMALL if word != "--no-race"]
-    race = ["--race-steps", "24", "--fresh-images", "256", "--target", "-1.5"]  # so low that a candidate reaches it
-    words += ["--measure-seconds", "2", "--baselines", "none"]
-    result = search(["--budget", "3", *REPEATABLE, *words, *race, "--run", str(run)], cache)
-    assert result.returncode == 0, result.stderr
-    if "no candidate has a timing that can be trusted" in result.stderr:
-        pytest.skip("other work on this machine disturbed the timing of every candidate")
-    study = read_study(run)
-    assert study.info.race, result.stderr
+def test_a_search_ends_with_its_race(whole: Path) -> None:
+    study = read_study(whole)
+    assert study.info.race
     assert (study.info.race.decided, study.info.race.target_score, study.info.race.steps) == (True, -1.5, 24)
     assert study.info.race.winner in {training.number for training in study.races}
-    assert f"Trial {study.info.race.winner} after 24 steps on 256 images: score" in result.stderr
-    assert "backbone-nas race" not in result.stderr, "it is decided"
-    again = search(["--resume", str(run), *race], cache)
+
+
+@pytest.mark.slow
+def test_a_race_that_is_decided_is_not_run_again(whole: Path, cache: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    again = search(["--resume", str(run), *RACE], cache)
     assert again.returncode == 0, again.stderr
-    assert read_study(run).races == study.races
+    assert read_study(run).races == read_study(whole).races
 
 
 def test_the_default_comparison_networks_are_measured_against_the_reference(whole: Path) -> None:
@@ -141,12 +146,6 @@ def test_a_reference_of_timm_changes_throughputs_and_no_score(whole: Path, cache
     assert read_study(run).scale == study.scale
 
 
-def test_report_of_the_real_search_shows_its_numbers(whole: Path) -> None:
-    page = (whole / "report.html").read_text()
-    for trial in read_study(whole).trials:
-        assert trial.arch_id in page
-
-
 def test_the_log_of_the_real_search_has_its_command_and_every_trial_s_outcome(whole: Path) -> None:
     first, *lines = (whole / "logs" / "search.log").read_text().splitlines()
     assert f"--run {whole}" in first
@@ -184,6 +183,8 @@ def test_a_search_out_of_time_ends_as_usual_and_says_how_to_resume(cache: Path, 
 def test_report_of_the_real_search_opens_in_a_browser_without_errors(whole: Path, tmp_path: Path) -> None:
     document, errors = open_page(whole / "report.html", tmp_path)
     assert errors == []
+    page = (whole / "report.html").read_text()
+    assert all(trial.arch_id in page for trial in read_study(whole).trials)
     assert "4 architectures were evaluated" in document
     assert document.count("<svg") >= 3, "the charts were not drawn"
 
@@ -294,26 +295,16 @@ def test_an_interruption_before_the_study_says_to_type_the_command_again(
     ("arguments", "words"),
     [
         (["--budget", "0"], "--budget"),
-        (["--budget", "-5"], "--budget"),
         (["--sampler", "magic"], "evolution"),
-        (["--space", "giant"], "micro"),
         (["--teachers", "nobody"], "lite0"),
         (["--data", "imagefolder:/no/such/folder"], "/no/such/folder"),
-        (["--data", "pictures"], "imagefolder"),
         (["--rung-steps", "30,10"], "rising"),
         (["--img-size", "50"], "multiple of 32"),
         pytest.param(
             ["--device", "cuda"], "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
         ),
-        (["--device", "cuda:1"], "cpu"),
-        (["--workers", "0"], "--workers"),
-        (["--trial-timeout", "0"], "--trial-timeout"),
-        (["--budget", "many"], "--budget"),
-        (["--rung-steps", "a,b"], "--rung-steps"),
         (["--colour", "red"], "--colour"),
         (["--val-images", "1"], "--val-images"),
-        (["--device", "tpu"], "cpu"),
-        (["--max-params", "-1"], "--max-params"),
         (["--until-converged", "--sampler", "evolution"], "--until-converged: needs --sampler known-cost"),
         (["--max-params", "5"], "far below what the architectures of the space laptop need"),
         (["--resume", "/no/such/run"], "/no/such/run"),
@@ -341,16 +332,16 @@ def test_bad_input_is_one_line_and_code_2(
     assert len([line for line in errors.splitlines() if line.startswith("error:")]) == 1
 
 
-def test_resume_with_other_settings_is_refused_with_the_difference(whole: Path, cache: Path) -> None:
-    result = search(["--resume", str(whole), "--seed", "3"], cache)
-    assert result.returncode == 2
-    assert "seed: 0 -> 3" in result.stderr
-
-
-def test_existing_study_is_not_overwritten(whole: Path, cache: Path) -> None:
-    result = search(["--run", str(whole)], cache)
-    assert result.returncode == 2
-    assert "--resume" in result.stderr
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["--resume", "RUN", "--seed", "3"], "seed: 0 -> 3"), (["--run", "RUN"], "--resume")]
+)
+def test_a_study_is_resumed_with_its_settings_and_not_overwritten(
+    flags: list[str], words: str, whole: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_study(whole)
+    assert main([*(str(whole) if flag == "RUN" else flag for flag in flags), "--cache", str(cache)]) == 2
+    assert words in capsys.readouterr().err
+    assert read_study(whole) == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

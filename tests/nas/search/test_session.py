@@ -19,7 +19,6 @@ from filelock import FileLock
 from rich.console import Console
 
 from nas.backend import ray_tune
-from nas.backend.cluster import node_facts
 from nas.backend.worker_spec import WorkerSpec
 from nas.measure.devices import DeviceError
 from nas.search import session, settings
@@ -109,20 +108,6 @@ def test_a_new_search_on_two_kinds_of_gpu_is_refused_before_its_teachers_run(
         session._search(command, Console(quiet=True), 0.0)
 
 
-@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
-def test_a_runtime_is_tried_where_networks_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
-) -> None:
-    """The nodes of a cluster may have a compiler that the driver's machine lacks."""
-    tried: list[bool] = []
-    monkeypatch.setattr(session, "check_runtime", lambda config, progress, resume: tried.append(resume))
-    monkeypatch.delattr(session, "open_targets")
-    command = command_of({"device": "cpu", "runtime": "compiled", "run": str(tmp_path / "run")}, "")
-    with pytest.raises(NameError, match="open_targets"):
-        session._search(replace(command, address=address), Console(quiet=True), 0.0)
-    assert tried == ([False] if address is None else [])
-
-
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
@@ -136,30 +121,6 @@ def test_a_search_on_gpus_for_one_process_each_is_refused_before_its_teachers_ru
         session._search(command, Console(quiet=True), 0.0)
     with pytest.raises(NameError, match="open_targets"):  # the nodes of a cluster measure, and each is asked
         session._search(replace(command, address="10.0.0.1:6379"), Console(quiet=True), 0.0)
-
-
-def test_a_node_whose_gpus_take_one_process_gets_no_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus.install_exclusive(monkeypatch)
-    spec = SimpleNamespace(checkpoint_dir=tmp_path, config='{"device": "cuda"}')
-    with pytest.raises(DeviceError, match="compute mode EXCLUSIVE_PROCESS"):
-        node_facts(spec, "token", "a node")  # type: ignore[arg-type]
-
-
-def test_a_new_search_on_a_cluster_needs_one_kind_of_gpu_where_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nodes are compared with the driver: of two kinds, those with the same two would take trials on either."""
-    names = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9 - number, 0))
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
-    monkeypatch.delattr(session, "open_targets")
-    where = ["--run", str(tmp_path / "run"), "--address", "127.0.0.1:1"]
-    assert main([*where, *SMALL[:-1], "cuda"]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "several kinds" in line
-    assert "CUDA_VISIBLE_DEVICES=0" in line
 
 
 def test_a_cluster_that_does_not_answer_is_refused_before_the_teachers_run(

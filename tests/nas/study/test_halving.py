@@ -14,21 +14,6 @@ from nas.study.records import TrialState
 from tests.nas.study.builders import OBJECTIVES, record
 
 
-def test_first_trials_continue() -> None:
-    assert should_continue((0.1, 0.1), [], eta=3)
-
-
-def test_dominated_trial_stops_and_dominating_trial_continues() -> None:
-    others = [(0.5, 1.0), (0.4, 0.9), (0.3, 0.8)]
-    assert not should_continue((0.2, 0.7), others, eta=3)
-    assert should_continue((0.6, 1.1), others, eta=3)
-
-
-def test_slow_trial_with_the_best_score_continues() -> None:
-    others = [(0.5, float(i)) for i in range(8)]
-    assert should_continue((0.9, -5.0), others, eta=3)
-
-
 def test_about_one_in_eta_continues() -> None:
     rng = random.Random(0)
     points = [(rng.random(), rng.random()) for _ in range(300)]

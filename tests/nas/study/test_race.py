@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from dataclasses import replace
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 import pytest
 
@@ -88,11 +88,6 @@ def test_one_is_trained_to_tell_how_close_it_comes():
     assert run(Race((Entrant(1, 9.0, 0.6),), MODEL, (TARGET,)), {0: 0.7})[1] == [(0, 0)], "that one has no chance"
 
 
-def test_a_runner_that_is_unlikely_to_win_is_not_trained():
-    outcome, trained = run(race(0.6, 0.75), {0: 0.7, 1: 0.9, 2: 0.74})
-    assert (outcome.winner.entrant.number, trained) == (2, [(0, 0), (2, 0)])
-
-
 def test_predictions_follow_what_the_study_has_shown():
     """The target scores 0.2 more than was predicted, as all do here: the others are expected to, too."""
     outcome, trained = run(race(0.705), {0: 0.9, 1: 0.91})
@@ -132,11 +127,6 @@ def test_the_target_is_the_best_baseline_after_the_long_training(predicted, of_f
     assert order == trained
 
 
-def test_without_a_passing_runner_the_best_chance_is_named():
-    outcome, _ = run(race(0.7, 0.7), {0: 0.7, 1: 0.69, 2: 0.699})
-    assert (outcome.winner, outcome.best.entrant.number) == (None, 2)
-
-
 def test_a_failed_training_has_lost():
     outcome, _ = run(race(0.72, 0.72), {0: 0.7, 1: -math.inf, 2: 0.72})
     assert outcome.winner.entrant.number == 2
@@ -156,6 +146,8 @@ def test_a_score_is_reached_without_a_model_to_beat():
     rules = race(0.70, 0.72, baselines=(), target_score=0.8)
     outcome, trained = run(rules, {1: 0.82, 2: 0.85})
     assert (outcome.winner.entrant.number, trained) == (1, [(2, 0), (1, 0)])
+    one_seed, two = (rules.outcome({2: [0.802] * seeds}).best.chance for seeds in (1, 2))
+    assert (one_seed, two) == pytest.approx([NormalDist(0, 0.003).cdf(0.002 * n**0.5) for n in (1, 2)], abs=0.01)
 
 
 def test_within_limits_the_best_of_the_most_promising_wins():
@@ -164,7 +156,7 @@ def test_within_limits_the_best_of_the_most_promising_wins():
     assert (outcome.winner.entrant.number, trained) == (3, [(4, 0), (3, 0)])
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(8))
 def test_the_end_does_not_depend_on_the_order_of_trainings(seed):
     rng = random.Random(seed)
     baselines = TARGET, Entrant(20, 3.0, rng.gauss(0.7, 0.01))
@@ -190,7 +182,3 @@ def test_nine_of_ten_winners_are_ahead():
         won += [] if winner is None else [truth[winner.entrant.number] >= truth[0]]
     assert len(won) > 100
     assert fmean(won) >= 0.9
-
-
-def test_larger_networks_are_predicted_to_gain_more():
-    assert MODEL.predict(0.5, 2**20) - MODEL.predict(0.5, 2**17) == pytest.approx(0.03)

@@ -20,11 +20,6 @@ def test_json_round_trip(trial: TrialRecord) -> None:
     assert TrialRecord.from_dict(json.loads(json.dumps(trial.to_dict()))) == trial
 
 
-def test_a_baseline_has_its_own_name_and_counts_against_no_budget() -> None:
-    assert (SAMPLED.name, SAMPLED.counts) == ("trial 7", True)
-    assert (BASELINE.name, BASELINE.counts) == ("eradio_pico", False)
-
-
 def test_only_a_complete_trial_has_a_final_score() -> None:
     assert SAMPLED.final_score == 0.3
     assert math.isnan(replace(SAMPLED, state=TrialState.STOPPED).final_score)

@@ -6,10 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.analysis.trial_choice import complete, trials_to_remeasure
-from nas.backend.simulated import Cluster
-from nas.plan.forecast import Candidate, simulate_candidates
 from nas.storage.store import read_study
-from nas.study.config import SearchConfig
 from nas.study.failures import Failure
 from nas.study.loop import StudyLoop
 from nas.study.records import TrialRecord, TrialState
@@ -79,45 +76,9 @@ def test_a_network_whose_worker_dies_is_measured_again_and_one_that_fails_does_n
     ]
 
 
-def test_a_network_measured_in_its_second_run_has_no_reason(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES[:1])))
-    loop.report_lost(started(loop).number, Failure.LOST_WORKER, "the worker process died")
-    work(loop, started(loop))
-    (measured,) = read_study(tmp_path).scale
-    assert (measured.state, measured.reason, measured.tries) == (TrialState.MEASURED, None, 2)
-
-
-def test_a_failed_comparison_network_counts_neither_as_an_evaluation_nor_as_a_failure(tmp_path: Path) -> None:
-    loop = StudyLoop(new_store(tmp_path, search_config(budget=1, baselines=(), reference=NAMES[0], scale=NAMES)))
-    loop.report(replace(started(loop), state=TrialState.FAILED, failure=Failure.ERROR))
-    assert (loop.evaluated, loop.counts.total(), len(loop.trials)) == (0, 0, 0)
-
-
-def test_the_reference_is_measured_against_itself_unless_it_is_a_baseline() -> None:
-    config = SearchConfig(reference="timm:resnet50", scale=("timm:resnet18",))
-    assert config.comparison_networks == ("timm:resnet50", "timm:resnet18")
-    assert SearchConfig(scale=("timm:resnet18",)).comparison_networks == ("timm:resnet18",)
-    assert replace(config, scale=()).comparison_networks == ()
-
-
-def test_a_study_has_the_architectures_of_files_and_timm_s_networks_by_name() -> None:
-    spec = preset("eradio_femto")
-    config = SearchConfig(reference="mine-1", baselines=("mine-1",), specs={"mine-1": spec.to_dict()})
-    assert SearchConfig.from_dict(config.to_dict()).spec("mine-1") == spec
-    assert config.arch("mine-1") == spec.to_dict()
-    assert config.arch("eradio_nano") == preset("eradio_nano").to_dict()
-    assert config.arch("timm:resnet18") == "timm:resnet18"
-
-
 def test_a_baseline_from_a_file_is_a_trial_of_its_architecture(tmp_path: Path) -> None:
     spec = preset("eradio_t")  # outside the space
     config = search_config(budget=1, baselines=("mine-1",), specs={"mine-1": spec.to_dict()})
     loop = StudyLoop(new_store(tmp_path, config))
     record = started(loop)
     assert (record.baseline, record.spec, record.arch_id) == ("mine-1", spec.to_dict(), spec.arch_id)
-
-
-def test_a_forecast_has_the_seconds_of_the_comparison_networks() -> None:
-    config = SearchConfig(budget=1, baselines=(), reference="timm:resnet18", scale=("timm:resnet18", "timm:resnet34"))
-    one = Candidate(1.0, (10.0,), (1.0,), speed=1.0)
-    assert simulate_candidates(config, lambda asked, over: one, Cluster(1), comparison_s=3.0).wall_s == 2 * 3 + 11

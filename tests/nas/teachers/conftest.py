@@ -5,14 +5,15 @@ import skimage.data
 import torch
 from torch.nn import functional as F
 
-from nas.teachers import TeacherError, load_teachers
+from nas.teachers import load_teachers
+from nas.teachers.base import TeacherUnavailable
 
 
 @pytest.fixture(scope="session")
 def teachers():
     try:
         return {teacher.name: teacher for teacher in load_teachers("builtin")}
-    except TeacherError as error:
+    except TeacherUnavailable as error:
         pytest.skip(f"no teacher weights: {error}")
 
 

@@ -12,10 +12,8 @@ from nas.teachers import SETS, TEACHERS, TeacherError, base, load_teachers
 from nas.teachers import __main__ as recording
 from nas.teachers.base import (
     Teacher,
-    TeacherUnavailable,
     activation_fingerprint,
     distance,
-    fixed_image,
     recorded_activations,
     run_teacher,
     same_activations,
@@ -64,32 +62,15 @@ def scaled_255(images, source_px):
     return 255 * images
 
 
-NAMES = [*SETS["builtin"], *SMALL]
-
-
-@pytest.mark.parametrize("change", [swapped, normalised_before, nearest, scaled_255])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_wrongly_fed_teacher_is_not_the_same(everyone, name, change):
-    if (name, change) in (("xfeat", swapped), ("xfeat", scaled_255)):
-        pytest.skip("XFeat sees the gray image's relative contrast: neither colors' order nor scale reach it")
+@pytest.mark.parametrize("name", ["lite0", "hed", "small_clip"])
+def test_a_wrongly_fed_teacher_is_not_the_same(everyone, name):
     teacher = everyone[name]
-    assert not same_activations(activation_fingerprint(teacher), activation_fingerprint(Misfed(teacher, change)))
+    right = activation_fingerprint(teacher)
+    for change in (swapped, normalised_before, nearest, scaled_255):
+        assert not same_activations(right, activation_fingerprint(Misfed(teacher, change))), change.__name__
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_teacher_with_other_normalisation_or_resize_is_not_the_same(everyone, name):
-    whole = activation_fingerprint(everyone[name])
-    for part, value in (
-        ("mean", torch.full((1, 3, 1, 1), 0.5)),
-        ("std", torch.full((1, 3, 1, 1), 0.5)),
-        ("interpolation", "bilinear"),
-    ):
-        other = copy.deepcopy(everyone[name])
-        setattr(other, part, value)
-        assert not same_activations(whole, activation_fingerprint(other)), part
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["lite0", "xfeat", "small_dinov2@224"])
 def test_threads_and_memory_format_do_not_matter(everyone, name):
     teacher = everyone[name]
     whole = activation_fingerprint(teacher)
@@ -146,13 +127,6 @@ def test_loading_refuses_features_that_are_not_the_recorded_ones(teachers, monke
     assert "\n" not in str(caught.value)
 
 
-def test_the_image_is_fixed():
-    image = fixed_image(96)
-    assert image.shape == (1, 3, 96, 96)
-    assert 0 <= image.min() < image.max() <= 1
-    assert image.double().sum().item() == pytest.approx(12650.182646, abs=0.01)
-
-
 def test_a_fingerprint_is_taken_with_cudnn_in_fp32():
     found = []
 
@@ -191,21 +165,6 @@ def test_a_teacher_in_bf16_is_the_same_teacher_and_its_features_nearly_the_same(
     assert activation_fingerprint(teacher) == before
 
 
-def test_a_record_that_cannot_be_made_leaves_the_earlier_one(monkeypatch, tmp_path):
-    records = tmp_path / "activations.json"
-    records.write_text(base.ACTIVATIONS_FILE.read_text())
-    monkeypatch.setattr(recording, "ACTIVATIONS_FILE", records)
-    monkeypatch.setattr(recording, "activation_fingerprint", lambda teacher: pytest.fail("no teacher is here"))
-
-    def absent():
-        raise TeacherUnavailable("teacher hed: offline")
-
-    monkeypatch.setitem(TEACHERS, "hed", replace(TEACHERS["hed"], load=absent))
-    monkeypatch.setattr(recording, "TEACHERS", {"hed": TEACHERS["hed"]})
-    assert recording.main(["hed"]) == 1
-    assert records.read_text() == base.ACTIVATIONS_FILE.read_text()
-
-
 def test_only_missing_and_named_records_are_written(monkeypatch, tmp_path, capsys):
     records = tmp_path / "activations.json"
     whole = json.loads(base.ACTIVATIONS_FILE.read_text())
@@ -227,8 +186,3 @@ def test_only_missing_and_named_records_are_written(monkeypatch, tmp_path, capsy
         recording.main(["dino"])
     assert end.value.code == 2
     assert "NAME: 'dino' is no own teacher; choose from: lite0, hed, xfeat" in capsys.readouterr().err
-
-
-def test_a_teacher_whose_record_is_replaced_is_not_compared_with_it(monkeypatch):
-    monkeypatch.setattr(base, "recorded_activations", lambda: pytest.fail("it was compared"))
-    assert recording._unchecked(TEACHERS["hed"].load).name == "hed"

@@ -6,7 +6,7 @@ import torch
 from skimage.filters import sobel
 
 from backbones.folding import batch_norms_left
-from nas.teachers import SETS, TEACHERS, TeacherError, load_teachers, specs
+from nas.teachers import SETS, TEACHERS, TeacherError, load_teachers
 
 # Mean and standard deviation of summary and spatial on chelsea at 128 px, as verified: a change means other features.
 FINGERPRINTS = {
@@ -20,9 +20,7 @@ FINGERPRINTS = {
     ("name", "size_px", "classes"),
     [
         ("chelsea", 224, {281, 282, 285}),  # tabby, tiger cat, Egyptian cat
-        ("chelsea", 128, {281, 282, 285}),
-        ("coffee", 224, {967}),  # espresso
-        ("coffee", 128, {967}),
+        ("coffee", 128, {967}),  # espresso
         ("rocket", 224, {657, 744}),  # missile, projectile
     ],
 )
@@ -32,9 +30,8 @@ def test_lite0_recognises_photographs(teachers, photograph, name, size_px, class
     assert logits.argmax().item() in classes
 
 
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
-def test_hed_fires_on_edges(teachers, photograph, name):
-    image = photograph(name, 256)
+def test_hed_fires_on_edges(teachers, photograph):
+    image = photograph("coffee", 256)
     edges = teachers["hed"].edges(image)[0, 0].numpy()
     strength = sobel(image[0].mean(0).numpy())
     assert np.corrcoef(edges.ravel(), strength.ravel())[0, 1] > 0.5
@@ -52,7 +49,7 @@ def test_xfeat_descriptors_match_a_shifted_copy(teachers, photograph):
     assert right[inside].float().mean() > 0.7  # chance: 1 in 576
 
 
-@pytest.mark.parametrize("size_px", [64, 96, 128])
+@pytest.mark.parametrize("size_px", [64, 96])
 def test_declared_widths_hold_at_any_size(teachers, size_px):
     images = torch.rand(2, 3, size_px, size_px)
     for teacher in teachers.values():
@@ -94,10 +91,6 @@ def test_teachers_are_frozen(teachers):
 
 def test_fingerprints_tell_teachers_apart():
     assert len({spec.fingerprint for spec in TEACHERS.values()}) == len(TEACHERS)
-
-
-def test_a_comma_list_keeps_its_order():
-    assert [spec.name for spec in specs("xfeat, lite0")] == ["xfeat", "lite0"]
 
 
 @pytest.mark.parametrize(

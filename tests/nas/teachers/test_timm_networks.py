@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,7 +21,7 @@ from nas.teachers.timm_networks import (
     tile_images,
 )
 from tests.nas.teachers import small_networks
-from tests.nas.teachers.small_networks import NETWORKS, full_name, saved, seeded
+from tests.nas.teachers.small_networks import saved, seeded
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -52,11 +51,6 @@ def dinov2(network, images):
     return tokens[:, 0], map_of(tokens[:, 5:], 16)  # class token, 4 registers, patches
 
 
-def dinov3(network, images):
-    tokens = network.forward_features(normed(images, *IMAGENET))
-    return tokens[:, 0], map_of(tokens[:, 5:], 14)
-
-
 def clip(network, images):
     tokens = network.forward_features(normed(images, *OPENAI))
     return tokens[:, 0] @ network.head.weight.T + network.head.bias, map_of(tokens[:, 1:], 14)
@@ -79,11 +73,6 @@ def resnet(network, images):
     return x.mean((2, 3)), x
 
 
-def efficientnet(network, images):
-    x = network.blocks(network.bn1(network.conv_stem(normed(images, *IMAGENET))))
-    return network.bn2(network.conv_head(x)).mean((2, 3)), x
-
-
 def swin(network, images):
     x = network.norm(network.layers(network.patch_embed(normed(images, *IMAGENET))))
     return x.mean((1, 2)), x.permute(0, 3, 1, 2)
@@ -91,13 +80,10 @@ def swin(network, images):
 
 KINDS = [
     ("small_dinov2.lvd142m@224", dinov2, {"img_size": 224}),
-    ("small_dinov3.lvd1689m@224", dinov3, {}),
     ("small_clip.laion2b", clip, {}),
-    ("small_clip_quickgelu.openai", clip, {}),
     ("small_siglip.v2_webli", siglip, {}),
     ("samvit_small.sa1b", sam, {}),
     ("test_resnet.r160_in1k@96", resnet, {}),
-    ("test_efficientnet.r160_in1k@96", efficientnet, {}),
     ("small_swin.ms_in1k", swin, {}),
 ]
 
@@ -207,19 +193,15 @@ def test_a_batch_of_a_cache_fills_every_mosaic_that_is_allowed():
     ("names", "message"),
     [
         ("vit_base_patch14_dinov2_lvd142m", r"unknown teacher .*nearest: vit_base_patch14_dinov2.lvd142m"),
-        ("vit_base_patch14_dinov2.lvd", r"unknown teacher 'vit_base_patch14_dinov2.lvd'; .*dinov2.lvd142m"),
         ("small_dinov2@", "must be NAME, NAME@PX or NAME@PX/N"),
         ("small_dinov2@16", "PX must be 32 to 4096"),
         ("small_dinov2@225", r"16 x 16, which must divide PX.*a multiple of 14, as 224"),
-        ("samvit_small@256/3", "and N divide it"),
         ("samvit_small@272/4", "cut into 4 x 4"),
         ("samvit_small@512/8", "N is 8; allowed: 1 to 5"),
         ("small_dinov2@224/2", "a mosaic has one summary for all"),
         ("vit_base_patch16_clip_224.openai", r"network is vit_base_patch16_clip_quickgelu_224\.openai"),
         ("vit_base_patch16_radio_v3.c_radio", "class tokens of several teachers"),
-        ("naflexvit_huge_patch16_radio_v4@512", "class tokens of several teachers"),
         ("small_dinov2,small_dinov2.lvd142m@518", "names a teacher twice"),
-        ("builtin,lite0", "names a teacher twice"),
         ("lite0,", "unknown teacher ''"),
     ],
 )
@@ -230,15 +212,9 @@ def test_impossible_names_are_refused_in_one_line(names, message):
 
 
 def test_sets_and_names_mix():
-    names = [spec.name for spec in specs("builtin, small_dinov2@224,small_clip")]
-    assert names == ["lite0", "hed", "xfeat", "small_dinov2@224", "small_clip"]
-
-
-def test_slugs_are_file_names():
-    assert [spec.slug for spec in specs("small_dinov2@224,samvit_small@256/4")] == [
-        "small_dinov2-224",
-        "samvit_small-256-4",
-    ]
+    found = specs("builtin, small_dinov2@224,samvit_small@256/4")
+    assert [spec.name for spec in found] == ["lite0", "hed", "xfeat", "small_dinov2@224", "samvit_small@256/4"]
+    assert [spec.slug for spec in found[3:]] == ["small_dinov2-224", "samvit_small-256-4"]  # folders of caches
 
 
 def test_the_fingerprint_follows_file_size_and_mosaic(folder):
@@ -255,10 +231,9 @@ def test_the_fingerprint_follows_file_size_and_mosaic(folder):
     ("name", "summary", "summary_dim", "spatial_dim", "grid"),
     [
         ("vit_huge_patch14_clip_224.laion2b", "projected", 1024, 1280, 16),
-        ("vit_giant_patch14_reg4_dinov2.lvd142m@224", "class token", 1536, 1536, 16),
         ("samvit_huge_patch16.sa1b@1024/4", "none", 0, 256, 64),
-        ("vit_giantopt_patch16_siglip_384.v2_webli", "pooled", 1536, 1536, 24),
-        ("vit_7b_patch16_dinov3.lvd1689m", "class token", 4096, 4096, 16),
+        pytest.param(*("vit_giantopt_patch16_siglip_384.v2_webli", "pooled", 1536, 1536, 24), marks=pytest.mark.slow),
+        pytest.param(*("vit_7b_patch16_dinov3.lvd1689m", "class token", 4096, 4096, 16), marks=pytest.mark.slow),
     ],
 )
 def test_the_networks_of_the_sets_build_without_weights(name, summary, summary_dim, spatial_dim, grid):
@@ -290,7 +265,7 @@ def test_a_file_of_another_network_is_refused(folder):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("small", NETWORKS)
+@pytest.mark.parametrize("small", ["small_dinov3", "small_clip", "small_siglip_gap", "samvit_small", "small_swin"])
 def test_headers_tell_a_network_from_another(small, folder):
     """As the weights themselves do, for every kind of network and at another size than the file's."""
     name = parse(f"{small}@{448 if small.startswith('samvit') else 224}")
@@ -310,8 +285,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(folder):
         load_teachers("small_dinov2", {"small_dinov2": folder / "lacks.safetensors"})
 
 
-@pytest.mark.parametrize("classes", [0, 10])
-@pytest.mark.parametrize("small", ["small_swin", "small_dinov2", "small_siglip"])
+@pytest.mark.parametrize(("small", "classes"), [("small_swin", 10), ("small_swin", 0), ("small_siglip", 10)])
 def test_own_weights_may_have_another_classifier(small, classes, tmp_path, folder):
     """Swin's network has a classifier of 1,000 classes, the others have none; features come from before it."""
     own = saved(small, folder)
@@ -377,22 +351,6 @@ def test_a_file_without_use_or_place_is_refused(tmp_path, names, key, message):
         specs(names, {key: tmp_path / "absent.safetensors"})
 
 
-def test_without_a_network_the_flag_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    spec = specs("test_resnet.r160_in1k")[0]
-    with pytest.raises(
-        TeacherError, match=r"cannot be reached .*--teacher-weights test_resnet.r160_in1k=FILE"
-    ) as caught:
-        print(spec.fingerprint)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_network_without_a_repository_names_the_flag():
     with pytest.raises(TeacherError, match=r"no hub repository.*--teacher-weights small_dinov2=FILE"):
         specs("small_dinov2")[0].load()
-
-
-def test_full_names_are_those_of_timm():
-    assert full_name("small_dinov2") == specs("small_dinov2@224")[0].network
-    assert timm.is_model("small_dinov2")

@@ -18,7 +18,7 @@ from tests.nas.backend.ray_nodes import RayNodes, environment
 from tests.nas.train.test_command import STEPS, step_of, words
 from tests.waiting import PATIENCE_S, until
 
-pytestmark = [pytest.mark.machine, pytest.mark.slow]
+pytestmark = [pytest.mark.machine, pytest.mark.ray, pytest.mark.slow]
 
 
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:

@@ -93,6 +93,7 @@ def test_the_model_can_be_exported(trained: Path, tmp_path: Path) -> None:
     assert about["weights"]["origin"] == "the training's last step"
 
 
+@pytest.mark.slow
 def test_an_epoch_has_as_many_images_as_there_are_without_their_views(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,31 +144,36 @@ def test_the_python_api_trains_a_spec(cache: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / EVENTS).exists()
 
 
-def start(run: Path, cache: Path, arguments: list[str], checkpoint_s: str) -> subprocess.Popen[str]:
+def start(run: Path, arguments: list[str], checkpoint_s: str, *program: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "BACKBONE_NAS_CHECKPOINT_S": checkpoint_s}
     return subprocess.Popen(
-        [sys.executable, "-m", "nas.train", *arguments], stderr=subprocess.PIPE, text=True, env=environment,
-        cwd=run.parent,
+        [sys.executable, *(program or ("-m", "nas.train")), *arguments], stderr=subprocess.PIPE, text=True,
+        env=environment, cwd=run.parent,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs the tests by "&"
     )  # fmt: skip
 
 
-def interrupt_after_some_steps(
-    run: Path, cache: Path, arguments: list[str], sent: signal.Signals, checkpoint_s: str
+def end_while_it_trains(
+    run: Path, arguments: list[str], sent: signal.Signals, checkpoint_s: str, looks: int = 3
 ) -> str:
-    """Start a training, end it by a signal after ten steps or more, and return what it has printed."""
-    process = start(run, cache, arguments, checkpoint_s)
-    until(lambda: step_of(run) >= 10 or process.poll() is not None)
+    """Start a training, end it by a signal when it has looked for one so often, and return what it has printed."""
+    held = run.with_name(f"{run.name}-is-held")
+    held.unlink(missing_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HELD", str(held))
+        patch.setenv("HELD_AT", str(looks))
+        process = start(run, arguments, checkpoint_s, str(Path(__file__).with_name("held.py")))
+    until(lambda: held.exists() or process.poll() is not None)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == INTERRUPTED, errors
+    assert process.returncode == (-sent if sent is signal.SIGKILL else INTERRUPTED), errors
     return errors
 
 
 def continue_in_one_process(run: Path, cache: Path) -> str:
     """Continue a training to its end, and return what it has printed."""
     resume = ["--resume", str(run), "--cache", str(cache), "--workers", "1"]
-    process = start(run, cache, resume, checkpoint_s="30")
+    process = start(run, resume, checkpoint_s="30")
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "not a checkpoint of this training" not in errors
@@ -184,18 +190,15 @@ def test_sigterm_saves_and_the_training_continues_to_the_same_numbers(
     trained: Path, cache: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    errors = interrupt_after_some_steps(run, cache, words(run, cache), signal.SIGTERM, "1000000")
+    errors = end_while_it_trains(run, words(run, cache), signal.SIGTERM, "1000000", looks=24)
     assert "the training's state is saved" in errors
     assert f"resume with: backbone-nas train --resume {run}" in errors
     assert list((run / "checkpoints").glob("*.pt")), "SIGTERM alone has saved the state"
     assert Store.open(run, read_only=True).read().trials[0].state is TrialState.RUNNING
 
-    process = start(run, cache, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="0")
-    until(lambda: step_of(run) >= 30 or process.poll() is not None)
-    process.kill()
-    process.communicate(timeout=PATIENCE_S)
-
-    process = start(run, cache, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="30")
+    again = ["--resume", str(run), "--cache", str(cache)]
+    end_while_it_trains(run, again, signal.SIGKILL, "0", looks=40)
+    process = start(run, again, checkpoint_s="30")
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert torch.equal(vector(run), vector(trained))
@@ -233,9 +236,9 @@ def test_an_interrupted_command_says_what_is_saved(
 def test_a_second_command_leaves_the_training_to_the_first(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [word if word != str(STEPS) else "1000000" for word in words(run, cache)]
-    process = start(run, cache, arguments, checkpoint_s="0")
+    process = start(run, arguments, checkpoint_s="0")
     until(lambda: step_of(run) >= 10 or process.poll() is not None)
-    second = start(run, cache, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="0")
+    second = start(run, ["--resume", str(run), "--cache", str(cache)], checkpoint_s="0")
     _, errors = second.communicate(timeout=PATIENCE_S)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_S)
@@ -249,13 +252,14 @@ def test_a_warm_training_continues_without_the_search(trained: Path, cache: Path
     search, run = tmp_path / "search", tmp_path / "run"
     shutil.copytree(trained, search)
     arguments = [str(search), "--train-steps", str(STEPS), "--eval-every", "20", "--run", str(run), "--warm"]
-    interrupt_after_some_steps(run, cache, [*arguments, "--cache", str(cache)], signal.SIGINT, "0")
+    end_while_it_trains(run, [*arguments, "--cache", str(cache)], signal.SIGINT, "0")
     shutil.rmtree(search)
     continue_in_one_process(run, cache)
     (rung, _) = read_study(run).trials[0].rungs
     assert rung.score > read_study(trained).trials[0].rungs[0].score + 0.05, "it began with trained weights"
 
 
+@pytest.mark.slow
 def test_a_warm_training_goes_to_other_teachers(
     trained: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,7 +278,7 @@ def test_a_warm_training_goes_to_other_teachers(
 @pytest.mark.slow
 def test_live_teachers_and_two_processes_train_and_continue(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    interrupt_after_some_steps(run, cache, words(run, cache, "--live", "--workers", "2"), signal.SIGINT, "0")
+    end_while_it_trains(run, words(run, cache, "--live", "--workers", "2"), signal.SIGINT, "0")
     continue_in_one_process(run, cache)
     assert read_study(run).trials[0].rungs[-1].score > 0
 
@@ -297,7 +301,7 @@ def test_a_gpu_for_one_process_is_refused_before_its_teachers_run(
 def test_a_training_that_breaks_down_says_where(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = words(run, cache, "--distill", "learning_rate=100", "--distill", "weight_decay=100")
-    process = start(run, cache, arguments, checkpoint_s="0")
+    process = start(run, arguments, checkpoint_s="0")
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, errors
     quantity = r"(loss of hed/\w+|gradient norm)"

@@ -61,36 +61,6 @@ def test_images_and_reference_suit_the_architecture(tmp_path: Path) -> None:
     assert [stage.window for stage in other_size.plan.architecture.stages] == [None, None, 8, 8]
 
 
-def test_maps_that_windows_do_not_tile_are_named() -> None:
-    """At 256 px stage 3's map of 16 x 16 takes three windows of 7 a side, and so do half of its places at ratio 2."""
-    spec = preset("eradio_xt")
-    assert [stage.window for stage in spec.stages] == [None, None, 7, 7]
-    assert padding_line(spec, [224, 448]) == ""
-    line = padding_line(spec, [256])
-    assert "stage 3 at 256 px (16 x 16 to 21 x 21 for windows of 7)" in line
-    assert "stage 4 at 256 px (8 x 8 to 14 x 14 for windows of 7)" in line
-    assert line.endswith("up to 3.1 times the tokens")
-    fitted = command("eradio_xt", "--train-steps", "10", "--img-size", "256").plan.architecture
-    assert padding_line(fitted, [256]) == ""
-    assert padding_line(preset("like_vit_base16"), [256]) == "", "its windows follow the map"
-    assert padding_line(TimmSpec("resnet18"), [256]) == ""
-    assert DistillConfig(img_size=448, groups=(Group(("lite0",), 64, (224, 256)),)).image_sizes == [224, 256, 448]
-
-
-def larger(config: SearchConfig, px: int) -> SearchConfig:
-    return replace(config, distill=replace(config.distill, img_size=px))
-
-
-def test_flags_decide_before_the_recipe_of_a_long_training() -> None:
-    made = command(
-        *("eradio_femto", "--train-steps", "40", "--eval-every", "15", "--schedule", "constant"),
-        *("--distill", "max_grad_norm=0", "--keep-checkpoints", "4", "--run", "there", "--seed", "3"),
-    )
-    distill = made.session.config.distill
-    assert (distill.schedule, distill.max_grad_norm, distill.rung_steps) == ("constant", 0, (15, 30, 40))
-    assert (made.plan.kept_checkpoints, made.session.run, made.session.config.seed) == (4, Path("there"), 3)
-
-
 def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: Path) -> None:
     study = small_study({0: (0.2, 1.0), 1: (0.3, 2.0), 2: (0.25, 4.0)})
     config = SearchConfig.from_dict(study.info.config)
@@ -111,17 +81,6 @@ def test_a_search_gives_its_data_its_recipe_and_the_recommended_model(tmp_path: 
         command("search", "--train-steps", "10", "--trial", "1", "--warm")
     with pytest.raises(ValueError, match="--trial: the study has no trial '99'"):
         command("search", "--train-steps", "10", "--trial", "99")
-
-
-def test_a_search_whose_reference_is_a_file_gives_it_too(tmp_path: Path) -> None:
-    study, spec = small_study(), preset("eradio_nano").to_dict()
-    config = replace(
-        SearchConfig.from_dict(study.info.config), reference="mine-1a2b3c4d", baselines=("other-5e6f7a8b",)
-    )
-    config = replace(config, specs={"mine-1a2b3c4d": spec, "other-5e6f7a8b": preset("eradio_pico").to_dict()})
-    new_store(tmp_path / "search", replace(study, info=replace(study.info, config=config.to_dict())))
-    made = command("search", "--train-steps", "10").session.config
-    assert (made.reference, made.specs) == ("mine-1a2b3c4d", {"mine-1a2b3c4d": spec})
 
 
 def test_live_teachers_see_all_images_and_the_cache_has_a_few() -> None:
@@ -187,7 +146,7 @@ def test_live_images_that_are_fewer_than_asked_for_are_refused(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(("more", "number"), [((), 32), (("--train-images", "32"), 32), (("--train-images", "20"), 20)])
+@pytest.mark.parametrize(("more", "number"), [((), 32), (("--train-images", "20"), 20)])
 def test_live_teachers_take_the_images_that_there_are(
     more: tuple[str, ...],
     number: int,
@@ -214,16 +173,6 @@ def test_copies_in_a_mosaic_of_live_teachers_are_told() -> None:
         notes = copies_in_mosaics(SearchConfig(teachers=f"{sam},lite0", distill=recipe))
         assert len(notes) == told
     assert f"{sam} has 16 images, and a process has 8 images a step" in notes[0]
-
-
-@pytest.mark.parametrize("batch_size", [8, 16])
-def test_a_live_training_says_that_copies_fill_a_mosaic(
-    batch_size: int, photographs: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    teachers = ("--teachers", "samvit_base_patch16.sa1b@1024/4")
-    code, _ = count_live(photographs, monkeypatch, "--batch-size", str(batch_size), *teachers)
-    assert code == 0
-    assert ("warning: live teachers: a mosaic of samvit_base" in capsys.readouterr().err) == (batch_size == 8)
 
 
 def test_a_live_training_continues_with_the_images_that_it_began_with_alone(
@@ -259,16 +208,9 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["eradio_pico"], "--train-steps: give the number of steps, or else --epochs"),
         (["eradio_pico", "--train-steps", "5", "--epochs", "1"], "--epochs: not with --train-steps; give one of them"),
         (["bad.json", "--train-steps", "5"], "ARCH: cannot read 'bad.json' (No such file or directory)\n"),
-        (["eradio_pico", "--train-steps", "0"], "--train-steps: 0: must be"),
-        (["eradio_pico", "--epochs", "-1"], "--epochs: -1: must be"),
         (
             ["eradio_pick", "--train-steps", "5"],
             "ARCH: no preset 'eradio_pick'; choose the run folder of a search, timm:NAME, a",
-        ),
-        (["eradio_pick", "--train-steps", "5"], "or a preset: eradio_pico"),
-        (
-            ["nofolder", "--train-steps", "5"],
-            "ARCH: no preset 'nofolder'; choose the run folder of a search, timm:NAME, a",
         ),
         (["eradio_pico", "--train-steps", "5", "--address", "auto"], "--address: add --workers N"),
         (["eradio_pico", "--train-steps", "5", "--address", "here", "--workers", "2"], "must be auto or HOST:PORT"),
@@ -299,11 +241,7 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
         (["eradio_pico", "--train-steps", "5", "--warm"], "--warm: only with the run folder of a search"),
         (["eradio_pico", "--train-steps", "5", "--trial", "3"], "--trial: only with the run folder of a search"),
         (["eradio_pico", "--train-steps", "5", "--workers", "5"], "--workers: 5: --batch-size: 32: must be a multiple"),
-        (["eradio_pico", "--train-steps", "5", "--img-size", "50"], "--img-size: 50: must be"),
-        (["eradio_pico", "--train-steps", "5", "--distill", 'schedule="steep"'], "schedule"),
         (["eradio_pico", "--train-steps", "5", "--data", "imagefolder:nowhere"], "no such folder"),
-        (["eradio_pico", "--train-steps", "5", "--teachers", "nobody"], "nobody"),
-        (["eradio_pico", "--train-steps", "5", "--log", "paper"], "--log: 'paper': must be 'tensorboard', 'wandb'"),
         (["eradio_pico", "--train-steps", "5", "--no-augment"], "--no-augment: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--teacher-devices", "cpu"], "--teacher-devices: only with --live"),
         (["eradio_pico", "--train-steps", "5", "--live", "--teacher-devices", "tpu"], "--teacher-devices: 'tpu': must"),
@@ -319,7 +257,6 @@ def test_a_network_of_timm_is_trained_at_its_own_size_unless_another_is_given() 
             "--teacher-devices: cuda:1: not with --address: Ray gives each process the GPU of its student alone",
         ),
         (["eradio_pico", "--train-steps", "5", "--live", "--views", "2"], "--views: not with --live"),
-        (["eradio_pico", "--train-steps", "5", "--eval"], "--eval; did you mean --eval-every?"),
         (["--resume", "."], "no study"),
         (["eradio_pico", "--resume", "."], "ARCH: does not go with --resume"),
         (["--resume", ".", "--train-steps", "9"], "--train-steps: does not go with --resume"),
@@ -354,3 +291,19 @@ def test_evaluations_end_with_the_last_step() -> None:
 def test_a_plan_is_plain_data() -> None:
     plan = TrainingPlan("x", SPACES["micro"].decode(SPACES["micro"].encode(preset("eradio_pico"))).to_dict(), epochs=3)
     assert TrainingPlan.from_dict(plan.to_dict()) == plan
+
+
+def test_maps_that_windows_do_not_tile_are_named() -> None:
+    """At 256 px stage 3's map of 16 x 16 takes three windows of 7 a side, and so do half of its places at ratio 2."""
+    spec = preset("eradio_xt")
+    assert [stage.window for stage in spec.stages] == [None, None, 7, 7]
+    assert padding_line(spec, [224, 448]) == ""
+    line = padding_line(spec, [256])
+    assert "stage 3 at 256 px (16 x 16 to 21 x 21 for windows of 7)" in line
+    assert "stage 4 at 256 px (8 x 8 to 14 x 14 for windows of 7)" in line
+    assert line.endswith("up to 3.1 times the tokens")
+    fitted = command("eradio_xt", "--train-steps", "10", "--img-size", "256").plan.architecture
+    assert padding_line(fitted, [256]) == ""
+    assert padding_line(preset("like_vit_base16"), [256]) == "", "its windows follow the map"
+    assert padding_line(TimmSpec("resnet18"), [256]) == ""
+    assert DistillConfig(img_size=448, groups=(Group(("lite0",), 64, (224, 256)),)).image_sizes == [224, 256, 448]

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from backbones import TimmBackbone, WeightsError, build_network, load, resolve, save
+from backbones import TimmBackbone, WeightsError, build_network, load, save
 from nas.api import load_study
 from nas.distill import distributed
 from nas.export import to_timm
@@ -24,7 +24,6 @@ from nas.storage.store import read_study
 from nas.study.records import TrialState
 from nas.train.__main__ import main
 from search_space import TimmSpec, preset
-from search_space.timm_spec import find_network
 from tests.nas.train.test_command import words
 
 SPEC = TimmSpec("mobilenetv3_small_050")
@@ -84,7 +83,7 @@ def test_its_graph_can_be_exported_but_not_for_transformers(
     assert "is a network of timm; choose timm, onnx or torchscript" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "levit_128s", "swinv2_tiny_window8_256"])
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "levit_128s"])
 def test_weights_are_loaded_as_they_were_saved(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_network(TimmSpec(name))
@@ -104,9 +103,7 @@ def test_weights_are_loaded_as_they_were_saved(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "px"),
     [
-        ("vit_tiny_patch16_384", 384),
         ("vit_tiny_patch16_224", 64),
-        ("maxvit_pico_rw_256", 256),
         ("coat_tiny", 224),  # shares parameters
         ("levit_128s", 224),
     ],
@@ -127,14 +124,6 @@ def test_activations_of_batch_norms_stay_where_ranks_share_their_statistics(monk
         distributed.convert_sync_batchnorm(model, torch.device("cuda"))
         assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
         assert torch.equal(model.encode(images).summary, before)
-
-
-def test_a_spec_file_of_a_network_of_timm_names_the_network(tmp_path: Path) -> None:
-    path = tmp_path / "best.json"
-    path.write_text(SPEC.to_json())
-    assert find_network(str(path)) == ("best", SPEC)
-    name, model = resolve(str(path))
-    assert (name, model.spec) == ("best", SPEC)
 
 
 def test_a_network_that_cannot_recompute_activations_says_so() -> None:

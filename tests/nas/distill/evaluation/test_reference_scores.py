@@ -45,12 +45,6 @@ def test_no_constant_map_explains_more(tmp_path: Path) -> None:
         assert 1 - np.sum((array - guess) ** 2) / total < best
 
 
-def test_targets_that_are_the_same_everywhere_have_no_score(tmp_path: Path) -> None:
-    every = targets(tmp_path)
-    flat = replace(every, val=replace(every.val, spatial={"colour": np.ones((32, 8, 2, 2), np.float32)}))
-    assert "score" not in chance(flat)
-
-
 def test_the_level_of_the_iou_is_that_of_the_images_that_are_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,6 @@ from nas.cache.targets import Targets
 from nas.distill.evaluation.probes import PixelProbe, object_features, outlines, recall_of_pairs
 from nas.distill.evaluation.reference_scores import chance
 from nas.distill.evaluation.tasks import (
-    TASKS,
     evaluate,
     left_out_of_classification,
     probe_images,
@@ -28,7 +27,6 @@ from nas.distill.evaluation.tasks import (
     teacher_metrics,
 )
 from nas.distill.heads import HeadDims, Student, TeacherHeads
-from nas.study.metrics import METRICS, is_in_tables, metric_label
 from tests.nas.distill.known import Known
 from tests.nas.distill.targets_builder import split_of, targets
 
@@ -99,14 +97,6 @@ def test_average_precision_and_best_iou_are_those_of_all_thresholds() -> None:
     assert probe.average_precision(0) > 1.2 * positive[30:, 0].float().mean()
 
 
-def test_without_pixels_of_a_kind_nothing_is_defined() -> None:
-    features, nothing = drawn(4, 3, 4, 4), torch.zeros(4, 1, 16, 16, dtype=torch.bool)
-    probe = PixelProbe(kinds=1)
-    probe.fit(features, nothing)
-    probe.score(features, nothing)
-    assert np.isnan([probe.average_precision(0), probe.best_iou(0)]).all()
-
-
 def test_an_outline_is_two_pixels_wide_on_both_sides_at_64_px() -> None:
     masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
     masks[0, :, 20:40] = 3
@@ -161,16 +151,3 @@ def test_constant_features_score_as_chance(tmp_path: Path) -> None:
     assert found["glyph_retrieval"] == pytest.approx(levels["glyph_retrieval"]) == pytest.approx(1 / 10)
     for name in ("figure_iou", "edge_ap"):
         assert found[name] == pytest.approx(levels[name], abs=0.005), "but for a point's place in its cell"
-
-
-def test_every_metric_is_defined_once(tmp_path: Path) -> None:
-    whole = built_in(tmp_path)
-    suited = [(task, made) for made in (whole, targets(tmp_path)) for task in TASKS if task.suits(made)]
-    named = {name for task, made in suited for name in task.chance(made)}
-    assert named | {"zero_shot", "retrieval"} == set(METRICS)
-    assert (metric_label("zz"), metric_label("retrieval/hed")) == ("zz", "retrieval, hed")
-    assert [name for name in (*METRICS, "knn/hed", "retrieval/hed", "zz") if not is_in_tables(name)] == [
-        "retrieval",
-        "retrieval/hed",
-        "zz",
-    ]

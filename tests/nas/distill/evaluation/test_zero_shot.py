@@ -20,18 +20,16 @@ from safetensors.torch import save_file
 
 from nas.cache import open_targets
 from nas.cache.targets import Targets, load_targets
-from nas.distill.evaluation.reference_scores import teacher_facts
 from nas.distill.evaluation.tasks import student_metrics, teacher_metrics
 from nas.distill.evaluation.zero_shot import (
     add_texts,
-    contrastive,
     embed_class_names,
     embedded_texts,
     texts_path,
     words,
     zero_shot_accuracy,
 )
-from nas.teachers import load_teachers, spec_of, specs
+from nas.teachers import load_teachers, specs
 from nas.teachers.text import TEXT_TOWERS, text_embeddings, zero_shot
 from tests.nas.distill.known import recalling
 from tests.nas.distill.targets_builder import photo_crops
@@ -121,14 +119,6 @@ def test_a_student_that_predicts_the_teacher_is_as_accurate_as_the_teacher(
     assert wrong != ceiling
 
 
-def test_the_record_says_which_prompts_were_used(made: Targets, weights: dict[str, Path]) -> None:
-    prepared(made, f"{CLIP},xfeat", weights)
-    facts = teacher_facts(made, {CLIP: "a network", "xfeat": "another"})
-    said = facts[CLIP].description
-    assert said.startswith("a network; zero-shot by the mean of 7 prompts (itap of a {}, a bad photo of the {}, ")
-    assert facts["xfeat"].description == "another"
-
-
 def own_summaries(made: Targets, weights: dict[str, Path]) -> torch.Tensor:
     """The teacher run on the held-out images."""
     images = torch.from_numpy(made.val.images[:]).float() / 255
@@ -187,21 +177,11 @@ def test_what_the_images_lack_is_one_line(made: Targets, weights: dict[str, Path
     assert prepared(without[lacking], "xfeat", {}) == [], "nothing is missed without a CLIP"
 
 
-@pytest.mark.parametrize("names", [("n01440764", "n01443537", "n01484850"), ("0", "1", "2")])
-def test_ids_are_no_names_for_a_text_tower(made: Targets, weights: dict[str, Path], names: tuple[str, ...]) -> None:
-    (line,) = prepared(replace(made, class_names=names), CLIP, weights)
-    assert line.endswith(f"the images have no class names in words, as {names[0]!r} is none")
+def test_ids_are_no_names_for_a_text_tower(made: Targets, weights: dict[str, Path]) -> None:
+    for names in (("n01440764", "n01443537", "n01484850"), ("0", "1", "2")):
+        (line,) = prepared(replace(made, class_names=names), CLIP, weights)
+        assert names[0] in line
     assert prepared(replace(made, class_names=("n01440764", "7", "tench")), CLIP, weights) == []
-
-
-def test_a_clip_whose_text_tower_is_unknown_is_one_line(
-    made: Targets, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(TEXT_TOWERS, CLIP)
-    (line,) = prepared(replace(made, class_names=("d", "e", "f")), CLIP, weights)
-    assert f"no text tower of {CLIP} is known" in line
-    assert contrastive(spec_of("vit_base_patch16_siglip_224.webli", {}))
-    assert not contrastive(spec_of("vit_base_patch16_clip_224.openai_ft_in1k", {}))
 
 
 def test_without_open_clip_a_line_says_what_to_install(

@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones import InputSizeError, build
+from backbones import build
 from backbones.skip_init import skip_init
 from nas.measure.counts import compare_counters, count, totals
 from nas.measure.counts.macs import EncodeModule, MacCountingMode, evaluating
 from nas.measure.counts.shapes import RULES
-from search_space import BLOCK_FIELDS, PRESETS, SPACES, ArchSpec
+from search_space import PRESETS, SPACES, ArchSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
-from tests.backbones.builders import STAGES
+from tests.backbones.builders import KINDS, STAGES
 
 
 class Attention(nn.Module):
@@ -67,12 +67,7 @@ def test_convolutions_by_hand_and_head_left_out():
     assert counts.module_macs["body.0"] == counts.module_macs["head"] == 0
 
 
-def test_linear_by_hand():
-    assert count(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10)), 4).macs == 48 * 10
-
-
-@pytest.mark.parametrize("mask", [False, True])
-@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize(("mask", "inference"), [(False, False), (True, True)])
 def test_attention_is_exact_with_and_without_a_mask(mask, inference):
     with torch.inference_mode(inference):
         assert count(Attention(mask), 4).macs == 2 * 2 * 16 * 16 * 8  # two products x heads x tokens² x head width
@@ -97,14 +92,6 @@ def test_transformer_layer_fast_path_is_counted():
 class Transpose(nn.Module):
     def forward(self, x):
         return x.transpose(1, 2)
-
-
-def test_what_runs_uncounted_is_listed():
-    counts = count(TwoPart(), 32)
-    assert counts.uncounted["elementwise"] >= 8 * 16 * 16  # the ReLU
-    assert any("batch_norm" in name for name in counts.uncounted)
-    assert "mean" in counts.uncounted
-    assert not any("conv" in name or "view" in name for name in counts.uncounted)
 
 
 def test_the_model_is_left_as_it_was():
@@ -134,35 +121,6 @@ def test_three_counters_on_published_nets():
     assert "leaves out scaled_dot_product_attention (12 calls)" in gmacs["vit_b16"][1].reason
     assert "leaves out 0.7153 G" in gmacs["vit_b16"][2].reason  # 12 layers x 2 x 197² x 768
     assert "leaves out 1.5" in gmacs["swin_t"][2].reason
-
-
-def test_thop_over_counts_transposed_convolutions_and_misses_subclasses():
-    class Subclass(nn.Conv2d):
-        pass
-
-    up = nn.ConvTranspose2d(
-        3, 4, 2, stride=2, bias=False
-    )  # (3, 8, 8) -> (4, 16, 16): each input pixel meets the kernel once
-    ours, _, thop = compare_counters(nn.Sequential(up, Subclass(4, 1000, 1)), 8)
-    transposed, hidden = 8 * 8 * 3 * 4 * 2 * 2, 16 * 16 * 4 * 1000
-    assert ours.macs == transposed + hidden
-    assert thop.macs == 4 * transposed
-    assert f"leaves out {hidden / 1e9:.4f} G" in thop.reason
-    assert "over-counts transposed convolutions by stride²" in thop.reason
-
-
-def test_a_net_the_others_cannot_follow_still_has_our_count():
-    class Picky(nn.Conv2d):
-        def forward(self, images):
-            if torch.jit.is_tracing():
-                raise RuntimeError("no tracing\nplease")
-            return super().forward(images)
-
-    ours, fvcore, _ = compare_counters(Picky(3, 4, 1), 8)
-    assert ours.macs == 8 * 8 * 3 * 4
-    assert fvcore.macs is None
-    assert "no tracing" in fvcore.reason
-    assert "\n" not in fvcore.reason
 
 
 def by_torch(model, resolution):
@@ -195,7 +153,7 @@ def check_against_torch(model, resolution):
 @pytest.mark.parametrize("name", SPACES)
 def test_specs_are_counted_as_if_each_block_ran(name):
     rng = random.Random(0)
-    for _ in range(15):
+    for _ in range(4):
         spec, resolution = SPACES[name].sample(rng), 64 if name == "micro" else 224
         with skip_init():
             model = build(spec)
@@ -205,7 +163,7 @@ def test_specs_are_counted_as_if_each_block_ran(name):
         assert sum(counts.module_macs[names[id(part)]] for _, part in model.stage_modules()) == counts.macs
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["eradio_l_fullres", "like_convnext_tiny", "like_fastervit_0", "like_dinov3_small16"])
 def test_presets_are_the_sum_of_their_parts(name):
     with skip_init():
         model = build(PRESETS[name])
@@ -213,9 +171,9 @@ def test_presets_are_the_sum_of_their_parts(name):
     assert totals(PRESETS[name], 160) == (counts.macs, counts.params)
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_further_block_of_a_stage_costs_what_the_second_does(kind):
-    for depth in (STAGES[kind].global_every or 1, 4, 5):
+    for depth in (STAGES[kind].global_every or 1, 5):
         spec = ArchSpec((replace(STAGES[kind], depth=depth),) * 2, stem="patch")
         with skip_init():
             counts = count(build(spec), 96)
@@ -232,47 +190,17 @@ def test_downsampling_layers_of_each_kind_and_expansion_are_counted():
             assert totals(spec, 96) == (counts.macs, counts.params)
 
 
-def test_totals_refuse_a_size_that_the_network_would():
-    for resolution in (0, -32, 100):
-        with pytest.raises(InputSizeError, match=str(resolution)):
-            totals(PRESETS["eradio_femto"], resolution)
-
-
-def test_no_block_is_left_out():
-    assert {stage.block for stage in STAGES.values()} == set(BLOCK_FIELDS)
-
-
 @pytest.mark.parametrize(
     "name",
     [
-        *("resnet26t", "regnety_002", "convnext_atto", "mobilevitv2_050", "vit_tiny_patch16_224", "poolformer_s12"),
-        *("swin_tiny_patch4_window7_224", "pvt_v2_b0", "edgenext_xx_small", "levit_128s", "crossvit_tiny_240"),
+        *("resnet26t", "convnext_atto", "mobilevitv2_050"),
+        *("swin_tiny_patch4_window7_224", "levit_128s", "crossvit_tiny_240"),
     ],
 )
 def test_networks_of_timm_are_counted_as_if_each_block_ran(name):
     with torch.device("meta"):
         model = timm.create_model(name)
     check_against_torch(model, model.default_cfg["input_size"][-1])
-
-
-class Block(nn.Module):
-    """A convolution."""
-
-    def __init__(self, channels=3) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-
-    def forward(self, x):
-        return self.conv(x)
-
-
-def test_a_network_on_the_meta_device_is_left_as_it_was():
-    with torch.device("meta"):
-        model = nn.Sequential(Block(), Block()).train()
-    model[1].eval()
-    count(model, 8)
-    assert [module.training for module in model] == [True, False]
-    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def layouts(*tensors):
@@ -346,6 +274,7 @@ def test_rules_give_what_torch_gives():
     assert met == set(RULES)
 
 
+@pytest.mark.slow
 def test_a_search_imports_no_other_counter() -> None:
     """Importing fvcore takes a while, and shows a warning of PyTorch about its scripted losses."""
     code = "import sys, nas.measure.counts; print(sorted({'fvcore', 'thop'} & set(sys.modules)))"

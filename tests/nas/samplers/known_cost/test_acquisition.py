@@ -102,6 +102,20 @@ def test_the_noise_inside_a_front_is_the_same_however_far_the_reference_is():
     assert first == pytest.approx(second)
 
 
+def test_a_cost_that_is_not_finite_gains_nothing():
+    model = model_of(np.random.default_rng(0), (0.5, 0.5))
+    gains = model.gains(np.full((3, 2), 0.5), np.array([np.nan, np.inf, 2.0]))
+    assert list(gains[:2]) == [0.0, 0.0]
+    assert gains[2] > 0
+
+
+def test_what_is_on_its_way_is_less_in_doubt():
+    model, at = model_of(np.random.default_rng(0), (0.5, 0.5)), np.full((1, 2), 3.0)
+    waiting = model.with_pending(at, np.array([1.5]))
+    assert len(waiting.points) == len(model.points) + 1
+    assert waiting.qualities.predict(at)[1] < 0.9 * model.qualities.predict(at)[1]
+
+
 def test_without_a_front_a_repetition_gains_nothing():
     assert model_of(np.random.default_rng(0), (3.0, 3.0)).repeat_gain(0.05, 0.02, 1.5) == 0.0
 

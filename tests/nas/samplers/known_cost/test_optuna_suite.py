@@ -10,6 +10,8 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 
 from nas.samplers.known_cost import KnownCostSampler
 
+pytestmark = pytest.mark.slow
+
 
 class TestKnownCostSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     """All but the case of samplers that refuse several objectives."""

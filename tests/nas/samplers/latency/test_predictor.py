@@ -18,12 +18,11 @@ import torch
 from backbones import build, fuse
 from nas.measure.counts.operators import operators
 from nas.samplers.latency import LatencyPredictor, Observation
-from nas.samplers.latency.blocks import BLOCK_OPERATORS
 from nas.samplers.latency.operator_costs import OperatorCost
 from nas.samplers.latency.predictor import fit_rates, folds
-from nas.samplers.latency.stage_costs import DOWN_OPERATORS, STEM_OPERATORS, StageCost, stage_costs
+from nas.samplers.latency.stage_costs import StageCost, stage_costs
 from nas.study.records import REST
-from search_space import BLOCK_FIELDS, SPACES, ArchSpec, SpecError, StageSpec
+from search_space import BLOCK_FIELDS, SPACES, ArchSpec, StageSpec
 from search_space.arch import EXPANDING_DOWNSAMPLINGS
 
 BATCH, PX = 4, 64
@@ -67,17 +66,8 @@ def one_of_each_option(block: str) -> list[StageSpec]:
     needed = {"pre_conv": "dense", "window": 2, "cpb_hidden": 16, "subsampling": "conv", "grid": 8, "key_width": 16}
     stage = StageSpec(block, 2, 128, expansion=2.0, heads=4, **needed)
     changes = ("squeeze", 0.25), ("group_width", 16), ("pre_conv", "depthwise"), ("subsampling", "pool"), ("window", 4)
-    more = [
-        *changes,
-        ("pre_conv", "none"),
-        ("mlp", "swiglu"),
-        ("ratios", (4, 1)),
-        ("depth", 3),
-        ("key_width", 32),
-        ("kernel", 3),
-        ("kernel", 5),
-    ]
-    stages = {stage, *(replace(stage, **{name: value}) for name, value in more)}
+    more = ("pre_conv", "none"), ("mlp", "swiglu"), ("ratios", (4, 1)), ("kernel", 5)
+    stages = {stage, *(replace(stage, **{name: value}) for name, value in (*changes, *more))}
     if block == "bn_attention":
         stages.add(replace(stage, grid=4))  # the map has 8 places a side
     if block == "vit":
@@ -94,27 +84,10 @@ def test_every_block_does_the_work_that_its_network_does(block):
         check_work(ArchSpec((StageSpec("pool", 1, 8, expansion=1.0), replace(stage, width=128)), stem="patch"))
 
 
-@pytest.mark.parametrize(
-    ("table", "name", "fields"),
-    [
-        (BLOCK_OPERATORS, "basic", {"stem": "patch"}),
-        (STEM_OPERATORS, "overlap", {"stem": "overlap"}),
-        (DOWN_OPERATORS, "patch", {"stem": "conv16", "downsampling": "patch"}),
-    ],
-)
-def test_a_block_stem_or_downsampling_without_operators_is_refused_by_its_name(table, name, fields, monkeypatch):
-    stages = tuple(StageSpec("basic", 1, width, expansion=1.0) for width in (7, 11))  # that no other test has counted
-    spec = ArchSpec(stages, **fields)
-    monkeypatch.delitem(table, name)
-    with pytest.raises(SpecError, match=f"'{name}' has no entry in the tables of operators"):
-        stage_costs(spec, BATCH, PX)
-
-
 @pytest.mark.parametrize("kind", EXPANDING_DOWNSAMPLINGS)
 def test_every_downsampling_does_the_work_that_its_network_does(kind):
     stages = (StageSpec("pool", 1, 32, expansion=1.0), StageSpec("pool", 1, 128, expansion=1.0))
-    for expansion in (4.0, 24.0):
-        check_work(ArchSpec(stages, stem="patch", downsampling=kind, downsampling_expansion=expansion))
+    check_work(ArchSpec(stages, stem="patch", downsampling=kind, downsampling_expansion=4.0))
 
 
 def test_the_norm_of_a_summary_token_is_a_part():
@@ -122,7 +95,7 @@ def test_the_norm_of_a_summary_token_is_a_part():
     check_work(ArchSpec((stage,), stem="patch", summary="token"))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", SPACES)
 def test_every_part_does_the_work_that_its_network_does(name, seed):
     check_work(SPACES[name].sample(random.Random(seed)), SPACES[name].image_px)
@@ -254,7 +227,7 @@ def test_costs_are_found_and_an_unknown_operator_costs_what_all_do():
     )
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("wrong", [0.0, math.nan, math.inf])
 @pytest.mark.parametrize("stage", [False, True])
 def test_what_is_no_time_is_refused(wrong, stage):
     seen = observations(12, seed=0)
@@ -296,6 +269,7 @@ def test_real_times_of_unseen_nets_from_a_hundred():
     assert 1 - 6 * squares / (100 * (100**2 - 1)) > 0.97  # Spearman
 
 
+@pytest.mark.slow
 def test_predicting_needs_no_torch():
     code = "import sys, nas.samplers.latency; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
