@@ -25,7 +25,7 @@ from hypothesis import settings
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 pytest_plugins = ["tests.nas.storage.postgres"]
-settings.load_profile("ci")  # the same examples in every run; HYPOTHESIS_SEED and profiles are for searches by hand
+settings.load_profile("ci")  # the same examples in every run; --hypothesis-profile=default draws others
 
 MACHINE = "machine"
 OUTSIDE = {"browser": "browser", "postgres": "postgres", "ray": ""}  # marker: the fixture that sets it
