@@ -35,7 +35,7 @@ from nas.race.arguments import TIMES_LONGER, RaceSettings
 from nas.race.plan import plan_race
 from nas.storage.store import Store
 from nas.study.config import SearchConfig
-from nas.study.horizon import LAPTOP_LATER, MIDWAY
+from nas.study.horizon import LAPTOP_LATER, MIDWAY, later_model
 from nas.study.pareto import hypervolume
 from nas.study.race import SEEDS, Entrant, Race
 from search_space.timm_spec import network_spec
@@ -148,13 +148,15 @@ def expected(study: Row, rows: list[Row]) -> tuple[dict[int, float], dict[int, f
 def replayed(study: Row, rows: list[Row]) -> str:
     """Say how races by today's rules end, whose trainings score as the oracle's do, with the noise of a seed.
 
-    A model without long scores has what is predicted of it.
+    A model without long scores has what is predicted of it. What the later model expects is taken for the truth, so
+    this tests the order of the trainings, and not the chance.
     """
     midway, later = expected(study, rows)
     models = {int(number): model for number, model in study["models"].items()}
     entrants = {n: Entrant(n, m["speed"], LAPTOP_LATER.predict(m["score"], m["params"])) for n, m in models.items()}
     to_beat = tuple(entrants[n] for n, m in models.items() if m["baseline"])
-    race = Race(tuple(e for e in entrants.values() if e not in to_beat), LAPTOP_LATER, to_beat)
+    rules = later_model(study["config"]["data"])
+    race = Race(tuple(e for e in entrants.values() if e not in to_beat), rules, to_beat)
     truth = {n: later.get(n, entrants[n].predicted) for n in models}
     winners, trainings = Counter[str](), []
     for seed in range(REPLAYS):

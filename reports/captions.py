@@ -31,8 +31,8 @@ def retrained_ring(summary: StudySummary) -> str:
         score, as_baseline = told_apart(found.model.score, found.best_baseline.score)
         against = f", the baseline {brief(found.best_baseline.name)} {as_baseline}"
     return (
-        f"The ring marks the model that is recommended by scores after longer training ({score}{against}); the chart "
-        "has those of the search."
+        f"The ring marks the {found.word} model, by scores after longer training ({score}{against}); the chart has "
+        "those of the search."
     )
 
 

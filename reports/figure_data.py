@@ -304,7 +304,7 @@ def _ring_label(found: Recommendation | None) -> str:
     if found is None:
         return ""
     after = f" ({fixed(found.model.score, 3)} after longer training)" if found.retrained else ""
-    return f"#{found.trial.number} recommended{after}"
+    return f"#{found.trial.number} {found.word}{after}"
 
 
 def _placed_labels(

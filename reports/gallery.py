@@ -26,7 +26,6 @@ from reports.summary import StudySummary
 
 GAP_PX = 4  # between the tiles of a strip, transparent
 MAX_MODELS = 24  # of the front
-RECOMMENDED = f"{FRONT}, recommended"  # status of a model
 LABELS = {
     IMAGE: "images",
     TEACHER: "{}: teacher",
@@ -102,7 +101,8 @@ def _models(summary: StudySummary) -> list[tuple[ScoredTrial, str]]:
     step = max(1, math.ceil(len(summary.front) / MAX_MODELS))
     found = summary.recommendation and summary.recommendation.trial.number
     front = [(i, model, model.trial.number == found) for i, model in enumerate(summary.front)]
-    kept = [(model, RECOMMENDED if best else FRONT) for i, model, best in front if best or i % step == 0]
+    chosen = f"{FRONT}, {summary.recommendation.word}" if summary.recommendation else FRONT
+    kept = [(model, chosen if best else FRONT) for i, model, best in front if best or i % step == 0]
     best = [] if summary.best_baseline is None else [(summary.best_baseline, f"best {BASELINE}")]
     return [*kept, *best]
 
@@ -112,9 +112,9 @@ def _first_shown(sheets: Sequence[ModelSheet]) -> set[int]:
 
     Where the recommended one is the best or the fastest, or there is none, a middle model takes its place.
     """
-    front = sorted((s for s in sheets if s.status in (FRONT, RECOMMENDED)), key=lambda s: -s.model.score)
+    front = sorted((s for s in sheets if s.status.startswith(FRONT)), key=lambda s: -s.model.score)
     ends = [*front[:1], *front[-1:]]
-    chosen = [s for s in front if s.status == RECOMMENDED and s not in ends]
+    chosen = [s for s in front if s.status != FRONT and s not in ends]
     between = chosen or front[(len(front) - 1) // 2 :][:1]
     return {s.model.trial.number for s in (*ends, *between, *(s for s in sheets if s not in front))}
 

@@ -246,7 +246,7 @@ def _seed_check(info: StudyInfo, summary: StudySummary, retrained: Mapping[str, 
         sentence = "No candidate has been trained to the last rung, so there is none to retrain."
         return TrustCheck(SEEDS, Outcome.NOT_DONE, sentence)
     if summary.recommendation is not None and (raced := summary.recommendation.race):
-        outcome = Outcome.WARN if raced.winner is None else Outcome.PASS
+        outcome = Outcome.PASS if raced.passed else Outcome.WARN
         return TrustCheck(SEEDS, outcome, race_sentence(summary.recommendation))
     if retrained is None:
         race = race_command(info, summary, run)

@@ -12,7 +12,8 @@ import pytest
 from tests.words import messages, seen_text, wrong_words
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").rglob("*.md")]
+IN_DOCS = (page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *IN_DOCS]
 TEMPLATES = [path for path in (ROOT / "reports/templates").iterdir() if path.suffix in (".j2", ".js")]
 MODULES = [
     path for package in ("search_space", "backbones", "nas", "reports") for path in (ROOT / package).rglob("*.py")

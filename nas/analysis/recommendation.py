@@ -82,9 +82,10 @@ class BaselineComparison:
 class Recommendation:
     """The candidate that a study recommends, the gain over the best baseline on each axis, and the evidence.
 
-    The recommended model is that of the study's race. Before one is decided, it is the fastest candidate that scores at
-    least as high as the best baseline. If there is none, if there is no baseline, or if throughput is no objective, it
-    is the candidate with the highest score.
+    The recommended model is the winner of the study's race; where no candidate passes, `model` is the one that came
+    closest, and `word` calls it leading. Before a race is decided, it is the fastest candidate that scores at least as
+    high as the best baseline. If there is none, if there is no baseline, or if throughput is no objective, it is the
+    candidate with the highest score.
 
     Attributes:
         basis: RACED, RETRAINED or LAST_RUNG: the trainings whose scores all of it compares.
@@ -112,6 +113,11 @@ class Recommendation:
     def trial(self) -> TrialRecord:
         """Return the trial of the recommended model."""
         return self.model.trial
+
+    @property
+    def word(self) -> str:
+        """Return what the model is called: "recommended", or "leading" where no candidate has passed the race."""
+        return "recommended" if self.race is None or self.race.passed else "leading"
 
     @property
     def retrained(self) -> bool:
@@ -322,13 +328,13 @@ def evidence_words(recommendation: Recommendation) -> str:
 
 
 def recommended_words(evidence: StudyEvidence) -> str:
-    """Say in one line which model the study recommends, and from what evidence; "" where it recommends none."""
+    """Say in one line which model the study recommends, or which one leads, and from what evidence; "" without one."""
     found = recommend(evidence)
-    return "" if found is None else f"recommended model: {found.model.name} ({evidence_words(found)})"
+    return "" if found is None else f"{found.word} model: {found.model.name} ({evidence_words(found)})"
 
 
 def place_words(evidence: StudyEvidence, number: int) -> str:
-    """Say that the study recommends a trial, and why; "" of any other trial."""
+    """Say that the study recommends a trial, or that it leads, and why; "" of any other trial."""
     found = recommend(evidence)
     return recommended_words(evidence) if found is not None and number == found.model.number else ""
 
@@ -348,7 +354,7 @@ def race_words(found: Recommendation) -> str:
     elif race.target_score is not None:
         what = f"at {race.target_score:g} or above"
     speed = "" if found.fastest_as_good is None else f", {found.fastest_as_good.speedup:.2f} times its throughput"
-    lost = "" if race.winner is not None else "; no candidate passed, this one came closest"
+    lost = "" if race.passed else "; no candidate passed, this one came closest"
     if race.out_of_reach:
         lost += f"; no faster candidate is likely to reach {' or '.join(race.out_of_reach)}"
     chance = f"chance {race.chance or 0.0:.2f} that it is {what} after {race.decides_at:,} steps"

@@ -11,8 +11,8 @@ chosen.export("winner", format="timm")
 study.report()
 ```
 
-`Study.select` returns the model with the highest score within limits, `Study.best` the recommended one: the fastest
-that scores at least as high as the best baseline.
+`Study.select` returns the model with the highest score within limits, `Study.best` the one that the report recommends,
+or that leads.
 
 These functions are the commands' own: `search` is ``backbone-nas search``, `train` is ``backbone-nas train``,
 `Study.select` is ``backbone-nas select``, and so on. What a command prints as an error is an exception here, with the

@@ -139,7 +139,7 @@ class Study:
         return tuple(self._model(searched[scored.trial.number]) for scored in self._summary.front)
 
     def best(self) -> Model:
-        """Return the model that the report recommends: the winner of the race.
+        """Return the model that the report recommends: the winner of the race or, if none passed, the one that leads.
 
         Before a race, it is the fastest model at least as good as the best baseline or, if there is none or throughput
         was no objective, the model of the highest score; where that model and all baselines were retrained, by their

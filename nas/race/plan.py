@@ -12,7 +12,7 @@ from nas.race.arguments import RaceSettings, is_score, race_config
 from nas.run_folder import race_folder
 from nas.search.settings import absolute_data
 from nas.study.config import SearchConfig
-from nas.study.horizon import LAPTOP, LAPTOP_LATER, HorizonModel
+from nas.study.horizon import LAPTOP, LAPTOP_LATER, HorizonModel, later_model
 from nas.study.metrics import is_in_tables
 from nas.study.objectives import check_plane
 from nas.study.race import Entrant, Race
@@ -105,7 +105,8 @@ def _race(evidence: StudyEvidence, target: str | None) -> tuple[Race | None, tup
         raise SelectionError("no race: no candidate has a timing that can be trusted; remeasure them, then race")
     if target is not None and is_score(target):
         return Race(tuple(_entrant(model, LAPTOP) for model in candidates), LAPTOP, target_score=float(target)), ()
-    rules = Race(tuple(_entrant(model, LAPTOP_LATER) for model in candidates), LAPTOP_LATER)
+    by = later_model(SearchConfig.from_dict(info.config).data)
+    rules = Race(tuple(_entrant(model, by) for model in candidates), by)
     if target is None and info.limits:
         return rules, ()
     if target is not None:

@@ -180,12 +180,13 @@ def show_result(run_dir: Path, console: Console) -> None:
     longer[command_line("retrain", [run, *baselines])] = "does the front hold after longer training, with new seeds?"
     doubtful = bool(remeasure_command(evidence.record.info, summary, run) and doubt_sentence(*of_study))
     remeasuring = {command_line("remeasure", [run]): "time the front again, on an idle machine: see above"}
+    what = f"the {summary.recommendation.word} model"
     following = {
         command_line("report", [run, "--open"]): "open the report",
         **(remeasuring if doubtful else {}),
         **(longer if on_plane(evidence.record.info.objectives) else {}),
-        command_line("train", [run, "--train-steps", "20000"]): "distill the recommended model at full length",
-        command_line("export", [run, "--format", "timm"]): "write the recommended model to a folder",
+        command_line("train", [run, "--train-steps", "20000"]): f"distill {what} at full length",
+        command_line("export", [run, "--format", "timm"]): f"write {what} to a folder",
     }
     width = max(map(len, following))
     announce("next:", _LOG, console)

@@ -8,10 +8,11 @@ baseline is the best is decided there, too: the most promising ones are trained 
 The race trains the candidate from which it expects most: its chance to pass, times the logarithm of its speed relative
 to the fastest model that has passed, which at first is the target. After `MIDWAY` of its steps, the score of a training
 is predicted again; the training goes on if its candidate still promises most. The race ends when no training is worth
-`WORTH`. A candidate passes that is as good as the target with a chance of `PASS`, and the fastest one that has passed
-wins. A second seed, of candidate and target, is trained only where the noise leaves open whether it passes. The course
-follows from the trainings' scores, so its end does not depend on how many workers trained them, or on when they were
-killed: with several workers, the trainings are begun that would follow if what is predicted came true.
+`WORTH`. A candidate passes that is as good as the target, or is the best, with a chance of `PASS`, and the fastest one
+that has passed wins. A second seed, of candidate and target, is trained only where the noise leaves open whether it
+passes. The course follows from the trainings' scores, so its end does not depend on how many workers trained them, or
+on when they were killed: with several workers, the trainings are begun that would follow if what is predicted came
+true.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, variance
 from types import MappingProxyType
 
 from nas.study.horizon import MIDWAY, HorizonModel
@@ -29,9 +30,11 @@ START = 0.3  # predicted chance from which on a model is likely enough: to be re
 WORTH = 0.1  # expected gain in log throughput from which on a candidate is trained
 CHANCE = 0.02  # least chance to pass of a candidate that is trained
 PASS = 0.9  # chance to be ahead from which on a candidate holds
+T_PASS = 1.886  # quantile of PASS of Student's t with a degree of freedom from the two seeds of each of two models
 AHEAD = 8  # trainings that are begun ahead, at most
 SEEDS = 2  # trainings of a candidate, at most
 BEST_OF = 5  # candidates that are trained without a target, at most
+QUANTILES = 200  # of a score, for the chance to be the best of several
 
 # Of each trial's long trainings, in the order of their seeds; with `HorizonModel.later`, what it expects from them.
 Scores = Mapping[int, Sequence[float]]
@@ -115,7 +118,7 @@ class Race:
         baselines: Models to beat. The best of them after the long training is the target, and slower entrants do not
             take part. Empty: a score, or the best.
         target_score: The score to reach; None: that of the target, or the best.
-        by_metric: Whether a winner has to be as good as the target in another metric, too.
+        by_metric: Whether a winner must not be worse than the target in another metric, beyond the noise of seeds.
     """
 
     entrants: tuple[Entrant, ...]
@@ -162,9 +165,17 @@ class Race:
         won = next((standing for standing in course.standings if standing.passed), None)
         return Outcome(course.standings, None if wanted else won, target, tuple(wanted))
 
-    def is_worse(self, number: int, target: int, seeds: int, metrics: Scores) -> bool:
-        """Return whether an entrant has less of the other metric than the target, by as many seeds of both."""
-        return self.by_metric and fmean(metrics[number][:seeds]) < fmean(metrics[target][:seeds])
+    def is_worse(self, ours: Sequence[float], theirs: Sequence[float]) -> bool | None:
+        """Return whether an entrant is worse than the target in the other metric, by as many seeds of both.
+
+        None where it is behind, and one seed does not tell the noise.
+        """
+        if not self.by_metric or not (behind := fmean(theirs) - fmean(ours)) > 0:
+            return False
+        if len(ours) < SEEDS:
+            return None if math.isfinite(behind) else True
+        noise = math.sqrt((variance(ours) + variance(theirs)) / 2)  # of the difference of two means of two
+        return behind > T_PASS * noise
 
     def chance_ahead(self, ours: Sequence[float], theirs: Sequence[float]) -> float:
         """Return the chance that a model is ahead of the target, or at its score, by long trainings of both."""
@@ -248,15 +259,13 @@ class Race:
             else:
                 wanted.append((entrant.number, 0))
         by_number = {entrant.number: entrant for entrant in order}
-        best_first = sorted(trained, key=lambda number: -fmean(trained[number]))
-        sd = math.hypot(self.model.seed_sd * math.sqrt(2), self._later_sd)
-        standings = []
-        for number in best_first:
-            rivals = [fmean(trained[other]) for other in best_first if other != number]
-            lead = fmean(trained[number]) - max(rivals, default=-math.inf)
-            chance = NormalDist(0, sd).cdf(lead) if math.isfinite(lead) else float(lead > 0)
-            standings.append(Standing(by_number[number], chance, trained=True, decided=not wanted))
-        won = standings[0] if standings and not wanted and math.isfinite(fmean(trained[best_first[0]])) else None
+        means = {number: fmean(values) for number, values in trained.items()}
+        sd = math.hypot(self.model.seed_sd, self._later_sd / math.sqrt(2))
+        standings = [
+            Standing(by_number[number], chance_best(number, means, sd), trained=True, decided=not wanted)
+            for number in sorted(means, key=lambda number: -means[number])
+        ]
+        won = next((standing for standing in standings if standing.passed), None)
         return Outcome(tuple(standings), won, wanted=tuple(wanted))
 
 
@@ -336,9 +345,12 @@ class _Course:
             self._assumed.add(entrant.number)
             self._leaders[entrant] = float(self._expects and standing.chance >= 0.5)
         else:
-            worse = target is not None and self._race.is_worse(entrant.number, target.number, seeds, self._metrics)
-            chance = 0.0 if worse else self._race.chance_ahead(ours[:seeds], theirs[:seeds])
-            decided = worse or seeds == SEEDS or not self._race.is_open(ours[:seeds], theirs[:seeds])
+            chance = self._race.chance_ahead(ours[:seeds], theirs[:seeds])
+            decided = seeds == SEEDS or not self._race.is_open(ours[:seeds], theirs[:seeds])
+            if target is not None and self._race.by_metric and not (decided and chance < PASS):
+                both = (self._metrics[number][:seeds] for number in (entrant.number, target.number))
+                worse = self._race.is_worse(*both)
+                chance, decided = 0.0 if worse else chance, decided and worse is not None
             result = Standing(entrant, chance, trained=True, decided=decided)
             self._seeds[entrant.number], self._trained[entrant.number] = seeds, result
             self._known[entrant.number] = ours[:1]
@@ -369,6 +381,18 @@ class _Course:
         theirs = self._theirs[:1]
         chance = self._race.predicted_chance(entrant, self._target, theirs, self._known, self._midway)
         return Standing(entrant, chance, trained=False, decided=False)
+
+
+def chance_best(number: int, means: Mapping[int, float], sd: float) -> float:
+    """Return the chance that a model is the best of several, each known to a normal deviation `sd`.
+
+    It is the mean of the chance that all others are below, over `QUANTILES` values of the model.
+    """
+    if not math.isfinite(means[number]):
+        return 0.0
+    others = [mean for other, mean in means.items() if other != number and math.isfinite(mean)]
+    draws = (NormalDist(means[number], sd).inv_cdf((k + 0.5) / QUANTILES) for k in range(QUANTILES))
+    return fmean(math.prod(NormalDist(mean, sd).cdf(value) for mean in others) for value in draws)
 
 
 def _offset(model: HorizonModel, predicted: Predicted, known: Scores) -> tuple[float, float]:

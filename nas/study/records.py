@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from nas.study.failures import Failure
+from nas.study.race import PASS
 from search_space import NetworkSpec, network_spec
 
 FORMAT = 4  # the format of the studies that this version reads and writes
@@ -366,6 +367,11 @@ class RaceResult(Record):
     decided: bool = False  # whether the race is over
     metric: str | None = None  # in which the winner has to be as good as the target, too
     out_of_reach: tuple[str, ...] = ()  # expected above the target, and to be reached by no candidate
+
+    @property
+    def passed(self) -> bool:
+        """Return whether `best` is likely enough to hold; races of older versions asked less of some winners."""
+        return self.winner is not None and (self.chance or 0.0) >= PASS
 
     @property
     def decides_at(self) -> int:

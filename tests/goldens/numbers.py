@@ -26,7 +26,7 @@ from nas.samplers import SAMPLERS, make_sampler
 from nas.samplers.latency.stage_costs import stage_costs
 from nas.storage.store import Store
 from nas.study.config import DistillConfig
-from nas.study.horizon import LAPTOP_LATER
+from nas.study.horizon import later_model
 from nas.study.race import Entrant, Race
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
 from reports.page import write_page
@@ -144,12 +144,10 @@ def races(folder: Path) -> Any:
     """Return what the race decides and wants next in three searches, by all long trainings and by the race's own."""
     rows, found = load_rows(RACED), {}
     for study in (row for row in rows if "study" in row and "variant" not in row):
-        models = study["models"]
-        entrants = {
-            n: Entrant(n, m["speed"], LAPTOP_LATER.predict(m["score"], m["params"])) for n, m in _numbered(models)
-        }
+        models, model = study["models"], later_model(study["config"]["data"])
+        entrants = {n: Entrant(n, m["speed"], model.predict(m["score"], m["params"])) for n, m in _numbered(models)}
         to_beat = tuple(entrants[n] for n, m in _numbered(models) if m["baseline"])
-        race = Race(tuple(e for e in entrants.values() if e not in to_beat), LAPTOP_LATER, to_beat)
+        race = Race(tuple(e for e in entrants.values() if e not in to_beat), model, to_beat)
         own: dict[int, list[float]] = {}
         for number, _, steps, score in study["race"]:
             if steps[-1:] == study["config"]["distill"]["rung_steps"][-1:]:

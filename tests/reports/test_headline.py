@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from nas.analysis.evidence import StudyEvidence, gather_evidence
+from nas.analysis.recommendation import recommended_words
 from nas.study.horizon import LAPTOP
 from nas.study.objectives import objectives
 from nas.study.records import RaceResult, RaceTraining, Retraining, StudyRecord, TrialState
 from reports.evidence_data import race_points
 from reports.export_advice import before_export, export_command, race_command, weights_place
 from reports.headline import NO_DIFFERENCE, UNKNOWN, headline, recommended, result_line
-from reports.page import render
+from reports.page import render, write_page
 from reports.summary import summarize
 from reports.tiles import tiles
 from tests.reports import synthetic
@@ -97,6 +98,21 @@ def test_long_scores_are_trained_or_predicted_with_the_offset_of_the_trained_one
         assert rows[number]["low"] < rows[number]["score"] < rows[number]["high"]
     assert abs(offset - (0.805 - (plain[0] + plain[3]) / 2)) < 0.01
     assert race_points(compared(1.2)) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "word"),
+    [({"chance": 0.95}, "recommended"), ({"winner": None, "chance": 0.71}, "leading"), ({"chance": 0.71}, "leading")],
+)
+def test_no_model_below_the_wanted_chance_is_called_recommended(result, word, tmp_path):
+    """The third race is of an older version, which asked less of some winners."""
+    evidence = with_race(compared(1.2), {0: 0.8, 3: 0.81}, **result)
+    write_page(evidence, tmp_path / "report.html", tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert f"<h3>{word.capitalize()}" in page
+    assert ("<h3>Recommended" in page, ", recommended<" in page) == (word == "recommended",) * 2
+    assert recommended_words(evidence).startswith(f"{word} model: ")
+    assert f"chance {result['chance']:.2f}" in recommended_words(evidence)
 
 
 def test_a_study_with_neither_baselines_nor_limits_is_offered_no_race():
