@@ -25,7 +25,7 @@ from nas.replay.hybrid import hybrid_config, load_hybrid, replay_search
 from nas.samplers import SAMPLERS, make_sampler
 from nas.samplers.latency.stage_costs import stage_costs
 from nas.storage.store import Store
-from nas.study.config import DistillConfig
+from nas.study.config import KNOWN_COST, DistillConfig
 from nas.study.horizon import later_model
 from nas.study.race import Entrant, Race
 from nas.study.records import Retraining, StudyRecord, TrialRecord, TrialState
@@ -100,17 +100,17 @@ def studies() -> dict[str, tuple[StudyRecord, list[Retraining]]]:
 
 
 def proposals(folder: Path) -> Any:
-    """Return the next proposals of each sampler in three studies."""
+    """Return the next proposals of each sampler in a small study, and of two in larger ones."""
     found: dict[str, Any] = {}
-    for study, space in (("small", "micro"), ("random", "micro"), ("sample", "laptop")):
-        for sampler in SAMPLERS:
-            record = studies()[study][0]
-            config = replace(search_config(space=space, sampler=sampler), device="cpu")
-            made = make_sampler(config, SPACES[space], record.info.objectives)
-            with Store.create(folder / study / sampler, replace(record.info, config=config.to_dict()), made) as store:
-                fill(store, record, SPACES[space])
-                asked = [store.ask(SPACES[space].choices()) for _ in range(ASKED)]
-            found[f"{study}, {sampler}"] = [SPACES[space].decode(each.params).arch_id for each in asked]
+    larger = ("random", "micro", "gp", 1), ("sample", "laptop", KNOWN_COST, ASKED)
+    for study, space, sampler, number in (*(("small", "micro", s, ASKED) for s in SAMPLERS), *larger):
+        record = studies()[study][0]
+        config = replace(search_config(space=space, sampler=sampler), device="cpu")
+        made = make_sampler(config, SPACES[space], record.info.objectives)
+        with Store.create(folder / study / sampler, replace(record.info, config=config.to_dict()), made) as store:
+            fill(store, record, SPACES[space])
+            asked = [store.ask(SPACES[space].choices()) for _ in range(number)]
+        found[f"{study}, {sampler}"] = [SPACES[space].decode(each.params).arch_id for each in asked]
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 
 from nas.search.__main__ import main
 from nas.storage.store import read_study
-from nas.study.config import SearchConfig, faster_precision
+from nas.study.config import faster_precision
 from nas.study.loop import OUT_OF_TIME
 from nas.study.records import StudyRecord, TrialState
 from tests.nas.backend.sockets import is_loopback, listening_addresses
@@ -37,7 +37,8 @@ timing_doubts.timing_doubt = lambda measurement: None
 from nas.search.__main__ import main
 raise SystemExit(main())
 """
-SMALL = ["--no-race", "--rung-steps", "6,12", *IMAGES, "--workers", "1", "--measure-seconds", "0.3"]
+FEW = ["--reference", "eradio_femto", "--baselines", "eradio_femto", "--scale", "timm:mobilenetv3_small_050"]
+SMALL = ["--no-race", "--rung-steps", "6,12", *IMAGES, *FEW, "--workers", "1", "--measure-seconds", "0.3"]
 RACE = ["--race-steps", "24", "--fresh-images", "256", "--target", "-1.5"]  # so low that a candidate reaches it
 
 
@@ -81,10 +82,7 @@ def test_a_budget_of_four_evaluates_four_and_the_baselines(whole: Path) -> None:
     counted = [t for t in study.trials if t.counts]
     assert len(counted) == len({t.arch_id for t in counted}) == 4
     baselines = [t for t in study.trials if t.baseline]
-    config = SearchConfig.from_dict(study.info.config)
-    assert [(t.state, t.spec) for t in baselines] == [
-        (TrialState.COMPLETE, config.spec(name).to_dict()) for name in SearchConfig().baselines
-    ]
+    assert [(t.state, t.baseline) for t in baselines] == [(TrialState.COMPLETE, "eradio_femto")]
     assert all(t.measurement and t.measurement.throughput_img_s > 0 and t.macs and t.params for t in counted)
     complete = [t for t in study.trials if t.state is TrialState.COMPLETE]
     asked = {"glyph_retrieval", "figure_iou", "edge_ap", *(f"retrieval/{teacher}" for teacher in study.info.teachers)}
@@ -109,15 +107,13 @@ def test_a_race_that_is_decided_is_not_run_again(whole: Path, cache: Path, tmp_p
     assert read_study(run).races == read_study(whole).races
 
 
-def test_the_default_comparison_networks_are_measured_against_the_reference(whole: Path) -> None:
-    study = read_study(whole)
-    assert [t.scale for t in study.scale] == list(SearchConfig().scale)
-    for network in study.scale:
-        assert network.state is TrialState.MEASURED, network.reason
-        assert network.measurement
-        assert (network.measurement.reference, network.rungs) == ("eradio_pico", ())
-        assert network.params
-        assert network.macs
+def test_a_comparison_network_is_measured_against_the_reference(whole: Path) -> None:
+    (network,) = read_study(whole).scale
+    assert (network.scale, network.state, network.rungs) == (FEW[-1], TrialState.MEASURED, ())
+    assert network.measurement
+    assert network.measurement.reference == "eradio_femto"
+    assert network.params
+    assert network.macs
 
 
 @pytest.mark.slow
